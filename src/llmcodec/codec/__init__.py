@@ -1,0 +1,1 @@
+"""The deployable model: encode speech to tokens, decode tokens to speech."""

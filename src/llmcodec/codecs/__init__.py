@@ -1,0 +1,1 @@
+"""One small protocol over our codec and other people's."""

@@ -1,0 +1,1 @@
+"""Manifests, clips and the order in which training reads them."""

@@ -1,0 +1,1 @@
+"""The language-model side: a frozen backbone and its audio vocabulary."""

@@ -1,0 +1,1 @@
+"""What a codec is trained for: each objective returns named, unweighted terms."""

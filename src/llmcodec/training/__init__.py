@@ -1,0 +1,1 @@
+"""Recipes, the training step, checkpoints and tracking."""
