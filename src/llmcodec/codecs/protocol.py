@@ -1,0 +1,68 @@
+"""What the rest of the house may ask of a codec: the small protocol that objectives, training and evaluation stand on.
+
+Shapes: B batch, S samples, T frames, Q codebooks, D codec width, C code dimension, V codebook size. Test: tests/unit/codecs.
+Any codec with a differentiable latent and a codebook can be adapted by meeting `AdaptableCodec`; none of its users knows our class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class CodecEncoding:
+    """Everything an objective needs from one pass of the encoder.
+
+    codes_BT: int64 codes, 0 at padding. mask_BT: bool, True at real frames.
+    query_BTC: unit-norm look-up query with gradient to the encoder; `code = argmax_v query . codebook_VC[v]`.
+    latent_BTD: continuous latent before quantisation. quantized_BTD: what the decoder reads, straight-through.
+    losses: raw scalar terms of the quantiser (`vq/commit`, `vq/codebook`).
+    """
+
+    codes_BT: Tensor
+    mask_BT: Tensor
+    query_BTC: Tensor
+    latent_BTD: Tensor
+    quantized_BTD: Tensor
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """A codec as a contract of properties: users never compute a hop."""
+
+    sample_rate: int
+    hop_samples: int
+    frame_rate: float
+    num_codebooks: int
+    codebook_size: int
+
+    def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Any:
+        """(B, 1, S) samples in [-1, 1] -> object with `audio_codes` (B, Q, T) and `audio_codes_mask` (B, 1, T)."""
+
+    def decode(self, audio_codes: Tensor, padding_mask: Tensor | None = None, *, length: int | None = None) -> Any:
+        """(B, Q, T) codes -> object with `audio_values` (B, 1, S)."""
+
+
+@runtime_checkable
+class AdaptableCodec(Codec, Protocol):
+    """A codec whose latents carry gradients and whose codes are nearest neighbours in a codebook."""
+
+    @property
+    def codebook_VC(self) -> Tensor:
+        """Unit-norm code vectors, with gradient to the codebook. Similarity is `query_BTC @ codebook_VC.T`, in [-1, 1]."""
+
+    def encode_latents(self, wav_BS: Tensor, lengths_B: Tensor | None = None) -> CodecEncoding:
+        """Samples (zero padded beyond `lengths_B`) -> codes, mask, latents and quantiser losses."""
+
+    def decode_latents(self, quantized_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+        """Decoder input -> wav_BS with S = T * hop_samples; frames outside the mask do not influence the others."""
+
+
+def codes_per_clip(codes_BT: Tensor, mask_BT: Tensor) -> list[Tensor]:
+    """Padded codes -> one 1-D int64 tensor per clip, without padding (for statistics and language models)."""
+    return [codes[mask].to(torch.int64) for codes, mask in zip(codes_BT, mask_BT, strict=True)]
