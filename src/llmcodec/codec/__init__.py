@@ -1,1 +1,6 @@
-"""The deployable model: encode speech to tokens, decode tokens to speech."""
+"""The deployable model: torch, transformers and the audio ground, nothing else of ours."""
+
+from .config import LLMCodecConfig
+from .model import LLMCodec
+
+__all__ = ["LLMCodec", "LLMCodecConfig"]

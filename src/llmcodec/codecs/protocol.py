@@ -20,7 +20,7 @@ class CodecEncoding:
     codes_BT: int64 codes, 0 at padding. mask_BT: bool, True at real frames.
     query_BTC: unit-norm look-up query with gradient to the encoder; `code = argmax_v query . codebook_VC[v]`.
     latent_BTD: continuous latent before quantisation. quantized_BTD: what the decoder reads, straight-through.
-    losses: raw scalar terms of the quantiser (`vq/commit`, `vq/codebook`).
+    losses: raw terms of the quantiser per frame, (B, T) each (`vq/commit`, `vq/codebook`); whoever reduces them applies the mask.
     """
 
     codes_BT: Tensor

@@ -1,0 +1,116 @@
+"""The architecture of the codec, and nothing but the architecture: `LLMCodecConfig`. Test: tests/unit/codec/test_config.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+AUV_PARTITIONS = {"speech": (0, 8192), "vocal": (0, 12288), "music": (0, 20480), "audio": (0, 20480), "other": (12288, 20480)}
+
+
+def scaled_partitions(codebook_size: int) -> dict[str, list[int]]:
+    """AUV's nested codebook partitions scaled from 20,480 to `codebook_size` codes."""
+    scale = codebook_size / 20480
+    return {name: [round(low * scale), round(high * scale)] for name, (low, high) in AUV_PARTITIONS.items()}
+
+
+class LLMCodecConfig(PreTrainedConfig):
+    """Architecture of an AUV-style codec (arXiv 2509.21968): STFT, conformer, one factorised codebook, conformer, iSTFT.
+
+    The defaults are AUV's: 16 kHz, 50 Hz, 20,480 codes, 716 bit/s.
+
+    Args:
+        sample_rate: samples per second of the audio the codec reads and writes.
+        hop_samples: samples per frame. `n_fft` must be a multiple of it.
+        n_fft: STFT and iSTFT window in samples (Hann, as long as the transform).
+        hidden_size: width D of both conformers.
+        encoder_layers, decoder_layers: conformer layers on each side.
+        ffn_mult: feed-forward width as a multiple of `hidden_size`.
+        head_dim: width of one attention head (rotary).
+        conv_kernel_size: taps of the depthwise convolution, odd.
+        attention_window: frames that a frame sees on each side; None sees the whole clip (AUV).
+        codebook_size, codebook_dim: number V of codes and their dimension C.
+        codebook_partitions: name -> [first, last + 1] codes that a kind of audio may use; a name not listed uses all.
+        commitment: weight of the commitment term inside the VQ loss.
+        log_floor: added to the magnitude before the logarithm.
+        max_magnitude: upper clip of the decoder's spectral magnitude.
+        auv_floor_frames: frames = floor(S / hop) without padding, as the published AUV does (needs S > (n_fft - hop) / 2).
+    """
+
+    model_type = "llmcodec"
+    attribute_map = {"sampling_rate": "sample_rate", "hop_length": "hop_samples"}
+
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        hop_samples: int = 320,
+        n_fft: int = 1280,
+        hidden_size: int = 512,
+        encoder_layers: int = 8,
+        decoder_layers: int = 12,
+        ffn_mult: int = 4,
+        head_dim: int = 64,
+        conv_kernel_size: int = 31,
+        attention_window: int | None = None,
+        codebook_size: int = 20480,
+        codebook_dim: int = 8,
+        codebook_partitions: dict[str, list[int]] | None = None,
+        commitment: float = 0.25,
+        log_floor: float = 1e-5,
+        max_magnitude: float = 1e2,
+        auv_floor_frames: bool = False,
+        **kwargs: Any,
+    ):
+        self.sample_rate = sample_rate
+        self.hop_samples = hop_samples
+        self.n_fft = n_fft
+        self.hidden_size = hidden_size
+        self.encoder_layers = encoder_layers
+        self.decoder_layers = decoder_layers
+        self.ffn_mult = ffn_mult
+        self.head_dim = head_dim
+        self.conv_kernel_size = conv_kernel_size
+        self.attention_window = attention_window
+        self.codebook_size = codebook_size
+        self.codebook_dim = codebook_dim
+        self.codebook_partitions = codebook_partitions or scaled_partitions(codebook_size)
+        self.commitment = commitment
+        self.log_floor = log_floor
+        self.max_magnitude = max_magnitude
+        self.auv_floor_frames = auv_floor_frames
+        super().__init__(**kwargs)
+        self._check()
+
+    def _check(self) -> None:
+        for name in ("sample_rate", "hop_samples", "n_fft", "hidden_size", "encoder_layers", "decoder_layers", "codebook_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"codec config: {name} must be a positive integer, got {value!r}")
+        if self.n_fft % self.hop_samples or (self.n_fft - self.hop_samples) % 2:
+            raise ValueError(f"codec config: n_fft ({self.n_fft}) must be a multiple of hop_samples ({self.hop_samples}), differing evenly")
+        if self.hidden_size % self.head_dim or self.head_dim % 2:
+            raise ValueError(f"codec config: hidden_size ({self.hidden_size}) must be a multiple of an even head_dim ({self.head_dim})")
+        if self.conv_kernel_size % 2 == 0:
+            raise ValueError(f"codec config: conv_kernel_size must be odd, got {self.conv_kernel_size}")
+        if self.attention_window is not None and self.attention_window < 1:
+            raise ValueError(f"codec config: attention_window must be at least 1 frame or null, got {self.attention_window}")
+        for name, (low, high) in self.codebook_partitions.items():
+            if not 0 <= low < high <= self.codebook_size:
+                raise ValueError(f"codec config: partition {name!r} [{low}, {high}) is not inside the {self.codebook_size} codes")
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames (tokens) per second."""
+        return self.sample_rate / self.hop_samples
+
+    @classmethod
+    def auv(cls, **overrides: Any) -> LLMCodecConfig:
+        """The published AUV architecture (124 M parameters)."""
+        return cls(**overrides)
+
+    @classmethod
+    def tiny(cls, **overrides: Any) -> LLMCodecConfig:
+        """The same architecture for a laptop: 600 bit/s, under 8 MB in half precision, bounded attention."""
+        sizes = dict(hidden_size=144, encoder_layers=3, decoder_layers=4, head_dim=48, attention_window=32, codebook_size=4096)
+        return cls(**(sizes | overrides))

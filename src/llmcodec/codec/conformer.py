@@ -1,0 +1,162 @@
+"""Masked conformer with rotary attention: macaron feed-forward, self-attention, convolution module, feed-forward.
+
+Shapes: B batch, T frames, D width, N heads. Test: tests/unit/codec/test_conformer.py. Module names follow AUV's state dict.
+Padding never reaches a real frame: masked keys in attention, zeroed input of the depthwise convolution, masked batch statistics.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, distributed, nn
+
+from .config import LLMCodecConfig
+
+
+def rotary_tables(num_frames: int, head_dim: int, like: Tensor, base: float = 10000.0) -> tuple[Tensor, Tensor]:
+    """cos and sin of shape (T, head_dim), halves repeated (GPT-NeoX layout), computed in float32 as AUV does."""
+    inverse = 1.0 / base ** (torch.arange(0, head_dim, 2, device=like.device).float() / head_dim)
+    angle = torch.outer(torch.arange(num_frames, device=like.device).float(), inverse)
+    angle = torch.cat((angle, angle), dim=-1)
+    return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply rotary position embedding to (B, N, T, head_dim)."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def attention_mask(num_frames: int, mask_BT: Tensor | None, window: int | None, device: torch.device) -> Tensor | None:
+    """Boolean (B or 1, 1, T, T), True where a frame may look; None when every frame sees every other."""
+    allowed = None
+    if window is not None and window < num_frames - 1:
+        position = torch.arange(num_frames, device=device)
+        allowed = ((position[:, None] - position).abs() <= window)[None, None]
+    if mask_BT is not None:
+        keys = mask_BT[:, None, None, :]
+        allowed = keys if allowed is None else allowed & keys
+        allowed = allowed | torch.eye(num_frames, dtype=torch.bool, device=device)  # a padded query needs one key: itself
+    return allowed
+
+
+class Attention(nn.Module):
+    """Rotary multi-head self-attention without QKV bias."""
+
+    def __init__(self, hidden_size: int, head_dim: int):
+        super().__init__()
+        self.head_dim = head_dim
+        self.to_qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
+        self.to_out = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_BTD: Tensor, cos: Tensor, sin: Tensor, allowed: Tensor | None) -> Tensor:
+        batch, num_frames, width = hidden_BTD.shape
+        qkv = self.to_qkv(hidden_BTD).view(batch, num_frames, 3, width // self.head_dim, self.head_dim)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        query, key = rotate(query, cos.to(query.dtype), sin.to(query.dtype)), rotate(key, cos.to(key.dtype), sin.to(key.dtype))
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+        return self.to_out(mixed.transpose(1, 2).reshape(batch, num_frames, width))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, hidden_size: int, ffn_size: int):
+        super().__init__()
+        self.up_proj = nn.Linear(hidden_size, ffn_size)
+        self.down_proj = nn.Linear(ffn_size, hidden_size)
+
+    def forward(self, hidden_BTD: Tensor) -> Tensor:
+        return self.down_proj(F.gelu(self.up_proj(hidden_BTD), approximate="tanh"))
+
+
+class MaskedBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation over (B, T, D) whose training statistics see real frames only, of all ranks together."""
+
+    def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        if not self.training:
+            scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+            return hidden_BTD * scale.to(hidden_BTD.dtype) + (self.bias - self.running_mean * scale).to(hidden_BTD.dtype)
+        with torch.autocast(hidden_BTD.device.type, enabled=False):
+            x = hidden_BTD.float() if hidden_BTD.dtype in (torch.bfloat16, torch.float16) else hidden_BTD
+            weight = torch.ones_like(x[..., :1]) if mask_BT is None else mask_BT[..., None].to(x.dtype)
+            masked = x * weight
+            count, total = all_reduce(weight.sum()), all_reduce(masked.sum((0, 1)))
+            mean = total / count
+            variance = all_reduce(((x - mean).square() * weight).sum((0, 1))) / count
+            with torch.no_grad():
+                assert self.momentum is not None and self.num_batches_tracked is not None
+                self.num_batches_tracked.add_(1)
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+                unbiased = variance * count / (count - 1).clamp(min=1)
+                self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+            out = (x - mean) * (torch.rsqrt(variance + self.eps) * self.weight) + self.bias
+        return out.to(hidden_BTD.dtype)
+
+
+def all_reduce(x: Tensor) -> Tensor:
+    """Sum over ranks with gradient; the tensor itself when there is one process."""
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        from torch.distributed.nn.functional import all_reduce as differentiable_all_reduce
+
+        return differentiable_all_reduce(x)
+    return x
+
+
+class ConvolutionModule(nn.Module):
+    """Pointwise, GLU, depthwise convolution, batch norm, GELU, pointwise."""
+
+    def __init__(self, hidden_size: int, kernel_size: int):
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(hidden_size)
+        self.pointwise_conv1 = nn.Linear(hidden_size, 2 * hidden_size, bias=False)
+        self.depthwise_conv = nn.Conv1d(hidden_size, hidden_size, kernel_size, padding=kernel_size // 2, groups=hidden_size, bias=False)
+        self.conv_norm = MaskedBatchNorm(hidden_size)
+        self.pointwise_conv2 = nn.Linear(hidden_size, hidden_size, bias=False)
+
+    def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+        hidden_BTD = F.glu(self.pointwise_conv1(self.layer_norm(hidden_BTD)), dim=-1)
+        if mask_BT is not None:
+            hidden_BTD = hidden_BTD * mask_BT[..., None]
+        hidden_BTD = self.depthwise_conv(hidden_BTD.transpose(1, 2)).transpose(1, 2)
+        hidden_BTD = F.gelu(self.conv_norm(hidden_BTD, mask_BT), approximate="tanh")
+        return self.pointwise_conv2(hidden_BTD)
+
+
+class ConformerLayer(nn.Module):
+    def __init__(self, config: LLMCodecConfig):
+        super().__init__()
+        width = config.hidden_size
+        self.ffn1_layer_norm = nn.LayerNorm(width)
+        self.ffn1 = FeedForward(width, width * config.ffn_mult)
+        self.attn_layer_norm = nn.LayerNorm(width)
+        self.attn = Attention(width, config.head_dim)
+        self.conv_module = ConvolutionModule(width, config.conv_kernel_size)
+        self.ffn2_layer_norm = nn.LayerNorm(width)
+        self.ffn2 = FeedForward(width, width * config.ffn_mult)
+        self.final_layer_norm = nn.LayerNorm(width)
+
+    def forward(self, hidden_BTD: Tensor, cos: Tensor, sin: Tensor, allowed: Tensor | None, mask_BT: Tensor | None) -> Tensor:
+        hidden_BTD = hidden_BTD + 0.5 * self.ffn1(self.ffn1_layer_norm(hidden_BTD))
+        hidden_BTD = hidden_BTD + self.attn(self.attn_layer_norm(hidden_BTD), cos, sin, allowed)
+        hidden_BTD = hidden_BTD + self.conv_module(hidden_BTD, mask_BT)
+        hidden_BTD = hidden_BTD + 0.5 * self.ffn2(self.ffn2_layer_norm(hidden_BTD))
+        return self.final_layer_norm(hidden_BTD)
+
+
+class Conformer(nn.Module):
+    """A stack of conformer layers and a final layer norm: (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, config: LLMCodecConfig, num_layers: int):
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.attention_window = config.attention_window
+        self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(num_layers))
+        self.layer_norm = nn.LayerNorm(config.hidden_size)
+
+    def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+        """`mask_BT` is True at real frames; None means that all are real."""
+        num_frames = hidden_BTD.shape[1]
+        cos, sin = rotary_tables(num_frames, self.head_dim, hidden_BTD)
+        allowed = attention_mask(num_frames, mask_BT, self.attention_window, hidden_BTD.device)
+        for layer in self.layers:
+            hidden_BTD = layer(hidden_BTD, cos, sin, allowed, mask_BT)
+        return self.layer_norm(hidden_BTD)

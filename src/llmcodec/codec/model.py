@@ -1,0 +1,271 @@
+"""LLMCodec: waveform <-> tokens. AUV's architecture with lengths, masks and batches that can be relied on.
+
+Shapes: B batch, S samples, T frames, D width, C code dimension, V codes. Hugging Face's shapes at the public edge:
+`input_values (B, 1, S)`, `audio_codes (B, 1, T)`, `audio_values (B, 1, S)`. Test: tests/unit/codec/test_model.py.
+
+    codec = LLMCodec.from_pretrained("folder or hub id")
+    codes = codec.encode(wav[None, None]).audio_codes
+    wav = codec.decode(codes, length=wav.shape[-1]).audio_values
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_utils import PreTrainedAudioTokenizerBase
+from transformers.utils import ModelOutput
+
+from ..codecs.protocol import CodecEncoding
+from .config import LLMCodecConfig
+from .conformer import Conformer
+from .quantizer import FactorizedQuantizer
+from .spectral import ISTFTHead, STFTFrontEnd, frame_lengths
+
+
+@dataclass
+class LLMCodecEncoderOutput(ModelOutput):
+    """audio_codes (B, 1, T) int64; audio_codes_mask (B, 1, T) bool, True at real frames."""
+
+    audio_codes: Tensor | None = None
+    audio_codes_mask: Tensor | None = None
+
+
+@dataclass
+class LLMCodecDecoderOutput(ModelOutput):
+    """audio_values (B, 1, S)."""
+
+    audio_values: Tensor | None = None
+
+
+@dataclass
+class LLMCodecOutput(ModelOutput):
+    """audio_codes (B, 1, T), audio_codes_mask (B, 1, T), audio_values (B, 1, S)."""
+
+    audio_codes: Tensor | None = None
+    audio_codes_mask: Tensor | None = None
+    audio_values: Tensor | None = None
+
+
+class Encoder(nn.Module):
+    def __init__(self, config: LLMCodecConfig):
+        super().__init__()
+        self.frontend = STFTFrontEnd(config)
+        self.conformer = Conformer(config, config.encoder_layers)
+
+    def forward(self, wav_BS: Tensor, lengths_B: Tensor, mask_BT: Tensor | None) -> Tensor:
+        return self.conformer(self.frontend(wav_BS, lengths_B), mask_BT)
+
+
+class Decoder(nn.Module):
+    def __init__(self, config: LLMCodecConfig):
+        super().__init__()
+        self.conformer = Conformer(config, config.decoder_layers)
+        self.head = ISTFTHead(config)
+
+    def forward(self, quantized_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+        return self.head(self.conformer(quantized_BTD, mask_BT), mask_BT)
+
+
+class LLMCodec(PreTrainedAudioTokenizerBase):
+    """Neural audio codec with one codebook. Meets `codecs.protocol.AdaptableCodec`."""
+
+    config_class = LLMCodecConfig
+    main_input_name = "input_values"
+    base_model_prefix = "codec"
+    num_codebooks = 1
+
+    def __init__(self, config: LLMCodecConfig):
+        super().__init__(config)
+        self.encoder = Encoder(config)
+        self.quantizer = FactorizedQuantizer(config)
+        self.decoder = Decoder(config)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """PyTorch's own initialisation stands; nothing is drawn twice."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> LLMCodec:
+        """As in transformers; weights are computed with in float32 unless `dtype` says otherwise (files may be half)."""
+        kwargs.setdefault("dtype", torch.float32)
+        return super().from_pretrained(*args, **kwargs)
+
+    # -- the property contract -------------------------------------------------------------------------------------
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second in and out."""
+        return self.config.sample_rate
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples per frame."""
+        return self.config.hop_samples
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames (tokens) per second."""
+        return self.config.frame_rate
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes."""
+        return self.config.codebook_size
+
+    @property
+    def bitrate(self) -> float:
+        """Nominal bits per second."""
+        return self.frame_rate * math.log2(self.codebook_size)
+
+    @property
+    def codebook_VC(self) -> Tensor:
+        """Unit-norm code vectors (V, C), with gradient."""
+        return self.quantizer.codebook_VC
+
+    @property
+    def context_frames(self) -> tuple[float, float]:
+        """Frames on each side that can influence a code (encoder) and a decoded frame (decoder); inf with global attention."""
+        if self.config.attention_window is None:
+            return math.inf, math.inf
+        per_layer = self.config.attention_window + self.config.conv_kernel_size // 2
+        overlap = self.config.n_fft // self.config.hop_samples // 2
+        return (
+            self.config.encoder_layers * per_layer + overlap,
+            self.config.decoder_layers * per_layer + overlap,
+        )
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames for a clip of `num_samples`: ceil(S / hop), or AUV's floor under `auv_floor_frames`."""
+        return int(frame_lengths(torch.tensor([num_samples]), self.config))
+
+    # -- the differentiable path (training) ------------------------------------------------------------------------
+    def encode_latents(
+        self, wav_BS: Tensor, lengths_B: Tensor | None = None, partitions: Sequence[tuple[int, int]] | None = None
+    ) -> CodecEncoding:
+        """Waveform (B, S) -> `CodecEncoding`; what lies beyond `lengths_B` is ignored."""
+        if lengths_B is None:
+            lengths_B = torch.full((wav_BS.shape[0],), wav_BS.shape[1], device=wav_BS.device)
+        ragged = bool((lengths_B != wav_BS.shape[1]).any())
+        if ragged:
+            wav_BS = wav_BS * (torch.arange(wav_BS.shape[1], device=wav_BS.device) < lengths_B[:, None])
+        frames_B = frame_lengths(lengths_B, self.config)
+        mask_BT = torch.arange(int(frames_B.max()), device=wav_BS.device) < frames_B[:, None]
+        latent_BTD = self.encoder(wav_BS, lengths_B, mask_BT if not bool(mask_BT.all()) else None)
+        codes_BT, query_BTC, quantized_BTD, losses = self.quantizer(latent_BTD, partitions)
+        codes_BT = codes_BT * mask_BT
+        return CodecEncoding(codes_BT, mask_BT, query_BTC, latent_BTD, quantized_BTD, losses)
+
+    def decode_latents(self, quantized_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+        """Decoder input (B, T, D) -> waveform (B, T * hop)."""
+        return self.decoder(quantized_BTD, None if mask_BT is None or bool(mask_BT.all()) else mask_BT)
+
+    # -- the public edge -------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def encode(
+        self, input_values: Tensor, padding_mask: Tensor | None = None, *, audio_kinds: Sequence[str] | None = None
+    ) -> LLMCodecEncoderOutput:
+        """Audio -> codes.
+
+        Args:
+            input_values: (B, 1, S) mono samples at `sample_rate`, nominally in [-1, 1]. Any S >= 1.
+            padding_mask: (B, S) or (B, 1, S), 1 at real samples; real samples come first.
+            audio_kinds: a codebook partition per clip ("speech", "vocal", "music", "audio", "other"); None uses all codes.
+
+        Raises:
+            ValueError: wrong shape, empty clip, padding on the left, unknown partition.
+        """
+        if input_values.ndim != 3 or input_values.shape[1] != 1:
+            raise ValueError(f"encode: input_values must be (batch, 1, samples), mono; got {tuple(input_values.shape)}")
+        wav_BS = input_values[:, 0]
+        lengths_B = lengths_of(padding_mask, wav_BS)
+        encoding = self.encode_latents(wav_BS, lengths_B, self.partitions_of(audio_kinds, wav_BS.shape[0]))
+        return LLMCodecEncoderOutput(encoding.codes_BT[:, None], encoding.mask_BT[:, None])
+
+    @torch.no_grad()
+    def decode(
+        self,
+        audio_codes: Tensor,
+        padding_mask: Tensor | None = None,
+        *,
+        audio_codes_mask: Tensor | None = None,
+        length: int | None = None,
+    ) -> LLMCodecDecoderOutput:
+        """Codes -> audio.
+
+        Args:
+            audio_codes: (B, 1, T) codes in [0, codebook_size).
+            padding_mask: the one that `encode` was given; the result has as many samples and is silent beyond each clip.
+            audio_codes_mask: (B, 1, T), True at real frames (from `encode`), when no `padding_mask` is at hand.
+            length: samples wanted; default T * hop_samples.
+
+        Raises:
+            ValueError: wrong shape, a code outside the codebook, a length that the codes cannot cover.
+        """
+        if audio_codes.ndim != 3 or audio_codes.shape[1] != 1:
+            raise ValueError(f"decode: audio_codes must be (batch, 1, frames); got {tuple(audio_codes.shape)}")
+        codes_BT = audio_codes[:, 0].long()
+        if codes_BT.numel() == 0:
+            raise ValueError("decode: audio_codes is empty; at least one frame is needed")
+        low, high = int(codes_BT.min()), int(codes_BT.max())
+        if low < 0 or high >= self.codebook_size:
+            raise ValueError(f"decode: code {low if low < 0 else high} is outside [0, {self.codebook_size}); another codec's tokens?")
+        mask_BT = None if audio_codes_mask is None else audio_codes_mask.reshape(codes_BT.shape).bool()
+        if padding_mask is not None:
+            samples_B = padding_mask.reshape(padding_mask.shape[0], -1).sum(-1)
+            frames_B = frame_lengths(samples_B, self.config)
+            mask_BT = torch.arange(codes_BT.shape[1], device=codes_BT.device) < frames_B[:, None]
+            length = padding_mask.shape[-1] if length is None else length
+        wav_BS = self.decode_latents(self.quantizer.embed(codes_BT), mask_BT)
+        if mask_BT is not None:
+            wav_BS = wav_BS * mask_BT.repeat_interleave(self.hop_samples, dim=1)
+        if length is not None:
+            if self.num_frames(length) > codes_BT.shape[1]:
+                raise ValueError(f"decode: {codes_BT.shape[1]} frames give {wav_BS.shape[1]} samples, fewer than length={length}")
+            wav_BS = F.pad(wav_BS, (0, max(0, length - wav_BS.shape[1])))[:, :length]
+        return LLMCodecDecoderOutput(wav_BS[:, None])
+
+    @torch.no_grad()
+    def forward(
+        self, input_values: Tensor, padding_mask: Tensor | None = None, audio_codes: Tensor | None = None
+    ) -> LLMCodecOutput:
+        """Encode (unless `audio_codes` are given) and decode to the input's length."""
+        encoded = None
+        if audio_codes is None:
+            encoded = self.encode(input_values, padding_mask)
+            audio_codes = encoded.audio_codes
+        decoded = self.decode(audio_codes, padding_mask, length=input_values.shape[-1])
+        return LLMCodecOutput(audio_codes, None if encoded is None else encoded.audio_codes_mask, decoded.audio_values)
+
+    def partitions_of(self, audio_kinds: Sequence[str] | None, batch: int) -> list[tuple[int, int]] | None:
+        """Names of codebook partitions -> code ranges per clip."""
+        if audio_kinds is None:
+            return None
+        if len(audio_kinds) != batch:
+            raise ValueError(f"encode: {len(audio_kinds)} audio_kinds for {batch} clips; give one per clip")
+        known = self.config.codebook_partitions
+        for kind in audio_kinds:
+            if kind not in known:
+                raise ValueError(f"encode: unknown audio kind {kind!r}; this codec knows {', '.join(known)}")
+        return [(known[kind][0], known[kind][1]) for kind in audio_kinds]
+
+
+def lengths_of(padding_mask: Tensor | None, wav_BS: Tensor) -> Tensor:
+    """Padding mask -> samples per clip; the mask must be ones, then zeros."""
+    batch, samples = wav_BS.shape
+    if padding_mask is None:
+        lengths_B = torch.full((batch,), samples, device=wav_BS.device)
+    else:
+        if padding_mask.numel() != wav_BS.numel():
+            raise ValueError(f"encode: padding_mask {tuple(padding_mask.shape)} does not fit {batch} clips of {samples} samples")
+        flat = padding_mask.reshape(batch, samples).bool()
+        lengths_B = flat.sum(-1)
+        if bool((flat != (torch.arange(samples, device=flat.device) < lengths_B[:, None])).any()):
+            raise ValueError("encode: padding_mask must be ones followed by zeros (pad on the right)")
+    if samples == 0 or int(lengths_B.min()) < 1:
+        raise ValueError("encode: a clip is empty; every clip needs at least one sample")
+    return lengths_B

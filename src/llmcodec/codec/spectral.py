@@ -1,0 +1,109 @@
+"""Both ends of the codec: the STFT front end and the "same"-padded inverse STFT head (as in AUV and Vocos).
+
+Shapes: B batch, S samples, T frames, F = n_fft / 2 + 1 bins, D codec width. Test: tests/unit/codec/test_spectral.py.
+Both run in float32 or better: transforms and phases do not survive bfloat16.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import LLMCodecConfig
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precisions become float32; float32 and float64 stay."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def frame_lengths(lengths_B: Tensor, config: LLMCodecConfig) -> Tensor:
+    """Samples per clip -> frames per clip (ceil, or AUV's floor under its flag)."""
+    if config.auv_floor_frames:
+        return lengths_B // config.hop_samples
+    return (lengths_B + config.hop_samples - 1) // config.hop_samples
+
+
+def reflect_pad_each(wav_BS: Tensor, lengths_B: Tensor, pad: int, out_samples: int) -> Tensor:
+    """Reflect `pad` samples at both ends of every clip, each at its own end; zero beyond.
+
+    wav_BS must hold at least max(lengths_B) samples and each length must exceed `pad`. Returns (B, out_samples).
+    """
+    position = torch.arange(-pad, out_samples - pad, device=wav_BS.device).expand(wav_BS.shape[0], -1).abs()
+    last_B1 = lengths_B[:, None] - 1
+    inside = position < lengths_B[:, None] + pad
+    mirrored = torch.where(position > last_B1, 2 * last_B1 - position, position)
+    return wav_BS.gather(1, mirrored.clamp(0, wav_BS.shape[1] - 1)) * inside
+
+
+class STFTFrontEnd(nn.Module):
+    """Waveform -> log-magnitude and phase of a "same"-padded STFT -> linear to the codec width."""
+
+    def __init__(self, config: LLMCodecConfig):
+        super().__init__()
+        self.config = config
+        self.input_proj = nn.Linear(config.n_fft + 2, config.hidden_size)
+
+    def forward(self, wav_BS: Tensor, lengths_B: Tensor) -> Tensor:
+        """(B, S) samples, zero beyond lengths_B -> features (B, T, D) with T frames of the longest clip."""
+        with torch.autocast(wav_BS.device.type, enabled=False):
+            features = self.features(at_least_float32(wav_BS), lengths_B)
+        return self.input_proj(features.to(self.input_proj.weight.dtype))
+
+    def features(self, wav_BS: Tensor, lengths_B: Tensor) -> Tensor:
+        """(B, S) -> (B, T, 2F): log(|X| + floor) and phase; the phase of DC and Nyquist is pinned to 0 or +pi."""
+        cfg = self.config
+        num_frames = int(frame_lengths(lengths_B, cfg).max())
+        pad = (cfg.n_fft - cfg.hop_samples) // 2
+        if cfg.auv_floor_frames:
+            if int(lengths_B.min()) <= pad:
+                raise ValueError(f"auv_floor_frames needs clips of more than {pad} samples, got {int(lengths_B.min())}")
+            extent_B = lengths_B
+        else:  # whole hops, at least two, so that every length from one sample on can be reflected
+            extent_B = (frame_lengths(lengths_B, cfg) * cfg.hop_samples).clamp(min=max(2 * cfg.hop_samples, pad + 1))
+        wav_BS = F.pad(wav_BS, (0, max(0, int(extent_B.max()) - wav_BS.shape[1])))
+        padded = reflect_pad_each(wav_BS, extent_B, pad, (num_frames - 1) * cfg.hop_samples + cfg.n_fft)
+        frames = padded.unfold(1, cfg.n_fft, cfg.hop_samples) * torch.hann_window(cfg.n_fft, dtype=padded.dtype, device=padded.device)
+        spectrum = torch.view_as_real(torch.fft.rfft(frames))
+        real, imag = spectrum[..., 0] + 0.0, spectrum[..., 1] + 0.0  # + 0.0 turns a rounding -0 into +0
+        edge = torch.zeros_like(imag[..., :1])
+        imag = torch.cat((edge, imag[..., 1:-1], edge), dim=-1)
+        log_magnitude = (real.square() + imag.square()).sqrt().add(cfg.log_floor).log()
+        return torch.cat((log_magnitude, torch.atan2(imag, real)), dim=-1)
+
+
+class ISTFTHead(nn.Module):
+    """Codec width -> magnitude (exp, clipped) and phase -> waveform by windowed overlap-add, normalised by its envelope."""
+
+    def __init__(self, config: LLMCodecConfig):
+        super().__init__()
+        self.config = config
+        self.output_proj = nn.Linear(config.hidden_size, config.n_fft + 2)
+
+    def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, T * hop); the result inside the mask does not depend on what lies outside."""
+        spectrum = self.output_proj(hidden_BTD)
+        with torch.autocast(spectrum.device.type, enabled=False):
+            log_magnitude, phase = at_least_float32(spectrum).chunk(2, dim=-1)
+            magnitude = log_magnitude.clamp(max=math.log(self.config.max_magnitude)).exp()  # clip first: no inf * 0 in backward
+            frames = torch.fft.irfft(torch.polar(magnitude, phase), self.config.n_fft)
+            window = torch.hann_window(self.config.n_fft, dtype=frames.dtype, device=frames.device)
+            frames = frames * window
+            envelope = window.square().expand(1, frames.shape[1], -1)
+            if mask_BT is not None:
+                frames = frames * mask_BT[..., None]
+                envelope = envelope * mask_BT[..., None]
+            return self.overlap_add(frames) / self.overlap_add(envelope).clamp(min=1e-11)
+
+    def overlap_add(self, frames_BTN: Tensor) -> Tensor:
+        """(B, T, n_fft) -> (B, T * hop), (n_fft - hop) / 2 samples trimmed at each end. Shifted sums: n_fft is whole hops."""
+        hop = self.config.hop_samples
+        batch, num_frames, width = frames_BTN.shape
+        parts = frames_BTN.reshape(batch, num_frames, width // hop, hop)
+        total = num_frames + width // hop - 1
+        out = sum(F.pad(parts[:, :, i], (0, 0, i, total - num_frames - i)) for i in range(width // hop))
+        trim = (width - hop) // 2
+        return out.reshape(batch, total * hop)[:, trim : total * hop - trim]
