@@ -1,0 +1,64 @@
+"""Means over variable lengths that stay right when a batch is split over ranks.
+
+DistributedDataParallel averages gradients over ranks. A rank that divides by its own count of real frames gives each of
+them the wrong weight as soon as the counts differ; dividing by the mean count over ranks makes the averaged gradient
+equal to that of one process holding all clips.
+
+Shapes: B batch, S samples. Test: `pytest tests/unit/objectives/test_reduction.py`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Promote bf16/fp16 to float32; float32 and float64 pass unchanged (tests run in float64)."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def num_ranks() -> int:
+    """Processes that train together; 1 when torch.distributed is not initialised."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def mean_count(mask: Tensor) -> Tensor:
+    """Number of True entries in `mask`, averaged over ranks (float64 scalar, at least 1 / ranks if any is True).
+
+    A collective when torch.distributed is initialised: every rank must call it equally often.
+    """
+    count = mask.sum(dtype=torch.int64)
+    if num_ranks() > 1:
+        dist.all_reduce(count)
+    return count.to(torch.float32 if mask.device.type == "mps" else torch.float64) / num_ranks()
+
+
+def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Sum of `values` where `mask` is True over the number of such entries, as a scalar.
+
+    Args:
+        values: any shape, floating.
+        mask: bool, of a shape that broadcasts to that of `values`; None means every entry counts. Entries outside the
+            mask may hold anything, even NaN, and receive zero gradient.
+
+    With torch.distributed initialised the count is the mean of the counts per rank, so that the mean of the results
+    (and of their gradients) over ranks is the mean over all entries of all ranks. An empty mask gives 0, connected
+    to the graph, so that a rank without a real entry still takes part in the backward pass.
+    """
+    if mask is None:
+        mask = torch.ones((), dtype=torch.bool, device=values.device)
+    if mask.dtype != torch.bool:
+        raise ValueError(f"masked_mean: the mask must be bool (True = counts), got {mask.dtype}; use `mask > 0`")
+    mask = mask.expand(values.shape)
+    total = torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device)).sum()
+    count = mean_count(mask)
+    return total / torch.where(count > 0, count, torch.ones_like(count)).to(values.dtype)
+
+
+def sample_mask(lengths_B: Tensor, num_samples: int) -> Tensor:
+    """Bool (B, S): True where a sample lies inside its clip, from lengths (B,) in samples."""
+    if lengths_B.ndim != 1:
+        raise ValueError(f"sample_mask: lengths must have shape (B,), got {tuple(lengths_B.shape)}")
+    return torch.arange(num_samples, device=lengths_B.device)[None, :] < lengths_B[:, None]

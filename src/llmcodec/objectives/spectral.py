@@ -1,0 +1,382 @@
+"""Reconstruction losses on spectrograms: mel, multi-scale mel, multi-resolution STFT, complex STFT.
+
+All take `fake` and `real` windows (B, S) and return a float scalar; `SpectralLosses` computes several at once and
+shares the Fourier transforms between them. Definitions follow LLM-Codec (arXiv 2604.17852) where it gives them; choices
+of ours are named in the configs. Frames are centred on multiples of the hop and the signal is continued with zeros, so
+any S >= 1 works and a clip gives the same value alone and zero-padded in a batch (with `lengths_B`).
+
+Shapes: B batch, S samples, T frames, N window samples, F frequency bins, M mel bands.
+Test: `pytest tests/unit/objectives/test_spectral.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmcodec.objectives.reduction import at_least_float32, masked_mean, sample_mask
+
+# Clips more quiet than this RMS (-60 dB full scale) count as being this loud wherever a loss divides by a clip's level.
+LEVEL_FLOOR = 1e-3
+# Added in quadrature to STFT magnitudes: below the quantisation noise of 16-bit audio, keeps log and 1/x finite.
+MAGNITUDE_FLOOR = 1e-4
+
+
+def frame(wav_BS: Tensor, n_fft: int, hop: int) -> Tensor:
+    """Windows of `n_fft` samples centred on 0, hop, 2 hop, ..., zeros outside: (B, S // hop + 1, N)."""
+    num_frames = wav_BS.shape[-1] // hop + 1
+    left = n_fft // 2
+    padded_BS = F.pad(wav_BS, (left, (num_frames - 1) * hop + n_fft - left - wav_BS.shape[-1]))
+    if n_fft % hop:
+        return padded_BS.unfold(-1, n_fft, hop)
+    # Side by side slices: their backward pass is a few additions, several times faster than that of `unfold`.
+    blocks_BTN = padded_BS.unflatten(-1, (-1, hop))
+    return torch.cat([blocks_BTN[:, i : i + num_frames] for i in range(n_fft // hop)], dim=-1)
+
+
+class Spectra:
+    """The STFTs of one batch of windows, each computed once (periodic Hann window, no scaling).
+
+    Args:
+        wav_BS: (B, S) samples; bf16 and fp16 are promoted to float32.
+        lengths_B: (B,) real samples per clip; samples behind them are treated as zeros and frames centred behind them
+            do not count. None: every sample is real.
+    """
+
+    def __init__(self, wav_BS: Tensor, lengths_B: Tensor | None = None) -> None:
+        if wav_BS.ndim != 2 or 0 in wav_BS.shape:
+            raise ValueError(f"Spectra: expected waveforms (B, S) with B, S >= 1, got shape {tuple(wav_BS.shape)}")
+        wav_BS = at_least_float32(wav_BS)
+        self.lengths_B = lengths_B
+        self.wav_BS = wav_BS
+        if lengths_B is not None:
+            real_BS = sample_mask(lengths_B, wav_BS.shape[-1])
+            self.wav_BS = torch.where(real_BS, wav_BS, torch.zeros_like(wav_BS))
+        self._stft: dict[tuple[int, int], Tensor] = {}
+        self._power: dict[tuple[int, int], Tensor] = {}
+        self._magnitude: dict[tuple[int, int], Tensor] = {}
+
+    def stft(self, n_fft: int, hop: int) -> Tensor:
+        """Complex (B, T, F)."""
+        key = (n_fft, hop)
+        if key not in self._stft:
+            window_N = torch.hann_window(n_fft, dtype=self.wav_BS.dtype, device=self.wav_BS.device)
+            self._stft[key] = torch.fft.rfft(frame(self.wav_BS, n_fft, hop) * window_N)
+        return self._stft[key]
+
+    def power(self, n_fft: int, hop: int) -> Tensor:
+        """Squared magnitudes (B, T, F)."""
+        key = (n_fft, hop)
+        if key not in self._power:
+            stft_BTF = self.stft(n_fft, hop)
+            self._power[key] = stft_BTF.real.square() + stft_BTF.imag.square()
+        return self._power[key]
+
+    def magnitude(self, n_fft: int, hop: int) -> Tensor:
+        """sqrt(power + MAGNITUDE_FLOOR^2), (B, T, F): differentiable everywhere, with gradient 0 at silence."""
+        key = (n_fft, hop)
+        if key not in self._magnitude:
+            self._magnitude[key] = (self.power(n_fft, hop) + MAGNITUDE_FLOOR**2).sqrt()
+        return self._magnitude[key]
+
+    def level(self) -> Tensor:
+        """RMS over the real samples of each clip, at least LEVEL_FLOOR: (B,)."""
+        energy_B = self.wav_BS.square().sum(-1)
+        count = self.wav_BS.shape[-1] if self.lengths_B is None else self.lengths_B.clamp(min=1)
+        return (energy_B / count).clamp(min=LEVEL_FLOOR**2).sqrt()
+
+    def frame_mask(self, hop: int) -> Tensor | None:
+        """Bool (B, T), True where a frame's centre is not behind its clip's end; None when all are."""
+        if self.lengths_B is None:
+            return None
+        frames_B = torch.where(self.lengths_B > 0, self.lengths_B // hop + 1, 0)
+        return sample_mask(frames_B, self.wav_BS.shape[-1] // hop + 1)
+
+
+def mean_over_frames(values_BTX: Tensor, mask_BT: Tensor | None) -> Tensor:
+    """Mean over all real frames of all clips; equal windows need no mask and no communication between ranks."""
+    return values_BTX.mean() if mask_BT is None else masked_mean(values_BTX, mask_BT[..., None])
+
+
+def mean_over_clips(values_B: Tensor, mask_BT: Tensor | None) -> Tensor:
+    """Mean over the clips that hold any sample."""
+    return values_B.mean() if mask_BT is None else masked_mean(values_B, mask_BT.any(-1))
+
+
+def sum_over_frames(values_BTX: Tensor, mask_BT: Tensor | None) -> Tensor:
+    """Sum per clip over its real frames and all bins: (B,)."""
+    if mask_BT is not None:
+        values_BTX = torch.where(mask_BT[..., None], values_BTX, torch.zeros_like(values_BTX))
+    return values_BTX.sum((-2, -1))
+
+
+@dataclass(frozen=True)
+class MelLossConfig:
+    """L1 between log mel spectrograms (log mel 1.5 in LLM-Codec's loss, after RMS normalisation of each clip)."""
+
+    n_fft: int = 1024
+    """STFT window in samples."""
+    hop: int = 256
+    """Samples between frames; a quarter of the window shares its transform with the STFT losses."""
+    num_mels: int = 100
+    """Mel bands from 0 Hz to half the sample rate."""
+    power: Literal[1, 2] = 2
+    """1: filters on magnitudes, 2: on squared magnitudes (doubles the loss of audio above the floor)."""
+    mel_scale: Literal["htk", "slaney", "kaldi"] = "htk"
+    """Mel scale, as in transformers.audio_utils.mel_filter_bank."""
+    floor: float = 1e-5
+    """Added to every mel band before the logarithm."""
+    normalize: bool = True
+    """Divide both signals by their own RMS first (LLM-Codec): the loss then ignores loudness."""
+
+    def __post_init__(self) -> None:
+        check_window("MelLossConfig", self.n_fft, self.hop)
+        if self.power not in (1, 2):
+            raise ValueError(f"MelLossConfig: power must be 1 or 2, got {self.power}")
+        if not 0 < self.num_mels <= self.n_fft // 2:
+            raise ValueError(f"MelLossConfig: {self.num_mels} mel bands do not fit {self.n_fft // 2 + 1} bins")
+
+
+def check_window(owner: str, n_fft: int, hop: int) -> None:
+    """Frames must overlap or touch, or samples between them would go unseen."""
+    if n_fft < 2 or n_fft % 2 or not 0 < hop <= n_fft // 2:
+        raise ValueError(f"{owner}: need an even n_fft and 0 < hop <= n_fft / 2, got n_fft {n_fft}, hop {hop}")
+
+
+class MelLoss(nn.Module):
+    """Mean over frames and bands of |log mel(fake) - log mel(real)|, natural logarithm."""
+
+    def __init__(self, config: MelLossConfig, sample_rate: int) -> None:
+        super().__init__()
+        from transformers.audio_utils import mel_filter_bank
+
+        self.config = config
+        filters_FM = mel_filter_bank(
+            config.n_fft // 2 + 1, config.num_mels, 0.0, sample_rate / 2, sample_rate, mel_scale=config.mel_scale
+        )
+        # Kept in float64 and cast where used, so that a float64 check of the loss is one; nothing to save.
+        self._filters_FM = torch.from_numpy(filters_FM).double()
+        self._cast: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    def filters(self, like: Tensor) -> Tensor:
+        """The mel filters (F, M) in the dtype and on the device of `like`."""
+        key = (like.dtype, like.device)
+        if key not in self._cast:
+            # Kept for later steps, so it must not become an inference tensor, which training could not use.
+            with torch.inference_mode(False):
+                self._cast[key] = self._filters_FM.to(dtype=like.dtype).to(like.device)
+        return self._cast[key]
+
+    def log_mel(self, spectra: Spectra) -> Tensor:
+        """Log mel spectrogram (B, T, M)."""
+        config = self.config
+        values_BTF = (spectra.power if config.power == 2 else spectra.magnitude)(config.n_fft, config.hop)
+        mel_BTM = values_BTF @ self.filters(values_BTF)
+        if config.normalize:
+            mel_BTM = mel_BTM / spectra.level()[:, None, None] ** config.power
+        return (mel_BTM + config.floor).log()
+
+    def forward(self, fake: Tensor | Spectra, real: Tensor | Spectra, lengths_B: Tensor | None = None) -> Tensor:
+        fake, real = as_spectra(fake, real, lengths_B)
+        with no_autocast(fake):
+            distance_BTM = (self.log_mel(fake) - self.log_mel(real)).abs()
+            return mean_over_frames(distance_BTM, real.frame_mask(self.config.hop))
+
+
+@dataclass(frozen=True)
+class MultiScaleMelLossConfig:
+    """Log mel L1 over several windows, averaged over them; the default table is that of DAC (arXiv 2306.06546).
+
+    DAC takes the sum over windows with decadic logarithms, which is 7 / ln 10 = 3.04 times this mean.
+    """
+
+    n_ffts: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048)
+    """STFT windows in samples; the hop is a quarter of each."""
+    num_mels: tuple[int, ...] = (5, 10, 20, 40, 80, 160, 320)
+    """Mel bands for each window."""
+    power: Literal[1, 2] = 1
+    """1: filters on magnitudes, 2: on squared magnitudes."""
+    mel_scale: Literal["htk", "slaney", "kaldi"] = "slaney"
+    """Mel scale, as in transformers.audio_utils.mel_filter_bank."""
+    floor: float = 1e-5
+    """Added to every mel band before the logarithm."""
+    normalize: bool = False
+    """Divide both signals by their own RMS first; off, so that this loss holds the loudness."""
+
+    def __post_init__(self) -> None:
+        if not self.n_ffts or len(self.n_ffts) != len(self.num_mels):
+            raise ValueError(
+                "MultiScaleMelLossConfig: one number of mel bands per window, "
+                f"got n_ffts {self.n_ffts} and num_mels {self.num_mels}"
+            )
+
+    def scales(self) -> list[MelLossConfig]:
+        """One mel loss per window."""
+        return [
+            MelLossConfig(n_fft, n_fft // 4, num_mels, self.power, self.mel_scale, self.floor, self.normalize)
+            for n_fft, num_mels in zip(self.n_ffts, self.num_mels, strict=True)
+        ]
+
+
+class MultiScaleMelLoss(nn.Module):
+    """Mean over windows of their `MelLoss`."""
+
+    def __init__(self, config: MultiScaleMelLossConfig, sample_rate: int) -> None:
+        super().__init__()
+        self.config = config
+        self.scales = nn.ModuleList([MelLoss(scale, sample_rate) for scale in config.scales()])
+
+    def forward(self, fake: Tensor | Spectra, real: Tensor | Spectra, lengths_B: Tensor | None = None) -> Tensor:
+        fake, real = as_spectra(fake, real, lengths_B)
+        return torch.stack([scale(fake, real) for scale in self.scales]).mean()
+
+
+@dataclass(frozen=True)
+class STFTLossConfig:
+    """Windows of the linear-frequency losses."""
+
+    n_ffts: tuple[int, ...] = (512, 1024, 2048)
+    """STFT windows in samples; the hop is a quarter of each."""
+    phase_weight: float = 0.5
+    """Weight of the phase term inside the multi-resolution loss (LLM-Codec: 0.5); unused by the complex loss."""
+
+    def __post_init__(self) -> None:
+        if not self.n_ffts:
+            raise ValueError("STFTLossConfig: n_ffts is empty; name at least one window")
+        for n_fft in self.n_ffts:
+            check_window("STFTLossConfig", n_fft, n_fft // 4)
+
+
+class MultiResolutionSTFTLoss(nn.Module):
+    """Spectral convergence + log-magnitude L1 + `phase_weight` x phase distance, averaged over windows.
+
+    Spectral convergence: Frobenius norm of the magnitude difference over that of the real magnitudes, per clip, then
+    the mean over clips, so that a quiet clip counts as much as a loud one (Yamamoto et al., arXiv 1910.11480).
+    Phase distance: mean of 1 - cos(phase difference), each bin weighted by min(|fake|, |real|) / mean |real| with the
+    weight outside the graph. The weight bounds the gradient (the phase of an empty bin is noise, and its derivative has
+    a pole there), makes identical signals give exactly 0, and leaves magnitudes to the other two terms. The public
+    reference takes the L1 distance of the unit phasors, all bins weighted alike, instead.
+    """
+
+    def __init__(self, config: STFTLossConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, fake: Tensor | Spectra, real: Tensor | Spectra, lengths_B: Tensor | None = None) -> Tensor:
+        fake, real = as_spectra(fake, real, lengths_B)
+        with no_autocast(fake):
+            return torch.stack([self._at(fake, real, n_fft, n_fft // 4) for n_fft in self.config.n_ffts]).mean()
+
+    def _at(self, fake: Spectra, real: Spectra, n_fft: int, hop: int) -> Tensor:
+        mask_BT = real.frame_mask(hop)
+        fake_BTF, real_BTF = fake.magnitude(n_fft, hop), real.magnitude(n_fft, hop)
+        error_B = sum_over_frames((fake_BTF - real_BTF).square(), mask_BT)
+        # The square root has no derivative at 0: identical signals are held just above, with gradient 0.
+        tiny = torch.finfo(error_B.dtype).tiny
+        norm_B = sum_over_frames(real_BTF.square(), mask_BT).clamp(min=self._floor(real_BTF, n_fft) ** 2)
+        convergence = mean_over_clips((error_B.clamp(min=tiny) / norm_B).sqrt(), mask_BT)
+        log_magnitude = mean_over_frames((fake_BTF.log() - real_BTF.log()).abs(), mask_BT)
+        return convergence + log_magnitude + self.config.phase_weight * self._phase(fake, real, n_fft, hop)
+
+    def _floor(self, real_BTF: Tensor, n_fft: int) -> float:
+        """Norm of the magnitudes of noise at LEVEL_FLOOR: a Hann window has a power sum of 3/8 N."""
+        return LEVEL_FLOOR * math.sqrt(0.375 * n_fft * real_BTF.shape[-1] * real_BTF.shape[-2])
+
+    def _phase(self, fake: Spectra, real: Spectra, n_fft: int, hop: int) -> Tensor:
+        mask_BT = real.frame_mask(hop)
+        fake_BTF, real_BTF = fake.stft(n_fft, hop), real.stft(n_fft, hop)
+        fake_size_BTF, real_size_BTF = fake.magnitude(n_fft, hop), real.magnitude(n_fft, hop)
+        weight_BTF = torch.minimum(fake_size_BTF, real_size_BTF).detach()
+        in_phase_BTF = fake_BTF.real * real_BTF.real + fake_BTF.imag * real_BTF.imag
+        distance_BTF = weight_BTF - weight_BTF * in_phase_BTF / (fake_size_BTF * real_size_BTF)
+        floor = LEVEL_FLOOR * math.sqrt(0.375 * n_fft) * real_size_BTF.shape[-1] * real_size_BTF.shape[-2]
+        total_B = sum_over_frames(real_size_BTF, mask_BT).clamp(min=floor)
+        return mean_over_clips(sum_over_frames(distance_BTF, mask_BT) / total_B, mask_BT)
+
+
+class ComplexSTFTLoss(nn.Module):
+    """L1 distance of real and imaginary parts over the L1 norm of the real signal's, per clip, averaged over windows.
+
+    Relative to the clip's level: 0 for identical signals, 1 for a silent fake. It sees phase without a phase's pole.
+    """
+
+    def __init__(self, config: STFTLossConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, fake: Tensor | Spectra, real: Tensor | Spectra, lengths_B: Tensor | None = None) -> Tensor:
+        fake, real = as_spectra(fake, real, lengths_B)
+        with no_autocast(fake):
+            return torch.stack([self._at(fake, real, n_fft, n_fft // 4) for n_fft in self.config.n_ffts]).mean()
+
+    def _at(self, fake: Spectra, real: Spectra, n_fft: int, hop: int) -> Tensor:
+        mask_BT = real.frame_mask(hop)
+        fake_BTX = torch.view_as_real(fake.stft(n_fft, hop)).flatten(-2)
+        real_BTX = torch.view_as_real(real.stft(n_fft, hop)).flatten(-2)
+        floor = LEVEL_FLOOR * math.sqrt(0.375 * n_fft) * real_BTX.shape[-1] / 2 * real_BTX.shape[-2]
+        total_B = sum_over_frames(real_BTX.abs(), mask_BT).clamp(min=floor)
+        return mean_over_clips(sum_over_frames((fake_BTX - real_BTX).abs(), mask_BT) / total_B, mask_BT)
+
+
+def as_spectra(fake: Tensor | Spectra, real: Tensor | Spectra, lengths_B: Tensor | None) -> tuple[Spectra, Spectra]:
+    """Wrap waveforms; pass `Spectra` that several losses share."""
+    fake = fake if isinstance(fake, Spectra) else Spectra(fake, lengths_B)
+    real = real if isinstance(real, Spectra) else Spectra(real, lengths_B)
+    if fake.wav_BS.shape != real.wav_BS.shape:
+        raise ValueError(
+            f"spectral loss: fake {tuple(fake.wav_BS.shape)} and real {tuple(real.wav_BS.shape)} must have one shape; "
+            "cut both to the same window"
+        )
+    return fake, real
+
+
+def no_autocast(spectra: Spectra) -> torch.autocast:
+    """Fourier transforms, logarithms and mel filters stay in float32 whatever surrounds them."""
+    return torch.autocast(spectra.wav_BS.device.type, enabled=False)
+
+
+@dataclass(frozen=True)
+class SpectralConfig:
+    """Which reconstruction losses exist and their windows; their weights live in the recipe."""
+
+    mel: MelLossConfig = field(default_factory=MelLossConfig)
+    """recon/mel"""
+    multi_mel: MultiScaleMelLossConfig = field(default_factory=MultiScaleMelLossConfig)
+    """recon/multi_mel"""
+    mrstft: STFTLossConfig = field(default_factory=STFTLossConfig)
+    """recon/mrstft"""
+    complex_stft: STFTLossConfig = field(default_factory=STFTLossConfig)
+    """recon/complex_stft"""
+
+
+class SpectralLosses(nn.Module):
+    """All reconstruction losses by their term names, sharing every transform they have in common."""
+
+    TERMS = ("recon/mel", "recon/multi_mel", "recon/mrstft", "recon/complex_stft")
+
+    def __init__(self, config: SpectralConfig, sample_rate: int) -> None:
+        super().__init__()
+        self.losses = nn.ModuleDict(
+            {
+                "recon/mel": MelLoss(config.mel, sample_rate),
+                "recon/multi_mel": MultiScaleMelLoss(config.multi_mel, sample_rate),
+                "recon/mrstft": MultiResolutionSTFTLoss(config.mrstft),
+                "recon/complex_stft": ComplexSTFTLoss(config.complex_stft),
+            }
+        )
+
+    def forward(
+        self, fake_BS: Tensor, real_BS: Tensor, lengths_B: Tensor | None = None, terms: Collection[str] = TERMS
+    ) -> dict[str, Tensor]:
+        """Raw scalars for the named `terms` (leave out those whose weight is 0: they cost time)."""
+        unknown = sorted(set(terms) - set(self.TERMS))
+        if unknown:
+            raise ValueError(f"SpectralLosses: unknown terms {unknown}; there are {list(self.TERMS)}")
+        fake, real = as_spectra(fake_BS, real_BS, lengths_B)
+        return {name: self.losses[name](fake, real) for name in terms}
