@@ -1,0 +1,294 @@
+"""The ground: audio files as numpy float32 arrays, read by seek, in constant memory where they are long.
+
+    wav_S = load("speech.flac", 16000)                      # mono, resampled, whole
+    crop_S = load("speech.flac", 16000, start=8000, num_samples=16000)
+    for block_S in iterate("hour.wav", sample_rate=16000): ...
+    write("out.wav", wav_S, 16000)
+
+Everything libsndfile knows is read: wav, flac, ogg, opus, mp3, aiff and more. Shapes: S samples, C channels; one
+channel is (S,), several are (S, C). What is wrong with a file is said in one line as a ValueError; a truncated file
+gives what is there, with a warning. Imports nothing of llmcodec. Tests: `pytest tests/unit/test_audio.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import secrets
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import soundfile as sf
+import soxr
+
+AnyPath = str | os.PathLike[str]
+
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 1_000_000  # outside, a header is wrong rather than unusual
+_READ_FRAMES = 1 << 14
+_FILTER_SECONDS = 0.05  # context on both sides of a resampled crop; soxr's HQ filter is far shorter
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header says; `num_frames` is a claim until the file has been read."""
+
+    sample_rate: int
+    num_frames: int
+    num_channels: int
+    format: str
+
+    @property
+    def seconds(self) -> float:
+        return self.num_frames / self.sample_rate
+
+
+def info(path: AnyPath) -> AudioInfo:
+    """Header of an audio file. Raises ValueError when it cannot be opened as audio."""
+    with _open(path) as file:
+        return AudioInfo(file.samplerate, file.frames, file.channels, file.format)
+
+
+def read(path: AnyPath, start: int = 0, num_frames: int | None = None, mono: bool = True) -> tuple[np.ndarray, int]:
+    """Read `num_frames` frames from frame `start` on, at the file's own sample rate.
+
+    Returns float32 (S,) if `mono` or (S, C), and the sample rate; less than asked for at the end of the file.
+    Raises ValueError for a missing, empty, unreadable or non-finite file, or a start behind the end.
+    """
+    with _open(path) as file:
+        if not 0 <= start < max(file.frames, 1):
+            raise ValueError(f"{path}: cannot start at frame {start} of {file.frames}")
+        if num_frames is not None and num_frames < 1:
+            raise ValueError(f"{path}: num_frames must be at least 1, not {num_frames}")
+        blocks = list(_blocks(path, file, start, num_frames, mono))
+        if not blocks:
+            raise ValueError(f"{path}: no samples" + (" could be decoded" if file.frames else " (empty or cut short)"))
+        return np.concatenate(blocks), file.samplerate
+
+
+def load(path: AnyPath, sample_rate: int, start: int = 0, num_samples: int | None = None) -> np.ndarray:
+    """Read mono float32 (S,) at `sample_rate`; `start` and `num_samples` count samples at that rate.
+
+    Only the asked part is read, by seek. Where the rates differ, a crop equals the same slice of the whole resampled
+    file up to float32 rounding: reading starts where both sampling grids meet, with context for the filter.
+    """
+    header = info(path)
+    if header.sample_rate == sample_rate:
+        return read(path, start, num_samples)[0]
+    if start == 0 and num_samples is None:
+        wav_S, source_rate = read(path)
+        return resample(wav_S, source_rate, sample_rate)
+    total = num_resampled(header.num_frames, header.sample_rate, sample_rate)
+    if not 0 <= start < total:
+        raise ValueError(f"{path}: cannot start at sample {start} of {total} (at {sample_rate} Hz)")
+    stop = total if num_samples is None else min(start + num_samples, total)
+    ratio = header.sample_rate / sample_rate
+    step = header.sample_rate // math.gcd(header.sample_rate, sample_rate)  # the grids meet every `step` source frames
+    margin = math.ceil(_FILTER_SECONDS * header.sample_rate)
+    first = max(0, math.floor(start * ratio) - margin) // step * step
+    last = min(header.num_frames, math.ceil(stop * ratio) + margin)
+    part_S = resample(read(path, first, last - first)[0], header.sample_rate, sample_rate)
+    offset = start - first * sample_rate // header.sample_rate
+    return part_S[offset : offset + stop - start]
+
+
+def iterate(path: AnyPath, sample_rate: int | None = None, block_seconds: float = 10.0) -> Iterator[np.ndarray]:
+    """Mono float32 blocks (S,) of a file of any length, in constant memory, resampled to `sample_rate` if given.
+
+    All blocks but the last have round(block_seconds * rate) samples; joined they equal `load(path, sample_rate)`.
+    """
+    with _open(path) as file:
+        rate = sample_rate or file.samplerate
+        block_samples = max(1, round(block_seconds * rate))
+        parts: Iterator[np.ndarray] = _blocks(path, file, 0, None, mono=True)
+        if rate != file.samplerate:
+            parts = _resample_stream(parts, file.samplerate, rate)
+        pending, count = [], 0
+        for part in parts:
+            pending.append(part)
+            count += len(part)
+            if count >= block_samples:
+                joined = np.concatenate(pending)
+                whole = count // block_samples * block_samples
+                yield from (joined[at : at + block_samples] for at in range(0, whole, block_samples))
+                pending, count = [joined[whole:]], count - whole
+        if count:
+            yield np.concatenate(pending)
+
+
+def to_mono(wav: np.ndarray) -> np.ndarray:
+    """(S,) as it is, or the mean over the channels of (S, C)."""
+    if wav.ndim == 1:
+        return wav
+    if wav.ndim == 2:
+        return wav[:, 0] if wav.shape[1] == 1 else wav.mean(axis=1, dtype=np.float32)
+    raise ValueError(f"a waveform is (samples,) or (samples, channels), not {wav.shape}")
+
+
+def num_resampled(num_samples: int, source_rate: int, target_rate: int) -> int:
+    """Length of a resampled signal: to the nearest sample, halves up, and at least one."""
+    return max(1, (2 * num_samples * target_rate + source_rate) // (2 * source_rate))
+
+
+def resample(wav: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
+    """Band-limited resampling of (S,) or (S, C) by soxr (quality HQ); nothing happens where the rates are equal."""
+    if source_rate == target_rate or len(wav) == 0:
+        return wav
+    out = soxr.resample(np.asarray(wav, dtype=np.float32), source_rate, target_rate)
+    missing = num_resampled(len(wav), source_rate, target_rate) - len(out)
+    return out if missing <= 0 else np.concatenate([out, np.zeros((missing, *out.shape[1:]), out.dtype)])
+
+
+def write(path: AnyPath, wav: np.ndarray, sample_rate: int, subtype: str | None = None) -> None:
+    """Write (S,) or (S, C) floats in [-1, 1]; the format follows the file's ending.
+
+    Atomic: there is the old file or the whole new one. Integer formats clip what is outside [-1, 1].
+    Raises ValueError for non-finite samples or an unknown ending.
+    """
+    with AudioWriter(path, sample_rate, num_channels=1 if wav.ndim == 1 else wav.shape[1], subtype=subtype) as writer:
+        writer.write(wav)
+
+
+class AudioWriter:
+    """Writes blocks of any length; the file gets its name when the `with` block ends without an error."""
+
+    def __init__(self, path: AnyPath, sample_rate: int, num_channels: int = 1, subtype: str | None = None) -> None:
+        self.path = Path(path)
+        ending = self.path.suffix.lower().lstrip(".")
+        opus = ending == "opus"
+        file_format = "OGG" if opus else ending.upper()
+        if file_format not in sf.available_formats():
+            raise ValueError(
+                f"{path}: cannot write audio with the ending '.{ending}'; use .wav, .flac, .ogg, .opus or .mp3"
+            )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            self._file = sf.SoundFile(
+                self._temporary,
+                "w",
+                sample_rate,
+                num_channels,
+                format=file_format,
+                subtype="OPUS" if opus else subtype,
+            )
+        except (sf.SoundFileError, ValueError) as error:
+            self._discard()
+            raise ValueError(
+                f"{path}: cannot be written at {sample_rate} Hz as {subtype or file_format}: {error}"
+            ) from error
+
+    def write(self, wav: np.ndarray) -> None:
+        if not np.isfinite(wav).all():
+            raise ValueError(f"{self.path}: not written, the audio has NaN or infinite samples")
+        self._file.write(wav)
+
+    def __enter__(self) -> AudioWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if kind is not None:
+            self._discard()
+            return
+        with open(self._temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(self._temporary, self.path)
+
+    def _discard(self) -> None:
+        with suppress(FileNotFoundError):
+            self._temporary.unlink()
+
+
+class _ForwardFile(sf.SoundFile):
+    """A file for reading on. The base class seeks after every read of a seekable file, which jumps in a VBR MP3."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _open(path: AnyPath) -> _ForwardFile:
+    """An open file, or a ValueError that says what is in its place."""
+    place = Path(path)
+    if not place.exists():
+        raise ValueError(f"{path}: no such audio file")
+    if place.is_dir():
+        raise ValueError(f"{path}: is a folder, not an audio file")
+    if place.stat().st_size == 0:
+        raise ValueError(f"{path}: the file is empty (0 bytes)")
+    try:
+        file = _ForwardFile(place)
+    except (sf.SoundFileError, TypeError) as error:  # TypeError: soundfile takes an ending .raw as headerless audio
+        raise ValueError(f"{path}: not an audio file that can be read ({error})") from error
+    if not MIN_SAMPLE_RATE <= file.samplerate <= MAX_SAMPLE_RATE:
+        file.close()
+        raise ValueError(f"{path}: its header says {file.samplerate} Hz, which cannot be right")
+    return file
+
+
+def _blocks(path: AnyPath, file: _ForwardFile, start: int, num_frames: int | None, mono: bool) -> Iterator[np.ndarray]:
+    """Blocks from `start` on. Memory follows what is decoded, never the length that a header claims."""
+    try:
+        _seek(file, start)
+    except sf.SoundFileError as error:
+        raise ValueError(f"{path}: damaged before frame {start} ({error})") from error
+    done, missing, damage = 0, file.frames - start if num_frames is None else num_frames, ""
+    while missing > 0:
+        buffer = np.full((min(missing, _READ_FRAMES), file.channels), np.nan, np.float32)
+        try:
+            block = file.read(out=buffer)
+        except sf.SoundFileError as error:  # what was decoded before the damage stands in the buffer
+            block, damage = buffer[: int(np.isfinite(buffer).all(axis=1).argmin())], f" ({error})"
+        if len(block) == 0:
+            break
+        if not np.isfinite(block).all():
+            bad = start + done + int(np.argmin(np.isfinite(block).all(axis=1)))
+            raise ValueError(f"{path}: sample {bad} is NaN or infinite; repair or drop the file")
+        done, missing = done + len(block), missing - len(block)
+        yield to_mono(block) if mono else block
+        if damage:
+            break
+    expected = _claimed_frames(file)
+    reached = start + done
+    if missing > 0 and reached < expected or num_frames is None and 0 < file.frames < expected:
+        warnings.warn(f"{path}: truncated or damaged{damage}: {reached} of {expected} frames read", stacklevel=3)
+
+
+def _seek(file: _ForwardFile, start: int) -> None:
+    """Go to frame `start`; MP3 is decoded up to it, because its seek tables may point some frames off."""
+    if file.format != "MP3":
+        if start:
+            file.seek(start)
+        return
+    while start > 0:
+        skipped = len(file.read(min(start, _READ_FRAMES)))
+        if skipped == 0:
+            return
+        start -= skipped
+
+
+def _claimed_frames(file: _ForwardFile) -> int:
+    """Frames by the header, also where libsndfile corrected the header of a WAV file cut short."""
+    wrong = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    if wrong and int(wrong[2]) > 0 and int(wrong[1]) < 0x7FFFFFF0:  # larger means "unknown": a stream's header
+        return max(file.frames, file.frames * int(wrong[1]) // int(wrong[2]))
+    return file.frames
+
+
+def _resample_stream(parts: Iterator[np.ndarray], source_rate: int, target_rate: int) -> Iterator[np.ndarray]:
+    stream = soxr.ResampleStream(source_rate, target_rate, 1, dtype="float32")
+    seen = made = 0
+    for part in parts:
+        out = stream.resample_chunk(part)
+        seen, made = seen + len(part), made + len(out)
+        yield out
+    last = stream.resample_chunk(np.zeros(0, np.float32), last=True)
+    missing = num_resampled(seen, source_rate, target_rate) - made - len(last) if seen else 0
+    yield np.concatenate([last, np.zeros(max(0, missing), np.float32)])
