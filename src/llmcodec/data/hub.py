@@ -1,0 +1,132 @@
+"""A manifest from a Hugging Face data set: `llmcodec data hub NAME OUTPUT`.
+
+Audio comes undecoded (`Audio(decode=False)`) and is decoded by libsndfile; no torchcodec is needed. Files that lie on this
+disk already are used in place, everything else is streamed to FLAC beside the manifest. Needs the extra `datasets`.
+Tests: `pytest tests/unit/data/test_hub.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from llmcodec import audio
+from llmcodec.data.build import ManifestSummary, hashed_split, save
+from llmcodec.data.manifest import Clip
+
+_SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "dev": "valid", "test": "test"}
+
+
+def make_hub_manifest(
+    dataset: str,
+    output: str,
+    *,
+    name: str | None = None,
+    split: str = "train",
+    audio_column: str = "audio",
+    text_column: str = "text",
+    id_column: str = "id",
+    speaker_column: str = "speaker_id",
+    language: str = "",
+    license: str = "",
+    limit: int | None = None,
+    streaming: bool = True,
+) -> ManifestSummary:
+    """Write the manifest of one split of a Hugging Face data set, with its audio as FLAC where it is not on disk.
+
+    Columns other than the audio may be missing. Rows whose audio cannot be read are skipped, counted and listed.
+
+    Args:
+        dataset: name on the Hub, or a folder: one written by save_to_disk, or one that datasets can load.
+        output: the manifest to write; audio goes to the folder `audio` beside it.
+        name: configuration of the data set, such as clean.
+        split: split of the data set. train*, valid*/dev*, test* keep their meaning; others are split by a hash of the id.
+        audio_column: column with the audio.
+        text_column: column with the transcript.
+        id_column: column with a unique id; rows are numbered where it is missing.
+        speaker_column: column with the speaker.
+        language: language code of every clip.
+        license: licence of the recordings.
+        limit: read only that many rows.
+        streaming: do not download the whole data set first.
+    """
+    target = Path(output).resolve()
+    rows = _load(dataset, name, split, audio_column, streaming)
+    named_split = _SPLITS.get(re.split(r"[\W_\d]", split)[0], "")
+    clips: list[Clip] = []
+    skipped: dict[str, str] = {}
+    ids: set[str] = set()
+    for number, row in enumerate(rows):
+        if limit is not None and number >= limit:
+            break
+        if audio_column not in row:
+            raise ValueError(f"{dataset}: no column {audio_column!r}; there is {', '.join(sorted(row))}")
+        clip_id = str(row.get(id_column) or f"{split}-{number:08d}")
+        if clip_id in ids:
+            raise ValueError(f"{dataset}: id {clip_id!r} in column {id_column!r} occurs twice; name another id_column")
+        ids.add(clip_id)
+        try:
+            path, seconds = _place(row[audio_column], clip_id, number, target.parent)
+        except ValueError as error:
+            skipped[clip_id] = f"{clip_id}: {error}"
+            continue
+        clips.append(
+            Clip(
+                id=clip_id,
+                audio=str(path),
+                duration=round(seconds, 4),
+                text=" ".join(str(row.get(text_column) or "").split()),
+                speaker=str(row.get(speaker_column) if row.get(speaker_column) is not None else ""),
+                language=language,
+                source=dataset,
+                license=license,
+                split=named_split or hashed_split(clip_id, 0.05, 0.05),
+                folder="" if path.is_absolute() else str(target.parent),
+            )
+        )
+    if not clips:
+        raise ValueError(
+            f"{dataset}: no usable audio in split {split!r}; {next(iter(skipped.values()), 'it is empty')}"
+        )
+    return save(target, clips, skipped)
+
+
+def _load(dataset: str, name: str | None, split: str, audio_column: str, streaming: bool) -> Iterable[dict[str, Any]]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError("Hugging Face data sets need one more package: pip install 'llmcodec[datasets]'") from error
+    folder = Path(dataset)
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        rows = datasets.load_from_disk(dataset)
+        if isinstance(rows, datasets.DatasetDict):
+            if split not in rows:
+                raise ValueError(f"{dataset}: no split {split!r}; there is {', '.join(rows)}")
+            rows = rows[split]
+    else:
+        rows = datasets.load_dataset(dataset, name, split=split, streaming=streaming)
+    if rows.features is not None and audio_column in rows.features:
+        rows = rows.cast_column(audio_column, datasets.Audio(decode=False))
+    return rows
+
+
+def _place(value: Any, clip_id: str, number: int, folder: Path) -> tuple[Path, float]:
+    """Where the audio of a row lies (relative to `folder` if written there) and its seconds."""
+    if not isinstance(value, dict) or not {"bytes", "path"} <= set(value):
+        raise ValueError(f"the audio column holds {type(value).__name__}, not audio")
+    content, path = value["bytes"], value["path"]
+    if content is None and path and Path(path).is_file():
+        return Path(path).resolve(), audio.info(path).seconds
+    if content is None:
+        raise ValueError(f"neither audio bytes nor a file at {path!r}")
+    with tempfile.TemporaryDirectory() as scratch:
+        raw = Path(scratch) / "clip.bin"  # libsndfile looks at the content, not at the name
+        raw.write_bytes(content)
+        wav_S, sample_rate = audio.read(raw)
+    safe = re.sub(r"[^\w.-]+", "_", clip_id)[-80:]
+    relative = Path("audio") / f"{number // 1000:05d}" / f"{number:08d}_{safe}.flac"
+    audio.write(folder / relative, wav_S, sample_rate)
+    return relative, len(wav_S) / sample_rate

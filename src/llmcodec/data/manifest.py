@@ -1,0 +1,193 @@
+"""Manifests: one JSON object per line and per clip, the only way speech enters training and evaluation.
+
+    {"id": "1034-121119-0000", "audio": "1034/121119/1034-121119-0000.flac", "duration": 15.875, "text": "...",
+     "speaker": "1034", "language": "en", "source": "LibriSpeech", "license": "CC-BY-4.0", "split": "train"}
+
+`audio` is relative to the manifest's folder (or absolute), `duration` is in seconds; `id`, `audio` and `duration` are
+required, keys that are not fields of `Clip` are ignored. Tests: `pytest tests/unit/data/test_manifest.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One recording of a manifest."""
+
+    id: str
+    """Unique in its manifest; random numbers of training are keyed by it."""
+    audio: str
+    """Path of the file, relative to `folder` or absolute."""
+    duration: float
+    """Seconds."""
+    text: str = ""
+    """Transcript, empty where unknown."""
+    speaker: str = ""
+    language: str = ""
+    """Language code such as `en`."""
+    source: str = ""
+    """Name of the corpus it comes from."""
+    license: str = ""
+    """SPDX expression or name of the recording's licence."""
+    split: str = ""
+    """`train`, `valid` or `test`."""
+    bandwidth_hz: int | None = None
+    """Highest frequency the recording really carries, where known."""
+    folder: str = ""
+    """Where relative paths start: the manifest's folder. Not written to the manifest."""
+
+    @property
+    def path(self) -> Path:
+        return Path(self.folder) / self.audio
+
+
+_FIELDS = {field.name: field for field in dataclasses.fields(Clip) if field.name != "folder"}
+_REQUIRED = ("id", "audio", "duration")
+
+
+def read_manifest(
+    path: str | os.PathLike[str],
+    split: str | Sequence[str] | None = None,
+    *,
+    sources: Sequence[str] | None = None,
+    languages: Sequence[str] | None = None,
+    licenses: Sequence[str] | None = None,
+    speakers: Sequence[str] | None = None,
+    min_seconds: float = 0.0,
+    max_seconds: float = math.inf,
+    with_text: bool = False,
+) -> list[Clip]:
+    """Clips of a manifest, in its order, that pass every filter; a folder means its `manifest.jsonl`.
+
+    `split` is one name or several; `min_seconds` and `max_seconds` are inclusive; `with_text` drops clips without text.
+    Raises ValueError that names file and line for a broken row, and when nothing is left, which filter left nothing.
+    """
+    place = Path(path)
+    if place.is_dir():
+        place = place / "manifest.jsonl"
+    clips = list(_rows(place))
+    splits = [split] if isinstance(split, str) else split
+    filters: list[tuple[str, Any, list[Clip]]] = []
+    for name, field, allowed in (
+        ("split", "split", splits),
+        ("sources", "source", sources),
+        ("languages", "language", languages),
+        ("licenses", "license", licenses),
+        ("speakers", "speaker", speakers),
+    ):
+        if allowed is not None:
+            if isinstance(allowed, str):
+                raise ValueError(f"{name} is a list of names, not the text {allowed!r}")
+            filters.append((f"{name}={list(allowed)}", field, clips))
+            clips = [clip for clip in clips if getattr(clip, field) in allowed]
+    if min_seconds > 0 or max_seconds < math.inf:
+        filters.append((f"{min_seconds} <= seconds <= {max_seconds}", "duration", clips))
+        clips = [clip for clip in clips if min_seconds <= clip.duration <= max_seconds]
+    if with_text:
+        filters.append(("with_text", "text", clips))
+        clips = [clip for clip in clips if clip.text.strip()]
+    if not clips:
+        raise ValueError(_why_nothing(place, filters))
+    return clips
+
+
+def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip]) -> Path:
+    """Write clips atomically; relative audio paths are rewritten to start at the new manifest's folder."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for clip in clips:
+        row = {
+            name: getattr(clip, name) for name in _FIELDS if name in _REQUIRED or getattr(clip, name) not in ("", None)
+        }
+        if clip.folder and not os.path.isabs(clip.audio):
+            row["audio"] = Path(os.path.relpath(clip.path, target.parent)).as_posix()
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, target)
+    return target
+
+
+def manifest_hash(clips: Iterable[Clip]) -> str:
+    """16 hex digits that change with any clip, field or order, not with the folder where the corpus lies."""
+    digest = hashlib.blake2b(digest_size=8)
+    for clip in clips:
+        row = [getattr(clip, name) for name in _FIELDS]
+        digest.update(json.dumps(row, ensure_ascii=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def total_seconds(clips: Iterable[Clip]) -> float:
+    return math.fsum(clip.duration for clip in clips)
+
+
+def _rows(path: Path) -> Iterator[Clip]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such manifest; `llmcodec data manifest FOLDER` makes one")
+    lines_by_id: dict[str, int] = {}
+    folder = str(path.parent)
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                clip = _clip(line, f"{path}:{number}", folder)
+                if clip.id in lines_by_id:
+                    raise ValueError(f"{path}:{number}: id {clip.id!r} stands in line {lines_by_id[clip.id]} already")
+                lines_by_id[clip.id] = number
+                yield clip
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8 ({error})") from error
+    if not lines_by_id:
+        raise ValueError(f"{path}: the manifest is empty")
+
+
+def _clip(line: str, where: str, folder: str) -> Clip:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: a row is a JSON object, not {type(row).__name__}")
+    missing = [name for name in _REQUIRED if name not in row]
+    if missing:
+        raise ValueError(f"{where}: {', '.join(missing)} missing; a row has at least {', '.join(_REQUIRED)}")
+    values = {name: row[name] for name in _FIELDS if row.get(name) is not None}
+    duration = values.get("duration")
+    if isinstance(duration, bool) or not isinstance(duration, (int, float)) or not 0 < duration < math.inf:
+        raise ValueError(f"{where}: duration must be a positive number of seconds, not {duration!r}")
+    for name, value in values.items():
+        expected = (int, float) if name in ("duration", "bandwidth_hz") else str
+        if not isinstance(value, expected):
+            raise ValueError(f"{where}: {name} has the wrong type {type(value).__name__} ({value!r})")
+    if not values.get("id") or not values.get("audio"):
+        raise ValueError(f"{where}: id and audio must not be empty")
+    return Clip(**{**values, "duration": float(duration)}, folder=folder)
+
+
+def _why_nothing(path: Path, filters: list[tuple[str, Any, list[Clip]]]) -> str:
+    """Name the filter that took the last clips and what it could have matched."""
+    named, field, before = next(entry for entry in reversed(filters) if entry[2])
+    if field == "duration":
+        seen = f"durations there are {min(c.duration for c in before):.2f} to {max(c.duration for c in before):.2f} s"
+    elif field == "text":
+        seen = "no clip there has a transcript"
+    else:
+        names = sorted({getattr(clip, field) for clip in before})
+        seen = f"there is {', '.join(repr(name) for name in names[:8])}{' ...' if len(names) > 8 else ''}"
+    return f"{path}: no clip is left after {named} ({len(before)} before): {seen}"
