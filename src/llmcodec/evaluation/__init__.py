@@ -1,1 +1,5 @@
-"""How good a codec and its tokens are."""
+"""Evaluation: how faithful a codec is, how predictable its tokens are, at what bitrate, with what certainty.
+
+Every number is explained in `docs/evaluation.md`. Submodules are imported by name; nothing heavy happens here.
+Tests: `pytest tests/unit/evaluation`.
+"""

@@ -1,0 +1,288 @@
+"""LM bits per second: how predictable a codec's tokens are, measured the same way for every codec.
+
+One small causal transformer is trained from scratch on audio tokens only (token_model.py), with the same initialisation seed,
+the same data and the same budget in seconds of audio for every codec; its cross-entropy on unseen clips, times the token rate,
+is the bitrate an ideal coder driven by it would need. Source of the protocol: docs/evaluation.md.
+Codes are 1-D int64 tensors, one per clip. Test: `pytest tests/unit/evaluation/test_likelihood.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llmcodec.evaluation.codes import UnigramModel, check_codes
+from llmcodec.evaluation.stats import Interval, PairedComparison, bootstrap_ratio, compare_paired
+from llmcodec.evaluation.token_model import TokenModel, TokenModelConfig, pad_batch, plan_batches, score_clips, split_long
+
+LN2 = math.log(2)
+
+
+@dataclass(frozen=True)
+class LikelihoodConfig:
+    """The protocol. Two results may be compared only if they were made with the same values."""
+
+    model: TokenModelConfig = field(default_factory=TokenModelConfig)
+    """Architecture of the token language model."""
+    audio_seconds: float = 32_000.0
+    """Training budget in seconds of audio seen (about two passes over the 4.5 hours of the full corpus)."""
+    batch_seconds: float = 20.0
+    """Audio per optimizer step."""
+    context_seconds: float = 10.0
+    """Longer clips are cut into pieces of this length, in training and in scoring."""
+    learning_rate: float = 3e-3
+    """Peak learning rate of AdamW; linear warm-up, cosine decay to 0 at the end of the budget."""
+    warmup_share: float = 0.1
+    """Share of the budget with a rising learning rate."""
+    weight_decay: float = 0.1
+    """AdamW weight decay of the matrices (gains and biases: none)."""
+    clip_norm: float = 1.0
+    """Gradient norm limit."""
+    num_evaluations: int = 8
+    """How often valid and test clips are scored during training, besides once before it."""
+    cross_select: bool = True
+    """Also report the valid clips, at the checkpoint that the *test* clips choose: twice as many clips from one training."""
+    seeds: tuple[int, ...] = (0,)
+    """One training per seed (initial weights, order, dropout); per-clip bits are averaged over them."""
+    bf16: bool = True
+    """Train under bf16 autocast; scores are always computed in float32."""
+
+
+MINI_LIKELIHOOD = LikelihoodConfig(audio_seconds=3_200.0, batch_seconds=10.0)
+"""For the ten bundled minutes: about seven passes over eight minutes, well under a minute on one core."""
+
+
+@dataclass(frozen=True)
+class ClipBits:
+    """One scored clip: a row of every paired test. Bits are means over seeds."""
+
+    id: str
+    seconds: float
+    num_tokens: int
+    bits: float
+    unigram_bits: float
+    correct: float
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Bits per token on the two held-out sets after `audio_seconds` of training with one seed."""
+
+    seed: int
+    audio_seconds: float
+    valid_bits: float
+    test_bits: float
+
+
+@dataclass(frozen=True)
+class PredictabilityResult:
+    """What the token language model says about one codec."""
+
+    clips: list[ClipBits]
+    curve: list[CurvePoint]
+    seed_bits_per_second: dict[int, float]
+    token_rate: float
+    """Tokens per second of audio, all codebooks counted."""
+    vocabulary: int
+    config: LikelihoodConfig
+
+    def _per_token(self, total: float) -> float:
+        return total / sum(clip.num_tokens for clip in self.clips)
+
+    @property
+    def bits_per_token(self) -> float:
+        return self._per_token(sum(clip.bits for clip in self.clips))
+
+    @property
+    def bits_per_second(self) -> float:
+        """LM bits per second of audio: the number to compare between codecs."""
+        return self.bits_per_token * self.token_rate
+
+    @property
+    def unigram_bits_per_token(self) -> float:
+        """Cross-entropy of the smoothed unigram model fitted on the training clips."""
+        return self._per_token(sum(clip.unigram_bits for clip in self.clips))
+
+    @property
+    def context_gain(self) -> float:
+        """Bits per token that context saves: unigram cross-entropy minus LM cross-entropy."""
+        return self.unigram_bits_per_token - self.bits_per_token
+
+    @property
+    def accuracy(self) -> float:
+        """Share of tokens that are the model's first guess."""
+        return self._per_token(sum(clip.correct for clip in self.clips))
+
+    @property
+    def perplexity(self) -> float:
+        return 2.0**self.bits_per_token
+
+    @property
+    def seed_spread(self) -> float:
+        """(largest - smallest) / mean of bits per second over the seeds; 0 with one seed."""
+        values = list(self.seed_bits_per_second.values())
+        return (max(values) - min(values)) / (sum(values) / len(values))
+
+    def interval(self) -> Interval:
+        """Bits per second with a 95 % bootstrap interval over clips."""
+        seconds = [clip.num_tokens / self.token_rate for clip in self.clips]
+        return bootstrap_ratio([clip.bits for clip in self.clips], seconds)
+
+
+def compare_predictability(a: PredictabilityResult, b: PredictabilityResult) -> PairedComparison:
+    """Bits per second of B against A, paired by clip. Errors: ValueError unless clips and protocol are the same."""
+    if [clip.id for clip in a.clips] != [clip.id for clip in b.clips]:
+        raise ValueError("the two results were scored on different clips: measure both on the same manifest")
+    if a.config != b.config:
+        raise ValueError("the two results were made with different settings: measure both with the same LikelihoodConfig")
+    seconds = [clip.seconds for clip in a.clips]
+    return compare_paired([clip.bits for clip in a.clips], [clip.bits for clip in b.clips], weights=seconds)
+
+
+def measure_predictability(
+    train_codes: Sequence[Tensor],
+    valid_codes: Sequence[Tensor],
+    test_codes: Sequence[Tensor],
+    codebook_size: int,
+    frame_rate: float,
+    config: LikelihoodConfig | None = None,
+    *,
+    num_codebooks: int = 1,
+    valid_ids: Sequence[str] | None = None,
+    test_ids: Sequence[str] | None = None,
+    device: str = "cpu",
+    on_progress: Callable[[float], None] | None = None,
+) -> PredictabilityResult:
+    """Train the token LM on the train clips and score unseen clips.
+
+    codes: 1-D per clip; codecs with several codebooks are flattened by `codes.flatten_codes` and say `num_codebooks`.
+    frame_rate: frames per second (one frame = num_codebooks tokens). on_progress: called with the share done, 0 .. 1.
+    The test clips are scored at the checkpoint that the valid clips choose, and with `cross_select` the other way round, so
+    no clip ever chooses its own checkpoint. The same seed gives the same numbers on the same machine.
+    Errors: ValueError for empty splits or codes out of range.
+    """
+    config = config or LikelihoodConfig()
+    vocabulary = codebook_size * num_codebooks
+    for name, codes in (("train_codes", train_codes), ("valid_codes", valid_codes), ("test_codes", test_codes)):
+        check_codes(codes, vocabulary, name)
+    token_rate = frame_rate * num_codebooks
+    unigram = UnigramModel.fit(train_codes, vocabulary)
+    held_out = [*valid_codes, *test_codes]
+    is_valid = torch.arange(len(held_out)) < len(valid_codes)
+    tokens = torch.tensor([clip.numel() for clip in held_out])
+    curve: list[CurvePoint] = []
+    by_seed: list[tuple[Tensor, Tensor]] = []
+    for number, seed in enumerate(config.seeds):
+
+        def report(share: float, number: int = number) -> None:
+            if on_progress is not None:
+                on_progress((number + share) / len(config.seeds))
+
+        checkpoints = _train_and_score(train_codes, held_out, unigram, token_rate, config, seed, device, report)
+        for seconds, nats, _ in checkpoints:
+            per_split = [float(nats[part].sum() / tokens[part].sum() / LN2) for part in (is_valid, ~is_valid)]
+            curve.append(CurvePoint(seed, seconds, *per_split))
+        by_seed.append(_select(checkpoints, is_valid))
+    scored = torch.arange(len(held_out)) if config.cross_select else torch.nonzero(~is_valid)[:, 0]
+    ids = [*(valid_ids or _default_ids("valid", valid_codes)), *(test_ids or _default_ids("test", test_codes))]
+    if len(ids) != len(held_out):
+        raise ValueError(f"{len(ids)} clip ids for {len(held_out)} valid and test clips: give one id per clip")
+    bits = torch.stack([nats for nats, _ in by_seed]).mean(0) / LN2
+    correct = torch.stack([hits.double() for _, hits in by_seed]).mean(0)
+    rows = [
+        ClipBits(
+            id=ids[i],
+            seconds=held_out[i].numel() / token_rate,
+            num_tokens=held_out[i].numel(),
+            bits=float(bits[i]),
+            unigram_bits=unigram.clip_bits(held_out[i]),
+            correct=float(correct[i]),
+        )
+        for i in scored.tolist()
+    ]
+    rates = {
+        seed: float(nats[scored].sum() / LN2 / tokens[scored].sum()) * token_rate
+        for seed, (nats, _) in zip(config.seeds, by_seed, strict=True)
+    }
+    return PredictabilityResult(rows, curve, rates, token_rate, vocabulary, config)
+
+
+def _default_ids(split: str, codes: Sequence[Tensor]) -> list[str]:
+    return [f"{split}-{index}" for index in range(len(codes))]
+
+
+def _select(checkpoints: list[tuple[float, Tensor, Tensor]], is_valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Per-clip nats and hits: test clips at the checkpoint with the lowest valid nats, valid clips the other way round."""
+    best_for_test = min(checkpoints, key=lambda point: float(point[1][is_valid].sum()))
+    best_for_valid = min(checkpoints, key=lambda point: float(point[1][~is_valid].sum()))
+    nats = torch.where(is_valid, best_for_valid[1], best_for_test[1])
+    return nats, torch.where(is_valid, best_for_valid[2], best_for_test[2])
+
+
+def _train_and_score(
+    train_codes: Sequence[Tensor],
+    held_out: Sequence[Tensor],
+    unigram: UnigramModel,
+    token_rate: float,
+    config: LikelihoodConfig,
+    seed: int,
+    device: str,
+    report: Callable[[float], None],
+) -> list[tuple[float, Tensor, Tensor]]:
+    """One training; (audio seconds seen, nats per held-out clip, hits per held-out clip) at every evaluation."""
+    max_tokens = max(1, round(config.context_seconds * token_rate))
+    batch_tokens = max(1, round(config.batch_seconds * token_rate))
+    budget = config.audio_seconds * token_rate
+    pieces, _ = split_long(train_codes, max_tokens)
+    lengths = [piece.numel() for piece in pieces]
+    model = TokenModel(config.model, unigram.log_prob_V, max_tokens, seed).to(device)
+    optimizer = _optimizer(model, config)
+    generator = torch.Generator().manual_seed(seed)
+    checkpoints: list[tuple[float, Tensor, Tensor]] = []
+    seen = 0
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # dropout
+        while seen < budget:
+            for batch in plan_batches(lengths, batch_tokens, generator):
+                if seen >= len(checkpoints) * budget / config.num_evaluations:
+                    checkpoints.append((seen / token_rate, *score_clips(model, held_out, max_tokens)))
+                if seen >= budget:
+                    break
+                _set_rate(optimizer, config, seen / budget)
+                _step(model, optimizer, [pieces[i] for i in batch], config, device)
+                seen += sum(lengths[i] for i in batch)
+                report(min(1.0, seen / budget))
+        if len(checkpoints) <= config.num_evaluations:
+            checkpoints.append((seen / token_rate, *score_clips(model, held_out, max_tokens)))
+    return checkpoints
+
+
+def _optimizer(model: TokenModel, config: LikelihoodConfig) -> torch.optim.Optimizer:
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, config: LikelihoodConfig, share: float) -> None:
+    warm = min(1.0, share / config.warmup_share) if config.warmup_share > 0 else 1.0
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def _step(
+    model: TokenModel, optimizer: torch.optim.Optimizer, clips: list[Tensor], config: LikelihoodConfig, device: str
+) -> None:
+    inputs_BT, targets_BT = pad_batch(clips, model.vocabulary)
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.bf16):
+        logits_NV, targets_N = model(inputs_BT.to(device), targets_BT.to(device))
+    loss = F.cross_entropy(logits_NV, targets_N)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+    optimizer.step()

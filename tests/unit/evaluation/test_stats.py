@@ -1,0 +1,121 @@
+"""Intervals and paired tests against known values, scipy and coverage by simulation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from llmcodec.evaluation import stats
+
+
+def test_bootstrap_mean_matches_the_normal_interval_for_many_rows() -> None:
+    rows = np.random.default_rng(0).normal(3.0, 2.0, 400)
+    interval = stats.bootstrap_mean(rows)
+    half = 1.96 * rows.std(ddof=1) / math.sqrt(400)
+    assert interval.value == pytest.approx(rows.mean(), abs=1e-12)
+    assert interval.low == pytest.approx(rows.mean() - half, abs=0.03)
+    assert interval.high == pytest.approx(rows.mean() + half, abs=0.03)
+    assert interval.num == 400
+
+
+def test_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    trials = 300
+    hits = sum(
+        not stats.bootstrap_mean(rng.exponential(1.0, 60), num_resamples=500, seed=i).excludes(1.0) for i in range(trials)
+    )
+    assert 0.88 <= hits / trials <= 0.98
+
+
+def test_empty_and_single_rows() -> None:
+    empty = stats.bootstrap_mean([])
+    assert math.isnan(empty.value) and empty.num == 0 and empty.format() == "-"
+    single = stats.bootstrap_mean([2.5])
+    assert (single.value, single.low, single.high, single.num) == (2.5, 2.5, 2.5, 1)
+
+
+def test_non_finite_rows_are_refused() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        stats.bootstrap_mean([1.0, math.nan])
+
+
+def test_chunked_resampling_equals_one_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.arange(10.0)
+    whole = stats.bootstrap_mean(rows, num_resamples=1000)
+    monkeypatch.setattr(stats, "_CHUNK_VALUES", 100)
+    assert stats.bootstrap_mean(rows, num_resamples=1000) == whole
+
+
+def test_bootstrap_ratio_weighs_clips_by_their_denominator() -> None:
+    assert stats.bootstrap_ratio([10.0, 90.0], [1.0, 9.0]).value == 10.0
+    assert stats.bootstrap_ratio([0.0, 90.0], [1.0, 9.0]).value == 9.0
+    with pytest.raises(ValueError, match="one of each"):
+        stats.bootstrap_ratio([1.0], [1.0, 2.0])
+
+
+def test_paired_t_equals_scipy() -> None:
+    scipy_stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(2)
+    a = rng.normal(10, 3, 25)
+    b = a + rng.normal(0.2, 0.5, 25)
+    assert stats.compare_paired(a, b).t == pytest.approx(scipy_stats.ttest_rel(b, a).statistic, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "published"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (5, 2.5706), (10, 2.2281), (30, 2.0423), (120, 1.9799)]
+)
+def test_student_t_table(degrees: int, published: float) -> None:
+    assert stats.student_t_95(degrees) == pytest.approx(published, abs=3e-3)
+
+
+def test_pairing_finds_a_difference_that_unpaired_intervals_hide() -> None:
+    rng = np.random.default_rng(3)
+    a = rng.normal(100, 30, 40)
+    b = a * 0.97 + rng.normal(0, 0.5, 40)
+    comparison = stats.compare_paired(a, b)
+    assert comparison.real and comparison.difference.high < 0
+    assert comparison.ratio.value == pytest.approx(b.sum() / a.sum(), abs=1e-12)
+    assert comparison.ratio.low < 0.97 < comparison.ratio.high
+    assert stats.bootstrap_mean(b).low < stats.bootstrap_mean(a).value  # unpaired: the intervals overlap
+
+
+def test_no_difference_is_called_real_at_about_the_nominal_rate() -> None:
+    rng = np.random.default_rng(4)
+    false = 0
+    for trial in range(200):
+        a = rng.normal(5, 1, 30)
+        b = a + rng.normal(0, 0.3, 30)
+        false += stats.compare_paired(a, b, num_resamples=500, seed=trial).real
+    assert false / 200 <= 0.09
+
+
+def test_identical_systems_and_constant_shift() -> None:
+    a = np.array([1.0, 2.0, 3.0])
+    assert not stats.compare_paired(a, a).real
+    shifted = stats.compare_paired(a, a + 1)
+    assert shifted.real and shifted.difference.value == 1.0 and math.isinf(shifted.t)
+
+
+def test_one_clip_is_never_enough() -> None:
+    assert not stats.compare_paired([1.0], [2.0]).real
+
+
+def test_weights_turn_totals_into_rates() -> None:
+    seconds = np.array([1.0, 3.0])
+    comparison = stats.compare_paired([100.0, 330.0], [90.0, 300.0], weights=seconds)
+    assert comparison.mean_a == 107.5 and comparison.mean_b == 97.5
+    with pytest.raises(ValueError, match="positive weights"):
+        stats.compare_paired([1.0, 2.0], [1.0, 2.0], weights=[1.0, 0.0])
+    with pytest.raises(ValueError, match="same clips"):
+        stats.compare_paired([1.0], [1.0, 2.0])
+
+
+def test_wilson_known_values() -> None:
+    interval = stats.wilson_interval(8, 10)  # published example: .4902 .. .9433
+    assert interval.low == pytest.approx(0.4902, abs=1e-4) and interval.high == pytest.approx(0.9433, abs=1e-4)
+    assert stats.wilson_interval(0, 20).low == 0.0
+    assert stats.wilson_interval(0, 20).high == pytest.approx(3.8415 / (20 + 3.8415), abs=1e-4)
+    with pytest.raises(ValueError, match="impossible"):
+        stats.wilson_interval(3, 2)
