@@ -9,6 +9,8 @@ Shapes: B batch, S samples. Test: `pytest tests/unit/objectives/test_reduction.p
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -33,6 +35,34 @@ def mean_count(mask: Tensor) -> Tensor:
     if num_ranks() > 1:
         dist.all_reduce(count)
     return count.to(torch.float32 if mask.device.type == "mps" else torch.float64) / num_ranks()
+
+
+def mean_over_ranks(value: float, device: torch.device) -> float:
+    """Mean of a plain number over ranks; a collective when torch.distributed is initialised."""
+    if num_ranks() == 1:
+        return float(value)
+    total = torch.tensor(float(value), device=device)
+    dist.all_reduce(total)
+    return total.item() / num_ranks()
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace each `.grad` by its mean over ranks, in one message per dtype; nothing to do in a single process.
+
+    Every rank must pass the same parameters in the same order; a missing gradient counts as zeros.
+    """
+    if num_ranks() == 1:
+        return
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for parameter in parameters:
+        by_dtype.setdefault(parameter.dtype, []).append(parameter)
+    for group in by_dtype.values():
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in group]
+        flat = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(flat)
+        flat /= num_ranks()
+        for parameter, mean in zip(group, flat.split([g.numel() for g in gradients]), strict=True):
+            parameter.grad = mean.view_as(parameter).clone()
 
 
 def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
