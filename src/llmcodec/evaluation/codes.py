@@ -1,7 +1,7 @@
-"""What the tokens of a codec look like, without any language model: use of the codebook, entropies, repeats, unigram fit.
+"""What the tokens of a codec look like, without a neural model: codebook use, entropies, repeats, unigram fit.
 
-A clip is a 1-D int64 tensor of codes. Codecs with Q codebooks are flattened frame by frame (`flatten_codes`), so that every
-token has its own range of ids. Bits are base-2. Test: `pytest tests/unit/evaluation/test_codes.py`.
+A clip is a 1-D int64 tensor of codes. Codecs with Q codebooks are flattened frame by frame (`flatten_codes`), so that
+every token has its own range of ids. Bits are base-2. Test: `pytest tests/unit/evaluation/test_codes.py`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class CodeStatistics:
     repeat_rate: float
     """Share of tokens that equal the token one frame before them, inside utterances."""
     zipf_exponent: float
-    """Minus the slope of log frequency against log rank over codes seen at least 5 times (least squares); NaN below 10 such codes."""
+    """Minus the slope of log frequency over log rank, codes seen at least 5 times; NaN with fewer than 10 of them."""
 
     @property
     def within_utterance_entropy(self) -> float:
@@ -113,7 +113,7 @@ class UnigramModel:
 
     @staticmethod
     def fit(train_codes: Sequence[Tensor], vocabulary: int) -> UnigramModel:
-        """Fit on training clips. Leave-one-out removes each token from the counts before predicting it (Ney et al. 1994).
+        """Fit on training clips. Leave-one-out takes each token out of the counts before predicting it (Ney 1994).
 
         The grid of alpha is fixed (1e-4 .. 1e2), so equal data give equal models.
         """

@@ -1,8 +1,9 @@
 """LM bits per second: how predictable a codec's tokens are, measured the same way for every codec.
 
-One small causal transformer is trained from scratch on audio tokens only (token_model.py), with the same initialisation seed,
-the same data and the same budget in seconds of audio for every codec; its cross-entropy on unseen clips, times the token rate,
-is the bitrate an ideal coder driven by it would need. Source of the protocol: docs/evaluation.md.
+One small causal transformer is trained from scratch on audio tokens only (token_model.py), with the same
+initialisation seed, the same data and the same budget in seconds of audio for every codec; its cross-entropy on
+unseen clips, times the token rate, is the bitrate an ideal coder driven by it would need. Source of the protocol:
+docs/evaluation.md.
 Codes are 1-D int64 tensors, one per clip. Test: `pytest tests/unit/evaluation/test_likelihood.py`.
 """
 
@@ -18,7 +19,14 @@ from torch import Tensor
 
 from llmcodec.evaluation.codes import UnigramModel, check_codes
 from llmcodec.evaluation.stats import Interval, PairedComparison, bootstrap_ratio, compare_paired
-from llmcodec.evaluation.token_model import TokenModel, TokenModelConfig, pad_batch, plan_batches, score_clips, split_long
+from llmcodec.evaluation.token_model import (
+    TokenModel,
+    TokenModelConfig,
+    pad_batch,
+    plan_batches,
+    score_clips,
+    split_long,
+)
 
 LN2 = math.log(2)
 
@@ -46,7 +54,8 @@ class LikelihoodConfig:
     num_evaluations: int = 8
     """How often valid and test clips are scored during training, besides once before it."""
     cross_select: bool = True
-    """Also report the valid clips, at the checkpoint that the *test* clips choose: twice as many clips from one training."""
+    """Also report the valid clips, at the checkpoint that the *test* clips choose: twice the clips from one
+    training."""
     seeds: tuple[int, ...] = (0,)
     """One training per seed (initial weights, order, dropout); per-clip bits are averaged over them."""
     bf16: bool = True
@@ -139,7 +148,9 @@ def compare_predictability(a: PredictabilityResult, b: PredictabilityResult) -> 
     if [clip.id for clip in a.clips] != [clip.id for clip in b.clips]:
         raise ValueError("the two results were scored on different clips: measure both on the same manifest")
     if a.config != b.config:
-        raise ValueError("the two results were made with different settings: measure both with the same LikelihoodConfig")
+        raise ValueError(
+            "the two results were made with different settings: measure both with the same LikelihoodConfig"
+        )
     seconds = [clip.seconds for clip in a.clips]
     return compare_paired([clip.bits for clip in a.clips], [clip.bits for clip in b.clips], weights=seconds)
 
@@ -162,8 +173,8 @@ def measure_predictability(
 
     codes: 1-D per clip; codecs with several codebooks are flattened by `codes.flatten_codes` and say `num_codebooks`.
     frame_rate: frames per second (one frame = num_codebooks tokens). on_progress: called with the share done, 0 .. 1.
-    The test clips are scored at the checkpoint that the valid clips choose, and with `cross_select` the other way round, so
-    no clip ever chooses its own checkpoint. The same seed gives the same numbers on the same machine.
+    The test clips are scored at the checkpoint that the valid clips choose, and with `cross_select` the other way
+    round, so no clip ever chooses its own checkpoint. The same seed gives the same numbers on the same machine.
     Errors: ValueError for empty splits or codes out of range.
     """
     config = config or LikelihoodConfig()
@@ -217,7 +228,7 @@ def _default_ids(split: str, codes: Sequence[Tensor]) -> list[str]:
 
 
 def _select(checkpoints: list[tuple[float, Tensor, Tensor]], is_valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Per-clip nats and hits: test clips at the checkpoint with the lowest valid nats, valid clips the other way round."""
+    """Per-clip nats and hits: test clips where the valid clips cost least, valid clips where the test clips do."""
     best_for_test = min(checkpoints, key=lambda point: float(point[1][is_valid].sum()))
     best_for_valid = min(checkpoints, key=lambda point: float(point[1][~is_valid].sum()))
     nats = torch.where(is_valid, best_for_valid[1], best_for_test[1])

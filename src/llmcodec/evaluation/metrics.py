@@ -1,8 +1,9 @@
 """How faithful one reconstruction is: Codec-SUPERB Mel and STFT distances, wide-band PESQ, STOI, SDR.
 
-Shapes: S samples, N frequency bins, M mel bands, F analysis frames. Waveforms are numpy float32 at 16 kHz, equally long.
-A metric that cannot be computed is a `Measured` with a named failure, never a default score. PESQ and STOI come from the
-published packages (`pip install llmcodec[metrics]`). Test: `pytest tests/unit/evaluation/test_metrics.py`.
+Shapes: S samples, N frequency bins, M mel bands, F analysis frames. Waveforms are numpy float32 at 16 kHz, of equal
+length.
+A metric that cannot be computed is a `Measured` with a named failure, never a default score. PESQ and STOI come from
+the published packages (`pip install llmcodec[metrics]`). Test: `pytest tests/unit/evaluation/test_metrics.py`.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def load_metric_package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ValueError(f"the {name} metric needs the package {name!r}: pip install {name} (or llmcodec[metrics])") from error
+        raise ValueError(
+            f"the {name} metric needs the package {name!r}: pip install {name} (or llmcodec[metrics])"
+        ) from error
 
 
 def _check_pair(reference_S: np.ndarray, reconstruction_S: np.ndarray) -> None:
@@ -107,8 +110,9 @@ def spectral_distances(
 ) -> dict[str, Measured]:
     """Codec-SUPERB's `mel` and `stft` distances (lower is better), both from one STFT per window.
 
-    For windows 2048 and 512 (hop a quarter), summed: L1 of log10(clamp(X, 1e-5)^2) plus L1 of X, where X is the magnitude
-    spectrogram (`stft`) or its slaney mel bands, 150 and 80 (`mel`). Source: github voidful/Codec-SUPERB, SoundCodec/metrics.py.
+    For windows 2048 and 512 (hop a quarter), summed: L1 of log10(clamp(X, 1e-5)^2) plus L1 of X, where X is the
+    magnitude spectrogram (`stft`) or its slaney mel bands, 150 and 80 (`mel`). Source: github voidful/Codec-SUPERB,
+    SoundCodec/metrics.py.
     Clips of at most 1,024 samples cannot be reflect-padded for the long window: a failure.
     """
     _check_pair(reference_S, reconstruction_S)
@@ -129,7 +133,9 @@ def measure_pesq(reference_S: np.ndarray, reconstruction_S: np.ndarray, sample_r
     """Wide-band PESQ (ITU-T P.862.2, MOS-LQO 1.04 .. 4.64, higher is better) by the `pesq` package; 16 kHz only."""
     _check_pair(reference_S, reconstruction_S)
     if sample_rate != SAMPLE_RATE:
-        raise ValueError(f"wide-band PESQ is defined at {SAMPLE_RATE} Hz, not at {sample_rate}: resample both signals first")
+        raise ValueError(
+            f"wide-band PESQ is defined at {SAMPLE_RATE} Hz, not at {sample_rate}: resample both signals first"
+        )
     package = load_metric_package("pesq")
     if reason := _unusable(reference_S, reconstruction_S):
         return Measured(None, reason)
@@ -146,8 +152,8 @@ def measure_pesq(reference_S: np.ndarray, reconstruction_S: np.ndarray, sample_r
 def measure_stoi(reference_S: np.ndarray, reconstruction_S: np.ndarray, sample_rate: int = SAMPLE_RATE) -> Measured:
     """STOI (Taal et al. 2011; 0 .. 1, higher is better) by the `pystoi` package.
 
-    pystoi answers 1e-5 with a warning when fewer than 30 frames (0.4 s) of speech remain: a failure here. Slightly negative
-    correlations are cut to 0 as in Codec-SUPERB.
+    pystoi answers 1e-5 with a warning when fewer than 30 frames (0.4 s) of speech remain: a failure here. Slightly
+    negative correlations are cut to 0 as in Codec-SUPERB.
     """
     _check_pair(reference_S, reconstruction_S)
     package = load_metric_package("pystoi")
@@ -165,7 +171,7 @@ def measure_stoi(reference_S: np.ndarray, reconstruction_S: np.ndarray, sample_r
 
 
 def measure_sdr(reference_S: np.ndarray, reconstruction_S: np.ndarray) -> Measured:
-    """Signal-to-distortion ratio in dB, 10 log10(sum x^2 / sum (x - y)^2): sample-exact, so phase errors count fully."""
+    """Signal-to-distortion ratio in dB, 10 log10(sum x^2 / sum (x - y)^2); phase errors count fully."""
     _check_pair(reference_S, reconstruction_S)
     if reason := _unusable(reference_S, reconstruction_S):
         return Measured(None, reason)

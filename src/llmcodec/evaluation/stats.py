@@ -1,7 +1,8 @@
 """Certainty of a number: bootstrap intervals, paired comparisons, Wilson intervals.
 
-Everything works on one value per clip ("row"), because clips are what an evaluation draws at random: frames inside a clip
-are not independent. All randomness comes from an explicit seed. Test: `pytest tests/unit/evaluation/test_stats.py`.
+Everything works on one value per clip ("row"), because clips are what an evaluation draws at random: frames inside a
+clip are not independent. All randomness comes from an explicit seed. Test: `pytest
+tests/unit/evaluation/test_stats.py`.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class PairedComparison:
 
     @property
     def real(self) -> bool:
-        """The bootstrap interval of the difference excludes 0 and |t| exceeds the two-sided 5 % point of Student's t."""
+        """The bootstrap interval of the difference excludes 0 and |t| exceeds the two-sided 5 % point."""
         return self.num >= 2 and self.difference.excludes(0.0) and abs(self.t) > student_t_95(self.num - 1)
 
 
@@ -62,7 +63,9 @@ def _as_rows(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
     if rows.ndim != 1:
         raise ValueError(f"{name}: expected one value per clip, got an array of shape {rows.shape}")
     if rows.size and not np.isfinite(rows).all():
-        raise ValueError(f"{name}: {int((~np.isfinite(rows)).sum())} values are not finite; drop failed clips by name first")
+        raise ValueError(
+            f"{name}: {int((~np.isfinite(rows)).sum())} values are not finite; drop failed clips by name first"
+        )
     return rows
 
 
@@ -128,12 +131,15 @@ def compare_paired(
 ) -> PairedComparison:
     """Compare B with A on the same clips in the same order.
 
-    weights: e.g. the seconds of each clip, when values are totals per clip (bits) and the means wanted are totals per weight
-    (bits per second); None gives plain means. Clips are resampled as pairs, so what makes a clip hard cancels out.
+    weights: e.g. the seconds of each clip, when values are totals per clip (bits) and the means wanted are totals per
+    weight (bits per second); None gives plain means. Clips are resampled as pairs, so what makes a clip hard cancels
+    out.
     """
     a, b = _as_rows(values_a, "values_a"), _as_rows(values_b, "values_b")
     if a.size != b.size:
-        raise ValueError(f"compare_paired: {a.size} rows for A but {b.size} for B; give the same clips in the same order")
+        raise ValueError(
+            f"compare_paired: {a.size} rows for A but {b.size} for B; give the same clips in the same order"
+        )
     if a.size == 0:
         raise ValueError("compare_paired: no clips in common")
     w = np.ones_like(a) if weights is None else _as_rows(weights, "weights")
@@ -150,7 +156,7 @@ def compare_paired(
 
 
 def _paired_t(a: np.ndarray, b: np.ndarray, w: np.ndarray) -> float:
-    """t of the (weighted) mean difference; the weighted form is the linearised variance of a ratio estimator (Cochran 1977, 6.4)."""
+    """t of the (weighted) mean difference, with the linearised variance of a ratio estimator (Cochran 1977, 6.4)."""
     if a.size < 2:
         return 0.0
     delta = b - a
@@ -163,7 +169,7 @@ def _paired_t(a: np.ndarray, b: np.ndarray, w: np.ndarray) -> float:
 
 
 def student_t_95(degrees: int) -> float:
-    """Two-sided 95 % point of Student's t (Cornish-Fisher expansion of Abramowitz & Stegun 26.7.5; exact below 5 degrees)."""
+    """Two-sided 95 % point of Student's t (expansion of Abramowitz & Stegun 26.7.5; a table below 5 degrees)."""
     if degrees < 1:
         return math.inf
     exact = {1: 12.7062047, 2: 4.3026527, 3: 3.1824463, 4: 2.7764451}

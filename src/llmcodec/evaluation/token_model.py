@@ -42,8 +42,8 @@ class TokenModelConfig:
 class TokenModel(nn.Module):
     """Tied embeddings around a transformers `LlamaModel`; starts exactly at the given unigram distribution.
 
-    The output is `hidden * gain @ embedding.T + bias` with gain 0 and bias log p_unigram at the start, so before training the
-    model *is* the unigram model, whatever the vocabulary: all codecs start from context gain 0.
+    The output is `hidden * gain @ embedding.T + bias` with gain 0 and bias log p_unigram at the start, so before
+    training the model *is* the unigram model, whatever the vocabulary: all codecs start from context gain 0.
     """
 
     def __init__(self, config: TokenModelConfig, unigram_log_prob_V: Tensor, max_tokens: int, seed: int) -> None:
@@ -64,7 +64,6 @@ class TokenModel(nn.Module):
                     intermediate_size=config.intermediate_size,
                     max_position_embeddings=max_tokens,
                     initializer_range=config.initializer_range,
-                    attn_implementation="sdpa",
                     use_cache=False,
                     pad_token_id=None,
                     bos_token_id=None,
@@ -109,7 +108,7 @@ def pad_batch(clips: Sequence[Tensor], start_token: int) -> tuple[Tensor, Tensor
 
 
 def split_long(clips: Sequence[Tensor], max_tokens: int) -> tuple[list[Tensor], list[int]]:
-    """Cut clips into pieces of at most max_tokens (each starts with the start token) and name the clip of each piece."""
+    """Cut clips into pieces of at most max_tokens (each gets a start token) and name the clip of each piece."""
     pieces: list[Tensor] = []
     owners: list[int] = []
     for index, clip in enumerate(clips):
@@ -120,7 +119,7 @@ def split_long(clips: Sequence[Tensor], max_tokens: int) -> tuple[list[Tensor], 
 
 
 def plan_batches(lengths: Sequence[int], max_tokens: int, generator: torch.Generator) -> list[list[int]]:
-    """One epoch of batches of clip indices: random pools, sorted by length, cut at max_tokens real tokens, order shuffled."""
+    """One epoch of batches of clip indices: random pools, sorted by length, cut at max_tokens, order shuffled."""
     order = torch.randperm(len(lengths), generator=generator).tolist()
     batches: list[list[int]] = []
     for start in range(0, len(order), _POOL_CLIPS):
@@ -145,7 +144,7 @@ def _cut(indices: Sequence[int], lengths: Sequence[int], max_tokens: int) -> Ite
 def score_clips(
     model: TokenModel, clips: Sequence[Tensor], max_tokens: int, batch_tokens: int = 2048
 ) -> tuple[Tensor, Tensor]:
-    """Total negative log-likelihood in nats (float64) and number of correct arg-max predictions of every clip, (num_clips,).
+    """Negative log-likelihood in nats (float64) and number of correct first guesses of every clip, (num_clips,).
 
     Always in the model's own precision: training may round, scoring does not.
     """

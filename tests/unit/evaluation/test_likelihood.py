@@ -36,7 +36,8 @@ def uniform_clips(vocabulary: int, num_clips: int = 60, tokens: int = 80) -> lis
 
 
 def markov_clips(num_clips: int = 150, tokens: int = 100) -> tuple[list[Tensor], float]:
-    """Eight states; from each, the next is state + 1 with .75, state + 3 with .25: 0.811 bits per token, uniform unigram."""
+    """Eight states; from each, the next is state + 1 with .75, state + 3 with .25: 0.811 bits per token, uniform
+    unigram."""
     rng = np.random.default_rng(1)
     steps = rng.choice([1, 3], p=[0.75, 0.25], size=(num_clips, tokens))
     states = (rng.integers(0, 8, (num_clips, 1)) + np.cumsum(steps, axis=1)) % 8
@@ -44,7 +45,9 @@ def markov_clips(num_clips: int = 150, tokens: int = 100) -> tuple[list[Tensor],
 
 
 def test_constant_tokens_cost_nothing_and_gain_nothing() -> None:
-    result = measure_predictability(*split([torch.full((60,), 5)] * 30), 256, RATE, dataclasses.replace(SMALL, audio_seconds=300.0))
+    result = measure_predictability(
+        *split([torch.full((60,), 5)] * 30), 256, RATE, dataclasses.replace(SMALL, audio_seconds=300.0)
+    )
     assert result.bits_per_second == pytest.approx(0.0, abs=0.5)
     assert result.context_gain == pytest.approx(0.0, abs=0.01)
     assert result.accuracy == 1.0
@@ -111,7 +114,10 @@ def test_cross_selection_scores_both_splits_and_can_be_switched_off() -> None:
 def test_paired_comparison_sees_the_more_predictable_source() -> None:
     clips, _ = markov_clips(60)
     config = dataclasses.replace(SMALL, audio_seconds=200.0)
-    noisy = [torch.where(torch.from_numpy(np.random.default_rng(i).random(100) < 0.3), (c * 5 + 1) % 8, c) for i, c in enumerate(clips)]
+    noisy = [
+        torch.where(torch.from_numpy(np.random.default_rng(i).random(100) < 0.3), (c * 5 + 1) % 8, c)
+        for i, c in enumerate(clips)
+    ]
     clean_result = measure_predictability(*split(clips), 8, RATE, config)
     noisy_result = measure_predictability(*split(noisy), 8, RATE, config)
     comparison = compare_predictability(noisy_result, clean_result)
@@ -130,7 +136,9 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match=r"test_codes: clip 0 has codes from 9 to 9, outside \[0, 4\)"):
         measure_predictability(good, good, [torch.tensor([9])], 4, RATE, SMALL)
     with pytest.raises(ValueError, match="one id per clip"):
-        measure_predictability(good, good, good, 4, RATE, dataclasses.replace(SMALL, audio_seconds=1.0), test_ids=["a", "b"])
+        measure_predictability(
+            good, good, good, 4, RATE, dataclasses.replace(SMALL, audio_seconds=1.0), test_ids=["a", "b"]
+        )
 
 
 def test_progress_runs_from_zero_to_one() -> None:

@@ -24,7 +24,8 @@ def test_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
     rng = np.random.default_rng(1)
     trials = 300
     hits = sum(
-        not stats.bootstrap_mean(rng.exponential(1.0, 60), num_resamples=500, seed=i).excludes(1.0) for i in range(trials)
+        not stats.bootstrap_mean(rng.exponential(1.0, 60), num_resamples=500, seed=i).excludes(1.0)
+        for i in range(trials)
     )
     assert 0.88 <= hits / trials <= 0.98
 
@@ -64,7 +65,8 @@ def test_paired_t_equals_scipy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("degrees", "published"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (5, 2.5706), (10, 2.2281), (30, 2.0423), (120, 1.9799)]
+    ("degrees", "published"),
+    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (5, 2.5706), (10, 2.2281), (30, 2.0423), (120, 1.9799)],
 )
 def test_student_t_table(degrees: int, published: float) -> None:
     assert stats.student_t_95(degrees) == pytest.approx(published, abs=3e-3)
