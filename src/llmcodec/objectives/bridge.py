@@ -1,0 +1,270 @@
+"""From codec to language model with gradients: each frame becomes the LLM embedding of one token.
+
+Forward pass: embeds[t] = embedding[token[t]], a gather. Backward pass: as if embeds[t] were w[t] @ embedding with
+w = softmax((logits + noise) / tau) held at its soft value: the gradient g of an embedding turns into
+d_logits = w * (a - sum_v w a) / tau, a = embedding @ g, and each used embedding row receives the g of its frames.
+Chunks of frames are recomputed in the backward pass, so neither one-hots nor logits of (B, T, V) ever exist.
+
+Kinds:
+- `native`: logits = (query . codebook) / similarity_tau, the codec's own quantiser; the forward token is the codec's
+  code in every mode (agreement 1 by construction, no loss of its own).
+- `projected` (LLM-Codec, arXiv 2604.17852): logits = Linear(quantised latent). The token is the hard sample
+  argmax(logits + noise) in gumbel mode, argmax(logits) otherwise; `bridge/ce` ties it to the codec's code. The layer
+  starts from noise and needs a learning rate of its own (5e-3 with SGD): at the released code's 5e-6 it never leaves
+  cross-entropy ln V, and the LLM reads random tokens. Watch `bridge/agreement`.
+Modes: `gumbel` perturbs the logits (in `native` only those of the backward pass), `straight_through` has no noise,
+`detach` sends no gradient to the codec.
+
+Shapes: B batch, T frames, N real frames, D codec width, C code dimension, V audio vocabulary, H LLM width.
+Test: `pytest tests/unit/objectives/test_bridge.py`. Memory and time: `python benchmarks/bridge_memory.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from llmcodec.codecs.protocol import CodecEncoding
+from llmcodec.objectives.chunked import add_outer, matmul_in, row_chunks, row_dot, softmax_, to_frames, valid_rows
+from llmcodec.objectives.gumbel import FrameNoise, condition_on_token
+from llmcodec.objectives.reduction import at_least_float32, masked_mean
+from llmcodec.objectives.schedule import Schedule
+
+BridgeMode = Literal["gumbel", "straight_through", "detach"]
+
+
+@dataclass(frozen=True)
+class BridgeConfig:
+    """How codec frames become LLM embeddings."""
+
+    kind: Literal["native", "projected"] = "native"
+    """native: the codec's own similarities and codes. projected: a trained linear layer (the paper)."""
+    mode: BridgeMode = "gumbel"
+    """Gradient to the codec: gumbel (noisy soft weights), straight_through (soft weights), detach (none)."""
+    tau: Schedule = field(default_factory=lambda: Schedule(1.0, end=0.3, steps=20_000, shape="cosine"))
+    """Temperature of the soft weights over training; the paper's cosine is the default, linear is the other report."""
+    similarity_tau: float = 0.05
+    """native only: cosine similarity is divided by this to make logits (0.05 spreads a frame over some ten codes)."""
+    noise: Literal["independent", "conditional"] = "independent"
+    """gumbel only: independent noise, or noise drawn given that the forward token won (Gumbel-Rao with one sample)."""
+    bf16: bool = False
+    """Compute the large products of the backward pass in bfloat16; softmax and sums stay float32."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"BridgeConfig: {name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
+                )
+        if not self.similarity_tau > 0:
+            raise ValueError(f"BridgeConfig: similarity_tau must be positive, got {self.similarity_tau}")
+
+
+_CHOICES = {
+    "kind": ("native", "projected"),
+    "mode": ("gumbel", "straight_through", "detach"),
+    "noise": ("independent", "conditional"),
+}
+
+
+@dataclass
+class BridgeOutput:
+    """embeds_BTH: LLM input embeddings, 0 at padding. tokens_BT: the tokens they stand for. terms: raw scalars."""
+
+    embeds_BTH: Tensor
+    tokens_BT: Tensor
+    terms: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything of one bridge pass that is not a tensor with gradient."""
+
+    choose: bool  # the token comes from the logits (projected), not from the codec (native)
+    scale: float  # logits = scale * (x @ weight^T) + bias
+    tau: float
+    noise: FrameNoise | None
+    conditional: bool
+    dtype: torch.dtype | None
+    to_codec: bool  # False: no gradient through the soft weights (detach)
+
+    def logits(self, x_NC: Tensor, weight_VC: Tensor, bias_V: Tensor | None) -> Tensor:
+        logits = (x_NC @ weight_VC.t()).mul_(self.scale)
+        return logits if bias_V is None else logits.add_(bias_V)
+
+
+class _StraightThroughGather(torch.autograd.Function):
+    """Forward: choose tokens, gather rows, cross-entropy to the codec's codes. Backward: see the module docstring."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_NC: Tensor,
+        weight_VC: Tensor,
+        bias_V: Tensor | None,
+        embedding_VH: Tensor,
+        codes_N: Tensor,
+        plan: _Plan,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        tokens_N, ce_N = codes_N.clone(), x_NC.new_zeros(x_NC.shape[0])
+        if plan.choose:
+            with torch.autocast(device_type=x_NC.device.type, enabled=False):
+                for rows in row_chunks(x_NC.shape[0], weight_VC.shape[0], x_NC.device):
+                    logits = plan.logits(x_NC[rows], weight_VC, bias_V)
+                    picked = logits.gather(1, codes_N[rows].unsqueeze(1)).squeeze(1)
+                    ce_N[rows] = torch.logsumexp(logits, -1) - picked
+                    if plan.noise is not None:
+                        logits.add_(plan.noise.rows(rows.start, rows.stop, logits.dtype))
+                    tokens_N[rows] = logits.argmax(-1)
+        ctx.save_for_backward(x_NC, weight_VC, bias_V, embedding_VH, codes_N, tokens_N)
+        ctx.plan = plan
+        ctx.mark_non_differentiable(tokens_N)
+        return embedding_VH[tokens_N], tokens_N, ce_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_NH: Tensor, _: Tensor, grad_ce_N: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, embedding, codes, tokens = ctx.saved_tensors
+        plan: _Plan = ctx.plan
+        d_x = d_weight = d_bias = d_embedding = None
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            if ctx.needs_input_grad[3]:
+                d_embedding = torch.zeros_like(embedding).index_add_(0, tokens, grad_NH.to(embedding.dtype))
+            if any(ctx.needs_input_grad[:3]) and (plan.to_codec or plan.choose):
+                d_x, d_weight = torch.zeros_like(x), torch.zeros_like(weight)
+                d_bias = None if bias is None else torch.zeros_like(bias)
+                right = at_least_float32(embedding).t() if plan.dtype is None else embedding.to(plan.dtype).t()
+                for rows in row_chunks(x.shape[0], weight.shape[0], x.device):
+                    logits = plan.logits(x[rows], weight, bias)
+                    delta = _delta(plan, rows, logits, grad_NH[rows], right, codes, tokens, grad_ce_N)
+                    if d_bias is not None:
+                        d_bias += delta.sum(0)
+                    delta.mul_(plan.scale)
+                    # Projections are wide and bf16 pays there; codebooks are narrow and cost nothing.
+                    dtype = plan.dtype if plan.choose else None
+                    d_x[rows] = matmul_in(delta, weight, dtype)
+                    add_outer(d_weight, delta, x[rows], dtype)
+        return d_x, d_weight, d_bias, d_embedding, None, None
+
+
+def _delta(
+    plan: _Plan,
+    rows: slice,
+    logits: Tensor,
+    grad: Tensor,
+    right_HV: Tensor,
+    codes_N: Tensor,
+    tokens_N: Tensor,
+    grad_ce_N: Tensor,
+) -> Tensor:
+    """Gradient of one chunk's logits, overwriting them: soft weights and, for chosen tokens, cross-entropy."""
+    from_ce = None
+    if plan.choose:
+        from_ce = torch.softmax(logits, -1)
+        hot = codes_N[rows].unsqueeze(1)
+        from_ce.scatter_add_(1, hot, from_ce.new_full(hot.shape, -1.0)).mul_(grad_ce_N[rows].unsqueeze(1))
+        if not plan.to_codec:
+            return from_ce
+    if plan.noise is not None:
+        noise = plan.noise.rows(rows.start, rows.stop, logits.dtype)
+        logits = condition_on_token(logits, noise, tokens_N[rows]) if plan.conditional else logits.add_(noise)
+        del noise
+    soft = softmax_(logits.div_(plan.tau))
+    along = (grad.to(right_HV.dtype) @ right_HV).to(soft.dtype)
+    soft.mul_(along.sub_(row_dot(soft, along))).div_(plan.tau)
+    return soft if from_ce is None else soft.add_(from_ce)
+
+
+def straight_through_embed(
+    query_NC: Tensor,
+    codebook_VC: Tensor,
+    embedding_VH: Tensor,
+    codes_N: Tensor,
+    tau: float,
+    *,
+    noise: FrameNoise | None = None,
+    matmul_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """embedding[codes] forward; backward through softmax((query @ codebook^T + tau * noise) / tau) @ embedding.
+
+    The native bridge on flat rows, for language models that read the codec's tokens (the rate term's small LM).
+    """
+    plan = _Plan(False, 1.0 / tau, 1.0, noise, False, matmul_dtype, True)
+    query, codebook = at_least_float32(query_NC), at_least_float32(codebook_VC)
+    return _StraightThroughGather.apply(query, codebook, None, embedding_VH, codes_N, plan)[0]
+
+
+class Bridge(nn.Module):
+    """Codec frames -> LLM input embeddings, differentiable (see the module docstring for forward and backward).
+
+    Args:
+        config: kind, mode and temperatures.
+        codebook_size: V, needed by `projected`.
+        latent_dim: D, needed by `projected`.
+    """
+
+    def __init__(self, config: BridgeConfig, codebook_size: int | None = None, latent_dim: int | None = None):
+        super().__init__()
+        self.config = config
+        self.projection: nn.Linear | None = None
+        if config.kind == "projected":
+            if codebook_size is None or latent_dim is None:
+                raise ValueError("Bridge: kind 'projected' needs codebook_size (V) and latent_dim (D)")
+            self.projection = nn.Linear(latent_dim, codebook_size)
+
+    def forward(
+        self,
+        encoding: CodecEncoding,
+        codebook_VC: Tensor,
+        embedding_VH: Tensor,
+        *,
+        tau: float,
+        seeds_B: Sequence[int] | Tensor | None = None,
+    ) -> BridgeOutput:
+        """Embed the real frames of a batch.
+
+        Args:
+            encoding: codes, mask, query and quantised latent of the codec.
+            codebook_VC: unit-norm code vectors (native).
+            embedding_VH: LLM embedding rows of the audio tokens.
+            tau: temperature at this step, `config.tau(step)`.
+            seeds_B: one 63-bit key per clip; the noise of a clip depends on its key alone (gumbel mode needs it).
+
+        Returns embeddings, tokens and the terms `bridge/agreement` (share of frames whose token is the codec's own)
+        and, for `projected`, `bridge/ce` (nats).
+        """
+        config, mask_BT = self.config, encoding.mask_BT
+        if not tau > 0:
+            raise ValueError(f"Bridge: tau must be positive, got {tau}; give its schedule an end above 0")
+        noise = None
+        if config.mode == "gumbel":
+            if seeds_B is None:
+                raise ValueError("Bridge: mode 'gumbel' needs seeds_B, one key per clip")
+            noise = FrameNoise(seeds_B, mask_BT, embedding_VH.shape[0])
+        native, to_codec = self.projection is None, config.mode != "detach"
+        plan = _Plan(
+            choose=not native,
+            scale=1.0 / config.similarity_tau if native else 1.0,
+            tau=tau,
+            noise=noise,
+            conditional=native and config.noise == "conditional",  # projected: the token has won by its own noise
+            dtype=torch.bfloat16 if config.bf16 else None,
+            to_codec=to_codec,
+        )
+        if self.projection is None:
+            x, weight, bias = encoding.query_BTC, codebook_VC, None
+        else:
+            x, weight, bias = encoding.quantized_BTD, self.projection.weight, self.projection.bias
+        x_NC = at_least_float32(valid_rows(x if to_codec else x.detach(), mask_BT))
+        weight = at_least_float32(weight if to_codec or not native else weight.detach())
+        codes_N = encoding.codes_BT[mask_BT]
+        embeds_NH, tokens_N, ce_N = _StraightThroughGather.apply(x_NC, weight, bias, embedding_VH, codes_N, plan)
+        terms = {"bridge/agreement": masked_mean(to_frames((tokens_N == codes_N).to(x_NC.dtype), mask_BT), mask_BT)}
+        if not native:
+            terms["bridge/ce"] = masked_mean(to_frames(ce_N, mask_BT), mask_BT)
+        return BridgeOutput(to_frames(embeds_NH, mask_BT), to_frames(tokens_N, mask_BT), terms)

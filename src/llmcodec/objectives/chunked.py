@@ -1,0 +1,169 @@
+"""Row-wise losses over the whole audio vocabulary in constant memory: the (rows, V) logits never stand together.
+
+Shapes: N rows (real frames of a batch, flattened), H hidden width, V audio vocabulary, C code dimension.
+Test: `pytest tests/unit/objectives/test_chunked.py`. Memory and time: `python benchmarks/bridge_memory.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from llmcodec.objectives.reduction import at_least_float32
+
+# One chunk buffer: 4 MB in float32 keeps it near the CPU caches; a GPU wants more work per kernel.
+CHUNK_ELEMENTS_CPU = 1 << 20
+CHUNK_ELEMENTS_GPU = 1 << 24
+MIN_CHUNK_ROWS = 16
+
+
+def row_chunks(num_rows: int, width: int, device: torch.device) -> Iterator[slice]:
+    """Slices that cover `num_rows` rows of `width` numbers, at most an eighth of all (but 16 rows) at a time."""
+    elements = CHUNK_ELEMENTS_CPU if device.type == "cpu" else CHUNK_ELEMENTS_GPU
+    rows = max(MIN_CHUNK_ROWS, min(elements, num_rows * width // 8) // max(1, width))
+    for first in range(0, num_rows, rows):
+        yield slice(first, min(first + rows, num_rows))
+
+
+def valid_rows(x: Tensor, mask_BT: Tensor) -> Tensor:
+    """(B, T, ...) -> (N, ...): the rows of the real frames, clip by clip. Differentiable."""
+    return x[mask_BT]
+
+
+def to_frames(rows: Tensor, mask_BT: Tensor) -> Tensor:
+    """(N, ...) -> (B, T, ...): inverse of `valid_rows`, 0 at padding. Differentiable."""
+    frames = rows.new_zeros(*mask_BT.shape, *rows.shape[1:])
+    frames[mask_BT] = rows
+    return frames
+
+
+def matmul_in(a: Tensor, b: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """`a @ b` computed in `dtype` (None: as they are), returned in the dtype of `a`."""
+    return a @ b if dtype is None else (a.to(dtype) @ b.to(dtype)).to(a.dtype)
+
+
+def add_outer(total_VH: Tensor, weights_NV: Tensor, rows_NH: Tensor, dtype: torch.dtype | None) -> None:
+    """`total += weights^T rows`, in place, the product in `dtype`, the sum in that of `total`."""
+    if dtype is None:
+        total_VH.addmm_(weights_NV.t(), rows_NH)
+    else:
+        total_VH.add_(weights_NV.to(dtype).t() @ rows_NH.to(dtype))
+
+
+def softmax_(logits_NV: Tensor) -> Tensor:
+    """Softmax over the last dimension, in place."""
+    logits_NV.sub_(logits_NV.amax(-1, keepdim=True)).exp_()
+    return logits_NV.div_(logits_NV.sum(-1, keepdim=True))
+
+
+def row_dot(a_NV: Tensor, b_NV: Tensor) -> Tensor:
+    """Dot product of each row of `a` with the same row of `b`, (N, 1), without the (N, V) product."""
+    return torch.bmm(a_NV.unsqueeze(1), b_NV.unsqueeze(2)).squeeze(2)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Sum over rows of CE(hidden @ weight^T, target), gradients computed in the forward pass beside the logits.
+
+    With a query, the target is the straight-through one-hot of q = softmax(query @ codebook^T / tau): its value is the
+    one-hot of `targets` (so loss, hidden and weight see ordinary cross-entropy), its gradient is that of q:
+    dL/dq(v) = -log p(v), and through the softmax  dL/dsimilarity = -(q / tau) * (logits - sum_v q logits).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_NH: Tensor,
+        weight_VH: Tensor,
+        targets_N: Tensor,
+        query_NC: Tensor | None,
+        codebook_VC: Tensor | None,
+        tau: float,
+        dtype: torch.dtype | None,
+        with_gradients: bool,
+    ) -> tuple[Tensor, Tensor]:
+        with torch.autocast(device_type=hidden_NH.device.type, enabled=False):
+            hidden, weight = at_least_float32(hidden_NH), at_least_float32(weight_VH)
+            # bf16 operands are cast once, not once per chunk.
+            left, right = (hidden, weight) if dtype is None else (hidden_NH.to(dtype), weight_VH.to(dtype))
+            needs = [need and with_gradients for need in ctx.needs_input_grad]
+            d_hidden = torch.empty_like(hidden) if needs[0] else None
+            d_weight = torch.zeros_like(weight) if needs[1] else None
+            d_query = d_codebook = None
+            if query_NC is not None and codebook_VC is not None and (needs[3] or needs[4]):
+                query, codebook = at_least_float32(query_NC), at_least_float32(codebook_VC)
+                d_query, d_codebook = torch.empty_like(query), torch.zeros_like(codebook)
+            ce_N = hidden.new_empty(hidden.shape[0])
+            for rows in row_chunks(hidden.shape[0], weight.shape[0], hidden.device):
+                logits = (left[rows] @ right.t()).to(hidden.dtype)
+                targets = targets_N[rows].unsqueeze(1)
+                log_norm = torch.logsumexp(logits, -1, keepdim=True)
+                ce_N[rows] = (log_norm - logits.gather(1, targets)).squeeze(1)
+                if d_query is not None and d_codebook is not None:
+                    soft = softmax_((query[rows] @ codebook.t()).div_(tau))
+                    soft.mul_(logits - row_dot(soft, logits)).div_(-tau)
+                    d_query[rows] = soft @ codebook
+                    add_outer(d_codebook, soft, query[rows], None)
+                    del soft
+                if d_hidden is None and d_weight is None:
+                    continue
+                delta = logits.sub_(log_norm).exp_()
+                delta.scatter_add_(1, targets, delta.new_full(targets.shape, -1.0))
+                if d_hidden is not None:
+                    d_hidden[rows] = (delta if dtype is None else delta.to(dtype)) @ right
+                if d_weight is not None:
+                    add_outer(d_weight, delta, left[rows], dtype)
+        ctx.save_for_backward(d_hidden, d_weight, d_query, d_codebook)
+        ctx.dtypes = (hidden_NH.dtype, weight_VH.dtype)
+        ctx.mark_non_differentiable(ce_N)
+        return ce_N.sum(), ce_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        d_hidden, d_weight, d_query, d_codebook = (None if d is None else d * grad_total for d in ctx.saved_tensors)
+        d_hidden = None if d_hidden is None else d_hidden.to(ctx.dtypes[0])
+        d_weight = None if d_weight is None else d_weight.to(ctx.dtypes[1])
+        return d_hidden, d_weight, None, d_query, d_codebook, None, None, None
+
+
+def linear_cross_entropy(
+    hidden_NH: Tensor,
+    weight_VH: Tensor,
+    targets_N: Tensor,
+    *,
+    query_NC: Tensor | None = None,
+    codebook_VC: Tensor | None = None,
+    tau: float = 1.0,
+    matmul_dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Sum over rows of the cross-entropy of `hidden @ weight^T` against `targets`, in nats, and the rows by themselves.
+
+    Args:
+        hidden_NH: hidden states. weight_VH: output rows. targets_N: int64 in [0, V), without gradient.
+        query_NC, codebook_VC: when given, the target also carries the gradient of softmax(query @ codebook^T / tau)
+            (straight-through: the value stays that of the hard targets).
+        matmul_dtype: torch.bfloat16 computes the large products in bf16; softmax, sums and results stay float32.
+
+    Returns the sum (differentiable) and ce_N (for logging, no gradient). Peak extra memory is a few chunks plus the
+    gradients themselves.
+    """
+    if weight_VH.shape[1] != hidden_NH.shape[1] or targets_N.shape != hidden_NH.shape[:1]:
+        raise ValueError(
+            f"linear_cross_entropy: hidden {tuple(hidden_NH.shape)}, weight {tuple(weight_VH.shape)} and targets "
+            f"{tuple(targets_N.shape)} must be (N, H), (V, H) and (N,)"
+        )
+    if (query_NC is None) != (codebook_VC is None):
+        raise ValueError("linear_cross_entropy: query_NC and codebook_VC go together, one of them is missing")
+    if codebook_VC is not None and codebook_VC.shape[0] != weight_VH.shape[0]:
+        raise ValueError(
+            f"linear_cross_entropy: {codebook_VC.shape[0]} codes and {weight_VH.shape[0]} output rows must be as many"
+        )
+    if not tau > 0:
+        raise ValueError(f"linear_cross_entropy: tau must be positive, got {tau}")
+    return _LinearCrossEntropy.apply(
+        hidden_NH, weight_VH, targets_N, query_NC, codebook_VC, tau, matmul_dtype, torch.is_grad_enabled()
+    )

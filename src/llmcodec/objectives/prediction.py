@@ -1,0 +1,127 @@
+"""Future-token prediction: K heads on the frozen LLM's last hidden state (Medusa style; LLM-Codec, arXiv 2604.17852).
+
+The shift: the LLM reads [start, e_0, e_1, ...] (`lm.vocabulary.AudioVocabulary.inputs`), so hidden[t] has read the
+codes before t and head k predicts code t + k - 1 (k = 1, 2, ..): a state that has seen codes up to t predicts t + k,
+and the first code is predicted from the start embedding. `paper_as_released` feeds the LLM without a start embedding
+(`inputs(..., start=False)`): hidden[t] has then already read code t, the target of head 1, which learns to copy.
+
+Loss = sum_k w_k CE_k with w_k = (1/k) / sum_j (1/j). Targets carry no gradient (see `rate` for those that do).
+Shapes: B batch, T frames, H LLM width, V audio vocabulary, K heads. Test: `pytest
+tests/unit/objectives/test_prediction.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from llmcodec.objectives.chunked import linear_cross_entropy, valid_rows
+from llmcodec.objectives.reduction import at_least_float32, mean_count
+
+
+@dataclass(frozen=True)
+class PredictionConfig:
+    """Future-token prediction."""
+
+    num_heads: int = 5
+    """K: head k predicts the k-th token after those the hidden state has read."""
+    kind: Literal["linear", "residual"] = "linear"
+    """linear: one V x H matrix per head (the paper). residual: one H x H block per head, one shared output matrix."""
+    bf16: bool = False
+    """Compute the large products in bfloat16; softmax and sums stay float32."""
+    kernel: Literal["chunked", "liger"] = "chunked"
+    """chunked: ours, any device. liger: the fused kernel of the optional package liger-kernel, on GPU."""
+
+    def __post_init__(self) -> None:
+        if self.num_heads < 1:
+            raise ValueError(f"PredictionConfig: num_heads must be at least 1, got {self.num_heads}")
+        if self.kind not in ("linear", "residual"):
+            raise ValueError(f"PredictionConfig: kind must be linear or residual, got {self.kind!r}")
+        if self.kernel not in ("chunked", "liger"):
+            raise ValueError(f"PredictionConfig: kernel must be chunked or liger, got {self.kernel!r}")
+
+
+def head_weights(num_heads: int) -> list[float]:
+    """w_k = (1/k) / sum_j (1/j), k = 1..K: .44 .22 .15 .11 .09 for K = 5."""
+    total = sum(1.0 / k for k in range(1, num_heads + 1))
+    return [1.0 / k / total for k in range(1, num_heads + 1)]
+
+
+class ResidualHead(nn.Module):
+    """h + SiLU(Linear(h)), starting as the identity."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, hidden_size)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden + nn.functional.silu(self.linear(hidden))
+
+
+class FutureTokenPrediction(nn.Module):
+    """K prediction heads and their weighted loss.
+
+    Args:
+        config: number and kind of heads.
+        initial_rows_VH: the LLM's output rows for the audio tokens (`lm.vocabulary.initial_output_rows`).
+    """
+
+    def __init__(self, config: PredictionConfig, initial_rows_VH: Tensor):
+        super().__init__()
+        self.config = config
+        num_matrices = config.num_heads if config.kind == "linear" else 1
+        self.rows = nn.ParameterList([nn.Parameter(initial_rows_VH.detach().clone()) for _ in range(num_matrices)])
+        num_blocks = config.num_heads if config.kind == "residual" else 0
+        self.blocks = nn.ModuleList([ResidualHead(initial_rows_VH.shape[1]) for _ in range(num_blocks)])
+
+    def head(self, k: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Head k (1..K) as (states, output rows): its logits are `states @ rows.T`."""
+        if self.config.kind == "linear":
+            return hidden, self.rows[k - 1]
+        # The blocks are small: under autocast they run in bf16, without it in the parameters' precision.
+        return self.blocks[k - 1](hidden.to(self.rows[0].dtype)), self.rows[0]
+
+    def forward(self, hidden_BLH: Tensor, codes_BT: Tensor, mask_BT: Tensor) -> dict[str, Tensor]:
+        """Terms `lm/ftp` (sum of w_k CE_k, nats) and, without gradient, `lm/ftp_1` .. `lm/ftp_K`.
+
+        Args:
+            hidden_BLH: last hidden states, L >= T; position t has read the codes before t.
+            codes_BT: int64 targets. mask_BT: real frames, right-padded.
+        """
+        num_frames = codes_BT.shape[1]
+        if hidden_BLH.shape[1] < num_frames:
+            raise ValueError(f"FTP: {num_frames} codes need as many hidden states, got {hidden_BLH.shape[1]}")
+        total = hidden_BLH.new_zeros((), dtype=at_least_float32(hidden_BLH).dtype)
+        terms: dict[str, Tensor] = {}
+        for k, weight in enumerate(head_weights(self.config.num_heads), start=1):
+            usable = max(0, num_frames - k + 1)
+            mask = mask_BT[:, k - 1 :]  # the target is real, hence every frame before it
+            states, rows_VH = self.head(k, valid_rows(hidden_BLH[:, :usable], mask))
+            loss = self._cross_entropy(states, rows_VH, codes_BT[:, k - 1 :][mask]) / mean_count(mask).clamp_min(1e-9)
+            loss = loss.to(total.dtype)
+            total = total + weight * loss
+            terms[f"lm/ftp_{k}"] = loss.detach()
+        return {"lm/ftp": total, **terms}
+
+    def _cross_entropy(self, states_NH: Tensor, rows_VH: Tensor, targets_N: Tensor) -> Tensor:
+        dtype = torch.bfloat16 if self.config.bf16 else None
+        if self.config.kernel == "liger":
+            return _liger_cross_entropy(states_NH if dtype is None else states_NH.to(dtype), rows_VH, targets_N)
+        return linear_cross_entropy(states_NH, rows_VH, targets_N, matmul_dtype=dtype)[0]
+
+
+def _liger_cross_entropy(states_NH: Tensor, rows_VH: Tensor, targets_N: Tensor) -> Tensor:
+    """Sum of cross-entropies by the Triton kernel of liger-kernel (BSD-2-Clause)."""
+    try:
+        from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+    except ImportError as error:
+        raise ValueError(
+            "FTP: kernel 'liger' needs `pip install liger-kernel` (GPU only); or take 'chunked'"
+        ) from error
+    result = liger_fused_linear_cross_entropy(states_NH, rows_VH.to(states_NH.dtype), targets_N, reduction="sum")
+    return result[0] if isinstance(result, tuple) else result
