@@ -39,9 +39,8 @@ class ManifestSummary:
 
     def __str__(self) -> str:
         splits = ", ".join(f"{name} {count}" for name, count in sorted(self.splits.items()))
-        lines = [
-            f"{self.path}: {self.num_clips} clips, {self.seconds / 3600:.2f} hours, {self.num_with_text} with text; {splits}"
-        ]
+        hours = f"{self.seconds / 3600:.2f} hours"
+        lines = [f"{self.path}: {self.num_clips} clips, {hours}, {self.num_with_text} with text; {splits}"]
         if self.skipped:
             lines.append(f"{len(self.skipped)} files skipped:")
             lines += [f"  {why}" for why in list(self.skipped.values())[:10]]

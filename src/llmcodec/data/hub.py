@@ -1,15 +1,15 @@
 """A manifest from a Hugging Face data set: `llmcodec data hub NAME OUTPUT`.
 
-Audio comes undecoded (`Audio(decode=False)`) and is decoded by libsndfile; no torchcodec is needed. Files that lie on this
-disk already are used in place, everything else is streamed to FLAC beside the manifest. Needs the extra `datasets`.
-Tests: `pytest tests/unit/data/test_hub.py`.
+Audio comes undecoded and is decoded by libsndfile; no torchcodec is needed. Files that
+lie on this disk already are used in place, everything else is streamed to FLAC beside the manifest. Needs the extra
+`datasets`. Tests: `pytest tests/unit/data/test_hub.py`.
 """
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ def make_hub_manifest(
     language: str = "",
     license: str = "",
     limit: int | None = None,
-    streaming: bool = True,
 ) -> ManifestSummary:
     """Write the manifest of one split of a Hugging Face data set, with its audio as FLAC where it is not on disk.
 
@@ -43,7 +42,7 @@ def make_hub_manifest(
         dataset: name on the Hub, or a folder: one written by save_to_disk, or one that datasets can load.
         output: the manifest to write; audio goes to the folder `audio` beside it.
         name: configuration of the data set, such as clean.
-        split: split of the data set. train*, valid*/dev*, test* keep their meaning; others are split by a hash of the id.
+        split: split of the data set; train, validation and test keep their meaning, others are split by hash of id.
         audio_column: column with the audio.
         text_column: column with the transcript.
         id_column: column with a unique id; rows are numbered where it is missing.
@@ -51,10 +50,9 @@ def make_hub_manifest(
         language: language code of every clip.
         license: licence of the recordings.
         limit: read only that many rows.
-        streaming: do not download the whole data set first.
     """
     target = Path(output).resolve()
-    rows = _load(dataset, name, split, audio_column, streaming)
+    rows = _load(dataset, name, split, audio_column, (text_column, id_column, speaker_column))
     named_split = _SPLITS.get(re.split(r"[\W_\d]", split)[0], "")
     clips: list[Clip] = []
     skipped: dict[str, str] = {}
@@ -62,8 +60,6 @@ def make_hub_manifest(
     for number, row in enumerate(rows):
         if limit is not None and number >= limit:
             break
-        if audio_column not in row:
-            raise ValueError(f"{dataset}: no column {audio_column!r}; there is {', '.join(sorted(row))}")
         clip_id = str(row.get(id_column) or f"{split}-{number:08d}")
         if clip_id in ids:
             raise ValueError(f"{dataset}: id {clip_id!r} in column {id_column!r} occurs twice; name another id_column")
@@ -94,7 +90,9 @@ def make_hub_manifest(
     return save(target, clips, skipped)
 
 
-def _load(dataset: str, name: str | None, split: str, audio_column: str, streaming: bool) -> Iterable[dict[str, Any]]:
+def _load(
+    dataset: str, name: str | None, split: str, audio_column: str, others: tuple[str, ...]
+) -> Iterable[dict[str, Any]]:
     try:
         import datasets
     except ImportError as error:
@@ -107,16 +105,25 @@ def _load(dataset: str, name: str | None, split: str, audio_column: str, streami
                 raise ValueError(f"{dataset}: no split {split!r}; there is {', '.join(rows)}")
             rows = rows[split]
     else:
-        rows = datasets.load_dataset(dataset, name, split=split, streaming=streaming)
-    if rows.features is not None and audio_column in rows.features:
-        rows = rows.cast_column(audio_column, datasets.Audio(decode=False))
-    return rows
+        rows = datasets.load_dataset(dataset, name, split=split, streaming=True)
+    if rows.features is not None and audio_column not in rows.features:
+        raise ValueError(f"{dataset}: no column {audio_column!r}; there is {', '.join(rows.features)}")
+    if rows.features is not None:  # other columns may hold audio too, which nobody asked to decode
+        rows = rows.select_columns([audio_column, *sorted(set(others) & set(rows.features) - {audio_column})])
+    return _read(dataset, rows.cast_column(audio_column, datasets.Audio(decode=False)))
 
 
-def _place(value: Any, clip_id: str, number: int, folder: Path) -> tuple[Path, float]:
+def _read(dataset: str, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    try:
+        yield from rows
+    except ImportError as error:  # `datasets` wants torchcodec for folders of audio files
+        raise ValueError(
+            f"{dataset}: {error} Or, where it is a folder of audio files: llmcodec data manifest FOLDER"
+        ) from error
+
+
+def _place(value: dict[str, Any], clip_id: str, number: int, folder: Path) -> tuple[Path, float]:
     """Where the audio of a row lies (relative to `folder` if written there) and its seconds."""
-    if not isinstance(value, dict) or not {"bytes", "path"} <= set(value):
-        raise ValueError(f"the audio column holds {type(value).__name__}, not audio")
     content, path = value["bytes"], value["path"]
     if content is None and path and Path(path).is_file():
         return Path(path).resolve(), audio.info(path).seconds

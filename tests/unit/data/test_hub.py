@@ -1,0 +1,108 @@
+"""data/hub.py: Hugging Face data sets, saved and streamed, with audio inside or on disk; all of it local."""
+
+from __future__ import annotations
+
+import sys
+
+import datasets
+import numpy as np
+import pytest
+
+from llmcodec import audio
+from llmcodec.data.hub import make_hub_manifest
+from llmcodec.data.manifest import read_manifest
+
+
+def content(tmp_path, number: int, ending: str = "wav") -> bytes:
+    path = tmp_path / f"source.{ending}"
+    audio.write(path, np.full((1600, 2), number / 10, np.float32), 16000)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def data(tmp_path) -> datasets.Dataset:
+    """A data set with audio bytes inside, as most on the Hub are; one row is broken."""
+    audio_rows = [
+        {"bytes": content(tmp_path, 1), "path": "x.wav"},
+        {"bytes": content(tmp_path, 2, "flac"), "path": None},
+        {"bytes": b"no audio", "path": None},
+    ]
+    rows = {
+        "id": ["one", "t/w o", "bad"],
+        "audio": audio_rows,
+        "text": ["first", " second\n line", None],
+        "speaker_id": [0, 1, 2],
+    }
+    return datasets.Dataset.from_dict(rows).cast_column("audio", datasets.Audio())
+
+
+@pytest.fixture(params=["saved", "parquet"])
+def stored(request, data, tmp_path) -> str:
+    """The same data set as save_to_disk leaves it, and as the Hub serves it."""
+    folder = tmp_path / request.param
+    if request.param == "saved":
+        datasets.DatasetDict({"validation": data}).save_to_disk(folder)
+    else:
+        folder.mkdir()
+        data.to_parquet(folder / "validation-00000-of-00001.parquet")
+    return str(folder)
+
+
+def test_bytes_become_flac_beside_the_manifest(stored, tmp_path):
+    output = tmp_path / "out" / "manifest.jsonl"
+    summary = make_hub_manifest(stored, str(output), split="validation", language="en", license="CC0-1.0")
+    first, second = read_manifest(output)
+    assert (first.id, first.text, first.speaker, first.split) == ("one", "first", "0", "valid")
+    assert (second.id, second.text, second.speaker) == ("t/w o", "second line", "1")
+    assert first.language == "en" and first.license == "CC0-1.0" and first.duration == 0.1
+    for clip, level in ((first, 0.1), (second, 0.2)):
+        wav, rate = audio.read(clip.path)
+        assert rate == 16000 and clip.path.suffix == ".flac" and clip.path.is_relative_to(output.parent)
+        np.testing.assert_allclose(wav, level, atol=1e-4)
+    assert list(summary.skipped) == ["bad"] and "not an audio file" in summary.skipped["bad"]
+
+
+def test_limit_and_missing_columns(stored, tmp_path):
+    output = str(tmp_path / "out.jsonl")
+    summary = make_hub_manifest(stored, output, split="validation", limit=1, id_column="nope", text_column="nope")
+    (clip,) = read_manifest(output)
+    assert summary.num_clips == 1 and clip.id == "validation-00000000" and clip.text == ""
+    with pytest.raises(ValueError, match="no column 'sound'; there is id, audio"):
+        make_hub_manifest(stored, output, split="validation", audio_column="sound")
+    with pytest.raises(ValueError, match="no usable audio .*neither audio bytes nor a file at 'first'"):
+        make_hub_manifest(stored, output, split="validation", audio_column="text", limit=2)
+
+
+def test_files_on_disk_are_used_in_place(tmp_path):
+    paths = [tmp_path / "folder" / f"{number}.wav" for number in (1, 2)]
+    for path in paths:
+        audio.write(path, np.full(800, 0.1, np.float32), 8000)
+    rows = {"audio": [{"bytes": None, "path": str(path)} for path in paths], "text": ["one", "two"]}
+    (tmp_path / "lists").mkdir()
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "lists" / "train.parquet")
+    output = tmp_path / "lists" / "manifest.jsonl"
+    make_hub_manifest(str(tmp_path / "lists"), str(output))
+    clips = read_manifest(output)
+    assert [clip.text for clip in clips] == ["one", "two"] and {clip.split for clip in clips} == {"train"}
+    assert [clip.path for clip in clips] == paths and not (output.parent / "audio").exists()
+
+
+def test_a_folder_of_audio_files_is_sent_to_the_other_builder(tmp_path):
+    audio.write(tmp_path / "folder" / "a.wav", np.full(800, 0.1, np.float32), 8000)
+    with pytest.raises(ValueError, match="llmcodec data manifest FOLDER"):
+        make_hub_manifest(str(tmp_path / "folder"), str(tmp_path / "m.jsonl"))
+
+
+def test_wrong_splits_and_repeated_ids_are_refused(data, tmp_path):
+    datasets.DatasetDict({"validation": data}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match="no split 'train'; there is validation"):
+        make_hub_manifest(str(tmp_path / "saved"), str(tmp_path / "m.jsonl"))
+    data.remove_columns("speaker_id").add_column("speaker_id", ["s", "s", "s"]).save_to_disk(tmp_path / "single")
+    with pytest.raises(ValueError, match="id 's' in column 'speaker_id' occurs twice"):
+        make_hub_manifest(str(tmp_path / "single"), str(tmp_path / "m.jsonl"), id_column="speaker_id")
+
+
+def test_without_the_package_the_error_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ValueError, match=r"pip install 'llmcodec\[datasets\]'"):
+        make_hub_manifest("any/thing", str(tmp_path / "m.jsonl"))
