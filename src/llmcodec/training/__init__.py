@@ -1,1 +1,1 @@
-"""Recipes, the training step, checkpoints and tracking."""
+"""Training: recipe, objective, trainer, checkpoint, tracking."""

@@ -1,0 +1,149 @@
+"""From a recipe to living objects: codec, adversary, language side, loader. Test: tests/unit/training/test_build.py."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .. import assets
+from ..codec import LLMCodec, LLMCodecConfig
+from ..data.clips import ClipDataset
+from ..data.loader import ClipLoader
+from ..data.manifest import manifest_hash, read_manifest
+from ..data.sampler import ResumableSampler
+from ..objectives.adversary import Adversary
+from .recipe import BUNDLED, Recipe
+
+if TYPE_CHECKING:
+    from .language import LanguageObjective
+
+SCRATCH = {"tiny": LLMCodecConfig.tiny, "auv": LLMCodecConfig.auv}
+
+
+def build_codec(recipe: Recipe) -> LLMCodec:
+    """The codec to train: from scratch, bundled, or from a folder or hub id; with a smaller codebook if the recipe says so.
+
+    Raises:
+        ValueError: overrides on a pretrained codec, a codec of another type, a smaller codebook that is not smaller.
+    """
+    start = recipe.codec.start
+    if start in SCRATCH:
+        codec = LLMCodec(SCRATCH[start](**recipe.codec.overrides))
+    else:
+        if recipe.codec.overrides:
+            raise ValueError(f"recipe: codec.overrides change an architecture from scratch, but codec.start is {start!r}")
+        codec = LLMCodec.from_pretrained(assets.codec_folder() if start == BUNDLED else start)
+    if recipe.codec.smaller_codebook is not None:
+        codec = with_smaller_codebook(codec, recipe, recipe.codec.smaller_codebook)
+    return codec
+
+
+def with_smaller_codebook(codec: LLMCodec, recipe: Recipe, size: int) -> LLMCodec:
+    """The same codec with only its `size` most used codes on the training clips (most used first)."""
+    if not 0 < size < codec.codebook_size:
+        raise ValueError(f"recipe: smaller_codebook must be below the codec's {codec.codebook_size} codes, got {size}")
+    codec.eval()
+    counts_V = torch.zeros(codec.codebook_size, dtype=torch.int64)
+    dataset = build_dataset(recipe, codec.sample_rate)
+    for index in range(len(dataset)):
+        codes = codec.encode(torch.from_numpy(dataset.read(index))[None, None]).audio_codes
+        counts_V += torch.bincount(codes.flatten(), minlength=codec.codebook_size)
+    keep = counts_V.argsort(descending=True, stable=True)[:size]
+    config = codec.config.to_dict() | {"codebook_size": size, "codebook_partitions": None}
+    smaller = LLMCodec(LLMCodecConfig.from_dict(config))
+    state = codec.state_dict()
+    smaller.load_state_dict(state | {"quantizer.codebook": state["quantizer.codebook"][keep]})
+    return smaller
+
+
+def partition_of(recipe: Recipe, codec: LLMCodec) -> tuple[int, int] | None:
+    """Code range of the recipe's audio kind; None for all codes."""
+    kind = recipe.codec.audio_kind
+    spans = codec.partitions_of(None if kind is None else [kind], 1)
+    return None if spans is None else spans[0]
+
+
+def build_adversary(recipe: Recipe) -> Adversary | None:
+    return None if recipe.adversary is None else Adversary(recipe.adversary)
+
+
+def build_language(recipe: Recipe, codec: LLMCodec) -> LanguageObjective | None:
+    if recipe.language is None:
+        return None
+    from .language import LanguageObjective
+
+    return LanguageObjective(recipe.language, codec.codebook_size, codec.config.hidden_size, recipe.seed, recipe.precision)
+
+
+def manifest_path(recipe: Recipe) -> Path:
+    return Path(assets.speech_manifest()) if recipe.data.manifest == BUNDLED else Path(recipe.data.manifest)
+
+
+def build_dataset(recipe: Recipe, sample_rate: int) -> ClipDataset:
+    """Clips of the recipe's manifest after its filters."""
+    data = recipe.data
+    clips = read_manifest(
+        manifest_path(recipe),
+        data.split,
+        sources=data.sources,
+        languages=data.languages,
+        min_seconds=data.min_seconds,
+        max_seconds=math.inf if data.max_seconds is None else data.max_seconds,
+    )
+    return ClipDataset(clips, sample_rate, crop_seconds=data.crop_seconds, seed=recipe.seed)
+
+
+def build_loader(recipe: Recipe, sample_rate: int, rank: int, world_size: int) -> ClipLoader:
+    """Endless batches of this rank, resumable."""
+    data = recipe.data
+    dataset = build_dataset(recipe, sample_rate)
+    sampler = ResumableSampler(
+        dataset.durations,
+        batch_clips=data.clips_per_batch,
+        seed=recipe.seed,
+        rank=rank,
+        world_size=world_size,
+        bucket_batches=data.bucket_batches if data.crop_seconds is None else 1,
+    )
+    return ClipLoader(dataset, sampler, data.prefetch)
+
+
+def write_run_description(recipe: Recipe, loader: ClipLoader) -> None:
+    """`run.json`: resolved recipe, versions, manifest hash, commit. Enough to run it again."""
+    folder = Path(recipe.run)
+    folder.mkdir(parents=True, exist_ok=True)
+    packages = ("llmcodec", "torch", "transformers", "accelerate", "numpy", "soundfile", "safetensors")
+    description: dict[str, Any] = {
+        "recipe": asdict(recipe),
+        "manifest": {"path": str(recipe.data.manifest), "hash": manifest_hash(loader.dataset.clips), "clips": len(loader.dataset)},
+        "versions": {"python": sys.version.split()[0]} | {name: version_of(name) for name in packages},
+        "commit": commit(),
+        "threads": torch.get_num_threads(),
+    }
+    (folder / "run.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+
+
+def version_of(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def commit() -> str | None:
+    """Commit of the source tree, if the package runs from one."""
+    try:
+        shown = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return shown.stdout.strip()

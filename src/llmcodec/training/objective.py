@@ -1,0 +1,160 @@
+"""One forward pass for everything the codec is trained for: `CodecObjective(batch, step) -> LossTerms`.
+
+The whole clip is encoded (language terms need all of it), a window is decoded (waveform terms are the expensive ones).
+Being a single forward, it can be wrapped by DistributedDataParallel. Weights come from the recipe; a term of weight 0 is not
+computed. Shapes: B batch, S samples, T frames, W window frames, D width. Test: tests/unit/training/test_objective.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..codecs.protocol import AdaptableCodec, CodecEncoding
+from ..data.clips import ClipBatch
+from ..data.sampler import clip_seed
+from ..objectives.adversary import Adversary
+from ..objectives.collapse import marginal_entropy_term
+from ..objectives.reduction import masked_mean, num_ranks
+from ..objectives.spectral import SpectralLosses
+from .language import LanguageObjective
+from .recipe import LANGUAGE_TERMS, WAVEFORM_TERMS, Recipe
+
+
+@dataclass
+class LossTerms:
+    """total: weighted scalar. raw: unweighted terms that entered it. logged: figures that did not (detached).
+
+    fake_BS, real_BS: decoded and original audio as the discriminators see it (None when no waveform term is on).
+    """
+
+    total: Tensor
+    raw: dict[str, Tensor]
+    logged: dict[str, Tensor]
+    encoding: CodecEncoding
+    fake_BS: Tensor | None = None
+    real_BS: Tensor | None = None
+
+
+@dataclass
+class Window:
+    """A stretch of W frames of every clip: decoder input, mask, the audio behind it and its real samples."""
+
+    quantized_BWD: Tensor
+    mask_BW: Tensor
+    real_BS: Tensor
+    lengths_B: Tensor = field(repr=False)
+
+
+class CodecObjective(nn.Module):
+    """Codec, language side and losses as one module. The adversary is shared, not owned: it trains by itself."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        codec: nn.Module,
+        language: LanguageObjective | None = None,
+        adversary: Adversary | None = None,
+        partition: tuple[int, int] | None = None,
+    ):
+        super().__init__()
+        assert isinstance(codec, AdaptableCodec)
+        self.recipe = recipe
+        self.codec = codec
+        self.language = language
+        self.spectral = SpectralLosses(recipe.spectral, codec.sample_rate)
+        self.partition = partition
+        self._adversary = [adversary]  # in a list: not a submodule, its gradients are not ours
+
+    def train(self, mode: bool = True) -> CodecObjective:
+        """Batch-norm statistics stay those of the starting codec when the recipe says so."""
+        super().train(mode)
+        if self.recipe.codec.freeze_batch_norm:
+            for module in self.codec.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def autocast(self, like: Tensor) -> torch.autocast:
+        """bfloat16 around conformers and LM, if the recipe wants it; what must not be rounded opts out by itself."""
+        return torch.autocast(like.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+
+    def forward(self, batch: ClipBatch, step: int) -> LossTerms:
+        """Loss terms of a batch at an optimizer step."""
+        weights = self.recipe.weights.at(step)
+        with self.autocast(batch.wav_BS):
+            kwargs = {} if self.partition is None else {"partitions": [self.partition] * batch.wav_BS.shape[0]}
+            encoding = self.codec.encode_latents(batch.wav_BS, batch.lengths_B, **kwargs)
+        raw = {name: masked_mean(loss_BT, encoding.mask_BT) for name, loss_BT in encoding.losses.items() if name in weights}
+        logged: dict[str, Tensor] = {}
+        fake_BS = real_BS = None
+        if any(term in weights for term in WAVEFORM_TERMS):
+            window = self.cut_window(encoding, batch, step)
+            fake_BS, real_BS = self.decode_window(window), window.real_BS
+            ragged = num_ranks() > 1 or bool((window.lengths_B != real_BS.shape[1]).any())
+            spectral = [term for term in self.spectral.TERMS if term in weights]
+            raw |= self.spectral(fake_BS, real_BS, window.lengths_B if ragged else None, spectral)
+            if any(term.startswith("adv/") for term in weights):
+                adversary = self._adversary[0]
+                assert adversary is not None
+                fake_BS, real_BS = self.adversary_window(fake_BS, real_BS, step)
+                raw |= {name: value for name, value in adversary(fake_BS, real_BS).items() if name in weights}
+        if "codes/marginal_entropy" in weights:
+            raw["codes/marginal_entropy"] = marginal_entropy_term(encoding, self.codec.codebook_VC)
+        if any(term in weights for term in LANGUAGE_TERMS):
+            assert self.language is not None
+            with self.autocast(batch.wav_BS):
+                terms, figures = self.language(encoding, self.codec.codebook_VC, batch, step, frozenset(weights))
+            raw |= terms
+            logged |= figures
+        missing = [term for term in weights if term not in raw]
+        assert not missing, f"no module computes {missing}"
+        total = torch.stack([weight * raw[term].to(raw_dtype(batch)) for term, weight in weights.items()]).sum()
+        return LossTerms(total, raw, logged, encoding, fake_BS, real_BS)
+
+    def cut_window(self, encoding: CodecEncoding, batch: ClipBatch, step: int) -> Window:
+        """The same stretch of frames and samples of every clip, its place keyed by seed, step and clip id."""
+        hop = self.codec.hop_samples
+        num_frames = encoding.mask_BT.shape[1]
+        wav_BS = F.pad(batch.wav_BS, (0, max(0, num_frames * hop - batch.wav_BS.shape[1])))[:, : num_frames * hop]
+        if self.recipe.window_seconds is None:
+            return Window(encoding.quantized_BTD, encoding.mask_BT, wav_BS, batch.lengths_B)
+        size = max(1, round(self.recipe.window_seconds * self.codec.frame_rate))
+        pad = max(0, size - num_frames)
+        quantized_BTD, mask_BT = F.pad(encoding.quantized_BTD, (0, 0, 0, pad)), F.pad(encoding.mask_BT, (0, pad))
+        wav_BS = F.pad(wav_BS, (0, pad * hop))
+        starts_B = [
+            clip_seed(self.recipe.seed, step, clip_id, "window") % max(1, int(frames) - size + 1)
+            for clip_id, frames in zip(batch.ids, encoding.mask_BT.sum(1), strict=True)
+        ]
+        return Window(
+            torch.stack([x[s : s + size] for x, s in zip(quantized_BTD, starts_B, strict=True)]),
+            torch.stack([x[s : s + size] for x, s in zip(mask_BT, starts_B, strict=True)]),
+            torch.stack([x[s * hop : (s + size) * hop] for x, s in zip(wav_BS, starts_B, strict=True)]),
+            (batch.lengths_B - hop * torch.tensor(starts_B, device=wav_BS.device)).clamp(max=size * hop),
+        )
+
+    def decode_window(self, window: Window) -> Tensor:
+        """Waveform of the window, silent beyond each clip's last sample."""
+        with self.autocast(window.quantized_BWD):
+            fake_BS = self.codec.decode_latents(window.quantized_BWD, window.mask_BW)
+        inside = torch.arange(fake_BS.shape[1], device=fake_BS.device) < window.lengths_B[:, None]
+        return fake_BS * inside
+
+
+    def adversary_window(self, fake_BS: Tensor, real_BS: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """The stretch that the discriminators see, at a place keyed by seed and step: they cost more than all the rest."""
+        if self.recipe.adversary_seconds is None:
+            return fake_BS, real_BS
+        size = round(self.recipe.adversary_seconds * self.codec.sample_rate)
+        start = clip_seed(self.recipe.seed, step, "", "adversary") % max(1, fake_BS.shape[1] - size + 1)
+        return fake_BS[:, start : start + size], real_BS[:, start : start + size]
+
+
+def raw_dtype(batch: ClipBatch) -> torch.dtype:
+    """Losses are summed in the precision of the audio (float32, or float64 in tests)."""
+    return batch.wav_BS.dtype
+

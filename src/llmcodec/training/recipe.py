@@ -1,0 +1,232 @@
+"""A training run in frozen dataclasses: what `recipes/*.yaml` say and `llmcodec train --help` explains.
+
+A run is a recipe, a manifest and a commit. Test: tests/unit/training/test_recipe.py parses every shipped recipe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..objectives.adversary import AdversaryConfig
+from ..objectives.collapse import CollapseFloors
+from ..objectives.schedule import Schedule
+from ..objectives.spectral import SpectralConfig
+from .language import LanguageConfig
+
+BUNDLED = "bundled"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which speech, and how it is cut into batches."""
+
+    manifest: str = BUNDLED
+    """JSONL manifest of the training clips; "bundled" is the 9-minute corpus inside the package."""
+    split: str | None = "train"
+    """Keep clips of this split; null keeps all."""
+    sources: list[str] | None = None
+    """Keep clips of these sources only (field `source` of the manifest)."""
+    languages: list[str] | None = None
+    """Keep clips of these languages only."""
+    min_seconds: float = 0.5
+    """Drop shorter clips."""
+    max_seconds: float | None = 20.0
+    """Drop longer clips; null keeps all."""
+    clips_per_batch: int = 8
+    """Clips in one micro-batch on one process."""
+    crop_seconds: float | None = None
+    """Read a random crop of this length instead of the whole utterance. LM terms want whole utterances (null)."""
+    bucket_batches: int = 8
+    """Whole utterances of similar length share a batch (less padding): sorted within pools of this many batches; 1 does not sort."""
+    prefetch: int = 2
+    """Batches read ahead by a background thread; 0 reads in place."""
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """Where the codec comes from and what stays fixed in it."""
+
+    start: str = BUNDLED
+    """"tiny" or "auv": that architecture from scratch; "bundled": the trained tiny codec inside the package; else a folder or hub id."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Changes to the architecture when training from scratch, e.g. {codebook_size: 512}."""
+    freeze_batch_norm: bool = True
+    """Keep the batch-norm statistics of the starting codec (adaptation); false updates them (base training)."""
+    audio_kind: str | None = None
+    """Codebook partition to stay in ("speech", ...); null uses all codes."""
+    smaller_codebook: int | None = None
+    """Keep only this many codes, the most used on the training data: the cheap rival of every rate objective."""
+    revive_below: float = 0.0
+    """A code used less than this share of the average is moved onto a latent of the batch; 0 never."""
+    revive_every: int = 10
+    """Steps between revivals."""
+    revive_until: int = 0
+    """No revival from this step on (codes must settle before the end); 0 means no limit."""
+    usage_decay: float = 0.99
+    """Decay of the running usage of codes."""
+
+
+Weight = Schedule | float
+
+
+def as_schedule(value: Weight) -> Schedule:
+    """A plain number is a constant schedule."""
+    return value if isinstance(value, Schedule) else Schedule(float(value))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weight of each loss term: a number, or a schedule (delay, warm-up, decay). A term of weight 0 is not computed."""
+
+    mel: Weight = 0.0
+    """recon/mel: log-mel L1 after RMS normalisation."""
+    multi_mel: Weight = 0.0
+    """recon/multi_mel: multi-scale log-mel L1."""
+    mrstft: Weight = 0.0
+    """recon/mrstft: multi-resolution STFT (convergence, log-magnitude, phase)."""
+    complex_stft: Weight = 0.0
+    """recon/complex_stft: L1 of real and imaginary parts, relative to the clip's level."""
+    generator: Weight = 0.0
+    """adv/generator: fool the discriminators (which train from the step on at which this weight is not 0)."""
+    feature: Weight = 0.0
+    """adv/feature: match the discriminators' features."""
+    commit: Weight = 1.0
+    """vq/commit: encoder towards its code (already scaled by the codec's `commitment`)."""
+    codebook: Weight = 1.0
+    """vq/codebook: code towards the encoder."""
+    marginal_entropy: Weight = 0.0
+    """codes/marginal_entropy: log V minus the entropy of the batch's soft code usage (against collapse)."""
+    ftp: Weight = 0.0
+    """lm/ftp: future-token prediction by the heads on the frozen LM."""
+    rate: Weight = 0.0
+    """lm/rate: nats per token under the LM, with gradient into contexts and targets."""
+    cosine: Weight = 0.0
+    """align/cosine: audio states towards text states of the frozen LM."""
+    contrast: Weight = 0.0
+    """align/contrast: audio against the memory bank of text states."""
+    bridge_ce: Weight = 0.0
+    """bridge/ce: projected bridge towards the codec's own token."""
+
+    def at(self, step: int) -> dict[str, float]:
+        """Term name -> weight at a step, terms of weight 0 left out."""
+        values = {term: as_schedule(getattr(self, name))(step) for term, name in TERMS.items()}
+        return {term: value for term, value in values.items() if value != 0.0}
+
+    def ever(self) -> list[str]:
+        """Terms whose weight is not 0 throughout."""
+        schedules = {term: as_schedule(getattr(self, name)) for term, name in TERMS.items()}
+        return [term for term, schedule in schedules.items() if schedule.value or schedule.end]
+
+
+WAVEFORM_TERMS = {
+    "recon/mel": "mel",
+    "recon/multi_mel": "multi_mel",
+    "recon/mrstft": "mrstft",
+    "recon/complex_stft": "complex_stft",
+    "adv/generator": "generator",
+    "adv/feature": "feature",
+}
+CODEBOOK_TERMS = {"vq/commit": "commit", "vq/codebook": "codebook", "codes/marginal_entropy": "marginal_entropy"}
+LANGUAGE_TERMS = {
+    "lm/ftp": "ftp",
+    "lm/rate": "rate",
+    "align/cosine": "cosine",
+    "align/contrast": "contrast",
+    "bridge/ce": "bridge_ce",
+}
+TERMS = WAVEFORM_TERMS | CODEBOOK_TERMS | LANGUAGE_TERMS
+
+
+@dataclass(frozen=True)
+class GroupConfig:
+    """Optimizer of one group of parameters."""
+
+    kind: Literal["adamw", "sgd", "muon"] = "adamw"
+    """muon: matrices inside the conformers by Muon, everything else of the group by AdamW."""
+    lr: Weight = 1e-4
+    """Learning rate, a number or a schedule over the steps; 0 leaves the group untouched (its momentum too)."""
+    adamw_ratio: float = 0.33
+    """With muon: learning rate of the AdamW part as a share of `lr`."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW."""
+    momentum: float = 0.9
+    """SGD and Muon."""
+    weight_decay: float = 0.0
+    """Decoupled (AdamW, Muon) or L2 (SGD)."""
+    clip: float = 15.0
+    """Largest gradient norm of the group."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """One optimizer per group of parameters; the discriminators have theirs in `adversary`."""
+
+    codec: GroupConfig = field(default_factory=GroupConfig)
+    """Encoder, quantiser, decoder."""
+    bridge: GroupConfig = field(default_factory=GroupConfig)
+    """The projected bridge (pitfall: at the codec's learning rate it never learns)."""
+    audio: GroupConfig = field(default_factory=GroupConfig)
+    """Audio embedding rows, start embedding, prediction heads."""
+    audio_lm: GroupConfig = field(default_factory=lambda: GroupConfig(lr=1e-3))
+    """The small audio LM of the rate term, where there is one."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run."""
+
+    name: str = "run"
+    """Name shown in logs and reports."""
+    run: str = "runs/run"
+    """Folder of the run: resolved recipe, log, checkpoints, final codec, curves."""
+    seed: int = 0
+    """Seed of initialisation, data order, crops, noise."""
+    steps: int = 1000
+    """Optimizer steps."""
+    accumulate: int = 1
+    """Micro-batches per optimizer step."""
+    precision: Literal["bf16", "fp32", "fp64"] = "bf16"
+    """bf16: autocast around conformers and LM (losses, STFT, look-up stay fp32). fp64 is for tests."""
+    window_seconds: float | None = None
+    """Decode a random window of this length for the waveform terms; null decodes all that was read."""
+    adversary_seconds: float | None = None
+    """Show the discriminators only a random stretch of this length of the decoded window; null shows all of it."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Speech."""
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    """Starting point."""
+    weights: Weights = field(default_factory=Weights)
+    """Weight of each loss term over the steps."""
+    spectral: SpectralConfig = field(default_factory=SpectralConfig)
+    """Windows of the spectral losses."""
+    adversary: AdversaryConfig | None = None
+    """Discriminators; null trains without."""
+    language: LanguageConfig | None = None
+    """Frozen LM, bridge, prediction, alignment, rate; null trains without."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Learning rates and clipping."""
+    ema_decay: float | None = None
+    """Exponential average of the codec's weights; if set, that average is what is exported."""
+    floors: CollapseFloors = field(default_factory=CollapseFloors)
+    """Token statistics below which training warns or stops."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """Checkpoints that stay on disk."""
+    log_every: int = 10
+    """Steps between lines of the log."""
+    max_bad_steps: int = 5
+    """Non-finite steps in a row that end the run."""
+    trackers: list[str] = field(default_factory=list)
+    """accelerate trackers beside the JSONL log: tensorboard, wandb, trackio."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulate", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"recipe: {name} must be at least 1, got {getattr(self, name)}")
+        for term in self.weights.ever():
+            if term.startswith("adv/") and self.adversary is None:
+                raise ValueError(f"recipe: weights.{TERMS[term]} needs an `adversary` section")
+            if term in LANGUAGE_TERMS and self.language is None:
+                raise ValueError(f"recipe: weights.{TERMS[term]} needs a `language` section")

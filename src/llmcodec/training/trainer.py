@@ -1,0 +1,275 @@
+"""The training loop: `Trainer(recipe).run()`, or `llmcodec train --config recipes/X.yaml`.
+
+Base training from scratch and adaptation by a language model take the same path; the recipe decides. One step reads in order in
+`train_step`. Checkpoints are complete (`training_state`), so a resumed run equals an uninterrupted one bit for bit on the CPU.
+Test: tests/integration/test_resume.py, test_two_processes.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ..codec.quantizer import CodebookUsage
+from ..data.clips import ClipBatch
+from ..data.sampler import clip_seed
+from ..objectives.collapse import CodeStatistics
+from . import checkpoint
+from .build import build_adversary, build_codec, build_language, build_loader, partition_of, write_run_description
+from .objective import CodecObjective, LossTerms
+from .optimizer import GroupOptimizer
+from .recipe import Recipe
+from .tracking import JSONLLog, TrainingBar, plot_curves, read_log
+
+
+class CollapseError(RuntimeError):
+    """Token statistics fell below the recipe's floors and the recipe says stop."""
+
+
+class Trainer:
+    """A run: builds everything from the recipe, trains, leaves `codec/` (a folder `LLMCodec.from_pretrained` reads).
+
+    Args:
+        recipe: what to do. resume: continue from the newest checkpoint in the run folder (fresh start if there is none).
+    """
+
+    def __init__(self, recipe: Recipe, resume: bool = False, show_progress: bool = True):
+        self.recipe, self.folder = recipe, Path(recipe.run)
+        ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = Accelerator(log_with=recipe.trackers or None, project_dir=recipe.run, kwargs_handlers=[ddp])
+        self.device, self.dtype = self.accelerator.device, torch.float64 if recipe.precision == "fp64" else torch.float32
+        torch.manual_seed(recipe.seed)
+        codec = build_codec(recipe)
+        ranks = self.accelerator.process_index, self.accelerator.num_processes
+        self.loader = build_loader(recipe, codec.sample_rate, *ranks)
+        language = build_language(recipe, codec)
+        self.adversary = build_adversary(recipe)
+        objective = CodecObjective(recipe, codec, language, self.adversary, partition_of(recipe, codec))
+        self.objective = objective.to(self.device, self.dtype).train()
+        if self.adversary is not None:
+            self.adversary.to(self.device, self.dtype)
+        self.usage = CodebookUsage(codec.codebook_size, recipe.codec.usage_decay).to(self.device)
+        self.statistics = CodeStatistics(codec.codebook_size).to(self.device)
+        average = get_ema_multi_avg_fn(recipe.ema_decay) if recipe.ema_decay is not None else None
+        self.ema = AveragedModel(self.codec, multi_avg_fn=average) if average is not None else None
+        self.groups = [
+            GroupOptimizer(name, parameters, getattr(recipe.optimizer, name))
+            for name, parameters in self.parameter_groups().items()
+            if any(p.requires_grad for p in parameters.values())
+        ]
+        self.model = self.accelerator.prepare(self.objective)
+        self.step, self.bad_steps, self.skipped, self.revived = 0, 0, 0, 0
+        self.bar_enabled = show_progress and self.accelerator.is_main_process
+        if resume:
+            self.resume()
+
+    @property
+    def codec(self) -> Any:
+        return self.objective.codec
+
+    def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
+        """Group -> named parameters; every trainable parameter is in exactly one."""
+        groups: dict[str, dict[str, nn.Parameter]] = {"codec": dict(self.codec.named_parameters())}
+        if self.objective.language is not None:
+            groups |= self.objective.language.parameter_groups()
+        grouped = sum(sum(p.requires_grad for p in parameters.values()) for parameters in groups.values())
+        assert grouped == sum(p.requires_grad for p in self.objective.parameters())
+        return groups
+
+    # -- one step --------------------------------------------------------------------------------------------------
+    def train_step(self, batches: Sequence[ClipBatch]) -> dict[str, float] | None:
+        """Forward and backward of every micro-batch, one update, then the adversary on the same audio. None if skipped."""
+        micro: list[LossTerms] = []
+        for index, batch in enumerate(batches):
+            last = index + 1 == len(batches)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                terms = self.model(self.move(batch), self.step)
+                self.accelerator.backward(terms.total / len(batches))
+            micro.append(terms)
+        norms = {group.name: group.clip() for group in self.groups}
+        if guilty := self.non_finite(micro, norms):
+            self.skip(guilty)
+            return None
+        rates = {group.name: group.step(self.step) for group in self.groups}
+        self.zero_grad()
+        adversarial = self.train_adversary(micro)
+        with torch.no_grad():
+            for terms in micro:
+                self.usage.update(terms.encoding.codes_BT, terms.encoding.mask_BT)
+                self.statistics.update(terms.encoding.codes_BT, terms.encoding.mask_BT)
+            revived = self.revive(micro)
+            if self.ema is not None:
+                self.ema.update_parameters(self.codec)
+        self.step += 1
+        self.bad_steps = 0
+        self.revived += revived
+        return self.figures(micro, norms, rates) | adversarial | {"codes/revived": float(revived)}
+
+    def move(self, batch: ClipBatch) -> ClipBatch:
+        batch = batch.to(self.device)
+        return replace(batch, wav_BS=batch.wav_BS.to(self.dtype))
+
+    def zero_grad(self) -> None:
+        for group in self.groups:
+            group.zero_grad()
+
+    def train_adversary(self, micro: Sequence[LossTerms]) -> dict[str, float]:
+        """The discriminators see all micro-batches of the step, once their generator term is on."""
+        windows = [(t.fake_BS.detach(), t.real_BS) for t in micro if t.fake_BS is not None and t.real_BS is not None]
+        if self.adversary is None or not windows or "adv/generator" not in micro[0].raw:
+            return {}
+        return {name: float(value) for name, value in self.adversary.step(windows, self.step).items()}
+
+    def non_finite(self, micro: Sequence[LossTerms], norms: dict[str, Tensor]) -> list[str]:
+        """Names of terms or gradients that are NaN or infinite, on any rank; all ranks answer alike."""
+        checks = {name: torch.stack([t.raw[name].detach().float() for t in micro]).sum() for name in micro[0].raw}
+        checks |= {f"grad_norm/{name}": norm.float() for name, norm in norms.items()}
+        bad = torch.stack([~torch.isfinite(value) for value in checks.values()]).float()
+        bad = self.accelerator.reduce(bad, "sum")
+        return [name for name, count in zip(checks, bad.tolist(), strict=True) if count > 0]
+
+    def skip(self, guilty: list[str]) -> None:
+        """Leave everything as it was and count; too many in a row end the run."""
+        self.zero_grad()
+        self.step += 1
+        self.skipped += 1
+        self.bad_steps += 1
+        if self.bad_steps >= self.recipe.max_bad_steps:
+            raise FloatingPointError(
+                f"step {self.step}: {self.bad_steps} non-finite steps in a row ({', '.join(guilty)}); "
+                f"lower its weight or learning rate; the newest checkpoint in {self.folder / 'checkpoints'} is intact"
+            )
+
+    def revive(self, micro: Sequence[LossTerms]) -> int:
+        """Move unused codes onto latents of this step (all ranks move the same codes to the same places)."""
+        cfg = self.recipe.codec
+        settled = cfg.revive_until and self.step >= cfg.revive_until
+        if not cfg.revive_below or settled or (self.step + 1) % cfg.revive_every:
+            return 0
+        rows = torch.cat([self.codec.quantizer.in_proj(t.encoding.latent_BTD[t.encoding.mask_BT].to(self.dtype)) for t in micro])
+        if self.accelerator.num_processes > 1:
+            count = self.accelerator.gather(torch.tensor([rows.shape[0]], device=self.device))
+            padded = self.accelerator.gather(self.accelerator.pad_across_processes(rows)[None])
+            rows = torch.cat([part[:n] for part, n in zip(padded, count.tolist(), strict=True)])
+        generator = torch.Generator().manual_seed(clip_seed(self.recipe.seed, self.step, "", "revive"))
+        return self.usage.revive(self.codec.quantizer.codebook.data, rows, cfg.revive_below, generator)
+
+    def figures(self, micro: Sequence[LossTerms], norms: dict[str, Tensor], rates: dict[str, float]) -> dict[str, float]:
+        """Logged numbers of a step: mean raw terms, token statistics, gradient norms, learning rates."""
+        mean = {}
+        for name in {**micro[0].raw, **micro[0].logged}:
+            mean[name] = float(torch.stack([(t.raw | t.logged)[name].detach().float() for t in micro]).mean())
+        mean |= {name: float(value) for name, value in self.statistics.summary().items()}
+        mean |= {f"grad_norm/{name}": float(norm) for name, norm in norms.items()}
+        mean |= {f"lr/{name}": rate for name, rate in rates.items()}
+        return mean
+
+    # -- the run ---------------------------------------------------------------------------------------------------
+    def run(self) -> Path:
+        """Train to `recipe.steps`; returns the folder of the trained codec."""
+        main = self.accelerator.is_main_process
+        if main:
+            write_run_description(self.recipe, self.loader)
+        log = JSONLLog(self.folder / "log.jsonl", self.step) if main else None
+        if self.recipe.trackers:
+            self.accelerator.init_trackers(self.recipe.name)
+        batches, started = iter(self.loader), time.monotonic()
+        with TrainingBar(self.recipe.name, self.recipe.steps, self.step, self.bar_enabled) as bar:
+            while self.step < self.recipe.steps:
+                row = self.train_step([next(batches) for _ in range(self.recipe.accumulate)])
+                if row is not None and (self.step % self.recipe.log_every == 0 or self.step == self.recipe.steps):
+                    row = {"step": self.step, **row, "skipped": float(self.skipped)}
+                    row["seconds_per_step"] = (time.monotonic() - started) / self.recipe.log_every
+                    started = time.monotonic()
+                    if log is not None:
+                        log.write(row)
+                    if self.recipe.trackers:
+                        self.accelerator.log(row, step=self.step)
+                    self.guard(row, bar)
+                bar.update(self.step, row)
+                if self.step % self.recipe.checkpoint_every == 0 or self.step == self.recipe.steps:
+                    self.save()
+        return self.finish()
+
+    def guard(self, row: dict[str, float], bar: TrainingBar) -> None:
+        """Collapse floors: warn, or stop the run when the recipe says so."""
+        violated = self.recipe.floors.violated(self.statistics.summary(), self.codec.codebook_size)
+        for line in violated:
+            if self.bar_enabled:
+                bar.console.print(f"[yellow]warning, step {self.step}: {line}", highlight=False)
+        if violated and self.recipe.floors.action == "stop":
+            self.save()
+            raise CollapseError(f"step {self.step}: tokens are collapsing: {'; '.join(violated)}")
+
+    def finish(self) -> Path:
+        """Export the codec (its average, if there is one) and draw the curves."""
+        folder = self.folder / "codec"
+        if self.accelerator.is_main_process:
+            (self.ema.module if self.ema is not None else self.codec).to(torch.float32).save_pretrained(folder)
+            plot_curves(read_log(self.folder / "log.jsonl"), self.folder / "curves.png", self.recipe.name)
+        if self.recipe.trackers:
+            self.accelerator.end_training()
+        self.accelerator.wait_for_everyone()
+        return folder
+
+    # -- saving and resuming ---------------------------------------------------------------------------------------
+    def training_state(self) -> dict[str, Any]:
+        """Every item that decides what the next step does."""
+        state: dict[str, Any] = {
+            "objective": self.objective.state_dict(),
+            "optimizer": {group.name: group.state_dict() for group in self.groups},
+            "usage": self.usage.state_dict(),
+            "statistics": self.statistics.state_dict(),
+            "sampler": self.loader.state_dict(),
+            "rng": checkpoint.rng_state(),
+            "progress": {"step": self.step, "bad_steps": self.bad_steps, "skipped": self.skipped, "revived": self.revived},
+        }
+        if self.adversary is not None:
+            state["adversary"] = self.adversary.training_state()
+        if self.ema is not None:
+            state["ema"] = self.ema.state_dict()
+        return state
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `training_state`.
+
+        Raises:
+            ValueError: an item is missing, or one is there that this recipe does not use.
+        """
+        expected = set(self.training_state())
+        if set(state) != expected:
+            raise ValueError(f"checkpoint holds {sorted(state)}, this recipe needs {sorted(expected)}; resume with the same recipe")
+        self.objective.load_state_dict(state["objective"])
+        for group in self.groups:
+            group.load_state_dict(state["optimizer"][group.name])
+        self.usage.load_state_dict(state["usage"])
+        self.statistics.load_state_dict(state["statistics"])
+        self.loader.load_state_dict(state["sampler"])
+        checkpoint.load_rng_state(state["rng"])
+        for name, value in state["progress"].items():
+            setattr(self, name, value)
+        if self.adversary is not None:
+            self.adversary.load_training_state(state["adversary"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+
+    def save(self) -> None:
+        """Write a checkpoint (main process)."""
+        if self.accelerator.is_main_process:
+            checkpoint.save_checkpoint(self.folder / "checkpoints", self.step, self.training_state(), self.recipe.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+
+    def resume(self) -> None:
+        """Load the newest checkpoint, if there is one."""
+        found = checkpoint.list_checkpoints(self.folder / "checkpoints")
+        if found:
+            self.load_training_state(checkpoint.load_checkpoint(found[-1]))

@@ -1,0 +1,220 @@
+"""The contract of the codec: lengths, masks, batches, bounded attention, files."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcodec.codec import LLMCodec, LLMCodecConfig
+from llmcodec.codecs.protocol import AdaptableCodec, codes_per_clip
+
+SIZES = dict(hidden_size=32, encoder_layers=2, decoder_layers=2, head_dim=16, codebook_size=64)
+
+
+def make(**overrides) -> LLMCodec:
+    torch.manual_seed(0)
+    codec = LLMCodec(LLMCodecConfig(**(SIZES | overrides)))
+    with torch.no_grad():
+        for module in codec.modules():
+            if isinstance(module, torch.nn.BatchNorm1d):
+                module.running_mean.normal_(0, 0.3)
+                module.running_var.uniform_(0.5, 2.0)
+    return codec.eval()
+
+
+@pytest.fixture(scope="module")
+def codec() -> LLMCodec:
+    return make()
+
+
+def noise(samples: int, seed: int = 0) -> torch.Tensor:
+    return 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(seed))
+
+
+def batch_of(lengths):
+    clips = [noise(n, i) for i, n in enumerate(lengths)]
+    longest = max(lengths)
+    wav = torch.stack([torch.nn.functional.pad(c, (0, longest - len(c)), value=0.7) for c in clips])  # garbage in the padding
+    mask = torch.stack([torch.arange(longest) < n for n in lengths])
+    return clips, wav[:, None], mask
+
+
+def assert_same_codes(codec, clip, expected, got):
+    """Equal wherever float64 separates the two best codes by more than 1e-5."""
+    double = make(**{k: getattr(codec.config, k) for k in ("attention_window", "auv_floor_frames")}).double()
+    double.load_state_dict(codec.state_dict())
+    query = double.encode_latents(clip[None].double()).query_BTC
+    best = (query @ double.codebook_VC.T)[0].topk(2).values
+    clear = best[:, 0] - best[:, 1] > 1e-5
+    assert torch.equal(expected[clear], got[clear])
+    assert clear.float().mean() > 0.99 or (expected == got).float().mean() >= 0.999
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("lengths", [(1, 7000, 320), (640, 641, 5000, 161), (3200, 9600)])
+def test_batch_equals_single(window, lengths):
+    codec = make(attention_window=window)
+    clips, wav, mask = batch_of(lengths)
+    encoded = codec.encode(wav, mask)
+    assert encoded.audio_codes_mask.sum(-1).flatten().tolist() == [math.ceil(n / 320) for n in lengths]
+    decoded = codec.decode(encoded.audio_codes, padding_mask=mask).audio_values
+    for i, clip in enumerate(clips):
+        alone = codec.encode(clip[None, None]).audio_codes
+        frames = alone.shape[-1]
+        assert_same_codes(codec, clip, alone[0, 0], encoded.audio_codes[i, 0, :frames])
+        wav_alone = codec.decode(encoded.audio_codes[i : i + 1, :, :frames], length=len(clip)).audio_values
+        torch.testing.assert_close(decoded[i, 0, : len(clip)], wav_alone[0, 0], rtol=0, atol=1e-5)
+        assert not decoded[i, 0, frames * 320 :].any()
+
+
+@given(samples=st.integers(1, 4000))
+@settings(max_examples=40, deadline=None)
+def test_every_length_is_kept(codec, samples):
+    out = codec(noise(samples)[None, None])
+    assert out.audio_codes.shape == (1, 1, codec.num_frames(samples)) == (1, 1, math.ceil(samples / 320))
+    assert out.audio_values.shape == (1, 1, samples)
+    assert out.audio_values.isfinite().all()
+
+
+@pytest.mark.parametrize("samples", [640, 960, 6400])
+def test_floor_and_ceil_agree_where_the_hop_divides(codec, samples):
+    floored = make(auv_floor_frames=True)
+    wav = noise(samples)[None, None]
+    assert torch.equal(codec.encode(wav).audio_codes, floored.encode(wav).audio_codes)
+    with pytest.raises(ValueError, match="more than 480"):
+        floored.encode(noise(480)[None, None])
+
+
+def test_bounded_attention_makes_slices_exact():
+    codec = make(attention_window=2, conv_kernel_size=5)
+    encoder_context, decoder_context = codec.context_frames
+    assert (encoder_context, decoder_context) == (2 * (2 + 2) + 2, 2 * (2 + 2) + 2)
+    wav = noise(320 * 60)
+    whole = codec.double().encode(wav.double()[None, None]).audio_codes
+    start, stop = 15, 50
+    part = codec.encode(wav.double()[None, None, start * 320 : stop * 320]).audio_codes
+    inner = slice(encoder_context, stop - start - encoder_context)
+    assert torch.equal(part[0, 0, inner], whole[0, 0, start:stop][inner])
+    audio = codec.decode(whole).audio_values[0, 0]
+    piece = codec.decode(whole[..., start:stop]).audio_values[0, 0]
+    inside = slice(decoder_context * 320, (stop - start - decoder_context) * 320)
+    torch.testing.assert_close(piece[inside], audio[start * 320 : stop * 320][inside], rtol=0, atol=1e-9)
+    outside = codec.encode(wav.double()[None, None, 30 * 320 : 50 * 320]).audio_codes[0, 0, 0]
+    assert inner.start > 0 and outside.shape == ()  # the context is not claimed to be zero
+
+
+def test_the_codec_meets_the_protocol(codec):
+    assert isinstance(codec, AdaptableCodec)
+    assert (codec.sample_rate, codec.hop_samples, codec.frame_rate, codec.codebook_size) == (16000, 320, 50.0, 64)
+    assert codec.bitrate == pytest.approx(300.0)
+    _, wav, mask = batch_of((3200, 1600))
+    encoding = codec.encode_latents(wav[:, 0], mask.sum(-1))
+    similarity = encoding.query_BTC @ codec.codebook_VC.T
+    assert torch.equal(similarity.argmax(-1)[encoding.mask_BT], encoding.codes_BT[encoding.mask_BT])
+    assert [len(c) for c in codes_per_clip(encoding.codes_BT, encoding.mask_BT)] == [10, 5]
+    assert similarity.abs().max() <= 1 + 1e-6
+
+
+def test_gradients_reach_every_parameter():
+    codec = make().train()
+    _, wav, mask = batch_of((6400, 3200))
+    encoding = codec.encode_latents(wav[:, 0], mask.sum(-1))
+    out = codec.decode_latents(encoding.quantized_BTD, encoding.mask_BT)
+    (out.square().mean() + sum(v.mean() for v in encoding.losses.values())).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in codec.parameters())
+
+
+def test_batch_statistics_ignore_padding():
+    lengths = (6400, 1920)
+    padded, split = make().train(), make().train()
+    clips, wav, mask = batch_of(lengths)
+    norm = padded.encoder.conformer.layers[0].conv_module.conv_norm
+    hidden = torch.randn(2, 20, 32)
+    frames = torch.tensor([[True] * 20, [True] * 6 + [False] * 14])
+    norm(hidden, frames)
+    reference = split.encoder.conformer.layers[0].conv_module.conv_norm
+    reference_in = torch.cat([hidden[0], hidden[1, :6]])[None]
+    torch.nn.BatchNorm1d.forward(reference, reference_in.transpose(1, 2))
+    torch.testing.assert_close(norm.running_mean, reference.running_mean)
+    torch.testing.assert_close(norm.running_var, reference.running_var)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda c: c.encode(torch.zeros(1, 2, 100)), "mono"),
+        (lambda c: c.encode(torch.zeros(1, 100)), "batch, 1, samples"),
+        (lambda c: c.encode(torch.zeros(1, 1, 0)), "empty"),
+        (lambda c: c.encode(torch.zeros(1, 1, 10), torch.zeros(1, 10)), "empty"),
+        (lambda c: c.encode(torch.zeros(1, 1, 4), torch.tensor([[0, 1, 1, 1]])), "pad on the right"),
+        (lambda c: c.encode(torch.zeros(2, 1, 4), torch.ones(1, 4)), "does not fit"),
+        (lambda c: c.encode(torch.zeros(1, 1, 400), audio_kinds=["opera"]), "unknown audio kind 'opera'"),
+        (lambda c: c.decode(torch.full((1, 1, 3), 64)), "outside"),
+        (lambda c: c.decode(torch.full((1, 1, 3), -1)), "outside"),
+        (lambda c: c.decode(torch.zeros(1, 1, 0, dtype=torch.long)), "empty"),
+        (lambda c: c.decode(torch.zeros(1, 2, 3, dtype=torch.long)), "batch, 1, frames"),
+        (lambda c: c.decode(torch.zeros(1, 1, 3, dtype=torch.long), length=961), "fewer than length"),
+    ],
+)
+def test_bad_input_says_what_and_where(codec, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(codec)
+
+
+def test_partitions_keep_to_their_codes(codec):
+    wav = torch.stack([noise(9600, 1), noise(9600, 2)])[:, None]
+    codes = codec.encode(wav, audio_kinds=["speech", "other"]).audio_codes
+    (low, high), (other_low, other_high) = (codec.config.codebook_partitions[k] for k in ("speech", "other"))
+    assert codes[0].min() >= low and codes[0].max() < high
+    assert codes[1].min() >= other_low and codes[1].max() < other_high
+
+
+def test_silence_and_extremes_stay_finite(codec):
+    for wav in (torch.zeros(5000), torch.ones(5000), torch.full((5000,), -1.0), 1e4 * noise(5000)):
+        assert codec(wav[None, None]).audio_values.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_saved_folder_gives_the_same_codec(codec, tmp_path, dtype):
+    codec_to_save = make().to(dtype)
+    codec_to_save.save_pretrained(tmp_path)
+    loaded = LLMCodec.from_pretrained(tmp_path)
+    assert loaded.dtype == torch.float32 and not loaded.training
+    for key, value in codec_to_save.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value.to(loaded.state_dict()[key].dtype)), key
+    if dtype == torch.float32:
+        wav = noise(4000)[None, None]
+        assert torch.equal(loaded.encode(wav).audio_codes, codec.encode(wav).audio_codes)
+
+
+def test_tiny_fits_its_promises():
+    config = LLMCodecConfig.tiny()
+    codec = LLMCodec(config)
+    assert codec.bitrate <= 600 and config.codebook_size <= 4096
+    assert 2 * sum(v.numel() for v in codec.state_dict().values()) <= 8_000_000
+    assert config.codebook_partitions["speech"] == [0, 1638] and config.codebook_partitions["music"] == [0, 4096]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(n_fft=1000), "multiple of hop_samples"),
+        (dict(hidden_size=100), "multiple of an even head_dim"),
+        (dict(conv_kernel_size=4), "odd"),
+        (dict(attention_window=0), "at least 1"),
+        (dict(codebook_partitions={"speech": [0, 99999]}), "not inside"),
+        (dict(encoder_layers=0), "positive integer"),
+    ],
+)
+def test_impossible_configurations_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        LLMCodecConfig(**changes)
+
+
+def test_import_of_the_package_stays_light():
+    code = "import sys, llmcodec; assert not {'torch', 'transformers'} & set(sys.modules); llmcodec.LLMCodec"
+    subprocess.run([sys.executable, "-c", code], check=True)
