@@ -52,7 +52,7 @@ class AdversaryConfig:
     """Over sub-networks: sum as in HiFi-GAN and LLM-Codec, or mean, which does not change with their number."""
     feature_matching: Literal["absolute", "relative"] = "absolute"
     """absolute: L1 per layer, summed over layers (HiFi-GAN); relative: each layer's L1 over the mean magnitude of the
-    real features of the clip, averaged over layers (as in EnCodec): it does not drift with the discriminator's scale."""
+    clip's real features, averaged over layers (as in EnCodec): it does not drift with the discriminator's scale."""
     learning_rate: Schedule = field(default_factory=lambda: constant(1e-4))
     """AdamW learning rate by step."""
     betas: tuple[float, float] = (0.8, 0.99)
@@ -78,6 +78,18 @@ class AdversaryConfig:
             raise ValueError(f"AdversaryConfig: r1_every counts steps and must be at least 1, got {self.r1_every}")
         if self.clip <= 0:
             raise ValueError(f"AdversaryConfig: clip must be positive, got {self.clip}; use a large number for none")
+
+    @classmethod
+    def tiny(cls) -> AdversaryConfig:
+        """For training on a CPU: a small MPD and a small STFT discriminator in bf16, losses that do not drift."""
+        return cls(
+            mpd=MPDConfig.tiny(),
+            msd=None,
+            stft=STFTDiscriminatorConfig.tiny(),
+            combine="mean",
+            feature_matching="relative",
+            bf16=True,
+        )
 
 
 class Adversary(nn.Module):
@@ -213,7 +225,7 @@ class Adversary(nn.Module):
             return slope_BS.square().sum(-1).mean()
 
     def training_state(self) -> dict[str, Any]:
-        """Everything `step` changes, as nested dicts of tensors and integers (references: save them before training on)."""
+        """Everything `step` changes: nested dicts of tensors and integers (references, so save before training on)."""
         states = self.optimizer.state
         moments = {name: dict(states[p]) for name, p in self.nets.named_parameters() if p in states}
         return {"nets": dict(self.nets.state_dict()), "optimizer": moments, "num_skipped": self.num_skipped}

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from llmcodec.objectives.spectra import (
     LEVEL_FLOOR,
+    MAGNITUDE_FLOOR,
     Spectra,
     as_spectra,
     mean_over_clips,
@@ -207,7 +208,8 @@ class MultiResolutionSTFTLoss(nn.Module):
         fake_BTF, real_BTF = fake.stft(n_fft, hop), real.stft(n_fft, hop)
         fake_size_BTF, real_size_BTF = fake.magnitude(n_fft, hop), real.magnitude(n_fft, hop)
         weight_BTF = torch.minimum(fake_size_BTF, real_size_BTF).detach()
-        in_phase_BTF = fake_BTF.real * real_BTF.real + fake_BTF.imag * real_BTF.imag
+        # The floor is a third coordinate of both phasors: the cosine of two empty bins is 1, and it never exceeds 1.
+        in_phase_BTF = fake_BTF.real * real_BTF.real + fake_BTF.imag * real_BTF.imag + MAGNITUDE_FLOOR**2
         distance_BTF = weight_BTF - weight_BTF * in_phase_BTF / (fake_size_BTF * real_size_BTF)
         floor = LEVEL_FLOOR * math.sqrt(0.375 * n_fft) * real_size_BTF.shape[-1] * real_size_BTF.shape[-2]
         total_B = sum_over_frames(real_size_BTF, mask_BT).clamp(min=floor)
