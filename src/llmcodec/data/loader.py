@@ -9,9 +9,9 @@ Decoding releases the GIL, so one thread overlaps with the step. Tests: `pytest 
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from types import TracebackType
 from typing import Any
@@ -32,20 +32,18 @@ class ClipLoader(Iterator[ClipBatch]):
             raise ValueError("prefetch must be 0 or more batches")
         self.dataset, self.sampler, self.prefetch = dataset, sampler, prefetch
         self._state = deepcopy(sampler.state_dict())
-        self._reader: _Reader | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._ahead: deque[Future[tuple[ClipBatch, dict[str, Any]]]] = deque()
 
     def __next__(self) -> ClipBatch:
         if self.prefetch == 0:
             batch, self._state = self._read()
             return batch
-        if self._reader is None:
-            self.sampler.load_state_dict(self._state)
-            self._reader = _Reader(self._read, self.prefetch)
-        outcome = self._reader.take()
-        if isinstance(outcome, BaseException):
-            self.close()
-            raise outcome
-        batch, self._state = outcome
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clip-reader")
+        while len(self._ahead) <= self.prefetch:
+            self._ahead.append(self._thread.submit(self._read))
+        batch, self._state = self._ahead.popleft().result()
         return batch
 
     def _read(self) -> tuple[ClipBatch, dict[str, Any]]:
@@ -64,9 +62,10 @@ class ClipLoader(Iterator[ClipBatch]):
 
     def close(self) -> None:
         """Stop the thread; the next `next` starts it again at the same position."""
-        if self._reader is not None:
-            self._reader.stop()
-            self._reader = None
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+            self._thread = None
+            self._ahead.clear()
             self.sampler.load_state_dict(self._state)
 
     def __enter__(self) -> ClipLoader:
@@ -76,36 +75,3 @@ class ClipLoader(Iterator[ClipBatch]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-class _Reader:
-    """A daemon thread that calls `read` until stopped; its results, or its error, wait in a queue."""
-
-    def __init__(self, read: Any, prefetch: int) -> None:
-        self._read = read
-        self._queue: queue.Queue[Any] = queue.Queue(maxsize=prefetch)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="clip-reader", daemon=True)
-        self._thread.start()
-
-    def take(self) -> Any:
-        return self._queue.get()
-
-    def stop(self) -> None:
-        self._stopped.set()
-        while self._thread.is_alive():  # a full queue may hold the thread
-            try:
-                self._queue.get(timeout=0.01)
-            except queue.Empty:
-                continue
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                outcome = self._read()
-            except BaseException as error:  # not swallowed: the consumer raises it
-                outcome = error
-            self._queue.put(outcome)
-            if isinstance(outcome, BaseException):
-                return
