@@ -21,7 +21,9 @@ def train_parser() -> ArgumentParser:
         description="Train a codec: from scratch, or adapt a pretrained one through a frozen language model. "
         "Example: llmcodec train --config recipes/quickstart.yaml --steps 200 --run runs/try",
     )
-    parser.add_argument("--config", action="config", help="Recipe (YAML); give several to stack differences, later ones win.")
+    parser.add_argument(
+        "--config", action="config", help="Recipe (YAML); give several to stack differences, later ones win."
+    )
     parser.add_argument("--resume", action="store_true", help="Continue from the newest checkpoint in the run folder.")
     parser.add_class_arguments(Recipe)
     return parser
@@ -33,11 +35,19 @@ def train(arguments: Sequence[str]) -> None:
     from .training.trainer import Trainer
 
     parser = train_parser()
-    values = vars(parser.instantiate_classes(parser.parse_args(list(arguments))))
+    values = vars(parser.instantiate(parser.parse_args(list(arguments))))
     values.pop("config")
     resume = values.pop("resume")
+    quiet_transformers()
     folder = Trainer(Recipe(**values), resume=resume).run()
     print(f"codec: {folder}")
+
+
+def quiet_transformers() -> None:
+    """Our own bars are enough."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 COMMANDS: dict[str, tuple[str, Any]] = {

@@ -24,8 +24,13 @@ PREFIXES = (
     ("decoder.conformer.", "token2wav.conformer."),
     ("decoder.head.output_proj.", "token2wav.istft_head.out."),
 )
-SUFFIXES = (("proj.magnitude", "proj.parametrizations.weight.original0"), ("proj.direction", "proj.parametrizations.weight.original1"))
-CONV1X1 = re.compile(r"(pointwise_conv[12]\.weight|proj\.magnitude|proj\.direction)$")  # 1x1 convolutions there, linear layers here
+SUFFIXES = (
+    ("proj.magnitude", "proj.parametrizations.weight.original0"),
+    ("proj.direction", "proj.parametrizations.weight.original1"),
+)
+CONV1X1 = re.compile(
+    r"(pointwise_conv[12]\.weight|proj\.magnitude|proj\.direction)$"
+)  # 1x1 convolutions there, linear layers here
 WINDOWS = ("tokenizer.stft_head.stft.window", "token2wav.istft_head.istft.window")  # computed here, stored there
 
 
@@ -82,7 +87,10 @@ def config_from_auv(state: Mapping[str, Tensor]) -> LLMCodecConfig:
         codes, code_dim = state["tokenizer.vq.quantizers.0._codebook.weight"].shape
     except KeyError as error:
         raise ValueError(f"AUV checkpoint: {error.args[0]} is missing; is this an AUV state dict?") from None
-    layers = {side: 1 + max(int(k.split(".")[3]) for k in state if k.startswith(f"{side}.conformer.layers.")) for side in ("tokenizer", "token2wav")}
+    layers = {
+        side: 1 + max(int(k.split(".")[3]) for k in state if k.startswith(f"{side}.conformer.layers."))
+        for side in ("tokenizer", "token2wav")
+    }
     return LLMCodecConfig(
         n_fft=features - 2,
         hop_samples=(features - 2) // 4,

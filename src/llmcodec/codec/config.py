@@ -6,7 +6,13 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-AUV_PARTITIONS = {"speech": (0, 8192), "vocal": (0, 12288), "music": (0, 20480), "audio": (0, 20480), "other": (12288, 20480)}
+AUV_PARTITIONS = {
+    "speech": (0, 8192),
+    "vocal": (0, 12288),
+    "music": (0, 20480),
+    "audio": (0, 20480),
+    "other": (12288, 20480),
+}
 
 
 def scaled_partitions(codebook_size: int) -> dict[str, list[int]]:
@@ -83,21 +89,37 @@ class LLMCodecConfig(PreTrainedConfig):
         self._check()
 
     def _check(self) -> None:
-        for name in ("sample_rate", "hop_samples", "n_fft", "hidden_size", "encoder_layers", "decoder_layers", "codebook_size"):
+        for name in (
+            "sample_rate",
+            "hop_samples",
+            "n_fft",
+            "hidden_size",
+            "encoder_layers",
+            "decoder_layers",
+            "codebook_size",
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"codec config: {name} must be a positive integer, got {value!r}")
         if self.n_fft % self.hop_samples or (self.n_fft - self.hop_samples) % 2:
-            raise ValueError(f"codec config: n_fft ({self.n_fft}) must be a multiple of hop_samples ({self.hop_samples}), differing evenly")
+            raise ValueError(
+                f"codec config: n_fft ({self.n_fft}) must be a multiple of hop_samples ({self.hop_samples}), differing evenly"
+            )
         if self.hidden_size % self.head_dim or self.head_dim % 2:
-            raise ValueError(f"codec config: hidden_size ({self.hidden_size}) must be a multiple of an even head_dim ({self.head_dim})")
+            raise ValueError(
+                f"codec config: hidden_size ({self.hidden_size}) must be a multiple of an even head_dim ({self.head_dim})"
+            )
         if self.conv_kernel_size % 2 == 0:
             raise ValueError(f"codec config: conv_kernel_size must be odd, got {self.conv_kernel_size}")
         if self.attention_window is not None and self.attention_window < 1:
-            raise ValueError(f"codec config: attention_window must be at least 1 frame or null, got {self.attention_window}")
+            raise ValueError(
+                f"codec config: attention_window must be at least 1 frame or null, got {self.attention_window}"
+            )
         for name, (low, high) in self.codebook_partitions.items():
             if not 0 <= low < high <= self.codebook_size:
-                raise ValueError(f"codec config: partition {name!r} [{low}, {high}) is not inside the {self.codebook_size} codes")
+                raise ValueError(
+                    f"codec config: partition {name!r} [{low}, {high}) is not inside the {self.codebook_size} codes"
+                )
 
     @property
     def frame_rate(self) -> float:
@@ -112,5 +134,7 @@ class LLMCodecConfig(PreTrainedConfig):
     @classmethod
     def tiny(cls, **overrides: Any) -> LLMCodecConfig:
         """The same architecture for a laptop: 600 bit/s, under 8 MB in half precision, bounded attention."""
-        sizes = dict(hidden_size=144, encoder_layers=3, decoder_layers=4, head_dim=48, attention_window=32, codebook_size=4096)
+        sizes = dict(
+            hidden_size=144, encoder_layers=3, decoder_layers=4, head_dim=48, attention_window=32, codebook_size=4096
+        )
         return cls(**(sizes | overrides))

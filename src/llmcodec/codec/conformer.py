@@ -36,7 +36,9 @@ def attention_mask(num_frames: int, mask_BT: Tensor | None, window: int | None, 
     if mask_BT is not None:
         keys = mask_BT[:, None, None, :]
         allowed = keys if allowed is None else allowed & keys
-        allowed = allowed | torch.eye(num_frames, dtype=torch.bool, device=device)  # a padded query needs one key: itself
+        allowed = allowed | torch.eye(
+            num_frames, dtype=torch.bool, device=device
+        )  # a padded query needs one key: itself
     return allowed
 
 
@@ -53,7 +55,10 @@ class Attention(nn.Module):
         batch, num_frames, width = hidden_BTD.shape
         qkv = self.to_qkv(hidden_BTD).view(batch, num_frames, 3, width // self.head_dim, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        query, key = rotate(query, cos.to(query.dtype), sin.to(query.dtype)), rotate(key, cos.to(key.dtype), sin.to(key.dtype))
+        query, key = (
+            rotate(query, cos.to(query.dtype), sin.to(query.dtype)),
+            rotate(key, cos.to(key.dtype), sin.to(key.dtype)),
+        )
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
         return self.to_out(mixed.transpose(1, 2).reshape(batch, num_frames, width))
 
@@ -74,7 +79,9 @@ class MaskedBatchNorm(nn.BatchNorm1d):
     def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:  # type: ignore[override]
         if not self.training:
             scale = self.weight * torch.rsqrt(self.running_var + self.eps)
-            return hidden_BTD * scale.to(hidden_BTD.dtype) + (self.bias - self.running_mean * scale).to(hidden_BTD.dtype)
+            return hidden_BTD * scale.to(hidden_BTD.dtype) + (self.bias - self.running_mean * scale).to(
+                hidden_BTD.dtype
+            )
         with torch.autocast(hidden_BTD.device.type, enabled=False):
             x = hidden_BTD.float() if hidden_BTD.dtype in (torch.bfloat16, torch.float16) else hidden_BTD
             weight = torch.ones_like(x[..., :1]) if mask_BT is None else mask_BT[..., None].to(x.dtype)
@@ -108,7 +115,9 @@ class ConvolutionModule(nn.Module):
         super().__init__()
         self.layer_norm = nn.LayerNorm(hidden_size)
         self.pointwise_conv1 = nn.Linear(hidden_size, 2 * hidden_size, bias=False)
-        self.depthwise_conv = nn.Conv1d(hidden_size, hidden_size, kernel_size, padding=kernel_size // 2, groups=hidden_size, bias=False)
+        self.depthwise_conv = nn.Conv1d(
+            hidden_size, hidden_size, kernel_size, padding=kernel_size // 2, groups=hidden_size, bias=False
+        )
         self.conv_norm = MaskedBatchNorm(hidden_size)
         self.pointwise_conv2 = nn.Linear(hidden_size, hidden_size, bias=False)
 
@@ -134,7 +143,9 @@ class ConformerLayer(nn.Module):
         self.ffn2 = FeedForward(width, width * config.ffn_mult)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    def forward(self, hidden_BTD: Tensor, cos: Tensor, sin: Tensor, allowed: Tensor | None, mask_BT: Tensor | None) -> Tensor:
+    def forward(
+        self, hidden_BTD: Tensor, cos: Tensor, sin: Tensor, allowed: Tensor | None, mask_BT: Tensor | None
+    ) -> Tensor:
         hidden_BTD = hidden_BTD + 0.5 * self.ffn1(self.ffn1_layer_norm(hidden_BTD))
         hidden_BTD = hidden_BTD + self.attn(self.attn_layer_norm(hidden_BTD), cos, sin, allowed)
         hidden_BTD = hidden_BTD + self.conv_module(hidden_BTD, mask_BT)

@@ -213,7 +213,9 @@ class LLMCodec(PreTrainedAudioTokenizerBase):
             raise ValueError("decode: audio_codes is empty; at least one frame is needed")
         low, high = int(codes_BT.min()), int(codes_BT.max())
         if low < 0 or high >= self.codebook_size:
-            raise ValueError(f"decode: code {low if low < 0 else high} is outside [0, {self.codebook_size}); another codec's tokens?")
+            raise ValueError(
+                f"decode: code {low if low < 0 else high} is outside [0, {self.codebook_size}); another codec's tokens?"
+            )
         mask_BT = None if audio_codes_mask is None else audio_codes_mask.reshape(codes_BT.shape).bool()
         if padding_mask is not None:
             samples_B = padding_mask.reshape(padding_mask.shape[0], -1).sum(-1)
@@ -225,7 +227,9 @@ class LLMCodec(PreTrainedAudioTokenizerBase):
             wav_BS = wav_BS * mask_BT.repeat_interleave(self.hop_samples, dim=1)
         if length is not None:
             if self.num_frames(length) > codes_BT.shape[1]:
-                raise ValueError(f"decode: {codes_BT.shape[1]} frames give {wav_BS.shape[1]} samples, fewer than length={length}")
+                raise ValueError(
+                    f"decode: {codes_BT.shape[1]} frames give {wav_BS.shape[1]} samples, fewer than length={length}"
+                )
             wav_BS = F.pad(wav_BS, (0, max(0, length - wav_BS.shape[1])))[:, :length]
         return LLMCodecDecoderOutput(wav_BS[:, None])
 
@@ -261,7 +265,9 @@ def lengths_of(padding_mask: Tensor | None, wav_BS: Tensor) -> Tensor:
         lengths_B = torch.full((batch,), samples, device=wav_BS.device)
     else:
         if padding_mask.numel() != wav_BS.numel():
-            raise ValueError(f"encode: padding_mask {tuple(padding_mask.shape)} does not fit {batch} clips of {samples} samples")
+            raise ValueError(
+                f"encode: padding_mask {tuple(padding_mask.shape)} does not fit {batch} clips of {samples} samples"
+            )
         flat = padding_mask.reshape(batch, samples).bool()
         lengths_B = flat.sum(-1)
         if bool((flat != (torch.arange(samples, device=flat.device) < lengths_B[:, None])).any()):

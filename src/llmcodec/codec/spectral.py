@@ -66,7 +66,9 @@ class STFTFrontEnd(nn.Module):
             extent_B = (frame_lengths(lengths_B, cfg) * cfg.hop_samples).clamp(min=max(2 * cfg.hop_samples, pad + 1))
         wav_BS = F.pad(wav_BS, (0, max(0, int(extent_B.max()) - wav_BS.shape[1])))
         padded = reflect_pad_each(wav_BS, extent_B, pad, (num_frames - 1) * cfg.hop_samples + cfg.n_fft)
-        frames = padded.unfold(1, cfg.n_fft, cfg.hop_samples) * torch.hann_window(cfg.n_fft, dtype=padded.dtype, device=padded.device)
+        frames = padded.unfold(1, cfg.n_fft, cfg.hop_samples) * torch.hann_window(
+            cfg.n_fft, dtype=padded.dtype, device=padded.device
+        )
         spectrum = torch.view_as_real(torch.fft.rfft(frames))
         real, imag = spectrum[..., 0] + 0.0, spectrum[..., 1] + 0.0  # + 0.0 turns a rounding -0 into +0
         edge = torch.zeros_like(imag[..., :1])
@@ -88,7 +90,9 @@ class ISTFTHead(nn.Module):
         spectrum = self.output_proj(hidden_BTD)
         with torch.autocast(spectrum.device.type, enabled=False):
             log_magnitude, phase = at_least_float32(spectrum).chunk(2, dim=-1)
-            magnitude = log_magnitude.clamp(max=math.log(self.config.max_magnitude)).exp()  # clip first: no inf * 0 in backward
+            magnitude = log_magnitude.clamp(
+                max=math.log(self.config.max_magnitude)
+            ).exp()  # clip first: no inf * 0 in backward
             frames = torch.fft.irfft(torch.polar(magnitude, phase), self.config.n_fft)
             window = torch.hann_window(self.config.n_fft, dtype=frames.dtype, device=frames.device)
             frames = frames * window

@@ -39,7 +39,9 @@ def build_codec(recipe: Recipe) -> LLMCodec:
         codec = LLMCodec(SCRATCH[start](**recipe.codec.overrides))
     else:
         if recipe.codec.overrides:
-            raise ValueError(f"recipe: codec.overrides change an architecture from scratch, but codec.start is {start!r}")
+            raise ValueError(
+                f"recipe: codec.overrides change an architecture from scratch, but codec.start is {start!r}"
+            )
         codec = LLMCodec.from_pretrained(assets.codec_folder() if start == BUNDLED else start)
     if recipe.codec.smaller_codebook is not None:
         codec = with_smaller_codebook(codec, recipe, recipe.codec.smaller_codebook)
@@ -80,7 +82,9 @@ def build_language(recipe: Recipe, codec: LLMCodec) -> LanguageObjective | None:
         return None
     from .language import LanguageObjective
 
-    return LanguageObjective(recipe.language, codec.codebook_size, codec.config.hidden_size, recipe.seed, recipe.precision)
+    return LanguageObjective(
+        recipe.language, codec.codebook_size, codec.config.hidden_size, recipe.seed, frozenset(recipe.weights.ever())
+    )
 
 
 def manifest_path(recipe: Recipe) -> Path:
@@ -123,7 +127,11 @@ def write_run_description(recipe: Recipe, loader: ClipLoader) -> None:
     packages = ("llmcodec", "torch", "transformers", "accelerate", "numpy", "soundfile", "safetensors")
     description: dict[str, Any] = {
         "recipe": asdict(recipe),
-        "manifest": {"path": str(recipe.data.manifest), "hash": manifest_hash(loader.dataset.clips), "clips": len(loader.dataset)},
+        "manifest": {
+            "path": str(recipe.data.manifest),
+            "hash": manifest_hash(loader.dataset.clips),
+            "clips": len(loader.dataset),
+        },
         "versions": {"python": sys.version.split()[0]} | {name: version_of(name) for name in packages},
         "commit": commit(),
         "threads": torch.get_num_threads(),
@@ -142,7 +150,12 @@ def commit() -> str | None:
     """Commit of the source tree, if the package runs from one."""
     try:
         shown = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         )
     except (OSError, subprocess.SubprocessError):
         return None

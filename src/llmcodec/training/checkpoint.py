@@ -37,7 +37,9 @@ def split_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         return [split_tensors(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"checkpoint: {path} holds a {type(value).__name__}; only tensors, scalars, lists and dicts are saved")
+    raise TypeError(
+        f"checkpoint: {path} holds a {type(value).__name__}; only tensors, scalars, lists and dicts are saved"
+    )
 
 
 def join_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -117,7 +119,9 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
             items[name] = join_tensors(state, load_file(path) if path.exists() else {})
         return items
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"checkpoint {folder}: unreadable ({error}); delete this folder to resume from the one before") from error
+        raise ValueError(
+            f"checkpoint {folder}: unreadable ({error}); delete this folder to resume from the one before"
+        ) from error
 
 
 def rng_state() -> dict[str, Tensor]:

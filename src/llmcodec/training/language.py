@@ -1,14 +1,162 @@
-"""The language side of the objective (being written)."""
+"""The language side of the objective: bridge, frozen LM, future-token prediction, alignment, rate, composed for one batch.
+
+    codes -> bridge -> [start, e_0 .. e_(T-1)] -> frozen LM -> heads (FTP, rate) and pooled states (alignment)
+
+Shapes: B batch, T frames, V audio vocabulary, H LM width. Test: tests/unit/training/test_language.py.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Set
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..codecs.protocol import CodecEncoding
+from ..data.clips import ClipBatch
+from ..data.sampler import clip_seed
+from ..lm.backbone import BackboneConfig, BackboneOutput, FrozenCausalLM, sa_layers, text_key
+from ..lm.vocabulary import AudioVocabulary, initial_output_rows
+from ..objectives.alignment import AlignmentConfig, SemanticAlignment, pool_last
+from ..objectives.bridge import Bridge, BridgeConfig
+from ..objectives.prediction import FutureTokenPrediction, PredictionConfig
+from ..objectives.rate import RateConfig, SmallAudioLM, rate_term
+from ..objectives.schedule import Schedule
+
+ALIGNMENT_TERMS = frozenset({"align/cosine", "align/contrast"})
+BACKBONE_TERMS = ALIGNMENT_TERMS | {"lm/ftp", "bridge/ce"}
 
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """LM."""
+    """Which language model the codec is adapted through, and how."""
+
+    backbone: BackboneConfig | None = field(default_factory=BackboneConfig)
+    """The frozen causal LM; null runs without one (rate term of a small audio LM alone)."""
+    bridge: BridgeConfig = field(default_factory=BridgeConfig)
+    """Codec to LM, differentiable."""
+    prediction: PredictionConfig = field(default_factory=PredictionConfig)
+    """Future-token prediction heads."""
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    """Audio and text states, memory bank."""
+    rate: RateConfig = field(default_factory=RateConfig)
+    """Rate term: whose probabilities, at which temperature."""
+    rate_to_codec: Schedule | float = 1.0
+    """Share of the rate term's gradient that reaches the codec: start at 0 and the LM learns before the codec feels it."""
+    audio_rows: str | None = None
+    """Start from the audio embedding rows of an adapted run (`audio_rows.safetensors`); null draws them from the text rows."""
+    released_no_start: bool = False
+    """As the released code: no start embedding, so head 1 reads a state that has already seen its target."""
+    released_crops: bool = False
+    """As the released code: align a crop with the transcript of the whole utterance (else refused)."""
 
 
-class LanguageObjective:
-    pass
+class LanguageObjective(nn.Module):
+    """Trainable audio rows, heads and bridge around a frozen LM; returns raw terms and logged figures.
+
+    Args:
+        config: see there. codebook_size: V. latent_dim: codec width D. seed: of initial rows and noise.
+        backbone: an already loaded LM (tests); by default `config.backbone` is loaded.
+    """
+
+    def __init__(
+        self,
+        config: LanguageConfig,
+        codebook_size: int,
+        latent_dim: int,
+        seed: int = 0,
+        terms: Set[str] = BACKBONE_TERMS | {"lm/rate"},
+        backbone: FrozenCausalLM | None = None,
+    ):
+        super().__init__()
+        self.config, self.seed = config, seed
+        needs_backbone = bool(BACKBONE_TERMS & terms) or ("lm/rate" in terms and config.rate.model == "backbone")
+        if needs_backbone and backbone is None:
+            if config.backbone is None:
+                raise ValueError(
+                    f"recipe: language.backbone is null, but {sorted(BACKBONE_TERMS & terms)} need a language model"
+                )
+            backbone = FrozenCausalLM.from_pretrained(config.backbone)
+        self.backbone = backbone if needs_backbone else None
+        self.bridge = self.vocabulary = self.prediction = self.alignment = self.audio_lm = None
+        if self.backbone is not None:
+            self.bridge = Bridge(config.bridge, codebook_size, latent_dim)
+            self.vocabulary = AudioVocabulary.from_backbone(self.backbone, codebook_size, seed)
+            if config.audio_rows is not None:
+                self.vocabulary.load_rows(config.audio_rows)
+            if "lm/ftp" in terms or "lm/rate" in terms:
+                rows_VH = initial_output_rows(self.backbone, codebook_size, seed)
+                self.prediction = FutureTokenPrediction(config.prediction, rows_VH)
+            if ALIGNMENT_TERMS & terms:
+                self.layers = sa_layers(self.backbone.num_layers)
+                self.alignment = SemanticAlignment(self.layers, self.backbone.hidden_size, config.alignment)
+        if "lm/rate" in terms and config.rate.model == "small_lm":
+            self.audio_lm = SmallAudioLM(config.rate.small_lm, codebook_size, seed)
+
+    def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
+        """Optimizer group -> named parameters."""
+        members = {"bridge": [self.bridge], "audio": [self.vocabulary, self.prediction], "audio_lm": [self.audio_lm]}
+        return {
+            group: {
+                f"{i}.{n}": p
+                for i, module in enumerate(modules)
+                if module is not None
+                for n, p in module.named_parameters()
+            }
+            for group, modules in members.items()
+        }
+
+    def forward(
+        self, encoding: CodecEncoding, codebook_VC: Tensor, batch: ClipBatch, step: int, active: Set[str]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Raw terms among `active`, and figures that are only logged."""
+        terms: dict[str, Tensor] = {}
+        if "lm/rate" in active and self.audio_lm is not None:
+            share = self.config.rate_to_codec
+            share = share(step) if isinstance(share, Schedule) else share
+            rate = self.config.rate
+            terms |= self.audio_lm(encoding, codebook_VC, rate.tau(step), codec_scale=share, bf16=rate.bf16)
+        if BACKBONE_TERMS & active or ("lm/rate" in active and self.audio_lm is None):
+            terms |= self._through_backbone(encoding, codebook_VC, batch, step, active)
+        return (
+            {name: value for name, value in terms.items() if name in active},
+            {name: value.detach() for name, value in terms.items() if name not in active},
+        )
+
+    def _through_backbone(
+        self, encoding: CodecEncoding, codebook_VC: Tensor, batch: ClipBatch, step: int, active: Set[str]
+    ) -> dict[str, Tensor]:
+        assert self.backbone is not None and self.bridge is not None and self.vocabulary is not None
+        seeds_B = [clip_seed(self.seed, step, clip_id, "gumbel") for clip_id in batch.ids]
+        bridged = self.bridge(
+            encoding, codebook_VC, self.vocabulary.embedding_VH, tau=self.config.bridge.tau(step), seeds_B=seeds_B
+        )
+        terms = dict(bridged.terms)
+        inputs = self.vocabulary.inputs(bridged.embeds_BTH, encoding.mask_BT, start=not self.config.released_no_start)
+        layers = self.layers if ALIGNMENT_TERMS & active else ()
+        states = self.backbone(inputs.embeds_BLH, inputs.mask_BL, layers)
+        if "lm/ftp" in active:
+            assert self.prediction is not None
+            terms |= self.prediction(states.last_BLH, encoding.codes_BT, encoding.mask_BT)
+        if "lm/rate" in active and self.audio_lm is None:
+            assert self.prediction is not None
+            head_states, rows_VH = self.prediction.head(1, states.last_BLH)
+            rate = self.config.rate
+            terms |= rate_term(head_states, rows_VH, encoding, codebook_VC, rate.tau(step), bf16=rate.bf16)
+        if ALIGNMENT_TERMS & active:
+            terms |= self._align(states, inputs.last_B, batch)
+        return terms
+
+    def _align(self, states: BackboneOutput, last_B: Tensor, batch: ClipBatch) -> dict[str, Tensor]:
+        """Pooled audio states against cached text states; clips without text take part with key -1."""
+        assert self.alignment is not None and self.backbone is not None
+        keys = [text_key(text) for text in batch.texts]
+        audio = {layer: pool_last(hidden, last_B) for layer, hidden in states.layers.items()}
+        text = {layer: torch.zeros_like(pooled) for layer, pooled in audio.items()}
+        with_text = [i for i, key in enumerate(keys) if key >= 0]
+        if with_text:
+            known = self.backbone.text_states([batch.texts[i] for i in with_text], self.layers)
+            for layer, rows_BH in text.items():
+                rows_BH[with_text] = known[layer].to(rows_BH.dtype)
+        return self.alignment(audio, text, torch.tensor(keys, device=last_B.device))

@@ -88,7 +88,9 @@ class CodecObjective(nn.Module):
         with self.autocast(batch.wav_BS):
             kwargs = {} if self.partition is None else {"partitions": [self.partition] * batch.wav_BS.shape[0]}
             encoding = self.codec.encode_latents(batch.wav_BS, batch.lengths_B, **kwargs)
-        raw = {name: masked_mean(loss_BT, encoding.mask_BT) for name, loss_BT in encoding.losses.items() if name in weights}
+        raw = {
+            name: masked_mean(loss_BT, encoding.mask_BT) for name, loss_BT in encoding.losses.items() if name in weights
+        }
         logged: dict[str, Tensor] = {}
         fake_BS = real_BS = None
         if any(term in weights for term in WAVEFORM_TERMS):
@@ -144,7 +146,6 @@ class CodecObjective(nn.Module):
         inside = torch.arange(fake_BS.shape[1], device=fake_BS.device) < window.lengths_B[:, None]
         return fake_BS * inside
 
-
     def adversary_window(self, fake_BS: Tensor, real_BS: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """The stretch that the discriminators see, at a place keyed by seed and step: they cost more than all the rest."""
         if self.recipe.adversary_seconds is None:
@@ -157,4 +158,3 @@ class CodecObjective(nn.Module):
 def raw_dtype(batch: ClipBatch) -> torch.dtype:
     """Losses are summed in the precision of the audio (float32, or float64 in tests)."""
     return batch.wav_BS.dtype
-

@@ -20,7 +20,11 @@ class GroupOptimizer:
         self.name, self.config, self.lr = name, config, as_schedule(config.lr)
         self.parameters = [p for p in parameters.values() if p.requires_grad]
         decay, betas = config.weight_decay, config.betas
-        matrices = [p for n, p in parameters.items() if p.requires_grad and is_hidden_matrix(n, p)] if config.kind == "muon" else []
+        matrices = (
+            [p for n, p in parameters.items() if p.requires_grad and is_hidden_matrix(n, p)]
+            if config.kind == "muon"
+            else []
+        )
         hidden = {id(p) for p in matrices}
         rest = [p for p in self.parameters if id(p) not in hidden]
         self.optimizers: list[torch.optim.Optimizer] = []

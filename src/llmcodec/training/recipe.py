@@ -230,3 +230,12 @@ class Recipe:
                 raise ValueError(f"recipe: weights.{TERMS[term]} needs an `adversary` section")
             if term in LANGUAGE_TERMS and self.language is None:
                 raise ValueError(f"recipe: weights.{TERMS[term]} needs a `language` section")
+            if term.startswith("align/") and self.data.crop_seconds is not None and not released_crops(self.language):
+                raise ValueError(
+                    "recipe: data.crop_seconds cuts utterances, but alignment needs audio that speaks all of its text; "
+                    "set crop_seconds to null (or language.released_crops to reproduce the released code)"
+                )
+
+
+def released_crops(language: LanguageConfig | None) -> bool:
+    return language is not None and language.released_crops

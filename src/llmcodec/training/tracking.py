@@ -107,7 +107,9 @@ def plot_curves(rows: Iterable[Mapping[str, Any]], path: Path, title: str) -> No
     from matplotlib.figure import Figure
 
     rows = list(rows)
-    names = sorted({name for row in rows for name, value in row.items() if isinstance(value, (int, float))} - {"step", "time"})
+    names = sorted(
+        {name for row in rows for name, value in row.items() if isinstance(value, (int, float))} - {"step", "time"}
+    )
     if not names:
         return
     columns = min(4, len(names))

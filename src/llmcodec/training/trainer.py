@@ -46,7 +46,10 @@ class Trainer:
         self.recipe, self.folder = recipe, Path(recipe.run)
         ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(log_with=recipe.trackers or None, project_dir=recipe.run, kwargs_handlers=[ddp])
-        self.device, self.dtype = self.accelerator.device, torch.float64 if recipe.precision == "fp64" else torch.float32
+        self.device, self.dtype = (
+            self.accelerator.device,
+            torch.float64 if recipe.precision == "fp64" else torch.float32,
+        )
         torch.manual_seed(recipe.seed)
         codec = build_codec(recipe)
         ranks = self.accelerator.process_index, self.accelerator.num_processes
@@ -54,9 +57,12 @@ class Trainer:
         language = build_language(recipe, codec)
         self.adversary = build_adversary(recipe)
         objective = CodecObjective(recipe, codec, language, self.adversary, partition_of(recipe, codec))
-        self.objective = objective.to(self.device, self.dtype).train()
+        self.objective = objective.to(self.device).train()
         if self.adversary is not None:
-            self.adversary.to(self.device, self.dtype)
+            self.adversary.to(self.device)
+        if recipe.precision == "fp64":
+            self.objective.double()
+            self.adversary = None if self.adversary is None else self.adversary.double()
         self.usage = CodebookUsage(codec.codebook_size, recipe.codec.usage_decay).to(self.device)
         self.statistics = CodeStatistics(codec.codebook_size).to(self.device)
         average = get_ema_multi_avg_fn(recipe.ema_decay) if recipe.ema_decay is not None else None
@@ -155,7 +161,9 @@ class Trainer:
         settled = cfg.revive_until and self.step >= cfg.revive_until
         if not cfg.revive_below or settled or (self.step + 1) % cfg.revive_every:
             return 0
-        rows = torch.cat([self.codec.quantizer.in_proj(t.encoding.latent_BTD[t.encoding.mask_BT].to(self.dtype)) for t in micro])
+        rows = torch.cat(
+            [self.codec.quantizer.in_proj(t.encoding.latent_BTD[t.encoding.mask_BT].to(self.dtype)) for t in micro]
+        )
         if self.accelerator.num_processes > 1:
             count = self.accelerator.gather(torch.tensor([rows.shape[0]], device=self.device))
             padded = self.accelerator.gather(self.accelerator.pad_across_processes(rows)[None])
@@ -163,7 +171,9 @@ class Trainer:
         generator = torch.Generator().manual_seed(clip_seed(self.recipe.seed, self.step, "", "revive"))
         return self.usage.revive(self.codec.quantizer.codebook.data, rows, cfg.revive_below, generator)
 
-    def figures(self, micro: Sequence[LossTerms], norms: dict[str, Tensor], rates: dict[str, float]) -> dict[str, float]:
+    def figures(
+        self, micro: Sequence[LossTerms], norms: dict[str, Tensor], rates: dict[str, float]
+    ) -> dict[str, float]:
         """Logged numbers of a step: mean raw terms, token statistics, gradient norms, learning rates."""
         mean = {}
         for name in {**micro[0].raw, **micro[0].logged}:
@@ -215,6 +225,8 @@ class Trainer:
         folder = self.folder / "codec"
         if self.accelerator.is_main_process:
             (self.ema.module if self.ema is not None else self.codec).to(torch.float32).save_pretrained(folder)
+            if self.objective.language is not None and self.objective.language.vocabulary is not None:
+                self.objective.language.vocabulary.save_rows(self.folder / "audio_rows.safetensors")
             plot_curves(read_log(self.folder / "log.jsonl"), self.folder / "curves.png", self.recipe.name)
         if self.recipe.trackers:
             self.accelerator.end_training()
@@ -231,7 +243,12 @@ class Trainer:
             "statistics": self.statistics.state_dict(),
             "sampler": self.loader.state_dict(),
             "rng": checkpoint.rng_state(),
-            "progress": {"step": self.step, "bad_steps": self.bad_steps, "skipped": self.skipped, "revived": self.revived},
+            "progress": {
+                "step": self.step,
+                "bad_steps": self.bad_steps,
+                "skipped": self.skipped,
+                "revived": self.revived,
+            },
         }
         if self.adversary is not None:
             state["adversary"] = self.adversary.training_state()
@@ -247,7 +264,9 @@ class Trainer:
         """
         expected = set(self.training_state())
         if set(state) != expected:
-            raise ValueError(f"checkpoint holds {sorted(state)}, this recipe needs {sorted(expected)}; resume with the same recipe")
+            raise ValueError(
+                f"checkpoint holds {sorted(state)}, this recipe needs {sorted(expected)}; resume with the same recipe"
+            )
         self.objective.load_state_dict(state["objective"])
         for group in self.groups:
             group.load_state_dict(state["optimizer"][group.name])
@@ -265,7 +284,9 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint (main process)."""
         if self.accelerator.is_main_process:
-            checkpoint.save_checkpoint(self.folder / "checkpoints", self.step, self.training_state(), self.recipe.keep_checkpoints)
+            checkpoint.save_checkpoint(
+                self.folder / "checkpoints", self.step, self.training_state(), self.recipe.keep_checkpoints
+            )
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> None:

@@ -31,12 +31,26 @@ def auv_package():
 
 def published(auv_package, config: LLMCodecConfig):
     """The published encoder and decoder at our sizes, as `AUV.from_pretrained` builds them."""
-    sizes = dict(hop_length=config.hop_samples, hidden_size=config.hidden_size, ffn_mult=config.ffn_mult, max_position_embeddings=4096)
-    vq = dict(vq_type="fvq", num_quantizers=1, dim=config.hidden_size, codebook_size=config.codebook_size, codebook_dim=8, commitment=0.25)
+    sizes = dict(
+        hop_length=config.hop_samples,
+        hidden_size=config.hidden_size,
+        ffn_mult=config.ffn_mult,
+        max_position_embeddings=4096,
+    )
+    vq = dict(
+        vq_type="fvq",
+        num_quantizers=1,
+        dim=config.hidden_size,
+        codebook_size=config.codebook_size,
+        codebook_dim=8,
+        commitment=0.25,
+    )
     partitions = {k: list(v) for k, v in config.codebook_partitions.items()}
     model = torch.nn.Module()
     model.tokenizer = auv_package.AUVCodecEncWithVQ(
-        sample_rate=16000, enc_conf=sizes | dict(num_layers=config.encoder_layers), vq_conf=vq | dict(codebook_partition_maps=partitions)
+        sample_rate=16000,
+        enc_conf=sizes | dict(num_layers=config.encoder_layers),
+        vq_conf=vq | dict(codebook_partition_maps=partitions),
     )
     model.token2wav = auv_package.AUVCodecDec(dec_conf=sizes | dict(num_layers=config.decoder_layers))
     for module in model.modules():  # statistics that differ from their initial values
@@ -53,7 +67,9 @@ def pair(request, auv_package):
     torch.manual_seed(3)
     config = LLMCodecConfig.auv(auv_floor_frames=True)
     if request.param == "small":
-        config = LLMCodecConfig(hidden_size=128, encoder_layers=2, decoder_layers=2, codebook_size=512, auv_floor_frames=True)
+        config = LLMCodecConfig(
+            hidden_size=128, encoder_layers=2, decoder_layers=2, codebook_size=512, auv_floor_frames=True
+        )
     theirs = published(auv_package, config)
     return theirs, from_auv(theirs.state_dict())
 

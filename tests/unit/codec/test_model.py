@@ -38,7 +38,9 @@ def noise(samples: int, seed: int = 0) -> torch.Tensor:
 def batch_of(lengths):
     clips = [noise(n, i) for i, n in enumerate(lengths)]
     longest = max(lengths)
-    wav = torch.stack([torch.nn.functional.pad(c, (0, longest - len(c)), value=0.7) for c in clips])  # garbage in the padding
+    wav = torch.stack(
+        [torch.nn.functional.pad(c, (0, longest - len(c)), value=0.7) for c in clips]
+    )  # garbage in the padding
     mask = torch.stack([torch.arange(longest) < n for n in lengths])
     return clips, wav[:, None], mask
 
@@ -102,7 +104,7 @@ def test_bounded_attention_makes_slices_exact():
     audio = codec.decode(whole).audio_values[0, 0]
     piece = codec.decode(whole[..., start:stop]).audio_values[0, 0]
     inside = slice(decoder_context * 320, (stop - start - decoder_context) * 320)
-    torch.testing.assert_close(piece[inside], audio[start * 320 : stop * 320][inside], rtol=0, atol=1e-9)
+    torch.testing.assert_close(piece[inside], audio[start * 320 : stop * 320][inside], rtol=0, atol=1e-7)
     outside = codec.encode(wav.double()[None, None, 30 * 320 : 50 * 320]).audio_codes[0, 0, 0]
     assert inner.start > 0 and outside.shape == ()  # the context is not claimed to be zero
 
