@@ -1,0 +1,150 @@
+"""The speech in Debian packages: Asterisk's prompts, Fish Fillets' dialogues, a few sentences of LibriVox.
+
+Each source yields (row of the manifest without `audio` and `duration`, function that decodes it).
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corpus.speech import read_container, read_file
+
+Recording = tuple[dict[str, Any], Callable[[], np.ndarray]]
+
+ASTERISK_SPEAKERS = {
+    "en": "ast_en_allison",
+    "es": "ast_es_allison",
+    "fr": "ast_fr_june",
+    "it": "ast_it_carlo",
+    "ru": "ast_ru_ivrvoice",
+}
+ASTERISK_LICENSES = {
+    "en": "CC-BY-SA-3.0",
+    "es": "CC-BY-SA-3.0",
+    "fr": "CC-BY-SA-3.0",
+    "it": "CC-BY-3.0",
+    "ru": "CC-BY-3.0",
+}
+PACKAGES = [
+    *(f"asterisk-core-sounds-{language}{codec}" for language in ASTERISK_SPEAKERS for codec in ("", "-g722")),
+    "fillets-ng-data",
+    "fillets-ng-data-cs",
+    "fillets-ng-data-nl",
+    "pocketsphinx-testdata",
+]
+
+# Tones, monkeys and silence; the names are shared by all languages.
+_ASTERISK_NO_SPEECH = re.compile(
+    r"^(silence/|beep$|beeperr$|ascending-2tone$|descending-2tone$|confbridge-join$|confbridge-leave$|tt-monkeys$)"
+)
+_FILLETS_NO_WORDS = re.compile(r"^(CVAK|[áéíóúhHuú .,!…]+)$", re.IGNORECASE)
+_FILLETS_DIALOGUE = re.compile(
+    r'dialogId\("([^"]+)",\s*"font_([^"]*)",\s*"((?:[^"\\]|\\.)*)"\)\s*(?:dialogStr\("((?:[^"\\]|\\.)*)"\))?'
+)
+
+
+def everything(roots: Path) -> Iterator[Recording]:
+    yield from asterisk(roots)
+    yield from fillets(roots)
+    yield from librivox(roots)
+
+
+def asterisk(roots: Path) -> Iterator[Recording]:
+    """Telephone prompts in five languages, wide band (G.722, up to about 7.5 kHz), one studio reader each."""
+    for language, speaker in ASTERISK_SPEAKERS.items():
+        package = f"asterisk-core-sounds-{language}"
+        text = _asterisk_text(roots / package / "usr/share/doc" / package / f"core-sounds-{language}.txt.gz")
+        (base,) = (roots / f"{package}-g722/usr/share/asterisk/sounds").iterdir()
+        for path in sorted(base.rglob("*.g722"), key=str):
+            key = path.relative_to(base).as_posix()[:-5]
+            if _ASTERISK_NO_SPEECH.match(key):
+                continue
+            words = text.get(key, "")
+            if words.startswith(("[", "<", "(")) and words.endswith(("]", ">", ")")):
+                continue  # a description, not words
+            words = re.sub(r"\[[^\]]*\]|<[^>]*>|\([^)]*\)", " ", words)
+            if language == "en":  # said aloud as words
+                words = words.replace("*", " star ").replace("#", " pound ")
+            row = {
+                "id": f"ast_{language}/" + re.sub(r"[^\w-]+", "_", key),
+                "speaker": speaker,
+                "language": language,
+                "text": clean(words),
+                "source": "asterisk-core-sounds",
+                "license": ASTERISK_LICENSES[language],
+                "bandwidth_hz": 7000,
+            }
+            yield row, partial(_read_g722, path)
+
+
+def _read_g722(path: Path) -> np.ndarray:
+    return read_container(path.read_bytes(), "g722")
+
+
+def _asterisk_text(path: Path) -> dict[str, str]:
+    text = {}
+    with gzip.open(path, "rt", encoding="utf-8-sig") as lines:
+        for line in lines:
+            if not line.startswith(";") and ":" in line:
+                key, words = line.split(":", 1)
+                text[key.strip()] = words.strip()
+    return text
+
+
+def fillets(roots: Path) -> Iterator[Recording]:
+    """Acted dialogues of a game in Czech and Dutch; speakers are characters, not always different people."""
+    scripts = roots / "fillets-ng-data/usr/share/games/fillets-ng/script"
+    for language in ("cs", "nl"):
+        base = roots / f"fillets-ng-data-{language}/usr/share/games/fillets-ng/sound"
+        for script in sorted(scripts.glob(f"*/dialogs_{language}.lua"), key=str):
+            level = script.parent.name
+            for match in _FILLETS_DIALOGUE.finditer(script.read_text(encoding="utf-8")):
+                key, font = match[1], match[2]
+                words = clean((match[4] or "").replace("\\n", " ").replace("\\", ""))
+                path = base / level / language / f"{key}.ogg"
+                if not path.exists() or not re.search(r"\w", words) or _FILLETS_NO_WORDS.match(words):
+                    continue
+                if font == "both" or (level == "elk" and font == "elk"):
+                    continue  # two voices at once; mock Russian in a Czech set
+                row = {
+                    "id": f"fil_{language}/{level}_{key}",
+                    "speaker": f"fil_{language}_{font}",
+                    "language": language,
+                    "text": words,
+                    "source": "fillets-ng",
+                    "license": "GPL-2.0-only",
+                    "bandwidth_hz": 8000,
+                }
+                yield row, partial(read_file, path)
+
+
+def librivox(roots: Path) -> Iterator[Recording]:
+    """Five sentences of a LibriVox reading that ship as test data of PocketSphinx."""
+    base = roots / "pocketsphinx-testdata/usr/share/pocketsphinx/test/data/librivox"
+    for line in (base / "transcription").read_text(encoding="utf-8").splitlines():
+        match = re.match(r"<s>(.*)</s> \((.+)\)", line.strip())
+        if match:
+            row = {
+                "id": "lvx_en/" + match[2],
+                "speaker": "lvx_en_austen",
+                "language": "en",
+                "text": clean(match[1].strip().replace("a more a amiable", "a more amiable")),
+                "source": "pocketsphinx-testdata",
+                "license": "BSD-2-Clause (package); LibriVox recording",
+                "bandwidth_hz": 8000,
+            }
+            yield row, partial(read_file, base / f"{match[2]}.wav")
+
+
+def clean(text: str) -> str:
+    """Straight quotes and single spaces."""
+    for curly, straight in (("\u2019", "'"), ("\u2018", "'"), ("\u201c", '"'), ("\u201d", '"')):
+        text = text.replace(curly, straight)
+    return " ".join(text.split())
