@@ -97,12 +97,14 @@ class SemanticAlignment(nn.Module):
         cosines, contrasts = [], []
         stored: list[Tensor] = []
         allowed_BQ = self._allowed(text_keys_B)
+        # A copy: the bank moves on below, before the backward pass has read it.
+        bank_MQH = self.bank_MQH.clone()
         for index, layer in enumerate(self.layers):
             audio_BH = nn.functional.normalize(at_least_float32(audio[layer]), dim=-1)
             text_BH = nn.functional.normalize(at_least_float32(text[layer].detach()), dim=-1)
             cosine_B = (audio_BH * text_BH).sum(-1)
             cosines.append(1.0 - cosine_B)
-            bank_QH = self.bank_MQH[-1 if self.config.released_bank else index].to(audio_BH.dtype)
+            bank_QH = bank_MQH[-1 if self.config.released_bank else index].to(audio_BH.dtype)
             logits = torch.cat([cosine_B.unsqueeze(1), audio_BH @ bank_QH.t()], dim=1) * self.config.logit_scale
             allowed = torch.cat([torch.ones_like(allowed_BQ[:, :1]), allowed_BQ], dim=1)
             contrasts.append(smoothed_cross_entropy(logits, allowed, self.config.label_smoothing))
