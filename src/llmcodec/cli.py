@@ -21,9 +21,7 @@ def train_parser() -> ArgumentParser:
         description="Train a codec: from scratch, or adapt a pretrained one through a frozen language model. "
         "Example: llmcodec train --config recipes/quickstart.yaml --steps 200 --run runs/try",
     )
-    parser.add_argument(
-        "--config", action="config", help="Recipe (YAML); give several to stack differences, later ones win."
-    )
+    parser.add_argument("--config", action="config", help="Recipe (YAML); several stack, later ones win.")
     parser.add_argument("--resume", action="store_true", help="Continue from the newest checkpoint in the run folder.")
     parser.add_class_arguments(Recipe)
     return parser

@@ -11,6 +11,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+CODEC = "codec_tiny"
 SPEECH_SPLITS = ("train", "valid", "test")
 
 
@@ -25,4 +26,12 @@ def speech_manifest(split: str | None = None) -> Path:
     path = Path(str(files(__name__))) / "speech" / f"{split or 'manifest'}.jsonl"
     if not path.is_file():
         raise ValueError(f"the bundled speech is missing at {path}: reinstall llmcodec with pip")
+    return path
+
+
+def codec_folder() -> Path:
+    """Folder of the bundled codec (`tiny`, 16 kHz, 600 bit/s), which `LLMCodec.from_pretrained` reads."""
+    path = Path(str(files(__name__))) / CODEC
+    if not (path / "model.safetensors").is_file():
+        raise ValueError(f"the bundled codec is missing at {path}: reinstall llmcodec with pip")
     return path

@@ -1,4 +1,4 @@
-"""The architecture of the codec, and nothing but the architecture: `LLMCodecConfig`. Test: tests/unit/codec/test_config.py."""
+"""The architecture of the codec, and nothing but the architecture: `LLMCodecConfig`. Test: tests/unit/codec."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def scaled_partitions(codebook_size: int) -> dict[str, list[int]]:
 
 
 class LLMCodecConfig(PreTrainedConfig):
-    """Architecture of an AUV-style codec (arXiv 2509.21968): STFT, conformer, one factorised codebook, conformer, iSTFT.
+    """Architecture of an AUV-style codec (arXiv 2509.21968): STFT, conformer, one codebook, conformer, iSTFT.
 
     The defaults are AUV's: 16 kHz, 50 Hz, 20,480 codes, 716 bit/s.
 
@@ -41,7 +41,7 @@ class LLMCodecConfig(PreTrainedConfig):
         commitment: weight of the commitment term inside the VQ loss.
         log_floor: added to the magnitude before the logarithm.
         max_magnitude: upper clip of the decoder's spectral magnitude.
-        auv_floor_frames: frames = floor(S / hop) without padding, as the published AUV does (needs S > (n_fft - hop) / 2).
+        auv_floor_frames: frames = floor(S / hop) without padding, as the published AUV (needs S > (n_fft - hop) / 2).
     """
 
     model_type = "llmcodec"
@@ -103,11 +103,11 @@ class LLMCodecConfig(PreTrainedConfig):
                 raise ValueError(f"codec config: {name} must be a positive integer, got {value!r}")
         if self.n_fft % self.hop_samples or (self.n_fft - self.hop_samples) % 2:
             raise ValueError(
-                f"codec config: n_fft ({self.n_fft}) must be a multiple of hop_samples ({self.hop_samples}), differing evenly"
+                f"codec config: n_fft ({self.n_fft}) must be a multiple of hop_samples ({self.hop_samples})"
             )
         if self.hidden_size % self.head_dim or self.head_dim % 2:
             raise ValueError(
-                f"codec config: hidden_size ({self.hidden_size}) must be a multiple of an even head_dim ({self.head_dim})"
+                f"codec config: hidden_size ({self.hidden_size}) needs an even head_dim that divides it, not {self.head_dim}"
             )
         if self.conv_kernel_size % 2 == 0:
             raise ValueError(f"codec config: conv_kernel_size must be odd, got {self.conv_kernel_size}")

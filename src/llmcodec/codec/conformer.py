@@ -1,7 +1,7 @@
 """Masked conformer with rotary attention: macaron feed-forward, self-attention, convolution module, feed-forward.
 
-Shapes: B batch, T frames, D width, N heads. Test: tests/unit/codec/test_conformer.py. Module names follow AUV's state dict.
-Padding never reaches a real frame: masked keys in attention, zeroed input of the depthwise convolution, masked batch statistics.
+Padding never reaches a real frame: masked keys in attention, zeroed input of the depthwise convolution, masked batch
+statistics. Module names follow AUV's state dict. Shapes: B batch, T frames, D width, N heads. Test: tests/unit/codec.
 """
 
 from __future__ import annotations
@@ -77,8 +77,9 @@ class MaskedBatchNorm(nn.BatchNorm1d):
     """Batch normalisation over (B, T, D) whose training statistics see real frames only, of all ranks together."""
 
     def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        assert self.running_mean is not None and self.running_var is not None
         if not self.training:
-            scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+            scale = self.weight * (self.running_var + self.eps).rsqrt()
             return hidden_BTD * scale.to(hidden_BTD.dtype) + (self.bias - self.running_mean * scale).to(
                 hidden_BTD.dtype
             )
@@ -95,7 +96,7 @@ class MaskedBatchNorm(nn.BatchNorm1d):
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
                 unbiased = variance * count / (count - 1).clamp(min=1)
                 self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-            out = (x - mean) * (torch.rsqrt(variance + self.eps) * self.weight) + self.bias
+            out = (x - mean) * ((variance + self.eps).rsqrt() * self.weight) + self.bias
         return out.to(hidden_BTD.dtype)
 
 

@@ -79,6 +79,7 @@ class LLMCodec(PreTrainedAudioTokenizerBase):
     main_input_name = "input_values"
     base_model_prefix = "codec"
     num_codebooks = 1
+    config: LLMCodecConfig
 
     def __init__(self, config: LLMCodecConfig):
         super().__init__(config)
@@ -92,7 +93,7 @@ class LLMCodec(PreTrainedAudioTokenizerBase):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> LLMCodec:
-        """As in transformers; weights are computed with in float32 unless `dtype` says otherwise (files may be half)."""
+        """As in transformers, but in float32 unless `dtype` says otherwise, whatever precision the file has."""
         kwargs.setdefault("dtype", torch.float32)
         return super().from_pretrained(*args, **kwargs)
 
@@ -129,7 +130,7 @@ class LLMCodec(PreTrainedAudioTokenizerBase):
 
     @property
     def context_frames(self) -> tuple[float, float]:
-        """Frames on each side that can influence a code (encoder) and a decoded frame (decoder); inf with global attention."""
+        """Frames on each side that influence a code (encoder) and a decoded frame (decoder); inf: global attention."""
         if self.config.attention_window is None:
             return math.inf, math.inf
         per_layer = self.config.attention_window + self.config.conv_kernel_size // 2
@@ -174,7 +175,7 @@ class LLMCodec(PreTrainedAudioTokenizerBase):
         Args:
             input_values: (B, 1, S) mono samples at `sample_rate`, nominally in [-1, 1]. Any S >= 1.
             padding_mask: (B, S) or (B, 1, S), 1 at real samples; real samples come first.
-            audio_kinds: a codebook partition per clip ("speech", "vocal", "music", "audio", "other"); None uses all codes.
+            audio_kinds: a codebook partition per clip ("speech", "vocal", "music", "audio", "other"); None: all codes.
 
         Raises:
             ValueError: wrong shape, empty clip, padding on the left, unknown partition.
@@ -199,7 +200,7 @@ class LLMCodec(PreTrainedAudioTokenizerBase):
 
         Args:
             audio_codes: (B, 1, T) codes in [0, codebook_size).
-            padding_mask: the one that `encode` was given; the result has as many samples and is silent beyond each clip.
+            padding_mask: the one that `encode` was given; the result is as long and silent beyond each clip.
             audio_codes_mask: (B, 1, T), True at real frames (from `encode`), when no `padding_mask` is at hand.
             length: samples wanted; default T * hop_samples.
 
@@ -238,12 +239,13 @@ class LLMCodec(PreTrainedAudioTokenizerBase):
         self, input_values: Tensor, padding_mask: Tensor | None = None, audio_codes: Tensor | None = None
     ) -> LLMCodecOutput:
         """Encode (unless `audio_codes` are given) and decode to the input's length."""
-        encoded = None
+        mask = None
         if audio_codes is None:
             encoded = self.encode(input_values, padding_mask)
-            audio_codes = encoded.audio_codes
+            audio_codes, mask = encoded.audio_codes, encoded.audio_codes_mask
+        assert audio_codes is not None
         decoded = self.decode(audio_codes, padding_mask, length=input_values.shape[-1])
-        return LLMCodecOutput(audio_codes, None if encoded is None else encoded.audio_codes_mask, decoded.audio_values)
+        return LLMCodecOutput(audio_codes, mask, decoded.audio_values)
 
     def partitions_of(self, audio_kinds: Sequence[str] | None, batch: int) -> list[tuple[int, int]] | None:
         """Names of codebook partitions -> code ranges per clip."""

@@ -1,6 +1,6 @@
 """Factorised vector quantisation: project to a few dimensions, take the nearest code by cosine, project back.
 
-Shapes: B batch, T frames, N = flattened frames, D codec width, C code dimension, V codes. Test: tests/unit/codec/test_quantizer.py.
+Shapes: B batch, T frames, N = flattened frames, D codec width, C code dimension, V codes. Test: tests/unit/codec.
 After improved VQGAN (arXiv 2110.04627) and DAC (arXiv 2306.06546), with AUV's nested partitions (arXiv 2509.21968).
 """
 
@@ -20,7 +20,7 @@ ROWS_PER_CHUNK = 1024  # frames compared with the codebook at once: bounds memor
 
 
 class WeightNormLinear(nn.Module):
-    """Linear layer with weight = magnitude * direction / |direction| per output row (AUV's weight-normed 1x1 convolution)."""
+    """Linear layer, weight = magnitude * direction / |direction| per output row (AUV: weight-normed 1x1 conv)."""
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__()
@@ -65,7 +65,7 @@ class FactorizedQuantizer(nn.Module):
     def forward(
         self, latent_BTD: Tensor, partitions: Sequence[tuple[int, int]] | None = None
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """Latents -> codes (B, T), unit-norm query (B, T, C), straight-through decoder input (B, T, D), losses (B, T) each."""
+        """Latents -> codes (B, T), unit-norm query (B, T, C), straight-through decoder input, losses (B, T) each."""
         with torch.autocast(latent_BTD.device.type, enabled=False):
             projected_BTC = self.in_proj(latent_BTD.to(self.in_proj.bias.dtype))
             query_BTC = F.normalize(at_least_float32(projected_BTC), dim=-1)

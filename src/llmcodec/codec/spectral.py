@@ -78,7 +78,7 @@ class STFTFrontEnd(nn.Module):
 
 
 class ISTFTHead(nn.Module):
-    """Codec width -> magnitude (exp, clipped) and phase -> waveform by windowed overlap-add, normalised by its envelope."""
+    """Codec width -> magnitude (exp, clipped) and phase -> waveform by overlap-add, normalised by its envelope."""
 
     def __init__(self, config: LLMCodecConfig):
         super().__init__()
@@ -103,11 +103,12 @@ class ISTFTHead(nn.Module):
             return self.overlap_add(frames) / self.overlap_add(envelope).clamp(min=1e-11)
 
     def overlap_add(self, frames_BTN: Tensor) -> Tensor:
-        """(B, T, n_fft) -> (B, T * hop), (n_fft - hop) / 2 samples trimmed at each end. Shifted sums: n_fft is whole hops."""
+        """(B, T, n_fft) -> (B, T * hop), (n_fft - hop) / 2 samples trimmed at each end. Shifted sums of whole hops."""
         hop = self.config.hop_samples
         batch, num_frames, width = frames_BTN.shape
         parts = frames_BTN.reshape(batch, num_frames, width // hop, hop)
         total = num_frames + width // hop - 1
-        out = sum(F.pad(parts[:, :, i], (0, 0, i, total - num_frames - i)) for i in range(width // hop))
+        shifted = [F.pad(parts[:, :, i], (0, 0, i, total - num_frames - i)) for i in range(width // hop)]
+        out = torch.stack(shifted).sum(0)
         trim = (width - hop) // 2
         return out.reshape(batch, total * hop)[:, trim : total * hop - trim]

@@ -1,7 +1,8 @@
 """What the rest of the house may ask of a codec: the small protocol that objectives, training and evaluation stand on.
 
-Shapes: B batch, S samples, T frames, Q codebooks, D codec width, C code dimension, V codebook size. Test: tests/unit/codecs.
-Any codec with a differentiable latent and a codebook can be adapted by meeting `AdaptableCodec`; none of its users knows our class.
+Any codec with a differentiable latent and a codebook can be adapted by meeting `AdaptableCodec`.
+Shapes: B batch, S samples, T frames, Q codebooks, D codec width, C code dimension, V codebook size.
+Test: tests/unit/codec/test_model.py.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class CodecEncoding:
     codes_BT: int64 codes, 0 at padding. mask_BT: bool, True at real frames.
     query_BTC: unit-norm look-up query with gradient to the encoder; `code = argmax_v query . codebook_VC[v]`.
     latent_BTD: continuous latent before quantisation. quantized_BTD: what the decoder reads, straight-through.
-    losses: raw terms of the quantiser per frame, (B, T) each (`vq/commit`, `vq/codebook`); whoever reduces them applies the mask.
+    losses: raw terms of the quantiser per frame, (B, T) each (`vq/commit`, `vq/codebook`), to be masked when reduced.
     """
 
     codes_BT: Tensor
@@ -54,7 +55,7 @@ class AdaptableCodec(Codec, Protocol):
 
     @property
     def codebook_VC(self) -> Tensor:
-        """Unit-norm code vectors, with gradient to the codebook. Similarity is `query_BTC @ codebook_VC.T`, in [-1, 1]."""
+        """Unit-norm code vectors, with gradient. Similarity is `query_BTC @ codebook_VC.T`, in [-1, 1]."""
 
     def encode_latents(self, wav_BS: Tensor, lengths_B: Tensor | None = None) -> CodecEncoding:
         """Samples (zero padded beyond `lengths_B`) -> codes, mask, latents and quantiser losses."""

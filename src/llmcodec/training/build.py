@@ -29,7 +29,7 @@ SCRATCH = {"tiny": LLMCodecConfig.tiny, "auv": LLMCodecConfig.auv}
 
 
 def build_codec(recipe: Recipe) -> LLMCodec:
-    """The codec to train: from scratch, bundled, or from a folder or hub id; with a smaller codebook if the recipe says so.
+    """The codec to train: from scratch, bundled, or from a folder or hub id; with a smaller codebook if wanted.
 
     Raises:
         ValueError: overrides on a pretrained codec, a codec of another type, a smaller codebook that is not smaller.
@@ -56,8 +56,8 @@ def with_smaller_codebook(codec: LLMCodec, recipe: Recipe, size: int) -> LLMCode
     counts_V = torch.zeros(codec.codebook_size, dtype=torch.int64)
     dataset = build_dataset(recipe, codec.sample_rate)
     for index in range(len(dataset)):
-        codes = codec.encode(torch.from_numpy(dataset.read(index))[None, None]).audio_codes
-        counts_V += torch.bincount(codes.flatten(), minlength=codec.codebook_size)
+        encoding = codec.encode_latents(torch.from_numpy(dataset.read(index))[None])
+        counts_V += torch.bincount(encoding.codes_BT.flatten(), minlength=codec.codebook_size)
     keep = counts_V.argsort(descending=True, stable=True)[:size]
     config = codec.config.to_dict() | {"codebook_size": size, "codebook_partitions": None}
     smaller = LLMCodec(LLMCodecConfig.from_dict(config))

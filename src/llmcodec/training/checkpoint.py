@@ -1,8 +1,8 @@
 """Complete, atomic checkpoints of a training run, without pickle.
 
-A checkpoint is a folder `step_00001234`: one safetensors file per item (codec, objective, adversary, optimizer, ema, usage,
+A checkpoint is a folder `step_00001234`: one safetensors file per item (objective, adversary, optimizer, ema, usage,
 sampler, progress ...) for its tensors and one `state.json` for everything that is not a tensor. It is written under a
-temporary name, flushed to disk and renamed, so a folder with the final name is whole; a killed save leaves the previous one.
+temporary name, flushed and renamed: a folder with the final name is whole, a killed save leaves the previous one.
 Test: tests/unit/training/test_checkpoint.py, tests/integration/test_kill.py.
 """
 

@@ -1,4 +1,4 @@
-"""The language side of the objective: bridge, frozen LM, future-token prediction, alignment, rate, composed for one batch.
+"""The language side of the objective: bridge, frozen LM, future-token prediction, alignment, rate, for one batch.
 
     codes -> bridge -> [start, e_0 .. e_(T-1)] -> frozen LM -> heads (FTP, rate) and pooled states (alignment)
 
@@ -43,9 +43,9 @@ class LanguageConfig:
     rate: RateConfig = field(default_factory=RateConfig)
     """Rate term: whose probabilities, at which temperature."""
     rate_to_codec: Schedule | float = 1.0
-    """Share of the rate term's gradient that reaches the codec: start at 0 and the LM learns before the codec feels it."""
+    """Share of the rate term's gradient that reaches the codec: from 0 up, the LM learns before the codec feels it."""
     audio_rows: str | None = None
-    """Start from the audio embedding rows of an adapted run (`audio_rows.safetensors`); null draws them from the text rows."""
+    """Start from the rows of an adapted run (`audio_rows.safetensors`); null draws them from the text rows."""
     released_no_start: bool = False
     """As the released code: no start embedding, so head 1 reads a state that has already seen its target."""
     released_crops: bool = False
@@ -96,14 +96,17 @@ class LanguageObjective(nn.Module):
 
     def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
         """Optimizer group -> named parameters."""
-        members = {"bridge": [self.bridge], "audio": [self.vocabulary, self.prediction], "audio_lm": [self.audio_lm]}
-        return {
-            group: {
-                f"{i}.{n}": p
-                for i, module in enumerate(modules)
-                if module is not None
-                for n, p in module.named_parameters()
-            }
+        members: dict[str, list[nn.Module | None]] = {
+            "bridge": [self.bridge],
+            "audio": [self.vocabulary, self.prediction],
+            "audio_lm": [self.audio_lm],
+        }
+        groups: dict[str, dict[str, nn.Parameter]] = {group: {} for group in members}
+        for group, modules in members.items():
+            for index, module in enumerate(modules):
+                for name, parameter in module.named_parameters() if module is not None else ():
+                    groups[group][f"{index}.{name}"] = parameter
+        return groups
             for group, modules in members.items()
         }
 

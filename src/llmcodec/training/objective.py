@@ -1,8 +1,9 @@
 """One forward pass for everything the codec is trained for: `CodecObjective(batch, step) -> LossTerms`.
 
 The whole clip is encoded (language terms need all of it), a window is decoded (waveform terms are the expensive ones).
-Being a single forward, it can be wrapped by DistributedDataParallel. Weights come from the recipe; a term of weight 0 is not
-computed. Shapes: B batch, S samples, T frames, W window frames, D width. Test: tests/unit/training/test_objective.py.
+Being a single forward, it can be wrapped by DistributedDataParallel. Weights come from the recipe; a term of weight 0
+is not computed. Shapes: B batch, S samples, T frames, W window frames, D width.
+Test: tests/unit/training/test_objective.py.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ class CodecObjective(nn.Module):
         return fake_BS * inside
 
     def adversary_window(self, fake_BS: Tensor, real_BS: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """The stretch that the discriminators see, at a place keyed by seed and step: they cost more than all the rest."""
+        """The stretch that the discriminators see, placed by seed and step: they cost more than all the rest."""
         if self.recipe.adversary_seconds is None:
             return fake_BS, real_BS
         size = round(self.recipe.adversary_seconds * self.codec.sample_rate)

@@ -38,7 +38,7 @@ class DataConfig:
     crop_seconds: float | None = None
     """Read a random crop of this length instead of the whole utterance. LM terms want whole utterances (null)."""
     bucket_batches: int = 8
-    """Whole utterances of similar length share a batch (less padding): sorted within pools of this many batches; 1 does not sort."""
+    """Whole utterances of similar length share a batch: sorted within pools of this many batches; 1 does not sort."""
     prefetch: int = 2
     """Batches read ahead by a background thread; 0 reads in place."""
 
@@ -48,7 +48,7 @@ class CodecConfig:
     """Where the codec comes from and what stays fixed in it."""
 
     start: str = BUNDLED
-    """"tiny" or "auv": that architecture from scratch; "bundled": the trained tiny codec inside the package; else a folder or hub id."""
+    """`tiny` or `auv`: that architecture from scratch; `bundled`: the codec in the package; else a folder or hub id."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Changes to the architecture when training from scratch, e.g. {codebook_size: 512}."""
     freeze_batch_norm: bool = True

@@ -30,7 +30,7 @@ HEADLINE = (
 
 
 class JSONLLog:
-    """One JSON object per line; lines beyond a resumed step are cut off, so a resumed log equals an uninterrupted one."""
+    """One JSON object per line; lines beyond a resumed step are cut off: a resumed log equals an uninterrupted one."""
 
     def __init__(self, path: Path, resume_step: int = 0):
         self.path = path
@@ -87,7 +87,9 @@ class TrainingBar:
 
     def update(self, step: int, row: Mapping[str, float] | None = None) -> None:
         terms = headline(row or {})
-        self.progress.update(self.task, completed=step, **({"terms": terms} if terms else {}))
+        if terms:
+            self.progress.update(self.task, terms=terms)
+        self.progress.update(self.task, completed=step)
         now = time.monotonic()
         if self.enabled and not self.live and row and (now - self.printed > 20 or step == self.total):
             self.printed = now

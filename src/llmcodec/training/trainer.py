@@ -1,8 +1,8 @@
 """The training loop: `Trainer(recipe).run()`, or `llmcodec train --config recipes/X.yaml`.
 
-Base training from scratch and adaptation by a language model take the same path; the recipe decides. One step reads in order in
-`train_step`. Checkpoints are complete (`training_state`), so a resumed run equals an uninterrupted one bit for bit on the CPU.
-Test: tests/integration/test_resume.py, test_two_processes.py.
+Base training from scratch and adaptation by a language model take the same path; the recipe decides. One step reads in
+order in `train_step`. Checkpoints are complete (`training_state`): a resumed run equals an uninterrupted one bit for
+bit on the CPU. Test: tests/integration/test_resume.py, test_two_processes.py.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Trainer:
     """A run: builds everything from the recipe, trains, leaves `codec/` (a folder `LLMCodec.from_pretrained` reads).
 
     Args:
-        recipe: what to do. resume: continue from the newest checkpoint in the run folder (fresh start if there is none).
+        recipe: what to do. resume: continue from the newest checkpoint in the run folder (if any).
     """
 
     def __init__(self, recipe: Recipe, resume: bool = False, show_progress: bool = True):
@@ -93,7 +93,7 @@ class Trainer:
 
     # -- one step --------------------------------------------------------------------------------------------------
     def train_step(self, batches: Sequence[ClipBatch]) -> dict[str, float] | None:
-        """Forward and backward of every micro-batch, one update, then the adversary on the same audio. None if skipped."""
+        """Forward and backward of all micro-batches, update, then the adversary on the same audio. None: skipped."""
         micro: list[LossTerms] = []
         for index, batch in enumerate(batches):
             last = index + 1 == len(batches)
@@ -224,7 +224,8 @@ class Trainer:
         """Export the codec (its average, if there is one) and draw the curves."""
         folder = self.folder / "codec"
         if self.accelerator.is_main_process:
-            (self.ema.module if self.ema is not None else self.codec).to(torch.float32).save_pretrained(folder)
+            codec: Any = self.codec if self.ema is None else self.ema.module
+            codec.float().save_pretrained(folder)
             if self.objective.language is not None and self.objective.language.vocabulary is not None:
                 self.objective.language.vocabulary.save_rows(self.folder / "audio_rows.safetensors")
             plot_curves(read_log(self.folder / "log.jsonl"), self.folder / "curves.png", self.recipe.name)
