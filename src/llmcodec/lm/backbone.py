@@ -91,6 +91,10 @@ class FrozenCausalLM(nn.Module):
         self.num_layers: int = len(getattr(base, layers_name))
         self.hidden_size: int = base.config.hidden_size
         self.gradient_checkpointing = gradient_checkpointing
+        if gradient_checkpointing:
+            # Renamed in transformers 5; `use_reentrant=False` lets the gradient start at embeddings alone.
+            enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         self.tokenizer = tokenizer
         head = model.get_output_embeddings()
         embeddings = base.get_input_embeddings()
@@ -172,7 +176,6 @@ class FrozenCausalLM(nn.Module):
         model = self.model
         checkpointing = self.gradient_checkpointing and torch.is_grad_enabled() and embeds.requires_grad
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
             self._mark_layers(training=True)
         try:
             # The precision is the weights' own: an autocast around us would only cast the same weights again.
@@ -181,7 +184,6 @@ class FrozenCausalLM(nn.Module):
         finally:
             if checkpointing:
                 self._mark_layers(training=False)
-                model.gradient_checkpointing_disable()
         return output.hidden_states if keep_all else (output.last_hidden_state,)
 
     def _mark_layers(self, training: bool) -> None:

@@ -38,6 +38,8 @@ def resolve_lm(name: str) -> str:
     # The second of two processes waits here and then finds the work done.
     with FileLock(f"{target}.lock"):
         if not (target / "config.json").is_file():
+            for killed in target.parent.glob(f".{target.name}-*"):
+                shutil.rmtree(killed, ignore_errors=True)
             _convert(source, target)
     return str(target)
 
