@@ -107,7 +107,7 @@ class LLMCodecConfig(PreTrainedConfig):
             )
         if self.hidden_size % self.head_dim or self.head_dim % 2:
             raise ValueError(
-                f"codec config: hidden_size ({self.hidden_size}) needs an even head_dim that divides it, not {self.head_dim}"
+                f"codec config: head_dim must be even and divide hidden_size {self.hidden_size}, got {self.head_dim}"
             )
         if self.conv_kernel_size % 2 == 0:
             raise ValueError(f"codec config: conv_kernel_size must be odd, got {self.conv_kernel_size}")

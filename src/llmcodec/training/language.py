@@ -107,8 +107,6 @@ class LanguageObjective(nn.Module):
                 for name, parameter in module.named_parameters() if module is not None else ():
                     groups[group][f"{index}.{name}"] = parameter
         return groups
-            for group, modules in members.items()
-        }
 
     def forward(
         self, encoding: CodecEncoding, codebook_VC: Tensor, batch: ClipBatch, step: int, active: Set[str]

@@ -205,7 +205,7 @@ def test_tiny_fits_its_promises():
     ("changes", "message"),
     [
         (dict(n_fft=1000), "multiple of hop_samples"),
-        (dict(hidden_size=100), "multiple of an even head_dim"),
+        (dict(hidden_size=100), "head_dim must be even"),
         (dict(conv_kernel_size=4), "odd"),
         (dict(attention_window=0), "at least 1"),
         (dict(codebook_partitions={"speech": [0, 99999]}), "not inside"),
