@@ -1,0 +1,42 @@
+"""Made-up results with known numbers, for the tests of tables, words and pages."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from llmcodec.evaluation.codes import code_statistics
+from llmcodec.evaluation.consistency import ConsistencyResult, SliceRow
+from llmcodec.evaluation.likelihood import ClipBits, CurvePoint, LikelihoodConfig, PredictabilityResult
+from llmcodec.evaluation.metrics import Measured
+from llmcodec.evaluation.reconstruction import ClipRow, ReconstructionResult
+from llmcodec.evaluation.summary import SystemRow
+
+NUM = 12
+
+
+def made_up_row(name: str, bits: float = 300.0, mel: float = 0.7, num_codes: int = 64, fail: bool = False) -> SystemRow:
+    """Twelve clips of 2 s; clip i costs `bits` +- 2 % per second, and has Mel distance `mel` +- 2 %."""
+    rng = np.random.default_rng(0)
+    own = np.random.default_rng(abs(hash((round(bits), round(mel * 100)))) % 1000)
+    wobble = 1 + 0.3 * rng.standard_normal(NUM)
+    noise = 1 + 0.004 * own.standard_normal((2, NUM))
+    rows, clips = [], []
+    for i in range(NUM):
+        metrics = {
+            "mel": Measured(mel * wobble[i] * noise[0, i]),
+            "pesq": Measured(None, "No utterances detected") if fail and i < 2 else Measured(2.0 + 0.1 * wobble[i]),
+        }
+        codes = torch.from_numpy(np.random.default_rng(i).integers(0, num_codes, 100))
+        rows.append(ClipRow(f"c{i}", 2.0, metrics, codes))
+        clips.append(ClipBits(f"c{i}", 2.0, 100, 2 * bits * wobble[i] * noise[1, i], 900.0, 15.0))
+    points = [CurvePoint(0, 100.0 * k, 9.0 - 0.1 * k, 9.1 - 0.1 * k) for k in range(4)]
+    lm = PredictabilityResult(clips, points, {0: bits, 1: bits * 1.002}, 50.0, 1024, LikelihoodConfig(seeds=(0, 1)))
+    return SystemRow(
+        name=name,
+        nominal_bits_per_second=500.0,
+        reconstruction=ReconstructionResult(rows),
+        predictability=lm,
+        codes=code_statistics([row.codes for row in rows], 1024),
+        consistency=ConsistencyResult([SliceRow(f"c{i}", 0.5, 20, 25) for i in range(NUM)]),
+    )
