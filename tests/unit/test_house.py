@@ -166,9 +166,6 @@ def test_everything_that_is_installed_for_tests_is_pinned():
     extras = project["optional-dependencies"]
     installed = ("metrics", "quickstart", "datasets", "test")
     wanted = [*project["dependencies"], *(line for name in installed for line in extras[name])]
-        *project["dependencies"],
-        *(line for name in ("metrics", "quickstart", "datasets", "test") for line in extras[name]),
-    ]
     names = {re.split(r"[\[<>=; ]", line)[0].lower() for line in wanted} - {"llmcodec"}
     pins = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {line.split("==")[0] for line in pins if "==" in line}
