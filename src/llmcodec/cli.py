@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -41,6 +42,74 @@ def train(arguments: Sequence[str]) -> None:
     print(f"codec: {folder}")
 
 
+def quickstart(arguments: Sequence[str]) -> None:
+    """Run `llmcodec quickstart`."""
+    from .quickstart import run_quickstart
+    from .training.recipe import Recipe
+
+    parser = ArgumentParser(
+        prog="llmcodec quickstart",
+        description="Adapt the bundled codec on the bundled speech through a pretrained LM, against a control: table, "
+        "verdict, report.html. About ten minutes on two cores; a second run resumes. Recipe: recipes/quickstart.yaml.",
+        default_config_files=[str(shipped_recipe("quickstart"))],
+    )
+    parser.add_argument("--config", action="config", help="Recipe differences (YAML) on top of the quickstart's.")
+    parser.add_argument("--output", type=str, default="runs/quickstart", help="Folder for runs, table and report.")
+    parser.add_argument("--restart", action="store_true", help="Delete what an earlier quickstart left and start over.")
+    parser.add_class_arguments(Recipe)
+    values = vars(parser.instantiate(parser.parse_args(list(arguments))))
+    values.pop("config")
+    output, restart = values.pop("output"), values.pop("restart")
+    quiet_transformers()
+    run_quickstart(Recipe(**values), output, restart)
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Run `llmcodec evaluate`."""
+    from .evaluation.command import evaluate_codecs
+
+    run_function(evaluate_codecs, "llmcodec evaluate", arguments, many="codec")
+
+
+def data(arguments: Sequence[str]) -> None:
+    """Run `llmcodec data manifest` or `llmcodec data hub`."""
+    from .data.build import make_manifest
+    from .data.hub import make_hub_manifest
+
+    commands = {"manifest": make_manifest, "hub": make_hub_manifest}
+    if not arguments or arguments[0] not in commands:
+        lines = "\n".join(
+            f"  {name:<9} {(function.__doc__ or '').splitlines()[0]}" for name, function in commands.items()
+        )
+        print(f"usage: llmcodec data COMMAND ...\n\n{lines}")
+        if arguments and arguments[0] not in ("-h", "--help"):
+            raise ValueError(f"no command {arguments[0]!r}; choose manifest or hub")
+        return
+    print(run_function(commands[arguments[0]], f"llmcodec data {arguments[0]}", arguments[1:]))
+
+
+def run_function(function: Any, program: str, arguments: Sequence[str], many: str | None = None) -> Any:
+    """A typed function as a command: docstring as help, required parameters positional, `many` takes several."""
+    description, _, parameters = (function.__doc__ or "").partition("Args:")
+    parser = ArgumentParser(prog=program, description=description.strip())
+    if many is not None:
+        about = parameters.partition(f"{many}:")[2].splitlines()[0].strip()
+        parser.add_argument(many, nargs="+", type=str, help=about)
+    parser.add_function_arguments(function, as_positional=True, skip={many} if many is not None else None)
+    quiet_transformers()
+    return function(**vars(parser.instantiate(parser.parse_args(list(arguments)))))
+
+
+def shipped_recipe(name: str) -> Path:
+    """Path of a recipe that comes with the package: inside it when installed as a wheel, beside `src` in a checkout."""
+    inside = Path(__file__).parent / "recipes" / f"{name}.yaml"
+    beside = Path(__file__).parents[2] / "recipes" / f"{name}.yaml"
+    for path in (inside, beside):
+        if path.is_file():
+            return path
+    raise ValueError(f"recipe {name} is missing at {inside}: reinstall llmcodec with pip")
+
+
 def quiet_transformers() -> None:
     """Our own bars are enough."""
     from transformers.utils import logging
@@ -49,7 +118,10 @@ def quiet_transformers() -> None:
 
 
 COMMANDS: dict[str, tuple[str, Any]] = {
+    "quickstart": ("adapt the bundled codec on bundled speech, ten minutes, table and report", quickstart),
     "train": ("train a codec, or adapt one through a frozen language model", train),
+    "evaluate": ("measure codecs: fidelity, LM bits per second, token health", evaluate),
+    "data": ("make manifests from folders, LibriSpeech layouts, Hugging Face data sets", data),
 }
 
 

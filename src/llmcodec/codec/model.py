@@ -78,7 +78,6 @@ class LLMCodec(PreTrainedAudioTokenizerBase):
     config_class = LLMCodecConfig
     main_input_name = "input_values"
     base_model_prefix = "codec"
-    num_codebooks = 1
     config: LLMCodecConfig
 
     def __init__(self, config: LLMCodecConfig):
@@ -112,6 +111,11 @@ class LLMCodec(PreTrainedAudioTokenizerBase):
     def frame_rate(self) -> float:
         """Frames (tokens) per second."""
         return self.config.frame_rate
+
+    @property
+    def num_codebooks(self) -> int:
+        """One token per frame."""
+        return 1
 
     @property
     def codebook_size(self) -> int:

@@ -36,11 +36,25 @@ class CodecEncoding:
 class Codec(Protocol):
     """A codec as a contract of properties: users never compute a hop."""
 
-    sample_rate: int
-    hop_samples: int
-    frame_rate: float
-    num_codebooks: int
-    codebook_size: int
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second in and out."""
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples per frame."""
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+
+    @property
+    def num_codebooks(self) -> int:
+        """Q: tokens per frame."""
+
+    @property
+    def codebook_size(self) -> int:
+        """V: codes in each codebook."""
 
     def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Any:
         """(B, 1, S) samples in [-1, 1] -> object with `audio_codes` (B, Q, T) and `audio_codes_mask` (B, 1, T)."""

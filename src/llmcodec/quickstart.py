@@ -1,0 +1,183 @@
+"""`llmcodec quickstart`: adapt the bundled codec on the bundled speech through a pretrained LM, and show what it did.
+
+Trains a control (the same steps without language terms) and the adapted codec, measures base, control and adapted codec
+alike, prints the table, says in words what improved and what it cost, and writes `report.html`. Every stage can be
+resumed. Test: tests/integration/test_quickstart.py.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from . import assets, audio
+from .codec import LLMCodec
+from .data.manifest import Clip, read_manifest
+from .evaluation.figures import Curve
+from .evaluation.likelihood import MINI_LIKELIHOOD
+from .evaluation.reconstruction import reconstruct
+from .evaluation.report import Example, ReportMeta, Track, write_report
+from .evaluation.summary import SystemRow, markdown_table, rich_table, verdict
+from .evaluation.systems import Corpus, MeasurementConfig, measure_system, spread
+from .training.build import version_of
+from .training.recipe import Recipe, Weights
+from .training.tracking import read_log
+from .training.trainer import Trainer
+
+BASE, CONTROL, ADAPTED = "base", "control", "LLM-Codec"
+EXAMPLES = 3
+COMMAND = "llmcodec quickstart"
+TERMS_SHOWN = {
+    "recon/multi_mel": "multi-scale mel loss",
+    "lm/rate_bits": "bits per token under the small audio LM",
+    "lm/ftp_1": "next-token loss of the frozen LM's first head, nats",
+    "align/cosine": "1 - cosine of audio and text states",
+}
+
+
+def run_quickstart(recipe: Recipe, output: str = "runs/quickstart", restart: bool = False) -> Path:
+    """The whole quickstart; returns the path of the report.
+
+    Args:
+        recipe: how to adapt (`recipes/quickstart.yaml`). The control is the same recipe with language weights of 0.
+        output: folder for runs, table and report. restart: delete what an earlier quickstart left there.
+    """
+    console = Console()
+    folder, started = Path(output), time.monotonic()
+    if restart:
+        shutil.rmtree(folder, ignore_errors=True)
+    report = folder / "report.html"
+    if report.exists():
+        console.print((folder / "table.md").read_text(encoding="utf-8"), highlight=False)
+        console.print(f"\nAlready done: open {report}. To start over: {COMMAND} --restart")
+        return report
+    stages = Stages(console, started)
+    corpus = bundled_corpus()
+    runs = {
+        CONTROL: without_language(replace(recipe, name=CONTROL, run=str(folder / "control"))),
+        ADAPTED: replace(recipe, name=ADAPTED, run=str(folder / "adapted")),
+    }
+    codecs = {BASE: assets.codec_folder()}
+    for name, run in runs.items():
+        codecs[name] = stages.run(f"train {name}", lambda run=run: train(run))
+    config = MeasurementConfig(likelihood=MINI_LIKELIHOOD)
+    rows = [
+        stages.run(
+            f"measure {name}", lambda n=name, p=path: measure_system(n, LLMCodec.from_pretrained(p), corpus, config)
+        )
+        for name, path in codecs.items()
+    ]
+    console.print(rich_table(rows, "Held-out clips of the bundled speech"))
+    statements = verdict(rows[1], rows[2])
+    for statement in statements:
+        console.print(f"- {statement.text}", highlight=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text(markdown_table(rows) + "\n", encoding="utf-8")
+    meta = ReportMeta(
+        title="llmcodec quickstart",
+        summary="The bundled codec before (base), after the same training without language terms (control), and after "
+        "training with them (LLM-Codec), measured alike on held-out speech.",
+        statements=statements,
+        commands=[COMMAND],
+        versions={name: version_of(name) for name in ("llmcodec", "torch", "transformers")},
+        settings=settings_of(recipe),
+        notes=["One seed, ten minutes of speech: a demonstration, not a result. docs/log.md has the full corpus."],
+        reference=CONTROL,
+    )
+    write_report(report, rows, examples(codecs, corpus), curves(rows, runs), meta)
+    console.print(
+        line = f"[bold]\\[{self.done + 1}/{len(self.SHARES)}] {title}[/bold]"
+        self.console.print(f"{line}  {elapsed / 60:.1f} min so far{left}")
+    )
+    return report
+
+
+class Stages:
+    """Numbered stages with elapsed time and an estimate of what is left."""
+
+    SHARES = (0.17, 0.33, 0.165, 0.165, 0.17)  # of the whole, as measured on two cores
+
+    def __init__(self, console: Console, started: float):
+        self.console, self.started, self.done = console, started, 0
+
+    def run(self, title: str, work: Any) -> Any:
+        elapsed = time.monotonic() - self.started
+        finished = sum(self.SHARES[: self.done])
+        left = f", about {elapsed * (1 - finished) / finished / 60:.0f} min left" if finished and elapsed > 5 else ""
+        self.console.print(
+            f"[bold]\\[{self.done + 1}/{len(self.SHARES)}] {title}[/bold]  {elapsed / 60:.1f} min so far{left}"
+        )
+        self.done += 1
+        return work()
+
+
+def train(recipe: Recipe) -> Path:
+    """Train or resume one run; a finished one is left alone."""
+    log, codec = Path(recipe.run) / "log.jsonl", Path(recipe.run) / "codec"
+    if codec.is_dir() and log.exists() and (rows := read_log(log)) and rows[-1]["step"] >= recipe.steps:
+        return codec
+    return Trainer(recipe, resume=True).run()
+
+
+def without_language(recipe: Recipe) -> Recipe:
+    """The control: the same steps on the same audio, every language and token-statistics weight 0."""
+    off = {name: 0.0 for name in ("marginal_entropy", "ftp", "rate", "cosine", "contrast", "bridge_ce")}
+    weights = {**{f: getattr(recipe.weights, f) for f in Weights.__dataclass_fields__}, **off}
+    return replace(recipe, weights=Weights(**weights), language=None)
+
+
+def bundled_corpus() -> Corpus:
+    """Train, valid and test clips of the bundled speech."""
+    train_clips, valid, test = (read_manifest(assets.speech_manifest(split)) for split in assets.SPEECH_SPLITS)
+    return Corpus(train_clips, valid, test)
+
+
+def examples(codecs: dict[str, Path], corpus: Corpus) -> list[Example]:
+    """Some held-out recordings as every codec gives them back."""
+    suitable = [clip for clip in corpus.test if 1.5 <= clip.duration <= 5.0 and clip.text]
+    loaded = {name: LLMCodec.from_pretrained(path) for name, path in codecs.items()}
+    return [example(clip, loaded) for clip in spread(suitable, EXAMPLES)]
+
+
+def example(clip: Clip, codecs: dict[str, LLMCodec]) -> Example:
+    rate = next(iter(codecs.values())).sample_rate
+    wav_S = audio.load(clip.path, rate)
+    tracks = [Track("original", wav_S, rate), *(Track(n, reconstruct(c, wav_S)[0], rate) for n, c in codecs.items())]
+    return Example(clip.id, tracks, clip.text)
+
+
+def curves(rows: list[SystemRow], runs: dict[str, Recipe]) -> list[Curve]:
+    """Learning curves: the token LM of each system, and the terms of the training runs."""
+    lm = {
+        row.name: ([p.audio_seconds for p in row.predictability.curve], [p.test_bits for p in row.predictability.curve])
+        for row in rows
+        if row.predictability is not None
+    }
+    drawn = [Curve("Token LM on held-out clips", "seconds of audio seen", "bits per token", lm)]
+    logs = {name: read_log(Path(run.run) / "log.jsonl") for name, run in runs.items()}
+    for term, label in TERMS_SHOWN.items():
+        series = {}
+        for name, log in logs.items():
+            if points := [(row["step"], row[term]) for row in log if term in row]:
+                series[name] = ([step for step, _ in points], [value for _, value in points])
+        if series:
+            drawn.append(Curve(f"Training: {label}", "step", label, series))
+    return drawn
+
+
+def settings_of(recipe: Recipe) -> dict[str, str]:
+    """The lines of the recipe that matter, for the report."""
+    weights = {name: value for name, value in asdict(recipe.weights).items() if value}
+    return {
+        "steps": str(recipe.steps),
+        "clips per step": str(recipe.data.clips_per_batch * recipe.accumulate),
+        "weights": ", ".join(f"{k} {v if not isinstance(v, dict) else v['value']}" for k, v in weights.items()),
+        "frozen LM": recipe.language.backbone.name if recipe.language and recipe.language.backbone else "none",
+        "python": sys.version.split()[0],
+    }
