@@ -91,10 +91,8 @@ def run_quickstart(recipe: Recipe, output: str = "runs/quickstart", restart: boo
         reference=CONTROL,
     )
     write_report(report, rows, examples(codecs, corpus), curves(rows, runs), meta)
-    console.print(
-        line = f"[bold]\\[{self.done + 1}/{len(self.SHARES)}] {title}[/bold]"
-        self.console.print(f"{line}  {elapsed / 60:.1f} min so far{left}")
-    )
+    minutes = (time.monotonic() - started) / 60
+    console.print(f"\n{minutes:.1f} min. Listen, look, compare: {report}. The adapted codec: {codecs[ADAPTED]}")
     return report
 
 
