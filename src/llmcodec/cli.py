@@ -71,6 +71,26 @@ def evaluate(arguments: Sequence[str]) -> None:
     run_function(evaluate_codecs, "llmcodec evaluate", arguments, many="codec")
 
 
+def sweep(arguments: Sequence[str]) -> None:
+    """Run `llmcodec sweep`."""
+    from .sweep import SweepConfig, run_sweep
+
+    parser = ArgumentParser(
+        prog="llmcodec sweep",
+        description="Train and measure several recipes with several seeds, unattended; prints one table. Start it "
+        "again to resume, or in a second process to share the work. Example: llmcodec sweep recipes/sweep_first.yaml",
+    )
+    parser.add_argument("file", type=str, help="Sweep file (YAML).")
+    parser.add_class_arguments(SweepConfig)
+    file = next((argument for argument in arguments if not argument.startswith("-")), None)
+    extra = list(arguments) if file is None else ["--config", file, *arguments]
+    parser.add_argument("--config", action="config", help="The sweep file again; set by itself.")
+    values = vars(parser.instantiate(parser.parse_args(extra)))
+    values.pop("config"), values.pop("file")
+    quiet_transformers()
+    print(run_sweep(SweepConfig(**values), Path(file or ".").parent).read_text(encoding="utf-8"))
+
+
 def data(arguments: Sequence[str]) -> None:
     """Run `llmcodec data manifest` or `llmcodec data hub`."""
     from .data.build import make_manifest
@@ -121,6 +141,7 @@ COMMANDS: dict[str, tuple[str, Any]] = {
     "quickstart": ("adapt the bundled codec on bundled speech, ten minutes, table and report", quickstart),
     "train": ("train a codec, or adapt one through a frozen language model", train),
     "evaluate": ("measure codecs: fidelity, LM bits per second, token health", evaluate),
+    "sweep": ("train and measure several recipes with several seeds, as one table", sweep),
     "data": ("make manifests from folders, LibriSpeech layouts, Hugging Face data sets", data),
 }
 

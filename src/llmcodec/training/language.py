@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..codecs.protocol import CodecEncoding
@@ -46,6 +48,8 @@ class LanguageConfig:
     """Share of the rate term's gradient that reaches the codec: from 0 up, the LM learns before the codec feels it."""
     audio_rows: str | None = None
     """Start from the rows of an adapted run (`audio_rows.safetensors`); null draws them from the text rows."""
+    audio_lm: str | None = None
+    """Start from the small audio LM of another run (`audio_lm.safetensors`); null starts from scratch."""
     released_no_start: bool = False
     """As the released code: no start embedding, so head 1 reads a state that has already seen its target."""
     released_crops: bool = False
@@ -93,6 +97,8 @@ class LanguageObjective(nn.Module):
                 self.alignment = SemanticAlignment(self.layers, self.backbone.hidden_size, config.alignment)
         if "lm/rate" in terms and config.rate.model == "small_lm":
             self.audio_lm = SmallAudioLM(config.rate.small_lm, codebook_size, seed)
+            if config.audio_lm is not None:
+                load_parts(self.audio_lm, Path(config.audio_lm))
 
     def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
         """Optimizer group -> named parameters."""
@@ -107,6 +113,15 @@ class LanguageObjective(nn.Module):
                 for name, parameter in module.named_parameters() if module is not None else ():
                     groups[group][f"{index}.{name}"] = parameter
         return groups
+
+    def save_parts(self, folder: Path) -> None:
+        """Write what another run may start from: `audio_rows.safetensors`, `audio_lm.safetensors`."""
+        if self.vocabulary is not None:
+            self.vocabulary.save_rows(folder / "audio_rows.safetensors")
+        if self.audio_lm is not None:
+            save_file(
+                {k: v.contiguous() for k, v in self.audio_lm.state_dict().items()}, folder / "audio_lm.safetensors"
+            )
 
     def forward(
         self, encoding: CodecEncoding, codebook_VC: Tensor, batch: ClipBatch, step: int, active: Set[str]
@@ -161,3 +176,14 @@ class LanguageObjective(nn.Module):
             for layer, rows_BH in text.items():
                 rows_BH[with_text] = known[layer].to(rows_BH.dtype)
         return self.alignment(audio, text, torch.tensor(keys, device=last_B.device))
+
+
+def load_parts(module: nn.Module, path: Path) -> None:
+    """Load a file of `save_parts`; ValueError when it is missing or of another size."""
+    if not path.is_file():
+        raise ValueError(f"recipe: language.audio_lm: no such file: {path}")
+    state, own = load_file(path), module.state_dict()
+    wrong = [key for key in own if key not in state or state[key].shape != own[key].shape]
+    if wrong or len(state) != len(own):
+        raise ValueError(f"recipe: language.audio_lm: {path} is of another codec or size ({(wrong or list(state))[0]})")
+    module.load_state_dict(state)

@@ -22,7 +22,7 @@ from ..objectives.collapse import marginal_entropy_term
 from ..objectives.reduction import masked_mean, num_ranks
 from ..objectives.spectral import SpectralLosses
 from .language import LanguageObjective
-from .recipe import LANGUAGE_TERMS, WAVEFORM_TERMS, Recipe
+from .recipe import LANGUAGE_TERMS, WAVEFORM_TERMS, Recipe, as_schedule
 
 
 @dataclass
@@ -86,7 +86,9 @@ class CodecObjective(nn.Module):
     def forward(self, batch: ClipBatch, step: int) -> LossTerms:
         """Loss terms of a batch at an optimizer step."""
         weights = self.recipe.weights.at(step)
-        with self.autocast(batch.wav_BS):
+        # A codec that is not updated at this step needs no graph: heads and small LM train at a fraction of the cost.
+        learning = as_schedule(self.recipe.optimizer.codec.lr)(step) != 0.0
+        with torch.set_grad_enabled(learning and torch.is_grad_enabled()), self.autocast(batch.wav_BS):
             kwargs = {} if self.partition is None else {"partitions": [self.partition] * batch.wav_BS.shape[0]}
             encoding = self.codec.encode_latents(batch.wav_BS, batch.lengths_B, **kwargs)
         raw = {
@@ -96,7 +98,8 @@ class CodecObjective(nn.Module):
         fake_BS = real_BS = None
         if any(term in weights for term in WAVEFORM_TERMS):
             window = self.cut_window(encoding, batch, step)
-            fake_BS, real_BS = self.decode_window(window), window.real_BS
+            with torch.set_grad_enabled(learning and torch.is_grad_enabled()):
+                fake_BS, real_BS = self.decode_window(window), window.real_BS
             ragged = num_ranks() > 1 or bool((window.lengths_B != real_BS.shape[1]).any())
             spectral = [term for term in self.spectral.TERMS if term in weights]
             raw |= self.spectral(fake_BS, real_BS, window.lengths_B if ragged else None, spectral)

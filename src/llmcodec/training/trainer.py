@@ -99,7 +99,8 @@ class Trainer:
             last = index + 1 == len(batches)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 terms = self.model(self.move(batch), self.step)
-                self.accelerator.backward(terms.total / len(batches))
+                if terms.total.requires_grad:  # else nothing trains at this step but the adversary
+                    self.accelerator.backward(terms.total / len(batches))
             micro.append(terms)
         norms = {group.name: group.clip() for group in self.groups}
         if guilty := self.non_finite(micro, norms):
@@ -226,8 +227,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             codec: Any = self.codec if self.ema is None else self.ema.module
             codec.float().save_pretrained(folder)
-            if self.objective.language is not None and self.objective.language.vocabulary is not None:
-                self.objective.language.vocabulary.save_rows(self.folder / "audio_rows.safetensors")
+            if self.objective.language is not None:
+                self.objective.language.save_parts(self.folder)
             plot_curves(read_log(self.folder / "log.jsonl"), self.folder / "curves.png", self.recipe.name)
         if self.recipe.trackers:
             self.accelerator.end_training()

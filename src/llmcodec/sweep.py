@@ -1,0 +1,207 @@
+"""`llmcodec sweep FILE`: several recipes x several seeds, trained and measured alike, unattended, as one table.
+
+A sweep file names rows; each is an existing codec or recipes to train from. Every (row, seed) is one job: train,
+measure with the same protocol, write one JSON. Several processes may share a sweep: a job is claimed by a lock file.
+Differences to the reference row are paired by seed and clip; intervals resample both.
+Test: tests/integration/test_sweep.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import assets
+from .codec import LLMCodec
+from .data.manifest import read_manifest
+from .evaluation.stats import Interval
+from .evaluation.summary import MEASURES, to_json
+from .evaluation.systems import Corpus, MeasurementConfig, measure_system
+
+PAIRED = {"lm_bits_per_second": ("lm_clips", "bits"), "mel": ("files", "mel"), "stft": ("files", "stft")}
+PAIRED |= {"pesq": ("files", "pesq"), "stoi": ("files", "stoi")}
+
+
+@dataclass(frozen=True)
+class RowConfig:
+    """One row of the table."""
+
+    codec: str | None = None
+    """An existing codec (`bundled`, folder, hub id), measured as it is; null trains one."""
+    configs: list[str] = field(default_factory=list)
+    """Recipes to stack, paths relative to the sweep file."""
+    options: list[str] = field(default_factory=list)
+    """Further options of `llmcodec train`, such as --weights.rate=0.3."""
+    seeds: list[int] | None = None
+    """Seeds of this row; null takes those of the sweep."""
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Rows, seeds and the protocol that all of them share."""
+
+    folder: str
+    """Where runs and results go."""
+    manifest: str
+    """JSONL manifest with splits train, valid, test, for training and for measuring."""
+    rows: dict[str, RowConfig]
+    """Name -> row."""
+    reference: str = "control"
+    """The row that the others are compared with."""
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    """Seeds: of training, and of the token LM that measures."""
+    options: list[str] = field(default_factory=list)
+    """Options of `llmcodec train` for every trained row."""
+    languages: list[str] | None = None
+    """Measure on these languages only; null takes all."""
+    sources: list[str] | None = None
+    """Measure on these sources only; null takes all."""
+    measurement: MeasurementConfig = field(default_factory=MeasurementConfig)
+    """What is measured."""
+
+
+def run_sweep(config: SweepConfig, here: Path) -> Path:
+    """Do all jobs that nobody has done or is doing, then write and return `table.md`."""
+    folder = Path(config.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, row in config.rows.items():
+        for seed in row.seeds or config.seeds:
+            job = folder / f"{name}-{seed}"
+            if job.with_suffix(".json").exists():
+                continue
+            with claim(job.with_suffix(".lock")) as mine:
+                if mine and not job.with_suffix(".json").exists():
+                    print(f"sweep: {name}, seed {seed}", flush=True)
+                    run_job(config, row, seed, job, here)
+    return write_table(config)
+
+
+def run_job(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Path) -> None:
+    """Train (or resume) one codec and measure it; the result appears whole or not at all."""
+    if row.codec is not None:
+        codec = assets.codec_folder() if row.codec == "bundled" else row.codec
+    else:
+        codec = train_codec(config, row, seed, job, here)
+    keep: dict[str, Any] = {"sources": config.sources, "languages": config.languages, "min_seconds": 0.5}
+    corpus = Corpus(*(read_manifest(config.manifest, split, **keep) for split in assets.SPEECH_SPLITS))
+    protocol = config.measurement
+    protocol = replace(protocol, likelihood=replace(protocol.likelihood, seeds=(seed,)))
+    measured = measure_system(job.name, LLMCodec.from_pretrained(codec), corpus, protocol)
+    temporary = job.with_suffix(".tmp")
+    temporary.write_text(json.dumps(to_json([measured])[job.name]), encoding="utf-8")
+    temporary.replace(job.with_suffix(".json"))
+
+
+def train_codec(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Path) -> Path:
+    from .cli import train_parser
+    from .training.recipe import Recipe
+    from .training.trainer import Trainer
+
+    arguments = [part for path in row.configs for part in ("--config", str(here / path))]
+    arguments += [f"--data.manifest={config.manifest}", *config.options, *row.options, f"--seed={seed}", f"--run={job}"]
+    parser = train_parser()
+    values = vars(parser.instantiate(parser.parse_args(arguments)))
+    values.pop("config"), values.pop("resume")
+    return Trainer(Recipe(**{**values, "name": job.name}), resume=True).run()
+
+
+@contextmanager
+def claim(lock: Path) -> Iterator[bool]:
+    """True for the one process that may do a job; the lock of a process that no longer runs is taken over."""
+    try:
+        descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        owner = lock.read_text(encoding="utf-8").strip()
+        if owner.isdigit() and Path(f"/proc/{owner}").exists() or not Path("/proc").exists():
+            yield False
+            return
+        lock.unlink(missing_ok=True)
+        with claim(lock) as mine:
+            yield mine
+        return
+    try:
+        os.write(descriptor, str(os.getpid()).encode())
+        os.close(descriptor)
+        yield True
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def write_table(config: SweepConfig) -> Path:
+    """Means over seeds, and paired differences to the reference, of all jobs that are done."""
+    folder = Path(config.folder)
+    done: dict[str, dict[int, Any]] = {}
+    for name, row in config.rows.items():
+        files = {seed: folder / f"{name}-{seed}.json" for seed in row.seeds or config.seeds}
+        results = {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in files.items() if path.exists()}
+        if results:
+            done[name] = results
+    lines = ["| | " + " | ".join(f"{name} ({len(results)})" for name, results in done.items()) + " |"]
+    lines.append("|---|" + "---:|" * len(done))
+    for measure in MEASURES:
+        cells = [mean_and_range(results, measure.key, measure.digits) for results in done.values()]
+        if any(cells):
+            unit = f" ({measure.unit})" if measure.unit else ""
+            lines.append(f"| {measure.label} {measure.arrow}{unit} | " + " | ".join(cells) + " |")
+    if config.reference in done:
+        for key in PAIRED:
+            cells = [difference(done[config.reference], results, key) for results in done.values()]
+            lines.append(f"| {key} against {config.reference} | " + " | ".join(cells) + " |")
+    lines.append(
+        "\nIn brackets: number of seeds; lowest to highest seed. Differences: paired by seed and file, 95 % interval"
+    )
+    lines.append("over both.")
+    path = folder / "table.md"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def mean_and_range(results: dict[int, Any], key: str, digits: int) -> str:
+    values = [r["measures"][key]["value"] for r in results.values() if key in r["measures"]]
+    values = [value for value in values if value is not None]
+    if not values:
+        return ""
+    mean = f"{np.mean(values):,.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} [{min(values):,.{digits}f}, {max(values):,.{digits}f}]"
+
+
+def difference(reference: dict[int, Any], other: dict[int, Any], key: str) -> str:
+    interval = paired_difference(reference, other, key)
+    if interval is None:
+        return ""
+    return f"{100 * interval.value:+.1f} % [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+
+
+def paired_difference(
+    reference: dict[int, Any], other: dict[int, Any], key: str, resamples: int = 2000
+) -> Interval | None:
+    """Relative difference of a measure, paired by seed and clip; the 95 % interval resamples seeds and clips."""
+    table, column = PAIRED[key]
+    seeds = [seed for seed in reference if seed in other]
+    if not seeds or other is reference:
+        return None
+    pairs = []
+    for seed in seeds:
+        a, b = ({row["id"]: row[column] for row in results[seed][table]} for results in (reference, other))
+        pairs.append([(a[i], b[i]) for i in a if a[i] is not None and b.get(i) is not None])
+    sizes = {len(p) for p in pairs}
+    if len(sizes) != 1:
+        return None
+    values_KN2 = np.asarray(pairs)
+    generator = np.random.default_rng(0)
+    draws = []
+    for _ in range(resamples):
+        chosen = values_KN2[generator.integers(len(seeds), size=len(seeds))]
+        clips = generator.integers(values_KN2.shape[1], size=values_KN2.shape[1])
+        sums = chosen[:, clips].sum((0, 1))
+        draws.append(sums[1] / sums[0] - 1)
+    total = values_KN2.sum((0, 1))
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Interval(float(total[1] / total[0] - 1), float(low), float(high), values_KN2.shape[1])
