@@ -133,8 +133,6 @@ class _StraightThroughGather(torch.autograd.Function):
         plan: _Plan = ctx.plan
         d_x = d_weight = d_bias = d_embedding = None
         with torch.autocast(device_type=x.device.type, enabled=False):
-            if ctx.needs_input_grad[3]:
-                d_embedding = torch.zeros_like(embedding).index_add_(0, tokens, grad_NH.to(embedding.dtype))
             if any(ctx.needs_input_grad[:3]) and (plan.to_codec or plan.choose):
                 d_x, d_weight = torch.zeros_like(x), torch.zeros_like(weight)
                 d_bias = None if bias is None else torch.zeros_like(bias)
@@ -149,6 +147,11 @@ class _StraightThroughGather(torch.autograd.Function):
                     dtype = plan.dtype if plan.choose else None
                     d_x[rows] = matmul_in(delta, weight, dtype)
                     add_outer(d_weight, delta, x[rows], dtype)
+                    del logits, delta
+                del right
+            if ctx.needs_input_grad[3]:
+                # Last, so that it does not stand beside the chunks.
+                d_embedding = torch.zeros_like(embedding).index_add_(0, tokens, grad_NH.to(embedding.dtype))
         return d_x, d_weight, d_bias, d_embedding, None, None
 
 

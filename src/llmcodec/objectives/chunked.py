@@ -15,16 +15,16 @@ from torch.autograd.function import once_differentiable
 
 from llmcodec.objectives.reduction import at_least_float32
 
-# One chunk buffer: 4 MB in float32 keeps it near the CPU caches; a GPU wants more work per kernel.
-CHUNK_ELEMENTS_CPU = 1 << 20
+# One chunk buffer is at most 16 MB in float32 (a GPU wants more work per kernel); a few of them live at a time.
+CHUNK_ELEMENTS_CPU = 1 << 22
 CHUNK_ELEMENTS_GPU = 1 << 24
 MIN_CHUNK_ROWS = 16
 
 
-def row_chunks(num_rows: int, width: int, device: torch.device) -> Iterator[slice]:
-    """Slices that cover `num_rows` rows of `width` numbers, at most an eighth of all (but 16 rows) at a time."""
+def row_chunks(num_rows: int, width: int, device: torch.device, parts: int = 6) -> Iterator[slice]:
+    """Slices that cover `num_rows` rows of `width` numbers, in at least `parts` chunks (of 16 rows or more)."""
     elements = CHUNK_ELEMENTS_CPU if device.type == "cpu" else CHUNK_ELEMENTS_GPU
-    rows = max(MIN_CHUNK_ROWS, min(elements, num_rows * width // 8) // max(1, width))
+    rows = max(MIN_CHUNK_ROWS, min(elements, num_rows * width // parts) // max(1, width))
     for first in range(0, num_rows, rows):
         yield slice(first, min(first + rows, num_rows))
 
@@ -97,7 +97,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 query, codebook = at_least_float32(query_NC), at_least_float32(codebook_VC)
                 d_query, d_codebook = torch.empty_like(query), torch.zeros_like(codebook)
             ce_N = hidden.new_empty(hidden.shape[0])
-            for rows in row_chunks(hidden.shape[0], weight.shape[0], hidden.device):
+            # Two parts: each chunk passes once over the whole weight gradient, and wide products run faster.
+            for rows in row_chunks(hidden.shape[0], weight.shape[0], hidden.device, parts=2):
                 logits = (left[rows] @ right.t()).to(hidden.dtype)
                 targets = targets_N[rows].unsqueeze(1)
                 log_norm = torch.logsumexp(logits, -1, keepdim=True)

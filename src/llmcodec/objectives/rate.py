@@ -132,7 +132,8 @@ class SmallAudioLM(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = Qwen3Model(Qwen3Config(**shape))
-            self.model.register_module("embed_tokens", None)  # tokens arrive as embeddings; an unused parameter would stop DDP
+            # Tokens arrive as embeddings, and a parameter without gradient would stop DDP.
+            self.model.register_module("embed_tokens", None)
             self.embedding_VH = nn.Parameter(torch.randn(codebook_size, config.hidden_size) * 0.02)
             self.output_VH = nn.Parameter(torch.randn(codebook_size, config.hidden_size) * 0.02)
             self.start_H = nn.Parameter(torch.randn(config.hidden_size) * 0.02)
