@@ -41,12 +41,19 @@ TERMS_SHOWN = {
 }
 
 
-def run_quickstart(recipe: Recipe, output: str = "runs/quickstart", restart: bool = False) -> Path:
+def run_quickstart(
+    recipe: Recipe,
+    output: str = "runs/quickstart",
+    restart: bool = False,
+    corpus: Corpus | None = None,
+    measurement: MeasurementConfig | None = None,
+) -> Path:
     """The whole quickstart; returns the path of the report.
 
     Args:
         recipe: how to adapt (`recipes/quickstart.yaml`). The control is the same recipe with language weights of 0.
         output: folder for runs, table and report. restart: delete what an earlier quickstart left there.
+        corpus: clips to measure on; default the bundled speech. measurement: protocol; default the small budget.
     """
     console = Console()
     folder, started = Path(output), time.monotonic()
@@ -58,7 +65,7 @@ def run_quickstart(recipe: Recipe, output: str = "runs/quickstart", restart: boo
         console.print(f"\nAlready done: open {report}. To start over: {COMMAND} --restart")
         return report
     stages = Stages(console, started)
-    corpus = bundled_corpus()
+    corpus = corpus or bundled_corpus()
     runs = {
         CONTROL: without_language(replace(recipe, name=CONTROL, run=str(folder / "control"))),
         ADAPTED: replace(recipe, name=ADAPTED, run=str(folder / "adapted")),
@@ -66,7 +73,7 @@ def run_quickstart(recipe: Recipe, output: str = "runs/quickstart", restart: boo
     codecs = {BASE: assets.codec_folder()}
     for name, run in runs.items():
         codecs[name] = stages.run(f"train {name}", lambda run=run: train(run))
-    config = MeasurementConfig(likelihood=MINI_LIKELIHOOD)
+    config = measurement or MeasurementConfig(likelihood=MINI_LIKELIHOOD)
     rows = [
         stages.run(
             f"measure {name}", lambda n=name, p=path: measure_system(n, LLMCodec.from_pretrained(p), corpus, config)

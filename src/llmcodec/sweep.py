@@ -185,7 +185,7 @@ def paired_difference(
     """Relative difference of a measure, paired by seed and clip; the 95 % interval resamples seeds and clips."""
     table, column = PAIRED[key]
     seeds = [seed for seed in reference if seed in other]
-    if not seeds or other is reference:
+    if not seeds or other is reference or column not in reference[seeds[0]][table][0]:
         return None
     pairs = []
     for seed in seeds:
