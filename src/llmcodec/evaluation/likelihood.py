@@ -43,7 +43,7 @@ class LikelihoodConfig:
     """Audio per optimizer step."""
     context_seconds: float = 10.0
     """Longer clips are cut into pieces of this length, in training and in scoring."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 6e-3
     """Peak learning rate of AdamW; linear warm-up, cosine decay to 0 at the end of the budget."""
     warmup_share: float = 0.1
     """Share of the budget with a rising learning rate."""
@@ -51,7 +51,7 @@ class LikelihoodConfig:
     """AdamW weight decay of the matrices (gains and biases: none)."""
     clip_norm: float = 1.0
     """Gradient norm limit."""
-    num_evaluations: int = 8
+    num_evaluations: int = 6
     """How often valid and test clips are scored during training, besides once before it."""
     cross_select: bool = True
     """Also report the valid clips, at the checkpoint that the *test* clips choose: twice the clips from one
@@ -62,7 +62,9 @@ class LikelihoodConfig:
     """Train under bf16 autocast; scores are always computed in float32."""
 
 
-MINI_LIKELIHOOD = LikelihoodConfig(audio_seconds=3_200.0, batch_seconds=10.0)
+MINI_LIKELIHOOD = LikelihoodConfig(
+    model=TokenModelConfig(dropout=0.2), audio_seconds=3_200.0, batch_seconds=10.0, num_evaluations=8
+)
 """For the ten bundled minutes: about seven passes over eight minutes, well under a minute on one core."""
 
 

@@ -77,6 +77,21 @@ class ReportMeta:
     """Name of the system that the others are compared with; empty: the first."""
 
 
+def learning_curve(rows: Sequence[SystemRow]) -> Curve:
+    """Held-out bits per second of the token language model against audio seen, one line per system, mean over seeds."""
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for row in rows:
+        if (lm := row.predictability) is None:
+            continue
+        by_seed = [[p for p in lm.curve if p.seed == seed] for seed in lm.config.seeds]
+        steps = list(zip(*by_seed, strict=True))
+        minutes = [sum(p.audio_seconds for p in points) / len(points) / 60 for points in steps]
+        bits = [sum(p.test_bits for p in points) / len(points) * lm.token_rate for points in steps]
+        series[row.name] = (minutes, bits)
+    caption = "Every system starts at its unigram cost; the reported value is the checkpoint chosen on the other split."
+    return Curve("Token language model", "minutes of audio seen", "bits per second, test clips", series, caption)
+
+
 def write_report(
     path: str | os.PathLike[str],
     rows: Sequence[SystemRow],

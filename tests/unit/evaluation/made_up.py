@@ -30,7 +30,7 @@ def made_up_row(name: str, bits: float = 300.0, mel: float = 0.7, num_codes: int
         codes = torch.from_numpy(np.random.default_rng(i).integers(0, num_codes, 100))
         rows.append(ClipRow(f"c{i}", 2.0, metrics, codes))
         clips.append(ClipBits(f"c{i}", 2.0, 100, 2 * bits * wobble[i] * noise[1, i], 900.0, 15.0))
-    points = [CurvePoint(0, 100.0 * k, 9.0 - 0.1 * k, 9.1 - 0.1 * k) for k in range(4)]
+    points = [CurvePoint(s, 100.0 * k, 9.0 - 0.1 * k, 9.0 + 0.2 * s - 0.1 * k) for s in (0, 1) for k in range(4)]
     lm = PredictabilityResult(clips, points, {0: bits, 1: bits * 1.002}, 50.0, 1024, LikelihoodConfig(seeds=(0, 1)))
     return SystemRow(
         name=name,

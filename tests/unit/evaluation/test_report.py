@@ -13,8 +13,8 @@ import pytest
 import soundfile
 
 from llmcodec.evaluation.figures import Curve, curve_svg, spectrogram_png
-from llmcodec.evaluation.report import Example, ReportMeta, Track, write_report
-from llmcodec.evaluation.summary import verdict
+from llmcodec.evaluation.report import Example, ReportMeta, Track, learning_curve, write_report
+from llmcodec.evaluation.summary import SystemRow, verdict
 
 from .conftest import speech_like
 from .made_up import made_up_row
@@ -104,6 +104,13 @@ def test_a_large_page_leaves_examples_out_and_says_so(tmp_path: Path) -> None:
     assert len(small.encode()) <= limit
     left = re.search(r"(\d) more left out", small)
     assert left is not None and Page(small).all("audio").__len__() == 2 * (5 - int(left[1]))
+
+
+def test_learning_curves_are_in_minutes_and_bits_per_second() -> None:
+    curve = learning_curve([made_up_row("a"), SystemRow("not measured", 500.0)])
+    assert list(curve.series) == ["a"]
+    minutes, bits = curve.series["a"]
+    assert minutes == pytest.approx([0, 100 / 60, 200 / 60, 300 / 60]) and bits == pytest.approx([455, 450, 445, 440])
 
 
 def test_bad_systems_are_refused(tmp_path: Path) -> None:
