@@ -97,8 +97,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 query, codebook = at_least_float32(query_NC), at_least_float32(codebook_VC)
                 d_query, d_codebook = torch.empty_like(query), torch.zeros_like(codebook)
             ce_N = hidden.new_empty(hidden.shape[0])
-            # Two parts: each chunk passes once over the whole weight gradient, and wide products run faster.
-            for rows in row_chunks(hidden.shape[0], weight.shape[0], hidden.device, parts=2):
+            # Few parts: each chunk passes once over the whole weight gradient, and wide products run faster.
+            for rows in row_chunks(hidden.shape[0], weight.shape[0], hidden.device, parts=3):
                 logits = (left[rows] @ right.t()).to(hidden.dtype)
                 targets = targets_N[rows].unsqueeze(1)
                 log_norm = torch.logsumexp(logits, -1, keepdim=True)
