@@ -48,6 +48,7 @@ def build_codec(recipe: Recipe) -> LLMCodec:
     return codec
 
 
+@torch.no_grad()
 def with_smaller_codebook(codec: LLMCodec, recipe: Recipe, size: int) -> LLMCodec:
     """The same codec with only its `size` most used codes on the training clips (most used first)."""
     if not 0 < size < codec.codebook_size:

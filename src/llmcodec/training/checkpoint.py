@@ -2,7 +2,8 @@
 
 A checkpoint is a folder `step_00001234`: one safetensors file per item (objective, adversary, optimizer, ema, usage,
 sampler, progress ...) for its tensors and one `state.json` for everything that is not a tensor. It is written under a
-temporary name, flushed and renamed: a folder with the final name is whole, a killed save leaves the previous one.
+temporary name, flushed and renamed, and renamed again before it is deleted: a folder with the final name is whole, and
+a killed save leaves the previous one.
 Test: tests/unit/training/test_checkpoint.py, tests/integration/test_kill.py.
 """
 
@@ -10,13 +11,16 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -53,6 +57,21 @@ def join_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return value
 
 
+def missing_items(expected: Any, found: Any, path: str = "") -> list[str]:
+    """Paths of what a nested state should hold and does not; values are not compared."""
+    if isinstance(expected, Mapping):
+        if not isinstance(found, Mapping):
+            return [path.lstrip("/")]
+        return [
+            line
+            for name, value in expected.items()
+            for line in (
+                missing_items(value, found[name], f"{path}/{name}") if name in found else [f"{path}/{name}".lstrip("/")]
+            )
+        ]
+    return [path.lstrip("/")] if isinstance(expected, Tensor) != isinstance(found, Tensor) else []
+
+
 def flush_to_disk(*paths: Path) -> None:
     """fsync files and folders: a rename is only safe once what it names has reached the disk."""
     for path in paths:
@@ -73,9 +92,10 @@ def save_checkpoint(root: Path, step: int, items: Mapping[str, Any], keep: int =
         OSError: the disk is full or not writable; nothing but a temporary folder was touched, and that is removed.
     """
     root.mkdir(parents=True, exist_ok=True)
+    for stale in root.glob(".tmp_step_*"):  # left by a process that was killed
+        shutil.rmtree(stale, ignore_errors=True)
     final = root / f"step_{step:08d}"
     temporary = root / f".tmp_{final.name}_{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
         tree = {}
@@ -86,16 +106,33 @@ def save_checkpoint(root: Path, step: int, items: Mapping[str, Any], keep: int =
                 save_file(tensors, temporary / f"{name}.safetensors")
         (temporary / "state.json").write_text(json.dumps(tree), encoding="utf-8")
         flush_to_disk(*temporary.iterdir(), temporary)
-        shutil.rmtree(final, ignore_errors=True)  # the same step saved twice: the newer wins
-        temporary.rename(final)
+        replace_folder(temporary, final)
         flush_to_disk(root)
+    except SafetensorError as error:
+        raise OSError(f"checkpoint {final} could not be written: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for old in list_checkpoints(root)[: -max(1, keep)]:
-        shutil.rmtree(old, ignore_errors=True)
-    for stale in root.glob(".tmp_step_*"):
-        shutil.rmtree(stale, ignore_errors=True)
+        shutil.rmtree(set_aside(old), ignore_errors=True)
     return final
+
+
+def set_aside(folder: Path) -> Path:
+    """Give a checkpoint a temporary name, so that nobody takes it for whole while it is being deleted."""
+    return folder.rename(folder.with_name(f".tmp_{folder.name}_old"))
+
+
+def replace_folder(new: Path, final: Path) -> None:
+    """Rename `new` to `final`; the same step saved twice: the newer wins, or the older stays if that fails."""
+    old = set_aside(final) if final.exists() else None
+    try:
+        new.rename(final)
+    except OSError:
+        if old is not None:
+            old.rename(final)
+        raise
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def list_checkpoints(root: Path) -> list[Path]:
@@ -118,21 +155,31 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
             path = folder / f"{name}.safetensors"
             items[name] = join_tensors(state, load_file(path) if path.exists() else {})
         return items
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ValueError(
             f"checkpoint {folder}: unreadable ({error}); delete this folder to resume from the one before"
         ) from error
 
 
-def rng_state() -> dict[str, Tensor]:
-    """Global random states (training draws from keyed generators; libraries may use these)."""
-    state = {"cpu": torch.get_rng_state()}
+def rng_state() -> dict[str, Any]:
+    """Global random states of every kind (training draws from keyed generators; libraries may use these)."""
+    _, numbers, *numpy_rest = np.random.get_state(legacy=True)
+    state: dict[str, Any] = {
+        "cpu": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": [torch.from_numpy(np.asarray(numbers).astype(np.int64)), *numpy_rest],
+    }
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
 
-def load_rng_state(state: Mapping[str, Tensor]) -> None:
+def load_rng_state(state: Mapping[str, Any]) -> None:
+    """The inverse of `rng_state`, also after a round trip through a checkpoint."""
     torch.set_rng_state(state["cpu"])
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    keys, *rest = state["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

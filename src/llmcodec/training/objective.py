@@ -8,9 +8,11 @@ Test: tests/unit/training/test_objective.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -30,6 +32,7 @@ class LossTerms:
     """total: weighted scalar. raw: unweighted terms that entered it. logged: figures that did not (detached).
 
     fake_BS, real_BS: decoded and original audio as the discriminators see it (None when no waveform term is on).
+    encoding and fake_BS are detached: DistributedDataParallel waits for the gradient of all that an output reaches.
     """
 
     total: Tensor
@@ -106,10 +109,11 @@ class CodecObjective(nn.Module):
             if any(term.startswith("adv/") for term in weights):
                 adversary = self._adversary[0]
                 assert adversary is not None
-                fake_BS, real_BS = self.adversary_window(fake_BS, real_BS, step)
+                fake_BS, real_BS = self.adversary_window(fake_BS, window, batch.ids, step)
                 raw |= {name: value for name, value in adversary(fake_BS, real_BS).items() if name in weights}
         if "codes/marginal_entropy" in weights:
-            raw["codes/marginal_entropy"] = marginal_entropy_term(encoding, self.codec.codebook_VC)
+            codebook_VC = self.codec.codebook_VC[slice(*self.partition) if self.partition else slice(None)]
+            raw["codes/marginal_entropy"] = marginal_entropy_term(encoding, codebook_VC)
         if any(term in weights for term in LANGUAGE_TERMS):
             assert self.language is not None
             with self.autocast(batch.wav_BS):
@@ -119,7 +123,8 @@ class CodecObjective(nn.Module):
         missing = [term for term in weights if term not in raw]
         assert not missing, f"no module computes {missing}"
         total = torch.stack([weight * raw[term].to(raw_dtype(batch)) for term, weight in weights.items()]).sum()
-        return LossTerms(total, raw, logged, encoding, fake_BS, real_BS)
+        seen_BS = None if fake_BS is None else fake_BS.detach()
+        return LossTerms(total, raw, logged, detached(encoding), seen_BS, real_BS)
 
     def cut_window(self, encoding: CodecEncoding, batch: ClipBatch, step: int) -> Window:
         """The same stretch of frames and samples of every clip, its place keyed by seed, step and clip id."""
@@ -150,13 +155,42 @@ class CodecObjective(nn.Module):
         inside = torch.arange(fake_BS.shape[1], device=fake_BS.device) < window.lengths_B[:, None]
         return fake_BS * inside
 
-    def adversary_window(self, fake_BS: Tensor, real_BS: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """The stretch that the discriminators see, placed by seed and step: they cost more than all the rest."""
+    def adversary_window(self, fake_BS: Tensor, window: Window, ids: Sequence[str], step: int) -> tuple[Tensor, Tensor]:
+        """The stretch of each clip that the discriminators see: they cost more than all the rest.
+
+        Its place is keyed by seed, step and clip, its length is the same on all ranks (discriminators average over it).
+        """
+        real_BS = window.real_BS
         if self.recipe.adversary_seconds is None:
-            return fake_BS, real_BS
-        size = round(self.recipe.adversary_seconds * self.codec.sample_rate)
-        start = clip_seed(self.recipe.seed, step, "", "adversary") % max(1, fake_BS.shape[1] - size + 1)
-        return fake_BS[:, start : start + size], real_BS[:, start : start + size]
+            size = most_over_ranks(real_BS.shape[1], real_BS.device)
+            starts_B = [0] * len(ids)
+        else:
+            size = round(self.recipe.adversary_seconds * self.codec.sample_rate)
+            starts_B = [
+                clip_seed(self.recipe.seed, step, clip_id, "adversary") % max(1, int(length) - size + 1)
+                for clip_id, length in zip(ids, window.lengths_B, strict=True)
+            ]
+        pad = (0, max(0, size - real_BS.shape[1]))
+        fake_BS, real_BS = F.pad(fake_BS, pad), F.pad(real_BS, pad)
+        return (
+            torch.stack([x[s : s + size] for x, s in zip(fake_BS, starts_B, strict=True)]),
+            torch.stack([x[s : s + size] for x, s in zip(real_BS, starts_B, strict=True)]),
+        )
+
+
+def most_over_ranks(value: int, device: torch.device) -> int:
+    """The largest of a plain number over ranks; a collective when torch.distributed is initialised."""
+    if num_ranks() == 1:
+        return value
+    most = torch.tensor(value, device=device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return int(most)
+
+
+def detached(encoding: CodecEncoding) -> CodecEncoding:
+    """The same encoding outside the graph (its loss terms, which the objective has reduced, are left out)."""
+    names = [item.name for item in fields(encoding) if item.name != "losses"]
+    return CodecEncoding(**{name: getattr(encoding, name).detach() for name in names})
 
 
 def raw_dtype(batch: ClipBatch) -> torch.dtype:

@@ -42,6 +42,13 @@ class DataConfig:
     prefetch: int = 2
     """Batches read ahead by a background thread; 0 reads in place."""
 
+    def __post_init__(self) -> None:
+        for name in ("clips_per_batch", "bucket_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"recipe: data.{name} must be at least 1, got {getattr(self, name)}")
+        if self.crop_seconds is not None and not self.crop_seconds > 0:
+            raise ValueError(f"recipe: data.crop_seconds must be positive, got {self.crop_seconds}")
+
 
 @dataclass(frozen=True)
 class CodecConfig:
@@ -65,6 +72,12 @@ class CodecConfig:
     """No revival from this step on (codes must settle before the end); 0 means no limit."""
     usage_decay: float = 0.99
     """Decay of the running usage of codes."""
+
+    def __post_init__(self) -> None:
+        if self.revive_every < 1:
+            raise ValueError(f"recipe: codec.revive_every must be at least 1, got {self.revive_every}")
+        if not 0 <= self.usage_decay < 1:
+            raise ValueError(f"recipe: codec.usage_decay must be in [0, 1), got {self.usage_decay}")
 
 
 Weight = Schedule | float
@@ -157,6 +170,12 @@ class GroupConfig:
     clip: float = 15.0
     """Largest gradient norm of the group."""
 
+    def __post_init__(self) -> None:
+        if not self.clip > 0:
+            raise ValueError(f"recipe: an optimizer's clip must be positive, got {self.clip}; take 1e9 for none")
+        if min(as_schedule(self.lr).value, as_schedule(self.lr).end or 0.0) < 0:
+            raise ValueError(f"recipe: a learning rate cannot be negative, got {self.lr}")
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -222,20 +241,38 @@ class Recipe:
     """accelerate trackers beside the JSONL log: tensorboard, wandb, trackio."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "checkpoint_every", "log_every"):
+        for name in ("steps", "accumulate", "checkpoint_every", "log_every", "keep_checkpoints", "max_bad_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"recipe: {name} must be at least 1, got {getattr(self, name)}")
+        for name in ("window_seconds", "adversary_seconds"):
+            if (seconds := getattr(self, name)) is not None and not seconds > 0:
+                raise ValueError(f"recipe: {name} must be positive, got {seconds}; null takes all there is")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"recipe: ema_decay must be in [0, 1), got {self.ema_decay}; null keeps no average")
+        self._check_terms()
+
+    def _check_terms(self) -> None:
+        """Every term that ever counts has what it needs."""
+        language = self.language
         for term in self.weights.ever():
             if term.startswith("adv/") and self.adversary is None:
                 raise ValueError(f"recipe: weights.{TERMS[term]} needs an `adversary` section")
-            if term in LANGUAGE_TERMS and self.language is None:
+            if term not in LANGUAGE_TERMS:
+                continue
+            if language is None:
                 raise ValueError(f"recipe: weights.{TERMS[term]} needs a `language` section")
-            if term.startswith("align/") and self.data.crop_seconds is not None and not released_crops(self.language):
+            if term.startswith("align/") and self.data.crop_seconds is not None and not language.released_crops:
                 raise ValueError(
                     "recipe: data.crop_seconds cuts utterances, but alignment needs audio that speaks all of its text; "
                     "set crop_seconds to null (or language.released_crops to reproduce the released code)"
                 )
-
-
-def released_crops(language: LanguageConfig | None) -> bool:
-    return language is not None and language.released_crops
+            if term == "bridge/ce" and language.bridge.kind != "projected":
+                raise ValueError(
+                    f"recipe: weights.bridge_ce teaches a projected bridge, but language.bridge.kind is "
+                    f"{language.bridge.kind!r}, which agrees by construction; set the weight to 0"
+                )
+            if term == "lm/rate" and language.rate.model == "backbone" and language.released_no_start:
+                raise ValueError(
+                    "recipe: with language.released_no_start the LM has read each code before it predicts it, which "
+                    "makes the rate of the backbone meaningless; take language.rate.model small_lm"
+                )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -36,7 +37,9 @@ class JSONLLog:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_log(path) if row["step"] <= resume_step] if path.exists() else []
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        cut = path.with_name(f".{path.name}.tmp")
+        cut.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        os.replace(cut, path)  # a kill in between leaves the old log
 
     def write(self, row: Mapping[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:

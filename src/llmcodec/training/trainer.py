@@ -31,7 +31,7 @@ from .recipe import Recipe
 from .tracking import JSONLLog, TrainingBar, plot_curves, read_log
 
 
-class CollapseError(RuntimeError):
+class CollapseError(ArithmeticError):
     """Token statistics fell below the recipe's floors and the recipe says stop."""
 
 
@@ -65,6 +65,8 @@ class Trainer:
             self.adversary = None if self.adversary is None else self.adversary.double()
         self.usage = CodebookUsage(codec.codebook_size, recipe.codec.usage_decay).to(self.device)
         self.statistics = CodeStatistics(codec.codebook_size).to(self.device)
+        low, high = objective.partition or (0, codec.codebook_size)
+        self.unreachable_V = ~torch.isin(torch.arange(codec.codebook_size), torch.arange(low, high)).to(self.device)
         average = get_ema_multi_avg_fn(recipe.ema_decay) if recipe.ema_decay is not None else None
         self.ema = AveragedModel(self.codec, multi_avg_fn=average) if average is not None else None
         self.groups = [
@@ -77,6 +79,11 @@ class Trainer:
         self.bar_enabled = show_progress and self.accelerator.is_main_process
         if resume:
             self.resume()
+        elif found := checkpoint.list_checkpoints(self.folder / "checkpoints"):
+            raise ValueError(
+                f"{self.folder} already holds a run ({found[-1].name}): continue it with --resume, "
+                "or choose another folder with --run, or delete it"
+            )
 
     @property
     def codec(self) -> Any:
@@ -95,6 +102,7 @@ class Trainer:
     def train_step(self, batches: Sequence[ClipBatch]) -> dict[str, float] | None:
         """Forward and backward of all micro-batches, update, then the adversary on the same audio. None: skipped."""
         micro: list[LossTerms] = []
+        buffers = [buffer.clone() for buffer in self.objective.buffers()]  # the forward pass moves bank and batch norm
         for index, batch in enumerate(batches):
             last = index + 1 == len(batches)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
@@ -104,7 +112,7 @@ class Trainer:
             micro.append(terms)
         norms = {group.name: group.clip() for group in self.groups}
         if guilty := self.non_finite(micro, norms):
-            self.skip(guilty)
+            self.skip(guilty, buffers)
             return None
         rates = {group.name: group.step(self.step) for group in self.groups}
         self.zero_grad()
@@ -112,6 +120,7 @@ class Trainer:
         with torch.no_grad():
             for terms in micro:
                 self.usage.update(terms.encoding.codes_BT, terms.encoding.mask_BT)
+                self.usage.usage_V[self.unreachable_V] = 1.0  # codes of other partitions are not dead
                 self.statistics.update(terms.encoding.codes_BT, terms.encoding.mask_BT)
             revived = self.revive(micro)
             if self.ema is not None:
@@ -144,9 +153,12 @@ class Trainer:
         bad = self.accelerator.reduce(bad, "sum")
         return [name for name, count in zip(checks, bad.tolist(), strict=True) if count > 0]
 
-    def skip(self, guilty: list[str]) -> None:
+    def skip(self, guilty: list[str], buffers: Sequence[Tensor]) -> None:
         """Leave everything as it was and count; too many in a row end the run."""
         self.zero_grad()
+        with torch.no_grad():
+            for buffer, before in zip(self.objective.buffers(), buffers, strict=True):
+                buffer.copy_(before)
         self.step += 1
         self.skipped += 1
         self.bad_steps += 1
@@ -193,8 +205,9 @@ class Trainer:
         log = JSONLLog(self.folder / "log.jsonl", self.step) if main else None
         if self.recipe.trackers:
             self.accelerator.init_trackers(self.recipe.name)
-        batches, started = iter(self.loader), time.monotonic()
-        with TrainingBar(self.recipe.name, self.recipe.steps, self.step, self.bar_enabled) as bar:
+        started = time.monotonic()
+        bar = TrainingBar(self.recipe.name, self.recipe.steps, self.step, self.bar_enabled)
+        with bar, self.loader as batches:
             while self.step < self.recipe.steps:
                 row = self.train_step([next(batches) for _ in range(self.recipe.accumulate)])
                 if row is not None and (self.step % self.recipe.log_every == 0 or self.step == self.recipe.steps):
@@ -213,7 +226,8 @@ class Trainer:
 
     def guard(self, row: dict[str, float], bar: TrainingBar) -> None:
         """Collapse floors: warn, or stop the run when the recipe says so."""
-        violated = self.recipe.floors.violated(self.statistics.summary(), self.codec.codebook_size)
+        usable = int((~self.unreachable_V).sum())
+        violated = self.recipe.floors.violated(self.statistics.summary(), usable)
         for line in violated:
             if self.bar_enabled:
                 bar.console.print(f"[yellow]warning, step {self.step}: {line}", highlight=False)
@@ -262,26 +276,30 @@ class Trainer:
         """The inverse of `training_state`.
 
         Raises:
-            ValueError: an item is missing, or one is there that this recipe does not use.
+            ValueError: something is missing, or something is there that this recipe does not use.
         """
-        expected = set(self.training_state())
-        if set(state) != expected:
-            raise ValueError(
-                f"checkpoint holds {sorted(state)}, this recipe needs {sorted(expected)}; resume with the same recipe"
-            )
-        self.objective.load_state_dict(state["objective"])
-        for group in self.groups:
-            group.load_state_dict(state["optimizer"][group.name])
-        self.usage.load_state_dict(state["usage"])
-        self.statistics.load_state_dict(state["statistics"])
+        expected = self.training_state()
+        expected["rng"].pop("cuda", None)  # a run may move from or to a GPU
+        wrong = checkpoint.missing_items(expected, state) or sorted(set(state) - set(expected))
+        if wrong:
+            raise ValueError(f"the checkpoint and this recipe differ in {wrong[:5]}; resume with the same recipe")
+        try:
+            self.objective.load_state_dict(state["objective"])
+            for group in self.groups:
+                group.load_state_dict(state["optimizer"][group.name])
+            self.usage.load_state_dict(state["usage"])
+            self.statistics.load_state_dict(state["statistics"])
+            if self.adversary is not None:
+                self.adversary.load_training_state(state["adversary"])
+            if self.ema is not None:
+                self.ema.load_state_dict(state["ema"])
+        except RuntimeError as error:
+            raise ValueError(f"the checkpoint is of another model, resume with the same recipe: {error}") from error
         self.loader.load_state_dict(state["sampler"])
         checkpoint.load_rng_state(state["rng"])
-        for name, value in state["progress"].items():
-            setattr(self, name, value)
-        if self.adversary is not None:
-            self.adversary.load_training_state(state["adversary"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
+        progress = state["progress"]
+        self.step, self.bad_steps = progress["step"], progress["bad_steps"]
+        self.skipped, self.revived = progress["skipped"], progress["revived"]
 
     def save(self) -> None:
         """Write a checkpoint (main process)."""
