@@ -10,18 +10,41 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+TRAIN_HELP = """\
+Train a codec: from scratch, or adapt a pretrained one through a frozen language model.
+
+  llmcodec train --config recipes/rate.yaml --data.manifest corpus/manifest.jsonl --run runs/mine
+  llmcodec train --config recipes/rate.yaml --config recipes/control.yaml     recipes stack, later ones win
+  llmcodec train --config recipes/rate.yaml --weights.rate 0.2 --steps 800    options win over recipes
+  llmcodec train --config recipes/rate.yaml --resume                          go on where it stopped
+  llmcodec train --config recipes/rate.yaml --print_config                    show the whole recipe, train nothing
+  torchrun --nproc-per-node 4 -m llmcodec train --config recipes/paper.yaml   several processes
+
+A weight or learning rate is a number or a schedule, {value: 0.2, delay: 10000, warmup: 2000}. The run folder gets
+run.json (the resolved recipe), log.jsonl, checkpoints/, curves.png and codec/, which `llmcodec evaluate` reads."""
+
+
+def recipe_parser(prog: str, description: str, **options: Any) -> ArgumentParser:
+    """A parser whose help explains every field of the recipe by the docstring below it; the usage line stays short."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    return ArgumentParser(prog=prog, description=description, usage=f"{prog} [options]", **options)
 
 
 def train_parser() -> ArgumentParser:
     """Parser of `llmcodec train`: the recipe's fields at top level, `--config` as often as you like (later wins)."""
+    from jsonargparse import DefaultHelpFormatter
+
     from .training.recipe import Recipe
 
-    parser = ArgumentParser(
-        prog="llmcodec train",
-        description="Train a codec: from scratch, or adapt a pretrained one through a frozen language model. "
-        "Example: llmcodec train --config recipes/quickstart.yaml --steps 200 --run runs/try",
-    )
+    class Formatter(DefaultHelpFormatter):
+        """Keeps the line breaks of the description, and those alone."""
+
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return "".join(indent + line for line in text.splitlines(keepends=True))
+
+    parser = recipe_parser("llmcodec train", TRAIN_HELP, formatter_class=Formatter)
     parser.add_argument("--config", action="config", help="Recipe (YAML); several stack, later ones win.")
     parser.add_argument("--resume", action="store_true", help="Continue from the newest checkpoint in the run folder.")
     parser.add_class_arguments(Recipe)
@@ -47,9 +70,9 @@ def quickstart(arguments: Sequence[str]) -> None:
     from .quickstart import run_quickstart
     from .training.recipe import Recipe
 
-    parser = ArgumentParser(
-        prog="llmcodec quickstart",
-        description="Adapt the bundled codec on the bundled speech through a pretrained LM, against a control: table, "
+    parser = recipe_parser(
+        "llmcodec quickstart",
+        "Adapt the bundled codec on the bundled speech through a pretrained LM, against a control: table, "
         "verdict, report.html. About ten minutes on two cores; a second run resumes. Recipe: recipes/quickstart.yaml.",
         default_config_files=[str(shipped_recipe("quickstart"))],
     )
@@ -168,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         COMMANDS[argv[0]][1](argv[1:])
-    except (ValueError, FloatingPointError, OSError) as error:
+    except (ValueError, ArithmeticError, OSError) as error:
         print(f"llmcodec {argv[0]}: {error}", file=sys.stderr)
         return 1
     return 0
