@@ -30,7 +30,7 @@ from llmcodec.objectives.discriminators import (
     MultiScaleDiscriminator,
     STFTDiscriminatorConfig,
 )
-from llmcodec.objectives.reduction import at_least_float32, average_gradients, mean_over_ranks
+from llmcodec.objectives.reduction import at_least_float32, average_gradients, clip_gradients, mean_over_ranks
 from llmcodec.objectives.schedule import Schedule, constant
 
 GradientReducer = Callable[[Sequence[nn.Parameter]], None]
@@ -106,7 +106,11 @@ class Adversary(nn.Module):
         if config.stft is not None:
             self.nets["stft"] = MultiResolutionSTFTDiscriminator(config.stft)
         self.optimizer = torch.optim.AdamW(
-            self.nets.parameters(), lr=config.learning_rate(0), betas=config.betas, weight_decay=config.weight_decay
+            self.nets.parameters(),
+            lr=config.learning_rate(0),
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         self.num_skipped = 0
         self.nets.requires_grad_(False)
@@ -178,7 +182,7 @@ class Adversary(nn.Module):
                     accumulate(logged, {"adv/r1": share * penalty})
             parameters = list(self.nets.parameters())
             (reduce_gradients or average_gradients)(parameters)
-            norm = nn.utils.clip_grad_norm_(parameters, self.config.clip)
+            norm = clip_gradients(parameters, self.config.clip)
             finite = bool(torch.isfinite(norm))
             if finite:
                 for group in self.optimizer.param_groups:
@@ -243,10 +247,8 @@ class Adversary(nn.Module):
         self.optimizer.state.clear()
         for name, moments in state["optimizer"].items():
             parameter = parameters[name]
-            # The step count stays on the CPU, where AdamW keeps it; moments live beside their parameter.
             self.optimizer.state[parameter] = {
-                key: value.clone() if key == "step" else value.to(parameter.device, copy=True)
-                for key, value in moments.items()
+                key: value.to(parameter.device, copy=True) for key, value in moments.items()
             }
         self.num_skipped = int(state["num_skipped"])
 

@@ -9,6 +9,7 @@ Shapes: B batch, S samples. Test: `pytest tests/unit/objectives/test_reduction.p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -63,6 +64,20 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
         flat /= num_ranks()
         for parameter, mean in zip(group, flat.split([g.numel() for g in gradients]), strict=True):
             parameter.grad = mean.view_as(parameter).clone()
+
+
+def clip_gradients(parameters: Iterable[Tensor], limit: float) -> Tensor:
+    """Scale all gradients so that their common norm is at most `limit`; returns the norm before.
+
+    As `torch.nn.utils.clip_grad_norm_`, which also rewrites gradients that are short enough. A norm that is not finite
+    leaves them as they are: the caller skips such a step.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if limit < float(norm) < math.inf:
+        for gradient in gradients:
+            gradient.mul_(limit / (norm + 1e-6))
+    return norm
 
 
 def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:

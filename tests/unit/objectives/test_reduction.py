@@ -8,6 +8,7 @@ import torch
 from llmcodec.objectives.reduction import (
     at_least_float32,
     average_gradients,
+    clip_gradients,
     masked_mean,
     mean_over_ranks,
     sample_mask,
@@ -88,3 +89,26 @@ def test_two_ranks_equal_one_process_with_unequal_counts(two_ranks):
     # The rank without a gradient took part with zeros.
     assert first["unused"].item() == second["unused"].item() == 1.5
     assert first["count"].item() == 10.5
+
+
+@pytest.mark.parametrize("limit", [1.0, 100.0])
+def test_clip_gradients_is_torchs(limit):
+    torch.manual_seed(0)
+    mine = [torch.zeros(3, 4).requires_grad_(), torch.zeros(5).requires_grad_(), torch.zeros(2).requires_grad_()]
+    theirs = [p.detach().clone().requires_grad_() for p in mine]
+    for a, b in zip(mine[:2], theirs, strict=False):
+        a.grad = 3 * torch.randn_like(a)
+        b.grad = a.grad.clone()
+    norm = clip_gradients(iter(mine), limit)
+    torch.testing.assert_close(norm, torch.nn.utils.clip_grad_norm_(theirs, limit))
+    for a, b in zip(mine[:2], theirs, strict=False):
+        torch.testing.assert_close(a.grad, b.grad)
+    assert mine[2].grad is None
+
+
+def test_clip_gradients_leaves_what_is_not_finite():
+    weight = torch.zeros(2).requires_grad_()
+    weight.grad = torch.tensor([float("inf"), 1.0])
+    assert torch.isinf(clip_gradients([weight], 1.0))
+    assert weight.grad.tolist() == [float("inf"), 1.0]
+    assert clip_gradients([], 1.0) == 0.0
