@@ -51,10 +51,14 @@ class PairedComparison:
     t: float
     """Student's t of the clip differences (mean / standard error)."""
     num: int
+    margin: float = 0.0
+    """Relative difference that sources of chance other than the choice of clips may explain (luck of a training)."""
 
     @property
     def real(self) -> bool:
-        """The bootstrap interval of the difference excludes 0 and |t| exceeds the two-sided 5 % point."""
+        """Bootstrap interval excludes 0, |t| exceeds the two-sided 5 % point, and the ratio exceeds the margin."""
+        if self.margin and not abs(self.ratio.value - 1.0) > self.margin:
+            return False
         return self.num >= 2 and self.difference.excludes(0.0) and abs(self.t) > student_t_95(self.num - 1)
 
 

@@ -236,6 +236,8 @@ def _sentence(measure: Measure, result: PairedComparison, control: SystemRow, ad
         interval = f"paired 95 % interval {d.low:+.{measure.digits}f} to {d.high:+.{measure.digits}f}"
     evidence = f"({numbers}; {interval}, {_count(result.num, 'file')})"
     if not result.real:
+        if result.margin and result.difference.excludes(0.0):
+            evidence += f", within the {result.margin:.1%} that the luck of a language-model seed may explain"
         text = f"{measure.label}: no difference shown between {adapted.name} and {control.name}, {change} {evidence}."
         return Statement("same", text)
     kind: Literal["better", "worse"] = (

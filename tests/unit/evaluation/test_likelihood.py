@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from llmcodec.evaluation.codes import unigram_cross_entropy
-from llmcodec.evaluation.likelihood import LikelihoodConfig, compare_predictability, measure_predictability
+from llmcodec.evaluation.likelihood import (
+    ClipBits,
+    LikelihoodConfig,
+    PredictabilityResult,
+    compare_predictability,
+    measure_predictability,
+)
 from llmcodec.evaluation.token_model import TokenModelConfig
 
 SMALL = LikelihoodConfig(
@@ -146,3 +152,20 @@ def test_progress_runs_from_zero_to_one() -> None:
     config = dataclasses.replace(SMALL, audio_seconds=20.0, seeds=(0, 1))
     measure_predictability(*split(markov_clips(15, 40)[0]), 8, RATE, config, on_progress=shares.append)
     assert shares == sorted(shares) and shares[-1] == 1.0
+
+
+def test_a_difference_within_the_luck_of_an_lm_seed_is_not_called_real():
+    """Every clip a little better, so pairing by clip is sure; but one training cannot tell 2 % from luck."""
+    clips = [ClipBits(str(i), 1.0, 50, 400.0 + i, 500.0, 1.0) for i in range(30)]
+    config = LikelihoodConfig()
+
+    def result(factor: float, seeds: tuple[int, ...]) -> PredictabilityResult:
+        scaled = [dataclasses.replace(clip, bits=clip.bits * factor) for clip in clips]
+        return PredictabilityResult(
+            scaled, [], {s: 400.0 for s in seeds}, 50.0, 64, dataclasses.replace(config, seeds=seeds)
+        )
+
+    assert not compare_predictability(result(1.0, (0,)), result(0.98, (0,))).real
+    assert compare_predictability(result(1.0, (0,)), result(0.95, (0,))).real
+    nine = tuple(range(9))
+    assert compare_predictability(result(1.0, nine), result(0.98, nine)).real
