@@ -66,20 +66,23 @@ class SweepConfig:
     measurement: MeasurementConfig = field(default_factory=MeasurementConfig)
     """What is measured."""
 
+    def seeds_of(self, row: RowConfig) -> list[int]:
+        return row.seeds or self.seeds
+
 
 def run_sweep(config: SweepConfig, here: Path) -> Path:
     """Do all jobs that nobody has done or is doing, then write and return `table.md`."""
     folder = Path(config.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, row in config.rows.items():
-        for seed in row.seeds or config.seeds:
-            job = folder / f"{name}-{seed}"
-            if job.with_suffix(".json").exists():
-                continue
-            with claim(job.with_suffix(".lock")) as mine:
-                if mine and not job.with_suffix(".json").exists():
-                    print(f"sweep: {name}, seed {seed}", flush=True)
-                    run_job(config, row, seed, job, here)
+    jobs = [(index, name, seed) for name, row in config.rows.items() for index, seed in enumerate(config.seeds_of(row))]
+    for _, name, seed in sorted(jobs, key=lambda job: job[0]):  # the first seed of every row, then the second
+        job = folder / f"{name}-{seed}"
+        if job.with_suffix(".json").exists():
+            continue
+        with claim(job.with_suffix(".lock")) as mine:
+            if mine and not job.with_suffix(".json").exists():
+                print(f"sweep: {name}, seed {seed}", flush=True)
+                run_job(config, config.rows[name], seed, job, here)
     return write_table(config)
 
 
@@ -139,7 +142,7 @@ def write_table(config: SweepConfig) -> Path:
     folder = Path(config.folder)
     done: dict[str, dict[int, Any]] = {}
     for name, row in config.rows.items():
-        files = {seed: folder / f"{name}-{seed}.json" for seed in row.seeds or config.seeds}
+        files = {seed: folder / f"{name}-{seed}.json" for seed in config.seeds_of(row)}
         results = {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in files.items() if path.exists()}
         if results:
             done[name] = results
