@@ -60,6 +60,13 @@ def softmax_(logits_NV: Tensor) -> Tensor:
     return logits_NV.div_(logits_NV.sum(-1, keepdim=True))
 
 
+def softmax_and_log_norm(logits_NV: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Softmax in `dtype` and log sum exp (N, 1) of the last dimension: one exponential per logit serves both."""
+    soft = torch.softmax(logits_NV, -1, dtype=dtype)
+    # At its largest logit a row's probability is at least 1 / V, so its logarithm is safe.
+    return soft, logits_NV.amax(-1, keepdim=True) - soft.amax(-1, keepdim=True).log_()
+
+
 def row_dot(a_NV: Tensor, b_NV: Tensor) -> Tensor:
     """Dot product of each row of `a` with the same row of `b`, (N, 1), without the (N, V) product."""
     return torch.bmm(a_NV.unsqueeze(1), b_NV.unsqueeze(2)).squeeze(2)
@@ -91,7 +98,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             left, right = (hidden, weight) if dtype is None else (hidden_NH.to(dtype), weight_VH.to(dtype))
             needs = [need and with_gradients for need in ctx.needs_input_grad]
             d_hidden = torch.empty_like(hidden) if needs[0] else None
-            d_weight = torch.zeros_like(weight) if needs[1] else None
+            d_weight: Tensor | None = None
             d_query = d_codebook = None
             if query_NC is not None and codebook_VC is not None and (needs[3] or needs[4]):
                 query, codebook = at_least_float32(query_NC), at_least_float32(codebook_VC)
@@ -99,24 +106,33 @@ class _LinearCrossEntropy(torch.autograd.Function):
             ce_N = hidden.new_empty(hidden.shape[0])
             # Few parts: each chunk passes once over the whole weight gradient, and wide products run faster.
             for rows in row_chunks(hidden.shape[0], weight.shape[0], hidden.device, parts=3):
-                logits = (left[rows] @ right.t()).to(hidden.dtype)
-                targets = targets_N[rows].unsqueeze(1)
-                log_norm = torch.logsumexp(logits, -1, keepdim=True)
-                ce_N[rows] = (log_norm - logits.gather(1, targets)).squeeze(1)
+                logits = left[rows] @ right.t()
+                soft, log_norm = softmax_and_log_norm(logits, hidden.dtype)
+                ce_N[rows] = (log_norm - logits.gather(1, targets_N[rows].unsqueeze(1))).squeeze(1)
                 if d_query is not None and d_codebook is not None:
-                    soft = softmax_((query[rows] @ codebook.t()).div_(tau))
-                    soft.mul_(logits - row_dot(soft, logits)).div_(-tau)
-                    d_query[rows] = soft @ codebook
-                    add_outer(d_codebook, soft, query[rows], None)
-                    del soft
-                if d_hidden is None and d_weight is None:
+                    own = softmax_((query[rows] @ codebook.t()).div_(tau))
+                    logits = logits.to(hidden.dtype)
+                    own.mul_(logits - row_dot(own, logits)).div_(-tau)
+                    d_query[rows] = own @ codebook
+                    add_outer(d_codebook, own, query[rows], None)
+                    del own
+                del logits
+                if d_hidden is None and not needs[1]:
                     continue
-                delta = logits.sub_(log_norm).exp_()
-                delta.scatter_add_(1, targets, delta.new_full(targets.shape, -1.0))
+                # d logits = softmax - one-hot. The one-hot's share of both gradients is added row by row below: the
+                # products need no pass over (rows, V) to subtract it, and it is not rounded to bf16.
+                soft = soft.to(left.dtype)
                 if d_hidden is not None:
-                    d_hidden[rows] = (delta if dtype is None else delta.to(dtype)) @ right
-                if d_weight is not None:
-                    add_outer(d_weight, delta, left[rows], dtype)
+                    d_hidden[rows] = soft @ right
+                if needs[1]:
+                    outer = soft.t() @ left[rows]
+                    d_weight = outer.to(weight.dtype) if d_weight is None else d_weight.add_(outer)
+                del soft
+            if d_hidden is not None:
+                d_hidden -= right[targets_N]
+            if needs[1]:
+                d_weight = torch.zeros_like(weight) if d_weight is None else d_weight
+                d_weight.index_add_(0, targets_N, left.to(weight.dtype), alpha=-1)
         ctx.save_for_backward(d_hidden, d_weight, d_query, d_codebook)
         ctx.dtypes = (hidden_NH.dtype, weight_VH.dtype)
         ctx.mark_non_differentiable(ce_N)
