@@ -18,7 +18,7 @@ from llmcodec.cli import shipped_recipe, train_parser
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.manifest import Clip, write_manifest
-from llmcodec.training.recipe import Recipe
+from llmcodec.training.recipe import TERMS, Recipe
 
 NUM_CODES = 64
 SAMPLE_RATE = 16000
@@ -126,13 +126,7 @@ EVERYTHING_ON = {
     "optimizer.bridge": "{kind: sgd, lr: 1.0e-2, momentum: 0.9}",
     "optimizer.audio": "{kind: adamw, lr: 1.0e-3}",
     "optimizer.audio_lm": "{kind: adamw, lr: 1.0e-3}",
-} | {
-    f"weights.{name}": 0.5
-    for name in (
-        "mel multi_mel mrstft complex_stft generator feature commit codebook marginal_entropy "
-        "ftp rate cosine contrast bridge_ce"
-    ).split()
-}
+} | {f"weights.{name}": 0.5 for name in TERMS.values()}
 
 
 def everything_on(name: str, folder: Path, run: str, **options: Any) -> Recipe:

@@ -169,7 +169,7 @@ def damage(folder: Path, kind: str) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    "short file,no file,empty file,huge header,other tensors,short json,no json,other json".split(","),
+    ["short file", "no file", "empty file", "huge header", "other tensors", "short json", "no json", "other json"],
 )
 def test_a_damaged_checkpoint_is_a_value_error_that_names_the_folder(kind, tmp_path):
     folder = save_checkpoint(tmp_path, 3, items())
