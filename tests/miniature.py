@@ -100,9 +100,8 @@ EVERYTHING_ON = {
     "data.clips_per_batch": 2,
     "data.min_seconds": 0.1,
     "data.prefetch": 0,
-    "codec.audio_kind": "null",
     "codec.freeze_batch_norm": "false",
-    "codec.revive_below": 0.5,
+    "codec.revive_below": 1.5,
     "codec.revive_every": 3,
     "codec.usage_decay": 0.5,
     "spectral.multi_mel.n_ffts": "[256, 512]",
@@ -113,6 +112,7 @@ EVERYTHING_ON = {
     "kernel_sizes: [15, 5], strides: [4, 4], groups: [1, 1]}, stft: {n_ffts: [128], channels: 2, dilations: [1]}, "
     "r1_every: 2, learning_rate: {value: 1.0e-3}}",
     "language.backbone.dtype": "fp32",
+    "language.backbone.num_layers": 4,
     "language.backbone.gradient_checkpointing": "false",
     "language.bridge.kind": "projected",
     "language.bridge.mode": "gumbel",

@@ -120,7 +120,7 @@ class Trainer:
         with torch.no_grad():
             for terms in micro:
                 self.usage.update(terms.encoding.codes_BT, terms.encoding.mask_BT)
-                self.usage.usage_V[self.unreachable_V] = 1.0  # codes of other partitions are not dead
+                self.usage.usage_V[self.unreachable_V] = torch.inf  # codes of other partitions are not dead
                 self.statistics.update(terms.encoding.codes_BT, terms.encoding.mask_BT)
             revived = self.revive(micro)
             if self.ema is not None:
@@ -174,15 +174,22 @@ class Trainer:
         settled = cfg.revive_until and self.step >= cfg.revive_until
         if not cfg.revive_below or settled or (self.step + 1) % cfg.revive_every:
             return 0
-        rows = torch.cat(
-            [self.codec.quantizer.in_proj(t.encoding.latent_BTD[t.encoding.mask_BT].to(self.dtype)) for t in micro]
-        )
-        if self.accelerator.num_processes > 1:
-            count = self.accelerator.gather(torch.tensor([rows.shape[0]], device=self.device))
-            padded = self.accelerator.gather(self.accelerator.pad_across_processes(rows)[None])
-            rows = torch.cat([part[:n] for part, n in zip(padded, count.tolist(), strict=True)])
+        rows = torch.cat([self.from_all_ranks(self.projected(t)) for t in micro])
         generator = torch.Generator().manual_seed(clip_seed(self.recipe.seed, self.step, "", "revive"))
         return self.usage.revive(self.codec.quantizer.codebook.data, rows, cfg.revive_below, generator)
+
+    def projected(self, terms: LossTerms) -> Tensor:
+        """Real frames (N, C) of a micro-batch as the quantiser sees them, before normalisation."""
+        latent_ND = terms.encoding.latent_BTD[terms.encoding.mask_BT]
+        return self.codec.quantizer.in_proj(latent_ND.to(self.dtype))
+
+    def from_all_ranks(self, rows: Tensor) -> Tensor:
+        """Rows of all ranks in rank order, which is the order of one process with the whole batch."""
+        if self.accelerator.num_processes == 1:
+            return rows
+        count = self.accelerator.gather(torch.tensor([rows.shape[0]], device=self.device))
+        padded = self.accelerator.gather(self.accelerator.pad_across_processes(rows)[None])
+        return torch.cat([part[:n] for part, n in zip(padded, count.tolist(), strict=True)])
 
     def figures(
         self, micro: Sequence[LossTerms], norms: dict[str, Tensor], rates: dict[str, float]
@@ -280,6 +287,8 @@ class Trainer:
         """
         expected = self.training_state()
         expected["rng"].pop("cuda", None)  # a run may move from or to a GPU
+        if self.adversary is not None:
+            expected["adversary"]["optimizer"] = {}  # moments exist from the first step on
         wrong = checkpoint.missing_items(expected, state) or sorted(set(state) - set(expected))
         if wrong:
             raise ValueError(f"the checkpoint and this recipe differ in {wrong[:5]}; resume with the same recipe")

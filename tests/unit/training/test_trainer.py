@@ -1,0 +1,128 @@
+"""The trainer's guards: steps that are not finite, collapse, code revival, the average, overwriting."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llmcodec.codec import LLMCodec
+from llmcodec.data.clips import ClipBatch
+from llmcodec.training.checkpoint import list_checkpoints, load_checkpoint
+from llmcodec.training.tracking import read_log
+from llmcodec.training.trainer import CollapseError, Trainer
+
+from ...miniature import everything_on, same
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("trainer")
+
+
+def trainer_of(folder: Path, run: str, **options: Any) -> Trainer:
+    return Trainer(everything_on("paper", folder, run, **options), show_progress=False)
+
+
+def batches(trainer: Trainer) -> list[ClipBatch]:
+    return [next(trainer.loader) for _ in range(trainer.recipe.accumulate)]
+
+
+def with_nan(batch: ClipBatch) -> ClipBatch:
+    wav_BS = batch.wav_BS.clone()
+    wav_BS[0, 100] = torch.nan
+    return replace(batch, wav_BS=wav_BS)
+
+
+def unlike(after: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    return [line for line in same(after, before) if not line.startswith(("/progress", "/sampler"))]
+
+
+def test_a_step_that_is_not_finite_leaves_no_trace_but_its_count(folder):
+    trainer = trainer_of(folder, "nan")
+    assert trainer.train_step(batches(trainer)) is not None
+    before = copy.deepcopy(trainer.training_state())
+    first, second = batches(trainer)
+    assert trainer.train_step([first, with_nan(second)]) is None
+    assert unlike(trainer.training_state(), before) == [], "weights, bank, batch norm, usage, adversary, average"
+    assert trainer.training_state()["progress"] == {"step": 2, "bad_steps": 1, "skipped": 1, "revived": 0}
+    assert all(p.grad is None for p in trainer.objective.parameters())
+    row = trainer.train_step(batches(trainer))
+    assert row is not None and trainer.bad_steps == 0 and trainer.skipped == 1
+    assert all(torch.isfinite(p).all() for p in trainer.objective.parameters())
+
+
+def test_a_gradient_that_is_not_finite_is_found_though_every_loss_is(folder):
+    trainer = trainer_of(folder, "gradient", accumulate=1)
+    head = trainer.objective.language.prediction.rows[0]
+    handle = head.register_hook(lambda gradient: gradient * torch.inf)
+    before = copy.deepcopy(trainer.training_state())
+    guilty: list[str] = []
+    skip = trainer.skip
+    trainer.skip = lambda names, buffers: (guilty.extend(names), skip(names, buffers))  # type: ignore[method-assign]
+    assert trainer.train_step(batches(trainer)) is None
+    assert guilty == ["grad_norm/audio"] and unlike(trainer.training_state(), before) == []
+    handle.remove()
+    assert trainer.train_step(batches(trainer)) is not None
+
+
+def test_bad_steps_in_a_row_end_the_run_naming_the_term_with_the_newest_checkpoint_intact(folder):
+    options: dict[str, Any] = dict(accumulate=1, max_bad_steps=3, checkpoint_every=1, steps=50)
+    trainer = trainer_of(folder, "ends", **options)
+    spectral, calls = trainer.objective.spectral, []
+
+    def poisoned(*arguments: Any) -> dict[str, torch.Tensor]:
+        terms = type(spectral).forward(spectral, *arguments)
+        calls.append(1)
+        return terms | {"recon/mel": terms["recon/mel"] * torch.nan} if len(calls) > 2 else terms
+
+    spectral.forward = poisoned
+    with pytest.raises(FloatingPointError, match=r"3 non-finite steps in a row \(recon/mel, grad_norm/codec\)"):
+        trainer.run()
+    assert len(calls) == 5 and [row["step"] for row in read_log(folder / "ends" / "log.jsonl")] == [1, 2]
+    newest = load_checkpoint(list_checkpoints(folder / "ends" / "checkpoints")[-1])
+    assert newest["progress"] == {"step": 4, "bad_steps": 2, "skipped": 2, "revived": 0}
+    assert all(torch.isfinite(value).all() for value in newest["objective"].values())
+    resumed = Trainer(everything_on("paper", folder, "ends", **options), resume=True, show_progress=False)
+    assert resumed.step == 4 and resumed.train_step(batches(resumed)) is not None
+
+
+def test_a_collapse_warns_or_stops_with_a_checkpoint(folder):
+    stop = dict(floors__min_perplexity=1e6, floors__action="stop", accumulate=1)
+    with pytest.raises(CollapseError, match="step 1: tokens are collapsing: codes are collapsing: perplexity"):
+        trainer_of(folder, "stops", **stop).run()
+    assert [path.name for path in list_checkpoints(folder / "stops" / "checkpoints")] == ["step_00000001"]
+
+
+def test_what_is_exported_is_the_average(folder, monkeypatch):
+    monkeypatch.setattr("llmcodec.training.trainer.plot_curves", lambda *_: None)
+    trainer = trainer_of(folder, "average", accumulate=1, steps=3)
+    exported = LLMCodec.from_pretrained(trainer.run()).state_dict()
+    assert trainer.ema is not None and same(exported, dict(trainer.ema.module.state_dict())) == []
+    assert same(exported, trainer.codec.state_dict())
+    assert (folder / "average" / "audio_rows.safetensors").is_file() and (folder / "average" / "run.json").is_file()
+
+
+def test_revival_moves_dead_codes_of_the_partition_alone(folder):
+    trainer = trainer_of(folder, "revive", codec__revive_every=1, codec__revive_below=1.0, accumulate=1)
+    low, high = trainer.objective.partition
+    assert (low, high) == (0, 26)
+    for group in trainer.groups:
+        group.lr = lambda step: 0.0
+    before = trainer.codec.quantizer.codebook.detach().clone()
+    row = trainer.train_step(batches(trainer))
+    assert row is not None
+    moved = (trainer.codec.quantizer.codebook != before).any(1).nonzero()[:, 0].tolist()
+    assert 0 < row["codes/revived"] == len(moved) and max(moved) < high
+
+
+def test_two_trainers_of_the_same_recipe_are_equal_and_of_another_seed_are_not(folder):
+    rows = [
+        (trainer := trainer_of(folder, f"twin{seed}", accumulate=1, seed=seed)).train_step(batches(trainer))
+        for seed in (4, 4, 5)
+    ]
+    assert same(rows[0], rows[1]) == [] and len(same(rows[0], rows[2])) > 10
