@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .. import assets
 from ..codecs.protocol import CodecEncoding
 from ..data.clips import ClipBatch
 from ..data.sampler import clip_seed
@@ -49,7 +50,8 @@ class LanguageConfig:
     audio_rows: str | None = None
     """Start from the rows of an adapted run (`audio_rows.safetensors`); null draws them from the text rows."""
     audio_lm: str | None = None
-    """Start from the small audio LM of another run (`audio_lm.safetensors`); null starts from scratch."""
+    """Start from the small audio LM of another run (`audio_lm.safetensors`) or from the `bundled` codec's; null starts
+    from scratch."""
     released_no_start: bool = False
     """As the released code: no start embedding, so head 1 reads a state that has already seen its target."""
     released_crops: bool = False
@@ -98,7 +100,7 @@ class LanguageObjective(nn.Module):
         if "lm/rate" in terms and config.rate.model == "small_lm":
             self.audio_lm = SmallAudioLM(config.rate.small_lm, codebook_size, seed)
             if config.audio_lm is not None:
-                load_parts(self.audio_lm, Path(config.audio_lm))
+                load_parts(self.audio_lm, audio_lm_path(config.audio_lm))
 
     def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
         """Optimizer group -> named parameters."""
@@ -176,6 +178,10 @@ class LanguageObjective(nn.Module):
             for layer, rows_BH in text.items():
                 rows_BH[with_text] = known[layer].to(rows_BH.dtype)
         return self.alignment(audio, text, torch.tensor(keys, device=last_B.device))
+
+
+def audio_lm_path(name: str) -> Path:
+    return assets.codec_folder() / "audio_lm.safetensors" if name == "bundled" else Path(name)
 
 
 def load_parts(module: nn.Module, path: Path) -> None:
