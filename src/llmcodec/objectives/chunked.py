@@ -6,6 +6,7 @@ Test: `pytest tests/unit/objectives/test_chunked.py`. Memory and time: `python b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,9 +23,12 @@ MIN_CHUNK_ROWS = 16
 
 
 def row_chunks(num_rows: int, width: int, device: torch.device, parts: int = 6) -> Iterator[slice]:
-    """Slices that cover `num_rows` rows of `width` numbers, in at least `parts` chunks (of 16 rows or more)."""
+    """Slices that cover `num_rows` rows of `width` numbers, in `parts` chunks: more of them where they would be large,
+    fewer where they would have less than 16 rows. All but the last are alike: a short remainder costs as much as a
+    chunk, since each passes over the whole weight."""
     elements = CHUNK_ELEMENTS_CPU if device.type == "cpu" else CHUNK_ELEMENTS_GPU
-    rows = max(MIN_CHUNK_ROWS, min(elements, num_rows * width // parts) // max(1, width))
+    chunks = max(parts, math.ceil(num_rows * width / elements))
+    rows = max(MIN_CHUNK_ROWS, math.ceil(num_rows / chunks))
     for first in range(0, num_rows, rows):
         yield slice(first, min(first + rows, num_rows))
 

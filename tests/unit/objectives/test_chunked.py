@@ -29,8 +29,10 @@ def test_row_chunks_cover_every_row_once_and_stay_small():
     for rows, width in ((0, 5), (1, 5), (400, 20480), (5000, 3)):
         slices = list(row_chunks(rows, width, torch.device("cpu")))
         assert [i for s in slices for i in range(s.start, s.stop)] == list(range(rows))
-    largest = max(s.stop - s.start for s in row_chunks(400, 20480, torch.device("cpu")))
-    assert largest <= 400 // 6
+    sizes = [s.stop - s.start for s in row_chunks(400, 20480, torch.device("cpu"))]
+    assert sizes == [67] * 5 + [65]  # no chunk for a remainder of a few rows
+    large = [s.stop - s.start for s in row_chunks(4000, 20480, torch.device("cpu"))]
+    assert max(large) * 20480 <= 1 << 22 and min(large) > max(large) // 2
 
 
 def test_frames_and_rows_are_inverse():
