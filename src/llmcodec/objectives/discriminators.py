@@ -61,7 +61,7 @@ class ConvStack(nn.Module):
     def forward(self, x_NCS: Tensor) -> tuple[Tensor, list[Tensor]]:
         features = []
         for conv in self.convs:
-            x_NCS = F.leaky_relu(conv(x_NCS), 0.1)
+            x_NCS = F.leaky_relu(conv(x_NCS), 0.1, inplace=True)
             features.append(x_NCS)
         return self.head(x_NCS).squeeze(1), features
 
@@ -234,7 +234,7 @@ class SpectrogramStack(nn.Module):
     def forward(self, x_BCTF: Tensor) -> tuple[Tensor, list[Tensor]]:
         features = []
         for conv in self.convs:
-            x_BCTF = F.leaky_relu(conv(x_BCTF), 0.2)
+            x_BCTF = F.leaky_relu(conv(x_BCTF), 0.2, inplace=True)
             features.append(x_BCTF)
         return self.head(x_BCTF).flatten(1), features
 
