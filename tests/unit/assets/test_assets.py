@@ -58,6 +58,7 @@ def test_the_wheel_carries_speech_and_licences(tmp_path):
     copy.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
+    shutil.copytree(ROOT / "recipes", copy / "recipes")
     shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
@@ -71,6 +72,7 @@ def test_the_wheel_carries_speech_and_licences(tmp_path):
         f"llmcodec/assets/speech/{path.relative_to(speech).as_posix()}" for path in speech.rglob("*") if path.is_file()
     }
     assert len(expected) == 196 and expected <= names
+    assert {"llmcodec/recipes/quickstart.yaml", "llmcodec/assets/codec_tiny/model.safetensors"} <= names
     assert "llmcodec/py.typed" in names and "llmcodec/audio.py" in names
     assert "License-Expression: Apache-2.0 AND CC-BY-SA-3.0 AND CC-BY-3.0 AND BSD-2-Clause" in metadata
     assert "License-File: src/llmcodec/assets/speech/LICENSES.md" in metadata
