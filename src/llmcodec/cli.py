@@ -1,12 +1,15 @@
-"""The console script `llmcodec`: every subcommand is a typed function, its help comes from docstrings.
+"""The console script `llmcodec`: every command is a typed function, its help comes from the docstring.
 
-Heavy imports happen inside the commands, so `llmcodec --help` answers at once. Test: tests/unit/test_cli.py.
+The table `COMMANDS` names them; a command's module is imported when it runs, so `llmcodec --help` answers at once.
+Test: tests/unit/test_cli.py.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ Train a codec: from scratch, or adapt a pretrained one through a frozen language
   torchrun --nproc-per-node 4 -m llmcodec train --config recipes/paper.yaml   several processes
 
 A weight or learning rate is a number or a schedule, {value: 0.2, delay: 10000, warmup: 2000}. The run folder gets
-run.json (the resolved recipe), log.jsonl, checkpoints/, curves.png and codec/, which `llmcodec evaluate` reads."""
+run.json (the resolved recipe), log.jsonl, checkpoints/, curves.png and codec/, which `llmcodec compare` reads."""
 
 
 def recipe_parser(prog: str, description: str, **options: Any) -> ArgumentParser:
@@ -87,13 +90,6 @@ def quickstart(arguments: Sequence[str]) -> None:
     run_quickstart(Recipe(**values), output, restart)
 
 
-def evaluate(arguments: Sequence[str]) -> None:
-    """Run `llmcodec evaluate`."""
-    from .evaluation.command import evaluate_codecs
-
-    run_function(evaluate_codecs, "llmcodec evaluate", arguments, many="codec")
-
-
 def sweep(arguments: Sequence[str]) -> None:
     """Run `llmcodec sweep`."""
     from .sweep import SweepConfig, run_sweep
@@ -114,32 +110,24 @@ def sweep(arguments: Sequence[str]) -> None:
     print(run_sweep(SweepConfig(**values), Path(file or ".").parent).read_text(encoding="utf-8"))
 
 
-def data(arguments: Sequence[str]) -> None:
-    """Run `llmcodec data manifest` or `llmcodec data hub`."""
-    from .data.build import make_manifest
-    from .data.hub import make_hub_manifest
+def run_function(
+    function: Callable[..., Any], program: str, arguments: Sequence[str], many: str = "", repeat: str = ""
+) -> Any:
+    """A typed function as a command: its docstring is the help, required parameters are positional.
 
-    commands = {"manifest": make_manifest, "hub": make_hub_manifest}
-    if not arguments or arguments[0] not in commands:
-        lines = "\n".join(
-            f"  {name:<9} {(function.__doc__ or '').splitlines()[0]}" for name, function in commands.items()
-        )
-        print(f"usage: llmcodec data COMMAND ...\n\n{lines}")
-        if arguments and arguments[0] not in ("-h", "--help"):
-            raise ValueError(f"no command {arguments[0]!r}; choose manifest or hub")
-        return
-    print(run_function(commands[arguments[0]], f"llmcodec data {arguments[0]}", arguments[1:]))
-
-
-def run_function(function: Any, program: str, arguments: Sequence[str], many: str | None = None) -> Any:
-    """A typed function as a command: docstring as help, required parameters positional, `many` takes several."""
+    many: a list parameter that takes several positional values. repeat: a list parameter given as an option that may
+    be repeated (`--codec A --codec B`).
+    """
     description, _, parameters = (function.__doc__ or "").partition("Args:")
     parser = ArgumentParser(prog=program, description=description.strip())
-    if many is not None:
-        about = parameters.partition(f"{many}:")[2].splitlines()[0].strip()
-        parser.add_argument(many, nargs="+", type=str, help=about)
-    parser.add_function_arguments(function, as_positional=True, skip={many} if many is not None else None)
-    quiet_transformers()
+    for name in filter(None, (many, repeat)):
+        about = parameters.partition(f"{name}:")[2].splitlines()[0].strip()
+        if name == many:
+            parser.add_argument(many, nargs="+", type=str, help=about)
+        else:
+            parser.add_argument(f"--{repeat.replace('_', '-')}", dest=repeat, action="append", type=str, help=about)
+    skip: set[str | int] = {name for name in (many, repeat) if name}
+    parser.add_function_arguments(function, as_positional=True, skip=skip)
     return function(**vars(parser.instantiate(parser.parse_args(list(arguments)))))
 
 
@@ -160,38 +148,92 @@ def quiet_transformers() -> None:
     logging.disable_progress_bar()
 
 
-COMMANDS: dict[str, tuple[str, Any]] = {
-    "quickstart": ("adapt the bundled codec on bundled speech, ten minutes, table and report", quickstart),
-    "train": ("train a codec, or adapt one through a frozen language model", train),
-    "evaluate": ("measure codecs: fidelity, LM bits per second, token health", evaluate),
-    "sweep": ("train and measure several recipes with several seeds, as one table", sweep),
-    "data": ("make manifests from folders, LibriSpeech layouts, Hugging Face data sets", data),
+@dataclass(frozen=True)
+class Command:
+    """One command: where it lives and how its arguments are read."""
+
+    help: str
+    target: str
+    """`module:function` inside llmcodec, imported when the command runs."""
+    many: str = ""
+    """List parameter of the function that takes several positional values."""
+    repeat: str = ""
+    """List parameter of the function that is an option which may be repeated."""
+    reads_arguments: bool = False
+    """The function takes the raw arguments and has a parser of its own."""
+
+    def run(self, program: str, arguments: Sequence[str]) -> None:
+        module, _, name = self.target.partition(":")
+        function = getattr(import_module(f"llmcodec.{module}"), name)
+        if "transformers" in sys.modules:
+            quiet_transformers()
+        if self.reads_arguments:
+            function(arguments)
+        else:
+            result = run_function(function, program, arguments, self.many, self.repeat)
+            if result is not None:
+                print(result)
+
+
+COMMANDS: dict[str, Command | dict[str, Command]] = {
+    "quickstart": Command(
+        "adapt the bundled codec on bundled speech, ten minutes, table and report",
+        "cli:quickstart",
+        reads_arguments=True,
+    ),
+    "train": Command("train a codec, or adapt one through a frozen language model", "cli:train", reads_arguments=True),
+    "sweep": Command(
+        "train and measure several recipes with several seeds, as one table", "cli:sweep", reads_arguments=True
+    ),
+    "compare": Command(
+        "measure codecs alike: fidelity, LM bits per second, token health", "evaluation.command:compare_codecs", "codec"
+    ),
+    "data": {
+        "manifest": Command("make a manifest from a folder or a LibriSpeech layout", "data.build:make_manifest"),
+        "hub": Command("make a manifest from a data set of the Hugging Face hub", "data.hub:make_hub_manifest"),
+    },
 }
+GROUP_HELP = {"data": "manifests of speech: what training and evaluation read"}
 
 
-def usage() -> str:
-    width = max(len(name) for name in COMMANDS)
-    lines = [f"  {name:<{width}}  {help_line}" for name, (help_line, _) in COMMANDS.items()]
-    return "usage: llmcodec COMMAND ...\n\n" + "\n".join(lines) + "\n\n`llmcodec COMMAND --help` explains a command."
+def usage(program: str, commands: Mapping[str, Command | dict[str, Command]]) -> str:
+    width = max(len(name) for name in commands)
+    lines = [
+        f"  {name:<{width}}  {command.help if isinstance(command, Command) else GROUP_HELP[name]}"
+        for name, command in commands.items()
+    ]
+    return (
+        f"usage: {program} COMMAND ...\n\n" + "\n".join(lines) + f"\n\n`{program} COMMAND --help` explains a command."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code. Bad input ends in one line on stderr."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    if not argv or argv[0] in ("-h", "--help"):
-        print(usage())
-        return 0 if argv else 2
-    if argv[0] == "--version":
+    if argv[:1] == ["--version"]:
         from . import __version__
 
         print(__version__)
         return 0
-    if argv[0] not in COMMANDS:
-        print(f"llmcodec: no command {argv[0]!r}\n\n{usage()}", file=sys.stderr)
-        return 2
+    program, commands = "llmcodec", COMMANDS
+    while True:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(usage(program, commands))
+            return 0 if argv else 2
+        name = argv.pop(0)
+        if name not in commands:
+            print(f"{program}: no command {name!r}\n\n{usage(program, commands)}", file=sys.stderr)
+            return 2
+        program, command = f"{program} {name}", commands[name]
+        if isinstance(command, Command):
+            break
+        commands = dict(command)
     try:
-        COMMANDS[argv[0]][1](argv[1:])
+        command.run(program, argv)
     except (ValueError, ArithmeticError, OSError) as error:
-        print(f"llmcodec {argv[0]}: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"{program}: stopped", file=sys.stderr)
+        return 130
     return 0

@@ -24,12 +24,13 @@ ARROWS = {
     "audio": set(),
     "assets": set(),
     "codec": {"audio", "codecs.protocol"},
-    "codecs": {"audio", "codec"},
-    "lm": {"audio", "codecs.protocol"},
+    "codecs": GROUND | {"codec"},
+    "lm": GROUND | {"codecs.protocol", "data"},
     "objectives": {"audio", "codecs.protocol", "lm"},
     "data": GROUND | {"codecs.protocol"},
     "training": MIDDLE,
     "evaluation": MIDDLE,
+    "coding": MIDDLE,
 }
 OPTIONAL = (
     "pesq",

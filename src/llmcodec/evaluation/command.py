@@ -1,4 +1,4 @@
-"""`llmcodec evaluate`: measure one or more codecs on one corpus, alike, and print one table.
+"""`llmcodec compare`: measure one or more codecs on one corpus, alike, and print one table.
 
 Test: tests/unit/evaluation/test_command.py.
 """
@@ -9,16 +9,14 @@ import json
 from pathlib import Path
 
 from .. import assets
-from ..codec import LLMCodec
+from ..codecs.load import BUNDLED, load_codec
 from ..data.manifest import read_manifest
 from .likelihood import MINI_LIKELIHOOD
 from .summary import markdown_table, rich_table, to_json, verdict
 from .systems import Corpus, MeasurementConfig, measure_system
 
-BUNDLED = "bundled"
 
-
-def evaluate_codecs(
+def compare_codecs(
     codec: list[str],
     manifest: str = BUNDLED,
     sources: list[str] | None = None,
@@ -52,7 +50,7 @@ def evaluate_codecs(
     with console.status("") as status:
         for entry in codec:
             name, _, place = entry.rpartition("=")
-            loaded = LLMCodec.from_pretrained(assets.codec_folder() if place == BUNDLED else place)
+            loaded = load_codec(place)
 
             def show(stage: str, share: float, name: str = name or place) -> None:
                 status.update(f"{name}: {stage} {share:.0%}")

@@ -1,4 +1,4 @@
-"""One codec, everything measured: the row of a table. Used by `llmcodec evaluate`, the quickstart and the experiments.
+"""One codec, everything measured: the row of a table. Used by `llmcodec compare`, the quickstart and the experiments.
 
 Reconstruction and consistency are measured on held-out clips; a small token LM is trained on the codec's tokens of the
 train clips and scored on the held-out ones (`likelihood`). Test: tests/unit/evaluation/test_systems.py.
