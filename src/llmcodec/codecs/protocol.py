@@ -7,6 +7,7 @@ Test: tests/unit/codec/test_model.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -81,3 +82,11 @@ class AdaptableCodec(Codec, Protocol):
 def codes_per_clip(codes_BT: Tensor, mask_BT: Tensor) -> list[Tensor]:
     """Padded codes -> one 1-D int64 tensor per clip, without padding (for statistics and language models)."""
     return [codes[mask].to(torch.int64) for codes, mask in zip(codes_BT, mask_BT, strict=True)]
+
+
+@runtime_checkable
+class TokenScorer(Protocol):
+    """A token language model as everything that scores speech sees it."""
+
+    def token_log_likelihoods(self, codes: Sequence[Tensor]) -> list[Tensor]:
+        """Clips of flattened codes, 1-D int64 -> natural log-likelihood of every token given those before it, 1-D."""
