@@ -192,6 +192,15 @@ class LLMCodec(PreTrainedAudioTokenizerBase):
         return LLMCodecEncoderOutput(encoding.codes_BT[:, None], encoding.mask_BT[:, None])
 
     @torch.no_grad()
+    def encode_features(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Audio -> (B, T, D) continuous latents before the quantiser, 0 at padding (`codecs.protocol.HasFeatures`)."""
+        if input_values.ndim != 3 or input_values.shape[1] != 1:
+            raise ValueError(f"encode: input_values must be (batch, 1, samples), mono; got {tuple(input_values.shape)}")
+        wav_BS = input_values[:, 0]
+        encoding = self.encode_latents(wav_BS, lengths_of(padding_mask, wav_BS))
+        return encoding.latent_BTD.float() * encoding.mask_BT[..., None]
+
+    @torch.no_grad()
     def decode(
         self,
         audio_codes: Tensor,

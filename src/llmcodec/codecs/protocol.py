@@ -79,6 +79,15 @@ class AdaptableCodec(Codec, Protocol):
         """Decoder input -> wav_BS with S = T * hop_samples; frames outside the mask do not influence the others."""
 
 
+@runtime_checkable
+class HasFeatures(Protocol):
+    """A codec that shows what it quantises (optional; our codec and most adapters of `codecs/` have it)."""
+
+    def encode_features(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(B, 1, S) samples -> (B, T, D) float32: the continuous latent before any quantiser, one row per frame of
+        `encode`; rows at padding (where `audio_codes_mask` is False) are 0. No gradient."""
+
+
 def codes_per_clip(codes_BT: Tensor, mask_BT: Tensor) -> list[Tensor]:
     """Padded codes -> one 1-D int64 tensor per clip, without padding (for statistics and language models)."""
     return [codes[mask].to(torch.int64) for codes, mask in zip(codes_BT, mask_BT, strict=True)]

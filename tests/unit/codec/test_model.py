@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcodec.codec import LLMCodec, LLMCodecConfig
-from llmcodec.codecs.protocol import AdaptableCodec, codes_per_clip
+from llmcodec.codecs.protocol import AdaptableCodec, HasFeatures, codes_per_clip
 
 SIZES = dict(hidden_size=32, encoder_layers=2, decoder_layers=2, head_dim=16, codebook_size=64)
 
@@ -119,6 +119,19 @@ def test_the_codec_meets_the_protocol(codec):
     assert torch.equal(similarity.argmax(-1)[encoding.mask_BT], encoding.codes_BT[encoding.mask_BT])
     assert [len(c) for c in codes_per_clip(encoding.codes_BT, encoding.mask_BT)] == [10, 5]
     assert similarity.abs().max() <= 1 + 1e-6
+
+
+def test_features_are_what_the_quantiser_reads(codec):
+    assert isinstance(codec, HasFeatures)
+    clips, wav, mask = batch_of((1500, 4000))
+    features = codec.encode_features(wav, mask)
+    codes = codec.encode(wav, mask)
+    assert features.shape == (2, codes.audio_codes.shape[-1], codec.config.hidden_size)
+    assert not features[0, 5:].any() and features[0, :5].any()
+    again = codec.quantizer(features)[0]
+    assert torch.equal(again[codes.audio_codes_mask[:, 0]], codes.audio_codes[codes.audio_codes_mask])
+    with pytest.raises(ValueError, match="mono"):
+        codec.encode_features(wav[:, 0])
 
 
 def test_gradients_reach_every_parameter():
