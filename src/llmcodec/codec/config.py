@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -35,7 +36,9 @@ class LLMCodecConfig(PreTrainedConfig):
         ffn_mult: feed-forward width as a multiple of `hidden_size`.
         head_dim: width of one attention head (rotary).
         conv_kernel_size: taps of the depthwise convolution, odd.
-        attention_window: frames that a frame sees on each side; None sees the whole clip (AUV).
+        attention_window: frames that a frame sees on each side (`causal`: before it); None sees the whole clip (AUV).
+        causal: attention and convolution look back only, so that a stream is coded with a look-ahead of
+            `(n_fft - hop_samples) / 2` samples per side (docs/longform.md). Needs `attention_window`.
         codebook_size, codebook_dim: number V of codes and their dimension C.
         codebook_partitions: name -> [first, last + 1] codes that a kind of audio may use; a name not listed uses all.
         commitment: weight of the commitment term inside the VQ loss.
@@ -66,6 +69,7 @@ class LLMCodecConfig(PreTrainedConfig):
         log_floor: float = 1e-5,
         max_magnitude: float = 1e2,
         auv_floor_frames: bool = False,
+        causal: bool = False,
         **kwargs: Any,
     ):
         self.sample_rate = sample_rate
@@ -85,6 +89,7 @@ class LLMCodecConfig(PreTrainedConfig):
         self.log_floor = log_floor
         self.max_magnitude = max_magnitude
         self.auv_floor_frames = auv_floor_frames
+        self.causal = causal
         super().__init__(**kwargs)
         self._check()
 
@@ -115,6 +120,10 @@ class LLMCodecConfig(PreTrainedConfig):
             raise ValueError(
                 f"codec config: attention_window must be at least 1 frame or null, got {self.attention_window}"
             )
+        if self.causal and self.attention_window is None:
+            raise ValueError(
+                "codec config: causal needs attention_window (frames to look back), or its cache would grow without end"
+            )
         for name, (low, high) in self.codebook_partitions.items():
             if not 0 <= low < high <= self.codebook_size:
                 raise ValueError(
@@ -125,6 +134,25 @@ class LLMCodecConfig(PreTrainedConfig):
     def frame_rate(self) -> float:
         """Frames (tokens) per second."""
         return self.sample_rate / self.hop_samples
+
+    @property
+    def encoder_context(self) -> tuple[float, float]:
+        """Frames before and after a frame that influence its code; inf for global attention."""
+        return self._context(self.encoder_layers)
+
+    @property
+    def decoder_context(self) -> tuple[float, float]:
+        """Frames before and after a frame that influence its samples; inf for global attention."""
+        return self._context(self.decoder_layers)
+
+    def _context(self, num_layers: int) -> tuple[float, float]:
+        if self.attention_window is None:
+            return math.inf, math.inf
+        overlap = -(-(self.n_fft - self.hop_samples) // (2 * self.hop_samples))  # of the STFT or iSTFT windows
+        past = self.conv_kernel_size - 1 if self.causal else self.conv_kernel_size // 2
+        before = num_layers * (self.attention_window + past) + overlap
+        after = 0 if self.causal else num_layers * (self.attention_window + self.conv_kernel_size // 2)
+        return before, after + overlap
 
     @classmethod
     def auv(cls, **overrides: Any) -> LLMCodecConfig:
@@ -138,3 +166,8 @@ class LLMCodecConfig(PreTrainedConfig):
             hidden_size=144, encoder_layers=3, decoder_layers=4, head_dim=48, attention_window=32, codebook_size=4096
         )
         return cls(**(sizes | overrides))
+
+    @classmethod
+    def causal_tiny(cls, **overrides: Any) -> LLMCodecConfig:
+        """`tiny` for live streams: every layer looks 64 frames back, none ahead; 50 ms to a token (docs/longform.md)."""
+        return cls.tiny(**(dict(causal=True, attention_window=64) | overrides))

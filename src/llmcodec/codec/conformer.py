@@ -13,12 +13,18 @@ from torch import Tensor, distributed, nn
 from .config import LLMCodecConfig
 
 
-def rotary_tables(num_frames: int, head_dim: int, like: Tensor, base: float = 10000.0) -> tuple[Tensor, Tensor]:
-    """cos and sin of shape (T, head_dim), halves repeated (GPT-NeoX layout), computed in float32 as AUV does."""
-    inverse = 1.0 / base ** (torch.arange(0, head_dim, 2, device=like.device).float() / head_dim)
-    angle = torch.outer(torch.arange(num_frames, device=like.device).float(), inverse)
+def rotary_tables(
+    num_frames: int, head_dim: int, like: Tensor, base: float = 10000.0, exact: bool = False
+) -> tuple[Tensor, Tensor]:
+    """cos and sin of shape (T, head_dim), halves repeated (GPT-NeoX layout), computed in float32 as AUV does.
+
+    `exact` takes the angles in float64 (on the CPU: not every device has it); float32 is off by 1e-4 at frame 3,000.
+    """
+    device, dtype = (torch.device("cpu"), torch.float64) if exact else (like.device, torch.float32)
+    inverse = 1.0 / base ** (torch.arange(0, head_dim, 2, device=device).to(dtype) / head_dim)
+    angle = torch.outer(torch.arange(num_frames, device=device).to(dtype), inverse)
     angle = torch.cat((angle, angle), dim=-1)
-    return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+    return angle.cos().to(like), angle.sin().to(like)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -27,12 +33,16 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-def attention_mask(num_frames: int, mask_BT: Tensor | None, window: int | None, device: torch.device) -> Tensor | None:
+def attention_mask(
+    num_frames: int, mask_BT: Tensor | None, window: int | None, device: torch.device, causal: bool = False
+) -> Tensor | None:
     """Boolean (B or 1, 1, T, T), True where a frame may look; None when every frame sees every other."""
     allowed = None
-    if window is not None and window < num_frames - 1:
+    if causal or (window is not None and window < num_frames - 1):
         position = torch.arange(num_frames, device=device)
-        allowed = ((position[:, None] - position).abs() <= window)[None, None]
+        back = position[:, None] - position
+        allowed = ((back if causal else back.abs()) <= (num_frames if window is None else window))[None, None]
+        allowed = allowed & (back >= 0) if causal else allowed
     if mask_BT is not None:
         keys = mask_BT[:, None, None, :]
         allowed = keys if allowed is None else allowed & keys
@@ -112,12 +122,18 @@ def all_reduce(x: Tensor) -> Tensor:
 class ConvolutionModule(nn.Module):
     """Pointwise, GLU, depthwise convolution, batch norm, GELU, pointwise."""
 
-    def __init__(self, hidden_size: int, kernel_size: int):
+    def __init__(self, hidden_size: int, kernel_size: int, causal: bool = False):
         super().__init__()
+        self.past = kernel_size - 1 if causal else 0  # zeros in front instead of on both sides
         self.layer_norm = nn.LayerNorm(hidden_size)
         self.pointwise_conv1 = nn.Linear(hidden_size, 2 * hidden_size, bias=False)
         self.depthwise_conv = nn.Conv1d(
-            hidden_size, hidden_size, kernel_size, padding=kernel_size // 2, groups=hidden_size, bias=False
+            hidden_size,
+            hidden_size,
+            kernel_size,
+            padding=0 if causal else kernel_size // 2,
+            groups=hidden_size,
+            bias=False,
         )
         self.conv_norm = MaskedBatchNorm(hidden_size)
         self.pointwise_conv2 = nn.Linear(hidden_size, hidden_size, bias=False)
@@ -126,6 +142,8 @@ class ConvolutionModule(nn.Module):
         hidden_BTD = F.glu(self.pointwise_conv1(self.layer_norm(hidden_BTD)), dim=-1)
         if mask_BT is not None:
             hidden_BTD = hidden_BTD * mask_BT[..., None]
+        if self.past:
+            hidden_BTD = F.pad(hidden_BTD, (0, 0, self.past, 0))
         hidden_BTD = self.depthwise_conv(hidden_BTD.transpose(1, 2)).transpose(1, 2)
         hidden_BTD = F.gelu(self.conv_norm(hidden_BTD, mask_BT), approximate="tanh")
         return self.pointwise_conv2(hidden_BTD)
@@ -139,7 +157,7 @@ class ConformerLayer(nn.Module):
         self.ffn1 = FeedForward(width, width * config.ffn_mult)
         self.attn_layer_norm = nn.LayerNorm(width)
         self.attn = Attention(width, config.head_dim)
-        self.conv_module = ConvolutionModule(width, config.conv_kernel_size)
+        self.conv_module = ConvolutionModule(width, config.conv_kernel_size, config.causal)
         self.ffn2_layer_norm = nn.LayerNorm(width)
         self.ffn2 = FeedForward(width, width * config.ffn_mult)
         self.final_layer_norm = nn.LayerNorm(width)
@@ -161,14 +179,15 @@ class Conformer(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         self.attention_window = config.attention_window
+        self.causal = config.causal
         self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(num_layers))
         self.layer_norm = nn.LayerNorm(config.hidden_size)
 
     def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
         """`mask_BT` is True at real frames; None means that all are real."""
         num_frames = hidden_BTD.shape[1]
-        cos, sin = rotary_tables(num_frames, self.head_dim, hidden_BTD)
-        allowed = attention_mask(num_frames, mask_BT, self.attention_window, hidden_BTD.device)
+        cos, sin = rotary_tables(num_frames, self.head_dim, hidden_BTD, exact=self.causal)
+        allowed = attention_mask(num_frames, mask_BT, self.attention_window, hidden_BTD.device, self.causal)
         for layer in self.layers:
             hidden_BTD = layer(hidden_BTD, cos, sin, allowed, mask_BT)
         return self.layer_norm(hidden_BTD)

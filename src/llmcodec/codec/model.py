@@ -135,14 +135,7 @@ class LLMCodec(PreTrainedAudioTokenizerBase):
     @property
     def context_frames(self) -> tuple[float, float]:
         """Frames on each side that influence a code (encoder) and a decoded frame (decoder); inf: global attention."""
-        if self.config.attention_window is None:
-            return math.inf, math.inf
-        per_layer = self.config.attention_window + self.config.conv_kernel_size // 2
-        overlap = self.config.n_fft // self.config.hop_samples // 2
-        return (
-            self.config.encoder_layers * per_layer + overlap,
-            self.config.decoder_layers * per_layer + overlap,
-        )
+        return max(self.config.encoder_context), max(self.config.decoder_context)
 
     def num_frames(self, num_samples: int) -> int:
         """Frames for a clip of `num_samples`: ceil(S / hop), or AUV's floor under `auv_floor_frames`."""
