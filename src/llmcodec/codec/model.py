@@ -18,22 +18,27 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
 
 from ..codecs.protocol import CodecEncoding
 from .config import LLMCodecConfig
 from .conformer import Conformer
+from .hub import HubCodec
 from .quantizer import FactorizedQuantizer
 from .spectral import ISTFTHead, STFTFrontEnd, frame_lengths
 
 
 @dataclass
 class LLMCodecEncoderOutput(ModelOutput):
-    """audio_codes (B, 1, T) int64; audio_codes_mask (B, 1, T) bool, True at real frames."""
+    """audio_codes (B, 1, T) int64; audio_codes_mask (B, 1, T) bool, True at real frames.
+
+    quantized_representation (B, D, T): what the decoder reads, as DacModel names it.
+    """
 
     audio_codes: Tensor | None = None
     audio_codes_mask: Tensor | None = None
+    quantized_representation: Tensor | None = None
 
 
 @dataclass
@@ -45,11 +50,11 @@ class LLMCodecDecoderOutput(ModelOutput):
 
 @dataclass
 class LLMCodecOutput(ModelOutput):
-    """audio_codes (B, 1, T), audio_codes_mask (B, 1, T), audio_values (B, 1, S)."""
+    """audio_codes (B, 1, T), audio_values (B, 1, S), audio_codes_mask (B, 1, T). The order is MimiModel's."""
 
     audio_codes: Tensor | None = None
-    audio_codes_mask: Tensor | None = None
     audio_values: Tensor | None = None
+    audio_codes_mask: Tensor | None = None
 
 
 class Encoder(nn.Module):
@@ -72,7 +77,7 @@ class Decoder(nn.Module):
         return self.head(self.conformer(quantized_BTD, mask_BT), mask_BT)
 
 
-class LLMCodec(PreTrainedAudioTokenizerBase):
+class LLMCodec(HubCodec):
     """Neural audio codec with one codebook. Meets `codecs.protocol.AdaptableCodec`."""
 
     config_class = LLMCodecConfig
@@ -164,6 +169,7 @@ class LLMCodec(PreTrainedAudioTokenizerBase):
 
     # -- the public edge -------------------------------------------------------------------------------------------
     @torch.no_grad()
+    @can_return_tuple
     def encode(
         self, input_values: Tensor, padding_mask: Tensor | None = None, *, audio_kinds: Sequence[str] | None = None
     ) -> LLMCodecEncoderOutput:
@@ -173,6 +179,7 @@ class LLMCodec(PreTrainedAudioTokenizerBase):
             input_values: (B, 1, S) mono samples at `sample_rate`, nominally in [-1, 1]. Any S >= 1.
             padding_mask: (B, S) or (B, 1, S), 1 at real samples; real samples come first.
             audio_kinds: a codebook partition per clip ("speech", "vocal", "music", "audio", "other"); None: all codes.
+            return_dict: False returns a tuple, as everywhere in transformers (also in `decode` and `forward`).
 
         Raises:
             ValueError: wrong shape, empty clip, padding on the left, unknown partition.
@@ -182,7 +189,9 @@ class LLMCodec(PreTrainedAudioTokenizerBase):
         wav_BS = input_values[:, 0]
         lengths_B = lengths_of(padding_mask, wav_BS)
         encoding = self.encode_latents(wav_BS, lengths_B, self.partitions_of(audio_kinds, wav_BS.shape[0]))
-        return LLMCodecEncoderOutput(encoding.codes_BT[:, None], encoding.mask_BT[:, None])
+        return LLMCodecEncoderOutput(
+            encoding.codes_BT[:, None], encoding.mask_BT[:, None], encoding.quantized_BTD.transpose(1, 2)
+        )
 
     @torch.no_grad()
     def encode_features(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:
@@ -194,18 +203,22 @@ class LLMCodec(PreTrainedAudioTokenizerBase):
         return encoding.latent_BTD.float() * encoding.mask_BT[..., None]
 
     @torch.no_grad()
+    @can_return_tuple
     def decode(
         self,
-        audio_codes: Tensor,
+        audio_codes: Tensor | None = None,
         padding_mask: Tensor | None = None,
         *,
+        quantized_representation: Tensor | None = None,
         audio_codes_mask: Tensor | None = None,
         length: int | None = None,
     ) -> LLMCodecDecoderOutput:
         """Codes -> audio.
 
         Args:
-            audio_codes: (B, 1, T) codes in [0, codebook_size).
+            audio_codes: (B, 1, T) codes in [0, codebook_size). Floats (B, D, T) in their place are taken as
+                `quantized_representation`, which is the first argument of DacModel.decode.
+            quantized_representation: (B, D, T) of `encode`, used when there are no codes.
             padding_mask: the one that `encode` was given; the result is as long and silent beyond each clip.
             audio_codes_mask: (B, 1, T), True at real frames (from `encode`), when no `padding_mask` is at hand.
             length: samples wanted; default T * hop_samples.
@@ -213,6 +226,38 @@ class LLMCodec(PreTrainedAudioTokenizerBase):
         Raises:
             ValueError: wrong shape, a code outside the codebook, a length that the codes cannot cover.
         """
+        quantized_BTD = self.decoder_input(audio_codes, quantized_representation)
+        num_frames = quantized_BTD.shape[1]
+        mask_BT = None if audio_codes_mask is None else audio_codes_mask.reshape(quantized_BTD.shape[:2]).bool()
+        if padding_mask is not None:
+            samples_B = padding_mask.reshape(padding_mask.shape[0], -1).sum(-1)
+            frames_B = frame_lengths(samples_B, self.config)
+            mask_BT = torch.arange(num_frames, device=quantized_BTD.device) < frames_B[:, None]
+            length = padding_mask.shape[-1] if length is None else length
+        wav_BS = self.decode_latents(quantized_BTD, mask_BT)
+        if mask_BT is not None:
+            wav_BS = wav_BS * mask_BT.repeat_interleave(self.hop_samples, dim=1)
+        if length is not None:
+            if self.num_frames(length) > num_frames:
+                raise ValueError(
+                    f"decode: {num_frames} frames give {wav_BS.shape[1]} samples, fewer than length={length}"
+                )
+            wav_BS = F.pad(wav_BS, (0, max(0, length - wav_BS.shape[1])))[:, :length]
+        return LLMCodecDecoderOutput(wav_BS[:, None])
+
+    def decoder_input(self, audio_codes: Tensor | None, quantized_representation: Tensor | None) -> Tensor:
+        """What `decode` was given, checked -> (B, T, D)."""
+        if audio_codes is not None and audio_codes.is_floating_point() and audio_codes.shape[1:2] != (1,):
+            audio_codes, quantized_representation = None, audio_codes
+        if audio_codes is None:
+            if quantized_representation is None:
+                raise ValueError("decode: give audio_codes or quantized_representation")
+            shape = tuple(quantized_representation.shape)
+            if len(shape) != 3 or shape[1] != self.config.hidden_size or shape[2] < 1:
+                raise ValueError(
+                    f"decode: quantized_representation must be (batch, {self.config.hidden_size}, frames); got {shape}"
+                )
+            return quantized_representation.transpose(1, 2)
         if audio_codes.ndim != 3 or audio_codes.shape[1] != 1:
             raise ValueError(f"decode: audio_codes must be (batch, 1, frames); got {tuple(audio_codes.shape)}")
         codes_BT = audio_codes[:, 0].long()
@@ -223,35 +268,21 @@ class LLMCodec(PreTrainedAudioTokenizerBase):
             raise ValueError(
                 f"decode: code {low if low < 0 else high} is outside [0, {self.codebook_size}); another codec's tokens?"
             )
-        mask_BT = None if audio_codes_mask is None else audio_codes_mask.reshape(codes_BT.shape).bool()
-        if padding_mask is not None:
-            samples_B = padding_mask.reshape(padding_mask.shape[0], -1).sum(-1)
-            frames_B = frame_lengths(samples_B, self.config)
-            mask_BT = torch.arange(codes_BT.shape[1], device=codes_BT.device) < frames_B[:, None]
-            length = padding_mask.shape[-1] if length is None else length
-        wav_BS = self.decode_latents(self.quantizer.embed(codes_BT), mask_BT)
-        if mask_BT is not None:
-            wav_BS = wav_BS * mask_BT.repeat_interleave(self.hop_samples, dim=1)
-        if length is not None:
-            if self.num_frames(length) > codes_BT.shape[1]:
-                raise ValueError(
-                    f"decode: {codes_BT.shape[1]} frames give {wav_BS.shape[1]} samples, fewer than length={length}"
-                )
-            wav_BS = F.pad(wav_BS, (0, max(0, length - wav_BS.shape[1])))[:, :length]
-        return LLMCodecDecoderOutput(wav_BS[:, None])
+        return self.quantizer.embed(codes_BT)
 
     @torch.no_grad()
+    @can_return_tuple
     def forward(
         self, input_values: Tensor, padding_mask: Tensor | None = None, audio_codes: Tensor | None = None
     ) -> LLMCodecOutput:
         """Encode (unless `audio_codes` are given) and decode to the input's length."""
         mask = None
         if audio_codes is None:
-            encoded = self.encode(input_values, padding_mask)
+            encoded = self.encode(input_values, padding_mask, return_dict=True)
             audio_codes, mask = encoded.audio_codes, encoded.audio_codes_mask
         assert audio_codes is not None
-        decoded = self.decode(audio_codes, padding_mask, length=input_values.shape[-1])
-        return LLMCodecOutput(audio_codes, mask, decoded.audio_values)
+        decoded = self.decode(audio_codes, padding_mask, length=input_values.shape[-1], return_dict=True)
+        return LLMCodecOutput(audio_codes, decoded.audio_values, mask)
 
     def partitions_of(self, audio_kinds: Sequence[str] | None, batch: int) -> list[tuple[int, int]] | None:
         """Names of codebook partitions -> code ranges per clip."""

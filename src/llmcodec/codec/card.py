@@ -1,0 +1,126 @@
+"""The model card (README.md) that is saved beside the weights: what it is, rates, usage, licence, how it is measured.
+
+It states what can be read off the model and leaves no figure that was not measured; an existing card is never touched
+unless asked. Test: tests/unit/codec/test_hub.py.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from .config import LLMCodecConfig
+
+CARD = "README.md"
+
+TEMPLATE = """\
+---
+license: {licence}
+library_name: llmcodec
+pipeline_tag: audio-to-audio
+tags: [audio-codec, audio-tokenizer, speech, llmcodec]
+---
+# {name}
+
+Neural audio codec of [llmcodec](https://pypi.org/project/llmcodec/): AUV's architecture (arXiv 2509.21968) with one
+codebook. Audio becomes one token per frame, tokens become audio.
+
+| | |
+|---|---|
+| sample rate | {sample_rate:,} Hz, mono |
+| frame rate | {frame_rate:g} tokens per second (one frame is {hop:,} samples) |
+| codebook | {codes:,} codes in {code_dim} dimensions |
+| nominal bit rate | {bitrate:.0f} bit/s |
+| layers | {encoder_layers} in the encoder, {decoder_layers} in the decoder, width {width} |
+| what a frame sees | {attention} |
+| parameters | {parameters} |
+
+## Use
+
+```python
+import llmcodec.codec  # registers the codec with transformers' Auto classes
+from transformers import AutoFeatureExtractor, AutoModel
+
+codec = AutoModel.from_pretrained("{name}").eval()
+feature_extractor = AutoFeatureExtractor.from_pretrained("{name}")
+inputs = feature_extractor(raw_audio=wav, sampling_rate=rate, return_tensors="pt")  # resamples where needed
+codes = codec.encode(**inputs).audio_codes  # (batch, 1, frames)
+audio = codec.decode(codes, padding_mask=inputs["padding_mask"]).audio_values  # (batch, 1, samples)
+```
+
+From the command line, any length, any sample rate: `llmcodec reconstruct speech.wav --codec {name}`.
+
+## Training data and licence
+
+{about_licence}
+
+## Figures
+
+{measured}
+"""
+
+NO_LICENCE = """\
+Not stated yet. Weights follow the terms of the audio they were trained on: name that audio here and set `license` at
+the top of this file before you publish them."""
+NOT_MEASURED = """\
+None stated. Fidelity, token health and language-model bits per second against another codec, on clips that training did
+not see:
+
+```
+llmcodec compare this={name} bundled --manifest test.jsonl
+```"""
+
+
+def model_card(
+    config: LLMCodecConfig,
+    name: str,
+    num_parameters: int | None = None,
+    licence: str | None = None,
+    measured: str | None = None,
+) -> str:
+    """Text of a model card.
+
+    Args:
+        config: the codec's architecture.
+        name: hub id or folder as a reader would type it.
+        num_parameters: of encoder, quantiser and decoder together.
+        licence: identifier as the hub knows it (`cc-by-4.0`); None says that it is not stated.
+        measured: Markdown with figures and the command that made them; None names the command.
+    """
+    window = config.attention_window
+    seen = "the whole clip" if window is None else f"{window} frames to each side per layer"
+    return TEMPLATE.format(
+        licence=licence or "unknown",
+        name=name,
+        sample_rate=config.sample_rate,
+        frame_rate=config.frame_rate,
+        hop=config.hop_samples,
+        codes=config.codebook_size,
+        code_dim=config.codebook_dim,
+        bitrate=config.frame_rate * math.log2(config.codebook_size),
+        encoder_layers=config.encoder_layers,
+        decoder_layers=config.decoder_layers,
+        width=config.hidden_size,
+        attention=seen,
+        parameters="not counted" if num_parameters is None else f"{num_parameters / 1e6:.1f} M",
+        about_licence=NO_LICENCE if licence is None else f"Weights: {licence}.",
+        measured=(measured or NOT_MEASURED.format(name=name)).strip(),
+    )
+
+
+def write_card(folder: str | os.PathLike[str], text: str, replace: bool = False) -> bool:
+    """Write README.md into `folder`, atomically; an existing one stays unless `replace`. Says whether it wrote."""
+    place = Path(folder) / CARD
+    if place.exists() and not replace:
+        return False
+    temporary = place.with_name(f".{CARD}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, place)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+    return True

@@ -1,0 +1,125 @@
+"""Feature extractor: waveforms of any length -> `input_values (B, 1, S)` + `padding_mask (B, S)`. Resamples if asked.
+
+    feature_extractor = AutoFeatureExtractor.from_pretrained(folder)   # after `import llmcodec.codec`
+    inputs = feature_extractor(raw_audio=[wav_a, wav_b], sampling_rate=44100, return_tensors="pt")
+    codes = codec.encode(**inputs).audio_codes
+
+Arguments as in DacFeatureExtractor and EncodecFeatureExtractor of transformers. Two things differ on purpose: audio of
+another rate is resampled (they refuse it), and nothing is padded to whole hops (the codec keeps every length).
+Shapes: B batch, S samples. Test: tests/unit/codec/test_processor.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.utils import logging
+
+from ..audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, resample
+
+logger = logging.get_logger(__name__)
+
+PADDINGS = (None, True, False, "longest", "max_length", "do_not_pad")
+
+
+class LLMCodecFeatureExtractor(SequenceFeatureExtractor):
+    """List of mono waveforms -> a padded batch for the codec; saved as preprocessor_config.json.
+
+    Args:
+        feature_size: channels; 1, the codec is mono.
+        sampling_rate: samples per second that the codec reads.
+        padding_value: what stands beyond the end of a clip.
+        hop_length: samples per frame, for information.
+    """
+
+    model_input_names = ["input_values", "padding_mask"]
+
+    def __init__(
+        self,
+        feature_size: int = 1,
+        sampling_rate: int = 16000,
+        padding_value: float = 0.0,
+        hop_length: int = 320,
+        **kwargs: Any,
+    ):
+        if feature_size != 1:
+            raise ValueError(f"feature extractor: the codec is mono, feature_size must be 1, not {feature_size}")
+        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        self.hop_length = hop_length
+
+    def __call__(
+        self,
+        raw_audio: Any,
+        padding: bool | str | None = None,
+        truncation: bool | None = False,
+        max_length: int | None = None,
+        return_tensors: str | None = None,
+        sampling_rate: int | None = None,
+    ) -> BatchFeature:
+        """Waveforms -> batch.
+
+        Args:
+            raw_audio: one waveform (S,) or a list of them: numpy arrays, torch tensors or lists of floats in [-1, 1].
+            padding: True, "longest" or None: to the longest clip. "max_length": to `max_length`. False or
+                "do_not_pad": clips of their own lengths and no mask.
+            truncation: cut clips at `max_length` samples.
+            max_length: samples at the codec's rate.
+            return_tensors: "np", "pt" or None (lists of arrays).
+            sampling_rate: rate of `raw_audio` in Hz; where it differs from the codec's, the audio is resampled (soxr).
+                None takes it to be the codec's rate, with a warning in the log.
+
+        Returns:
+            `input_values` (B, 1, S) float32 and `padding_mask` (B, S) int32, 1 at real samples.
+
+        Raises:
+            ValueError: several channels, an empty clip, NaN or infinite samples, a rate or padding that makes no sense.
+        """
+        if sampling_rate is None:
+            logger.warning(
+                f"{type(self).__name__}: no `sampling_rate` given, the audio is taken to be at {self.sampling_rate} Hz"
+            )
+        elif not MIN_SAMPLE_RATE <= sampling_rate <= MAX_SAMPLE_RATE:
+            raise ValueError(f"feature extractor: sampling_rate {sampling_rate} Hz cannot be right")
+        if padding not in PADDINGS:
+            raise ValueError(f"feature extractor: padding must be one of {PADDINGS}, not {padding!r}")
+        if max_length is None and (truncation or padding == "max_length"):
+            raise ValueError("feature extractor: truncation and padding='max_length' need max_length (samples)")
+        clips = self._waveforms(raw_audio, sampling_rate or self.sampling_rate)
+        if truncation:
+            clips = [clip[:max_length] for clip in clips]
+        if padding is False or padding == "do_not_pad":
+            return BatchFeature({"input_values": [clip[None] for clip in clips]}, tensor_type=return_tensors)
+        samples = max(len(clip) for clip in clips)
+        if padding == "max_length":
+            assert max_length is not None
+            samples = max(samples, max_length)
+        values = np.full((len(clips), 1, samples), self.padding_value, np.float32)
+        mask = np.zeros((len(clips), samples), np.int32)
+        for row, clip in enumerate(clips):
+            values[row, 0, : len(clip)] = clip
+            mask[row, : len(clip)] = 1
+        # As lists unless tensors are asked for, as in transformers.
+        data = {"input_values": values, "padding_mask": mask}
+        return BatchFeature(
+            data if return_tensors else {name: list(value) for name, value in data.items()}, tensor_type=return_tensors
+        )
+
+    def _waveforms(self, raw_audio: Any, rate: int) -> list[np.ndarray]:
+        """Checked float32 (S,) clips at the codec's rate."""
+        several = isinstance(raw_audio, (list, tuple)) and len(raw_audio) > 0 and np.ndim(raw_audio[0]) > 0
+        items: Sequence[Any] = raw_audio if several else [raw_audio]
+        clips = []
+        for index, item in enumerate(items):
+            clip = np.asarray(item, dtype=np.float32)
+            where = f"feature extractor: clip {index}"
+            if clip.ndim != 1:
+                raise ValueError(f"{where} has shape {clip.shape}; give mono (samples,), several clips as a list")
+            if len(clip) == 0:
+                raise ValueError(f"{where} is empty; every clip needs at least one sample")
+            if not np.isfinite(clip).all():
+                raise ValueError(f"{where} has NaN or infinite samples; repair or drop it")
+            clips.append(resample(clip, rate, self.sampling_rate))
+        return clips
