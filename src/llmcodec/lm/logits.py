@@ -1,0 +1,101 @@
+"""From hidden states to log-likelihoods, computing no more logits than are wanted.
+
+A codec's LM spends its output layer on 50,000 or 150,000 text rows that cannot follow inside audio; here only wanted
+positions meet only wanted rows. Shapes: N positions, H width, K wanted rows. Test: tests/unit/lm/test_logits.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from llmcodec.lm.growth import attached_rows
+
+CHUNK_LOGITS = 1 << 25
+"""Logits that may stand in memory at once (128 MB in float32); the rest is recomputed in the backward pass."""
+
+
+def hidden_states(model: Any, **inputs: Any) -> Tensor:
+    """Last hidden states (B, L, H) of a causal LM, behind its final norm."""
+    return model.base_model(**inputs, use_cache=False, return_dict=True).last_hidden_state
+
+
+def output_rows(model: Any, ids_K: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Output rows (K, H) and bias (K,) of some tokens, of all where `ids_K` is None; attached rows are in place."""
+    head, rows = model.get_output_embeddings(), attached_rows(model)
+    bias = getattr(head, "bias", None)
+    if ids_K is None:
+        weight = head.weight
+        if rows is not None:
+            weight = weight.index_copy(0, rows.ids_N, rows.head_NH.to(weight.dtype))
+        return weight, bias
+    if rows is not None:
+        places = rows.place_V[ids_K]
+        assert int(places.min()) >= 0, "attached rows hold audio tokens alone"
+        weight = rows.head_NH[places]
+    else:
+        # Consecutive rows are a view: no copy of the audio rows in every step.
+        first, consecutive = int(ids_K[0]), bool((ids_K.diff() == 1).all())
+        weight = head.weight[first : first + len(ids_K)] if consecutive else head.weight[ids_K]
+    return weight, None if bias is None else bias[ids_K]
+
+
+def finish_logits(model: Any, logits: Tensor) -> Tensor:
+    """What some families do to their logits: Gemma caps them, Granite divides, Cohere multiplies."""
+    config = model.config
+    if getattr(config, "logits_scaling", None):
+        logits = logits / config.logits_scaling
+    if getattr(config, "logit_scale", None):
+        logits = logits * config.logit_scale
+    if getattr(config, "final_logit_softcapping", None):
+        cap = config.final_logit_softcapping
+        logits = cap * torch.tanh(logits / cap)
+    return logits
+
+
+def token_logits(model: Any, hidden_NH: Tensor, rows: tuple[Tensor, Tensor | None]) -> Tensor:
+    """Logits (N, K) in float32 (float64 for a float64 model) of the rows that `output_rows` gave."""
+    weight, bias = rows
+    logits = F.linear(hidden_NH, weight.to(hidden_NH.dtype), None if bias is None else bias.to(hidden_NH.dtype))
+    logits = finish_logits(model, logits)
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def target_nats(model: Any, hidden_NH: Tensor, targets_N: Tensor, rows: tuple[Tensor, Tensor | None]) -> Tensor:
+    """Negative log-likelihood (N,) of targets (places among the rows), in chunks that are recomputed backward."""
+
+    def chunk(hidden: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(token_logits(model, hidden, rows), targets, reduction="none")
+
+    size = max(1, CHUNK_LOGITS // rows[0].shape[0])
+    if len(targets_N) <= size:
+        return chunk(hidden_NH, targets_N)
+    grad = torch.is_grad_enabled()
+    pieces = []
+    for hidden, targets in zip(hidden_NH.split(size), targets_N.split(size), strict=True):
+        pieces.append(checkpoint(chunk, hidden, targets, use_reentrant=False) if grad else chunk(hidden, targets))
+    return torch.cat(pieces)
+
+
+@torch.no_grad()
+def check_head(model: Any) -> None:
+    """Compare our way to the logits with the model's own on a few tokens.
+
+    Raises:
+        ValueError: this family does something to its logits that we do not know.
+    """
+    was_training = model.training
+    model.eval()
+    ids = torch.arange(6, device=model.device).remainder(model.get_input_embeddings().weight.shape[0])[None]
+    own = model(input_ids=ids, use_cache=False).logits[0].float()
+    ours = token_logits(model, hidden_states(model, input_ids=ids)[0], output_rows(model, None)).float()
+    model.train(was_training)
+    if not torch.allclose(own, ours, rtol=1e-3, atol=1e-3 * max(1.0, float(own.abs().max()))):
+        raise ValueError(
+            f"language model: {type(model).__name__} makes its logits in a way that llmcodec does not know; "
+            "use a Llama, Qwen, GPT-2, Gemma or similar decoder"
+        )

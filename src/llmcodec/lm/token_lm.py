@@ -1,0 +1,288 @@
+"""A language model over codec tokens: loaded, scored, saved. Everything that scores speech takes one of these.
+
+    lm = load_token_lm("runs/lm_small/lm")             # a folder of `lm train` or `lm export`, or a hub id
+    nats = lm.token_log_likelihoods([codes_T, ...])     # log p(code | codes before it), one row per clip
+
+A clip is read as <CODEC_BEGIN> code code ..; row t of the result has seen the codes before t and nothing else. The
+softmax runs over the codes alone (`normalise: audio`: what is comparable between codecs and LMs) or over the LM's whole
+vocabulary (`full`). Shapes: T tokens. Test: `pytest tests/unit/lm/test_token_lm.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from llmcodec.data.tokens import TokenProvenance
+from llmcodec.lm.audio_tokens import AudioTokens, find_audio_tokens
+from llmcodec.lm.bundled import resolve_lm
+from llmcodec.lm.growth import grow_embeddings
+from llmcodec.lm.logits import hidden_states, output_rows, target_nats
+
+CARD = "token_lm.json"
+ADAPTER = "adapter_config.json"
+AUDIO_ROWS = "audio_rows.safetensors"
+Normalise = Literal["audio", "full"]
+
+
+@dataclass(frozen=True)
+class TokenLMCard:
+    """What `token_lm.json` beside the weights says."""
+
+    codec: TokenProvenance | None = None
+    """Codec whose tokens the LM speaks; None where nobody wrote it down."""
+    formats: list[str] = field(default_factory=list)
+    """What it was trained to do: audio, tts, asr, interleaved."""
+    loss: str = ""
+    """Where the training loss was taken, in words."""
+    base: str = ""
+    """Name or path of the LM it started from; for an adapter folder, the LM below it."""
+    seed: int = 0
+    """Of the initial audio rows."""
+    max_tokens: int | None = None
+    """Longest sequence in training."""
+
+    def save(self, folder: Path) -> None:
+        facts = dataclasses.asdict(self)
+        (folder / CARD).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def load(folder: Path) -> TokenLMCard:
+        path = folder / CARD
+        if not path.is_file():
+            return TokenLMCard()
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            codec = facts.pop("codec", None)
+            known = {f.name for f in dataclasses.fields(TokenLMCard)}
+            return TokenLMCard(
+                codec=None if codec is None else TokenProvenance(**codec),
+                **{name: value for name, value in facts.items() if name in known},
+            )
+        except (json.JSONDecodeError, AttributeError, TypeError) as error:
+            raise ValueError(f"{path}: damaged ({error}); take it from the run again") from error
+
+
+class TokenLM:
+    """A causal LM, its tokenizer and the codec tokens in it. Meets `codecs.protocol.TokenScorer`.
+
+    Args:
+        model: Hugging Face causal LM with a row for every audio token.
+        normalise: softmax over the codes alone, or over the whole vocabulary.
+        long_clips: a clip beyond `max_codes` is refused, or scored in windows (every code has read at least half a
+            window before it, except at the start of the clip).
+        batch_tokens: padded tokens in one pass.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        tokens: AudioTokens,
+        card: TokenLMCard | None = None,
+        normalise: Normalise = "audio",
+        long_clips: Literal["refuse", "window"] = "refuse",
+        batch_tokens: int = 4096,
+    ):
+        if model.get_input_embeddings().weight.shape[0] <= int(tokens.all_ids.max()):
+            raise ValueError(
+                f"token LM: the tokenizer has token ids up to {int(tokens.all_ids.max())}, the model only "
+                f"{model.get_input_embeddings().weight.shape[0]} rows: they do not belong together"
+            )
+        if normalise not in ("audio", "full") or long_clips not in ("refuse", "window"):
+            raise ValueError(f"token LM: normalise is audio or full, long_clips refuse or window, got {normalise!r}")
+        self.model, self.tokenizer, self.tokens = model, tokenizer, tokens
+        self.card = card or TokenLMCard()
+        self.normalise, self.long_clips, self.batch_tokens = normalise, long_clips, batch_tokens
+
+    @property
+    def num_codes(self) -> int:
+        """Codes it knows, all codebooks counted."""
+        return self.tokens.num_codes
+
+    @property
+    def max_positions(self) -> int:
+        """Longest sequence that the model can read."""
+        config = self.model.config
+        found = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        return int(found) if found else 1 << 30
+
+    @property
+    def max_codes(self) -> int:
+        """Longest clip that it can score in one piece."""
+        return self.max_positions - 1
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    def token_log_likelihoods(self, codes: Sequence[Tensor]) -> list[Tensor]:
+        """Clips of flattened codes, 1-D -> natural log-likelihood of every code given those before it, float32 1-D.
+
+        A batch gives every clip what it gets alone.
+
+        Raises:
+            ValueError: no codes, codes of another codec, or a clip longer than the LM can read.
+        """
+        pieces = self._pieces(codes)
+        results = [torch.zeros(len(clip), dtype=self._result_dtype()) for clip in codes]
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            for batch in _batches([len(piece.ids) for piece in pieces], self.batch_tokens):
+                for number, nats in zip(batch, self._score([pieces[i] for i in batch]), strict=True):
+                    piece = pieces[number]
+                    results[piece.clip][piece.start : piece.start + len(nats)] = -nats
+        self.model.train(was_training)
+        return results
+
+    def _result_dtype(self) -> torch.dtype:
+        weight = self.model.get_input_embeddings().weight
+        return torch.float64 if weight.dtype == torch.float64 else torch.float32
+
+    def _pieces(self, codes: Sequence[Tensor]) -> list[_Piece]:
+        pieces = []
+        for clip, row in enumerate(codes):
+            if row.ndim != 1 or len(row) == 0:
+                raise ValueError(f"clip {clip}: expected a row of codes, got shape {tuple(row.shape)}")
+            ids = torch.cat([torch.tensor([self.tokens.begin]), self.tokens.ids(row.cpu())])
+            if len(row) <= self.max_codes:
+                pieces.append(_Piece(ids, clip, 0, 1))
+                continue
+            if self.long_clips == "refuse":
+                raise ValueError(
+                    f"clip {clip}: {len(row)} tokens, but this language model reads {self.max_codes}; cut the clip, "
+                    "or score it in windows (--long-clips window)"
+                )
+            pieces += self._windows(ids[1:], clip)
+        return pieces
+
+    def _windows(self, ids: Tensor, clip: int) -> list[_Piece]:
+        """Windows that overlap by half; each code is counted in the window where it has read most."""
+        window = self.max_codes
+        half = max(1, window // 2)
+        begin = torch.tensor([self.tokens.begin])
+        pieces, done = [], 0
+        for start in range(0, len(ids), half):
+            part = ids[start : start + window]
+            skip = done - start
+            if len(part) > skip:
+                pieces.append(_Piece(torch.cat([begin, part]), clip, done, 1 + skip))
+                done = start + len(part)
+        return pieces
+
+    def _score(self, pieces: list[_Piece]) -> list[Tensor]:
+        longest = max(len(piece.ids) for piece in pieces)
+        ids_BL = torch.full((len(pieces), longest - 1), self.tokens.end)
+        wanted_BL = torch.zeros(ids_BL.shape, dtype=torch.bool)
+        for row, piece in enumerate(pieces):
+            ids_BL[row, : len(piece.ids) - 1] = piece.ids[:-1]
+            wanted_BL[row, piece.skip - 1 : len(piece.ids) - 1] = True
+        hidden_BLH = hidden_states(self.model, input_ids=ids_BL.to(self.device))
+        targets_N = torch.cat([piece.ids[piece.skip :] for piece in pieces]).to(self.device)
+        if self.normalise == "audio":
+            first = self.tokens.first
+            code_ids = torch.arange(first, first + self.num_codes, device=self.device)
+            rows, targets_N = output_rows(self.model, code_ids), targets_N - first
+        else:
+            rows = output_rows(self.model, None)
+        nats_N = target_nats(self.model, hidden_BLH[wanted_BL.to(self.device)], targets_N, rows).cpu()
+        return list(nats_N.split([len(piece.ids) - piece.skip for piece in pieces]))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """ids: begin token and codes. Codes from `skip` on are scored; they are codes `start`.. of clip `clip`."""
+
+    ids: Tensor
+    clip: int
+    start: int
+    skip: int
+
+
+def _batches(lengths: Sequence[int], max_total: int) -> list[list[int]]:
+    """Places grouped by length, longest first, padded size within `max_total`."""
+    batches: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_total:
+            batches[-1].append(place)
+        else:
+            batches.append([place])
+    return batches
+
+
+def load_token_lm(
+    place: str, device: str = "cpu", dtype: str = "fp32", normalise: Normalise = "audio", merge: bool = False
+) -> TokenLM:
+    """A token LM from a folder of `lm train` or `lm export`, or from the Hugging Face hub; in evaluation mode.
+
+    Any causal LM whose tokenizer has `<CODEC_0>` .. and the begin and end tokens is taken. An adapter folder (LoRA)
+    loads the LM below it, grows it and puts the adapter on top; `merge` folds it into the weights.
+
+    Raises:
+        ValueError: there is no such LM, or its tokenizer has no codec tokens.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from llmcodec.lm.backbone import DTYPES
+
+    if dtype not in DTYPES:
+        raise ValueError(f"token LM: dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    folder = _folder(place)
+    card = TokenLMCard.load(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokens = find_audio_tokens(tokenizer)
+    if tokens is None:
+        raise ValueError(f"{place}: its tokenizer has no codec tokens; train with `llmcodec lm train` first")
+    if (folder / AUDIO_ROWS).is_file():
+        model = _load_adapter(folder, card, tokens, DTYPES[dtype], merge)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype])
+    return TokenLM(model.to(device).eval(), tokenizer, tokens, card, normalise)
+
+
+def _folder(place: str) -> Path:
+    folder = Path(place)
+    if (folder / "lm" / CARD).is_file():
+        folder = folder / "lm"  # the run folder itself
+    if folder.is_dir():
+        if not (folder / "config.json").is_file() and not (folder / CARD).is_file():
+            raise ValueError(f"{place}: no language model in this folder (config.json or {CARD} is missing)")
+        return folder
+    if place.count("/") > 1 or place.startswith((".", "/")):
+        raise ValueError(f"{place}: no such folder")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(place))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{place}: neither a folder nor a model on the hub ({type(error).__name__})") from error
+
+
+def _load_adapter(folder: Path, card: TokenLMCard, tokens: AudioTokens, dtype: torch.dtype, merge: bool) -> Any:
+    """The LM below, grown, with the trained rows in its matrices and LoRA (where there is one) on top."""
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(resolve_lm(card.base), dtype=dtype)
+    grow_embeddings(model, tokens, card.seed)
+    rows = load_file(str(folder / AUDIO_ROWS))
+    with torch.no_grad():
+        for name, module in (("input_NH", model.get_input_embeddings()), ("output_NH", model.get_output_embeddings())):
+            if name in rows:
+                module.weight[tokens.all_ids] = rows[name].to(module.weight)
+    if not (folder / ADAPTER).is_file():
+        return model
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ValueError(f"{folder}: a LoRA adapter needs the package peft: pip install 'llmcodec[lm]'") from error
+    peft_model = PeftModel.from_pretrained(model, str(folder))
+    return peft_model.merge_and_unload() if merge else peft_model.get_base_model()
