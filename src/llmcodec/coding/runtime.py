@@ -1,0 +1,98 @@
+"""What the commands ask of a codec, whatever runs it: numpy in, numpy out. Imports neither torch nor transformers.
+
+`TorchRuntime` (torch_runtime.py) drives any codec of the house, `OnnxRuntime` (onnx_runtime.py) an exported folder.
+Shapes: S samples at the codec's rate, Q codebooks, T frames. Test: tests/unit/coding/test_runtime.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from ..data.tokens import TokenProvenance
+
+
+@dataclass(frozen=True)
+class CodecIdentity:
+    """Which codec this is. Equal `weights_sha256` means equal tokens, whatever the name or the runtime."""
+
+    name: str
+    """For people: `bundled`, a hub id, a folder's name."""
+    weights_sha256: str
+    """64 hex digits over names, shapes and float32 values of all weights: the same in fp16 files and fp32 memory."""
+    sample_rate: int
+    hop_samples: int
+    num_codebooks: int
+    codebook_size: int
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.sample_rate / self.hop_samples
+
+    def provenance(self, manifest_hash: str = "") -> TokenProvenance:
+        """What goes into token files made by this codec."""
+        return TokenProvenance(
+            self.name,
+            self.weights_sha256,
+            self.sample_rate,
+            self.hop_samples,
+            self.num_codebooks,
+            self.codebook_size,
+            manifest_hash,
+        )
+
+    def refuse_others(self, provenance: TokenProvenance, where: object) -> None:
+        """Raise ValueError where tokens were made by another codec."""
+        if provenance.weights_sha256 != self.weights_sha256:
+            raise ValueError(
+                f"{where}: tokens of codec {provenance.codec!r} (weights {provenance.weights_sha256[:12]}), not of "
+                f"{self.name!r} ({self.weights_sha256[:12]}); name the right one with --codec"
+            )
+        for name in ("sample_rate", "hop_samples", "num_codebooks", "codebook_size"):
+            theirs, ours = getattr(provenance, name), getattr(self, name)
+            if theirs != ours:
+                raise ValueError(f"{where}: {name} {theirs}, but codec {self.name!r} has {ours}; a damaged file?")
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    """A codec that can be called without knowing what runs it."""
+
+    @property
+    def identity(self) -> CodecIdentity:
+        """Which codec this is."""
+
+    def encode_batch(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Clips of float32 (S,) at the codec's rate -> int64 codes (Q, T) each, as if every clip came alone."""
+
+    def decode_batch(
+        self, codes: Sequence[np.ndarray], lengths: Sequence[int | None] | None = None
+    ) -> list[np.ndarray]:
+        """Codes (Q, T) each -> float32 (S,); `lengths` in samples, None: all of T * hop_samples."""
+
+    def encode_stream(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """One long clip as blocks (S,) of any size -> codes (Q, t) piece by piece, in bounded memory."""
+
+    def decode_stream(self, codes: Iterable[np.ndarray], length: int | None = None) -> Iterator[np.ndarray]:
+        """Codes (Q, t) piece by piece -> float32 blocks (S,), in bounded memory."""
+
+
+def length_batches(lengths: Sequence[int], max_total: int, max_clips: int = 64) -> list[list[int]]:
+    """Indices grouped into batches of similar length, longest first.
+
+    A batch's padded size (clips * longest) stays within `max_total`, except where one clip alone is longer.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    batches: list[list[int]] = []
+    for index in order:
+        if batches:
+            last = batches[-1]
+            if len(last) < max_clips and (len(last) + 1) * lengths[last[0]] <= max_total:
+                last.append(index)
+                continue
+        batches.append([index])
+    return batches

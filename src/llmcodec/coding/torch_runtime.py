@@ -1,0 +1,140 @@
+"""`TorchRuntime`: any codec of `codecs.protocol.Codec` behind the numpy protocol of runtime.py.
+
+    runtime = TorchRuntime(load_codec("bundled"), "bundled")
+    codes = runtime.encode_batch([wav_a, wav_b])     # batched by length, padding masked
+
+Shapes: B batch, S samples, Q codebooks, T frames. Test: tests/unit/coding/test_torch_runtime.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..codecs.protocol import Codec
+from .runtime import CodecIdentity, length_batches
+
+BATCH_SECONDS = 64.0  # padded audio in one call: more gains nothing on a CPU and costs memory
+
+
+class TorchRuntime:
+    """A torch codec, in inference mode.
+
+    Args:
+        codec: meets `codecs.protocol.Codec`.
+        name: for people and for token files.
+        identity: where `codec` was already changed for speed: the identity taken before.
+        batch_seconds: padded seconds of audio in one call of the codec.
+    """
+
+    def __init__(
+        self, codec: Codec, name: str, identity: CodecIdentity | None = None, batch_seconds: float = BATCH_SECONDS
+    ) -> None:
+        self.codec = codec
+        self.identity = identity or identity_of(codec, name)
+        self.device = next((tensor.device for _, tensor in named_tensors(codec)), torch.device("cpu"))
+        self.batch_samples = int(batch_seconds * codec.sample_rate)
+
+    @torch.inference_mode()
+    def encode_batch(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Clips (S,) float32 -> codes (Q, T) int64 each. Raises ValueError for an empty clip."""
+        results: list[np.ndarray] = [np.empty(0)] * len(wavs)
+        for indices in length_batches([len(wav) for wav in wavs], self.batch_samples):
+            lengths = [len(wavs[i]) for i in indices]
+            if min(lengths) < 1:
+                raise ValueError("encode: a clip is empty; every clip needs at least one sample")
+            wav_BS = torch.zeros(len(indices), max(lengths))
+            for row_S, i in zip(wav_BS, indices, strict=True):
+                row_S[: len(wavs[i])] = torch.from_numpy(np.ascontiguousarray(wavs[i], dtype=np.float32))
+            mask_BS = torch.arange(wav_BS.shape[1]) < torch.tensor(lengths)[:, None]
+            encoded = self.codec.encode(wav_BS[:, None].to(self.device), mask_BS.to(self.device))
+            frames = self._frames(encoded.audio_codes, encoded.audio_codes_mask, lengths)
+            codes_BQT = encoded.audio_codes.to("cpu", torch.int64).numpy()
+            for i, codes_QT, count in zip(indices, codes_BQT, frames, strict=True):
+                results[i] = codes_QT[:, :count].copy()
+        return results
+
+    @torch.inference_mode()
+    def decode_batch(
+        self, codes: Sequence[np.ndarray], lengths: Sequence[int | None] | None = None
+    ) -> list[np.ndarray]:
+        """Codes (Q, T) each -> float32 (S,) each. Raises ValueError for codes or lengths that do not fit."""
+        hop = self.identity.hop_samples
+        wanted = list(lengths) if lengths is not None else [None] * len(codes)
+        for codes_QT, length in zip(codes, wanted, strict=True):
+            self.identity.provenance().check_codes(codes_QT, "decode")
+            if length is not None and not 1 <= length <= (codes_QT.shape[1] + 1) * hop:
+                raise ValueError(f"decode: {codes_QT.shape[1]} frames of {hop} samples cannot give {length} samples")
+        results: list[np.ndarray] = [np.empty(0)] * len(codes)
+        for indices in length_batches([one.shape[1] * hop for one in codes], self.batch_samples):
+            frames = [codes[i].shape[1] for i in indices]
+            codes_BQT = torch.zeros(len(indices), self.identity.num_codebooks, max(frames), dtype=torch.int64)
+            for row_QT, i in zip(codes_BQT, indices, strict=True):
+                row_QT[:, : codes[i].shape[1]] = torch.from_numpy(codes[i].astype(np.int64))
+            mask_BS = torch.arange(max(frames) * hop) < torch.tensor(frames)[:, None] * hop
+            decoded = self.codec.decode(
+                codes_BQT.to(self.device), mask_BS.to(self.device), length=max(frames) * hop
+            ).audio_values
+            wav_BS = decoded.reshape(len(indices), -1).to("cpu", torch.float32).numpy()
+            for i, wav_S, count in zip(indices, wav_BS, frames, strict=True):
+                results[i] = fit(wav_S[: count * hop], wanted[i])
+        return results
+
+    @torch.inference_mode()
+    def encode_stream(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Blocks (S,) of one clip -> codes (Q, t) piece by piece."""
+        yield from self.encode_batch([np.concatenate(list(blocks))])
+
+    @torch.inference_mode()
+    def decode_stream(self, codes: Iterable[np.ndarray], length: int | None = None) -> Iterator[np.ndarray]:
+        """Codes (Q, t) piece by piece -> blocks (S,)."""
+        yield from self.decode_batch([np.concatenate(list(codes), axis=1)], [length])
+
+    def _frames(self, codes_BQT: Tensor, mask: Tensor | None, lengths: Sequence[int]) -> list[int]:
+        """Real frames of every clip: by the codec's mask, else by ceil(S / hop)."""
+        most = codes_BQT.shape[-1]
+        if mask is None:
+            return [min(most, -(-length // self.identity.hop_samples)) for length in lengths]
+        return [int(row.sum()) for row in mask.reshape(mask.shape[0], -1, most)[:, 0].bool()]
+
+
+def fit(wav_S: np.ndarray, length: int | None) -> np.ndarray:
+    """Cut or zero-padded to `length` samples; None leaves it."""
+    if length is None or length == len(wav_S):
+        return wav_S.copy()
+    return wav_S[:length].copy() if length < len(wav_S) else np.pad(wav_S, (0, length - len(wav_S)))
+
+
+def identity_of(codec: Codec, name: str) -> CodecIdentity:
+    """The identity that goes into token files. Take it before weights are folded, cast or quantised for speed."""
+    return CodecIdentity(
+        name=name,
+        weights_sha256=weights_sha256(codec),
+        sample_rate=int(codec.sample_rate),
+        hop_samples=int(codec.hop_samples),
+        num_codebooks=int(codec.num_codebooks),
+        codebook_size=int(codec.codebook_size),
+    )
+
+
+def weights_sha256(codec: Any) -> str:
+    """Hash over names, shapes and float32 values: equal for the same weights in fp16 on disk and fp32 in memory."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(named_tensors(codec)):
+        value = tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype).contiguous()
+        digest.update(f"{name}:{tuple(value.shape)}:".encode())
+        digest.update(np.ascontiguousarray(value.numpy()).data)
+    return digest.hexdigest()
+
+
+def named_tensors(codec: Any) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers of a codec that is a module, or of the modules that an adapter holds."""
+    if isinstance(codec, nn.Module):
+        return [(name, value) for name, value in codec.state_dict().items() if isinstance(value, Tensor)]
+    held = {name: value for name, value in vars(codec).items() if isinstance(value, nn.Module)}
+    return [(f"{name}.{inner}", value) for name, module in held.items() for inner, value in named_tensors(module)]
