@@ -169,5 +169,5 @@ class LLMCodecConfig(PreTrainedConfig):
 
     @classmethod
     def causal_tiny(cls, **overrides: Any) -> LLMCodecConfig:
-        """`tiny` for live streams: every layer looks 64 frames back, none ahead; 50 ms to a token (docs/longform.md)."""
+        """`tiny` for live streams: every layer looks 64 frames back, none ahead; 50 ms to a token."""
         return cls.tiny(**(dict(causal=True, attention_window=64) | overrides))

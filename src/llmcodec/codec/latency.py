@@ -1,0 +1,141 @@
+"""How a long or endless signal is cut, and how late that makes it: from the configuration, before anything runs.
+
+    latency(LLMCodecConfig.causal_tiny()).encode_seconds      # 0.05
+    latency(codec, chunk_seconds=1.0).round_trip_seconds
+
+A chunk is coded with context on both sides, which is thrown away afterwards. With bounded attention the context covers
+all that a frame can see: the result is that of the whole signal. With global attention it cannot; docs/longform.md
+says how far off that is. A causal codec keeps its state instead and waits for nothing but the STFT's window.
+Test: tests/unit/codec/test_streaming.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .config import LLMCodecConfig
+
+CHUNK_SECONDS = 30.0  # long files: context costs little, memory stays small
+STREAM_CHUNK_SECONDS = 1.0  # live, codecs that look ahead anyway; a causal codec goes frame by frame
+GLOBAL_CONTEXT_SECONDS = 5.0  # both sides, where attention has no bound (measured in docs/longform.md)
+
+Side = Literal["encoder", "decoder"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One side of a codec, cut into chunks of `chunk_frames`.
+
+    left_frames, right_frames: context coded along with each chunk. exact: the context is all that a frame can see.
+    stateful: nothing is coded twice; the past lives in caches, and the look-ahead is only half an STFT overlap.
+    lookahead_samples: samples behind the end of a chunk that it waits for.
+    """
+
+    chunk_frames: int
+    left_frames: int
+    right_frames: int
+    exact: bool
+    stateful: bool
+    lookahead_samples: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How late tokens and samples are, in the worst case and in stream time; computing time comes on top.
+
+    encode: what a stream has been given minus what its tokens cover. decode: what the given tokens cover minus what
+    has come out as samples. round_trip: samples in minus samples out, tokens going straight from one to the other.
+    exact: the stream gives what the whole signal would.
+    """
+
+    sample_rate: int
+    hop_samples: int
+    encoder: Plan
+    decoder: Plan
+
+    @property
+    def exact(self) -> bool:
+        return self.encoder.exact and self.decoder.exact
+
+    @property
+    def encode_samples(self) -> int:
+        return self.encoder.chunk_frames * self.hop_samples + self.encoder.lookahead_samples
+
+    @property
+    def decode_samples(self) -> int:
+        return (self.decoder.chunk_frames - 1) * self.hop_samples + self.decoder.lookahead_samples
+
+    @property
+    def round_trip_samples(self) -> int:
+        chunk = self.decoder.chunk_frames * self.hop_samples
+        wait = self.decoder.lookahead_samples
+        if not self.decoder.stateful:  # tokens come by the chunk, so their look-ahead does too
+            wait = math.ceil(wait / chunk) * chunk
+        return chunk + wait + self.encoder.lookahead_samples
+
+    @property
+    def encode_seconds(self) -> float:
+        return self.encode_samples / self.sample_rate
+
+    @property
+    def decode_seconds(self) -> float:
+        return self.decode_samples / self.sample_rate
+
+    @property
+    def round_trip_seconds(self) -> float:
+        return self.round_trip_samples / self.sample_rate
+
+    @property
+    def encode_frames(self) -> float:
+        return self.encode_samples / self.hop_samples
+
+    @property
+    def decode_frames(self) -> float:
+        return self.decode_samples / self.hop_samples
+
+
+def latency(codec: Any, chunk_seconds: float | None = None, lookahead_seconds: float | None = None) -> Latency:
+    """Latency of `codec.streaming(chunk_seconds, lookahead_seconds)`, from a codec or only its configuration.
+
+    Args:
+        codec: any codec of `codecs.protocol.Codec`, or an `LLMCodecConfig`.
+        chunk_seconds: as for `streaming`; None: one frame for a causal codec, else STREAM_CHUNK_SECONDS.
+        lookahead_seconds: as for `streaming`.
+    """
+    encoder = make_plan(codec, "encoder", chunk_seconds, lookahead_seconds)
+    decoder = make_plan(codec, "decoder", chunk_seconds, lookahead_seconds)
+    return Latency(codec.sample_rate, codec.hop_samples, encoder, decoder)
+
+
+def make_plan(codec: Any, side: Side, chunk_seconds: float | None, lookahead_seconds: float | None) -> Plan:
+    """How `side` is cut. Raises ValueError for a chunk that is not positive or a look-ahead that is negative."""
+    frame_rate = codec.sample_rate / codec.hop_samples
+    found = codec if isinstance(codec, LLMCodecConfig) else getattr(codec, "config", None)
+    config = found if isinstance(found, LLMCodecConfig) else None
+    # A wrapper without our modules inside has no caches to keep: it is given chunks like any other codec.
+    stateful = config is not None and config.causal and (codec is config or hasattr(codec, "encode_latents"))
+    if chunk_seconds is None:
+        chunk_seconds = 1 / frame_rate if stateful else STREAM_CHUNK_SECONDS
+    if not 0 < chunk_seconds < math.inf:
+        raise ValueError(f"chunk_seconds must be positive, got {chunk_seconds}")
+    if lookahead_seconds is not None and not 0 <= lookahead_seconds < math.inf:
+        raise ValueError(f"lookahead_seconds must be 0 or more, got {lookahead_seconds}")
+    chunk_frames = max(1, round(chunk_seconds * frame_rate))
+    if config is not None and stateful:
+        if lookahead_seconds is not None:
+            raise ValueError("lookahead_seconds: a causal codec has a look-ahead of its own; leave it out")
+        overlap = (config.n_fft - config.hop_samples) // 2
+        return Plan(chunk_frames, 0, 0, exact=True, stateful=True, lookahead_samples=overlap)
+    if config is not None:
+        before, after = config.encoder_context if side == "encoder" else config.decoder_context
+    else:
+        before = after = getattr(codec, "context_frames", (math.inf, math.inf))[side == "decoder"]
+    default = math.ceil(GLOBAL_CONTEXT_SECONDS * frame_rate)
+    left = default if math.isinf(before) else int(before)
+    right = default if math.isinf(after) else int(after)
+    if lookahead_seconds is not None:
+        asked = math.ceil(lookahead_seconds * frame_rate)
+        right = asked if math.isinf(after) else min(asked, right)  # more than all that it sees brings nothing
+    return Plan(chunk_frames, left, right, right >= after and left >= before, False, right * codec.hop_samples)

@@ -1,0 +1,84 @@
+"""Audio of any length in constant memory: blocks of samples in, blocks of codes out, and back.
+
+    blocks = audio.iterate("three_hours.flac", codec.sample_rate)
+    with AudioWriter("again.wav", codec.sample_rate) as out:
+        for wav in decode_blocks(codec, encode_blocks(codec, blocks)):
+            out.write(wav.numpy())
+
+Blocks may have any sizes; the result does not depend on them. With bounded attention (`tiny`) it is that of the whole
+signal; with global attention it depends on `chunk_seconds` and `lookahead_seconds` (docs/longform.md has figures).
+Works with every codec of `codecs.protocol.Codec`. Test: tests/unit/codec/test_longform.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .latency import CHUNK_SECONDS
+from .streaming import open_decoder, open_encoder
+
+
+def encode_blocks(
+    codec: Any,
+    blocks: Iterable[Tensor | np.ndarray],
+    chunk_seconds: float = CHUNK_SECONDS,
+    *,
+    lookahead_seconds: float | None = None,
+    audio_kind: str | None = None,
+) -> Iterator[Tensor]:
+    """Blocks of samples -> blocks of codes, each as soon as it is certain.
+
+    Args:
+        codec: any codec of `codecs.protocol.Codec`, in evaluation mode.
+        blocks: float arrays (S,) of any sizes at the codec's sample rate.
+        chunk_seconds: how much is encoded at once; memory grows with it, time falls a little.
+        lookahead_seconds: context behind each chunk. None: all that a frame can see, or with global attention
+            GLOBAL_CONTEXT_SECONDS.
+        audio_kind: codebook partition to stay in; None uses all codes.
+
+    Yields:
+        int64 codes (Q, t) on the CPU, never empty; joined they are the codes of the whole signal.
+
+    Raises:
+        ValueError: no samples at all, or a block that is not a finite, mono float array.
+    """
+    session = open_encoder(codec, chunk_seconds, lookahead_seconds, audio_kind)
+    for block in blocks:
+        if (codes := session.push(block)).shape[-1]:
+            yield codes
+    if (codes := session.flush()).shape[-1]:
+        yield codes
+
+
+def decode_blocks(
+    codec: Any,
+    codes: Iterable[Tensor | np.ndarray],
+    length: int | None = None,
+    chunk_seconds: float = CHUNK_SECONDS,
+    *,
+    lookahead_seconds: float | None = None,
+) -> Iterator[Tensor]:
+    """Blocks of codes -> blocks of samples.
+
+    Args:
+        codec: as for `encode_blocks`.
+        codes: integer arrays (Q, t) of any lengths.
+        length: samples of the whole signal; None: frames * hop_samples.
+        chunk_seconds, lookahead_seconds: as for `encode_blocks`.
+
+    Yields:
+        samples (S,) on the CPU, never empty; joined they are `length` samples.
+
+    Raises:
+        ValueError: no codes at all, codes outside the codebook, or a length that they do not cover.
+    """
+    session = open_decoder(codec, chunk_seconds, lookahead_seconds, length)
+    for block in codes:
+        if len(wav := session.push(block)):
+            yield wav
+    if len(wav := session.flush()):
+        yield wav

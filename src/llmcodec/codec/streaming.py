@@ -1,0 +1,97 @@
+"""A live stream: push samples, receive tokens; push tokens, receive samples.
+
+    with codec.streaming() as stream:
+        for block in microphone:                     # any block size
+            wav = stream.decode(stream.encode(block))
+        wav = stream.decode(stream.finish_encode())
+        wav = stream.finish_decode()
+    stream.latency.encode_seconds                    # stated, not measured
+
+Both directions are independent: use one or both. What comes out does not depend on the block sizes, and joined it is
+what `encode_blocks` and `decode_blocks` with the same `chunk_seconds` give, bit for bit. One stream per object; many
+streams are many objects on one codec, they share nothing but its weights.
+Test: tests/unit/codec/test_streaming.py.
+"""
+
+from __future__ import annotations
+
+import warnings
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .causal import CausalDecoder, CausalEncoder
+from .latency import Latency, make_plan
+from .sessions import ChunkedDecoder, ChunkedEncoder, DecoderSession, EncoderSession
+
+
+def open_encoder(
+    codec: Any, chunk_seconds: float | None, lookahead_seconds: float | None = None, audio_kind: str | None = None
+) -> EncoderSession:
+    """A session that takes samples and gives codes: stateful for a causal codec, chunked for all others."""
+    plan = make_plan(codec, "encoder", chunk_seconds, lookahead_seconds)
+    return (CausalEncoder if plan.stateful else ChunkedEncoder)(codec, plan, audio_kind)
+
+
+def open_decoder(
+    codec: Any, chunk_seconds: float | None, lookahead_seconds: float | None = None, length: int | None = None
+) -> DecoderSession:
+    """A session that takes codes and gives samples."""
+    plan = make_plan(codec, "decoder", chunk_seconds, lookahead_seconds)
+    return (CausalDecoder if plan.stateful else ChunkedDecoder)(codec, plan, length)
+
+
+class CodecStream:
+    """Two sessions on one codec, samples to codes and codes to samples; a context manager.
+
+    Args:
+        codec: any codec of `codecs.protocol.Codec`, in evaluation mode.
+        chunk_seconds: coded at once. None: one frame for a causal codec, STREAM_CHUNK_SECONDS for others.
+        lookahead_seconds: context behind each chunk. None: all that a frame can see, so that the stream gives what the
+            whole signal would (GLOBAL_CONTEXT_SECONDS with global attention). Less is sooner, but other tokens.
+        audio_kind: codebook partition to stay in; None uses all codes.
+    """
+
+    def __init__(
+        self,
+        codec: Any,
+        chunk_seconds: float | None = None,
+        lookahead_seconds: float | None = None,
+        audio_kind: str | None = None,
+    ) -> None:
+        self.encoder = open_encoder(codec, chunk_seconds, lookahead_seconds, audio_kind)
+        self.decoder = open_decoder(codec, chunk_seconds, lookahead_seconds)
+        self.latency = Latency(codec.sample_rate, codec.hop_samples, self.encoder.plan, self.decoder.plan)
+
+    def encode(self, samples: Tensor | np.ndarray) -> Tensor:
+        """Samples (S,) -> the codes (Q, t) that are certain now; see `EncoderSession.push`."""
+        return self.encoder.push(samples)
+
+    def finish_encode(self) -> Tensor:
+        """End of the samples -> the last codes (Q, t)."""
+        return self.encoder.flush()
+
+    def decode(self, codes: Tensor | np.ndarray) -> Tensor:
+        """Codes (Q, t) -> the samples (S,) that are certain now; see `DecoderSession.push`."""
+        return self.decoder.push(codes)
+
+    def finish_decode(self, length: int | None = None) -> Tensor:
+        """End of the codes -> the last samples (S,); `length`: samples of the whole signal, default frames * hop."""
+        return self.decoder.flush(length)
+
+    def close(self) -> None:
+        """No more of either; what waits for its look-ahead is dropped."""
+        self.encoder.closed = self.decoder.closed = True
+
+    def __enter__(self) -> CodecStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for session, call in ((self.encoder, "finish_encode"), (self.decoder, "finish_decode")):
+            if kind is None and session.tail.stop and not session.closed:
+                warnings.warn(f"the stream was left without {call}(): its end is lost", stacklevel=2)
+        self.close()
