@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,9 @@ from .conformer import Conformer
 from .hub import HubCodec
 from .quantizer import FactorizedQuantizer
 from .spectral import ISTFTHead, STFTFrontEnd, frame_lengths
+
+if TYPE_CHECKING:
+    from .streaming import CodecStream
 
 
 @dataclass
@@ -283,6 +286,17 @@ class LLMCodec(HubCodec):
         assert audio_codes is not None
         decoded = self.decode(audio_codes, padding_mask, length=input_values.shape[-1], return_dict=True)
         return LLMCodecOutput(audio_codes, decoded.audio_values, mask)
+
+    def streaming(
+        self,
+        chunk_seconds: float | None = None,
+        lookahead_seconds: float | None = None,
+        audio_kind: str | None = None,
+    ) -> CodecStream:
+        """A live stream, `with codec.streaming() as stream:`; arguments and latency as for `streaming.CodecStream`."""
+        from .streaming import CodecStream
+
+        return CodecStream(self, chunk_seconds, lookahead_seconds, audio_kind)
 
     def partitions_of(self, audio_kinds: Sequence[str] | None, batch: int) -> list[tuple[int, int]] | None:
         """Names of codebook partitions -> code ranges per clip."""
