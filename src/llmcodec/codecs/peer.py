@@ -1,0 +1,237 @@
+"""What every adapter of another codec shares: lengths, masks, batches and checks, so that an adapter is a few lines.
+
+An adapter subclasses `PeerCodec` and writes two functions over clips of equal length, `codes_of` and `audio_of`; with a
+third, `latents_of`, it subclasses `PeerCodecWithFeatures`. The rest is here:
+
+- a clip of S samples has ceil(S / hop) frames, and `decode(codes, length=S)` gives S samples;
+- clips of one padded length run together and clips of different lengths apart, because zeros behind a clip change the
+  tokens of nearly all these models: a batch gives every clip the codes it has alone;
+- codes outside a codebook, empty clips and padding on the left are refused.
+
+Shapes: B batch, S samples, Q codebooks, T frames, D width. Test: tests/unit/codecs/test_peer.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..codec.model import lengths_of
+
+
+@dataclass
+class PeerEncoding:
+    """audio_codes (B, Q, T) int64, 0 at padding; audio_codes_mask (B, 1, T) bool, True at real frames."""
+
+    audio_codes: Tensor
+    audio_codes_mask: Tensor
+
+
+@dataclass
+class PeerDecoding:
+    """audio_values (B, 1, S) float32."""
+
+    audio_values: Tensor
+
+
+class PeerCodec(nn.Module):
+    """Another project's codec behind `codecs.protocol.Codec`. Inputs may lie on any device; results lie on the model's.
+
+    Args:
+        model: the published model, in evaluation mode from here on.
+        sample_rate: samples per second in and out.
+        hop_samples: samples per frame.
+        num_codebooks: tokens per frame.
+        codebook_size: codes in each codebook.
+    """
+
+    model: Any
+    """The published model, to be called as its own project calls it."""
+    min_samples = 1
+    """Shorter clips are padded with zeros to this length, because the model cannot take them."""
+
+    def __init__(self, model: nn.Module, sample_rate: int, hop_samples: int, num_codebooks: int, codebook_size: int):
+        super().__init__()
+        self.model = model
+        self.sample_rate = int(sample_rate)
+        self.hop_samples = int(hop_samples)
+        self.num_codebooks = int(num_codebooks)
+        self.codebook_size = int(codebook_size)
+        self.eval()
+
+    # -- what an adapter writes ------------------------------------------------------------------------------------
+    def codes_of(self, wav_BS: Tensor) -> Tensor:
+        """Clips of one length without padding -> codes (B, Q, T) with at least ceil(S / hop) frames."""
+        raise NotImplementedError
+
+    def audio_of(self, codes_BQT: Tensor) -> Tensor:
+        """Codes -> (B, S) with S near T * hop_samples."""
+        raise NotImplementedError
+
+    def padded_samples(self, num_samples: int) -> int:
+        """The length a clip is padded to with zeros before `codes_of`; whole frames unless overridden."""
+        return -(-max(num_samples, self.min_samples) // self.hop_samples) * self.hop_samples
+
+    # -- the property contract -------------------------------------------------------------------------------------
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.sample_rate / self.hop_samples
+
+    @property
+    def bitrate(self) -> float:
+        """Nominal bits per second, all codebooks counted."""
+        return self.frame_rate * self.num_codebooks * math.log2(self.codebook_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a clip of `num_samples`: ceil(S / hop)."""
+        return -(-num_samples // self.hop_samples)
+
+    # -- the public edge -------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> PeerEncoding:
+        """(B, 1, S) samples, `padding_mask` (B, S) or (B, 1, S) with 1 at real samples -> codes and their mask.
+
+        Raises:
+            ValueError: wrong shape, empty clip, padding on the left.
+        """
+        wav_BS, lengths = self._clips(input_values, padding_mask)
+        frames = [self.num_frames(length) for length in lengths]
+        codes_BQT = torch.zeros(len(frames), self.num_codebooks, max(frames), dtype=torch.int64, device=self.device)
+        for rows, clips_BS in self._equal_clips(wav_BS, lengths):
+            codes = self.codes_of(clips_BS)
+            for row, codes_QT in zip(rows, codes, strict=True):
+                assert codes_QT.shape[-1] >= frames[row], (type(self).__name__, codes_QT.shape, frames[row])
+                codes_BQT[row, :, : frames[row]] = codes_QT[:, : frames[row]]
+        return PeerEncoding(codes_BQT, _mask(frames, self.device)[:, None])
+
+    @torch.no_grad()
+    def decode(
+        self,
+        audio_codes: Tensor,
+        padding_mask: Tensor | None = None,
+        *,
+        audio_codes_mask: Tensor | None = None,
+        length: int | None = None,
+    ) -> PeerDecoding:
+        """(B, Q, T) codes -> (B, 1, S) samples, silent beyond each clip.
+
+        `padding_mask`: the one that `encode` was given (the result is as long), or `audio_codes_mask`, (B, 1, T) as
+        `encode` gave it. `length`: samples wanted; default T * hop_samples.
+
+        Raises:
+            ValueError: wrong shape, a code outside the codebook, a length that the codes cannot cover.
+        """
+        codes_BQT = self._checked(audio_codes)
+        batch, _, total = codes_BQT.shape
+        lengths = [total * self.hop_samples] * batch
+        if padding_mask is not None:
+            lengths = [int(n) for n in padding_mask.reshape(batch, -1).sum(-1)]
+            length = padding_mask.shape[-1] if length is None else length
+        elif audio_codes_mask is not None:
+            lengths = [int(n) * self.hop_samples for n in audio_codes_mask.reshape(batch, -1).sum(-1)]
+        length = max(lengths) if length is None else length
+        lengths = [min(n, length) for n in lengths]
+        if self.num_frames(max(length, *lengths)) > total:
+            raise ValueError(
+                f"decode: {total} frames give {total * self.hop_samples} samples, fewer than length={length}"
+            )
+        wav_BS = torch.zeros(batch, length, device=self.device)
+        # Frames that only other clips of the batch have must not be heard by the model.
+        frames = [total if padding_mask is None and audio_codes_mask is None else self.num_frames(n) for n in lengths]
+        for count, rows in _by_value(frames).items():
+            for row, wav_S in zip(rows, self.audio_of(codes_BQT[rows, :, :count]), strict=True):
+                wav_BS[row, : lengths[row]] = fit(wav_S, lengths[row])
+        return PeerDecoding(wav_BS[:, None])
+
+    def forward(self, input_values: Tensor, padding_mask: Tensor | None = None) -> PeerDecoding:
+        """Encode and decode to the input's length."""
+        codes = self.encode(input_values, padding_mask).audio_codes
+        return self.decode(codes, padding_mask, length=input_values.shape[-1])
+
+    # -- helpers ---------------------------------------------------------------------------------------------------
+    def _clips(self, input_values: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, list[int]]:
+        if input_values.ndim != 3 or input_values.shape[1] != 1:
+            raise ValueError(f"encode: input_values must be (batch, 1, samples), mono; got {tuple(input_values.shape)}")
+        wav_BS = input_values[:, 0].to(self.device, torch.float32)
+        return wav_BS, lengths_of(padding_mask, wav_BS).tolist()
+
+    def _equal_clips(self, wav_BS: Tensor, lengths: Sequence[int]) -> list[tuple[list[int], Tensor]]:
+        """Rows grouped by padded length, with their samples and zeros behind."""
+        groups = _by_value([self.padded_samples(n) for n in lengths])
+        return [
+            (rows, torch.stack([fit(wav_BS[row, : lengths[row]], samples) for row in rows]))
+            for samples, rows in groups.items()
+        ]
+
+    def _checked(self, audio_codes: Tensor) -> Tensor:
+        if audio_codes.ndim != 3 or audio_codes.shape[1] != self.num_codebooks:
+            raise ValueError(
+                f"decode: audio_codes must be (batch, {self.num_codebooks} codebooks, frames); "
+                f"got {tuple(audio_codes.shape)}"
+            )
+        if audio_codes.numel() == 0:
+            raise ValueError("decode: audio_codes is empty; at least one frame is needed")
+        low, high = int(audio_codes.min()), int(audio_codes.max())
+        if low < 0 or high >= self.codebook_size:
+            raise ValueError(
+                f"decode: code {low if low < 0 else high} is outside [0, {self.codebook_size}); another codec's tokens?"
+            )
+        return audio_codes.to(self.device, torch.int64)
+
+
+class PeerCodecWithFeatures(PeerCodec):
+    """A peer that also shows its latents (`codecs.protocol.HasFeatures`)."""
+
+    def latents_of(self, wav_BS: Tensor) -> Tensor:
+        """Clips of one length without padding -> what the quantiser reads, (B, T, D), one row per frame."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def encode_features(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(B, 1, S) samples -> (B, T, D) float32 latents before quantisation, 0 at padding."""
+        wav_BS, lengths = self._clips(input_values, padding_mask)
+        frames = [self.num_frames(length) for length in lengths]
+        latents: dict[int, Tensor] = {}
+        for rows, clips_BS in self._equal_clips(wav_BS, lengths):
+            for row, latent_TD in zip(rows, self.latents_of(clips_BS), strict=True):
+                latents[row] = F.pad(latent_TD[: frames[row]].float(), (0, 0, 0, max(frames) - frames[row]))
+        return torch.stack([latents[row] for row in range(len(frames))])
+
+
+def fit(wav_S: Tensor, num_samples: int) -> Tensor:
+    """Cut or zero-pad at the end."""
+    return F.pad(wav_S[:num_samples], (0, max(0, num_samples - wav_S.shape[0])))
+
+
+def output_of(module: nn.Module, run: Callable[[], object]) -> Tensor:
+    """What `module` returned while `run` ran the model around it."""
+    seen: list[Tensor] = []
+    handle = module.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    try:
+        run()
+    finally:
+        handle.remove()
+    return seen[-1]
+
+
+def _by_value(values: Sequence[int]) -> dict[int, list[int]]:
+    groups: dict[int, list[int]] = {}
+    for index, value in enumerate(values):
+        groups.setdefault(value, []).append(index)
+    return groups
+
+
+def _mask(frames: Sequence[int], device: torch.device) -> Tensor:
+    return torch.arange(max(frames), device=device) < torch.tensor(frames, device=device)[:, None]
