@@ -7,17 +7,19 @@
 
 Everything libsndfile knows is read: wav, flac, ogg, opus, mp3, aiff and more. Shapes: S samples, C channels; one
 channel is (S,), several are (S, C). What is wrong with a file is said in one line as a ValueError; a truncated file
-gives what is there, with a warning. Imports nothing of llmcodec. Tests: `pytest tests/unit/test_audio.py`.
+gives what is there, with a warning; a length field that cannot be true is an error.
+Imports nothing of llmcodec. Tests: `pytest tests/unit/test_audio.py`.
 """
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
 import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,7 @@ AnyPath = str | os.PathLike[str]
 
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 1_000_000  # outside, a header is wrong rather than unusual
 _READ_FRAMES = 1 << 14
+_IMPLAUSIBLE = 1000  # a header that claims so many times what is there is not that of a file cut short
 _FILTER_SECONDS = 0.05  # context on both sides of a resampled crop; soxr's HQ filter is far shorter
 
 
@@ -97,17 +100,24 @@ def load(path: AnyPath, sample_rate: int, start: int = 0, num_samples: int | Non
     return part_S[offset : offset + stop - start]
 
 
-def iterate(path: AnyPath, sample_rate: int | None = None, block_seconds: float = 10.0) -> Iterator[np.ndarray]:
+def iterate(
+    path: AnyPath, sample_rate: int | None = None, block_seconds: float = 10.0, channel: int | None = None
+) -> Iterator[np.ndarray]:
     """Mono float32 blocks (S,) of a file of any length, in constant memory, resampled to `sample_rate` if given.
 
     All blocks but the last have round(block_seconds * rate) samples; joined they equal `load(path, sample_rate)`.
+    `channel` picks one channel instead of the mean over all.
     """
     with _open(path) as file:
+        if channel is not None and not 0 <= channel < file.channels:
+            raise ValueError(f"{path}: has no channel {channel}, only {file.channels}")
         rate = sample_rate or file.samplerate
         block_samples = max(1, round(block_seconds * rate))
-        parts: Iterator[np.ndarray] = _blocks(path, file, 0, None, mono=True)
+        parts: Iterator[np.ndarray] = _blocks(path, file, 0, None, mono=channel is None)
+        if channel is not None:
+            parts = (part if part.ndim == 1 else part[:, channel] for part in parts)
         if rate != file.samplerate:
-            parts = _resample_stream(parts, file.samplerate, rate)
+            parts = resample_blocks(parts, file.samplerate, rate)
         pending, count = [], 0
         for part in parts:
             pending.append(part)
@@ -186,7 +196,10 @@ class AudioWriter:
     def write(self, wav: np.ndarray) -> None:
         if not np.isfinite(wav).all():
             raise ValueError(f"{self.path}: not written, the audio has NaN or infinite samples")
-        self._file.write(wav)
+        try:
+            self._file.write(wav)
+        except (sf.SoundFileError, AssertionError) as error:  # soundfile asserts that everything was written
+            raise OSError(errno.ENOSPC, f"cannot be written, is the disk full? ({error})", str(self.path)) from error
 
     def __enter__(self) -> AudioWriter:
         return self
@@ -194,13 +207,14 @@ class AudioWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._file.close()
-        if kind is not None:
+        try:
+            self._file.close()
+            if kind is None:
+                with open(self._temporary, "rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(self._temporary, self.path)
+        finally:
             self._discard()
-            return
-        with open(self._temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(self._temporary, self.path)
 
     def _discard(self) -> None:
         with suppress(FileNotFoundError):
@@ -223,10 +237,15 @@ def _open(path: AnyPath) -> _ForwardFile:
         raise ValueError(f"{path}: is a folder, not an audio file")
     if place.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty (0 bytes)")
+    raw = place.suffix.lower() == ".raw"
     try:
-        file = _ForwardFile(place)
-    except (sf.SoundFileError, TypeError) as error:  # TypeError: soundfile takes an ending .raw as headerless audio
-        raise ValueError(f"{path}: not an audio file that can be read ({error})") from error
+        # By its content: soundfile itself would take the ending .raw as headerless audio.
+        file = _ForwardFile(os.open(place, os.O_RDONLY), closefd=True) if raw else _ForwardFile(place)
+    except (sf.SoundFileError, TypeError) as error:
+        reason = re.sub("^Error opening .*?: (?=[A-Z])", "", str(error)).rstrip(".")
+        if "possibly a pipe" in reason or "must be specified" in reason:
+            reason = "no audio format is recognised in it"
+        raise ValueError(f"{path}: not an audio file that can be read ({reason})") from error
     if not MIN_SAMPLE_RATE <= file.samplerate <= MAX_SAMPLE_RATE:
         file.close()
         raise ValueError(f"{path}: its header says {file.samplerate} Hz, which cannot be right")
@@ -257,6 +276,8 @@ def _blocks(path: AnyPath, file: _ForwardFile, start: int, num_frames: int | Non
             break
     expected = _claimed_frames(file)
     reached = start + done
+    if done and num_frames is None and not start:
+        _check_claim(path, file, reached, expected)
     if missing > 0 and reached < expected or num_frames is None and 0 < file.frames < expected:
         warnings.warn(f"{path}: truncated or damaged{damage}: {reached} of {expected} frames read", stacklevel=3)
 
@@ -275,18 +296,44 @@ def _seek(file: _ForwardFile, start: int) -> None:
 
 
 def _claimed_frames(file: _ForwardFile) -> int:
-    """Frames by the header, also where libsndfile corrected the header of a WAV file cut short."""
+    """Frames by the header, also where libsndfile corrected the header of a file cut short."""
     wrong = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
     if wrong and int(wrong[2]) > 0 and int(wrong[1]) < 0x7FFFFFF0:  # larger means "unknown": a stream's header
         return max(file.frames, file.frames * int(wrong[1]) // int(wrong[2]))
+    claim = re.search(r"^(?:  Data size|data) *: (\d+)$", file.extra_info, re.MULTILINE)
+    length = re.search(r"^Length : (\d+)$", file.extra_info, re.MULTILINE)
+    if file.format in ("RF64", "W64") and claim and length and int(length[1]) < int(claim[1]) < 1 << 62:
+        return file.frames * int(claim[1]) // int(length[1])
     return file.frames
 
 
-def _resample_stream(parts: Iterator[np.ndarray], source_rate: int, target_rate: int) -> Iterator[np.ndarray]:
+def _check_claim(path: AnyPath, file: _ForwardFile, reached: int, expected: int) -> None:
+    """Refuse a file read to its end whose length field cannot be true; warn of an Ogg stream without an end."""
+    advice = "the length field in its header is wrong; repair it, e.g. by `ffmpeg -i IN OUT.wav`"
+    if expected > _IMPLAUSIBLE * reached:
+        raise ValueError(f"{path}: claims {expected} frames, {reached} are there: {advice}")
+    junk = re.search(r"^data : (\d+)$.*Unknown chunk marker.* at position (\d+)", file.extra_info, re.M | re.S)
+    length = re.search(r"^Length : (\d+)$", file.extra_info, re.MULTILINE)
+    if junk and length and int(length[1]) - int(junk[2]) > int(junk[1]):
+        raise ValueError(f"{path}: claims {junk[1]} bytes of samples in a file of {length[1]}: {advice}")
+    if file.format == "OGG":
+        with open(path, "rb") as raw:
+            raw.seek(max(0, os.fstat(raw.fileno()).st_size - 65536))
+            tail = raw.read()
+        page = tail.rfind(b"OggS")
+        if page >= 0 and not tail[page + 5 : page + 6] > b"\x03":  # bit 2: the last page of the stream
+            warnings.warn(f"{path}: truncated: the Ogg stream has no end; {reached} frames read", stacklevel=4)
+
+
+def resample_blocks(parts: Iterable[np.ndarray], source_rate: int, target_rate: int) -> Iterator[np.ndarray]:
+    """Blocks (S,) of one signal -> resampled blocks of any sizes, in constant memory; joined they equal `resample`."""
+    if source_rate == target_rate:
+        yield from parts
+        return
     stream = soxr.ResampleStream(source_rate, target_rate, 1, dtype="float32")
     seen = made = 0
     for part in parts:
-        out = stream.resample_chunk(part)
+        out = stream.resample_chunk(np.ascontiguousarray(part, dtype=np.float32))
         seen, made = seen + len(part), made + len(out)
         yield out
     last = stream.resample_chunk(np.zeros(0, np.float32), last=True)

@@ -232,8 +232,81 @@ def test_memory_follows_the_samples_not_the_claim_of_a_header(tmp_path):
     path.write_bytes(data)
     assert audio.info(path).num_frames > 6e10
     tracemalloc.start()
-    with pytest.warns(UserWarning, match="truncated or damaged"):
-        wav, _ = audio.read(path)
+    with pytest.raises(ValueError, match="claims 68719476735 frames, 4000 are there"):
+        audio.read(path)
     assert tracemalloc.get_traced_memory()[1] < 5e6
     tracemalloc.stop()
-    assert len(wav) == 4000
+
+
+def patched(path, marker: bytes, offset: int, value: bytes):
+    """The file at `path` with `value` written `offset` bytes behind `marker`."""
+    data = bytearray(path.read_bytes())
+    at = data.index(marker) + offset
+    data[at : at + len(value)] = value
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("file_format", "marker", "offset", "value", "said"),
+    [
+        ("WAV", b"data", 4, struct.pack("<I", 10**9), "claims 500000000 frames, 16000 are there"),
+        ("WAV", b"data", 4, struct.pack("<I", 100), "claims 100 bytes of samples in a file of 32044"),
+        ("RF64", b"ds64", 16, struct.pack("<Q", 10**13), "claims 49838.* frames, 16000 are there"),
+        ("W64", b"data", 16, struct.pack("<Q", 10**13), "claims 49838.* frames, 16000 are there"),
+    ],
+)
+def test_a_length_field_that_lies_is_refused(tmp_path, file_format, marker, offset, value, said):
+    path = tmp_path / "lies.wav"
+    sf.write(path, noise(16000), 16000, format=file_format, subtype="PCM_16")
+    patched(path, marker, offset, value)
+    with pytest.raises(ValueError, match=said):
+        audio.read(path)
+    with pytest.raises(ValueError, match="ffmpeg"):
+        list(audio.iterate(path, 8000))
+
+
+@pytest.mark.parametrize("claim", [0x7FFFFFFF, 0xFFFFFFFF])
+def test_a_wav_header_of_unknown_length_is_read_to_the_end(tmp_path, claim):
+    sf.write(tmp_path / "piped.wav", noise(16000), 16000)
+    assert len(audio.read(patched(tmp_path / "piped.wav", b"data", 4, struct.pack("<I", claim)))[0]) == 16000
+
+
+@pytest.mark.parametrize("ending", ["ogg", "opus"])
+def test_an_ogg_stream_cut_short_is_read_with_a_warning(tmp_path, ending):
+    path = tmp_path / f"cut.{ending}"
+    audio.write(path, noise(160000), 16000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(audio.read(path)[0]) == 160000
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.warns(UserWarning, match="truncated: the Ogg stream has no end"):
+        assert 16000 < len(audio.read(path)[0]) < 100000
+
+
+@pytest.mark.parametrize("content", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "mp3", "raw", "txt"])
+def test_content_counts_not_the_ending(tmp_path, content, ending):
+    audio.write(tmp_path / f"right.{content}", tone(8000, 16000, 300.0), 16000)
+    (tmp_path / f"right.{content}").rename(tmp_path / f"wrong.{ending}")
+    assert abs(len(audio.load(tmp_path / f"wrong.{ending}", 16000)) - 8000) < 2000
+
+
+def test_one_channel_of_a_long_file(tmp_path):
+    wav = noise(50000, num_channels=3)
+    audio.write(tmp_path / "three.wav", wav, 16000, subtype="FLOAT")
+    picked = np.concatenate(list(audio.iterate(tmp_path / "three.wav", block_seconds=0.7, channel=2)))
+    np.testing.assert_array_equal(picked, wav[:, 2])
+    halved = np.concatenate(list(audio.iterate(tmp_path / "three.wav", 8000, block_seconds=0.7, channel=1)))
+    np.testing.assert_allclose(halved, audio.resample(wav[:, 1].copy(), 16000, 8000), atol=1e-5)
+    with pytest.raises(ValueError, match="no channel 3"):
+        list(audio.iterate(tmp_path / "three.wav", channel=3))
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch):
+    writer = audio.AudioWriter(tmp_path / "a.wav", 16000)
+    monkeypatch.setattr(writer._file, "_cdata_io", lambda *arguments: 0)  # libsndfile wrote none of it
+    with pytest.raises(OSError, match="is the disk full"), writer:
+        writer.write(noise(1000))
+    assert list(tmp_path.iterdir()) == []

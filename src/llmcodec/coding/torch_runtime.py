@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..codec.longform import decode_blocks, encode_blocks
 from ..codecs.protocol import Codec
 from .runtime import CodecIdentity, length_batches
 
@@ -85,15 +86,21 @@ class TorchRuntime:
                 results[i] = fit(wav_S[: count * hop], wanted[i])
         return results
 
-    @torch.inference_mode()
     def encode_stream(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Blocks (S,) of one clip -> codes (Q, t) piece by piece."""
-        yield from self.encode_batch([np.concatenate(list(blocks))])
+        """Blocks (S,) of one clip, any sizes -> codes (Q, t) piece by piece, in bounded memory."""
+        # No inference_mode around a generator: it would stay on in the caller between two pieces.
+        for codes_QT in encode_blocks(self.codec, blocks):
+            yield codes_QT.numpy()
 
-    @torch.inference_mode()
     def decode_stream(self, codes: Iterable[np.ndarray], length: int | None = None) -> Iterator[np.ndarray]:
-        """Codes (Q, t) piece by piece -> blocks (S,)."""
-        yield from self.decode_batch([np.concatenate(list(codes), axis=1)], [length])
+        """Codes (Q, t) piece by piece -> blocks (S,), `length` samples together, in bounded memory."""
+        for wav_S in decode_blocks(self.codec, self._checked(codes), length):
+            yield wav_S.to("cpu", torch.float32).numpy()
+
+    def _checked(self, codes: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        for codes_QT in codes:
+            self.identity.provenance().check_codes(codes_QT, "decode")
+            yield codes_QT
 
     def _frames(self, codes_BQT: Tensor, mask: Tensor | None, lengths: Sequence[int]) -> list[int]:
         """Real frames of every clip: by the codec's mask, else by ceil(S / hop)."""
