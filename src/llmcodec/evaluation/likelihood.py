@@ -26,6 +26,7 @@ from llmcodec.evaluation.token_model import (
     plan_batches,
     score_clips,
     split_long,
+    start_embedding,
 )
 
 LN2 = math.log(2)
@@ -190,6 +191,7 @@ def measure_predictability(
         check_codes(codes, vocabulary, name)
     token_rate = frame_rate * num_codebooks
     unigram = UnigramModel.fit(train_codes, vocabulary)
+    start_VH = start_embedding(config.model, train_codes, vocabulary)
     held_out = [*valid_codes, *test_codes]
     is_valid = torch.arange(len(held_out)) < len(valid_codes)
     tokens = torch.tensor([clip.numel() for clip in held_out])
@@ -201,7 +203,9 @@ def measure_predictability(
             if on_progress is not None:
                 on_progress((number + share) / len(config.seeds))
 
-        checkpoints = _train_and_score(train_codes, held_out, unigram, token_rate, config, seed, device, report)
+        checkpoints = _train_and_score(
+            train_codes, held_out, unigram, start_VH, token_rate, config, seed, device, report
+        )
         for seconds, nats, _ in checkpoints:
             per_split = [float(nats[part].sum() / tokens[part].sum() / LN2) for part in (is_valid, ~is_valid)]
             curve.append(CurvePoint(seed, seconds, *per_split))
@@ -246,6 +250,7 @@ def _train_and_score(
     train_codes: Sequence[Tensor],
     held_out: Sequence[Tensor],
     unigram: UnigramModel,
+    start_VH: Tensor | None,
     token_rate: float,
     config: LikelihoodConfig,
     seed: int,
@@ -258,7 +263,7 @@ def _train_and_score(
     budget = config.audio_seconds * token_rate
     pieces, _ = split_long(train_codes, max_tokens)
     lengths = [piece.numel() for piece in pieces]
-    model = TokenModel(config.model, unigram.log_prob_V, max_tokens, seed).to(device)
+    model = TokenModel(config.model, unigram.log_prob_V, max_tokens, seed, start_VH).to(device)
     optimizer = _optimizer(model, config)
     generator = torch.Generator().manual_seed(seed)
     checkpoints: list[tuple[float, Tensor, Tensor]] = []

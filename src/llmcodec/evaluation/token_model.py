@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmcodec.lm.cooccurrence import cooccurrence_embedding
+
 IGNORE = -100
 _POOL_CLIPS = 256
 """Clips are sorted by length inside random pools of this size, so batches hold little padding but stay random."""
@@ -36,7 +38,12 @@ class TokenModelConfig:
     token_dropout: float = 0.0
     """Share of input tokens whose embedding is zeroed in training."""
     initializer_range: float = 0.02
-    """Standard deviation of the initial weights and embeddings."""
+    """Standard deviation of the initial weights, and of the noise on the initial embeddings."""
+    start_window: int = 2
+    """Initial embeddings factorise which tokens stand at most this far apart in the training clips
+    (lm/cooccurrence.py); 0 draws them at random, and then the seed decides when the model learns to repeat."""
+    start_rms: float = 0.2
+    """Size of those embeddings, root mean square."""
 
 
 class TokenModel(nn.Module):
@@ -44,9 +51,20 @@ class TokenModel(nn.Module):
 
     The output is `hidden * gain @ embedding.T + bias` with gain 0 and bias log p_unigram at the start, so before
     training the model *is* the unigram model, whatever the vocabulary: all codecs start from context gain 0.
+
+    Args:
+        config: sizes. unigram_log_prob_V: natural log. max_tokens: longest clip. seed: of the initial weights.
+        start_VH: initial embeddings beside the noise (`start_embedding`); None for noise alone.
     """
 
-    def __init__(self, config: TokenModelConfig, unigram_log_prob_V: Tensor, max_tokens: int, seed: int) -> None:
+    def __init__(
+        self,
+        config: TokenModelConfig,
+        unigram_log_prob_V: Tensor,
+        max_tokens: int,
+        seed: int,
+        start_VH: Tensor | None = None,
+    ) -> None:
         from transformers import LlamaConfig, LlamaModel
 
         super().__init__()
@@ -71,6 +89,8 @@ class TokenModel(nn.Module):
                 )
             )
             table_VH = torch.randn(self.vocabulary + 1, config.hidden_size) * config.initializer_range
+        if start_VH is not None:
+            table_VH[: self.vocabulary] += start_VH
         self.embedding_VH = nn.Parameter(table_VH)
         self.gain_H = nn.Parameter(torch.zeros(config.hidden_size))
         self.bias_V = nn.Parameter(unigram_log_prob_V.to(torch.get_default_dtype()).clone())
@@ -94,6 +114,15 @@ class TokenModel(nn.Module):
         """Logits and targets of the real positions only: (N, V) and (N,)."""
         real_BT = targets_BT != IGNORE
         return self.logits(self.hidden(inputs_BT)[real_BT]), targets_BT[real_BT]
+
+
+def start_embedding(config: TokenModelConfig, train_codes: Sequence[Tensor], vocabulary: int) -> Tensor | None:
+    """Initial embeddings (V, H) of the protocol, the same for every seed; None where the config draws them."""
+    if config.start_window == 0:
+        return None
+    return cooccurrence_embedding(
+        train_codes, vocabulary, config.hidden_size, window=config.start_window, rms=config.start_rms
+    )
 
 
 def pad_batch(clips: Sequence[Tensor], start_token: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ Shapes: B batch, T frames, V codes, C code dimension, H hidden width. Test: `pyt
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcodec.codecs.protocol import CodecEncoding
+from llmcodec.lm.cooccurrence import cooccurrence_embedding
 from llmcodec.objectives.bridge import straight_through_embed
 from llmcodec.objectives.chunked import linear_cross_entropy, to_frames, valid_rows
 from llmcodec.objectives.reduction import at_least_float32, mean_count
@@ -41,6 +43,9 @@ class SmallLMConfig:
     """Width of the gated feed-forward layers."""
     max_frames: int = 4096
     """Longest clip in frames (rotary positions; costs no memory)."""
+    start_clips: int = 2000
+    """Training clips whose tokens, as the starting codec writes them, give the initial rows (`start_from`); 0 draws the
+    rows at random, as does a codec from scratch."""
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.head_dim or self.head_dim % 2:
@@ -105,7 +110,7 @@ def rate_term(
 
 
 class SmallAudioLM(nn.Module):
-    """Qwen3-shaped causal transformer over audio tokens with its own embeddings and output rows.
+    """Qwen3-shaped causal transformer over audio tokens: logits = (state * gain) @ embedding^T + bias, tied rows.
 
     Args:
         config: sizes. codebook_size: V. seed: of the initial weights; the global generator is left as it was.
@@ -135,8 +140,30 @@ class SmallAudioLM(nn.Module):
             # Tokens arrive as embeddings, and a parameter without gradient would stop DDP.
             self.model.register_module("embed_tokens", None)
             self.embedding_VH = nn.Parameter(torch.randn(codebook_size, config.hidden_size) * 0.02)
-            self.output_VH = nn.Parameter(torch.randn(codebook_size, config.hidden_size) * 0.02)
+            self.gain_H = nn.Parameter(torch.ones(config.hidden_size))
+            self.bias_V = nn.Parameter(torch.zeros(codebook_size))
             self.start_H = nn.Parameter(torch.randn(config.hidden_size) * 0.02)
+
+    @torch.no_grad()
+    def start_from(self, clips: Sequence[Tensor]) -> None:
+        """Begin as a unigram model that knows which codes are alike, from the codes of clips (1-D int64 each).
+
+        Rows by co-occurrence, bias = log of the add-one-half smoothed frequencies, a small gain. Without it the LM has
+        nothing to say for the first few hundred steps, and the rate term pulls at random.
+        """
+        num_codes, width = self.embedding_VH.shape
+        counts_V = torch.bincount(torch.cat(list(clips)), minlength=num_codes).double() + 0.5
+        self.bias_V.copy_((counts_V / counts_V.sum()).log())
+        self.embedding_VH += cooccurrence_embedding(clips, num_codes, width).to(self.embedding_VH)
+        self.gain_H.fill_(0.1)
+
+    def output(self, hidden_BTH: Tensor) -> tuple[Tensor, Tensor]:
+        """States and output rows with the bias inside: two columns, so that bfloat16 products keep it to 16 bits."""
+        high_V = self.bias_V + (self.bias_V.bfloat16() - self.bias_V).detach()  # its gradient is not rounded
+        low_V = (self.bias_V - high_V).detach()
+        rows = torch.cat([self.embedding_VH, high_V[:, None], low_V[:, None]], dim=1)
+        scaled = hidden_BTH * self.gain_H.to(hidden_BTH.dtype)
+        return torch.cat([scaled, scaled.new_ones(*scaled.shape[:-1], 2)], dim=-1), rows
 
     def hidden_states(self, embeds_BTH: Tensor) -> Tensor:
         """Last hidden states (B, T, H) of the inputs [start, e_0, .., e_(T-2)]. Padding on the right cannot matter."""
@@ -174,4 +201,5 @@ class SmallAudioLM(nn.Module):
         )
         hidden = self.hidden_states(to_frames(embeds_NH, mask_BT))
         scaled = CodecEncoding(encoding.codes_BT, mask_BT, query, encoding.latent_BTD, encoding.quantized_BTD)
-        return rate_term(hidden, self.output_VH, scaled, codebook, tau, bf16=bf16)
+        states, rows_VH = self.output(hidden)
+        return rate_term(states, rows_VH, scaled, codebook, tau, bf16=bf16)

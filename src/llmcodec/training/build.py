@@ -6,12 +6,14 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from .. import assets
 from ..codec import LLMCodec, LLMCodecConfig
@@ -53,18 +55,26 @@ def with_smaller_codebook(codec: LLMCodec, recipe: Recipe, size: int) -> LLMCode
     """The same codec with only its `size` most used codes on the training clips (most used first)."""
     if not 0 < size < codec.codebook_size:
         raise ValueError(f"recipe: smaller_codebook must be below the codec's {codec.codebook_size} codes, got {size}")
-    codec.eval()
     counts_V = torch.zeros(codec.codebook_size, dtype=torch.int64)
-    dataset = build_dataset(recipe, codec.sample_rate)
-    for index in range(len(dataset)):
-        encoding = codec.encode_latents(torch.from_numpy(dataset.read(index))[None])
-        counts_V += torch.bincount(encoding.codes_BT.flatten(), minlength=codec.codebook_size)
+    for codes_T in training_codes(codec, recipe):
+        counts_V += torch.bincount(codes_T, minlength=codec.codebook_size)
     keep = counts_V.argsort(descending=True, stable=True)[:size]
     config = codec.config.to_dict() | {"codebook_size": size, "codebook_partitions": None}
     smaller = LLMCodec(LLMCodecConfig.from_dict(config))
     state = codec.state_dict()
     smaller.load_state_dict(state | {"quantizer.codebook": state["quantizer.codebook"][keep]})
     return smaller
+
+
+@torch.no_grad()
+def training_codes(codec: LLMCodec, recipe: Recipe, most_clips: int | None = None) -> Iterator[Tensor]:
+    """The codec's codes (T,) of the training clips, of at most `most_clips` of them evenly spread."""
+    codec.eval()
+    dataset = build_dataset(recipe, codec.sample_rate)
+    count = len(dataset) if most_clips is None else min(most_clips, len(dataset))
+    for index in range(count):
+        wav_S = torch.from_numpy(dataset.read(index * len(dataset) // count))
+        yield codec.encode_latents(wav_S[None]).codes_BT[0]
 
 
 def partition_of(recipe: Recipe, codec: LLMCodec) -> tuple[int, int] | None:
@@ -78,14 +88,22 @@ def build_adversary(recipe: Recipe) -> Adversary | None:
     return None if recipe.adversary is None else Adversary(recipe.adversary)
 
 
-def build_language(recipe: Recipe, codec: LLMCodec) -> LanguageObjective | None:
+def build_language(recipe: Recipe, codec: LLMCodec, fresh: bool = True) -> LanguageObjective | None:
+    """The language side; a small audio LM beside a pretrained codec starts from that codec's tokens.
+
+    fresh: False when a checkpoint will be loaded over it, so that where it starts does not matter.
+    """
     if recipe.language is None:
         return None
     from .language import LanguageObjective
 
-    return LanguageObjective(
-        recipe.language, codec.codebook_size, codec.config.hidden_size, recipe.seed, frozenset(recipe.weights.ever())
-    )
+    terms = frozenset(recipe.weights.ever())
+    language = LanguageObjective(recipe.language, codec.codebook_size, codec.config.hidden_size, recipe.seed, terms)
+    start_clips = recipe.language.rate.small_lm.start_clips
+    from_codes = fresh and start_clips and recipe.language.audio_lm is None and recipe.codec.start not in SCRATCH
+    if language.audio_lm is not None and from_codes:
+        language.audio_lm.start_from(list(training_codes(codec, recipe, start_clips)))
+    return language
 
 
 def manifest_path(recipe: Recipe) -> Path:

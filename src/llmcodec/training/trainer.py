@@ -54,7 +54,8 @@ class Trainer:
         codec = build_codec(recipe)
         ranks = self.accelerator.process_index, self.accelerator.num_processes
         self.loader = build_loader(recipe, codec.sample_rate, *ranks)
-        language = build_language(recipe, codec)
+        saved = checkpoint.list_checkpoints(self.folder / "checkpoints")
+        language = build_language(recipe, codec, fresh=not (resume and saved))
         self.adversary = build_adversary(recipe)
         objective = CodecObjective(recipe, codec, language, self.adversary, partition_of(recipe, codec))
         self.objective = objective.to(self.device).train()
@@ -79,9 +80,9 @@ class Trainer:
         self.bar_enabled = show_progress and self.accelerator.is_main_process
         if resume:
             self.resume()
-        elif found := checkpoint.list_checkpoints(self.folder / "checkpoints"):
+        elif saved:
             raise ValueError(
-                f"{self.folder} already holds a run ({found[-1].name}): continue it with --resume, "
+                f"{self.folder} already holds a run ({saved[-1].name}): continue it with --resume, "
                 "or choose another folder with --run, or delete it"
             )
 

@@ -52,18 +52,31 @@ def _dense_small_lm(lm: SmallAudioLM, encoding, codebook):
     embeds = (hard @ lm.embedding_VH + (q - q.detach()) @ lm.embedding_VH.detach()) * mask
     inputs = torch.cat([lm.start_H.expand(len(embeds), 1, -1), embeds[:, :-1]], 1)
     hidden = lm.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
-    log_p = (hidden @ lm.output_VH.T).log_softmax(-1)
+    log_p = ((hidden * lm.gain_H) @ lm.embedding_VH.T + lm.bias_V).log_softmax(-1)
     return -((q * log_p).sum(-1) * encoding.mask_BT).sum() / encoding.mask_BT.sum()
 
 
 def test_small_lm_equals_the_dense_computation_in_targets_and_contexts():
     encoding, codebook = toy_encoding()
     lm = SmallAudioLM(SMALL, NUM_CODES).double()
+    lm.start_from([torch.arange(NUM_CODES) % 7, torch.tensor([0, 1, 0, 1, 5])])
     loss, expected = lm(encoding, codebook, TAU)["lm/rate"], _dense_small_lm(lm, encoding, codebook)
     torch.testing.assert_close(loss, expected)
     learners = (encoding.query_BTC, codebook, *lm.parameters())
     # The rotary angles of the transformer are float32 even in a float64 model.
     torch.testing.assert_close(gradients(loss, *learners), gradients(expected, *learners), rtol=1e-6, atol=1e-9)
+
+
+def test_the_small_lm_starts_near_the_unigram_model_and_knows_which_codes_stand_together():
+    clips = [torch.tensor([0, 3, 6, 3] * 20), torch.tensor([1, 4] * 10)]
+    lm = SmallAudioLM(SMALL, NUM_CODES)
+    lm.start_from(clips)
+    states, rows = lm.output(lm.hidden_states(torch.zeros(1, 3, 16)))
+    p = (states[0, -1] @ rows.T).softmax(-1)
+    counts = torch.bincount(torch.cat(clips), minlength=NUM_CODES) + 0.5
+    torch.testing.assert_close(p, counts / counts.sum(), atol=0.05, rtol=0)
+    codes = torch.nn.functional.normalize(lm.embedding_VH.detach(), dim=-1)
+    assert codes[0] @ codes[6] > codes[0] @ codes[1] + 0.1 and codes[1] @ codes[4] > codes[1] @ codes[3] + 0.1
 
 
 def test_every_parameter_of_the_small_lm_learns():
@@ -125,7 +138,7 @@ def test_initial_weights_depend_on_the_seed_and_leave_the_global_generator_alone
     first, second, third = (SmallAudioLM(SMALL, NUM_CODES, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-    assert not torch.equal(first.output_VH, third.output_VH)
+    assert not torch.equal(first.start_H, third.start_H)
 
 
 def _half(rank: int) -> dict[str, torch.Tensor]:
