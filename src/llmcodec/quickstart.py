@@ -132,7 +132,7 @@ def train(recipe: Recipe) -> Path:
 
 def without_language(recipe: Recipe) -> Recipe:
     """The control: the same steps on the same audio, every language and token-statistics weight 0."""
-    off = {name: 0.0 for name in ("marginal_entropy", "ftp", "rate", "cosine", "contrast", "bridge_ce")}
+    off = {name: 0.0 for name in ("marginal_entropy", "view", "ftp", "rate", "cosine", "contrast", "bridge_ce")}
     weights = {**{f: getattr(recipe.weights, f) for f in Weights.__dataclass_fields__}, **off}
     return replace(recipe, weights=Weights(**weights), language=None)
 

@@ -23,6 +23,7 @@ from ..objectives.adversary import Adversary
 from ..objectives.collapse import marginal_entropy_term
 from ..objectives.reduction import masked_mean, num_ranks
 from ..objectives.spectral import SpectralLosses
+from ..objectives.views import perturb, view_term
 from .language import LanguageObjective
 from .recipe import LANGUAGE_TERMS, WAVEFORM_TERMS, Recipe, as_schedule
 
@@ -92,8 +93,7 @@ class CodecObjective(nn.Module):
         # A codec that is not updated at this step needs no graph: heads and small LM train at a fraction of the cost.
         learning = as_schedule(self.recipe.optimizer.codec.lr)(step) != 0.0
         with torch.set_grad_enabled(learning and torch.is_grad_enabled()), self.autocast(batch.wav_BS):
-            kwargs = {} if self.partition is None else {"partitions": [self.partition] * batch.wav_BS.shape[0]}
-            encoding = self.codec.encode_latents(batch.wav_BS, batch.lengths_B, **kwargs)
+            encoding = self.encode(batch.wav_BS, batch.lengths_B)
         raw = {
             name: masked_mean(loss_BT, encoding.mask_BT) for name, loss_BT in encoding.losses.items() if name in weights
         }
@@ -114,6 +114,8 @@ class CodecObjective(nn.Module):
         if "codes/marginal_entropy" in weights:
             codebook_VC = self.codec.codebook_VC[slice(*self.partition) if self.partition else slice(None)]
             raw["codes/marginal_entropy"] = marginal_entropy_term(encoding, codebook_VC)
+        if "codes/view" in weights:
+            raw["codes/view"] = self.view_term(encoding, batch, step)
         if any(term in weights for term in LANGUAGE_TERMS):
             assert self.language is not None
             with self.autocast(batch.wav_BS):
@@ -125,6 +127,20 @@ class CodecObjective(nn.Module):
         total = torch.stack([weight * raw[term].to(raw_dtype(batch)) for term, weight in weights.items()]).sum()
         seen_BS = None if fake_BS is None else fake_BS.detach()
         return LossTerms(total, raw, logged, detached(encoding), seen_BS, real_BS)
+
+    def encode(self, wav_BS: Tensor, lengths_B: Tensor) -> CodecEncoding:
+        """Encoding in the recipe's partition of the codebook."""
+        kwargs = {} if self.partition is None else {"partitions": [self.partition] * wav_BS.shape[0]}
+        return self.codec.encode_latents(wav_BS, lengths_B, **kwargs)
+
+    def view_term(self, encoding: CodecEncoding, batch: ClipBatch, step: int) -> Tensor:
+        """The codes of a perturbed copy against those of the original."""
+        config = self.recipe.views
+        seeds_B = [clip_seed(self.recipe.seed, step, clip_id, "view") for clip_id in batch.ids]
+        view_BS = perturb(batch.wav_BS, batch.lengths_B, seeds_B, config)
+        with self.autocast(view_BS):
+            view = self.encode(view_BS, batch.lengths_B)
+        return view_term(encoding, view, self.codec.codebook_VC, config.tau)
 
     def cut_window(self, encoding: CodecEncoding, batch: ClipBatch, step: int) -> Window:
         """The same stretch of frames and samples of every clip, its place keyed by seed, step and clip id."""

@@ -12,6 +12,7 @@ from ..objectives.adversary import AdversaryConfig
 from ..objectives.collapse import CollapseFloors
 from ..objectives.schedule import Schedule
 from ..objectives.spectral import SpectralConfig
+from ..objectives.views import ViewConfig
 from .language import LanguageConfig
 
 BUNDLED = "bundled"
@@ -110,6 +111,8 @@ class Weights:
     """vq/codebook: code towards the encoder."""
     marginal_entropy: Weight = 0.0
     """codes/marginal_entropy: log V minus the entropy of the batch's soft code usage (against collapse)."""
+    view: Weight = 0.0
+    """codes/view: the codes of a slightly perturbed copy of the audio should be those of the original."""
     ftp: Weight = 0.0
     """lm/ftp: future-token prediction by the heads on the frozen LM."""
     rate: Weight = 0.0
@@ -140,7 +143,12 @@ WAVEFORM_TERMS = {
     "adv/generator": "generator",
     "adv/feature": "feature",
 }
-CODEBOOK_TERMS = {"vq/commit": "commit", "vq/codebook": "codebook", "codes/marginal_entropy": "marginal_entropy"}
+CODEBOOK_TERMS = {
+    "vq/commit": "commit",
+    "vq/codebook": "codebook",
+    "codes/marginal_entropy": "marginal_entropy",
+    "codes/view": "view",
+}
 LANGUAGE_TERMS = {
     "lm/ftp": "ftp",
     "lm/rate": "rate",
@@ -219,6 +227,8 @@ class Recipe:
     """Weight of each loss term over the steps."""
     spectral: SpectralConfig = field(default_factory=SpectralConfig)
     """Windows of the spectral losses."""
+    views: ViewConfig = field(default_factory=ViewConfig)
+    """How the copy of codes/view differs from the original."""
     adversary: AdversaryConfig | None = None
     """Discriminators; null trains without."""
     language: LanguageConfig | None = None
