@@ -27,7 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from ..tensorfile import atomic_file, read_arrays, write_arrays
+from ..audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
+from ..tensorfile import atomic_file, read_arrays, read_header, write_arrays
 
 AnyPath = str | os.PathLike[str]
 
@@ -147,18 +148,45 @@ def load_token_file(path: AnyPath) -> tuple[TokenClip, TokenProvenance]:
         ValueError: not a token file, sizes that do not add up, a code outside the codebook. One line, naming the file.
     """
     arrays, metadata = read_arrays(path, MAX_FILE_BYTES)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    facts, provenance = _facts(path, metadata, shapes)
+    codes = arrays["codes"]
+    if codes.dtype.kind not in "ui" or codes.dtype == np.uint64:
+        raise ValueError(f"{path}: codes are {codes.dtype}, which no codec writes")
+    provenance.check_codes(codes, path)
+    return TokenClip(codes.astype(np.int64), **facts), provenance
+
+
+def read_token_facts(path: AnyPath) -> tuple[dict[str, int], TokenProvenance]:
+    """What the header of a token file says, no codes read: the fields of `TokenClip` and `channels`, the provenance.
+
+    Raises ValueError as `load_token_file`, but for the codes themselves.
+    """
+    header = read_header(path, max_header_bytes=1 << 20)
+    shapes = {name: entry.shape for name, entry in header.tensors.items()}
+    facts, provenance = _facts(path, header.metadata, shapes)
+    return {**facts, "channels": shapes["codes"][0]}, provenance
+
+
+def _facts(
+    path: AnyPath, metadata: dict[str, str], shapes: dict[str, tuple[int, ...]]
+) -> tuple[dict[str, int], TokenProvenance]:
+    """Checked facts of a token file: what they claim fits the number of frames."""
     provenance = TokenProvenance.from_metadata(metadata, path)
     facts = {name: _number(metadata, name, path, low=low, high=MAX_SAMPLES) for name, low in _CLIP_FACTS.items()}
-    codes = arrays.get("codes")
-    if codes is None or codes.ndim != 3 or codes.dtype.kind not in "ui" or len(arrays) != 1:
+    shape = shapes.get("codes", ())
+    if len(shapes) != 1 or len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"{path}: not a token file of llmcodec (one tensor `codes` of shape (C, Q, T) is expected)")
-    if codes.dtype.itemsize == 8 and codes.dtype.kind == "u":
-        raise ValueError(f"{path}: codes are 64-bit unsigned, which no codec writes")
-    provenance.check_codes(codes, path)
-    most, frames = (codes.shape[2] + 1) * provenance.hop_samples, codes.shape[2]
+    most = (shape[2] + 1) * provenance.hop_samples
     if facts["num_samples"] > most:
-        raise ValueError(f"{path}: {facts['num_samples']} samples claimed, {frames} frames cover at most {most}")
-    return TokenClip(codes.astype(np.int64), **facts), provenance
+        raise ValueError(f"{path}: {facts['num_samples']} samples claimed, {shape[2]} frames cover at most {most}")
+    rate, original = facts["original_sample_rate"], facts["original_num_samples"]
+    if rate and not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+        raise ValueError(f"{path}: an original sample rate of {rate} Hz cannot be right")
+    drift = original * provenance.sample_rate - facts["num_samples"] * rate
+    if rate and original and abs(drift) > 2 * max(rate, provenance.sample_rate):
+        raise ValueError(f"{path}: {original} original samples at {rate} Hz are not its {facts['num_samples']} samples")
+    return facts, provenance
 
 
 _CLIP_FACTS = {"num_samples": 1, "original_sample_rate": 0, "original_num_samples": 0, "original_channels": 1}
@@ -317,7 +345,7 @@ def _open_shard(path: Path) -> tuple[Any, TokenProvenance]:
 
 
 def _shard_rows(path: Path, reader: Any, provenance: TokenProvenance) -> Iterator[TokenRow]:
-    pa = _pyarrow()
+    pa, metadata = _pyarrow(), provenance.metadata()
     for number in range(reader.num_record_batches):
         try:
             batch = reader.get_batch(number)
@@ -337,4 +365,5 @@ def _shard_rows(path: Path, reader: Any, provenance: TokenProvenance) -> Iterato
             codes = lines.values.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
             codes_CQT = codes.reshape(channels, -1, lengths.pop())
             provenance.check_codes(codes_CQT, where)
+            _facts(where, {**metadata, **{name: str(value) for name, value in facts.items()}}, {"codes": codes_CQT.shape})
             yield TokenRow(codes_CQT, **facts, **{name: row[name] for name in _TEXTS})

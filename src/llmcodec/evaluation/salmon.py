@@ -1,0 +1,301 @@
+"""SALMon: does a language model over a codec's tokens hear when speaker, background or room change in the middle?
+
+    result = salmon_accuracy(codec, scorer, "suite")
+    print(result.parts["speaker_consistency"].mean.format())
+
+Score of a part: share of pairs whose consistent side has the higher log-likelihood, ties 0.5 (arXiv 2409.07437), with
+the mean over tokens and with the sum. Codes are kept beside the suite, so a second model costs no encoding.
+Shapes: S samples, Q codebooks, T frames. Test: tests/unit/evaluation/test_salmon.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..codecs.protocol import Codec, TokenScorer
+from .codes import flatten_codes
+from .salmon_suite import SuitePair, open_suite
+from .stats import Interval, PairedComparison, compare_paired, wilson_interval
+
+BATCH_SECONDS = 60.0
+CACHE = ".codes"
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """Log-likelihoods in nats of the two sides of one pair."""
+
+    index: int
+    positive_sum: float
+    negative_sum: float
+    positive_tokens: int
+    negative_tokens: int
+
+    def outcome(self, mean: bool) -> float:
+        """1 if the consistent side is more likely, 0.5 for a tie."""
+        positive, negative = self.positive_sum, self.negative_sum
+        if mean:
+            positive, negative = positive / self.positive_tokens, negative / self.negative_tokens
+        return 0.5 if positive == negative else float(positive > negative)
+
+
+@dataclass(frozen=True)
+class PartScore:
+    """One task of a suite."""
+
+    pairs: list[PairScore]
+
+    def outcomes(self, mean: bool = True) -> list[float]:
+        return [pair.outcome(mean) for pair in self.pairs]
+
+    @property
+    def mean(self) -> Interval:
+        """Accuracy by mean log-likelihood per token (what the paper reports), 95 % Wilson interval."""
+        return _accuracy(self.outcomes(True))
+
+    @property
+    def sum(self) -> Interval:
+        """Accuracy by the clip's whole log-likelihood: the same where both sides have the same number of tokens."""
+        return _accuracy(self.outcomes(False))
+
+    @property
+    def ties(self) -> int:
+        return sum(outcome == 0.5 for outcome in self.outcomes())
+
+
+@dataclass(frozen=True)
+class SalmonResult:
+    """All tasks."""
+
+    parts: dict[str, PartScore]
+
+    @property
+    def overall(self) -> Interval:
+        """All pairs pooled, by mean log-likelihood."""
+        return _accuracy([outcome for part in self.parts.values() for outcome in part.outcomes()])
+
+    @property
+    def overall_sum(self) -> Interval:
+        return _accuracy([outcome for part in self.parts.values() for outcome in part.outcomes(mean=False)])
+
+    @property
+    def average(self) -> float:
+        """Unweighted mean over the tasks, the paper's single figure."""
+        return sum(part.mean.value for part in self.parts.values()) / len(self.parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Values, intervals and the log-likelihoods of every pair, as plain JSON types."""
+        parts = {
+            name: {
+                "mean": vars(part.mean),
+                "sum": vars(part.sum),
+                "ties": part.ties,
+                "pairs": [vars(pair) for pair in part.pairs],
+            }
+            for name, part in self.parts.items()
+        }
+        overall = {"mean": vars(self.overall), "sum": vars(self.overall_sum), "average": self.average}
+        return {"overall": overall, "parts": parts}
+
+
+def _accuracy(outcomes: Sequence[float]) -> Interval:
+    return wilson_interval(sum(outcomes), len(outcomes))
+
+
+def compare_salmon(a: SalmonResult, b: SalmonResult) -> PairedComparison:
+    """B against A on the same pairs. Errors: ValueError unless both are about the same pairs."""
+
+    def pairs(result: SalmonResult) -> list[tuple[str, int]]:
+        return [(name, pair.index) for name, part in result.parts.items() for pair in part.pairs]
+
+    if pairs(a) != pairs(b):
+        raise ValueError("the two results are about different pairs: measure both on the same suite")
+    values = [[o for part in result.parts.values() for o in part.outcomes()] for result in (a, b)]
+    return compare_paired(values[0], values[1])
+
+
+def salmon_accuracy(
+    codec: Codec,
+    scorer: TokenScorer,
+    suite_folder: str | Path,
+    parts: Sequence[str] | None = None,
+    *,
+    max_pairs: int | None = None,
+    cache: str | Path | None = None,
+    batch_seconds: float = BATCH_SECONDS,
+    on_progress: Progress | None = None,
+) -> SalmonResult:
+    """Encode a suite and score it.
+
+    suite_folder: official layout, a saved data set, or a hub id (`slprl/SALMon`). max_pairs: the first N of each part.
+    cache: folder for the codes; default `.codes` inside a suite folder, none for a hub data set. Codes are looked up
+    by the codec's weights and the suite's files, so a changed codec or suite is encoded anew. scorer: any model with
+    `token_log_likelihoods`.
+
+    Raises:
+        ValueError: no such suite or part, unreadable audio, or a scorer that gives other than one value per token.
+    """
+    suite = {part: pairs[:max_pairs] for part, pairs in open_suite(suite_folder, parts).items()}
+    if cache is None and Path(suite_folder).is_dir():
+        cache = Path(suite_folder) / CACHE
+    result = {}
+    for number, (part, pairs) in enumerate(suite.items()):
+        at = _Stretch(on_progress, part, number / len(suite), 1 / len(suite))
+        codes = suite_codes(codec, pairs, cache, batch_seconds, at.stretch(0.0, 0.7))
+        result[part] = PartScore(_score(scorer, pairs, codes, at.stretch(0.7, 0.3)))
+    return SalmonResult(result)
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """A part of a progress bar: called with shares of itself."""
+
+    on_progress: Progress | None
+    part: str
+    start: float
+    length: float
+
+    def stretch(self, start: float, length: float) -> _Stretch:
+        return _Stretch(self.on_progress, self.part, self.start + start * self.length, length * self.length)
+
+    def __call__(self, share: float) -> None:
+        if self.on_progress is not None:
+            self.on_progress(self.part, self.start + share * self.length)
+
+
+def _score(
+    scorer: TokenScorer, pairs: Sequence[SuitePair], codes: Sequence[Tensor], report: Callable[[float], None]
+) -> list[PairScore]:
+    """Log-likelihoods in groups of clips, so that progress can be seen."""
+    nats: list[Tensor] = []
+    for start in range(0, len(codes), 64):
+        group = list(codes[start : start + 64])
+        for clip, row in zip(group, scorer.token_log_likelihoods(group), strict=True):
+            if row.numel() != clip.numel():
+                raise ValueError(f"the language model gave {row.numel()} log-likelihoods for {clip.numel()} tokens")
+            nats.append(row.double())
+        report(min(1.0, (start + 64) / len(codes)))
+    return [
+        PairScore(
+            pair.index,
+            float(nats[2 * i].sum()),
+            float(nats[2 * i + 1].sum()),
+            nats[2 * i].numel(),
+            nats[2 * i + 1].numel(),
+        )
+        for i, pair in enumerate(pairs)
+    ]
+
+
+def suite_codes(
+    codec: Codec,
+    pairs: Sequence[SuitePair],
+    cache: str | Path | None = None,
+    batch_seconds: float = BATCH_SECONDS,
+    report: Callable[[float], None] = lambda share: None,
+) -> list[Tensor]:
+    """Flattened codes (1-D int64) of positive, negative, positive, ... of all pairs, from the cache if they are there.
+
+    Clips of exactly equal length share a batch: no padding, so every codec gives what it gives for single clips.
+    """
+    place = _place(codec, pairs, cache)
+    if place is not None and (kept := _load(place, 2 * len(pairs))) is not None:
+        report(1.0)
+        return kept
+    codes: list[Tensor | None] = [None] * (2 * len(pairs))
+    waiting: dict[int, list[tuple[int, Tensor]]] = {}
+    done = 0
+
+    def encode(batch: list[tuple[int, Tensor]]) -> None:
+        nonlocal done
+        with torch.no_grad():
+            codes_BQT = codec.encode(torch.stack([wav for _, wav in batch])[:, None].to(_device(codec))).audio_codes
+        for (index, _), codes_QT in zip(batch, codes_BQT.cpu(), strict=True):
+            codes[index] = flatten_codes(codes_QT, codec.codebook_size)
+        done += len(batch)
+        report(done / len(codes))
+
+    for number, pair in enumerate(pairs):
+        for side, wav in enumerate(pair.read(codec.sample_rate)):
+            batch = waiting.setdefault(len(wav), [])
+            batch.append((2 * number + side, torch.as_tensor(wav, dtype=torch.float32)))
+            if len(batch) * len(wav) >= batch_seconds * codec.sample_rate:
+                encode(waiting.pop(len(wav)))
+    for batch in waiting.values():
+        encode(batch)
+    complete = [row for row in codes if row is not None]
+    if place is not None:
+        with contextlib.suppress(OSError):  # a suite on a read-only disk is encoded every time
+            _save(place, complete)
+    return complete
+
+
+def _device(codec: Codec) -> torch.device | str:
+    module = _module(codec)
+    parameter = next(module.parameters(), None) if module is not None else None
+    return "cpu" if parameter is None else parameter.device
+
+
+def _module(codec: Any) -> nn.Module | None:
+    """The network of a codec: itself, or what an adapter keeps."""
+    if isinstance(codec, nn.Module):
+        return codec
+    kept = [value for value in vars(codec).values() if isinstance(value, nn.Module)]
+    return kept[0] if len(kept) == 1 else None
+
+
+def _place(codec: Codec, pairs: Sequence[SuitePair], cache: str | Path | None) -> Path | None:
+    """File of the codes; None where nothing is kept, or the codec's weights cannot be named."""
+    module = _module(codec)
+    if cache is None or module is None:
+        return None
+    digest = hashlib.blake2b(digest_size=12)
+    settings = (type(codec).__name__, codec.sample_rate, codec.num_codebooks, codec.codebook_size, codec.frame_rate)
+    digest.update(repr(settings).encode())
+    for part in weight_bytes(module):
+        digest.update(part)
+    for pair in pairs:
+        digest.update(pair.fingerprint())
+    return Path(cache) / f"{pairs[0].part if pairs else 'empty'}-{digest.hexdigest()}.safetensors"
+
+
+def weight_bytes(module: nn.Module) -> Iterator[bytes]:
+    """Names and contents of all weights and buffers, for hashing."""
+    for name, tensor in module.state_dict().items():
+        yield name.encode()
+        yield tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def _save(place: Path, codes: Sequence[Tensor]) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(f".{secrets.token_hex(4)}.tmp")
+    lengths = torch.tensor([len(row) for row in codes])
+    save_file({"codes": torch.cat(list(codes)).to(torch.int32), "lengths": lengths}, temporary)
+    os.replace(temporary, place)
+
+
+def _load(place: Path, num_clips: int) -> list[Tensor] | None:
+    """Codes of an earlier run; None if there are none or the file is damaged."""
+    if not place.is_file():
+        return None
+    try:
+        with safe_open(place, "pt") as file:
+            codes, lengths = file.get_tensor("codes").long(), file.get_tensor("lengths")
+    except (SafetensorError, OSError):
+        return None
+    if len(lengths) != num_clips or int(lengths.sum()) != len(codes):
+        return None
+    return list(codes.split(lengths.tolist()))
