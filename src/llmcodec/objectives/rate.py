@@ -154,7 +154,7 @@ class SmallAudioLM(nn.Module):
         num_codes, width = self.embedding_VH.shape
         counts_V = torch.bincount(torch.cat(list(clips)), minlength=num_codes).double() + 0.5
         self.bias_V.copy_((counts_V / counts_V.sum()).log())
-        self.embedding_VH += cooccurrence_embedding(clips, num_codes, width).to(self.embedding_VH)
+        self.embedding_VH.add_(cooccurrence_embedding(clips, num_codes, width).to(self.embedding_VH))
         self.gain_H.fill_(0.1)
 
     def output(self, hidden_BTH: Tensor) -> tuple[Tensor, Tensor]:
