@@ -20,7 +20,7 @@ from . import assets, audio
 from .codec import LLMCodec
 from .data.manifest import Clip, read_manifest
 from .evaluation.figures import Curve
-from .evaluation.likelihood import MINI_LIKELIHOOD
+from .evaluation.token_training import MINI_LIKELIHOOD
 from .evaluation.reconstruction import reconstruct
 from .evaluation.report import Example, ReportMeta, Track, write_report
 from .evaluation.summary import SystemRow, markdown_table, rich_table, verdict

@@ -11,9 +11,9 @@ from pathlib import Path
 from .. import assets
 from ..codecs.load import BUNDLED, load_codec
 from ..data.manifest import read_manifest
-from .likelihood import MINI_LIKELIHOOD
 from .summary import markdown_table, rich_table, to_json, verdict
 from .systems import Corpus, MeasurementConfig, measure_system
+from .token_training import MINI_LIKELIHOOD
 
 
 def compare_codecs(

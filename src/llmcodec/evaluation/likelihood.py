@@ -11,66 +11,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from llmcodec.evaluation.codes import UnigramModel, check_codes
 from llmcodec.evaluation.stats import Interval, PairedComparison, bootstrap_ratio, compare_paired
-from llmcodec.evaluation.token_model import (
-    TokenModel,
-    TokenModelConfig,
-    pad_batch,
-    plan_batches,
-    score_clips,
-    split_long,
-    start_embedding,
-)
+from llmcodec.evaluation.token_model import TokenModel, score_clips
+from llmcodec.evaluation.token_training import LikelihoodConfig, train_token_model
 
 LN2 = math.log(2)
 # Pairing by clip cannot see the luck of a training: two codecs with almost equal tokens once differed by 1.9 % on the
 # bundled ten minutes, and three control seeds by 4.3 % on the full corpus with 10,000 s (docs/log.md). Differences up
 # to this share, over the root of the number of LM seeds, are not called real.
 SEED_LUCK = 0.045
-
-
-@dataclass(frozen=True)
-class LikelihoodConfig:
-    """The protocol. Two results may be compared only if they were made with the same values."""
-
-    model: TokenModelConfig = field(default_factory=TokenModelConfig)
-    """Architecture of the token language model."""
-    audio_seconds: float = 32_000.0
-    """Training budget in seconds of audio seen (about two passes over the 4.5 hours of the full corpus)."""
-    batch_seconds: float = 20.0
-    """Audio per optimizer step."""
-    context_seconds: float = 10.0
-    """Longer clips are cut into pieces of this length, in training and in scoring."""
-    learning_rate: float = 6e-3
-    """Peak learning rate of AdamW; linear warm-up, cosine decay to 0 at the end of the budget."""
-    warmup_share: float = 0.1
-    """Share of the budget with a rising learning rate."""
-    weight_decay: float = 0.1
-    """AdamW weight decay of the matrices (gains and biases: none)."""
-    clip_norm: float = 1.0
-    """Gradient norm limit."""
-    num_evaluations: int = 6
-    """How often valid and test clips are scored during training, besides once before it."""
-    cross_select: bool = True
-    """Also report the valid clips, at the checkpoint that the *test* clips choose: twice the clips from one
-    training."""
-    seeds: tuple[int, ...] = (0,)
-    """One training per seed (initial weights, order, dropout); per-clip bits are averaged over them."""
-    bf16: bool = True
-    """Train under bf16 autocast; scores are always computed in float32."""
-
-
-MINI_LIKELIHOOD = LikelihoodConfig(
-    model=TokenModelConfig(dropout=0.2), audio_seconds=3_200.0, batch_seconds=10.0, num_evaluations=8
-)
-"""For the ten bundled minutes: about seven passes over eight minutes, well under a minute on one core."""
 
 
 @dataclass(frozen=True)
@@ -176,11 +131,13 @@ def measure_predictability(
     test_ids: Sequence[str] | None = None,
     device: str = "cpu",
     on_progress: Callable[[float], None] | None = None,
+    on_model: Callable[[int, TokenModel], None] | None = None,
 ) -> PredictabilityResult:
     """Train the token LM on the train clips and score unseen clips.
 
     codes: 1-D per clip; codecs with several codebooks are flattened by `codes.flatten_codes` and say `num_codebooks`.
     frame_rate: frames per second (one frame = num_codebooks tokens). on_progress: called with the share done, 0 .. 1.
+    on_model: called with the seed and the trained model of its last step, to score other clips with it.
     The test clips are scored at the checkpoint that the valid clips choose, and with `cross_select` the other way
     round, so no clip ever chooses its own checkpoint. The same seed gives the same numbers on the same machine.
     Errors: ValueError for empty splits or codes out of range.
@@ -191,7 +148,6 @@ def measure_predictability(
         check_codes(codes, vocabulary, name)
     token_rate = frame_rate * num_codebooks
     unigram = UnigramModel.fit(train_codes, vocabulary)
-    start_VH = start_embedding(config.model, train_codes, vocabulary)
     held_out = [*valid_codes, *test_codes]
     is_valid = torch.arange(len(held_out)) < len(valid_codes)
     tokens = torch.tensor([clip.numel() for clip in held_out])
@@ -203,9 +159,13 @@ def measure_predictability(
             if on_progress is not None:
                 on_progress((number + share) / len(config.seeds))
 
-        checkpoints = _train_and_score(
-            train_codes, held_out, unigram, start_VH, token_rate, config, seed, device, report
-        )
+        checkpoints = []
+        for seconds, model in train_token_model(
+            train_codes, vocabulary, token_rate, config, seed, device=device, on_progress=report
+        ):
+            checkpoints.append((seconds, *score_clips(model, held_out, config.max_tokens(token_rate))))
+        if on_model is not None:
+            on_model(seed, model)
         for seconds, nats, _ in checkpoints:
             per_split = [float(nats[part].sum() / tokens[part].sum() / LN2) for part in (is_valid, ~is_valid)]
             curve.append(CurvePoint(seed, seconds, *per_split))
@@ -244,68 +204,3 @@ def _select(checkpoints: list[tuple[float, Tensor, Tensor]], is_valid: Tensor) -
     best_for_valid = min(checkpoints, key=lambda point: float(point[1][~is_valid].sum()))
     nats = torch.where(is_valid, best_for_valid[1], best_for_test[1])
     return nats, torch.where(is_valid, best_for_valid[2], best_for_test[2])
-
-
-def _train_and_score(
-    train_codes: Sequence[Tensor],
-    held_out: Sequence[Tensor],
-    unigram: UnigramModel,
-    start_VH: Tensor | None,
-    token_rate: float,
-    config: LikelihoodConfig,
-    seed: int,
-    device: str,
-    report: Callable[[float], None],
-) -> list[tuple[float, Tensor, Tensor]]:
-    """One training; (audio seconds seen, nats per held-out clip, hits per held-out clip) at every evaluation."""
-    max_tokens = max(1, round(config.context_seconds * token_rate))
-    batch_tokens = max(1, round(config.batch_seconds * token_rate))
-    budget = config.audio_seconds * token_rate
-    pieces, _ = split_long(train_codes, max_tokens)
-    lengths = [piece.numel() for piece in pieces]
-    model = TokenModel(config.model, unigram.log_prob_V, max_tokens, seed, start_VH).to(device)
-    optimizer = _optimizer(model, config)
-    generator = torch.Generator().manual_seed(seed)
-    checkpoints: list[tuple[float, Tensor, Tensor]] = []
-    seen = 0
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)  # dropout
-        while seen < budget:
-            for batch in plan_batches(lengths, batch_tokens, generator):
-                if seen >= len(checkpoints) * budget / config.num_evaluations:
-                    checkpoints.append((seen / token_rate, *score_clips(model, held_out, max_tokens)))
-                if seen >= budget:
-                    break
-                _set_rate(optimizer, config, seen / budget)
-                _step(model, optimizer, [pieces[i] for i in batch], config, device)
-                seen += sum(lengths[i] for i in batch)
-                report(min(1.0, seen / budget))
-        if len(checkpoints) <= config.num_evaluations:
-            checkpoints.append((seen / token_rate, *score_clips(model, held_out, max_tokens)))
-    return checkpoints
-
-
-def _optimizer(model: TokenModel, config: LikelihoodConfig) -> torch.optim.Optimizer:
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, config: LikelihoodConfig, share: float) -> None:
-    warm = min(1.0, share / config.warmup_share) if config.warmup_share > 0 else 1.0
-    for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * share))
-
-
-def _step(
-    model: TokenModel, optimizer: torch.optim.Optimizer, clips: list[Tensor], config: LikelihoodConfig, device: str
-) -> None:
-    inputs_BT, targets_BT = pad_batch(clips, model.vocabulary)
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.bf16):
-        logits_NV, targets_N = model(inputs_BT.to(device), targets_BT.to(device))
-    loss = F.cross_entropy(logits_NV, targets_N)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-    optimizer.step()

@@ -10,15 +10,15 @@ Test: tests/unit/evaluation/test_scorers.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .codes import UnigramModel, check_codes
-from .likelihood import LikelihoodConfig, _optimizer, _set_rate, _step
-from .token_model import TokenModel, pad_batch, plan_batches, split_long
+from .codes import check_codes
+from .token_model import TokenModel, pad_batch
+from .token_training import LikelihoodConfig, train_token_model
 
 
 @dataclass(frozen=True)
@@ -98,23 +98,9 @@ def train_scorer(
     """
     config = config or LikelihoodConfig()
     vocabulary, token_rate = codebook_size * num_codebooks, frame_rate * num_codebooks
-    unigram = UnigramModel.fit(train_codes, vocabulary)
-    max_tokens = max(1, round(config.context_seconds * token_rate))
-    pieces, _ = split_long(train_codes, max_tokens)
-    lengths = [piece.numel() for piece in pieces]
-    model = TokenModel(config.model, unigram.log_prob_V, max_tokens, seed).to(device)
-    optimizer = _optimizer(model, config)
-    generator = torch.Generator().manual_seed(seed)
-    budget, seen = config.audio_seconds * token_rate, 0
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)  # dropout
-        while seen < budget:
-            for batch in plan_batches(lengths, max(1, round(config.batch_seconds * token_rate)), generator):
-                if seen >= budget:
-                    break
-                _set_rate(optimizer, config, seen / budget)
-                _step(model, optimizer, [pieces[i] for i in batch], config, device)
-                seen += sum(lengths[i] for i in batch)
-                if on_progress is not None:
-                    on_progress(min(1.0, seen / budget))
-    return TokenModelScorer(model.eval(), max_tokens)
+    check_codes(train_codes, vocabulary, "train_codes")
+    config = replace(config, num_evaluations=1)
+    *_, (_, model) = train_token_model(
+        train_codes, vocabulary, token_rate, config, seed, device=device, on_progress=on_progress
+    )
+    return TokenModelScorer(model.eval(), config.max_tokens(token_rate))

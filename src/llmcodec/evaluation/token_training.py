@@ -1,0 +1,137 @@
+"""The training of the measuring LM: one loop for everything that needs such a model.
+
+`likelihood.py` scores its checkpoints, `scorers.py` keeps the last one. Codes are 1-D int64 tensors, one per clip.
+Test: tests/unit/evaluation/test_likelihood.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llmcodec.evaluation.codes import UnigramModel
+from llmcodec.evaluation.token_model import (
+    TokenModel,
+    TokenModelConfig,
+    pad_batch,
+    plan_batches,
+    split_long,
+    start_embedding,
+)
+
+
+@dataclass(frozen=True)
+class LikelihoodConfig:
+    """The protocol. Two results may be compared only if they were made with the same values."""
+
+    model: TokenModelConfig = field(default_factory=TokenModelConfig)
+    """Architecture of the token language model."""
+    audio_seconds: float = 32_000.0
+    """Training budget in seconds of audio seen (about two passes over the 4.5 hours of the full corpus)."""
+    batch_seconds: float = 20.0
+    """Audio per optimizer step."""
+    context_seconds: float = 10.0
+    """Longer clips are cut into pieces of this length, in training and in scoring."""
+    learning_rate: float = 6e-3
+    """Peak learning rate of AdamW; linear warm-up, cosine decay to 0 at the end of the budget."""
+    warmup_share: float = 0.1
+    """Share of the budget with a rising learning rate."""
+    weight_decay: float = 0.1
+    """AdamW weight decay of the matrices (gains and biases: none)."""
+    clip_norm: float = 1.0
+    """Gradient norm limit."""
+    num_evaluations: int = 6
+    """How often valid and test clips are scored during training, besides once before it."""
+    cross_select: bool = True
+    """Also report the valid clips, at the checkpoint that the *test* clips choose: twice the clips from one
+    training."""
+    seeds: tuple[int, ...] = (0,)
+    """One training per seed (initial weights, order, dropout); per-clip bits are averaged over them."""
+    bf16: bool = True
+    """Train under bf16 autocast; scores are always computed in float32."""
+
+    def max_tokens(self, token_rate: float) -> int:
+        """Longest context in tokens."""
+        return max(1, round(self.context_seconds * token_rate))
+
+
+MINI_LIKELIHOOD = LikelihoodConfig(
+    model=TokenModelConfig(dropout=0.2), audio_seconds=3_200.0, batch_seconds=10.0, num_evaluations=8
+)
+"""For the ten bundled minutes: about seven passes over eight minutes, well under a minute on one core."""
+
+
+def train_token_model(
+    train_codes: Sequence[Tensor],
+    vocabulary: int,
+    token_rate: float,
+    config: LikelihoodConfig,
+    seed: int,
+    *,
+    device: str = "cpu",
+    on_progress: Callable[[float], None] | None = None,
+) -> Iterator[tuple[float, TokenModel]]:
+    """Train one model and give (seconds of audio seen, the model) before the first step, `num_evaluations` - 1 times
+    on the way and after the last step. It is always the same object: score it before going on.
+
+    vocabulary: all codebooks counted. token_rate: tokens per second. The same seed gives the same model on a machine.
+    """
+    max_tokens = config.max_tokens(token_rate)
+    batch_tokens = max(1, round(config.batch_seconds * token_rate))
+    budget = config.audio_seconds * token_rate
+    pieces, _ = split_long(train_codes, max_tokens)
+    lengths = [piece.numel() for piece in pieces]
+    start_VH = start_embedding(config.model, train_codes, vocabulary)
+    unigram = UnigramModel.fit(train_codes, vocabulary)
+    model = TokenModel(config.model, unigram.log_prob_V, max_tokens, seed, start_VH).to(device)
+    optimizer = _optimizer(model, config)
+    order = torch.Generator().manual_seed(seed)
+    seen = shown = 0
+    dropout = torch.Generator().manual_seed(seed).get_state()
+    while seen < budget:
+        for batch in plan_batches(lengths, batch_tokens, order):
+            if seen >= budget:
+                break
+            if seen >= shown * budget / config.num_evaluations:
+                yield seen / token_rate, model
+                shown += 1
+            _set_rate(optimizer, config, seen / budget)
+            with torch.random.fork_rng(devices=[]):  # what happens between the yields cannot change the dropout
+                torch.set_rng_state(dropout)
+                _step(model, optimizer, [pieces[i] for i in batch], config, device)
+                dropout = torch.get_rng_state()
+            seen += sum(lengths[i] for i in batch)
+            if on_progress is not None:
+                on_progress(min(1.0, seen / budget))
+    yield seen / token_rate, model
+
+
+def _optimizer(model: TokenModel, config: LikelihoodConfig) -> torch.optim.Optimizer:
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, config: LikelihoodConfig, share: float) -> None:
+    warm = min(1.0, share / config.warmup_share) if config.warmup_share > 0 else 1.0
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def _step(
+    model: TokenModel, optimizer: torch.optim.Optimizer, clips: list[Tensor], config: LikelihoodConfig, device: str
+) -> None:
+    inputs_BT, targets_BT = pad_batch(clips, model.vocabulary)
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.bf16):
+        logits_NV, targets_N = model(inputs_BT.to(device), targets_BT.to(device))
+    loss = F.cross_entropy(logits_NV, targets_N)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+    optimizer.step()
