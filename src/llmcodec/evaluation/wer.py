@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -185,6 +186,7 @@ def _faster_whisper(folder: Path) -> Transcriber:
 def _hugging_face(name: str) -> Transcriber:
     from transformers import pipeline
 
+    recogniser: Any
     try:
         recogniser = pipeline("automatic-speech-recognition", model=name, device="cpu")
     except (OSError, ValueError, KeyError) as error:

@@ -1,0 +1,196 @@
+"""The matched probe: how predictable is what a codec *knows*, before its own quantiser cuts it into tokens?
+
+Every codec's continuous latents are quantised by the same kind of probe codebook (k-means with the same number of
+codes, the same seed and the same number of rounds, on standardised latents of the train clips), and the same token LM
+is trained on the result. P-ACC is its next-token accuracy, P-PPL its perplexity: vocabulary and number of codebooks are
+equal for all codecs, so these two may be compared where tokens may not. After ReLMCodec (arXiv 2608.08286).
+
+Frame rates: latents faster than `max_frame_rate` are averaged down to it (each output frame is the mean over its time
+span); slower ones stay, because repeated frames would be guessed for free. Perplexities at different rates say
+different things: `bits_per_second` of the result takes the rate into account.
+Shapes: N rows, T frames, D latent width, K probe codes. Test: `pytest tests/unit/evaluation/test_probe.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmcodec import audio
+from llmcodec.codecs.protocol import Codec, HasFeatures
+from llmcodec.data.manifest import Clip
+from llmcodec.evaluation.likelihood import LikelihoodConfig, PredictabilityResult, measure_predictability
+
+_CHUNK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """The probe codebook; the same for every codec that is compared."""
+
+    num_codes: int = 8192
+    """Codes of the probe codebook. Small corpora need fewer: about 30 train frames per code or more."""
+    rounds: int = 10
+    """Rounds of k-means."""
+    max_rows: int = 120_000
+    """Train frames that k-means sees, drawn by the seed; all frames are assigned afterwards."""
+    max_frame_rate: float = 50.0
+    """Faster latents are averaged down to this many frames per second."""
+    seed: int = 0
+    """Of the first codes, of the drawn rows and of the replacement of empty codes."""
+
+
+MINI_PROBE = ProbeConfig(num_codes=512)
+"""For the ten bundled minutes: 24,000 train frames at 50 Hz."""
+
+
+@dataclass(frozen=True)
+class ProbeQuantizer:
+    """Standardisation and codes, fitted on train latents."""
+
+    mean_D: Tensor
+    scale_D: Tensor
+    """1 / standard deviation; 0 for dimensions that never change."""
+    codes_KD: Tensor
+    distortion: float
+    """Mean squared distance per dimension of the fitted rows to their code (1 = the codes explain nothing)."""
+    used_codes: int
+    """Codes with at least one of the fitted rows."""
+
+    def __call__(self, latent_TD: Tensor) -> Tensor:
+        """Latents (T, D) -> probe tokens (T,), int64."""
+        return nearest((latent_TD - self.mean_D) * self.scale_D, self.codes_KD)[0]
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What the token LM says about probe tokens."""
+
+    predictability: PredictabilityResult
+    quantizer: ProbeQuantizer
+    config: ProbeConfig
+    frame_rate: float
+
+    @property
+    def accuracy(self) -> float:
+        """P-ACC."""
+        return self.predictability.accuracy
+
+    @property
+    def perplexity(self) -> float:
+        """P-PPL."""
+        return self.predictability.perplexity
+
+    @property
+    def bits_per_second(self) -> float:
+        return self.predictability.bits_per_second
+
+
+def measure_probe(
+    codec: Codec,
+    train: Sequence[Clip],
+    valid: Sequence[Clip],
+    test: Sequence[Clip],
+    likelihood: LikelihoodConfig | None = None,
+    config: ProbeConfig | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> ProbeResult:
+    """Fit the probe on the train clips, tokenise all clips, train the token LM, score valid and test.
+
+    Errors: ValueError for a codec that does not show its latents (`codecs.protocol.HasFeatures`), or for fewer train
+    frames than probe codes.
+    """
+    config = config or ProbeConfig()
+    latents = [latents_of(codec, clips, config.max_frame_rate) for clips in (train, valid, test)]
+    rate = min(codec.frame_rate, config.max_frame_rate)
+    quantizer = fit_probe(torch.cat(latents[0]), config)
+    tokens = [[quantizer(latent_TD) for latent_TD in part] for part in latents]
+    result = measure_predictability(
+        *tokens,
+        config.num_codes,
+        rate,
+        likelihood,
+        valid_ids=[clip.id for clip in valid],
+        test_ids=[clip.id for clip in test],
+        on_progress=on_progress,
+    )
+    return ProbeResult(result, quantizer, config, rate)
+
+
+@torch.no_grad()
+def latents_of(codec: Codec, clips: Sequence[Clip], max_frame_rate: float) -> list[Tensor]:
+    """Continuous latents (T, D) float32 of every clip, at most `max_frame_rate` frames per second."""
+    if not isinstance(codec, HasFeatures):
+        raise ValueError(
+            f"probe: {type(codec).__name__} does not show its latents; a codec needs encode_features "
+            "(codecs.protocol.HasFeatures) for P-ACC and P-PPL"
+        )
+    out = []
+    for clip in clips:
+        wav_S = torch.as_tensor(audio.load(clip.path, codec.sample_rate), dtype=torch.float32)
+        latent_TD = codec.encode_features(wav_S[None, None])[0].float().cpu()
+        out.append(pooled(latent_TD, codec.frame_rate, max_frame_rate))
+    return out
+
+
+def pooled(latent_TD: Tensor, frame_rate: float, max_frame_rate: float) -> Tensor:
+    """Mean over time spans of 1 / max_frame_rate seconds, frames that straddle a border counting by their share."""
+    if frame_rate <= max_frame_rate or latent_TD.shape[0] == 0:
+        return latent_TD
+    span = frame_rate / max_frame_rate  # input frames per output frame
+    total = latent_TD.shape[0]
+    count = max(1, round(total / span))
+    edges = (torch.arange(count + 1, dtype=torch.float64) * span).clamp(max=total)
+    edges[-1] = total
+    sums = torch.cat([torch.zeros(1, latent_TD.shape[1], dtype=torch.float64), latent_TD.double().cumsum(0)])
+    whole = edges.floor().long().clamp(max=total - 1)
+    at_edges = sums[whole] + (edges - whole)[:, None] * latent_TD.double()[whole]  # integral of the latents up to there
+    return ((at_edges[1:] - at_edges[:-1]) / (edges[1:] - edges[:-1])[:, None]).float()
+
+
+def fit_probe(latent_ND: Tensor, config: ProbeConfig) -> ProbeQuantizer:
+    """Standardise, then k-means (Lloyd 1982); a code that loses all its rows moves to a random row.
+
+    The same rows and seed give the same codes. Errors: ValueError for fewer rows than codes, or non-finite latents.
+    """
+    if latent_ND.shape[0] < config.num_codes:
+        raise ValueError(
+            f"probe: {latent_ND.shape[0]} train frames are too few for {config.num_codes} codes; "
+            "use more speech or a smaller probe (num_codes)"
+        )
+    if not bool(torch.isfinite(latent_ND).all()):
+        raise ValueError("probe: the codec's latents are not finite")
+    mean_D, std_D = latent_ND.mean(0), latent_ND.std(0)
+    scale_D = torch.where(std_D > 1e-6 * std_D.max().clamp(min=1e-12), 1 / std_D.clamp(min=1e-30), 0.0)
+    generator = torch.Generator().manual_seed(config.seed)
+    picked = torch.randperm(latent_ND.shape[0], generator=generator)[: max(config.max_rows, config.num_codes)]
+    rows_ND = (latent_ND[picked] - mean_D) * scale_D
+    codes_KD = rows_ND[: config.num_codes].clone()  # the rows are in random order already
+    for _ in range(config.rounds):
+        assigned_N, _ = nearest(rows_ND, codes_KD)
+        counts_K = torch.bincount(assigned_N, minlength=config.num_codes)
+        codes_KD = torch.zeros_like(codes_KD).index_add_(0, assigned_N, rows_ND) / counts_K.clamp(min=1)[:, None]
+        empty = (counts_K == 0).nonzero()[:, 0]
+        fresh = torch.randint(rows_ND.shape[0], (empty.numel(),), generator=generator)
+        codes_KD[empty] = rows_ND[fresh]
+    assigned_N, squared_N = nearest(rows_ND, codes_KD)
+    varying = int((scale_D > 0).sum())
+    return ProbeQuantizer(
+        mean_D, scale_D, codes_KD, float(squared_N.mean()) / max(1, varying), int(torch.unique(assigned_N).numel())
+    )
+
+
+def nearest(rows_ND: Tensor, codes_KD: Tensor) -> tuple[Tensor, Tensor]:
+    """Nearest code of every row (N,) and its squared distance (N,), in bounded memory."""
+    half_norms_K = 0.5 * codes_KD.square().sum(1)
+    found, scores = [], []
+    for part_ND in rows_ND.split(_CHUNK_ROWS):
+        score, index = torch.addmm(half_norms_K, part_ND, codes_KD.T, beta=-1).max(1)
+        found.append(index)
+        scores.append(part_ND.square().sum(1) - 2 * score)
+    if not found:
+        return torch.zeros(0, dtype=torch.int64), torch.zeros(0)
+    return torch.cat(found), torch.cat(scores).clamp(min=0)
