@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from . import assets
-from .codec import LLMCodec
+from .codecs.load import load_codec
 from .data.manifest import read_manifest
 from .evaluation.stats import Interval
 from .evaluation.summary import MEASURES, to_json
-from .evaluation.systems import Corpus, MeasurementConfig, measure_system
+from .evaluation.systems import Corpus, MeasurementConfig, measure_system, spread
 
 PAIRED = {"lm_bits_per_second": ("lm_clips", "bits"), "mel": ("files", "mel"), "stft": ("files", "stft")}
 PAIRED |= {"pesq": ("files", "pesq"), "stoi": ("files", "stoi")}
@@ -63,6 +63,10 @@ class SweepConfig:
     """Measure on these languages only; null takes all."""
     sources: list[str] | None = None
     """Measure on these sources only; null takes all."""
+    train_clips: int | None = None
+    """Clips that the measuring LM and the probe train on, evenly spread over the train split; null takes all."""
+    only_train: bool = False
+    """Train every row and measure nothing yet: a later call measures."""
     measurement: MeasurementConfig = field(default_factory=MeasurementConfig)
     """What is measured."""
 
@@ -88,15 +92,15 @@ def run_sweep(config: SweepConfig, here: Path) -> Path:
 
 def run_job(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Path) -> None:
     """Train (or resume) one codec and measure it; the result appears whole or not at all."""
-    if row.codec is not None:
-        codec = assets.codec_folder() if row.codec == "bundled" else row.codec
-    else:
-        codec = train_codec(config, row, seed, job, here)
+    codec = row.codec if row.codec is not None else str(train_codec(config, row, seed, job, here))
+    if config.only_train:
+        return
     keep: dict[str, Any] = {"sources": config.sources, "languages": config.languages, "min_seconds": 0.5}
-    corpus = Corpus(*(read_manifest(config.manifest, split, **keep) for split in assets.SPEECH_SPLITS))
+    train, valid, test = (read_manifest(config.manifest, split, **keep) for split in assets.SPEECH_SPLITS)
+    corpus = Corpus(spread(train, config.train_clips), valid, test)
     protocol = config.measurement
     protocol = replace(protocol, likelihood=replace(protocol.likelihood, seeds=(seed,)))
-    measured = measure_system(job.name, LLMCodec.from_pretrained(codec), corpus, protocol)
+    measured = measure_system(job.name, load_codec(codec), corpus, protocol)
     temporary = job.with_suffix(".tmp")
     temporary.write_text(json.dumps(to_json([measured])[job.name]), encoding="utf-8")
     temporary.replace(job.with_suffix(".json"))

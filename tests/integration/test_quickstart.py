@@ -1,4 +1,4 @@
-"""Quickstart, sweep and evaluate, whole, at a scale of seconds: bundled codec, a few bundled clips, a miniature LM."""
+"""Quickstart, sweep and compare, whole, at a scale of seconds: bundled codec, a few bundled clips, a miniature LM."""
 
 import json
 import re
@@ -117,7 +117,7 @@ def test_sweep_resumes_and_pairs_by_seed_and_clip(few_clips, tmp_path, capsys):
     assert not list((tmp_path / "out").glob("*.lock"))
 
 
-def test_evaluate_command_writes_table_and_rows(few_clips, tmp_path, capsys):
+def test_compare_command_writes_table_and_rows(few_clips, tmp_path, capsys):
     manifest = tmp_path / "m.jsonl"
     clips = [*few_clips.train[:4], *few_clips.valid[:2], *few_clips.test[:2]]
     for clip in clips:
@@ -126,14 +126,14 @@ def test_evaluate_command_writes_table_and_rows(few_clips, tmp_path, capsys):
     write_manifest(manifest, clips)
     options = ["--measurement.likelihood.audio_seconds=12", "--measurement.slow_metrics=false"]
     code = main(
-        ["evaluate", "bundled", "same=bundled", "--manifest", str(manifest), *options, "--output", str(tmp_path / "o")]
+        ["compare", "bundled", "same=bundled", "--manifest", str(manifest), *options, "--output", str(tmp_path / "o")]
     )
     assert code == 0
     out = capsys.readouterr().out
     assert "LM bits per second: no difference shown" in out or "LM bits per second" in out
     result = json.loads((tmp_path / "o.json").read_text())
     assert result["same"]["measures"] == result["bundled"]["measures"]  # the same codec, to the last digit
-    assert main(["evaluate", str(tmp_path / "nowhere")]) == 1
+    assert main(["compare", str(tmp_path / "nowhere")]) == 1
     assert "nowhere" in capsys.readouterr().err
 
 

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from llmcodec.evaluation.codes import CodeStatistics
 from llmcodec.evaluation.consistency import ConsistencyResult
 from llmcodec.evaluation.likelihood import PredictabilityResult, compare_predictability
+from llmcodec.evaluation.probe import ProbeResult
 from llmcodec.evaluation.reconstruction import ReconstructionResult, compare_reconstruction
+from llmcodec.evaluation.salmon import SalmonResult
 from llmcodec.evaluation.stats import Interval, PairedComparison, bootstrap_mean, compare_paired
+from llmcodec.evaluation.wer import WordRow, word_error_rate
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,11 +49,15 @@ MEASURES = (
     Measure("pesq", "PESQ", 2, True),
     Measure("stoi", "STOI", 3, True),
     Measure("sdr", "SDR", 1, True, "dB"),
+    Measure("wer", "Word error rate", 3, False),
     Measure("lm_bits_per_second", "LM bits per second", 1, False, "bit/s"),
     Measure("lm_bits_per_token", "LM bits per token", 3, False, "bit"),
     Measure("unigram_bits", "Unigram bits per token", 3, None, "bit"),
     Measure("context_gain", "Context gain per token", 3, True, "bit"),
     Measure("accuracy", "Next-token accuracy", 3, True),
+    Measure("probe_accuracy", "P-ACC", 3, True),
+    Measure("probe_perplexity", "P-PPL", 0, False),
+    Measure("salmon", "SALMon-style accuracy", 3, True),
     Measure("within_utterance_bits", "Within-utterance entropy", 3, None, "bit"),
     Measure("used_codes", "Used codes", 0, None),
     Measure("repeat_rate", "Repeat rate", 3, None),
@@ -70,6 +77,9 @@ class SystemRow:
     predictability: PredictabilityResult | None = None
     codes: CodeStatistics | None = None
     consistency: ConsistencyResult | None = None
+    words: list[WordRow] | None = None
+    probe: ProbeResult | None = None
+    salmon: SalmonResult | None = None
 
     def cells(self) -> dict[str, Interval]:
         """Measured values by `Measure.key`; numbers without an interval have NaN bounds."""
@@ -91,6 +101,14 @@ class SystemRow:
             cells["repeat_rate"] = _point(self.codes.repeat_rate, self.codes.num_clips)
         if self.consistency is not None:
             cells["slice_consistency"] = self.consistency.share()
+        if self.words:
+            cells["wer"] = word_error_rate(self.words)
+        if self.probe is not None:
+            clips = len(self.probe.predictability.clips)
+            cells["probe_accuracy"] = _point(self.probe.accuracy, clips)
+            cells["probe_perplexity"] = _point(self.probe.perplexity, clips)
+        if self.salmon is not None:
+            cells["salmon"] = self.salmon.overall
         cells["nominal_bits_per_second"] = _point(self.nominal_bits_per_second, 0)
         return cells
 
@@ -185,6 +203,10 @@ def _row_json(row: SystemRow) -> dict[str, Any]:
             {"id": r.id, "seconds": r.seconds, **{name: number(m.value) for name, m in r.metrics.items()}}
             for r in row.reconstruction.rows
         ]
+    if row.words is not None:
+        out["words"] = [{"id": r.id, "words": r.num_words, "errors": r.errors, "heard": r.heard} for r in row.words]
+    if row.salmon is not None:
+        out["salmon"] = row.salmon.to_json()
     if row.predictability is not None:
         out["lm_clips"] = [vars(clip) for clip in row.predictability.clips]
         out["lm_seeds"] = {str(seed): rate for seed, rate in row.predictability.seed_bits_per_second.items()}

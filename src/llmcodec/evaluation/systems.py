@@ -1,7 +1,8 @@
 """One codec, everything measured: the row of a table. Used by `llmcodec compare`, the quickstart and the experiments.
 
 Reconstruction and consistency are measured on held-out clips; a small token LM is trained on the codec's tokens of the
-train clips and scored on the held-out ones (`likelihood`). Test: tests/unit/evaluation/test_systems.py.
+train clips and scored on the held-out ones (`likelihood`), and on a suite in SALMon's manner where one is given.
+Test: tests/unit/evaluation/test_systems.py.
 """
 
 from __future__ import annotations
@@ -12,14 +13,20 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from .. import audio
 from ..codecs.protocol import Codec
 from ..data.manifest import Clip
-from .codes import code_statistics
+from .codes import code_statistics, flatten_codes
 from .consistency import slice_consistency
 from .likelihood import LikelihoodConfig, measure_predictability
-from .reconstruction import encode_clip, evaluate_reconstruction
+from .probe import measure_probe
+from .reconstruction import evaluate_reconstruction
+from .salmon import salmon_accuracy
+from .scorers import TokenModelScorer
 from .summary import SystemRow
+from .wer import wer_of
 
 Progress = Callable[[str, float], None]  # stage, share done
 
@@ -54,6 +61,15 @@ class MeasurementConfig:
     """Clips for slice consistency; 0 leaves it out, null takes all."""
     workers: int | None = None
     """Processes for PESQ and STOI; null takes what is free, at most 2."""
+    asr: str | None = None
+    """Word error rate of the reconstructions by this recogniser (`faster-whisper`, or a Hugging Face speech model), on
+    the held-out clips with a transcript in `asr_languages`; null leaves it out."""
+    asr_languages: list[str] = field(default_factory=lambda: ["en"])
+    """Languages of the recogniser."""
+    probe: LikelihoodConfig | None = None
+    """Budget of the matched probe (P-ACC, P-PPL); null leaves it out."""
+    salmon: str | None = None
+    """Suite in SALMon's layout that the token LM of the first seed is scored on; null leaves it out."""
 
 
 def measure_system(
@@ -73,6 +89,8 @@ def measure_system(
         codec, pieces, num_workers=config.workers, slow_metrics=config.slow_metrics, on_progress=report("reconstruct")
     )
     train, valid, test = (encode_all(codec, clips) for clips in (corpus.train, corpus.valid, corpus.test))
+    scorers: list[TokenModelScorer] = []
+    context = config.likelihood.max_tokens(codec.frame_rate * codec.num_codebooks)
     predictability = measure_predictability(
         train,
         valid,
@@ -84,10 +102,21 @@ def measure_system(
         valid_ids=[clip.id for clip in corpus.valid],
         test_ids=[clip.id for clip in corpus.test],
         on_progress=report("token LM"),
+        on_model=lambda _, model: scorers.append(TokenModelScorer(model.eval(), context)),
     )
     consistency = None
     if config.consistency_clips != 0:
         consistency = slice_consistency(codec, spread(corpus.held_out, config.consistency_clips))
+    words = probe = salmon = None
+    if config.asr is not None:
+        words = wer_of(
+            codec, corpus.held_out, asr=config.asr, languages=config.asr_languages, on_progress=report("recognise")
+        )
+    if config.probe is not None:
+        splits = (corpus.train, corpus.valid, corpus.test)
+        probe = measure_probe(codec, *splits, likelihood=config.probe, on_progress=report("probe"))
+    if config.salmon is not None:
+        salmon = salmon_accuracy(codec, scorers[0], config.salmon, on_progress=on_progress)
     return SystemRow(
         name,
         codec.frame_rate * codec.num_codebooks * math.log2(codec.codebook_size),
@@ -95,13 +124,29 @@ def measure_system(
         predictability,
         code_statistics([*valid, *test], codec.codebook_size, codec.num_codebooks),
         consistency,
+        words,
+        probe,
+        salmon,
     )
 
 
 @torch.no_grad()
-def encode_all(codec: Codec, clips: Sequence[Clip]) -> list[Tensor]:
-    """Flattened 1-D codes of every clip."""
-    return [encode_clip(codec, clip) for clip in clips]
+def encode_all(codec: Codec, clips: Sequence[Clip], batch_seconds: float = 60.0) -> list[Tensor]:
+    """Flattened 1-D codes of every clip, encoded in padded batches of similar length."""
+    order = sorted(range(len(clips)), key=lambda index: -clips[index].duration)
+    out: list[Tensor] = [torch.empty(0)] * len(clips)
+    while order:
+        size = max(1, int(batch_seconds / max(clips[order[0]].duration, 1e-3)))
+        batch, order = order[:size], order[size:]
+        wavs = [torch.from_numpy(audio.load(clips[index].path, codec.sample_rate)) for index in batch]
+        wav_BS = pad_sequence(wavs, batch_first=True)
+        lengths_B = torch.tensor([wav_S.numel() for wav_S in wavs])
+        mask_BS = torch.arange(wav_BS.shape[1]) < lengths_B[:, None]
+        encoded = codec.encode(wav_BS[:, None], mask_BS)
+        for row, index in enumerate(batch):
+            real_T = encoded.audio_codes_mask[row, 0].bool()
+            out[index] = flatten_codes(encoded.audio_codes[row][:, real_T].cpu(), codec.codebook_size)
+    return out
 
 
 def spread(clips: Sequence[Clip], count: int | None) -> list[Clip]:

@@ -9,8 +9,11 @@ from llmcodec.evaluation.codes import code_statistics
 from llmcodec.evaluation.consistency import ConsistencyResult, SliceRow
 from llmcodec.evaluation.likelihood import ClipBits, CurvePoint, LikelihoodConfig, PredictabilityResult
 from llmcodec.evaluation.metrics import Measured
+from llmcodec.evaluation.probe import ProbeConfig, ProbeQuantizer, ProbeResult
 from llmcodec.evaluation.reconstruction import ClipRow, ReconstructionResult
+from llmcodec.evaluation.salmon import PairScore, PartScore, SalmonResult
 from llmcodec.evaluation.summary import SystemRow
+from llmcodec.evaluation.wer import WordRow
 
 NUM = 12
 
@@ -39,4 +42,13 @@ def made_up_row(name: str, bits: float = 300.0, mel: float = 0.7, num_codes: int
         predictability=lm,
         codes=code_statistics([row.codes for row in rows], 1024),
         consistency=ConsistencyResult([SliceRow(f"c{i}", 0.5, 20, 25) for i in range(NUM)]),
+        words=[WordRow(f"c{i}", 8, i % 3, "a b", "a c") for i in range(NUM)],
+        probe=ProbeResult(lm, made_up_quantizer(), ProbeConfig(num_codes=4), 50.0),
+        salmon=SalmonResult(
+            {"speaker_consistency": PartScore([PairScore(i, -9.0 - i % 2, -9.5, 5, 5) for i in range(8)])}
+        ),
     )
+
+
+def made_up_quantizer() -> ProbeQuantizer:
+    return ProbeQuantizer(torch.zeros(2), torch.ones(2), torch.zeros(4, 2), 0.5, 4)
