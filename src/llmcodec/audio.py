@@ -177,7 +177,7 @@ class AudioWriter:
                 f"{path}: cannot write audio with the ending '.{ending}'; use .wav, .flac, .ogg, .opus or .mp3"
             )
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
+        self._temporary = self.path.with_name(f".{self.path.name[:48]}.{secrets.token_hex(4)}.tmp")
         try:
             self._file = sf.SoundFile(
                 self._temporary,

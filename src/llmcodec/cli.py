@@ -7,9 +7,10 @@ Test: tests/unit/test_cli.py.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -115,20 +116,34 @@ def run_function(
 ) -> Any:
     """A typed function as a command: its docstring is the help, required parameters are positional.
 
-    many: a list parameter that takes several positional values. repeat: a list parameter given as an option that may
-    be repeated (`--codec A --codec B`).
+    many: a list parameter that takes several positional values, none where it has a default. repeat: a list parameter
+    given as an option that may be repeated (`--codec A --codec B`). `-o` is short for `--output`, and an option of
+    type bool may stand alone (`--resume`).
     """
     description, _, parameters = (function.__doc__ or "").partition("Args:")
     parser = ArgumentParser(prog=program, description=description.strip())
     for name in filter(None, (many, repeat)):
         about = parameters.partition(f"{name}:")[2].splitlines()[0].strip()
         if name == many:
-            parser.add_argument(many, nargs="+", type=str, help=about)
+            optional = signature(function).parameters[many].default is not Parameter.empty
+            parser.add_argument(many, nargs="*" if optional else "+", type=str, help=about)
         else:
             parser.add_argument(f"--{repeat.replace('_', '-')}", dest=repeat, action="append", type=str, help=about)
     skip: set[str | int] = {name for name in (many, repeat) if name}
     parser.add_function_arguments(function, as_positional=True, skip=skip)
-    return function(**vars(parser.instantiate(parser.parse_args(list(arguments)))))
+    flags = {f"--{name}" for name, one in signature(function).parameters.items() if isinstance(one.default, bool)}
+    return function(**vars(parser.instantiate(parser.parse_args(_spelled_out(arguments, flags)))))
+
+
+def _spelled_out(arguments: Sequence[str], flags: Set[str]) -> list[str]:
+    """`-o` as `--output`, and a flag that stands alone with its value."""
+    followed_by = [*arguments[1:], ""]
+    return [
+        f"{argument}=true" if argument in flags and following not in ("true", "false") else argument
+        for argument, following in zip(
+            ("--output" if argument == "-o" else argument for argument in arguments), followed_by, strict=True
+        )
+    ]
 
 
 def shipped_recipe(name: str) -> Path:
@@ -188,6 +203,9 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "compare": Command(
         "measure codecs alike: fidelity, LM bits per second, token health", "evaluation.command:compare_codecs", "codec"
     ),
+    "encode": Command("audio files to token files", "coding.command:encode", "inputs"),
+    "decode": Command("token files, or tokens as text, back to audio", "coding.command:decode", "inputs"),
+    "reconstruct": Command("audio through a codec and back", "coding.command:reconstruct", "inputs"),
     "data": {
         "manifest": Command("make a manifest from a folder or a LibriSpeech layout", "data.build:make_manifest"),
         "hub": Command("make a manifest from a data set of the Hugging Face hub", "data.hub:make_hub_manifest"),

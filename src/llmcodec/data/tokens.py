@@ -365,5 +365,8 @@ def _shard_rows(path: Path, reader: Any, provenance: TokenProvenance) -> Iterato
             codes = lines.values.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
             codes_CQT = codes.reshape(channels, -1, lengths.pop())
             provenance.check_codes(codes_CQT, where)
-            _facts(where, {**metadata, **{name: str(value) for name, value in facts.items()}}, {"codes": codes_CQT.shape})
-            yield TokenRow(codes_CQT, **facts, **{name: row[name] for name in _TEXTS})
+            _facts(
+                where, {**metadata, **{name: str(value) for name, value in facts.items()}}, {"codes": codes_CQT.shape}
+            )
+            fields: dict[str, Any] = facts | {name: row[name] for name in _TEXTS}
+            yield TokenRow(codes_CQT, **fields)

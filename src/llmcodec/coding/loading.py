@@ -1,0 +1,79 @@
+"""Opening a codec for the commands: by name or folder, on a device, in a precision, by torch or ONNX.
+
+torch and transformers are imported for `--runtime torch` only. Test: tests/unit/coding/test_loading.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from .runtime import Runtime
+
+RuntimeName = Literal["torch", "onnx"]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
+
+
+def open_runtime(
+    codec: str,
+    runtime: RuntimeName = "torch",
+    device: str = "auto",
+    precision: Precision = "auto",
+    batch_seconds: float = 64.0,
+) -> Runtime:
+    """A runtime for the codec called `codec`.
+
+    Args:
+        codec: `bundled`, a folder, or a hub id; for `onnx` a folder that `llmcodec export --format onnx` wrote.
+        runtime: `torch` or `onnx`.
+        device: `auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.
+        precision: `auto` takes the fastest that keeps the tokens; `fp32` is exact.
+        batch_seconds: padded seconds of audio in one call (torch).
+
+    Raises:
+        ValueError: no such codec, a device that is not there, a precision that this runtime does not have.
+    """
+    if runtime == "onnx":
+        return _open_onnx(codec, device, precision)
+    return _open_torch(codec, device, precision, batch_seconds)
+
+
+def codec_title(codec: str) -> str:
+    """Name for people, without the machine's paths: the last two folders of a path, everything else as it is."""
+    place = Path(codec)
+    return "/".join(place.resolve().parts[1:][-2:]) if place.is_dir() else codec
+
+
+def _open_onnx(codec: str, device: str, precision: Precision) -> Runtime:
+    from .onnx_runtime import OnnxRuntime
+
+    if device not in ("auto", "cpu"):
+        raise ValueError(f"--runtime onnx runs on the CPU here, not on {device!r}; leave --device out")
+    if precision not in ("auto", "fp32"):
+        raise ValueError(f"--runtime onnx has no precision {precision!r}; the exported folder decides")
+    return OnnxRuntime(codec)
+
+
+def _open_torch(codec: str, device: str, precision: Precision, batch_seconds: float) -> Runtime:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    from ..codecs.load import load_codec
+    from .torch_runtime import TorchRuntime
+
+    place = pick_device(device)
+    return TorchRuntime(load_codec(codec, place), codec_title(codec), batch_seconds=batch_seconds)
+
+
+def pick_device(device: str) -> str:
+    """`auto` -> the best device of this machine. Raises ValueError for one that is not there."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, number = device.partition(":")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if kind not in there or (number and not number.isdigit()) or int(number or 0) >= there[kind]:
+        have = ", ".join(f"{name}:{i}" if name == "cuda" else name for name, n in there.items() for i in range(n))
+        raise ValueError(f"device {device!r} is not there; this machine has {have}")
+    return device

@@ -1,0 +1,102 @@
+"""Where results go, decided before any work: no two results at one place, nothing outside the folder, no input hit.
+
+Imports no torch. Test: tests/unit/coding/test_outputs.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from .inputs import Found
+
+_LEFT_OVER = re.compile(r"\..*\.[0-9a-f]{8}\.tmp")
+
+
+def plan_outputs(
+    found: Sequence[Found], output: str | None, endings: Sequence[str], ending: str | None = None, mark: str = ""
+) -> list[Path]:
+    """A path for the result of every input.
+
+    Args:
+        found: what is read.
+        output: a folder, where the tree of a folder is kept; or, for one file, the result's own name (it has one of
+            `endings`). None: beside the input, for one file only.
+        endings: those that a result may have, the first is the default.
+        ending: the one asked for, where it was asked for.
+        mark: goes before the ending where the result is put beside its input (`speech.reconstructed.wav`).
+
+    Raises:
+        ValueError: two results at one place, a result on top of an input, a place outside the folder, an ending that
+            contradicts `ending`, several inputs without an output.
+    """
+    single = len(found) == 1 and not found[0].from_folder
+    folder: Path | None = None
+    if output is None:
+        if not single:
+            raise ValueError("several inputs: name the folder for the results with --output")
+        source = found[0].source
+        targets = [source.with_name(f"{source.stem}{mark}{ending or endings[0]}")]
+    elif single and Path(output).suffix.lower() in endings and not Path(output).is_dir():
+        if ending is not None and Path(output).suffix.lower() != ending:
+            raise ValueError(f"{output}: its ending contradicts the format {ending[1:]}")
+        targets = [Path(output)]
+    else:
+        folder = Path(output)
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{output}: is a file; for these inputs --output must be a folder")
+        targets = [folder / one.relative.with_name(f"{one.relative.stem}{ending or endings[0]}") for one in found]
+    _refuse_doubles(found, targets)
+    if folder is not None:
+        _refuse_ways_out(folder, targets)
+    sources = {os.path.realpath(one.source): one.source for one in found}
+    for target in targets:
+        if target.is_dir():
+            raise ValueError(f"{target}: is a folder, where the result should go")
+        if os.path.realpath(target) in sources:
+            raise ValueError(f"{target}: the result would overwrite an input; choose another --output")
+    return targets
+
+
+def refuse_existing(targets: Sequence[Path]) -> None:
+    """Raise ValueError where results are there already, with neither --resume nor --overwrite."""
+    existing = [target for target in targets if target.exists()]
+    if existing:
+        many = f"{existing[0]}: is there already" + (f", like {len(existing) - 1} more" if len(existing) > 1 else "")
+        raise ValueError(f"{many}; --resume keeps what is there, --overwrite replaces it")
+
+
+def remove_left_overs(targets: Sequence[Path]) -> int:
+    """Delete the hidden temporary files that a killed run left beside `targets`; returns how many."""
+    count = 0
+    for folder in {target.parent for target in targets}:
+        if folder.is_dir():
+            for entry in list(os.scandir(folder)):
+                if _LEFT_OVER.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                    os.unlink(entry.path)
+                    count += 1
+    return count
+
+
+def _refuse_doubles(found: Sequence[Found], targets: Sequence[Path]) -> None:
+    first: dict[str, Found] = {}
+    for one, target in zip(found, targets, strict=True):
+        other = first.setdefault(os.path.normpath(target), one)
+        if other is not one:
+            raise ValueError(
+                f"{other.source} and {one.source} would both be written to {target}; give the folder above them, or "
+                "code them in two runs"
+            )
+
+
+def _refuse_ways_out(folder: Path, targets: Sequence[Path]) -> None:
+    """No target may leave `folder` by `..`, by a linked folder in it, or by being a link itself."""
+    root = folder.resolve()
+    for parent in {target.parent for target in targets}:
+        if not parent.resolve().is_relative_to(root):
+            raise ValueError(f"{parent}: leads out of the output folder {folder}; remove the link, nothing was written")
+    for target in targets:
+        if target.is_symlink() and not target.resolve().is_relative_to(root):
+            raise ValueError(f"{target}: is a link out of the output folder {folder}; remove it, nothing was written")

@@ -1,0 +1,260 @@
+"""Many files through a codec: read ahead by threads, coded in batches of similar length, written by threads.
+
+A file that fails is named in the report and the others go on; a full disk or Ctrl-C stops at once, and what is finished
+stays. Long files go one by one through the work's `stream`, in constant memory. Imports no torch.
+Test: tests/unit/coding/test_pipeline.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from .inputs import Problem
+from .runtime import length_batches
+
+WINDOW = 1024  # files sorted by length together: enough for full batches, few enough to go through a corpus in order
+READ_AHEAD = 2  # batches
+_FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+@dataclass
+class Item:
+    """One input and where its result goes."""
+
+    source: Path
+    target: Path | None
+    label: str
+    """The input as people know it."""
+    name: str = ""
+    """Id in a corpus: the path below its folder, without ending."""
+    seconds: float = 0.0
+    """Of audio, as its header claims."""
+    header: Any = None
+    """What `Work.measure` learnt."""
+
+
+class Work(Protocol):
+    """What is done with every item. `read` and `write` run in threads, `code` and `stream` in the main thread."""
+
+    write_in_threads: bool
+
+    def measure(self, item: Item) -> float:
+        """Seconds of audio by the header alone; fills `item.header`."""
+
+    def read(self, item: Item) -> Any:
+        """Load one short item."""
+
+    def code(self, payloads: Sequence[Any]) -> list[Any]:
+        """Encode or decode a batch."""
+
+    def write(self, item: Item, result: Any) -> None:
+        """Put one result in its place, atomically."""
+
+    def stream(self, item: Item, advance: Callable[[float], None]) -> None:
+        """Read, code and write one long item in constant memory; `advance(seconds)` reports progress."""
+
+
+@dataclass
+class Report:
+    """What happened."""
+
+    done: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    """Audio in what was done."""
+    elapsed: float = 0.0
+    failed: list[Problem] = field(default_factory=list)
+    warned: list[str] = field(default_factory=list)
+
+
+class Watcher(Protocol):
+    """Progress that somebody may look at."""
+
+    def start(self, files: int, seconds: float) -> None:
+        """All that is to be done."""
+
+    def advance(self, files: int, seconds: float) -> None:
+        """So much more is done."""
+
+
+class Pipeline:
+    """Runs a `Work` over items.
+
+    Args:
+        work: what to do.
+        watcher: told about progress.
+        workers: threads that read and write.
+        batch_seconds: padded seconds of audio in one batch.
+        long_seconds: longer items are streamed.
+        report: counts and failures; those of planning may be in it already.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        watcher: Watcher,
+        workers: int,
+        batch_seconds: float = 64.0,
+        long_seconds: float = 60.0,
+        report: Report | None = None,
+    ) -> None:
+        self.work, self.watcher, self.workers = work, watcher, workers
+        self.batch_seconds, self.long_seconds = batch_seconds, long_seconds
+        self.report = report or Report()
+        self._lock = threading.Lock()
+        self._elsewhere: Callable[..., None] = warnings.showwarning
+
+    def run(self, items: Sequence[Item]) -> Report:
+        """Code every item.
+
+        Raises:
+            OSError: the disk is full or read-only. KeyboardInterrupt: after what was under way has been finished.
+        """
+        started = time.monotonic()
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            self._elsewhere, warnings.showwarning = warnings.showwarning, self._warned
+            pool = ThreadPoolExecutor(self.workers, thread_name_prefix="audio-file")
+            try:
+                known = self._measure(pool, items)
+                self.watcher.start(len(known), sum(item.seconds for item in known))
+                for at in range(0, len(known), WINDOW):
+                    self._window(pool, known[at : at + WINDOW])
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+                self.report.elapsed = time.monotonic() - started
+        return self.report
+
+    def _measure(self, pool: ThreadPoolExecutor, items: Sequence[Item]) -> list[Item]:
+        """Items whose header can be read; the others have failed already."""
+        known = []
+        for item, future in zip(items, [pool.submit(self.work.measure, item) for item in items], strict=True):
+            with self._failing(item):
+                item.seconds = future.result()
+                known.append(item)
+        return known
+
+    def _window(self, pool: ThreadPoolExecutor, items: Sequence[Item]) -> None:
+        short = [item for item in items if item.seconds <= self.long_seconds]
+        milliseconds = [max(1, round(item.seconds * 1000)) for item in short]
+        batches = [
+            [short[i] for i in indices] for indices in length_batches(milliseconds, round(1000 * self.batch_seconds))
+        ]
+        writing: deque[tuple[Item, Future[None]]] = deque()
+        try:
+            for batch, payloads in self._read_ahead(pool, batches):
+                for item, result in self._coded(batch, payloads):
+                    if self.work.write_in_threads:
+                        writing.append((item, pool.submit(self.work.write, item, result)))
+                    else:
+                        self._finish(item, partial(self.work.write, item, result))
+                while len(writing) > 4 * self.workers or writing and writing[0][1].done():
+                    self._finish(*_first(writing))
+            for item in (item for item in items if item.seconds > self.long_seconds):
+                self._stream(item)
+        finally:
+            while writing:
+                self._finish(*_first(writing))
+
+    def _read_ahead(
+        self, pool: ThreadPoolExecutor, batches: Sequence[list[Item]]
+    ) -> Iterator[tuple[list[Item], list[Any]]]:
+        """Batches that could be read, the next ones being read meanwhile."""
+        waiting: deque[list[tuple[Item, Future[Any]]]] = deque()
+        coming = iter(batches)
+        while True:
+            while len(waiting) <= READ_AHEAD and (batch := next(coming, None)) is not None:
+                waiting.append([(item, pool.submit(self.work.read, item)) for item in batch])
+            if not waiting:
+                return
+            items, payloads = [], []
+            for item, future in waiting.popleft():
+                with self._failing(item):
+                    payloads.append(future.result())
+                    items.append(item)
+            if items:
+                yield items, payloads
+
+    def _coded(self, items: Sequence[Item], payloads: Sequence[Any]) -> list[tuple[Item, Any]]:
+        """Results of a batch; if it is refused, its items one by one, so that only the guilty one fails."""
+        try:
+            return list(zip(items, self.work.code(payloads), strict=True))
+        except ValueError:
+            results = []
+            for item, payload in zip(items, payloads, strict=True):
+                with self._failing(item):
+                    results.append((item, self.work.code([payload])[0]))
+            return results
+
+    def _finish(self, item: Item, finish: Callable[[], None]) -> None:
+        with self._failing(item):
+            finish()
+            self._count(item)
+            self.watcher.advance(1, item.seconds)
+
+    def _stream(self, item: Item) -> None:
+        reported = 0.0
+
+        def advance(seconds: float) -> None:
+            nonlocal reported
+            reported += seconds
+            self.watcher.advance(0, seconds)
+
+        with self._failing(item):
+            self.work.stream(item, advance)
+            self._count(item)
+            self.watcher.advance(1, item.seconds - reported)
+
+    def _count(self, item: Item) -> None:
+        self.report.done += 1
+        self.report.seconds += item.seconds
+
+    def _failing(self, item: Item) -> _Failing:
+        return _Failing(self, item)
+
+    def _warned(self, message: Warning | str, category: type[Warning], filename: str, *rest: Any, **more: Any) -> None:
+        """Warnings about audio go into the report; those of other packages where they always go."""
+        if not Path(filename).resolve().is_relative_to(Path(__file__).parents[1]):
+            self._elsewhere(message, category, filename, *rest, **more)
+            return
+        with self._lock:
+            self.report.warned.append(str(message))
+
+
+class _Failing:
+    """Inside it, what is wrong with one item goes into the report; what would hit every other item as well goes up."""
+
+    def __init__(self, pipeline: Pipeline, item: Item) -> None:
+        self.pipeline, self.item = pipeline, item
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> bool:
+        if isinstance(error, OSError) and error.errno in _FATAL:
+            raise OSError(
+                f"{error.filename or self.item.target}: {os.strerror(error.errno or 0)}; {self.pipeline.report.done} "
+                "files are finished, nothing is half-written; make room and go on with --resume"
+            ) from error
+        if not isinstance(error, (ValueError, OSError)):
+            return False
+        reason = f"{error.strerror} ({error.filename})" if isinstance(error, OSError) and error.strerror else str(error)
+        self.pipeline.report.failed.append(Problem(self.item.label, reason))
+        self.pipeline.watcher.advance(1, self.item.seconds)
+        return True
+
+
+def _first(writing: deque[tuple[Item, Future[None]]]) -> tuple[Item, Callable[[], None]]:
+    item, future = writing.popleft()
+    return item, future.result

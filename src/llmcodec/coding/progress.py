@@ -1,0 +1,115 @@
+"""What a person sees while files are coded: a bar with real-time factor and time left, a summary, what failed.
+
+Everything goes to standard error, so that standard output stays free for audio and tokens. Imports no torch.
+Test: tests/unit/coding/test_progress.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from .pipeline import Report
+
+MAX_LISTED_WARNINGS = 20
+
+
+class Failed(ValueError):
+    """Some files failed; the message lists them. The console script ends with exit code 1."""
+
+
+class SpeedColumn(ProgressColumn):
+    """How many times faster than the audio plays."""
+
+    def render(self, task: Task) -> Text:
+        if not task.elapsed or not task.completed:
+            return Text("")
+        return Text(times_real_time(task.completed, task.elapsed), style="cyan")
+
+
+class ProgressBar:
+    """A bar on a terminal, nothing elsewhere. Meets `pipeline.Watcher`."""
+
+    def __init__(self, verb: str, console: Console | None = None) -> None:
+        self.verb, self.files, self.total = verb, 0, 0
+        self.console = console or Console(file=sys.stderr)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[files]}"),
+            SpeedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task(verb, total=None, files="")
+
+    def start(self, files: int, seconds: float) -> None:
+        self.total = files
+        self.bar.reset(self.task, total=seconds, files=f"0/{files}")
+
+    def advance(self, files: int, seconds: float) -> None:
+        self.files += files
+        self.bar.update(self.task, advance=max(0.0, seconds), files=f"{self.files}/{self.total}")
+
+    def __enter__(self) -> ProgressBar:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+
+def summarise(report: Report, verb: str, where: str, stopped: bool = False) -> None:
+    """Print what was done to standard error; raise `Failed` with the list where files failed.
+
+    Args:
+        verb: what was done, in the past: `encoded`.
+        where: the result, for the end of the line.
+        stopped: by Ctrl-C: the line says how to go on, and nothing is raised.
+    """
+    for warning in report.warned[:MAX_LISTED_WARNINGS]:
+        print(f"warning: {warning}", file=sys.stderr)
+    if len(report.warned) > MAX_LISTED_WARNINGS:
+        print(f"warning: ... and {len(report.warned) - MAX_LISTED_WARNINGS} more of this kind", file=sys.stderr)
+    parts = [f"{verb} {_files(report.done)}, {readable_seconds(report.seconds)} of audio"]
+    if report.done:
+        parts.append(f"in {readable_seconds(report.elapsed)} ({times_real_time(report.seconds, report.elapsed)})")
+    line = " ".join(parts)
+    if report.skipped:
+        line += f"; {_files(report.skipped)} done before"
+    if report.failed:
+        line += f"; {_files(len(report.failed))} failed"
+    print(f"{line}: {where}" if report.done or report.skipped else line, file=sys.stderr)
+    if stopped:
+        print("stopped; what is listed as done is whole, --resume goes on", file=sys.stderr)
+    elif len(report.failed) == 1 and not report.done and not report.skipped:
+        raise Failed(str(report.failed[0]))
+    elif report.failed:
+        problems = "\n".join(f"  {problem}" for problem in report.failed)
+        raise Failed(f"{_files(len(report.failed))} failed, the others are done:\n{problems}")
+
+
+def times_real_time(seconds: float, elapsed: float) -> str:
+    """`37.2x real time`: seconds of audio per second of work."""
+    return f"{seconds / max(elapsed, 1e-9):.1f}x real time"
+
+
+def readable_seconds(seconds: float) -> str:
+    """`3.2 s`, `4 min 05 s`, `2 h 03 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+    return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60:02d} min"
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count:,} files"

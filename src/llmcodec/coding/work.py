@@ -1,0 +1,239 @@
+"""What encode, decode and reconstruct do with one file: the three `Work`s of pipeline.py. Imports no torch.
+
+Shapes: S samples at the codec's rate, C coded channels, Q codebooks, T frames.
+Test: tests/unit/coding/test_work.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import audio
+from ..data.tokens import (
+    TokenClip,
+    TokenRow,
+    TokenShardWriter,
+    load_token_file,
+    read_token_facts,
+    save_token_file,
+)
+from .pipeline import Item
+from .runtime import Runtime
+
+Advance = Callable[[float], None]
+
+
+@dataclass
+class Recording:
+    """One short file in memory: a waveform (S,) at the codec's rate per coded channel, and what the file was."""
+
+    wavs: list[np.ndarray]
+    original_sample_rate: int
+    original_num_samples: int
+    original_channels: int
+
+    def clip(self, codes: Sequence[np.ndarray]) -> TokenClip:
+        """Its tokens, codes (Q, T) per channel."""
+        return TokenClip(
+            np.stack(codes),
+            len(self.wavs[0]),
+            self.original_sample_rate,
+            self.original_num_samples,
+            self.original_channels,
+        )
+
+
+class _FromAudio:
+    """Reading of audio, shared by encode and reconstruct. split: every channel is coded, else their mean."""
+
+    def __init__(self, runtime: Runtime, split: bool) -> None:
+        self.runtime, self.split = runtime, split
+
+    def measure(self, item: Item) -> float:
+        item.header = audio.info(item.source)
+        return item.header.seconds * (item.header.num_channels if self.split else 1)
+
+    def read(self, item: Item) -> Recording:
+        wav, rate = audio.read(item.source, mono=not self.split)
+        channels = [wav] if wav.ndim == 1 else list(wav.T)
+        wavs = [audio.resample(np.ascontiguousarray(one), rate, self.runtime.identity.sample_rate) for one in channels]
+        return Recording(wavs, rate, len(wav), item.header.num_channels)
+
+    def encode(self, recordings: Sequence[Recording]) -> list[TokenClip]:
+        codes = iter(self.runtime.encode_batch([wav for one in recordings for wav in one.wavs]))
+        return [one.clip([next(codes) for _ in one.wavs]) for one in recordings]
+
+    def channels(self, item: Item) -> list[int | None]:
+        """What is coded of a file: channel numbers, or None for the mean."""
+        return list(range(item.header.num_channels)) if self.split and item.header.num_channels > 1 else [None]
+
+    def blocks(self, item: Item, channel: int | None, counted: Counted) -> Iterator[np.ndarray]:
+        """A long file as blocks at the codec's rate; its own samples are counted."""
+        source = counted.passing(audio.iterate(item.source, channel=channel))
+        return audio.resample_blocks(source, item.header.sample_rate, self.runtime.identity.sample_rate)
+
+
+class EncodeWork(_FromAudio):
+    """Audio files -> token files, or rows of shards."""
+
+    def __init__(self, runtime: Runtime, split: bool, shards: TokenShardWriter | None = None) -> None:
+        super().__init__(runtime, split)
+        self.shards, self.write_in_threads = shards, shards is None
+        self.provenance = runtime.identity.provenance()
+
+    def code(self, payloads: Sequence[Recording]) -> list[TokenClip]:
+        return self.encode(payloads)
+
+    def write(self, item: Item, result: TokenClip) -> None:
+        if self.shards is not None:
+            self.shards.add(TokenRow(**vars(result), id=item.name))
+        else:
+            assert item.target is not None
+            save_token_file(item.target, result, self.provenance)
+
+    def stream(self, item: Item, advance: Advance) -> None:
+        rows, counted, coded = [], Counted(item.header.sample_rate, advance), Counted(1)
+        for channel in self.channels(item):
+            counted.samples = coded.samples = 0
+            blocks = coded.passing(self.blocks(item, channel, counted))
+            rows.append(np.concatenate(list(self.runtime.encode_stream(blocks)), axis=1))
+        header = item.header
+        clip = TokenClip(np.stack(rows), coded.samples, header.sample_rate, counted.samples, header.num_channels)
+        self.write(item, clip)
+
+
+class _ToAudio:
+    """Writing of audio, shared by decode and reconstruct. sample_rate: of the result; None: that of the original."""
+
+    write_in_threads = True
+
+    def __init__(self, runtime: Runtime, sample_rate: int | None) -> None:
+        self.runtime, self.sample_rate = runtime, sample_rate
+
+    def decode(self, clips: Sequence[TokenClip]) -> list[np.ndarray]:
+        """Waveforms (S, C) at the codec's rate."""
+        flat = [(codes, clip.num_samples) for clip in clips for codes in clip.codes]
+        wavs = iter(self.runtime.decode_batch([codes for codes, _ in flat], [length for _, length in flat]))
+        return [np.stack([next(wavs) for _ in clip.codes], axis=1) for clip in clips]
+
+    def place(self, clip: TokenClip) -> tuple[int, int]:
+        """Sample rate and number of samples of the result."""
+        own = self.runtime.identity.sample_rate
+        original = clip.original_sample_rate or own
+        rate = self.sample_rate or original
+        if rate == original and clip.original_num_samples:
+            return rate, clip.original_num_samples
+        if clip.original_num_samples:
+            return rate, audio.num_resampled(clip.original_num_samples, original, rate)
+        return rate, audio.num_resampled(clip.num_samples, own, rate)
+
+    def save(self, item: Item, clip: TokenClip, wav_SC: np.ndarray) -> None:
+        rate, length = self.place(clip)
+        out = audio.resample(wav_SC, self.runtime.identity.sample_rate, rate)[:length]
+        if len(out) < length:
+            out = np.pad(out, ((0, length - len(out)), (0, 0)))
+        assert item.target is not None
+        audio.write(item.target, out[:, 0] if out.shape[1] == 1 else out, rate)
+
+    def save_blocks(
+        self, item: Item, rate: int, channels: Sequence[Iterable[np.ndarray]], length: Callable[[], int]
+    ) -> Iterator[int]:
+        """Blocks (S,) per channel at the codec's rate, in step with each other -> the file; yields samples written.
+
+        length: of the result. It may be known at the end only, so the last second is held back, then cut or filled.
+        """
+        assert item.target is not None
+        own = self.runtime.identity.sample_rate
+        resampled = [audio.resample_blocks(blocks, own, rate) for blocks in channels]
+        with audio.AudioWriter(item.target, rate, num_channels=len(channels)) as writer:
+            written, held = 0, np.zeros((0, len(channels)), np.float32)
+            for parts in zip(*resampled, strict=True):
+                held = np.concatenate([held, np.stack(parts, axis=1)])
+                if len(held) > 2 * rate:
+                    writer.write(held[:-rate])
+                    yield len(held) - rate
+                    written, held = written + len(held) - rate, held[-rate:]
+            rest = held[: length() - written]
+            writer.write(np.pad(rest, ((0, length() - written - len(rest)), (0, 0))))
+
+
+class DecodeWork(_ToAudio):
+    """Token files, or rows of shards, -> audio files. Tokens of another codec are refused."""
+
+    def measure(self, item: Item) -> float:
+        if item.header is not None:  # a row of a shard is at hand already
+            item.header, provenance = item.header
+            self.runtime.identity.refuse_others(provenance, item.source)
+            return len(item.header.codes) * item.header.num_samples / provenance.sample_rate
+        facts, provenance = read_token_facts(item.source)
+        self.runtime.identity.refuse_others(provenance, item.source)
+        return facts["channels"] * facts["num_samples"] / provenance.sample_rate
+
+    def read(self, item: Item) -> TokenClip:
+        if item.header is not None:
+            return item.header
+        clip, provenance = load_token_file(item.source)
+        self.runtime.identity.refuse_others(provenance, item.source)
+        return clip
+
+    def code(self, payloads: Sequence[TokenClip]) -> list[tuple[TokenClip, np.ndarray]]:
+        return list(zip(payloads, self.decode(payloads), strict=True))
+
+    def write(self, item: Item, result: tuple[TokenClip, np.ndarray]) -> None:
+        self.save(item, *result)
+
+    def stream(self, item: Item, advance: Advance) -> None:
+        clip = self.read(item)
+        rate, length = self.place(clip)
+        channels = [self.runtime.decode_stream([codes], clip.num_samples) for codes in clip.codes]
+        for samples in self.save_blocks(item, rate, channels, lambda: length):
+            advance(len(channels) * samples / rate)
+
+
+class ReconstructWork(_FromAudio, _ToAudio):
+    """Audio files through the codec and back, nothing kept in between."""
+
+    def __init__(self, runtime: Runtime, split: bool, sample_rate: int | None) -> None:
+        _FromAudio.__init__(self, runtime, split)
+        _ToAudio.__init__(self, runtime, sample_rate)
+
+    def code(self, payloads: Sequence[Recording]) -> list[tuple[TokenClip, np.ndarray]]:
+        clips = self.encode(payloads)
+        return list(zip(clips, self.decode(clips), strict=True))
+
+    def write(self, item: Item, result: tuple[TokenClip, np.ndarray]) -> None:
+        self.save(item, *result)
+
+    def stream(self, item: Item, advance: Advance) -> None:
+        counted = Counted(item.header.sample_rate, advance)
+        channels = []
+        for number, channel in enumerate(self.channels(item)):
+            # The other channels are as long as the first: one count is enough for the length.
+            own_count = Counted(item.header.sample_rate, advance) if number else counted
+            codes = self.runtime.encode_stream(self.blocks(item, channel, own_count))
+            channels.append(self.runtime.decode_stream(codes))
+        rate = self.sample_rate or item.header.sample_rate
+        for _ in self.save_blocks(
+            item, rate, channels, lambda: audio.num_resampled(counted.samples, counted.sample_rate, rate)
+        ):
+            pass
+
+
+class Counted:
+    """Counts the samples that pass, and reports them as seconds."""
+
+    def __init__(self, sample_rate: int, advance: Advance | None = None) -> None:
+        self.sample_rate, self.advance, self.samples = sample_rate, advance, 0
+
+    def count(self, samples: int) -> None:
+        self.samples += samples
+        if self.advance is not None:
+            self.advance(samples / self.sample_rate)
+
+    def passing(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        for block in blocks:
+            self.count(len(block))
+            yield block
