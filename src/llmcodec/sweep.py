@@ -81,13 +81,18 @@ def run_sweep(config: SweepConfig, here: Path) -> Path:
     jobs = [(index, name, seed) for name, row in config.rows.items() for index, seed in enumerate(config.seeds_of(row))]
     for _, name, seed in sorted(jobs, key=lambda job: job[0]):  # the first seed of every row, then the second
         job = folder / f"{name}-{seed}"
-        if job.with_suffix(".json").exists():
+        if beside(job, ".json").exists():
             continue
-        with claim(job.with_suffix(".lock")) as mine:
-            if mine and not job.with_suffix(".json").exists():
+        with claim(beside(job, ".lock")) as mine:
+            if mine and not beside(job, ".json").exists():
                 print(f"sweep: {name}, seed {seed}", flush=True)
                 run_job(config, config.rows[name], seed, job, here)
     return write_table(config)
+
+
+def beside(job: Path, ending: str) -> Path:
+    """The file of a job: row names may hold dots, so the ending is added, not exchanged."""
+    return job.with_name(job.name + ending)
 
 
 def run_job(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Path) -> None:
@@ -101,9 +106,9 @@ def run_job(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Pat
     protocol = config.measurement
     protocol = replace(protocol, likelihood=replace(protocol.likelihood, seeds=(seed,)))
     measured = measure_system(job.name, load_codec(codec), corpus, protocol)
-    temporary = job.with_suffix(".tmp")
+    temporary = beside(job, ".tmp")
     temporary.write_text(json.dumps(to_json([measured])[job.name]), encoding="utf-8")
-    temporary.replace(job.with_suffix(".json"))
+    temporary.replace(beside(job, ".json"))
 
 
 def train_codec(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Path) -> Path:

@@ -94,7 +94,7 @@ def test_sweep_resumes_and_pairs_by_seed_and_clip(few_clips, tmp_path, capsys):
         "rows": {
             "base": {"codec": "bundled", "seeds": [0]},
             "control": {"configs": ["plain.yaml"]},
-            "fewer": {"configs": ["plain.yaml"], "options": ["--codec.smaller_codebook=256"]},
+            "fewer .5": {"configs": ["plain.yaml"], "options": ["--codec.smaller_codebook=256"]},
         },
         "measurement": {
             "likelihood": {"audio_seconds": 12.0, "batch_seconds": 6.0, "num_evaluations": 1},
@@ -106,11 +106,11 @@ def test_sweep_resumes_and_pairs_by_seed_and_clip(few_clips, tmp_path, capsys):
     assert main(["sweep", str(tmp_path / "sweep.yaml")]) == 0
     table = capsys.readouterr().out
     assert "base (1)" in table and "control (2)" in table and "mel against control" in table
-    assert LLMCodec.from_pretrained(tmp_path / "out/fewer-1/codec").codebook_size == 256
+    assert LLMCodec.from_pretrained(tmp_path / "out/fewer .5-1/codec").codebook_size == 256
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.json")}
     assert len(stamps) == 5
-    (tmp_path / "out/fewer-1.json").unlink()
-    (tmp_path / "out/fewer-1.lock").write_text("999999999")  # left by a process that was killed
+    (tmp_path / "out/fewer .5-1.json").unlink()
+    (tmp_path / "out/fewer .5-1.lock").write_text("999999999")  # left by a process that was killed
     assert main(["sweep", str(tmp_path / "sweep.yaml")]) == 0
     again = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.json")}
     assert len(again) == 5 and sum(again[p] == stamps[p] for p in stamps) == 4
