@@ -116,20 +116,21 @@ def run_function(
 ) -> Any:
     """A typed function as a command: its docstring is the help, required parameters are positional.
 
-    many: a list parameter that takes several positional values, none where it has a default. repeat: a list parameter
-    given as an option that may be repeated (`--codec A --codec B`). `-o` is short for `--output`, and an option of
+    many: a list parameter that takes several positional values, none where it has a default. repeat: list parameters
+    (joined by commas) given as options that may be repeated (`--codec A --codec B`). `-o` is short for `--output`, and an option of
     type bool may stand alone (`--resume`).
     """
     description, _, parameters = (function.__doc__ or "").partition("Args:")
     parser = ArgumentParser(prog=program, description=description.strip())
-    for name in filter(None, (many, repeat)):
+    repeats = [name for name in repeat.split(",") if name]
+    for name in filter(None, (many, *repeats)):
         about = parameters.partition(f"{name}:")[2].splitlines()[0].strip()
         if name == many:
             optional = signature(function).parameters[many].default is not Parameter.empty
             parser.add_argument(many, nargs="*" if optional else "+", type=str, help=about)
         else:
-            parser.add_argument(f"--{repeat.replace('_', '-')}", dest=repeat, action="append", type=str, help=about)
-    skip: set[str | int] = {name for name in (many, repeat) if name}
+            parser.add_argument(f"--{name.replace('_', '-')}", dest=name, action="append", type=str, help=about)
+    skip: set[str | int] = {name for name in (many, *repeats) if name}
     parser.add_function_arguments(function, as_positional=True, skip=skip)
     flags = {f"--{name}" for name, one in signature(function).parameters.items() if isinstance(one.default, bool)}
     return function(**vars(parser.instantiate(parser.parse_args(_spelled_out(arguments, flags)))))
@@ -173,7 +174,7 @@ class Command:
     many: str = ""
     """List parameter of the function that takes several positional values."""
     repeat: str = ""
-    """List parameter of the function that is an option which may be repeated."""
+    """List parameters of the function, joined by commas, that are options which may be repeated."""
     reads_arguments: bool = False
     """The function takes the raw arguments and has a parser of its own."""
 
@@ -206,12 +207,37 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "encode": Command("audio files to token files", "coding.command:encode", "inputs"),
     "decode": Command("token files, or tokens as text, back to audio", "coding.command:decode", "inputs"),
     "reconstruct": Command("audio through a codec and back", "coding.command:reconstruct", "inputs"),
+    "evaluate": {
+        "salmon": Command(
+            "does a language model over the tokens hear a change of speaker, background or room?",
+            "evaluation.salmon_command:evaluate_salmon",
+            repeat="codec",
+        ),
+    },
+    "tokenize": Command("turn a corpus into token shards that language models train on", "lm_commands:tokenize"),
+    "lm": {
+        "train": Command(
+            "train a language model on codec tokens, or adapt one", "lm_commands:train", reads_arguments=True
+        ),
+        "score": Command("log-likelihood of speech, per file and per token", "score:score", many="inputs"),
+        "sample": Command("speak: continue a prompt, read a text", "speak:sample", repeat="prompt,text"),
+        "export": Command("write a plain Hugging Face model that others can serve", "speak:export"),
+    },
     "data": {
         "manifest": Command("make a manifest from a folder or a LibriSpeech layout", "data.build:make_manifest"),
         "hub": Command("make a manifest from a data set of the Hugging Face hub", "data.hub:make_hub_manifest"),
+        "salmon": Command(
+            "make a SALMon-style suite of consistency pairs from any corpus",
+            "evaluation.salmon_command:make_salmon_suite",
+            repeat="manifest",
+        ),
     },
 }
-GROUP_HELP = {"data": "manifests of speech: what training and evaluation read"}
+GROUP_HELP = {
+    "lm": "token language models: train, score, speak, hand over",
+    "evaluate": "one measurement at a time, for any codec",
+    "data": "manifests of speech: what training and evaluation read",
+}
 
 
 def usage(program: str, commands: Mapping[str, Command | dict[str, Command]]) -> str:

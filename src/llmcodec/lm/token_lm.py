@@ -48,6 +48,8 @@ class TokenLMCard:
     """Of the initial audio rows."""
     max_tokens: int | None = None
     """Longest sequence in training."""
+    text_template: str = "{text}"
+    """What it reads for a transcript; fields {text}, {speaker}, {language}."""
 
     def save(self, folder: Path) -> None:
         facts = dataclasses.asdict(self)

@@ -1,0 +1,246 @@
+"""The language model of a training run: loaded or built, grown by audio tokens, and what of it trains.
+
+    prepared = prepare_model(recipe.model, num_codes=4096, seed=0)
+    prepared.module(input_ids=.., position_ids=.., labels=..)     # summed nats of the targets, and their number
+
+Shapes: B rows, L positions, K output rows. Test: `pytest tests/unit/lm/test_prepare.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmcodec.lm.audio_tokens import AudioTokens, add_audio_tokens, byte_tokenizer
+from llmcodec.lm.cooccurrence import cooccurrence_embedding
+from llmcodec.lm.growth import AudioRows, attach_rows, grow_embeddings, merge_rows
+from llmcodec.lm.logits import check_head, hidden_states, output_rows, target_nats
+from llmcodec.lm.packing import IGNORE
+from llmcodec.lm.recipe import LMModelConfig, SmallModelConfig
+from llmcodec.lm.token_lm import AUDIO_ROWS, TokenLM, TokenLMCard
+
+
+class TrainedLM(nn.Module):
+    """What the trainer holds: the causal LM, trainable audio rows beside it, and the loss.
+
+    Args:
+        audio_only: softmax over the codes and end of audio; else over the whole vocabulary.
+        dropout: on input embeddings and last hidden states, while training.
+    """
+
+    accepts_loss_kwargs = True  # the loss is divided by the number of targets in the whole optimizer step
+
+    def __init__(
+        self, causal: Any, tokens: AudioTokens, rows: AudioRows | None, audio_only: bool, dropout: float = 0.0
+    ):
+        super().__init__()
+        self.causal, self.rows = causal, rows
+        self.tokens, self.audio_only, self.dropout = tokens, audio_only, dropout
+
+    @property
+    def config(self) -> Any:
+        """Hugging Face's trainer looks for it."""
+        return self.causal.config
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor) -> Tensor:
+        """Summed negative log-likelihood, in nats, of the positions whose label is not IGNORE."""
+        inputs: dict[str, Tensor] = {"input_ids": input_ids}
+        if self.dropout and self.training:
+            embeds = self.causal.get_input_embeddings()(input_ids)
+            inputs = {"inputs_embeds": F.dropout(embeds, self.dropout)}
+        hidden_BLH = hidden_states(self.causal, **inputs, position_ids=position_ids)
+        targets_BL = labels[:, 1:]
+        wanted_BL = targets_BL != IGNORE
+        hidden_NH = F.dropout(hidden_BLH[:, :-1][wanted_BL], self.dropout, self.training)
+        targets_N = targets_BL[wanted_BL]
+        if self.audio_only:
+            # Column 0 is the end of audio, column c + 1 is code c (`AudioTokens.output_ids`).
+            targets_N = torch.where(targets_N == self.tokens.end, 0, targets_N - self.tokens.first + 1)
+            rows = output_rows(self.causal, self.tokens.output_ids.to(input_ids.device))
+        else:
+            rows = output_rows(self.causal, None)
+        return target_nats(self.causal, hidden_NH, targets_N, rows).sum()
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """Everything that trains, by name; shared weights once."""
+        return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
+
+    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
+        """Read back what `trainable_state` gave.
+
+        Raises:
+            ValueError: weights of another model.
+        """
+        own = {name: value for name, value in self.named_parameters() if value.requires_grad}
+        wrong = [name for name, value in own.items() if name not in state or state[name].shape != value.shape]
+        if wrong or len(own) != len(state):
+            raise ValueError(f"checkpoint: it is of another model ({(wrong or sorted(set(state) - set(own)))[0]})")
+        with torch.no_grad():
+            for name, value in own.items():
+                value.copy_(state[name])
+
+
+@dataclass
+class Prepared:
+    """A model ready to train."""
+
+    module: TrainedLM
+    tokenizer: Any
+    tokens: AudioTokens
+    config: LMModelConfig
+    peft_model: Any = None
+
+    def token_lm(self, card: TokenLMCard | None = None) -> TokenLM:
+        """The same weights as something that scores."""
+        return TokenLM(self.module.causal, self.tokenizer, self.tokens, card)
+
+    def save(self, folder: Path, card: TokenLMCard) -> Path:
+        """Write what `load_token_lm` reads: a plain model, or the adapter and the audio rows; whole or not at all."""
+        from safetensors.torch import save_file
+
+        temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+        temporary.mkdir(parents=True)
+        try:
+            rows = self.module.rows
+            if rows is None:
+                causal = self.module.causal
+                causal.generation_config.eos_token_id = self.end_ids
+                causal.save_pretrained(temporary)
+            else:
+                state = {name: value.detach().contiguous() for name, value in rows.named_parameters()}
+                save_file(state, temporary / AUDIO_ROWS)
+                if self.peft_model is not None:
+                    self.peft_model.save_pretrained(str(temporary))
+                    (temporary / "README.md").unlink(missing_ok=True)  # a form with nothing filled in
+            self.tokenizer.save_pretrained(temporary)
+            card.save(temporary)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return folder
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Tokens at which a server should stop."""
+        eos = self.tokenizer.eos_token_id
+        return [self.tokens.end] + ([] if eos is None else [eos])
+
+
+def prepare_model(
+    config: LMModelConfig,
+    num_codes: int,
+    audio_only: bool,
+    seed: int = 0,
+    gradient_checkpointing: bool = False,
+    clips: Sequence[Tensor] = (),
+) -> Prepared:
+    """Load or build the LM, add tokens and rows, freeze what does not train.
+
+    Args:
+        clips: training codes, from whose neighbourhood the rows of a model from scratch start.
+
+    Raises:
+        ValueError: a tokenizer with the tokens of another codec, a model whose head we do not know, peft missing.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from llmcodec.lm.backbone import DTYPES
+    from llmcodec.lm.bundled import resolve_lm
+
+    if config.base is None:
+        tokenizer = byte_tokenizer()
+        model = small_model(config.small, len(tokenizer), tokenizer, seed)
+    else:
+        place = resolve_lm(config.base)
+        tokenizer = AutoTokenizer.from_pretrained(place)
+        dtype = torch.float32 if config.train == "full" else DTYPES[config.dtype]
+        model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
+    fresh = "<CODEC_0>" not in tokenizer.get_vocab()
+    tokens = add_audio_tokens(tokenizer, num_codes)
+    if fresh:  # an LM that already speaks this codec keeps its rows
+        grow_embeddings(model, tokens, seed, config.audio_rows)
+        if config.base is None and config.small.cooccurrence and clips:
+            start_from_neighbours(model, tokens, clips)
+    elif model.get_input_embeddings().weight.shape[0] <= int(tokens.all_ids.max()):
+        raise ValueError(f"{config.base}: its tokenizer has codec tokens, its model has no rows for them")
+    check_head(model)
+    if gradient_checkpointing:
+        # `use_reentrant=False` lets the gradient reach adapters below frozen embeddings.
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.train == "full":
+        return Prepared(TrainedLM(model, tokens, None, audio_only, config.dropout), tokenizer, tokens, config)
+    model.requires_grad_(False)
+    peft_model = _add_lora(model, config) if config.train == "lora" else None
+    rows = attach_rows(model, tokens)
+    module = TrainedLM(model, tokens, rows, audio_only, config.dropout)
+    return Prepared(module, tokenizer, tokens, config, peft_model)
+
+
+def small_model(config: SmallModelConfig, vocabulary: int, tokenizer: Any, seed: int) -> Any:
+    """A Llama with random weights, tied rows."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    if config.hidden_size % config.num_heads:
+        raise ValueError(f"recipe: model.small.hidden_size {config.hidden_size} is not divisible by num_heads")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=vocabulary,
+                hidden_size=config.hidden_size,
+                num_hidden_layers=config.num_layers,
+                num_attention_heads=config.num_heads,
+                num_key_value_heads=config.num_heads,
+                intermediate_size=config.intermediate_size,
+                max_position_embeddings=config.max_positions,
+                initializer_range=config.initializer_range,
+                tie_word_embeddings=True,
+                bos_token_id=None,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+
+
+@torch.no_grad()
+def start_from_neighbours(model: Any, tokens: AudioTokens, clips: Sequence[Tensor]) -> None:
+    """Rows of the codes of a small model from the co-occurrence of its training tokens.
+
+    The final norm's gain starts small, so that the larger rows do not start with confident wrong guesses.
+    """
+    weight = model.get_input_embeddings().weight
+    rows = cooccurrence_embedding(clips, tokens.num_codes, weight.shape[1])
+    weight[tokens.first : tokens.first + tokens.num_codes] += rows.to(weight)
+    model.base_model.norm.weight.fill_(0.1)
+
+
+def _add_lora(model: Any, config: LMModelConfig) -> Any:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ValueError("recipe: model.train lora needs the package peft: pip install 'llmcodec[lm]'") from error
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.lora_targets,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, lora)
+
+
+def merged_model(prepared: Prepared) -> Any:
+    """A plain Hugging Face model: adapters and rows written into the weights, in place."""
+    model = prepared.module.causal
+    merge_rows(model)
+    return model if prepared.peft_model is None else prepared.peft_model.merge_and_unload()

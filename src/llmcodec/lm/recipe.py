@@ -1,0 +1,189 @@
+"""A token LM's training in frozen dataclasses: what `recipes/lm_*.yaml` say and `llmcodec lm train --help` explains.
+
+Test: tests/unit/lm/test_recipe.py parses every shipped recipe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from llmcodec.lm.sequences import FORMATS
+
+
+@dataclass(frozen=True)
+class LMDataConfig:
+    """Which tokens, in which form."""
+
+    tokens: list[str] = field(default_factory=list)
+    """Folders of token shards (`llmcodec tokenize`); empty: tokenise `manifest` with `codec` into the run folder."""
+    valid_tokens: list[str] = field(default_factory=list)
+    """Folders of held-out token shards; empty: the valid split of `manifest`, or no evaluation."""
+    manifest: str = "bundled"
+    """Manifest to tokenise when `tokens` is empty; "bundled" is the 9-minute corpus inside the package."""
+    codec: str = "bundled"
+    """Codec to tokenise with: `bundled`, a folder or a hub id."""
+    sources: list[str] | None = None
+    """Keep clips of these sources of the manifest."""
+    languages: list[str] | None = None
+    """Keep clips of these languages."""
+    speakers: list[str] | None = None
+    """Keep clips of these speakers."""
+    formats: list[str] = field(default_factory=lambda: ["audio"])
+    """audio, tts (text to audio), asr (audio to text), interleaved (clips of a speaker in turn); or several of them."""
+    text_template: str = "{text}"
+    """What the LM reads for a transcript: {text}, {speaker}, {language} are filled in."""
+    max_tokens: int = 1024
+    """Longest sequence, and the length of a packed row."""
+    packing: bool = True
+    """Several sequences in a row, each blind to the others. False: one sequence a row."""
+    clips_per_sequence: int = 4
+    """Clips in an interleaved sequence."""
+
+    def __post_init__(self) -> None:
+        unknown = set(self.formats) - set(FORMATS)
+        if unknown or not self.formats:
+            raise ValueError(f"recipe: data.formats: {sorted(unknown) or 'none'}; choose from {', '.join(FORMATS)}")
+        if self.max_tokens < 8:
+            raise ValueError(f"recipe: data.max_tokens must be at least 8, got {self.max_tokens}")
+        if "{text}" not in self.text_template:
+            raise ValueError(f"recipe: data.text_template must contain {{text}}, got {self.text_template!r}")
+
+
+@dataclass(frozen=True)
+class SmallModelConfig:
+    """A Llama from scratch with a byte tokenizer: what works offline."""
+
+    num_layers: int = 4
+    """Transformer layers."""
+    hidden_size: int = 256
+    """Width."""
+    num_heads: int = 4
+    """Attention heads."""
+    intermediate_size: int = 768
+    """Width inside the feed-forward blocks."""
+    max_positions: int = 2048
+    """Longest sequence that the model will ever read."""
+    initializer_range: float = 0.02
+    """Standard deviation of the initial weights."""
+    cooccurrence: bool = True
+    """Rows of the codes start from what stands beside what in the training tokens (lm/cooccurrence.py); false draws
+    them like the rest. The same rule for every codec, and many steps ahead of drawn rows."""
+
+
+@dataclass(frozen=True)
+class LMModelConfig:
+    """Which language model, and what of it trains."""
+
+    base: str | None = None
+    """Hugging Face name or folder of a causal LM, or `smollm2`; null builds `small` from scratch."""
+    small: SmallModelConfig = field(default_factory=SmallModelConfig)
+    """The model from scratch."""
+    train: Literal["full", "lora", "embeddings"] = "full"
+    """full: every weight. lora: adapters and the audio rows. embeddings: the audio rows alone."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Precision of weights that do not train (lora, embeddings). What trains is always fp32."""
+    lora_rank: int = 64
+    """Rank of the adapters."""
+    lora_alpha: int = 128
+    """Scale of the adapters: alpha / rank."""
+    lora_dropout: float = 0.0
+    """Dropout inside the adapters."""
+    lora_targets: str | list[str] = "all-linear"
+    """Layers that get adapters: `all-linear`, or names such as [q_proj, v_proj]."""
+    audio_rows: str | None = None
+    """Start the codes' input rows from an adapted codec run (`audio_rows.safetensors`); null draws them from the text
+    rows' mean and covariance, the same for every codec."""
+    dropout: float = 0.0
+    """Dropout on the input embeddings and on the last hidden state, in training only."""
+
+    def __post_init__(self) -> None:
+        if self.base is None and self.train != "full":
+            raise ValueError(f"recipe: model.train is {self.train!r}, but a model from scratch trains in full")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"recipe: model.dropout must be in [0, 1), got {self.dropout}")
+        if self.lora_rank < 1:
+            raise ValueError(f"recipe: model.lora_rank must be at least 1, got {self.lora_rank}")
+
+
+@dataclass(frozen=True)
+class TokenLMRecipe:
+    """Everything that decides the training of a token LM."""
+
+    name: str = "lm"
+    """Name shown in logs."""
+    run: str = "runs/lm"
+    """Folder of the run: run.json, log.jsonl, curves.png, checkpoint-N/, and lm/, the trained LM."""
+    seed: int = 0
+    """Seed of initial weights, audio rows, order, dropout."""
+    data: LMDataConfig = field(default_factory=LMDataConfig)
+    """Tokens."""
+    model: LMModelConfig = field(default_factory=LMModelConfig)
+    """Language model."""
+    loss_over: Literal["audio", "full"] = "audio"
+    """Softmax of the loss: over the codes and end of audio alone, or over the LM's whole vocabulary. Formats whose
+    targets hold text need `full`."""
+    everywhere: bool = False
+    """Loss at every position; false takes it at the modality the format asks for (tts: audio, asr: text)."""
+    epochs: float = 3.0
+    """Passes over the data; `steps` wins if set."""
+    steps: int | None = None
+    """Optimizer steps."""
+    rows_per_batch: int = 4
+    """Rows (packed, or one sequence each) in a micro-batch."""
+    accumulate: int = 1
+    """Micro-batches per optimizer step."""
+    lr: float = 1e-4
+    """Peak learning rate of AdamW."""
+    rows_lr: float | None = None
+    """Peak learning rate of the audio rows with lora and embeddings; null: the same."""
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    """Shape of the learning rate behind the warm-up."""
+    warmup_share: float = 0.1
+    """Share of the steps with a rising learning rate."""
+    weight_decay: float = 0.0
+    """AdamW weight decay of matrices; rows of embeddings, gains and biases have none."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW."""
+    clip_norm: float = 1.0
+    """Largest gradient norm."""
+    bf16: bool = True
+    """Autocast in bf16, on CPUs too; losses, optimizer and weights that train stay fp32."""
+    gradient_checkpointing: bool = False
+    """Recompute layers in the backward pass: less memory, about a third more time."""
+    eval_every: int = 200
+    """Steps between evaluations (LM bits per second on the held-out clips) and checkpoints."""
+    max_eval_clips: int = 200
+    """Held-out clips used for evaluation during training."""
+    keep_best: bool = True
+    """Keep the weights with the fewest held-out bits per second (or nats per target); false keeps the last."""
+    log_every: int = 10
+    """Steps between lines of the log."""
+
+    def __post_init__(self) -> None:
+        for name in ("rows_per_batch", "accumulate", "eval_every", "log_every", "max_eval_clips"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"recipe: {name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.warmup_share < 1:
+            raise ValueError(f"recipe: warmup_share must be in [0, 1), got {self.warmup_share}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"recipe: steps must be at least 1, got {self.steps}")
+        if self.loss_over == "audio" and not self.targets_are_audio:
+            raise ValueError(
+                "recipe: loss_over is audio, but "
+                + ("everywhere asks for text too" if self.everywhere else f"{self.data.formats} have text as targets")
+                + "; set loss_over to full"
+            )
+
+    @property
+    def targets_are_audio(self) -> bool:
+        """True where no text is ever predicted."""
+        if self.everywhere and set(self.data.formats) != {"audio"}:
+            return False
+        return set(self.data.formats) <= {"audio", "tts"}
+
+    def loss_in_words(self) -> str:
+        """For the card and the log."""
+        what = "every position" if self.everywhere else "the positions that the formats ask for"
+        over = "the codes and end of audio" if self.loss_over == "audio" else "the whole vocabulary, text included"
+        return f"cross-entropy at {what}, softmax over {over}"

@@ -1,0 +1,229 @@
+"""Speech tokens drawn from a token LM: continuation of a prompt, out of nothing, or from a text.
+
+    config = SamplingConfig(temperature=0.9, top_p=0.95, max_codes=500)
+    clips = sample(lm, [speech_prompt(lm, codes_T), text_prompt(lm, "please hold")], config)
+    for codes_B in sample_steps(lm, [speech_prompt(lm, codes_T)], config): ...      # one code per clip and step
+
+Prompts of any length share a batch (padded on the left, keys and values cached); every clip has a random generator of
+its own, keyed by seed and place, so a batch draws what single calls draw. Rows that have ended leave the batch.
+Shapes: B clips, K = V + 1 columns (end of audio, codes). Test: `pytest tests/unit/lm/test_sampling.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmcodec.lm.logits import output_rows, token_logits
+from llmcodec.lm.sequences import SequenceBuilder
+from llmcodec.lm.token_lm import TokenLM
+
+ENDED = -1
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How tokens are drawn."""
+
+    temperature: float = 0.9
+    """Below 1 sharper, above 1 flatter, 0 always the likeliest."""
+    top_k: int = 0
+    """Draw among this many likeliest codes; 0 among all."""
+    top_p: float = 0.98
+    """Draw among the likeliest codes that together hold this share; 1 among all."""
+    repetition_penalty: float = 1.0
+    """Divide the odds of codes among the last `repetition_window` by this; 1 does nothing."""
+    repetition_window: int = 16
+    """Codes looked back at by the penalty."""
+    max_codes: int = 500
+    """Most codes to draw."""
+    min_codes: int = 0
+    """No end of audio before this many codes."""
+    seed: int = 0
+    """Of the draws; clip i of a call uses (seed, i)."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ValueError(
+                f"sampling: temperature must be 0 or more, top_p in (0, 1], top_k 0 or more; got {self.temperature}, "
+                f"{self.top_p}, {self.top_k}"
+            )
+        if self.repetition_penalty <= 0 or self.repetition_window < 1:
+            raise ValueError("sampling: repetition_penalty must be positive and repetition_window at least 1")
+        if not 0 <= self.min_codes <= self.max_codes or self.max_codes < 1:
+            raise ValueError(f"sampling: {self.min_codes} to {self.max_codes} codes are no range to draw from")
+
+
+def speech_prompt(lm: TokenLM, codes_T: Tensor | None = None) -> Tensor:
+    """Ids that ask for the continuation of codes; of nothing where there are none."""
+    begin = torch.tensor([lm.tokens.begin])
+    return begin if codes_T is None else torch.cat([begin, lm.tokens.ids(codes_T)])
+
+
+def text_prompt(lm: TokenLM, text: str, speaker: str = "", language: str = "") -> Tensor:
+    """Ids that ask for a text to be spoken, in the template that the LM was trained with.
+
+    Raises:
+        ValueError: an empty text, or an LM that was not trained to speak texts.
+    """
+    if not text.strip():
+        raise ValueError("sampling: the text is empty; give some words to speak")
+    if lm.card.formats and not {"tts", "interleaved"} & set(lm.card.formats):
+        raise ValueError(
+            f"sampling: this LM was trained on {', '.join(lm.card.formats)}, not on text to audio; "
+            "see recipes/lm_tts.yaml"
+        )
+    template = lm.card.text_template
+    for name, value in (("speaker", speaker), ("language", language)):
+        if f"{{{name}}}" in template and not value:
+            raise ValueError(f"sampling: this LM reads {template!r}; name the {name}")
+    builder = SequenceBuilder(lm.tokenizer, lm.tokens, lm.max_positions, template)
+    return torch.cat([builder.text_ids(text, speaker, language), torch.tensor([lm.tokens.begin])])
+
+
+def sample(lm: TokenLM, prompts: Sequence[Tensor], config: SamplingConfig) -> list[Tensor]:
+    """New codes of every prompt, 1-D int64, without the prompt's own; empty where the LM ends at once."""
+    drawn: list[list[int]] = [[] for _ in prompts]
+    for codes_B in sample_steps(lm, prompts, config):
+        for clip, code in zip(drawn, codes_B.tolist(), strict=True):
+            if code != ENDED:
+                clip.append(code)
+    return [torch.tensor(clip, dtype=torch.int64) for clip in drawn]
+
+
+@torch.no_grad()
+def sample_steps(lm: TokenLM, prompts: Sequence[Tensor], config: SamplingConfig) -> Iterator[Tensor]:
+    """One step after another: codes (B,), ENDED for clips that are over; stops when all are.
+
+    Raises:
+        ValueError: no prompt, a prompt that ends inside a frame, or more positions than the LM has.
+    """
+    _check(lm, prompts, config)
+    lm.model.eval()
+    device = lm.device
+    rows = output_rows(lm.model, lm.tokens.output_ids.to(device))
+    generators = [torch.Generator().manual_seed(config.seed * 1_000_003 + i) for i in range(len(prompts))]
+    active = list(range(len(prompts)))
+    recent: list[list[int]] = [lm.tokens.codes(prompt).tolist()[-config.repetition_window :] for prompt in prompts]
+    num_codebooks = 1 if lm.card.codec is None else lm.card.codec.num_codebooks
+    state = _Cache(lm.model, prompts, device)
+    for step in range(config.max_codes):
+        logits_BK = token_logits(lm.model, state.hidden_BH, rows).cpu()
+        _forbid(logits_BK, lm.num_codes, step, num_codebooks, config)
+        if config.repetition_penalty != 1.0:
+            _penalise(logits_BK, [recent[clip] for clip in active], config)
+        columns = draw(logits_BK, [generators[clip] for clip in active], config)
+        codes_B = torch.full((len(prompts),), ENDED)
+        codes_B[torch.tensor(active)] = columns - 1  # column 0 is the end of audio, which is ENDED
+        for clip, code in zip(active, (columns - 1).tolist(), strict=True):
+            recent[clip] = [*recent[clip], code][-config.repetition_window :]
+        going = columns > 0
+        if not bool(going.any()):
+            return
+        yield codes_B
+        active = [clip for clip, goes in zip(active, going.tolist(), strict=True) if goes]
+        if step + 1 < config.max_codes:
+            state.keep(going)
+            state.step((columns[going] - 1 + lm.tokens.first).to(device))
+
+
+def draw(logits_BK: Tensor, generators: Sequence[torch.Generator], config: SamplingConfig) -> Tensor:
+    """One column per row (B,): temperature, then top-k, then top-p, then a draw by the row's own generator."""
+    if config.temperature == 0:
+        return logits_BK.argmax(-1)
+    logits_BK = logits_BK / config.temperature
+    if 0 < config.top_k < logits_BK.shape[1]:
+        least = logits_BK.topk(config.top_k).values[:, -1:]
+        logits_BK = logits_BK.masked_fill(logits_BK < least, -math.inf)
+    if config.top_p < 1:
+        ordered, places = logits_BK.sort(descending=True)
+        shares = ordered.softmax(-1)
+        beyond = shares.cumsum(-1) - shares >= config.top_p  # the first column stays whatever top_p is
+        logits_BK = logits_BK.scatter(1, places, ordered.masked_fill(beyond, -math.inf))
+    # Gumbel's trick: the largest of logit plus noise is a draw from the softmax.
+    uniform = torch.stack([torch.rand(logits_BK.shape[1], generator=one) for one in generators])
+    noise = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
+    return (logits_BK + noise).argmax(-1)
+
+
+def _forbid(logits_BK: Tensor, num_codes: int, step: int, num_codebooks: int, config: SamplingConfig) -> None:
+    """End of audio between frames only, and not before `min_codes`; each place of a frame has its own codebook."""
+    place = step % num_codebooks
+    if place or step < config.min_codes:
+        logits_BK[:, 0] = -math.inf
+    if num_codebooks > 1:
+        size = num_codes // num_codebooks
+        logits_BK[:, 1 : 1 + place * size] = -math.inf
+        logits_BK[:, 1 + (place + 1) * size :] = -math.inf
+
+
+def _penalise(logits_BK: Tensor, recent: Sequence[Sequence[int]], config: SamplingConfig) -> None:
+    for row, codes in enumerate(recent):
+        if codes:
+            logits_BK[row, torch.tensor(sorted(set(codes))) + 1] -= math.log(config.repetition_penalty)
+
+
+class _Cache:
+    """Keys and values of a batch of prompts, and the last hidden state (B, H)."""
+
+    def __init__(self, model: Any, prompts: Sequence[Tensor], device: torch.device):
+        from transformers import DynamicCache
+
+        longest = max(len(prompt) for prompt in prompts)
+        ids_BL = torch.zeros(len(prompts), longest, dtype=torch.int64)
+        self.mask_BL = torch.zeros(len(prompts), longest, dtype=torch.int64)
+        for row, prompt in enumerate(prompts):
+            ids_BL[row, longest - len(prompt) :] = prompt
+            self.mask_BL[row, longest - len(prompt) :] = 1
+        self.model, self.mask_BL = model, self.mask_BL.to(device)
+        self.cache = DynamicCache(config=model.config)
+        self.padded = bool((self.mask_BL == 0).any())
+        positions = (self.mask_BL.cumsum(1) - 1).clamp_min(0)
+        self.next_B = positions[:, -1] + 1
+        self.hidden_BH = self._run(ids_BL.to(device), positions)
+
+    def keep(self, going: Tensor) -> None:
+        """Rows that have ended leave the batch."""
+        if bool(going.all()):
+            return
+        places = going.nonzero()[:, 0].to(self.mask_BL.device)
+        self.cache.batch_select_indices(places)
+        self.mask_BL, self.next_B = self.mask_BL[places], self.next_B[places]
+        self.padded = bool((self.mask_BL == 0).any())
+
+    def step(self, ids_B: Tensor) -> None:
+        self.mask_BL = torch.cat([self.mask_BL, torch.ones_like(self.mask_BL[:, :1])], dim=1)
+        self.hidden_BH = self._run(ids_B[:, None], self.next_B[:, None])
+        self.next_B = self.next_B + 1
+
+    def _run(self, ids: Tensor, positions: Tensor) -> Tensor:
+        # Without padding no mask is needed, and attention takes its fast path.
+        output = self.model.base_model(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=self.mask_BL if self.padded else None,
+            past_key_values=self.cache,
+            use_cache=True,
+            return_dict=True,
+        )
+        return output.last_hidden_state[:, -1]
+
+
+def _check(lm: TokenLM, prompts: Sequence[Tensor], config: SamplingConfig) -> None:
+    if not prompts:
+        raise ValueError("sampling: no prompt; `speech_prompt(lm)` starts from nothing")
+    longest = max(len(prompt) for prompt in prompts)
+    if longest + config.max_codes > lm.max_positions:
+        raise ValueError(
+            f"sampling: a prompt of {longest} tokens and {config.max_codes} to come are more than the "
+            f"{lm.max_positions} positions of this LM; shorten the prompt or ask for less"
+        )
+    if lm.card.codec is not None and lm.card.codec.num_codebooks > 1:
+        for prompt in prompts:
+            if int(lm.tokens.is_code(prompt).sum()) % lm.card.codec.num_codebooks:
+                raise ValueError("sampling: the prompt stops inside a frame of codebooks; give whole frames")

@@ -1,0 +1,191 @@
+"""Token rows -> what a language model reads: audio alone, text to audio, audio to text, and the two in turn.
+
+    audio         <CODEC_BEGIN> code code .. <CODEC_END>
+    tts           text <CODEC_BEGIN> code .. <CODEC_END>             targets: the audio
+    asr           <CODEC_BEGIN> code .. <CODEC_END> text <eos>        targets: the text
+    interleaved   clips of one speaker one after another, each as text or as audio by a coin; targets: everything
+
+Nothing is dropped in silence: what does not fit is counted by reason (`Built.left_out`).
+Test: `pytest tests/unit/lm/test_sequences.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from llmcodec.lm.audio_tokens import AudioTokens
+
+Format = Literal["audio", "tts", "asr", "interleaved"]
+FORMATS = ("audio", "tts", "asr", "interleaved")
+EMPTY_TEXT = "empty transcript"
+TOO_LONG = "longer than the LM reads"
+
+
+class TokenClipLike(Protocol):
+    """What is asked of a row of token shards. codes: flattened (T,) tensor or array of ints."""
+
+    id: str
+    codes: Any
+    text: str
+    speaker: str
+    language: str
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """ids (L,) and where the loss is taken: `is_target[i]` asks position i - 1 for token i (never i = 0)."""
+
+    ids: Tensor
+    is_target: Tensor
+    id: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass
+class Built:
+    """Sequences, and how many clips gave none (or lost their end), by reason."""
+
+    sequences: list[TokenSequence] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def report(self) -> str:
+        """One line: what was left out, empty where nothing was."""
+        return ", ".join(f"{count} x {reason}" for reason, count in sorted(self.left_out.items()))
+
+
+@dataclass(frozen=True)
+class SequenceBuilder:
+    """Makes sequences for one language model.
+
+    Args:
+        max_tokens: longest sequence. Longer audio alone is cut into pieces; a text and its audio stay whole or out.
+        text_template: what the LM reads for a transcript; fields {text}, {speaker}, {language}.
+        everywhere: loss at every position, not only at the modality that the format asks for.
+        clips_per_sequence: clips in an interleaved sequence.
+        seed: of the coins.
+    """
+
+    tokenizer: Any
+    tokens: AudioTokens
+    max_tokens: int
+    text_template: str = "{text}"
+    everywhere: bool = False
+    clips_per_sequence: int = 4
+    seed: int = 0
+
+    def build(self, rows: Iterable[TokenClipLike], formats: Sequence[str]) -> Built:
+        """Every clip once per format.
+
+        Raises:
+            ValueError: an unknown format, codes of another codec, or nothing left.
+        """
+        unknown = set(formats) - set(FORMATS)
+        if unknown or not formats:
+            raise ValueError(f"formats: {sorted(unknown) or 'none'} given; choose from {', '.join(FORMATS)}")
+        kept = list(rows)
+        built = Built()
+        for name in formats:
+            if name == "interleaved":
+                self._interleave(kept, built)
+                continue
+            for row in kept:
+                if name == "audio":
+                    self._audio(row, built)
+                else:
+                    self._pair(row, name, built)
+        if not built.sequences:
+            raise ValueError(f"no sequence for {', '.join(formats)} from {len(kept)} clips: {built.report() or 'none'}")
+        return built
+
+    def text_ids(self, text: str, speaker: str = "", language: str = "") -> Tensor:
+        """Token ids of a transcript in the template, without begin or end of text."""
+        filled = self.text_template.format(text=text.strip(), speaker=speaker, language=language)
+        return torch.tensor(self.tokenizer(filled, add_special_tokens=False)["input_ids"], dtype=torch.int64)
+
+    def audio_ids(self, row: TokenClipLike) -> Tensor:
+        """Token ids of a clip's codes; ValueError names the clip whose codes are of another codec."""
+        try:
+            return self.tokens.ids(torch.as_tensor(row.codes))
+        except ValueError as error:
+            raise ValueError(f"clip {row.id}: {error}") from error
+
+    def _audio(self, row: TokenClipLike, built: Built) -> None:
+        ids = torch.cat([self.audio_ids(row), torch.tensor([self.tokens.end])])
+        room = self.max_tokens - 1
+        if len(ids) > room:
+            built.left_out[f"clips cut into pieces of {room} tokens"] += 1
+        begin = torch.tensor([self.tokens.begin])
+        for start in range(0, len(ids), room):
+            piece = ids[start : start + room]
+            if len(piece) == 1 and start:
+                continue  # nothing but the end token
+            whole = torch.cat([begin, piece])
+            built.sequences.append(TokenSequence(whole, torch.arange(len(whole)) > 0, row.id))
+
+    def _pair(self, row: TokenClipLike, name: str, built: Built) -> None:
+        text = self.text_ids(row.text, row.speaker, row.language)
+        if not row.text.strip() or len(text) == 0:
+            built.left_out[EMPTY_TEXT] += 1
+            return
+        audio = self._marked(self.audio_ids(row))
+        if name == "tts":
+            ids, targets = torch.cat([text, audio]), (0, len(text) + 1)
+        else:
+            text = torch.cat([text, torch.tensor([self._end_of_text()])])
+            ids, targets = torch.cat([audio, text]), (0, len(audio))
+        if len(ids) > self.max_tokens:
+            built.left_out[TOO_LONG] += 1
+            return
+        is_target = torch.arange(len(ids)) >= (1 if self.everywhere else targets[1])
+        built.sequences.append(TokenSequence(ids, is_target, row.id))
+
+    def _interleave(self, rows: Sequence[TokenClipLike], built: Built) -> None:
+        speakers: dict[tuple[str, str], list[TokenClipLike]] = {}
+        for row in rows:
+            speakers.setdefault((row.speaker, row.language), []).append(row)
+        for clips in speakers.values():
+            parts: list[Tensor] = []
+            names: list[str] = []
+            for row in clips:
+                part = self._one_way(row)
+                if len(part) > self.max_tokens:
+                    built.left_out[TOO_LONG] += 1
+                    continue
+                full = sum(len(one) for one in parts) + len(part) > self.max_tokens
+                if parts and (full or len(parts) == self.clips_per_sequence):
+                    self._join(parts, names, built)
+                    parts, names = [], []
+                parts.append(part)
+                names.append(row.id)
+            if parts:
+                self._join(parts, names, built)
+
+    def _one_way(self, row: TokenClipLike) -> Tensor:
+        """A clip as text or as audio; always audio where it has no text."""
+        key = hashlib.blake2b(f"{self.seed}:{row.id}".encode(), digest_size=8).hexdigest()
+        if row.text.strip() and random.Random(key).random() < 0.5:
+            return torch.cat([self.text_ids(row.text, row.speaker, row.language), torch.tensor([self._end_of_text()])])
+        return self._marked(self.audio_ids(row))
+
+    def _join(self, parts: list[Tensor], names: list[str], built: Built) -> None:
+        ids = torch.cat(parts)
+        built.sequences.append(TokenSequence(ids, torch.arange(len(ids)) > 0, "+".join(names)))
+
+    def _marked(self, codes: Tensor) -> Tensor:
+        return torch.cat([torch.tensor([self.tokens.begin]), codes, torch.tensor([self.tokens.end])])
+
+    def _end_of_text(self) -> int:
+        end = self.tokenizer.eos_token_id
+        if end is None:
+            raise ValueError("tokenizer: it has no end-of-text token, which the formats asr and interleaved need")
+        return end

@@ -1,0 +1,329 @@
+"""Training a token LM with Hugging Face's trainer: `llmcodec lm train --config recipes/lm_small.yaml`.
+
+The loss sums nats over targets and divides by their number in the whole optimizer step, so neither packing nor
+accumulation changes it. Evaluation is `TokenLM.token_log_likelihoods` on held-out clips, as bits per second.
+Checkpoints hold what trains, the optimizer, the random states and the position; a checkpoint that a kill left
+unfinished is passed over. Test: `pytest tests/unit/lm/test_train.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from llmcodec.data.tokens import TokenProvenance
+from llmcodec.lm.packing import RowDataset, check_packing, collate, plan_rows
+from llmcodec.lm.prepare import Prepared, TrainedLM, prepare_model
+from llmcodec.lm.recipe import TokenLMRecipe
+from llmcodec.lm.sequences import SequenceBuilder, TokenClipLike, TokenSequence
+from llmcodec.lm.token_lm import TokenLM, TokenLMCard
+
+WEIGHTS = "trainable.safetensors"
+RUN = "run.json"
+MAY_CHANGE = ("name", "run", "epochs", "steps", "eval_every", "log_every", "max_eval_clips", "keep_best")
+"""Fields that a resumed run may change."""
+
+
+class LMTrainer(Trainer):
+    """Hugging Face's trainer with our loss, our evaluation and our checkpoints."""
+
+    def __init__(self, *args: Any, held_out: HeldOut | None, recipe: TokenLMRecipe, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.held_out, self.recipe = held_out, recipe
+
+    @property
+    def trained(self) -> TrainedLM:
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Nats per target of the whole optimizer step; every process counts all of them."""
+        nats = model(**inputs)
+        count = num_items_in_batch if num_items_in_batch is not None else (inputs["labels"] != -100).sum()
+        loss = nats / count * self.accelerator.num_processes
+        return (loss, {}) if return_outputs else loss
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW; decay for matrices inside the layers, a learning rate of their own for attached rows."""
+        if self.optimizer is None:
+            recipe = self.recipe
+            self.optimizer = torch.optim.AdamW(
+                parameter_groups(self.trained, recipe), lr=recipe.lr, betas=recipe.betas, fused=True
+            )
+        return self.optimizer
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Bits per second of held-out clips (and nats per target where text is predicted)."""
+        metrics = {} if self.held_out is None else self.held_out.measure(self.trained)
+        metrics = {f"eval_{name}": value for name, value in metrics.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        from safetensors.torch import save_file
+
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {name: value.contiguous() for name, value in self.trained.trainable_state().items()}
+        save_file(state, folder / WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        from safetensors.torch import load_file
+
+        self.trained.load_trainable_state(load_file(str(Path(resume_from_checkpoint) / WEIGHTS)))
+
+    def _load_best_model(self) -> None:
+        assert self.state.best_model_checkpoint is not None
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def parameter_groups(module: TrainedLM, recipe: TokenLMRecipe) -> list[dict[str, Any]]:
+    """Optimizer groups: layers' matrices (decay), everything else (none), attached audio rows (their own rate)."""
+    embeddings = {id(module.causal.get_input_embeddings().weight), id(module.causal.get_output_embeddings().weight)}
+    groups: dict[str, list[Tensor]] = {"matrices": [], "others": [], "rows": []}
+    for name, value in module.named_parameters():
+        if value.requires_grad:
+            decays = value.ndim > 1 and id(value) not in embeddings
+            groups["rows" if name.startswith("rows.") else "matrices" if decays else "others"].append(value)
+    options: dict[str, dict[str, Any]] = {
+        "matrices": {"weight_decay": recipe.weight_decay},
+        "others": {"weight_decay": 0.0},
+        "rows": {"weight_decay": 0.0, "lr": recipe.rows_lr or recipe.lr},
+    }
+    return [{"params": members, **options[name]} for name, members in groups.items() if members]
+
+
+class HeldOut:
+    """Held-out clips and what is measured on them during training."""
+
+    def __init__(
+        self, lm: TokenLM, clips: Sequence[Tensor], token_rate: float, sequences: Sequence[TokenSequence] = ()
+    ):
+        self.lm, self.clips, self.token_rate, self.sequences = lm, clips, token_rate, sequences
+
+    @torch.no_grad()
+    def measure(self, module: TrainedLM) -> dict[str, float]:
+        """bits_per_second and bits_per_token of the audio; nats_per_target of the sequences."""
+        metrics: dict[str, float] = {}
+        if self.clips:
+            scores = self.lm.token_log_likelihoods(self.clips)
+            bits = -sum(float(row.double().sum()) for row in scores) / math.log(2)
+            metrics["bits_per_token"] = bits / sum(len(row) for row in scores)
+            metrics["bits_per_second"] = metrics["bits_per_token"] * self.token_rate
+        if self.sequences:
+            was_training = module.training
+            module.eval()
+            nats, count = 0.0, 0
+            rows = RowDataset(self.sequences, [[place] for place in range(len(self.sequences))])
+            for start in range(0, len(rows), 8):
+                batch = collate([rows[place] for place in range(start, min(start + 8, len(rows)))])
+                nats += float(module(**{name: value.to(self.lm.device) for name, value in batch.items()}))
+                count += int((batch["labels"] != -100).sum())
+            metrics["nats_per_target"] = nats / count
+            module.train(was_training)
+        return metrics
+
+
+def train_token_lm(
+    recipe: TokenLMRecipe,
+    train_rows: Sequence[TokenClipLike],
+    valid_rows: Sequence[TokenClipLike],
+    codec: TokenProvenance,
+    *,
+    resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Train, evaluate on the way, write `run/lm`; returns that folder.
+
+    Args:
+        train_rows: rows of token shards, codes flattened. valid_rows: held-out ones, may be empty.
+        codec: whose tokens these are. say: takes lines for people.
+
+    Raises:
+        ValueError: a run folder that is in use, a recipe that does not fit the data or the checkpoint.
+    """
+    run = Path(recipe.run)
+    start = _start(run, recipe, codec, resume, say)
+    num_codes = codec.num_codebooks * codec.codebook_size
+    torch.manual_seed(recipe.seed)  # adapters
+    prepared = prepare_model(
+        recipe.model,
+        num_codes,
+        recipe.loss_over == "audio",
+        recipe.seed,
+        recipe.gradient_checkpointing,
+        [torch.as_tensor(row.codes).long() for row in train_rows],
+    )
+    say(_size(prepared, recipe))
+    builder = _builder(prepared, recipe)
+    built = builder.build(train_rows, recipe.data.formats)
+    if built.left_out:
+        say(f"left out of {len(train_rows)} clips: {built.report()}")
+    lengths = [len(one) for one in built.sequences]
+    if recipe.data.packing:
+        check_packing(prepared.module.causal, int(prepared.tokens.first))
+        plan = plan_rows(lengths, recipe.data.max_tokens, recipe.seed)
+    else:
+        plan = [[place] for place in range(len(lengths))]
+    say(f"{len(lengths)} sequences, {sum(lengths)} tokens in {len(plan)} rows")
+    card = TokenLMCard(
+        codec=codec,
+        formats=list(recipe.data.formats),
+        loss=recipe.loss_in_words(),
+        base=recipe.model.base or "",
+        seed=recipe.seed,
+        max_tokens=recipe.data.max_tokens,
+        text_template=recipe.data.text_template,
+    )
+    held_out = _held_out(prepared, recipe, builder, valid_rows, codec, card, say)
+    trainer = LMTrainer(
+        model=prepared.module,
+        args=_arguments(recipe, held_out),
+        train_dataset=RowDataset(built.sequences, plan),
+        eval_dataset=None if held_out is None else RowDataset([], []),
+        data_collator=collate,
+        callbacks=list(callbacks),
+        held_out=held_out,
+        recipe=recipe,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    if trainer.is_world_process_zero():
+        prepared.save(run / "lm", card)
+        if held_out is not None:
+            final = held_out.measure(prepared.module)
+            (run / "result.json").write_text(json.dumps(final, indent=1) + "\n", encoding="utf-8")
+    return run / "lm"
+
+
+def newest_checkpoint(run: Path, say: Callable[[str], None] = print) -> Path | None:
+    """The newest whole checkpoint of a run; one that a kill left unfinished is named and passed over."""
+    found = [path for path in run.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    for path in sorted(found, key=lambda path: -int(path.name.removeprefix("checkpoint-"))):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # written last
+            return path
+        except (OSError, json.JSONDecodeError):
+            say(f"{path}: unfinished, passed over")
+            shutil.rmtree(path)
+    return None
+
+
+def _start(
+    run: Path, recipe: TokenLMRecipe, codec: TokenProvenance, resume: bool, say: Callable[[str], None]
+) -> Path | None:
+    """Checkpoint to go on from; writes run.json for a new run."""
+    facts = {"recipe": dataclasses.asdict(recipe), "codec": dataclasses.asdict(codec)}
+    path = run / RUN
+    if resume and path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        now = json.loads(json.dumps(facts))
+        changed = [name for name, value in now["recipe"].items() if before["recipe"].get(name) != value]
+        changed = [name for name in changed if name not in MAY_CHANGE]
+        if before["codec"]["weights_sha256"] != codec.weights_sha256:
+            raise ValueError(f"{run}: the run was started with tokens of codec {before['codec']['codec']!r}")
+        if changed:
+            raise ValueError(f"{run}: {', '.join(changed)} differ from {path}; resume with the recipe of the run")
+        return newest_checkpoint(run, say)
+    if any(run.glob("checkpoint-*")) or (run / "lm").exists():
+        raise ValueError(f"{run}: holds a run already; go on with --resume, or name another folder with --run")
+    run.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    return None
+
+
+def _builder(prepared: Prepared, recipe: TokenLMRecipe) -> SequenceBuilder:
+    longest = prepared.token_lm().max_positions
+    if recipe.data.max_tokens > longest:
+        raise ValueError(
+            f"recipe: data.max_tokens is {recipe.data.max_tokens}, but the language model reads {longest} at most"
+        )
+    return SequenceBuilder(
+        prepared.tokenizer,
+        prepared.tokens,
+        recipe.data.max_tokens,
+        recipe.data.text_template,
+        recipe.everywhere,
+        recipe.data.clips_per_sequence,
+        recipe.seed,
+    )
+
+
+def _held_out(
+    prepared: Prepared,
+    recipe: TokenLMRecipe,
+    builder: SequenceBuilder,
+    rows: Sequence[TokenClipLike],
+    codec: TokenProvenance,
+    card: TokenLMCard,
+    say: Callable[[str], None],
+) -> HeldOut | None:
+    if not rows:
+        say("no held-out clips: no evaluation on the way")
+        return None
+    rows = rows[:: -(-len(rows) // recipe.max_eval_clips)]
+    lm = prepared.token_lm(card)
+    lm.long_clips = "window"
+    formats = recipe.data.formats
+    clips = [torch.as_tensor(row.codes).long() for row in rows] if set(formats) - {"tts", "asr"} else []
+    pairs = [name for name in formats if name != "audio"]
+    sequences = builder.build(rows, pairs).sequences if pairs else []
+    return HeldOut(lm, clips, codec.frame_rate * codec.num_codebooks, sequences)
+
+
+def _arguments(recipe: TokenLMRecipe, held_out: HeldOut | None) -> TrainingArguments:
+    measured = held_out is not None
+    metric = "eval_bits_per_second" if measured and held_out.clips else "eval_nats_per_target"
+    arguments = TrainingArguments(
+        output_dir=recipe.run,
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        num_train_epochs=recipe.epochs,
+        max_steps=recipe.steps or -1,
+        per_device_train_batch_size=recipe.rows_per_batch,
+        gradient_accumulation_steps=recipe.accumulate,
+        learning_rate=recipe.lr,
+        lr_scheduler_type=recipe.schedule,
+        warmup_steps=recipe.warmup_share,
+        max_grad_norm=recipe.clip_norm,
+        bf16=recipe.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        eval_strategy="steps" if measured else "no",
+        eval_steps=recipe.eval_every,
+        save_strategy="steps",
+        save_steps=recipe.eval_every,
+        save_total_limit=2,
+        load_best_model_at_end=measured and recipe.keep_best,
+        metric_for_best_model=metric if measured else None,
+        greater_is_better=False,
+        logging_steps=recipe.log_every,
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        label_names=["labels"],
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs: torchrun, not threads
+    return arguments
+
+
+def _size(prepared: Prepared, recipe: TokenLMRecipe) -> str:
+    total = sum(value.numel() for value in prepared.module.parameters())
+    trains = sum(value.numel() for value in prepared.module.parameters() if value.requires_grad)
+    return (
+        f"{recipe.model.base or 'Llama from scratch'}: {total / 1e6:.1f} M weights, {trains / 1e6:.1f} M train; "
+        f"{recipe.loss_in_words()}"
+    )

@@ -1,0 +1,265 @@
+"""`llmcodec tokenize` and `llmcodec lm train`: a corpus becomes tokens, tokens become a language model.
+
+    llmcodec tokenize --manifest corpus/manifest.jsonl -o tokens
+    llmcodec lm train --config recipes/lm_small.yaml --data.tokens '[tokens]'
+
+Scoring, sampling and export are in `speak.py`. Test: tests/unit/test_lm_commands.py.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from . import assets
+from .data.manifest import Clip, read_manifest, total_seconds
+
+if TYPE_CHECKING:
+    from .coding.runtime import Runtime
+    from .coding.tokenize import FlatRow
+    from .data.tokens import TokenProvenance
+    from .lm.recipe import LMDataConfig, TokenLMRecipe
+
+BUNDLED = "bundled"
+VALID_SPLITS = ("valid", "validation", "dev")
+
+TRAIN_HELP = """\
+Train a language model on codec tokens: from scratch, or any causal LM of the Hugging Face hub.
+
+  llmcodec lm train --config recipes/lm_small.yaml                              bundled speech, works offline
+  llmcodec lm train --config recipes/lm_small.yaml --data.tokens '[tokens]'     shards of `llmcodec tokenize`
+  llmcodec lm train --config recipes/lm_paper.yaml --data.tokens '[tokens]'     Qwen3-4B with LoRA
+  llmcodec lm train --config recipes/lm_small.yaml --resume                     go on where it stopped
+  torchrun --nproc-per-node 4 -m llmcodec lm train --config recipes/lm_paper.yaml
+
+The run folder gets run.json, log.jsonl, curves.png, checkpoint-N/, result.json and lm/, which `llmcodec lm score`,
+`lm sample`, `lm export` and `evaluate salmon` read."""
+
+
+def tokenize(
+    output: str = "tokens",
+    manifest: str = BUNDLED,
+    codec: str = BUNDLED,
+    split: str | None = None,
+    sources: list[str] | None = None,
+    languages: list[str] | None = None,
+    min_seconds: float = 0.0,
+    max_seconds: float = math.inf,
+    format: Literal["arrow", "slamkit"] = "arrow",
+    clips_per_shard: int = 500,
+    device: str = "auto",
+) -> None:
+    """Turn the clips of a manifest into codec tokens, once: Arrow shards that `llmcodec lm train` reads.
+
+    A manifest with splits gives one folder of shards per split (OUTPUT/train, OUTPUT/valid, ..). Started again, it goes
+    on behind the clips that are in shards already. Each shard says which codec and which manifest it is made of.
+
+    Args:
+        output: folder for the shards.
+        manifest: JSONL manifest; `bundled` is the corpus in the package.
+        codec: `bundled`, a folder or a hub id.
+        split: only this split, straight into OUTPUT.
+        sources: keep clips of these sources.
+        languages: keep clips of these languages.
+        min_seconds: drop shorter clips.
+        max_seconds: drop longer clips.
+        format: slamkit also writes OUTPUT/SPLIT.jsonl with units and unit text, as slamkit reads.
+        clips_per_shard: what a kill can cost at most, in clips.
+        device: `auto` takes a GPU where there is one; or cpu, cuda, cuda:1, mps.
+    """
+    from .coding.loading import open_runtime
+    from .coding.tokenize import export_slamkit
+
+    path = assets.speech_manifest() if manifest == BUNDLED else Path(manifest)
+    clips = read_manifest(
+        path, split, sources=sources, languages=languages, min_seconds=min_seconds, max_seconds=max_seconds
+    )
+    folders = tokenize_splits(
+        open_runtime(codec, device=device), clips, Path(output), split is None, clips_per_shard, print
+    )
+    if format == "slamkit":
+        for folder in folders:
+            target = Path(output) / f"{folder.name if folder != Path(output) else 'tokens'}.jsonl"
+            print(f"{target}: {export_slamkit(folder, target)} clips for slamkit")
+
+
+def tokenize_splits(
+    runtime: Runtime,
+    clips: Sequence[Clip],
+    output: Path,
+    by_split: bool,
+    clips_per_shard: int,
+    say: Callable[[str], None],
+) -> list[Path]:
+    """Shards of every split, with a progress bar; returns the folders. Files that cannot be read are named."""
+    from .coding.tokenize import split_folders, tokenize_clips
+    from .training.tracking import TrainingBar
+
+    folders = split_folders(clips, output) if by_split else {output: list(clips)}
+    done, lost = 0.0, 0
+    with TrainingBar("tokenize", round(total_seconds(clips)), 0) as bar:
+        for folder, members in folders.items():
+
+            def on_clip(seconds: float) -> None:
+                nonlocal done
+                done += seconds
+                bar.update(round(done), {"seconds": done})
+
+            result = tokenize_clips(runtime, members, folder, clips_per_shard=clips_per_shard, on_clip=on_clip)
+            known = f", {result.known} there before" if result.known else ""
+            say(f"{folder}: {result.clips} clips, {result.seconds:.0f} s of audio{known}")
+            for line in result.unreadable or []:
+                say(f"left out: {line}")
+            lost += len(result.unreadable or [])
+    if lost:
+        say(f"{lost} clips could not be read and are not in the shards")
+    return list(folders)
+
+
+def lm_train_parser() -> Any:
+    """Parser of `llmcodec lm train`: the recipe's fields at top level, `--config` as often as you like."""
+    from jsonargparse import DefaultHelpFormatter
+
+    from .cli import recipe_parser
+    from .lm.recipe import TokenLMRecipe
+
+    class Formatter(DefaultHelpFormatter):
+        """Keeps the line breaks of the description."""
+
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return "".join(indent + line for line in text.splitlines(keepends=True))
+
+    parser = recipe_parser("llmcodec lm train", TRAIN_HELP, formatter_class=Formatter)
+    parser.add_argument("--config", action="config", help="Recipe (YAML); several stack, later ones win.")
+    parser.add_argument("--resume", action="store_true", help="Continue from the newest checkpoint in the run folder.")
+    parser.add_class_arguments(TokenLMRecipe)
+    return parser
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Run `llmcodec lm train`."""
+    from .lm.recipe import TokenLMRecipe
+
+    parser = lm_train_parser()
+    values = vars(parser.instantiate(parser.parse_args(list(arguments))))
+    values.pop("config")
+    resume = values.pop("resume")
+    run_training(TokenLMRecipe(**values), resume)
+
+
+def run_training(recipe: TokenLMRecipe, resume: bool = False, say: Callable[[str], None] = print) -> Path:
+    """Tokens (made on the way where the recipe names none), training, curves; returns the folder of the LM."""
+    from transformers.utils import logging
+
+    from .lm.train import train_token_lm
+
+    logging.disable_progress_bar()
+    train_rows, valid_rows, codec = token_rows(recipe.data, Path(recipe.run), say)
+    progress = progress_callback(recipe, resume)
+    folder = train_token_lm(recipe, train_rows, valid_rows, codec, resume=resume, callbacks=[progress], say=say)
+    say(f"language model: {folder}")
+    return folder
+
+
+def token_rows(
+    data: LMDataConfig, run: Path, say: Callable[[str], None]
+) -> tuple[list[FlatRow], list[FlatRow], TokenProvenance]:
+    """Training rows, held-out rows and their codec; a folder with `train` and `valid` inside gives both.
+
+    Raises:
+        ValueError: shards of different codecs, no rows after the filters.
+    """
+    folders, held_out = [Path(place) for place in data.tokens], [Path(place) for place in data.valid_tokens]
+    if not folders:
+        from .coding.loading import open_runtime
+
+        path = assets.speech_manifest() if data.manifest == BUNDLED else Path(data.manifest)
+        clips = read_manifest(path, sources=data.sources, languages=data.languages, speakers=data.speakers)
+        tokenize_splits(open_runtime(data.codec), clips, run / "tokens", True, 500, say)
+        folders = [run / "tokens"]
+    for place in list(folders):
+        inside = place / "train"
+        if inside.is_dir():
+            folders[folders.index(place)] = inside
+            if not data.valid_tokens:
+                held_out += [place / name for name in VALID_SPLITS if (place / name).is_dir()]
+    rows, codec = _read(folders, data, None)
+    valid, _ = _read(held_out, data, codec) if held_out else ([], codec)
+    if not rows:
+        raise ValueError(f"{', '.join(map(str, folders))}: no clip is left after speakers and languages of the recipe")
+    return rows, valid, codec
+
+
+def _read(
+    folders: Sequence[Path], data: LMDataConfig, codec: TokenProvenance | None
+) -> tuple[list[FlatRow], TokenProvenance]:
+    from .coding.tokenize import flat_rows
+
+    kept: list[FlatRow] = []
+    for folder in folders:
+        provenance, rows = flat_rows(folder)
+        if codec is not None and provenance.weights_sha256 != codec.weights_sha256:
+            raise ValueError(
+                f"{folder}: tokens of codec {provenance.codec!r} ({provenance.weights_sha256[:12]}), the others are of "
+                f"{codec.codec!r} ({codec.weights_sha256[:12]}); one language model speaks one codec"
+            )
+        codec = codec or provenance
+        kept += [
+            row
+            for row in rows
+            if (data.speakers is None or row.speaker in data.speakers)
+            and (data.languages is None or row.language in data.languages)
+        ]
+    assert codec is not None
+    return kept, codec
+
+
+LOG_NAMES = {"loss": "lm/loss", "grad_norm": "grad_norm", "learning_rate": "lr", "epoch": "epoch"}
+
+
+def progress_callback(recipe: TokenLMRecipe, resume: bool) -> Any:
+    """A trainer callback: bar, log.jsonl, curves.png."""
+    from transformers import TrainerCallback
+
+    from .training.tracking import JSONLLog, TrainingBar, plot_curves, read_log
+
+    path = Path(recipe.run) / "log.jsonl"
+
+    class Progress(TrainerCallback):
+        """Writes what Hugging Face's trainer reports."""
+
+        def __init__(self) -> None:
+            self.log: JSONLLog | None = None
+            self.bar: TrainingBar | None = None
+            self.started = time.monotonic()
+            self.first = 0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.first, self.started = state.global_step, time.monotonic()
+            if state.is_world_process_zero:
+                self.log = JSONLLog(path, state.global_step)
+                self.bar = TrainingBar(recipe.name, state.max_steps, state.global_step)
+                self.bar.__enter__()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+            if self.log is None or self.bar is None:
+                return
+            row = {LOG_NAMES.get(name, name.replace("eval_", "lm/")): value for name, value in logs.items()}
+            row = {name: value for name, value in row.items() if "/" in name or name in LOG_NAMES.values()}
+            pace = (time.monotonic() - self.started) / max(1, state.global_step - self.first)
+            self.log.write({"step": state.global_step, **row, "seconds_per_step": pace})
+            self.bar.update(state.global_step, row | {"seconds_per_step": pace})
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if self.log is not None:
+                plot_curves(read_log(path), path.with_name("curves.png"), recipe.name)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if self.bar is not None:
+                self.bar.__exit__()
+                plot_curves(read_log(path), path.with_name("curves.png"), recipe.name)
+
+    return Progress()

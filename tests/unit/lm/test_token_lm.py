@@ -1,0 +1,121 @@
+"""Log-likelihoods of a token LM against a plain float64 computation; loading; bad input."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from llmcodec.codecs.protocol import TokenScorer
+from llmcodec.lm.token_lm import TokenLMCard, load_token_lm
+
+from .small_token_lm import CODEC, FAMILIES, random_codes, token_lm
+
+
+def plain(lm, codes, full=False):
+    """One clip, one position at a time, in float64, from the model's own logits."""
+    model = lm.model.double()
+    first, count, nats = lm.tokens.first, lm.num_codes, []
+    ids = [lm.tokens.begin]
+    for code in codes.tolist():
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
+        logits = logits if full else logits[first : first + count]
+        nats.append(float(logits[code + (first if full else 0)] - torch.logsumexp(logits, 0)))
+        ids.append(first + code)
+    model.float()
+    return torch.tensor(nats, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("normalise", ["audio", "full"])
+def test_likelihood_is_the_plain_float64_one(family, normalise):
+    lm = token_lm(family, normalise=normalise)
+    codes = random_codes(11)
+    oracle = plain(lm, codes[0], full=normalise == "full")
+    assert float(oracle.std()) > 0.1  # a flat distribution would agree with anything
+    found = lm.token_log_likelihoods(codes)[0]
+    assert torch.allclose(found.double(), oracle, atol=2e-5)
+    lm.model.double()
+    assert torch.allclose(lm.token_log_likelihoods(codes)[0], oracle, atol=1e-10)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_batch_gives_every_clip_what_it_gets_alone(family):
+    lm = token_lm(family)
+    codes = random_codes(1, 30, 7, 7, 19)
+    alone = [lm.token_log_likelihoods([clip])[0] for clip in codes]
+    for batch_tokens in (4096, 40, 1):
+        lm.batch_tokens = batch_tokens
+        together = lm.token_log_likelihoods(codes)
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(alone, together, strict=True))
+    assert isinstance(lm, TokenScorer)
+
+
+def test_the_softmax_over_codes_sums_to_one():
+    lm = token_lm()
+    total = sum(float(lm.token_log_likelihoods([torch.tensor([3, code])])[0][1].exp()) for code in range(lm.num_codes))
+    assert total == pytest.approx(1, abs=1e-5)
+    full = token_lm(normalise="full").token_log_likelihoods([torch.tensor([3, 4])])[0]
+    assert float(full.sum()) < float(lm.token_log_likelihoods([torch.tensor([3, 4])])[0].sum())
+
+
+def test_a_clip_longer_than_the_model_reads():
+    lm = token_lm("gpt2")
+    assert lm.max_codes == 127
+    codes = random_codes(127, 300)
+    lm.token_log_likelihoods(codes[:1])
+    with pytest.raises(ValueError, match="clip 1: 300 tokens, but this language model reads 127"):
+        lm.token_log_likelihoods(codes)
+    lm.long_clips = "window"
+    scores = lm.token_log_likelihoods(codes)[1]
+    assert len(scores) == 300 and bool((scores < 0).all())
+    first = lm.token_log_likelihoods([codes[1][:127]])[0]
+    assert torch.allclose(scores[:127], first, atol=1e-5)
+    window = lm.token_log_likelihoods([codes[1][63:190]])[0]
+    assert torch.allclose(scores[127:190], window[64:], atol=1e-5)
+
+
+def test_bad_codes():
+    lm = token_lm()
+    with pytest.raises(ValueError, match="tokens of another codec"):
+        lm.token_log_likelihoods([torch.tensor([3, 40])])
+    with pytest.raises(ValueError, match="expected a row of codes"):
+        lm.token_log_likelihoods([torch.zeros(0, dtype=torch.int64)])
+
+
+def test_saved_and_loaded(tmp_path):
+    lm, codes = token_lm("qwen3"), random_codes(9)
+    lm.model.save_pretrained(tmp_path / "lm")
+    lm.tokenizer.save_pretrained(tmp_path / "lm")
+    lm.card.save(tmp_path / "lm")
+    for place in ("lm", ""):  # the run folder will do
+        loaded = load_token_lm(str(tmp_path / place))
+        assert torch.equal(loaded.token_log_likelihoods(codes)[0], lm.token_log_likelihoods(codes)[0])
+        assert loaded.card == lm.card and loaded.card.codec == CODEC
+    (tmp_path / "lm" / "token_lm.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        load_token_lm(str(tmp_path / "lm"))
+
+
+def test_a_card_of_a_newer_version_is_read(tmp_path):
+    TokenLMCard(codec=replace(CODEC, codec="mine")).save(tmp_path)
+    facts = json.loads((tmp_path / "token_lm.json").read_text())
+    (tmp_path / "token_lm.json").write_text(json.dumps(facts | {"new": 1}))
+    assert TokenLMCard.load(tmp_path).codec == replace(CODEC, codec="mine")
+    assert TokenLMCard.load(tmp_path / "none") == TokenLMCard()
+
+
+def test_what_is_no_token_lm(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        load_token_lm(str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="no language model in this folder"):
+        load_token_lm(str(tmp_path))
+    from llmcodec.lm.audio_tokens import byte_tokenizer
+
+    byte_tokenizer().save_pretrained(tmp_path)
+    token_lm().model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="no codec tokens"):
+        load_token_lm(str(tmp_path))
