@@ -95,12 +95,14 @@ class CausalEncoder(EncoderSession):
     def step(self, final: bool) -> Tensor:
         start, stop = self.next_frame, self.next_frame + self.plan.chunk_frames
         first = max(0, start - self.overlap)
+        if final and self.tail.stop <= start * self.hop:
+            return self.empty()
         end = self.tail.stop if final else stop * self.hop + self.plan.lookahead_samples
         wav = self.tail.view(first * self.hop, end).to(self.device)[None]
         features = self.codec.encoder.frontend(wav, torch.tensor([wav.shape[1]], device=wav.device))
         features = features[:, start - first : None if final else stop - first]
         self.next_frame = start + features.shape[1]
-        self.tail.drop(max(0, self.next_frame - self.overlap) * self.hop)
+        self.tail.drop(min(end, max(0, self.next_frame - self.overlap) * self.hop))
         if features.shape[1] == 0:
             return self.empty()
         return self.codec.quantizer(self.stream(features), self.partitions)[0].cpu()
@@ -127,12 +129,13 @@ class CausalDecoder(DecoderSession):
             self.hidden_BTD = new_BTD if self.hidden_BTD is None else torch.cat((self.hidden_BTD, new_BTD), dim=1)
         assert self.hidden_BTD is not None
         first = stop - self.hidden_BTD.shape[1]
-        wav = self.codec.decoder.head(self.hidden_BTD)[0].cpu()
         end = stop * self.hop - (0 if final else self.plan.lookahead_samples)
+        wav = self.empty()
+        if end > done:
+            wav = self.codec.decoder.head(self.hidden_BTD)[0].cpu()[done - first * self.hop : end - first * self.hop]
         self.hidden_BTD = self.hidden_BTD[:, max(0, self.hidden_BTD.shape[1] - self.kept) :].clone()
         self.next_frame = stop
         self.tail.drop(stop)
-        wav = wav[done - first * self.hop : max(0, end - first * self.hop)]
         if final and self.length is not None:  # `auv_floor_frames` drops the samples behind the last whole hop
             wav = F.pad(wav, (0, max(0, self.length - self.emitted - len(wav))))
         return wav

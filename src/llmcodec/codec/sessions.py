@@ -26,7 +26,7 @@ class Tail:
         self.start = self.stop = 0
 
     def append(self, part: Tensor) -> None:
-        self.parts.append(part)
+        self.parts.append(part.clone())  # callers reuse their buffers, and a slice would keep all of a huge piece
         self.stop += part.shape[-1]
 
     def view(self, start: int, stop: int) -> Tensor:
@@ -183,7 +183,7 @@ class ChunkedEncoder(EncoderSession):
         wav = self.tail.view(first * self.hop, end).to(self.device)
         kinds = {} if self.audio_kind is None else {"audio_kinds": [self.audio_kind]}
         codes = self.codec.encode(wav[None, None], **kinds).audio_codes[0].cpu()
-        if not final and codes.shape[-1] < stop - first:
+        if not final and codes.shape[-1] < max(stop - first, len(wav) // self.hop - 1):
             raise ValueError(f"{len(wav)} samples gave only {codes.shape[-1]} frames: is hop_samples {self.hop} right?")
         self.next_frame = stop
         self.tail.drop(min(end, max(0, stop - self.plan.left_frames) * self.hop))
@@ -236,6 +236,7 @@ def checked_codes(codes: Tensor | np.ndarray, codec: Any, position: int) -> Tens
         raise ValueError(f"codes must be integers, got {tokens.dtype}")
     if tokens.ndim != 2 or tokens.shape[0] != codec.num_codebooks:
         raise ValueError(f"codes must be ({codec.num_codebooks}, frames), got {tuple(tokens.shape)}")
+    tokens = tokens.long()  # unsigned kinds cannot be compared
     outside = (tokens < 0) | (tokens >= codec.codebook_size)
     if bool(outside.any()):
         row, frame = outside.nonzero()[0].tolist()
@@ -243,7 +244,7 @@ def checked_codes(codes: Tensor | np.ndarray, codec: Any, position: int) -> Tens
             f"code {int(tokens[row, frame])} of frame {position + frame} is outside [0, {codec.codebook_size}); "
             "another codec's tokens?"
         )
-    return tokens.long()
+    return tokens
 
 
 def check_length(length: int, codec: Any, num_frames: int) -> None:
