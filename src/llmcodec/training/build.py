@@ -27,7 +27,7 @@ from .recipe import BUNDLED, Recipe
 if TYPE_CHECKING:
     from .language import LanguageObjective
 
-SCRATCH = {"tiny": LLMCodecConfig.tiny, "auv": LLMCodecConfig.auv}
+SCRATCH = {"tiny": LLMCodecConfig.tiny, "causal_tiny": LLMCodecConfig.causal_tiny, "auv": LLMCodecConfig.auv}
 
 
 def build_codec(recipe: Recipe) -> LLMCodec:

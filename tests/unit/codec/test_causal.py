@@ -1,4 +1,4 @@
-"""The causal variant: sees no future, streams as it codes whole signals at every split, at constant cost, and trains."""
+"""The causal variant sees no future, streams as it codes whole signals at every split, at constant cost, and trains."""
 
 from __future__ import annotations
 
@@ -153,8 +153,9 @@ def test_the_configuration(tmp_path, codec):
 
 def test_it_trains_and_the_result_streams(tmp_path, monkeypatch):
     monkeypatch.setattr("llmcodec.training.trainer.plot_curves", lambda *_: None)
-    miniature_codec(causal=True).save_pretrained(tmp_path / "causal")
-    options = dict(codec__start=tmp_path / "causal", steps=6, accumulate=1)
+    sizes = {key: getattr(miniature_codec().config, key) for key in ("hidden_size", "head_dim", "codebook_size")}
+    overrides = sizes | dict(encoder_layers=1, decoder_layers=1, attention_window=8)
+    options = dict(codec__start="causal_tiny", codec__overrides=overrides, steps=6, accumulate=1)
     trainer = Trainer(everything_on("control", tmp_path, "run", **options), show_progress=False)
     before = {key: value.clone() for key, value in trainer.codec.state_dict().items()}
     trained = LLMCodec.from_pretrained(trainer.run()).double().eval()
