@@ -56,8 +56,8 @@ class CodecConfig:
     """Where the codec comes from and what stays fixed in it."""
 
     start: str = BUNDLED
-    """`tiny`, `causal_tiny`, `auv`: that architecture from scratch; `bundled`: the codec in the package; else a folder or
-    hub id."""
+    """`tiny`, `causal_tiny`, `auv`: that architecture from scratch; `bundled`: the codec in the package; else a folder
+    or hub id."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Changes to the architecture when training from scratch, e.g. {codebook_size: 512}."""
     freeze_batch_norm: bool = True
