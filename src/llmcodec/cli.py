@@ -117,8 +117,8 @@ def run_function(
     """A typed function as a command: its docstring is the help, required parameters are positional.
 
     many: a list parameter that takes several positional values, none where it has a default. repeat: list parameters
-    (joined by commas) given as options that may be repeated (`--codec A --codec B`). `-o` is short for `--output`, and an option of
-    type bool may stand alone (`--resume`).
+    (joined by commas) given as options that may be repeated (`--codec A --codec B`). `-o` is short for `--output`, and
+    an option of type bool may stand alone (`--resume`).
     """
     description, _, parameters = (function.__doc__ or "").partition("Args:")
     parser = ArgumentParser(prog=program, description=description.strip())
