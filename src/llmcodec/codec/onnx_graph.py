@@ -1,0 +1,221 @@
+"""A small writer of ONNX graphs, and the conformer written with it, node by node: seconds, not a tracer's minutes.
+
+    graph = Graph()
+    hidden = graph("MatMul", "input", weight)      # strings are edges, arrays and numbers become constants
+    hidden = conformer(graph, codec.encoder.conformer, hidden, mask)
+
+The mathematics is `conformer.py`'s in evaluation mode, folded where only rounding can tell: batch norm into the
+depthwise convolution, the halves of the macaron into its weights, the attention scale into the query. Attention with a
+bound runs in blocks of `attention_window` frames, each with its neighbours: time and memory grow with the length, not
+with its square.
+Shapes: B batch, T frames, D width, N heads, H head width, W attention window, K blocks of W frames.
+Test: tests/unit/coding/test_onnx.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .conformer import Conformer, ConformerLayer, MaskedBatchNorm
+
+NEVER = np.float32(-1e9)  # score of a frame that must not be seen
+END = np.iinfo(np.int64).max
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    """A parameter as a numpy constant, float32."""
+    return tensor.detach().float().cpu().numpy()
+
+
+class Graph:
+    """Nodes and constants in order of writing; calling it appends a node and gives back its output's name."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self.known: dict[tuple[Any, ...], str] = {}
+
+    def __call__(
+        self, operator: str, *inputs: Any, outputs: int = 1, name: str | None = None, **attributes: Any
+    ) -> Any:
+        """Append a node. Inputs: edge names, arrays, numbers, lists of integers. Several outputs come as a list."""
+        from onnx import helper
+
+        names = [one if isinstance(one, str) else self.constant(one) for one in inputs]
+        stem = name or f"{operator.lower()}_{len(self.nodes)}"
+        out = [stem] if outputs == 1 else [f"{stem}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(operator, names, out, name=stem, **attributes))
+        return out[0] if outputs == 1 else out
+
+    def constant(self, value: Any) -> str:
+        """Name of a constant; equal small ones are kept once. Floats become float32, integers int64."""
+        from onnx import numpy_helper
+
+        data = np.asarray(value)
+        if data.dtype == np.float64 and not isinstance(value, np.ndarray):
+            data = data.astype(np.float32)
+        key = (data.dtype.str, data.shape, data.tobytes()) if data.size < 64 else (len(self.constants),)
+        if key not in self.known:
+            self.known[key] = f"constant_{len(self.constants)}"
+            self.constants.append(numpy_helper.from_array(np.ascontiguousarray(data), self.known[key]))
+        return self.known[key]
+
+    def slice(self, edge: str, start: Any, stop: Any, axis: int, step: int = 1) -> str:
+        """edge[..., start:stop:step, ...] along one axis."""
+        bounds = [one if isinstance(one, str) else [one] for one in (start, stop)]
+        return self("Slice", edge, *bounds, [axis], [step])
+
+    def linear(self, edge: str, weight: Tensor | np.ndarray, bias: Tensor | np.ndarray | None = None) -> str:
+        """x @ weight.T + bias, with PyTorch's layout of the weight."""
+        matrix = weight if isinstance(weight, np.ndarray) else array(weight)
+        out = self("MatMul", edge, np.ascontiguousarray(matrix.T))
+        if bias is None:
+            return out
+        return self("Add", out, bias if isinstance(bias, np.ndarray) else array(bias))
+
+    def layer_norm(self, edge: str, norm: nn.LayerNorm) -> str:
+        return self("LayerNormalization", edge, array(norm.weight), array(norm.bias), axis=-1, epsilon=float(norm.eps))
+
+    def length(self, edge: str, axis: int) -> str:
+        """Size of one axis as an int64 tensor of one element."""
+        return self("Shape", edge, start=axis, end=axis + 1)
+
+
+def frames_mask(graph: Graph, edge: str, num_frames: str) -> str:
+    """(B, T) bool, True at frames before `num_frames (B,)`; T is axis 1 of `edge`."""
+    total = graph("Squeeze", graph.length(edge, 1), [0])
+    position = graph("Range", np.int64(0), total, np.int64(1))
+    return graph("Less", position, graph("Unsqueeze", num_frames, [1]))
+
+
+def rotary(graph: Graph, edge: str, head_dim: int, exact: bool) -> tuple[str, str]:
+    """cos and sin (T, H) for the T frames on axis 1 of `edge`, as `conformer.rotary_tables` computes them."""
+    real = np.float64 if exact else np.float32
+    total = graph("Cast", graph("Squeeze", graph.length(edge, 1), [0]), to=11 if exact else 1)
+    position = graph("Range", real(0), total, real(1))
+    step = torch.arange(0, head_dim, 2).to(torch.float64 if exact else torch.float32) / head_dim
+    inverse = (1.0 / 10000.0**step).numpy()
+    angle = graph("Mul", graph("Unsqueeze", position, [1]), np.concatenate([inverse, inverse])[None])
+    return tuple(graph("Cast", graph(name, angle), to=1) for name in ("Cos", "Sin"))  # type: ignore[return-value]
+
+
+def rotate(graph: Graph, edge: str, cos: str, sin: str, head_dim: int) -> str:
+    """Rotary position embedding of (B, N, T, H)."""
+    half = head_dim // 2
+    first, second = graph.slice(edge, 0, half, -1), graph.slice(edge, half, END, -1)
+    turned = graph("Concat", graph("Neg", second), first, axis=-1)
+    return graph("Add", graph("Mul", edge, cos), graph("Mul", turned, sin))
+
+
+class Attention:
+    """What every layer of one conformer shares: the mask, and how queries meet keys."""
+
+    def __init__(self, graph: Graph, own: Conformer, hidden: str, mask: str):
+        self.graph, self.window, self.causal, self.head_dim = graph, own.attention_window, own.causal, own.head_dim
+        self.cos, self.sin = rotary(graph, hidden, own.head_dim, own.causal)
+        if self.window is None:
+            # A padded query would see nothing at all; what it gives is thrown away, so it may see what others see.
+            self.bias = self.penalty(graph("Unsqueeze", mask, [1, 2]))
+            return
+        width = self.window
+        self.total = graph.length(hidden, 1)
+        missing = graph("Mod", graph("Neg", self.total), [width])
+        zero, ahead = [0], [0] if own.causal else [width]
+        end = graph("Add", missing, ahead)
+        self.query_pads = graph("Concat", [0, 0, 0, 0, 0, 0], missing, zero, axis=0)
+        self.key_pads = graph("Concat", [0, 0, width, 0, 0, 0], end, zero, axis=0)
+        mask_pads = graph("Concat", [0, width, 0], end, axis=0)
+        padded = graph("Pad", graph("Cast", mask, to=1), mask_pads)
+        keys = self.neighbours(graph("Reshape", padded, [0, -1, width]), 1, 2)  # (B, K, 2 or 3 W)
+        offset = np.arange(width * (2 if own.causal else 3))[None] - width - np.arange(width)[:, None]
+        near = (np.abs(offset) <= width) & ((offset <= 0) | (not own.causal))
+        real = graph("And", graph("Greater", graph("Unsqueeze", keys, [2]), 0.5), near)
+        self.bias = graph("Unsqueeze", self.penalty(graph("Or", real, offset == 0)), [1])  # (B, 1, K, W, 3 W)
+
+    def penalty(self, allowed: str) -> str:
+        return self.graph("Where", allowed, np.float32(0), NEVER)
+
+    def neighbours(self, blocks: str, axis: int, join: int) -> str:
+        """Blocks with one more at the front (and one at the end) -> each joined with those beside it."""
+        count = 2 if self.causal else 3
+        parts = [self.graph.slice(blocks, i, i - count + 1 if i < count - 1 else END, axis) for i in range(count)]
+        return self.graph("Concat", *parts, axis=join)
+
+    def __call__(self, layer: ConformerLayer, edge: str) -> str:
+        """Normalised (B, T, D) -> (B, T, D)."""
+        graph, width = self.graph, self.head_dim
+        weight = array(layer.attn.to_qkv.weight).copy()
+        size = weight.shape[1]
+        weight[:size] *= width**-0.5
+        heads = size // width
+        qkv = graph("Reshape", graph.linear(edge, weight), [0, 0, 3 * heads, width])
+        qkv = graph("Transpose", qkv, perm=[0, 2, 1, 3])
+        turned = rotate(graph, graph.slice(qkv, 0, 2 * heads, 1), self.cos, self.sin, width)
+        query, key = graph.slice(turned, 0, heads, 1), graph.slice(turned, heads, END, 1)
+        value = graph.slice(qkv, 2 * heads, END, 1)
+        if self.window is None:
+            mixed = self.mix(query, key, value, [0, 1, 3, 2])
+        else:
+            blocks = [0, 0, -1, self.window, width]
+            query = graph("Reshape", graph("Pad", query, self.query_pads), blocks)
+            key, value = (
+                self.neighbours(graph("Reshape", graph("Pad", one, self.key_pads), blocks), 2, 3)
+                for one in (key, value)
+            )
+            mixed = self.mix(query, key, value, [0, 1, 2, 4, 3])
+            mixed = graph.slice(graph("Reshape", mixed, [0, 0, -1, width]), 0, self.total, 2)
+        out = graph("Reshape", graph("Transpose", mixed, perm=[0, 2, 1, 3]), [0, 0, size])
+        return graph.linear(out, layer.attn.to_out.weight, layer.attn.to_out.bias)
+
+    def mix(self, query: str, key: str, value: str, turn: list[int]) -> str:
+        scores = self.graph("MatMul", query, self.graph("Transpose", key, perm=turn))
+        return self.graph("MatMul", self.graph("Softmax", self.graph("Add", scores, self.bias), axis=-1), value)
+
+
+def feed_forward(graph: Graph, edge: str, norm: nn.LayerNorm, layer: Any) -> str:
+    """Half of a macaron: 0.5 * down(gelu(up(norm(x)))); halving is exact, so it goes into the weights."""
+    up = graph.linear(graph.layer_norm(edge, norm), layer.up_proj.weight, layer.up_proj.bias)
+    gelu = graph("Gelu", up, approximate="tanh")
+    return graph.linear(gelu, 0.5 * layer.down_proj.weight, 0.5 * layer.down_proj.bias)
+
+
+def convolution(graph: Graph, edge: str, layer: Any, mask: str) -> str:
+    """Convolution module; batch norm's scale and shift are folded into the depthwise convolution."""
+    gated = graph.linear(graph.layer_norm(edge, layer.layer_norm), layer.pointwise_conv1.weight)
+    value, gate = graph("Split", gated, outputs=2, axis=-1, num_outputs=2)
+    hidden = graph("Mul", graph("Mul", value, graph("Sigmoid", gate)), mask)
+    norm: MaskedBatchNorm = layer.conv_norm
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    kernel = layer.depthwise_conv.weight * scale[:, None, None]
+    size, _, taps = kernel.shape
+    pads = [layer.past, 0] if layer.past else [taps // 2, taps // 2]
+    hidden = graph(
+        "Conv",
+        graph("Transpose", hidden, perm=[0, 2, 1]),
+        array(kernel),
+        array(norm.bias - norm.running_mean * scale),
+        group=size,
+        kernel_shape=[taps],
+        pads=pads,
+    )
+    hidden = graph("Gelu", graph("Transpose", hidden, perm=[0, 2, 1]), approximate="tanh")
+    return graph.linear(hidden, layer.pointwise_conv2.weight)
+
+
+def conformer(graph: Graph, own: Conformer, hidden: str, mask: str) -> str:
+    """(B, T, D) and mask (B, T) bool -> (B, T, D); padding influences no real frame."""
+    attention = Attention(graph, own, hidden, mask)
+    ones = graph("Unsqueeze", graph("Cast", mask, to=1), [2])
+    for layer in own.layers:
+        assert isinstance(layer, ConformerLayer)
+        hidden = graph("Add", hidden, feed_forward(graph, hidden, layer.ffn1_layer_norm, layer.ffn1))
+        hidden = graph("Add", hidden, attention(layer, graph.layer_norm(hidden, layer.attn_layer_norm)))
+        hidden = graph("Add", hidden, convolution(graph, hidden, layer.conv_module, ones))
+        hidden = graph("Add", hidden, feed_forward(graph, hidden, layer.ffn2_layer_norm, layer.ffn2))
+        hidden = graph.layer_norm(hidden, layer.final_layer_norm)
+    return graph.layer_norm(hidden, own.layer_norm)

@@ -1,0 +1,114 @@
+"""`llmcodec export`: a codec as ONNX graphs, or as a Hugging Face folder ready to publish.
+
+    llmcodec export bundled exported --format onnx     then: llmcodec encode speech/ --runtime onnx --codec exported
+    llmcodec export runs/rate/codec my-codec --format hf --licence cc-by-4.0
+
+Test: tests/unit/coding/test_export.py.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from ..codec import LLMCodec
+from ..codec.card import CARD, write_card
+from ..codec.onnx_export import export_onnx
+from ..codecs.load import load_codec
+from .loading import codec_title
+from .onnx_config import CONFIG, OnnxConfig
+from .torch_runtime import identity_of
+
+ONNX_CARD = """
+## This folder
+
+ONNX graphs of the codec in float32: `encoder.onnx` (audio to codes), `decoder.onnx` (codes to audio), any batch, any
+length. `llmcodec encode speech.wav --runtime onnx --codec FOLDER` runs them without PyTorch; inputs, outputs and
+padding are described in llmcodec's `docs/export.md`.
+"""
+
+
+def export_codec(
+    codec: str,
+    output: str,
+    format: Literal["hf", "onnx"] = "hf",
+    precision: Literal["fp32", "fp16"] = "fp32",
+    licence: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a codec for other programs: a Hugging Face folder with a model card, or ONNX graphs.
+
+    Example: llmcodec export bundled exported --format onnx
+
+    Args:
+        codec: bundled, a folder, or a Hugging Face hub id of an llmcodec codec.
+        output: folder to write; it gets its name when everything is in it.
+        format: hf for transformers, onnx for ONNX Runtime (needs the extra onnx).
+        precision: of the saved weights, hf only; fp16 halves the file and is read back as fp32.
+        licence: of the weights, as the hub names it (cc-by-4.0); goes into the model card.
+        overwrite: write into a folder that is not empty; a README.md in it stays.
+    """
+    place = Path(output)
+    if place.is_file():
+        raise ValueError(f"{output}: is a file; name a folder to export to")
+    if place.is_dir() and any(place.iterdir()) and not overwrite:
+        raise ValueError(f"{output}: is not empty; choose another folder, or --overwrite")
+    if format == "onnx" and precision != "fp32":
+        raise ValueError("--precision fp16 is for --format hf; the graphs are float32")
+    model = load_codec(codec)
+    if not isinstance(model, LLMCodec):
+        raise ValueError(f"{codec}: is a {type(model).__name__}; only codecs of llmcodec itself can be exported")
+    place.resolve().parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.resolve().with_name(f".{place.resolve().name}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    try:
+        name = place.resolve().name
+        if format == "onnx":
+            write_onnx(model, codec_title(codec), temporary)
+            write_card(temporary, model.card(name, licence) + ONNX_CARD)
+        else:
+            model = model.half() if precision == "fp16" else model
+            model.save_pretrained(temporary, card=model.card(name, licence))
+        files = sorted(path.name for path in temporary.iterdir())
+        kept = put_in_place(temporary, place.resolve())
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    print(f"{output}: {', '.join(files)}" + (f" ({CARD} that was there is kept)" if kept else ""))
+
+
+def write_onnx(codec: LLMCodec, name: str, folder: Path) -> OnnxConfig:
+    """The two graphs and llmcodec_onnx.json, which `OnnxRuntime` reads, into an existing folder."""
+    identity = identity_of(codec, name)
+    config = OnnxConfig(
+        identity,
+        codec.config.n_fft,
+        codec.config.auv_floor_frames,
+        bounded(codec.config.encoder_context),
+        bounded(codec.config.decoder_context),
+    )
+    export_onnx(codec, folder, {"weights_sha256": identity.weights_sha256, "name": name})
+    (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
+    return config
+
+
+def bounded(context: tuple[float, float]) -> tuple[int, int] | None:
+    """Context in frames; None where it has no bound."""
+    return None if math.inf in context else (int(context[0]), int(context[1]))
+
+
+def put_in_place(temporary: Path, place: Path) -> bool:
+    """Give a finished folder its name, or move its files into the folder that is there. True: its README.md stayed."""
+    if not place.exists():
+        os.rename(temporary, place)
+        return False
+    kept = False
+    for path in sorted(temporary.iterdir()):
+        if path.name == CARD and (place / CARD).exists():
+            kept = True
+        else:
+            os.replace(path, place / path.name)
+    return kept

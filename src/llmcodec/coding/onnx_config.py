@@ -1,0 +1,79 @@
+"""llmcodec_onnx.json: what the two graphs of an exported codec do not say, checked when it is read. No torch.
+
+    config = OnnxConfig.load("folder")
+    config.identity.sample_rate
+
+Test: tests/unit/coding/test_onnx.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .runtime import CodecIdentity
+
+CONFIG = "llmcodec_onnx.json"
+ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
+FORMAT, VERSION = "llmcodec-onnx", 1
+MAX_CONFIG_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class OnnxConfig:
+    """llmcodec_onnx.json: all that the graphs do not say."""
+
+    identity: CodecIdentity
+    n_fft: int
+    auv_floor_frames: bool
+    encoder_context: tuple[int, int] | None
+    """Frames before and after a frame that influence its code; None: the whole clip."""
+    decoder_context: tuple[int, int] | None
+
+    def to_json(self) -> str:
+        return json.dumps({"format": FORMAT, "version": VERSION} | asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> OnnxConfig:
+        """Read and check the file in `folder`. Raises ValueError with what is wrong."""
+        path = Path(folder) / CONFIG
+        if not path.is_file():
+            raise ValueError(
+                f"{folder}: no {CONFIG}; make the folder with `llmcodec export --format onnx CODEC FOLDER`"
+            )
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError(f"{path}: {path.stat().st_size:,} bytes, too large for a configuration")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"{path}: not JSON ({error})") from None
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise ValueError(f"{path}: not a configuration of an exported codec")
+        if values.get("version") != VERSION:
+            raise ValueError(f"{path}: version {values.get('version')!r}, this llmcodec reads {VERSION}; export again")
+        try:
+            identity = CodecIdentity(**values["identity"])
+            contexts = [
+                None if values[name] is None else (int(values[name][0]), int(values[name][1]))
+                for name in ("encoder_context", "decoder_context")
+            ]
+            config = cls(identity, int(values["n_fft"]), bool(values["auv_floor_frames"]), contexts[0], contexts[1])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ValueError(f"{path}: damaged, {type(error).__name__}: {error}; export again") from None
+        config._check(path)
+        return config
+
+    def _check(self, path: Path) -> None:
+        own = self.identity
+        numbers = (own.sample_rate, own.hop_samples, own.num_codebooks, own.codebook_size, self.n_fft)
+        if not all(type(number) is int and 0 < number < 1 << 31 for number in numbers):
+            raise ValueError(f"{path}: damaged, sizes must be positive integers: {numbers}; export again")
+        if own.num_codebooks != 1 or self.n_fft % own.hop_samples or (self.n_fft - own.hop_samples) % 2:
+            raise ValueError(f"{path}: damaged, n_fft {self.n_fft} and hop {own.hop_samples} do not fit; export again")
+        if not (isinstance(own.name, str) and isinstance(own.weights_sha256, str)):
+            raise ValueError(f"{path}: damaged, name and weights_sha256 must be text; export again")
+        for context in (self.encoder_context, self.decoder_context):
+            if context is not None and not all(0 <= frames < 1 << 20 for frames in context):
+                raise ValueError(f"{path}: damaged, context of {context} frames; export again")

@@ -1,0 +1,277 @@
+"""`OnnxRuntime`: a codec exported by `llmcodec export --format onnx`, run by ONNX Runtime. No torch, no transformers.
+
+    runtime = OnnxRuntime("folder")
+    codes = runtime.encode_batch([wav_a, wav_b])
+
+The folder holds encoder.onnx, decoder.onnx (described in codec/onnx_export.py) and llmcodec_onnx.json. Padding and
+reflection at the ends of a clip happen here. Streams are cut on the grid of `codec.longform`: 30 s chunks with all the
+context that a frame sees, or 5 s of it where attention has no bound.
+Shapes: S samples, T frames, P samples with the reflected ends. Test: tests/unit/coding/test_onnx.py.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .onnx_config import CONFIG, DECODER, ENCODER, OnnxConfig
+from .runtime import length_batches
+
+CHUNK_SECONDS = 30.0  # as codec/latency.py
+GLOBAL_CONTEXT_SECONDS = 5.0  # as codec/latency.py
+BATCH_SECONDS = 64.0
+
+
+class OnnxRuntime:
+    """Meets `coding.runtime.Runtime`.
+
+    Args:
+        folder: made by `llmcodec export --format onnx`.
+        threads: of ONNX Runtime; None: OMP_NUM_THREADS where it is set, else all cores.
+
+    Raises:
+        ValueError: the folder is not an exported codec. Missing onnxruntime and damaged graphs show at the first use.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], threads: int | None = None) -> None:
+        self.folder = Path(folder)
+        self.config = OnnxConfig.load(folder)
+        self.identity = self.config.identity
+        self.threads = threads if threads is not None else int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
+        rate, hop = self.identity.sample_rate, self.identity.hop_samples
+        self.chunk_frames = max(1, round(CHUNK_SECONDS * rate / hop))
+        self.batch_samples = int(BATCH_SECONDS * rate)
+        self.default_context = math.ceil(GLOBAL_CONTEXT_SECONDS * rate / hop)
+        for name in (ENCODER, DECODER):
+            if not (self.folder / name).is_file():
+                raise ValueError(f"{self.folder / name}: missing; export the codec again")
+
+    @cached_property
+    def encoder(self) -> Any:
+        """Session of the encoder, opened when the first clip is encoded."""
+        return self._session(ENCODER)
+
+    @cached_property
+    def decoder(self) -> Any:
+        """Session of the decoder, opened when the first codes are decoded."""
+        return self._session(DECODER)
+
+    def encode_batch(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Clips of float32 (S,) -> int64 codes (1, T) each, as if every clip came alone.
+
+        Raises:
+            ValueError: a clip that is empty, not mono, not finite, or too short for a codec that floors its frames.
+        """
+        clips = [self._checked_wav(wav, index) for index, wav in enumerate(wavs)]
+        results: list[np.ndarray] = [np.empty((1, 0), np.int64)] * len(clips)
+        long = self._too_long(self.config.encoder_context, self.identity.hop_samples)
+        short = [i for i, clip in enumerate(clips) if len(clip) <= long]
+        for i in set(range(len(clips))) - set(short):  # bounded attention: chunks give what the whole clip gives
+            results[i] = np.concatenate(list(self.encode_stream([clips[i]])), axis=1)
+        for batch in length_batches([len(clips[i]) for i in short], self.batch_samples):
+            indices = [short[one] for one in batch]
+            frames = [self.num_frames(len(clips[i])) for i in indices]
+            padded = np.stack([self._reflected(clips[i], max(frames)) for i in indices])
+            codes = self.encoder.run(None, {"padded_audio": padded, "num_frames": np.array(frames, np.int64)})[0]
+            for i, codes_QT, count in zip(indices, codes, frames, strict=True):
+                results[i] = codes_QT[:, :count].copy()
+        return results
+
+    def decode_batch(
+        self, codes: Sequence[np.ndarray], lengths: Sequence[int | None] | None = None
+    ) -> list[np.ndarray]:
+        """Codes (1, T) each -> float32 (S,); `lengths` in samples, None: all of T * hop_samples.
+
+        Raises:
+            ValueError: codes of another shape or outside the codebook, or a length that they do not cover.
+        """
+        wanted = list(lengths) if lengths is not None else [None] * len(codes)
+        for codes_QT, length in zip(codes, wanted, strict=True):
+            self.identity.provenance().check_codes(codes_QT, "decode")
+            self._check_length(length, codes_QT.shape[1])
+        results: list[np.ndarray] = [np.empty(0, np.float32)] * len(codes)
+        long = self._too_long(self.config.decoder_context, 1)
+        short = [i for i, one in enumerate(codes) if one.shape[1] <= long]
+        for i in set(range(len(codes))) - set(short):
+            results[i] = np.concatenate(list(self.decode_stream([codes[i]], wanted[i])))
+        hop = self.identity.hop_samples
+        for batch in length_batches([codes[i].shape[1] * hop for i in short], self.batch_samples):
+            indices = [short[one] for one in batch]
+            frames = [codes[i].shape[1] for i in indices]
+            padded = np.zeros((len(indices), 1, max(frames)), np.int64)
+            for row, i in enumerate(indices):
+                padded[row, :, : frames[row]] = codes[i]
+            wavs = self.decoder.run(None, {"audio_codes": padded, "num_frames": np.array(frames, np.int64)})[0]
+            for i, wav, count in zip(indices, wavs, frames, strict=True):
+                results[i] = fitted(wav[0, : count * hop], wanted[i])
+        return results
+
+    def encode_stream(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """One long clip as blocks (S,) of any size -> codes (1, t) piece by piece, in bounded memory."""
+        hop = self.identity.hop_samples
+        left, right = self._context(self.config.encoder_context)
+        yield from self._chunked(
+            (self._checked_wav(block, index, allow_empty=True) for index, block in enumerate(blocks)),
+            hop,
+            left,
+            right,
+            lambda wav, skip, stop: self._encode_one(wav)[:, skip:stop],
+        )
+
+    def decode_stream(self, codes: Iterable[np.ndarray], length: int | None = None) -> Iterator[np.ndarray]:
+        """Codes (1, t) piece by piece -> float32 blocks (S,), `length` samples together, in bounded memory."""
+        hop = self.identity.hop_samples
+        left, right = self._context(self.config.decoder_context)
+        given = made = 0
+
+        def checked() -> Iterator[np.ndarray]:
+            nonlocal given
+            for codes_QT in codes:
+                self.identity.provenance().check_codes(codes_QT, "decode")
+                given += codes_QT.shape[1]
+                yield codes_QT
+
+        def one(piece: np.ndarray, skip: int, stop: int | None) -> np.ndarray:
+            return self._decode_one(piece)[skip * hop : None if stop is None else stop * hop]
+
+        held = np.empty(0, np.float32)  # the last piece waits, because only then it is known whether all is covered
+        for wav in self._chunked(checked(), 1, left, right, one):
+            if length is not None:
+                wav = wav[: max(0, length - made)]
+            if len(held):
+                yield held
+            held, made = wav, made + len(wav)
+        self._check_length(length, given)
+        if length is not None and made < length:
+            held = np.pad(held, (0, length - made))
+        if len(held):
+            yield held
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a clip: ceil(S / hop), or AUV's floor under its flag."""
+        hop = self.identity.hop_samples
+        return num_samples // hop if self.config.auv_floor_frames else -(-num_samples // hop)
+
+    def _chunked(
+        self, pieces: Iterable[np.ndarray], unit: int, left: int, right: int, code: Any
+    ) -> Iterator[np.ndarray]:
+        """Pieces along the last axis, `unit` samples or codes per frame -> what `code` gives per chunk, in order.
+
+        `code(window, skip, stop)`: `window` begins with `skip` frames of context; what it gives is wanted from there to
+        frame `stop` of the window (None: to its end).
+        """
+        parts: list[np.ndarray] = []  # joined only when a chunk is ready, so that tiny pieces stay cheap
+        held = first = skip = 0  # elements in `parts`; frame of the signal where they begin; context among them, frames
+        for piece in pieces:
+            parts.append(piece)
+            held += piece.shape[-1]
+            while held >= (skip + self.chunk_frames + right) * unit:
+                tail = np.concatenate(parts, axis=-1)
+                stop = skip + self.chunk_frames
+                yield code(tail[..., : (stop + right) * unit], skip, stop)
+                skip = min(left, first + stop)
+                first += stop - skip
+                parts = [tail[..., (stop - skip) * unit :].copy()]
+                held = parts[0].shape[-1]
+        if first == held == 0:
+            raise ValueError("the stream is empty: nothing came before its end")
+        if held > skip * unit:
+            last = code(np.concatenate(parts, axis=-1), skip, None)
+            if last.shape[-1]:
+                yield last
+
+    def _encode_one(self, wav: np.ndarray) -> np.ndarray:
+        frames = self.num_frames(len(wav))
+        feed = {"padded_audio": self._reflected(wav, frames)[None], "num_frames": np.array([frames], np.int64)}
+        return self.encoder.run(None, feed)[0][0]
+
+    def _decode_one(self, codes_QT: np.ndarray) -> np.ndarray:
+        feed = {"audio_codes": codes_QT[None].astype(np.int64), "num_frames": np.array([codes_QT.shape[1]], np.int64)}
+        return self.decoder.run(None, feed)[0][0, 0]
+
+    def _reflected(self, wav: np.ndarray, frames: int) -> np.ndarray:
+        return reflect_padded(wav, self.identity.hop_samples, self.config.n_fft, frames, self.config.auv_floor_frames)
+
+    def _context(self, context: tuple[int, int] | None) -> tuple[int, int]:
+        return (self.default_context, self.default_context) if context is None else context
+
+    def _too_long(self, context: tuple[int, int] | None, unit: int) -> float:
+        """Length above which one clip is cut into chunks: only where chunks give the same."""
+        return math.inf if context is None else (self.chunk_frames + context[1]) * unit
+
+    def _check_length(self, length: int | None, frames: int) -> None:
+        if length is not None and (length < 1 or self.num_frames(length) > frames):
+            raise ValueError(
+                f"decode: {frames} frames of {self.identity.hop_samples} samples cannot give {length} samples"
+            )
+
+    def _checked_wav(self, wav: np.ndarray, index: int, allow_empty: bool = False) -> np.ndarray:
+        clip = np.asarray(wav)
+        if clip.ndim != 1 or not np.issubdtype(clip.dtype, np.floating):
+            raise ValueError(f"encode: clip {index} must be mono floats (samples,), not {clip.dtype} {clip.shape}")
+        if len(clip) == 0 and not allow_empty:
+            raise ValueError("encode: a clip is empty; every clip needs at least one sample")
+        if not np.isfinite(clip).all():
+            raise ValueError(f"encode: clip {index} has NaN or infinite samples; repair or drop it")
+        return clip.astype(np.float32, copy=False)
+
+    def _session(self, name: str) -> Any:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise ValueError("ONNX Runtime is not installed: pip install 'llmcodec[onnx]'") from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 3
+        path = self.folder / name
+        failures = onnxruntime.capi.onnxruntime_pybind11_state
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except (
+            failures.Fail,
+            failures.InvalidProtobuf,
+            failures.InvalidGraph,
+            failures.NoSuchFile,
+            failures.NotImplemented,
+            failures.InvalidArgument,
+            failures.RuntimeException,
+        ) as error:
+            raise ValueError(
+                f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]}); export again"
+            ) from None
+        made_of = session.get_modelmeta().custom_metadata_map.get("weights_sha256")
+        if made_of != self.identity.weights_sha256:
+            raise ValueError(f"{path}: of other weights than {CONFIG} beside it; export the codec again")
+        return session
+
+
+def reflect_padded(wav: np.ndarray, hop: int, n_fft: int, frames: int, floor_frames: bool = False) -> np.ndarray:
+    """A clip (S,) -> (P,) with P = (frames - 1) hop + n_fft, reflected at its own two ends, zero beyond.
+
+    Before it is reflected, the clip is zero-padded to whole hops, at least two; with `floor_frames`, as AUV, it is not.
+    """
+    pad = (n_fft - hop) // 2
+    if floor_frames:
+        extent = len(wav)
+        if extent <= pad:
+            raise ValueError(f"auv_floor_frames needs clips of more than {pad} samples, got {extent}")
+    else:
+        extent = max(-(-len(wav) // hop) * hop, 2 * hop, pad + 1)
+        wav = np.pad(wav, (0, extent - len(wav)))
+    out = np.zeros((frames - 1) * hop + n_fft, np.float32)
+    mirrored = np.pad(wav, pad, mode="reflect")[: len(out)]
+    out[: len(mirrored)] = mirrored
+    return out
+
+
+def fitted(wav: np.ndarray, length: int | None) -> np.ndarray:
+    """Cut or zero-padded to `length` samples; None leaves it."""
+    if length is None:
+        return wav.copy()
+    return wav[:length].copy() if length <= len(wav) else np.pad(wav, (0, length - len(wav)))
