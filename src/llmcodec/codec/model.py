@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ from .config import LLMCodecConfig
 from .conformer import Conformer
 from .hub import HubCodec
 from .quantizer import FactorizedQuantizer
+from .safe_load import check_folder
 from .spectral import ISTFTHead, STFTFrontEnd, frame_lengths
 
 if TYPE_CHECKING:
@@ -100,8 +102,15 @@ class LLMCodec(HubCodec):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> LLMCodec:
-        """As in transformers, but in float32 unless `dtype` says otherwise, whatever precision the file has."""
+        """As in transformers, but in float32 unless `dtype` says otherwise, whatever precision the file has.
+
+        Raises:
+            ValueError: a local folder whose configuration and weights do not fit each other (`safe_load.check_folder`).
+        """
         kwargs.setdefault("dtype", torch.float32)
+        place = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        if place is not None and Path(place).is_dir() and not kwargs.get("variant"):
+            check_folder(Path(place, kwargs.get("subfolder") or ""))
         return super().from_pretrained(*args, **kwargs)
 
     # -- the property contract -------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from typing import Any
 
 from ..assets import codec_folder
 from ..codec import LLMCodec
+from ..codec.safe_load import check_foreign_folder
 from .kinds import KINDS, kind_of
 from .protocol import Codec
 from .select import check_num_codebooks
@@ -131,6 +132,7 @@ def _load_folder(folder: Path, place: str, num_codebooks: int | None) -> Codec:
     if name is None:
         raise ValueError(f"codec {place}: a model of type {config.get('model_type')!r}; supported: {SUPPORTED}")
     kind = KINDS[name]
+    check_foreign_folder(folder)
     try:
         return kind.adapt(kind.made_by(kind.load, folder), num_codebooks)
     except (OSError, RuntimeError) as error:

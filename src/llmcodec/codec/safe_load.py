@@ -1,0 +1,207 @@
+"""A codec folder is checked before any memory is taken: what config.json asks for must be what the weights file holds.
+
+`LLMCodec.from_pretrained` and `codecs.load` call `check_folder` on local folders, which may have come from anybody. A
+config that asks for terabytes, a weights file that is cut short, a pickle, a tensor that is missing (transformers would
+draw it at random and warn) end in one line. Test: tests/unit/codec/test_safe_load.py, tests/fuzz/test_fuzz.py.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ..tensorfile import TensorEntry, read_header
+from .config import LLMCodecConfig
+
+MAX_JSON_BYTES = 1 << 20
+WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+PICKLES = ("pytorch_model.bin", "*.pt", "*.pth", "*.ckpt", "*.bin", "*.pkl")
+FLOATS = ("F16", "BF16", "F32", "F64")
+DTYPES = {"float16", "bfloat16", "float32", "float64", None}
+
+
+def check_folder(folder: str | os.PathLike[str]) -> LLMCodecConfig:
+    """Check a folder with one of our codecs; returns its configuration.
+
+    Raises:
+        ValueError: nothing there, another kind of model, sizes that are not those of the weights file, tensors missing
+            or too many, a pickle in place of safetensors. One line that names the file.
+    """
+    place = Path(folder)
+    settings = read_config(place)
+    kind = settings.get("model_type")
+    if kind != LLMCodecConfig.model_type:
+        raise ValueError(f"{place / CONFIG}: a model of type {str(kind)[:40]!r}, not {LLMCodecConfig.model_type!r}")
+    _check_fields(place / CONFIG, settings)
+    tensors = read_tensors(place)
+    _check_sizes(place / CONFIG, settings, tensors)
+    ours = {name: value for name, value in settings.items() if name in _fields()}
+    try:
+        config = LLMCodecConfig(**ours)
+        sizes = tuple((name, value) for name, value in sorted(ours.items()) if isinstance(value, (int, type(None))))
+        expected = _expected_tensors(sizes)
+    except (TypeError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{place / CONFIG}: not a configuration of a codec ({str(error)[:120]})") from error
+    _compare(place, expected, tensors)
+    return config
+
+
+def check_foreign_folder(folder: str | os.PathLike[str]) -> None:
+    """Check a folder with a codec of another architecture, as far as that is possible without knowing it.
+
+    Its safetensors headers must be sound, and no whole number in its configuration may exceed the number of weights
+    (sizes that ask for terabytes do). Raises ValueError; does nothing where there are no safetensors.
+    """
+    place = Path(folder)
+    settings = read_config(place)
+    if not (place / WEIGHTS).exists() and not (place / INDEX).exists():
+        return
+    most = max(1 << 20, sum(entry.num_elements for entry in read_tensors(place).values()))
+    waiting: list[Any] = [settings]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, (dict, list)):
+            waiting += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, int) and abs(value) > most:
+            raise ValueError(f"{place / CONFIG}: asks for {value} of something, the weights have {most} numbers in all")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder. Raises ValueError where it is missing, too large for what it is, or no JSON object."""
+    path = folder / CONFIG
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder with a codec")
+    if not path.is_file():
+        raise ValueError(f"{folder}: no {CONFIG} in it; is this the folder of a codec?")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes, too large for a configuration")
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not readable JSON ({str(error)[:120]})") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: not a JSON object")
+    return settings
+
+
+def read_tensors(folder: Path) -> dict[str, TensorEntry]:
+    """Headers of a folder's weights, in one file or several; nothing is loaded. Raises ValueError as `check_folder`."""
+    if (folder / WEIGHTS).exists():
+        return read_header(folder / WEIGHTS).tensors
+    if not (folder / INDEX).is_file():
+        pickled = next((path.name for pattern in PICKLES for path in folder.glob(pattern)), None)
+        if pickled is not None:
+            raise ValueError(
+                f"{folder / pickled}: pickled weights could run code and are not read; convert them where you trust "
+                "them (`llmcodec convert`), and give the folder with model.safetensors"
+            )
+        raise ValueError(f"{folder}: no {WEIGHTS} in it")
+    try:
+        names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / INDEX}: not an index of weight files ({type(error).__name__})") from error
+    tensors: dict[str, TensorEntry] = {}
+    for name in sorted(names, key=str):
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{folder / INDEX}: {str(name)[:80]!r} is not a safetensors file of this folder")
+        tensors.update(read_header(folder / name).tensors)
+    return tensors
+
+
+def _fields() -> dict[str, Any]:
+    """Our own settings with their defaults."""
+    parameters = inspect.signature(LLMCodecConfig.__init__).parameters.values()
+    return {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
+
+
+@lru_cache(maxsize=1)
+def _standard_fields() -> dict[str, Any]:
+    """Settings that every model of transformers has."""
+    return {**LLMCodecConfig().to_dict(), "torch_dtype": None, "auto_map": None}
+
+
+def _check_fields(path: Path, settings: dict[str, Any]) -> None:
+    """Every setting is known and of the right type, so that nothing behind this meets a surprise."""
+    own, standard = _fields(), _standard_fields()
+    for name, value in settings.items():
+        if name not in own and name not in standard:
+            raise ValueError(f"{path}: unknown setting {name[:60]!r}; made by a newer llmcodec?")
+        if name in own and not _plausible(name, value, own[name]):
+            raise ValueError(f"{path}: {name} cannot be {str(value)[:60]!r}")
+        if name in ("dtype", "torch_dtype") and not (isinstance(value, (str, type(None))) and value in DTYPES):
+            raise ValueError(f"{path}: {name} cannot be {str(value)[:60]!r}")
+        default = standard.get(name)
+        if name not in own and default is not None and not isinstance(value, type(default)):
+            raise ValueError(f"{path}: {name} cannot be {str(value)[:60]!r}")
+
+
+def _plausible(name: str, value: Any, default: Any) -> bool:
+    if name == "codebook_partitions":
+        return value is None or (
+            isinstance(value, dict)
+            and all(isinstance(span, list) and len(span) == 2 and all(map(_whole, span)) for span in value.values())
+        )
+    if name == "attention_window":
+        return value is None or _whole(value)
+    if isinstance(default, bool):
+        return isinstance(value, bool)
+    if isinstance(default, float):
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9
+    return _whole(value) and value > 0
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31
+
+
+def _check_sizes(path: Path, settings: dict[str, Any], tensors: dict[str, TensorEntry]) -> None:
+    """What decides how much memory is taken stands in the shapes of the weights as well."""
+    value = _fields() | settings
+    layer = "encoder.conformer.layers.0."
+    claims = {
+        "quantizer.codebook": (value["codebook_size"], value["codebook_dim"]),
+        "encoder.frontend.input_proj.weight": (value["hidden_size"], value["n_fft"] + 2),
+        f"{layer}ffn1.up_proj.weight": (value["ffn_mult"] * value["hidden_size"], value["hidden_size"]),
+        f"{layer}conv_module.depthwise_conv.weight": (value["hidden_size"], 1, value["conv_kernel_size"]),
+    }
+    for name, shape in claims.items():
+        found = tensors[name].shape if name in tensors else "nothing"
+        if found != shape:
+            raise ValueError(f"{path}: asks for {name} of shape {shape}, the weights have {found}")
+    if value["head_dim"] > value["hidden_size"]:
+        raise ValueError(f"{path}: head_dim {value['head_dim']} is more than hidden_size {value['hidden_size']}")
+    for side in ("encoder", "decoder"):
+        start = f"{side}.conformer.layers."
+        layers = len({name[len(start) :].partition(".")[0] for name in tensors if name.startswith(start)})
+        if layers != value[f"{side}_layers"]:
+            raise ValueError(f"{path}: asks for {value[f'{side}_layers']} {side} layers, the weights have {layers}")
+
+
+@lru_cache(maxsize=16)
+def _expected_tensors(sizes: tuple[tuple[str, Any], ...]) -> dict[str, tuple[tuple[int, ...], bool]]:
+    """Name -> shape and whether it is of a float type, of the model with these settings. Built without memory."""
+    import torch
+
+    from .model import LLMCodec
+
+    with torch.device("meta"):
+        model = LLMCodec(LLMCodecConfig(**dict(sizes)))
+    return {name: (tuple(one.shape), one.is_floating_point()) for name, one in model.state_dict().items()}
+
+
+def _compare(folder: Path, expected: dict[str, tuple[tuple[int, ...], bool]], tensors: dict[str, TensorEntry]) -> None:
+    missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+    if missing or extra:
+        name, state = (missing[0], "missing from") if missing else (extra[0], "unknown but in")
+        more = len(missing) + len(extra) - 1
+        raise ValueError(
+            f"{folder}: {name[:80]} is {state} the weights" + (f", and {more} more differ" if more else "")
+        )
+    for name, (shape, is_float) in expected.items():
+        entry = tensors[name]
+        if entry.shape != shape or (entry.dtype in FLOATS) != is_float:
+            raise ValueError(f"{folder}: {name} is {entry.dtype} {entry.shape} in the weights, not of shape {shape}")
