@@ -1,27 +1,20 @@
 """AUV as published (PyPI `auv`, `auv:PATH/auv.pt`), to compare with; `llmcodec convert` makes its weights ours.
 
-The package imports torchaudio for one resampling function that 16 kHz input never calls; where torchaudio is not
-installed, a stand-in is shown to it during the import. It floors lengths and needs 481 samples: clips are zero-padded
-to whole frames, at least two. Source: arXiv 2509.21968. Test: tests/unit/codecs/test_auv_package.py.
+The package imports torchaudio for one resampling function that 16 kHz input never calls (stand_in.py). It floors
+lengths and needs 481 samples: clips are zero-padded to whole frames, at least two.
+Source: arXiv 2509.21968. Test: tests/unit/codecs/test_packages.py.
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
-import types
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
-from .. import audio
 from .peer import PeerCodecWithFeatures
 from .select import check_num_codebooks
+from .stand_in import torchaudio_stand_in
 
 
 class AuvCodec(PeerCodecWithFeatures):
@@ -77,37 +70,3 @@ def build_auv(
     )
     model.token2wav = AUVCodecDec(dec_conf={**sizes, "num_layers": decoder_layers})
     return model
-
-
-@contextmanager
-def torchaudio_stand_in() -> Iterator[None]:
-    """Show a `torchaudio.functional.resample` to what is imported inside, unless the real one can be imported.
-
-    The stand-in is taken away again, so that nobody else mistakes it for torchaudio.
-    """
-    names = ("torchaudio", "torchaudio.functional")
-    try:
-        real = importlib.import_module("torchaudio.functional")
-    except (ImportError, OSError, RuntimeError):  # not installed, or built for another PyTorch
-        real = None
-    if real is not None:
-        yield
-        return
-    package, functional = (types.ModuleType(name) for name in names)
-    functional.resample = _resample  # type: ignore[attr-defined]
-    package.functional = functional  # type: ignore[attr-defined]
-    saved = {name: sys.modules.get(name) for name in names}
-    sys.modules.update(dict(zip(names, (package, functional), strict=True)))
-    try:
-        yield
-    finally:
-        for name, module in saved.items():
-            if module is None:
-                sys.modules.pop(name, None)
-            else:
-                sys.modules[name] = module
-
-
-def _resample(waveform: Tensor, orig_freq: int, new_freq: int) -> Tensor:
-    rows = [audio.resample(row.cpu().numpy(), orig_freq, new_freq) for row in waveform]
-    return torch.from_numpy(np.stack(rows)).to(waveform.device)

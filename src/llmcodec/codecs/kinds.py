@@ -103,6 +103,18 @@ def _load_auv(checkpoint: Path) -> nn.Module:
     return load_auv(checkpoint)
 
 
+def _build_bigcodec(**sizes: Any) -> nn.Module:
+    from .bigcodec import build_bigcodec
+
+    return build_bigcodec(**sizes)
+
+
+def _load_bigcodec(folder: Path) -> nn.Module:
+    from .bigcodec import load_bigcodec
+
+    return load_bigcodec(folder)
+
+
 KINDS: Mapping[str, Kind] = {
     "encodec": _from_transformers("Encodec", "encodec:EncodecCodec"),
     "dac": _from_transformers("Dac", "dac:DacCodec"),
@@ -114,6 +126,17 @@ KINDS: Mapping[str, Kind] = {
         _load_snac,
         "pip install 'llmcodec[snac]'",
         ("vq_strides", "encoder_rates"),
+    ),
+    "xcodec": _from_transformers("Xcodec", "xcodec:XcodecCodec"),
+    "xcodec2": _from_transformers("Xcodec2", "xcodec2:Xcodec2Codec"),
+    "neucodec": _from_transformers("NeuCodec", "xcodec2:NeuCodecCodec"),
+    "bigcodec": Kind(
+        "bigcodec:BigCodecCodec",
+        "bigcodec",
+        _build_bigcodec,
+        _load_bigcodec,
+        "pip install --no-deps bigcodec einops (torchaudio is not needed)",
+        ("ngf", "vq_num_quantizers"),
     ),
     "auv": Kind(
         "auv_package:AuvCodec",

@@ -55,6 +55,8 @@ class PeerCodec(nn.Module):
     """The published model, to be called as its own project calls it."""
     min_samples = 1
     """Shorter clips are padded with zeros to this length, because the model cannot take them."""
+    min_frames = 1
+    """To decode fewer frames the last one is repeated, because the model cannot take them; the surplus is cut."""
 
     def __init__(self, model: nn.Module, sample_rate: int, hop_samples: int, num_codebooks: int, codebook_size: int):
         super().__init__()
@@ -151,7 +153,10 @@ class PeerCodec(nn.Module):
         # Frames that only other clips of the batch have must not be heard by the model.
         frames = [total if padding_mask is None and audio_codes_mask is None else self.num_frames(n) for n in lengths]
         for count, rows in _by_value(frames).items():
-            for row, wav_S in zip(rows, self.audio_of(codes_BQT[rows, :, :count]), strict=True):
+            codes = codes_BQT[rows, :, :count]
+            short = max(0, self.min_frames - count)
+            codes = torch.cat([codes, codes[..., -1:].expand(-1, -1, short)], -1)
+            for row, wav_S in zip(rows, self.audio_of(codes), strict=True):
                 wav_BS[row, : lengths[row]] = fit(wav_S, lengths[row])
         return PeerDecoding(wav_BS[:, None])
 

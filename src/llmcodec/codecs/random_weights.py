@@ -2,9 +2,9 @@
 
     load_codec("random:encodec_24khz")      # the architecture of facebook/encodec_24khz, nothing learned
 
-Weights are the model's own initialisation from a seed. Codebooks that a library leaves at zero (EnCodec, Mimi, X-codec)
-are filled with latents of a made-up signal, or every token would be 0. Such a codec says nothing about quality: only
-about speed, memory and plumbing. Test: tests/unit/codecs/test_random_weights.py.
+Weights are the model's own initialisation from a seed; where that would give one token all the time, codebooks are
+filled and projections centred on a made-up signal. Such a codec says nothing about quality: only about speed, memory
+and plumbing. Test: tests/unit/codecs/test_random_weights.py.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ ENCODEC_48KHZ = dict(
 )
 PRESETS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "auv": ("auv", {}),
+    "bigcodec": ("bigcodec", {}),
     "dac_16khz": ("dac", DAC_16KHZ),
     "dac_24khz": ("dac", DAC_16KHZ | dict(sampling_rate=24_000, n_codebooks=32)),
     "dac_44khz": ("dac", dict(sampling_rate=44_100, downsampling_ratios=[2, 4, 8, 8], n_codebooks=9)),
@@ -66,14 +67,17 @@ PRESETS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "encodec_32khz": ("encodec", ENCODEC_32KHZ),
     "encodec_48khz": ("encodec", ENCODEC_48KHZ),
     "mimi": ("mimi", {}),
+    "neucodec": ("neucodec", {}),
     "snac_24khz": ("snac", SNAC_24KHZ),
     "snac_32khz": ("snac", SNAC_32KHZ),
     "snac_44khz": ("snac", SNAC_32KHZ | dict(sampling_rate=44_100)),
+    "xcodec": ("xcodec", {}),
+    "xcodec2": ("xcodec2", {}),
 }
 """Name -> kind and what its published configuration changes in the library's defaults."""
 OURS = {"llmcodec_auv": LLMCodecConfig.auv, "llmcodec_tiny": LLMCodecConfig.tiny}
 """Our own architectures."""
-SIGNAL_SECONDS = 4.0
+SIGNAL_SECONDS, SIGNAL_FRAMES = 4.0, 250
 
 
 def build_random(name: str, num_codebooks: int | None = None, seed: int = 0) -> Codec:
@@ -99,7 +103,16 @@ def random_peer(kind_name: str, sizes: Mapping[str, Any], num_codebooks: int | N
     codec = kind.adapt(kind.made_by(kind.build, **sizes), num_codebooks)
     if isinstance(codec, PeerCodecWithFeatures):
         fill_codebooks(codec)
+        centre_projections(codec)
     return codec
+
+
+def made_up_signal(codec: PeerCodecWithFeatures) -> Tensor:
+    """(1, S) noise of changing level."""
+    seconds = min(SIGNAL_SECONDS, SIGNAL_FRAMES / codec.frame_rate)
+    num_samples = codec.padded_samples(int(seconds * codec.sample_rate))
+    level_S = torch.rand(1, num_samples // 800 + 2).repeat_interleave(800, -1)[:, :num_samples]
+    return 0.3 * level_S * torch.randn(1, num_samples)
 
 
 @torch.no_grad()
@@ -108,9 +121,7 @@ def fill_codebooks(codec: PeerCodecWithFeatures) -> None:
     stages = list(_euclidean_stages(codec.model))
     if not stages:
         return
-    num_samples = codec.padded_samples(int(SIGNAL_SECONDS * codec.sample_rate))
-    envelope_S = torch.rand(1, num_samples // 800 + 2).repeat_interleave(800, -1)[:, :num_samples]
-    latent_TD = codec.latents_of(0.3 * envelope_S * torch.randn(1, num_samples))[0]
+    latent_TD = codec.latents_of(made_up_signal(codec))[0]
     for project, codebooks in stages:
         residual_ND = latent_TD if project is None else project(latent_TD.T[None])[0].T
         for codebook in codebooks:
@@ -122,6 +133,32 @@ def fill_codebooks(codec: PeerCodecWithFeatures) -> None:
             else:
                 codebook.embed.copy_(vectors_VD)
             residual_ND = residual_ND - codebook.decode(codebook.encode(residual_ND[None]))[0]
+
+
+@torch.no_grad()
+def centre_projections(codec: PeerCodecWithFeatures) -> None:
+    """Give what enters a small code space (factorised codes, scalars) mean 0, and before scalars deviation 1.
+
+    An untrained encoder's output hardly moves around a constant: it would fall on one code.
+    """
+
+    def centre(module: Any, _inputs: Any, output: Tensor) -> Tensor:
+        rows = output if isinstance(module, nn.Linear) else output.transpose(1, 2)
+        mean, spread = rows.flatten(0, -2).mean(0), torch.ones(())
+        if name_of[module] == "project_in":
+            spread = rows.flatten(0, -2).std(0).clamp(min=1e-9)
+            module.weight.div_(spread[:, None])
+        module.bias.copy_((module.bias - mean) / spread)
+        rows = (rows - mean) / spread
+        return rows if isinstance(module, nn.Linear) else rows.transpose(1, 2)
+
+    found = ((path.rpartition(".")[2], module) for path, module in codec.model.named_modules())
+    name_of = {module: name for name, module in found if name in ("in_proj", "project_in")}
+    handles = [module.register_forward_hook(centre) for module in name_of if hasattr(module, "bias")]
+    if handles:
+        codec.codes_of(made_up_signal(codec))
+    for handle in handles:
+        handle.remove()
 
 
 def _euclidean_stages(model: nn.Module) -> Iterator[tuple[nn.Module | None, list[Any]]]:
