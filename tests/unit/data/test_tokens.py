@@ -1,0 +1,298 @@
+"""data/tokens.py: token files and shards come back as they went in; what does not add up is refused in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcodec.data import tokens
+from llmcodec.data.tokens import (
+    TokenClip,
+    TokenProvenance,
+    TokenRow,
+    TokenShardWriter,
+    load_token_file,
+    open_token_shards,
+    read_token_facts,
+    read_token_shards,
+    save_token_file,
+)
+from llmcodec.tensorfile import read_arrays, write_arrays
+
+PROVENANCE = TokenProvenance("rate/codec", "ab" * 32, 16000, 320, 1, 4096, "c0ffee")
+
+
+def provenance(num_codebooks: int = 1, codebook_size: int = 4096) -> TokenProvenance:
+    return dataclasses.replace(PROVENANCE, num_codebooks=num_codebooks, codebook_size=codebook_size)
+
+
+def random_codes(shape: tuple[int, ...], size: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, size, shape)
+
+
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 60)),
+    st.sampled_from([2, 1024, 65536, 65537, 200_000]),
+    st.integers(1, 319),
+    st.sampled_from([8000, 16000, 22050, 44100, 192000]),
+    st.integers(1, 8),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_clip_comes_back(tmp_path_factory, shape, size, cut, rate, channels):
+    path = tmp_path_factory.mktemp("t") / "clip.safetensors"
+    num_samples = shape[2] * 320 - cut
+    clip = TokenClip(random_codes(shape, size), num_samples, rate, round(num_samples * rate / 16000), channels)
+    save_token_file(path, clip, provenance(shape[1], size))
+    back, source = load_token_file(path)
+    np.testing.assert_array_equal(back.codes, clip.codes)
+    assert back.codes.dtype == np.int64 and source == provenance(shape[1], size)
+    assert dataclasses.replace(back, codes=clip.codes) == clip
+    facts, again = read_token_facts(path)
+    assert again == source and facts["channels"] == shape[0] and facts["num_samples"] == num_samples
+    stored = read_arrays(path, 1 << 20)[0]["codes"]
+    assert stored.dtype == (np.uint16 if size <= 65536 else np.int32)
+
+
+def test_the_metadata_names_everything_that_decoding_needs(tmp_path):
+    save_token_file(
+        tmp_path / "a.safetensors", TokenClip(random_codes((1, 1, 50), 9), 16000, 44100, 44100, 2), PROVENANCE
+    )
+    metadata = read_arrays(tmp_path / "a.safetensors", 1 << 20)[1]
+    assert metadata == {
+        "format": "llmcodec-tokens-1",
+        "codec": "rate/codec",
+        "weights_sha256": "ab" * 32,
+        "sample_rate": "16000",
+        "frame_rate": "50.0",
+        "hop_samples": "320",
+        "num_codebooks": "1",
+        "codebook_size": "4096",
+        "manifest_hash": "c0ffee",
+        "num_samples": "16000",
+        "original_sample_rate": "44100",
+        "original_num_samples": "44100",
+        "original_channels": "2",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": "other"}, "its format is 'other'"),
+        ({"format": None}, "it names no format"),
+        ({"weights_sha256": "ab"}, "64 hex digits"),
+        ({"sample_rate": "1e3"}, "sample_rate in its metadata is '1e3'"),
+        ({"sample_rate": "-16000"}, "sample_rate"),
+        ({"hop_samples": "0"}, "hop_samples"),
+        ({"hop_samples": None}, "hop_samples in its metadata is ''"),
+        ({"num_codebooks": "2"}, "the codec has 2 codebooks"),
+        ({"codebook_size": "4"}, r"code 40\d\d is outside \[0, 4\)"),
+        ({"num_samples": "17000"}, "17000 samples claimed, 50 frames cover at most 16320"),
+        ({"num_samples": "0"}, "num_samples"),
+        ({"num_samples": str(10**13)}, "samples claimed"),
+        ({"num_samples": "9" * 5000}, "num_samples"),
+        ({"original_num_samples": str(10**12)}, "1000000000000 original samples at 44100 Hz are not its 16000"),
+        ({"original_sample_rate": "12"}, "12 Hz cannot be right"),
+        ({"original_channels": "0"}, "original_channels"),
+        ({"num_samples": "٣"}, "num_samples"),  # a digit, but not an ASCII one
+    ],
+)
+def test_metadata_that_lies_is_refused(tmp_path, change, said):
+    path = tmp_path / "a.safetensors"
+    codes = random_codes((1, 1, 50), 4096)
+    codes[0, 0, 0] = 4095
+    save_token_file(path, TokenClip(codes, 16000, 44100, 44100, 2), PROVENANCE)
+    arrays, metadata = read_arrays(path, 1 << 20)
+    write_arrays(path, arrays, {k: v for k, v in (metadata | change).items() if v is not None})
+    with pytest.raises(ValueError, match=said) as failure:
+        load_token_file(path)
+    assert "\n" not in str(failure.value) and len(str(failure.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"tokens": np.zeros((1, 1, 50), np.uint16)}, "one tensor `codes`"),
+        ({"codes": np.zeros((1, 50), np.uint16)}, "one tensor `codes`"),
+        ({"codes": np.zeros((1, 1, 0), np.uint16)}, "one tensor `codes`"),
+        ({"codes": np.zeros((1, 1, 50), np.uint16), "b": np.zeros(1)}, "one tensor `codes`"),
+        ({"codes": np.zeros((1, 1, 50), np.float32)}, "codes are float32"),
+        ({"codes": np.zeros((1, 1, 50), np.uint64)}, "codes are uint64"),
+        ({"codes": np.full((1, 1, 50), -1, np.int32)}, r"code -1 is outside"),
+        ({"codes": np.full((1, 1, 50), 4096, np.uint16)}, r"code 4096 is outside \[0, 4096\) of codec 'rate/codec'"),
+    ],
+)
+def test_tensors_that_are_no_tokens_are_refused(tmp_path, arrays, said):
+    facts = {"num_samples": "16000", "original_sample_rate": "0", "original_num_samples": "0", "original_channels": "1"}
+    write_arrays(tmp_path / "a.safetensors", arrays, PROVENANCE.metadata() | facts)
+    with pytest.raises(ValueError, match=said):
+        load_token_file(tmp_path / "a.safetensors")
+
+
+def test_codes_are_checked_before_they_are_written(tmp_path):
+    for codes, said in (
+        (np.zeros((1, 5), int), "channels, codebooks, frames"),
+        (np.zeros((1, 2, 5), int), "1 codebooks"),
+        (np.full((1, 1, 5), 5000), "code 5000"),
+        (np.zeros((1, 1, 0), int), "no tokens"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            save_token_file(tmp_path / "a.safetensors", TokenClip(codes, 5), PROVENANCE)
+    assert not list(tmp_path.iterdir())
+
+
+def rows(number: int, seed: int = 0) -> list[TokenRow]:
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(1, 40, number)
+    return [
+        TokenRow(
+            generator.integers(0, 1024, (1 + i % 2, 2, frames)),
+            int(frames) * 320,
+            16000,
+            int(frames) * 320,
+            1 + i % 2,
+            id=f"speaker/{i}",
+            text=f"Nr. {i} ü",
+            speaker="s",
+            language="de",
+        )
+        for i, frames in enumerate(lengths)
+    ]
+
+
+def same(left: TokenRow, right: TokenRow) -> bool:
+    return np.array_equal(left.codes, right.codes) and dataclasses.replace(left, codes=right.codes) == right
+
+
+def test_a_corpus_comes_back_in_order_from_its_shards(tmp_path):
+    source, clips = provenance(2, 1024), rows(10)
+    with TokenShardWriter(tmp_path / "t", source, clips_per_shard=4) as shards:
+        for row in clips:
+            shards.add(row)
+    assert sorted(p.name for p in (tmp_path / "t").iterdir()) == [f"shard-0000{i}.arrow" for i in range(3)]
+    found, back = open_token_shards(tmp_path / "t")
+    assert found == source and all(same(*pair) for pair in zip(back, clips, strict=True))
+    assert [row.id for row in read_token_shards(tmp_path / "t" / "shard-00002.arrow")] == ["speaker/8", "speaker/9"]
+
+
+def test_a_killed_run_goes_on_behind_its_last_shard(tmp_path):
+    source, clips = provenance(2, 1024), rows(10)
+    killed = TokenShardWriter(tmp_path, source, clips_per_shard=4)
+    for row in clips[:7]:  # three rows are in no shard yet
+        killed.add(row)
+    with TokenShardWriter(tmp_path, source, resume=True, clips_per_shard=4) as shards:
+        assert shards.done == {row.id for row in clips[:4]}
+        for row in clips:
+            if row.id not in shards.done:
+                shards.add(row)
+    assert all(same(*pair) for pair in zip(read_token_shards(tmp_path), clips, strict=True))
+    with pytest.raises(ValueError, match="holds token shards already"):
+        TokenShardWriter(tmp_path, source)
+    other = dataclasses.replace(source, weights_sha256="cd" * 32)
+    with pytest.raises(ValueError, match="made by another codec"):
+        TokenShardWriter(tmp_path, other, resume=True)
+
+
+def test_an_interrupted_run_keeps_what_is_done_and_a_failed_one_what_is_in_shards(tmp_path):
+    for error, kept in ((KeyboardInterrupt, 3), (ValueError, 0)):
+        folder = tmp_path / error.__name__
+        with pytest.raises(error), TokenShardWriter(folder, provenance(2, 1024)) as shards:
+            for row in rows(3):
+                shards.add(row)
+            raise error
+        assert (len(list(read_token_shards(folder))) if kept else len(list(tmp_path.glob("ValueError/*")))) == kept
+
+
+def test_rows_that_do_not_fit_are_refused(tmp_path):
+    with TokenShardWriter(tmp_path, PROVENANCE) as shards:
+        shards.add(TokenRow(np.zeros((1, 1, 2), int), 640, id="a"))
+        with pytest.raises(ValueError, match="two clips have the id 'a'"):
+            shards.add(TokenRow(np.zeros((1, 1, 2), int), 640, id="a"))
+        with pytest.raises(ValueError, match="code 9999"):
+            shards.add(TokenRow(np.full((1, 1, 2), 9999), 640, id="b"))
+        with pytest.raises(ValueError, match="channels, codebooks, frames"):
+            shards.add(TokenRow(np.zeros(2, int), 640, id="c"))
+
+
+def test_shards_of_two_codecs_do_not_mix(tmp_path):
+    for i, sha in enumerate(("ab", "cd")):
+        with TokenShardWriter(tmp_path / sha, dataclasses.replace(PROVENANCE, weights_sha256=sha * 32)) as shards:
+            shards.add(TokenRow(np.zeros((1, 1, 2), int), 640, id=sha))
+        (tmp_path / sha / "shard-00000.arrow").rename(tmp_path / f"{i}.arrow")
+    with pytest.raises(ValueError, match="1.arrow: made by another codec than 0.arrow"):
+        list(read_token_shards(tmp_path))
+
+
+def test_what_is_no_shard_is_refused(tmp_path):
+    import pyarrow as pa
+
+    (tmp_path / "text.arrow").write_text("no arrow file, but text " * 10)
+    for name, columns, metadata in (
+        ("strange.arrow", {"a": [1]}, None),
+        ("missing.arrow", {"a": [1]}, PROVENANCE.metadata()),
+        (
+            "texts.arrow",
+            {name: ["1"] for name in ("id", "text", "speaker", "language", "codes", "channels", *tokens._CLIP_FACTS)},
+            PROVENANCE.metadata(),
+        ),
+    ):
+        table = pa.table(columns).replace_schema_metadata(metadata)
+        with pa.ipc.new_file(str(tmp_path / name), table.schema) as writer:
+            writer.write_table(table)
+    for name, said in (
+        ("text.arrow", "not an Arrow file"),
+        ("nothing.arrow", "no such token shard"),
+        ("strange.arrow", "names no format"),
+        ("missing.arrow", "no column"),
+        ("texts.arrow", "codes are string"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            list(read_token_shards(tmp_path / name))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no token shards"):
+        list(read_token_shards(tmp_path / "empty"))
+
+
+def test_shards_load_with_the_datasets_library(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    with TokenShardWriter(tmp_path / "t", provenance(2, 1024), clips_per_shard=2) as shards:
+        for row in rows(3):
+            shards.add(row)
+    files = sorted(str(path) for path in (tmp_path / "t").iterdir())
+    table = datasets.load_dataset("arrow", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert table["id"][:] == ["speaker/0", "speaker/1", "speaker/2"]
+    assert table[1]["codes"] == rows(3)[1].codes.reshape(4, -1).tolist() and table[1]["channels"] == 2
+
+
+def test_without_pyarrow_one_line_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match=r"pip install 'llmcodec\[datasets\]'"):
+        TokenShardWriter(tmp_path, PROVENANCE)
+
+
+def test_a_claim_of_terabytes_takes_no_memory(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_token_file(path, TokenClip(random_codes((1, 1, 50), 9), 16000), PROVENANCE)
+    data = path.read_bytes().replace(
+        b'"shape":[1,1,50],"data_offsets":[0,100]', b'"shape":[1,1,5000000000000],"data_offsets":[0,10000000000000]'
+    )
+    text = data[8 : data.rindex(b"}") + 1]
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[-100:])
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="10000000000000 bytes of tensors claimed, 100 are there"):
+        load_token_file(path)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+
+
+def test_reading_tokens_needs_no_torch():
+    code = "import sys, llmcodec.data.tokens; print(sorted({'torch', 'transformers', 'pyarrow'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
