@@ -154,21 +154,30 @@ def resample(wav: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
     return out if missing <= 0 else np.concatenate([out, np.zeros((missing, *out.shape[1:]), out.dtype)])
 
 
-def write(path: AnyPath, wav: np.ndarray, sample_rate: int, subtype: str | None = None) -> None:
+def write(path: AnyPath, wav: np.ndarray, sample_rate: int, subtype: str | None = None, durable: bool = True) -> None:
     """Write (S,) or (S, C) floats in [-1, 1]; the format follows the file's ending.
 
-    Atomic: there is the old file or the whole new one. Integer formats clip what is outside [-1, 1].
+    Atomic: there is the old file or the whole new one, and if `durable` even when the power fails. Integer formats clip
+    what is outside [-1, 1].
     Raises ValueError for non-finite samples or an unknown ending.
     """
-    with AudioWriter(path, sample_rate, num_channels=1 if wav.ndim == 1 else wav.shape[1], subtype=subtype) as writer:
+    num_channels = 1 if wav.ndim == 1 else wav.shape[1]
+    with AudioWriter(path, sample_rate, num_channels, subtype, durable) as writer:
         writer.write(wav)
 
 
 class AudioWriter:
     """Writes blocks of any length; the file gets its name when the `with` block ends without an error."""
 
-    def __init__(self, path: AnyPath, sample_rate: int, num_channels: int = 1, subtype: str | None = None) -> None:
-        self.path = Path(path)
+    def __init__(
+        self,
+        path: AnyPath,
+        sample_rate: int,
+        num_channels: int = 1,
+        subtype: str | None = None,
+        durable: bool = True,
+    ) -> None:
+        self.path, self.durable = Path(path), durable
         ending = self.path.suffix.lower().lstrip(".")
         opus = ending == "opus"
         file_format = "OGG" if opus else ending.upper()
@@ -210,8 +219,9 @@ class AudioWriter:
         try:
             self._file.close()
             if kind is None:
-                with open(self._temporary, "rb") as file:
-                    os.fsync(file.fileno())
+                if self.durable:
+                    with open(self._temporary, "rb") as file:
+                        os.fsync(file.fileno())
                 os.replace(self._temporary, self.path)
         finally:
             self._discard()

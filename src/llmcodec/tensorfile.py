@@ -100,8 +100,10 @@ def read_arrays(path: AnyPath, max_bytes: int) -> tuple[dict[str, np.ndarray], d
     return arrays, header.metadata
 
 
-def write_arrays(path: AnyPath, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file atomically; equal content gives equal bytes."""
+def write_arrays(
+    path: AnyPath, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], durable: bool = True
+) -> None:
+    """Write a safetensors file atomically; equal content gives equal bytes. `durable`: see `atomic_file`."""
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     chunks, offset = [], 0
     for name in sorted(arrays):
@@ -115,14 +117,18 @@ def write_arrays(path: AnyPath, arrays: Mapping[str, np.ndarray], metadata: Mapp
         offset = stop
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with atomic_file(path) as file:
+    with atomic_file(path, durable) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.writelines(chunks)
 
 
 @contextmanager
-def atomic_file(path: AnyPath) -> Iterator[IO[bytes]]:
-    """A binary file that gets its name when the `with` block ends without an error; otherwise nothing is left."""
+def atomic_file(path: AnyPath, durable: bool = True) -> Iterator[IO[bytes]]:
+    """A binary file that gets its name when the `with` block ends without an error; otherwise nothing is left.
+
+    durable: wait for the disk, so that the file survives a power failure; costs milliseconds. A kill of the process
+    leaves no half file either way.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(target)
@@ -130,7 +136,8 @@ def atomic_file(path: AnyPath) -> Iterator[IO[bytes]]:
         with open(temporary, "xb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, target)
     finally:
         with suppress(FileNotFoundError):

@@ -62,12 +62,17 @@ class Options:
         if not self.resume:
             return list(items)
         remove_left_overs(targets)
-        done = [item for item in items if item.target is not None and item.target.exists()]
+        done = [item for item in items if _is_finished(item)]
         for item in done if check else ():
             assert check is not None
             check(item)
         report.skipped += len(done)
-        return [item for item in items if item.target is None or not item.target.exists()]
+        return [item for item in items if not _is_finished(item)]
+
+
+def _is_finished(item: Item) -> bool:
+    """Results appear whole. An empty one is what a power failure may leave of a file that was not waited for."""
+    return item.target is not None and item.target.exists() and item.target.stat().st_size > 0
 
 
 def run_work(

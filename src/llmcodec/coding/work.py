@@ -92,7 +92,7 @@ class EncodeWork(_FromAudio):
             self.shards.add(TokenRow(**vars(result), id=item.name))
         else:
             assert item.target is not None
-            save_token_file(item.target, result, self.provenance)
+            save_token_file(item.target, result, self.provenance, durable=False)
 
     def stream(self, item: Item, advance: Advance) -> None:
         rows, counted, coded = [], Counted(item.header.sample_rate, advance), Counted(1)
@@ -136,7 +136,7 @@ class _ToAudio:
         if len(out) < length:
             out = np.pad(out, ((0, length - len(out)), (0, 0)))
         assert item.target is not None
-        audio.write(item.target, out[:, 0] if out.shape[1] == 1 else out, rate)
+        audio.write(item.target, out[:, 0] if out.shape[1] == 1 else out, rate, durable=False)
 
     def save_blocks(
         self, item: Item, rate: int, channels: Sequence[Iterable[np.ndarray]], length: Callable[[], int]

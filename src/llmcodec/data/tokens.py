@@ -127,8 +127,8 @@ def code_dtype(codebook_size: int) -> np.dtype[Any]:
     return np.dtype(np.uint16 if codebook_size <= 1 << 16 else np.int32)
 
 
-def save_token_file(path: AnyPath, clip: TokenClip, provenance: TokenProvenance) -> None:
-    """Write one clip as safetensors, atomically.
+def save_token_file(path: AnyPath, clip: TokenClip, provenance: TokenProvenance, durable: bool = True) -> None:
+    """Write one clip as safetensors, atomically; `durable` waits for the disk (`tensorfile.atomic_file`).
 
     Raises:
         ValueError: codes that do not fit the provenance.
@@ -138,7 +138,7 @@ def save_token_file(path: AnyPath, clip: TokenClip, provenance: TokenProvenance)
     provenance.check_codes(clip.codes, path)
     facts = {name: str(getattr(clip, name)) for name in _CLIP_FACTS}
     codes = clip.codes.astype(code_dtype(provenance.codebook_size))
-    write_arrays(path, {"codes": codes}, provenance.metadata() | facts)
+    write_arrays(path, {"codes": codes}, provenance.metadata() | facts, durable)
 
 
 def load_token_file(path: AnyPath) -> tuple[TokenClip, TokenProvenance]:
