@@ -15,7 +15,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from ..assets import codec_folder
@@ -31,7 +34,8 @@ AUV = "auv:"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CODEBOOKS = re.compile(r"(.+):(\d+)")
 SUPPORTED = (
-    "LLMCodec, EnCodec, DAC, Mimi, X-codec, xcodec2, NeuCodec (all with llmcodec), SNAC (pip install 'llmcodec[snac]')"
+    "LLMCodec, EnCodec, DAC, Mimi, X-codec, xcodec2, NeuCodec (these come with llmcodec), "
+    "SNAC (pip install 'llmcodec[snac]'), AUV and BigCodec (pip install --no-deps auv bigcodec)"
 )
 # What a model needs; hub repositories often hold the same weights a second and third time in other formats.
 FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
@@ -103,7 +107,13 @@ def _folder(place: str) -> Path:
 def _download(repo: str) -> Path:
     """Hub id -> local copy of its config.json and weights. Errors: ValueError in one line."""
     from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         config = Path(hf_hub_download(repo, "config.json"))
@@ -114,9 +124,12 @@ def _download(repo: str) -> Path:
         reason = "its owner grants access on request: ask on its hub page, then `hf auth login`"
     except RepositoryNotFoundError:
         reason = "no such repository, neither here nor on the hub (or a private one: `hf auth login`)"
+    except RemoteEntryNotFoundError:
+        reason = "the repository has no config.json; llmcodec reads folders that `save_pretrained` writes"
     except LocalEntryNotFoundError:
         reason = (
-            "no such folder here, and the Hugging Face hub cannot be reached; download it elsewhere and give the folder"
+            "no such folder here, and the Hugging Face hub cannot be reached (HF_HUB_OFFLINE=1 skips the attempt); "
+            "download it elsewhere and give the folder"
         )
     except (HfHubHTTPError, OSError) as error:
         reason = f"the hub did not answer well ({_one_line(error)})"
@@ -127,26 +140,46 @@ def _load_folder(folder: Path, place: str, num_codebooks: int | None) -> Codec:
     config = _read_config(folder, place)
     if config.get("model_type") == LLMCodec.config_class.model_type:
         check_num_codebooks("LLMCodec", num_codebooks, 1, 1)
-        return LLMCodec.from_pretrained(str(folder))
+        with _readable(place):
+            return LLMCodec.from_pretrained(str(folder))
     name = kind_of(config)
     if name is None:
         raise ValueError(f"codec {place}: a model of type {config.get('model_type')!r}; supported: {SUPPORTED}")
-    kind = KINDS[name]
     check_foreign_folder(folder)
-    try:
-        return kind.adapt(kind.made_by(kind.load, folder), num_codebooks)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"codec {place}: its weights cannot be read ({_one_line(error)})") from error
+    with _readable(place):
+        model = KINDS[name].made_by(KINDS[name].load, folder)
+    return KINDS[name].adapt(model, num_codebooks)
 
 
 def _load_auv(checkpoint: Path, num_codebooks: int | None) -> Codec:
+    place = f"{AUV}{checkpoint}"
     if not checkpoint.is_file():
-        raise ValueError(f"codec {AUV}{checkpoint}: there is no such file")
-    kind = KINDS["auv"]
+        raise ValueError(f"codec {place}: there is no such file")
+    with _readable(place):
+        model = KINDS["auv"].made_by(KINDS["auv"].load, checkpoint)
+    return KINDS["auv"].adapt(model, num_codebooks)
+
+
+@contextmanager
+def _readable(place: str) -> Iterator[None]:
+    """What can be wrong with files that somebody made elsewhere, as one line."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    wrong = (
+        OSError,
+        RuntimeError,
+        EOFError,
+        TypeError,
+        KeyError,
+        UnpicklingError,
+        SafetensorError,
+        StrictDataclassError,
+    )
     try:
-        return kind.adapt(kind.made_by(kind.load, checkpoint), num_codebooks)
-    except (OSError, RuntimeError, EOFError) as error:
-        raise ValueError(f"codec {AUV}{checkpoint}: no AUV checkpoint ({_one_line(error)})") from error
+        yield
+    except wrong as error:
+        raise ValueError(f"codec {place}: its configuration or weights cannot be read ({_one_line(error)})") from error
 
 
 def _read_config(folder: Path, place: str) -> dict[str, Any]:
