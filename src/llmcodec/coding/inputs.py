@@ -97,7 +97,12 @@ def _walk(top: Path, endings: tuple[str, ...], leave_out: Path | None) -> tuple[
             path = folder / entry.name
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            try:
+                is_folder = entry.is_dir()
+            except OSError as error:  # a link to itself
+                problems.append(Problem(str(path), f"cannot be followed ({error.strerror})"))
+                continue
+            if is_folder:
                 if avoid is not None and path.resolve() == avoid:
                     continue
                 if entry.is_symlink():

@@ -6,12 +6,15 @@ torch and transformers are imported for `--runtime torch` only. Test: tests/unit
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .runtime import Runtime
 
+if TYPE_CHECKING:
+    from ..codec import LLMCodec
+
 RuntimeName = Literal["torch", "onnx"]
-Precision = Literal["auto", "fp32", "bf16", "int8"]
+Precision = Literal["auto", "fp32", "mixed", "bf16", "int8"]
 
 
 def open_runtime(
@@ -27,7 +30,8 @@ def open_runtime(
         codec: `bundled`, a folder, or a hub id; for `onnx` a folder that `llmcodec export --format onnx` wrote.
         runtime: `torch` or `onnx`.
         device: `auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.
-        precision: `auto` takes the fastest that keeps the tokens; `fp32` is exact.
+        precision: `auto` takes the fastest that keeps the tokens; `fp32` is exact; the others are for our own codec
+            (`codec.inference`). int8 is calibrated on the bundled speech.
         batch_seconds: padded seconds of audio in one call (torch).
 
     Raises:
@@ -58,11 +62,31 @@ def _open_torch(codec: str, device: str, precision: Precision, batch_seconds: fl
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    from ..codec import LLMCodec
     from ..codecs.load import load_codec
-    from .torch_runtime import TorchRuntime
+    from .torch_runtime import TorchRuntime, identity_of
 
-    place = pick_device(device)
-    return TorchRuntime(load_codec(codec, place), codec_title(codec), batch_seconds=batch_seconds)
+    loaded = load_codec(codec, pick_device(device))
+    identity = identity_of(loaded, codec_title(codec))  # before the weights are packed
+    if isinstance(loaded, LLMCodec):
+        loaded = _made_fast(loaded, precision)
+    elif precision not in ("auto", "fp32"):
+        raise ValueError(f"--precision {precision} is for llmcodec's own codecs; {codec} runs in fp32")
+    return TorchRuntime(loaded, codec_title(codec), identity, batch_seconds)
+
+
+def _made_fast(codec: LLMCodec, precision: Precision) -> LLMCodec:
+    import torch
+
+    from .. import assets, audio
+    from ..codec.inference import optimize_for_inference
+    from ..data.manifest import read_manifest
+
+    calibration = None
+    if precision == "int8":
+        clips = read_manifest(assets.speech_manifest("valid"))[:8]
+        calibration = [torch.from_numpy(audio.load(clip.path, codec.sample_rate)) for clip in clips]
+    return optimize_for_inference(codec, precision, calibration=calibration, consume=True)
 
 
 def pick_device(device: str) -> str:
