@@ -119,7 +119,7 @@ def measure_system(
         salmon = salmon_accuracy(codec, scorers[0], config.salmon, on_progress=on_progress)
     return SystemRow(
         name,
-        codec.frame_rate * codec.num_codebooks * math.log2(codec.codebook_size),
+        nominal_bits_per_second(codec),
         reconstruction,
         predictability,
         code_statistics([*valid, *test], codec.codebook_size, codec.num_codebooks),
@@ -128,6 +128,12 @@ def measure_system(
         probe,
         salmon,
     )
+
+
+def nominal_bits_per_second(codec: Codec) -> float:
+    """What the codec says itself (`bitrate`: some send a code less often than its place in a frame), else all codes."""
+    whole = codec.frame_rate * codec.num_codebooks * math.log2(codec.codebook_size)
+    return float(getattr(codec, "bitrate", whole))
 
 
 @torch.no_grad()
