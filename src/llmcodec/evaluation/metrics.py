@@ -1,62 +1,47 @@
-"""How faithful one reconstruction is: Codec-SUPERB Mel and STFT distances, wide-band PESQ, STOI, SDR.
+"""How faithful one reconstruction is: Codec-SUPERB's Mel, STFT, PESQ, STOI, F0 correlation and SDR, and more.
 
-Shapes: S samples, N frequency bins, M mel bands, F analysis frames. Waveforms are numpy float32 at 16 kHz, of equal
-length.
-A metric that cannot be computed is a `Measured` with a named failure, never a default score. PESQ and STOI come from
-the published packages (`pip install llmcodec[metrics]`). Test: `pytest tests/unit/evaluation/test_metrics.py`.
+Shapes: S samples, N frequency bins, M mel bands, F analysis frames. Waveforms are numpy float32 (S,), of equal length,
+at the reference's sample rate. A metric that cannot be computed is a `Measured` with a named failure, never a default
+score. PESQ and pitch come from the published packages (`pip install llmcodec[metrics]`). Numpy, no torch, so that
+worker processes start at once. Test: `pytest tests/unit/evaluation/test_metrics.py`.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 import math
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from types import ModuleType
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.lib.stride_tricks import sliding_window_view
+
+from llmcodec import audio
+from llmcodec.evaluation.intelligibility import TooLittleSpeech, stoi
+from llmcodec.evaluation.measured import Measured, load_metric_package
+from llmcodec.evaluation.perceptual import measure_dnsmos, measure_speaker
+from llmcodec.evaluation.pitch import measure_f0_correlation
 
 SAMPLE_RATE = 16_000
 MEL_BANDS = {2048: 150, 512: 80}
 """Codec-SUPERB: window length in samples -> number of mel bands; hop is a quarter of the window."""
+LOG_MEL_BANDS = {2048: 160, 1024: 80, 512: 40, 256: 20}
+"""Multi-scale log-mel: window length -> mel bands; hop is a quarter of the window."""
 CLAMP = 1e-5
-HIGHER_IS_BETTER = {"mel": False, "stft": False, "pesq": True, "stoi": True, "sdr": True}
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A number, or the reason why there is none."""
-
-    value: float | None
-    failure: str = ""
-
-    def __post_init__(self) -> None:
-        assert (self.value is None) == bool(self.failure), "exactly one of value and failure"
-
-    @property
-    def ok(self) -> bool:
-        return self.value is not None
-
-    @staticmethod
-    def of(value: float, name: str) -> Measured:
-        """A measured value; one that is not finite is a failure."""
-        if math.isfinite(value):
-            return Measured(float(value))
-        return Measured(None, f"{name} is {value}")
-
-
-def load_metric_package(name: str) -> ModuleType:
-    """Import an optional metric package, or say how to get it. Errors: ValueError when it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(
-            f"the {name} metric needs the package {name!r}: pip install {name} (or llmcodec[metrics])"
-        ) from error
+SUPERB = ("mel", "stft", "pesq", "stoi", "f0corr", "sdr")
+"""Codec-SUPERB's metrics: what is measured unless something else is asked for."""
+FAST = ("mel", "stft", "sdr")
+HIGHER_IS_BETTER = {
+    "mel": False,
+    "stft": False,
+    "pesq": True,
+    "stoi": True,
+    "f0corr": True,
+    "sdr": True,
+    "logmel": False,
+    "dnsmos": True,
+    "speaker": True,
+}
+"""All metrics by name."""
 
 
 def _check_pair(reference_S: np.ndarray, reconstruction_S: np.ndarray) -> None:
@@ -70,39 +55,75 @@ def _check_pair(reference_S: np.ndarray, reconstruction_S: np.ndarray) -> None:
         )
 
 
-def _unusable(reference_S: np.ndarray, reconstruction_S: np.ndarray) -> str:
-    """Why a pair cannot be compared at all, or an empty string."""
+def _not_finite(reference_S: np.ndarray, reconstruction_S: np.ndarray) -> str:
+    """Which signal has NaN or infinite samples, or an empty string."""
     if not np.isfinite(reference_S).all():
         return "reference has samples that are not finite"
-    if not np.isfinite(reconstruction_S).all():
-        return "reconstruction has samples that are not finite"
+    return "" if np.isfinite(reconstruction_S).all() else "reconstruction has samples that are not finite"
+
+
+def _unusable(reference_S: np.ndarray, reconstruction_S: np.ndarray) -> str:
+    """Why a pair cannot be compared at all, or an empty string."""
+    if reason := _not_finite(reference_S, reconstruction_S):
+        return reason
     return "" if np.any(reference_S) else "reference is digital silence"
 
 
 @functools.lru_cache
-def _mel_filters_NM(window: int, num_mels: int, sample_rate: int) -> Tensor:
-    """Slaney-scaled, area-normalised triangles from 0 Hz to Nyquist, as librosa builds them."""
-    from transformers.audio_utils import mel_filter_bank
+def mel_filters_NM(window: int, num_mels: int, sample_rate: int) -> np.ndarray:
+    """Slaney-scaled, area-normalised triangles from 0 Hz to Nyquist, as librosa builds them; float32.
 
-    filters = mel_filter_bank(
-        window // 2 + 1, num_mels, 0.0, sample_rate / 2, sample_rate, norm="slaney", mel_scale="slaney"
-    )
-    return torch.as_tensor(filters, dtype=torch.float32)
-
-
-def _magnitude_FN(wav_S: np.ndarray, window: int) -> Tensor:
-    """Magnitude STFT: periodic Hann window, hop window/4, frames centred, edges reflected."""
-    wav = torch.as_tensor(np.ascontiguousarray(wav_S, dtype=np.float32))
-    spectrum = torch.stft(
-        wav, window, window // 4, window=torch.hann_window(window), center=True, pad_mode="reflect", return_complex=True
-    )
-    return spectrum.abs().T
+    The scale is linear up to 1 kHz (200/3 Hz a step), then logarithmic (6.4 times in 27 steps).
+    """
+    top = sample_rate / 2
+    top_mel = top * 3 / 200 if top < 1000 else 15 + 27 * math.log(top / 1000) / math.log(6.4)
+    mels = np.linspace(0, top_mel, num_mels + 2)
+    edges = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * math.log(6.4) / 27))
+    hz_N1 = np.linspace(0, top, window // 2 + 1)[:, None]
+    rising = (hz_N1 - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - hz_N1) / (edges[2:] - edges[1:-1])
+    triangles_NM = np.maximum(0, np.minimum(rising, falling)) * 2 / (edges[2:] - edges[:-2])
+    return triangles_NM.astype(np.float32)
 
 
-def _log_and_linear_l1(reference: Tensor, reconstruction: Tensor) -> float:
+@functools.lru_cache
+def _hann(window: int) -> np.ndarray:
+    """Periodic Hann window, float32."""
+    return np.hanning(window + 1)[:-1].astype(np.float32)
+
+
+@functools.lru_cache
+def real_fft() -> Callable[..., np.ndarray]:
+    """scipy's transform, which does several frames at once, where scipy is installed; else numpy's."""
+    try:
+        from scipy.fft import rfft
+    except ImportError:
+        return np.fft.rfft
+    return rfft
+
+
+def magnitudes_2FN(pair_2S: np.ndarray, window: int) -> np.ndarray:
+    """Magnitude STFT of both signals: periodic Hann window, hop window/4, frames centred, edges reflected; float32."""
+    half = window // 2
+    padded_2S = np.pad(pair_2S, ((0, 0), (half, half)), mode="reflect")
+    framed = sliding_window_view(padded_2S, window, axis=1)[:, :: window // 4]
+    spectrum = real_fft()(framed * _hann(window), axis=2)
+    return np.abs(spectrum)
+
+
+def _log_l1(pair_2FN: np.ndarray) -> float:
+    """Mean |log10 clamp(x, 1e-5) - log10 clamp(y, 1e-5)|, as one logarithm of the quotient."""
+    clamped = np.maximum(pair_2FN, np.float32(CLAMP))
+    return float(np.abs(np.log10(clamped[0] / clamped[1])).mean(dtype=np.float64))
+
+
+def _log_and_linear_l1(pair_2FN: np.ndarray) -> float:
     """L1(log10(clamp(x, 1e-5)^2)) + L1(x), each a mean over all bins and frames."""
-    log_distance = 2 * (reference.clamp(min=CLAMP).log10() - reconstruction.clamp(min=CLAMP).log10()).abs().mean()
-    return float(log_distance + (reference - reconstruction).abs().mean())
+    return 2 * _log_l1(pair_2FN) + float(np.abs(pair_2FN[0] - pair_2FN[1]).mean(dtype=np.float64))
+
+
+def _as_pair(reference_S: np.ndarray, reconstruction_S: np.ndarray) -> np.ndarray:
+    return np.stack([reference_S, reconstruction_S]).astype(np.float32)
 
 
 def spectral_distances(
@@ -116,17 +137,36 @@ def spectral_distances(
     Clips of at most 1,024 samples cannot be reflect-padded for the long window: a failure.
     """
     _check_pair(reference_S, reconstruction_S)
-    shortest = max(MEL_BANDS) // 2 + 1
-    if reference_S.size < shortest:
+    if reference_S.size < max(MEL_BANDS) // 2 + 1:
         failure = Measured(None, f"clip too short for a {max(MEL_BANDS)}-sample window")
         return {"mel": failure, "stft": failure}
-    mel = stft = 0.0
+    if reason := _not_finite(reference_S, reconstruction_S):
+        return {"mel": Measured(None, reason), "stft": Measured(None, reason)}
+    pair_2S, mel, stft = _as_pair(reference_S, reconstruction_S), 0.0, 0.0
     for window, num_mels in MEL_BANDS.items():
-        filters_NM = _mel_filters_NM(window, num_mels, sample_rate)
-        reference_FN, reconstruction_FN = _magnitude_FN(reference_S, window), _magnitude_FN(reconstruction_S, window)
-        stft += _log_and_linear_l1(reference_FN, reconstruction_FN)
-        mel += _log_and_linear_l1(reference_FN @ filters_NM, reconstruction_FN @ filters_NM)
+        pair_2FN = magnitudes_2FN(pair_2S, window)
+        stft += _log_and_linear_l1(pair_2FN)
+        mel += _log_and_linear_l1(pair_2FN @ mel_filters_NM(window, num_mels, sample_rate))
     return {"mel": Measured.of(mel, "mel distance"), "stft": Measured.of(stft, "stft distance")}
+
+
+def measure_log_mel(reference_S: np.ndarray, reconstruction_S: np.ndarray, sample_rate: int = SAMPLE_RATE) -> Measured:
+    """Multi-scale log-mel distance in nats, lower is better: mean |ln mel(x) - ln mel(y)| over four windows.
+
+    Windows 2048, 1024, 512, 256 with 160, 80, 40, 20 slaney bands of magnitudes, clamped at 1e-5. Unlike `mel` it has
+    no linear term, so a recording's loudness hardly matters.
+    """
+    _check_pair(reference_S, reconstruction_S)
+    if reference_S.size < max(LOG_MEL_BANDS) // 2 + 1:
+        return Measured(None, f"clip too short for a {max(LOG_MEL_BANDS)}-sample window")
+    if reason := _not_finite(reference_S, reconstruction_S):
+        return Measured(None, reason)
+    pair_2S = _as_pair(reference_S, reconstruction_S)
+    scales = (
+        _log_l1(magnitudes_2FN(pair_2S, window) @ mel_filters_NM(window, num_mels, sample_rate))
+        for window, num_mels in LOG_MEL_BANDS.items()
+    )
+    return Measured.of(math.log(10) * sum(scales) / len(LOG_MEL_BANDS), "log-mel distance")
 
 
 def measure_pesq(reference_S: np.ndarray, reconstruction_S: np.ndarray, sample_rate: int = SAMPLE_RATE) -> Measured:
@@ -150,23 +190,18 @@ def measure_pesq(reference_S: np.ndarray, reconstruction_S: np.ndarray, sample_r
 
 
 def measure_stoi(reference_S: np.ndarray, reconstruction_S: np.ndarray, sample_rate: int = SAMPLE_RATE) -> Measured:
-    """STOI (Taal et al. 2011; 0 .. 1, higher is better) by the `pystoi` package.
+    """STOI (Taal et al. 2011; 0 .. 1, higher is better), the numbers of the package `pystoi`.
 
-    pystoi answers 1e-5 with a warning when fewer than 30 frames (0.4 s) of speech remain: a failure here. Slightly
-    negative correlations are cut to 0 as in Codec-SUPERB.
+    Fewer than 30 frames (0.4 s) of speech are a failure, where pystoi answers 1e-5. Slightly negative correlations are
+    cut to 0 as in Codec-SUPERB.
     """
     _check_pair(reference_S, reconstruction_S)
-    package = load_metric_package("pystoi")
     if reason := _unusable(reference_S, reconstruction_S):
         return Measured(None, reason)
-    if reference_S.size < sample_rate * 256 // 10_000 + 1:
-        return Measured(None, "clip shorter than one STOI frame")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)
-        try:
-            value = float(package.stoi(reference_S, reconstruction_S, sample_rate, extended=False))
-        except RuntimeWarning as warning:
-            return Measured(None, str(warning).split(".")[0])
+    try:
+        value = stoi(reference_S, reconstruction_S, sample_rate)
+    except TooLittleSpeech as reason:
+        return Measured(None, str(reason))
     return Measured.of(min(max(value, 0.0), 1.0) if math.isfinite(value) else value, "STOI")
 
 
@@ -182,20 +217,56 @@ def measure_sdr(reference_S: np.ndarray, reconstruction_S: np.ndarray) -> Measur
     return Measured.of(10 * math.log10(signal_power / error_power), "SDR")
 
 
-SLOW_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], Measured]] = {"pesq": measure_pesq, "stoi": measure_stoi}
-"""Metrics worth a process of their own: one Python thread per clip, a good part of a second each."""
+def measure_f0corr(reference_S: np.ndarray, reconstruction_S: np.ndarray) -> Measured:
+    """F0 correlation (`pitch.measure_f0_correlation`)."""
+    _check_pair(reference_S, reconstruction_S)
+    if reason := _unusable(reference_S, reconstruction_S):
+        return Measured(None, reason)
+    return measure_f0_correlation(reference_S, reconstruction_S)
 
 
-def measure_fast(reference_S: np.ndarray, reconstruction_S: np.ndarray) -> dict[str, Measured]:
-    """Mel, STFT and SDR of one pair at 16 kHz."""
-    return {**spectral_distances(reference_S, reconstruction_S), "sdr": measure_sdr(reference_S, reconstruction_S)}
+At16k = Callable[[np.ndarray, np.ndarray], Measured]
+_AT_16_KHZ: dict[str, At16k] = {
+    "pesq": measure_pesq,
+    "dnsmos": lambda _, reconstruction_S: measure_dnsmos(reconstruction_S),
+    "speaker": measure_speaker,
+}
+_PACKAGES = {"pesq": "pesq", "f0corr": "parselmouth", "dnsmos": "speechmos.dnsmos", "speaker": "resemblyzer"}
 
 
-def measure_slow(pair: tuple[np.ndarray, np.ndarray]) -> dict[str, Measured]:
-    """PESQ and STOI of one (reference, reconstruction) pair at 16 kHz; picklable, for process pools."""
-    return {name: measure(*pair) for name, measure in SLOW_METRICS.items()}
+def check_metrics(names: Sequence[str]) -> None:
+    """Errors: ValueError for an unknown metric, or one whose package is not installed."""
+    for name in names:
+        if name not in HIGHER_IS_BETTER:
+            raise ValueError(f"no metric {name!r}: choose among {', '.join(HIGHER_IS_BETTER)}")
+        if name in _PACKAGES:
+            load_metric_package(_PACKAGES[name])
 
 
-def measure_pair(reference_S: np.ndarray, reconstruction_S: np.ndarray) -> dict[str, Measured]:
-    """All metrics of one pair at 16 kHz, by name."""
-    return {**measure_fast(reference_S, reconstruction_S), **measure_slow((reference_S, reconstruction_S))}
+def measure_pair(
+    reference_S: np.ndarray,
+    reconstruction_S: np.ndarray,
+    sample_rate: int = SAMPLE_RATE,
+    names: Sequence[str] = SUPERB,
+) -> dict[str, Measured]:
+    """Metrics of one pair, by name, in the order of `names`.
+
+    Signals at another rate than 16 kHz are resampled for the metrics that are defined there (PESQ, DNSMOS, speaker).
+    """
+    _check_pair(reference_S, reconstruction_S)
+    found: dict[str, Measured] = {}
+    if "mel" in names or "stft" in names:
+        found |= spectral_distances(reference_S, reconstruction_S, sample_rate)
+    at_16_khz = [name for name in names if name in _AT_16_KHZ]
+    if at_16_khz:
+        pair = [audio.resample(wav_S, sample_rate, SAMPLE_RATE) for wav_S in (reference_S, reconstruction_S)]
+        found |= {name: _AT_16_KHZ[name](*pair) for name in at_16_khz}
+    if "stoi" in names:
+        found["stoi"] = measure_stoi(reference_S, reconstruction_S, sample_rate)
+    if "f0corr" in names:
+        found["f0corr"] = measure_f0corr(reference_S, reconstruction_S)
+    if "sdr" in names:
+        found["sdr"] = measure_sdr(reference_S, reconstruction_S)
+    if "logmel" in names:
+        found["logmel"] = measure_log_mel(reference_S, reconstruction_S, sample_rate)
+    return {name: found[name] for name in names}

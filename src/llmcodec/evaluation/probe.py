@@ -107,9 +107,11 @@ def measure_probe(
     latents = [latents_of(codec, clips, config.max_frame_rate) for clips in (train, valid, test)]
     rate = min(codec.frame_rate, config.max_frame_rate)
     quantizer = fit_probe(torch.cat(latents[0]), config)
-    tokens = [[quantizer(latent_TD) for latent_TD in part] for part in latents]
+    train_tokens, valid_tokens, test_tokens = ([quantizer(latent_TD) for latent_TD in part] for part in latents)
     result = measure_predictability(
-        *tokens,
+        train_tokens,
+        valid_tokens,
+        test_tokens,
         config.num_codes,
         rate,
         likelihood,

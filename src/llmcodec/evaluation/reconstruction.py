@@ -1,19 +1,16 @@
 """Encode and decode a set of clips and measure every reconstruction: rows per file, means with intervals, named
 failures.
 
-Shapes: S samples, Q codebooks, T frames. PESQ and STOI run in worker processes while the codec encodes the next clips.
+Shapes: S samples, Q codebooks, T frames. Worker processes measure while the codec encodes the next clips.
 Test: `pytest tests/unit/evaluation/test_reconstruction.py`.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,15 +20,13 @@ from llmcodec import audio
 from llmcodec.codecs.protocol import Codec
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.codes import flatten_codes
-from llmcodec.evaluation.metrics import (
-    SAMPLE_RATE,
-    SLOW_METRICS,
-    Measured,
-    load_metric_package,
-    measure_fast,
-    measure_slow,
-)
+from llmcodec.evaluation.measured import Measured
+from llmcodec.evaluation.measuring import Job, Journal, Outcome, free_cores, in_order, job_key, measure_jobs
+from llmcodec.evaluation.metrics import FAST, SUPERB, check_metrics
 from llmcodec.evaluation.stats import Interval, PairedComparison, bootstrap_mean, compare_paired
+
+if TYPE_CHECKING:
+    from llmcodec.evaluation.wer import WordRow
 
 
 @dataclass(frozen=True)
@@ -41,8 +36,15 @@ class ClipRow:
     id: str
     seconds: float
     metrics: dict[str, Measured]
-    codes: Tensor
-    """Flattened codes, 1-D int64 (`codes.flatten_codes`)."""
+    codes: Tensor | None = None
+    """Flattened codes, 1-D int64 (`codes.flatten_codes`); None for audio made elsewhere."""
+    domain: str = ""
+    reference: str = ""
+    """Path of the recording."""
+    reconstruction: str = ""
+    """Path of the reconstruction, where it is a file."""
+    words: WordRow | None = None
+    """Word errors, where a recogniser was asked for and the clip has a transcript."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,19 @@ class ReconstructionResult:
 
     def failed_ids(self, metric: str) -> list[str]:
         return [row.id for row in self.rows if not row.metrics[metric].ok]
+
+    @property
+    def words(self) -> list[WordRow]:
+        """Word errors of the clips that were recognised."""
+        return [row.words for row in self.rows if row.words is not None]
+
+    @property
+    def domains(self) -> list[str]:
+        return sorted({row.domain for row in self.rows})
+
+    def of_domain(self, domain: str) -> ReconstructionResult:
+        """The rows of one domain."""
+        return ReconstructionResult([row for row in self.rows if row.domain == domain])
 
 
 def compare_reconstruction(a: ReconstructionResult, b: ReconstructionResult, metric: str) -> PairedComparison:
@@ -106,55 +121,80 @@ def evaluate_reconstruction(
     *,
     num_workers: int | None = None,
     slow_metrics: bool = True,
+    metrics: Sequence[str] | None = None,
+    asr: str | None = None,
+    asr_languages: Sequence[str] = ("en",),
+    journal: Journal | None = None,
+    fingerprint: str = "",
+    domain: str = "source",
     on_progress: Callable[[float], None] | None = None,
 ) -> ReconstructionResult:
     """Reconstruct and measure every clip, in the order given.
 
-    Metrics compare 16 kHz signals; codecs with another rate are resampled on both sides. num_workers: processes for
-    PESQ and STOI; None takes as many as there are free cores, at most 2; 0 measures in this process.
-    slow_metrics=False leaves PESQ and STOI out. Errors: ValueError for no clips, unreadable audio, or metric packages
-    that are not installed.
+    Signals are compared at the recording's own sample rate, as Codec-SUPERB does; a codec with another rate gets a
+    resampled copy, and its output is resampled back.
+
+    Args:
+        num_workers: processes that measure; None takes as many as there are free cores, 0 measures in this process.
+        slow_metrics: False takes only Mel, STFT and SDR, which need no packages.
+        metrics: names from `metrics.HIGHER_IS_BETTER`; None takes Codec-SUPERB's six.
+        asr: recogniser for word errors (`wer.load_transcriber`); None: none.
+        journal: where outcomes are kept and looked up; `fingerprint` names the codec's weights in it.
+        domain: field of the manifest by which tables are split.
+
+    Errors: ValueError for no clips, unreadable audio, unknown metrics, or packages that are not installed.
     """
     if not clips:
         raise ValueError("no clips to reconstruct: the manifest or the filter left none")
-    if slow_metrics:
-        for name in SLOW_METRICS:
-            load_metric_package({"stoi": "pystoi"}.get(name, name))
-    slow: list[Future[dict[str, Measured]] | dict[str, Measured]] = []
-    fast: list[tuple[Clip, float, dict[str, Measured], Tensor]] = []
-    with _workers(num_workers if slow_metrics else 0) as pool:
-        for number, clip in enumerate(clips, start=1):
-            wav_S = audio.load(clip.path, codec.sample_rate)
-            decoded_S, codes_QT = reconstruct(codec, wav_S)
-            pair = (_at_metric_rate(wav_S, codec.sample_rate), _at_metric_rate(decoded_S, codec.sample_rate))
-            codes = flatten_codes(codes_QT, codec.codebook_size)
-            fast.append((clip, wav_S.size / codec.sample_rate, measure_fast(*pair), codes))
-            if not slow_metrics:
-                slow.append({})
-            else:
-                slow.append(measure_slow(pair) if pool is None else pool.submit(measure_slow, pair))
-            if on_progress is not None:
-                on_progress(number / len(clips))
-        measured = [item if isinstance(item, dict) else item.result() for item in slow]
-    rows = [
-        ClipRow(clip.id, seconds, {**quick, **late}, codes)
-        for (clip, seconds, quick, codes), late in zip(fast, measured, strict=True)
-    ]
-    return ReconstructionResult(rows)
+    names = tuple(metrics or (SUPERB if slow_metrics else FAST))
+    check_metrics(names)
+    spoken: set[str] = set()
+    if asr is not None:
+        from llmcodec.evaluation.wer import load_transcriber, spoken_clips
+
+        load_transcriber(asr)
+        spoken = {clip.id for clip in spoken_clips(clips, asr_languages)}
+    journal = journal or Journal()
+    keys = [job_key(fingerprint, clip.id, *_state(clip), clip.text, names, asr, asr_languages) for clip in clips]
+    waiting = [(clip, key) for clip, key in zip(clips, keys, strict=True) if key not in journal.known]
+
+    def jobs() -> Iterator[Job]:
+        for clip, key in waiting:
+            text = clip.text if clip.id in spoken else ""
+            yield _reconstruction_job(codec, clip, key, names, text, asr, clip.language or asr_languages[0])
+
+    done = len(clips) - len(waiting)
+    for outcome in measure_jobs(jobs(), free_cores() if num_workers is None else num_workers):
+        journal.add(outcome)
+        done += 1
+        if on_progress is not None:
+            on_progress(done / len(clips))
+    outcomes = in_order(keys, journal)
+    return ReconstructionResult([_row(clip, outcome, domain) for clip, outcome in zip(clips, outcomes, strict=True)])
 
 
-def _at_metric_rate(wav_S: np.ndarray, sample_rate: int) -> np.ndarray:
-    return wav_S if sample_rate == SAMPLE_RATE else audio.resample(wav_S, sample_rate, SAMPLE_RATE)
+def _state(clip: Clip) -> tuple[str, int, int]:
+    """Path, size and time of change of a recording: another file gets another key. Raises ValueError if it is gone."""
+    try:
+        status = clip.path.stat()
+    except OSError as error:
+        raise ValueError(f"{clip.path}: no such audio file (clip {clip.id!r})") from error
+    return str(clip.path.resolve()), status.st_size, status.st_mtime_ns
 
 
-@contextmanager
-def _workers(num_workers: int | None) -> Iterator[Executor | None]:
-    """A pool of processes, or None for none. Spawned, not forked: the parent may hold threads of torch."""
-    if num_workers is None:
-        idle = (os.cpu_count() or 1) - os.getloadavg()[0] if hasattr(os, "getloadavg") else 1
-        num_workers = max(0, min(2, round(idle)))
-    if num_workers < 1:
-        yield None
-        return
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
-        yield pool
+def _reconstruction_job(
+    codec: Codec, clip: Clip, key: str, names: tuple[str, ...], text: str, asr: str | None, language: str
+) -> Job:
+    wav_S, rate = audio.read(clip.path)
+    decoded_S, codes_QT = reconstruct(codec, audio.resample(wav_S, rate, codec.sample_rate))
+    decoded_S = audio.resample(decoded_S, codec.sample_rate, rate)
+    if abs(decoded_S.size - wav_S.size) <= 2:  # rounding of two resamplings
+        decoded_S = np.pad(decoded_S, (0, max(0, wav_S.size - decoded_S.size)))[: wav_S.size]
+    codes = tuple(flatten_codes(codes_QT, codec.codebook_size).tolist())
+    return Job(key, clip.id, wav_S, decoded_S, rate, names, text, language, asr, codes)
+
+
+def _row(clip: Clip, outcome: Outcome, domain: str) -> ClipRow:
+    codes = torch.tensor(outcome.codes, dtype=torch.int64)
+    label = str(getattr(clip, domain, "") or "")
+    return ClipRow(clip.id, outcome.seconds, outcome.metrics, codes, label, str(clip.path), "", outcome.words)

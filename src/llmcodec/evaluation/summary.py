@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from llmcodec.evaluation.codes import CodeStatistics
 from llmcodec.evaluation.consistency import ConsistencyResult
 from llmcodec.evaluation.likelihood import PredictabilityResult, compare_predictability
+from llmcodec.evaluation.metrics import HIGHER_IS_BETTER
 from llmcodec.evaluation.probe import ProbeResult
 from llmcodec.evaluation.reconstruction import ReconstructionResult, compare_reconstruction
 from llmcodec.evaluation.salmon import SalmonResult
 from llmcodec.evaluation.stats import Interval, PairedComparison, bootstrap_mean, compare_paired
-from llmcodec.evaluation.wer import WordRow, word_error_rate
+from llmcodec.evaluation.wer import WordRow, compare_words, word_error_rate
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,7 +49,11 @@ MEASURES = (
     Measure("stft", "STFT distance", 3, False),
     Measure("pesq", "PESQ", 2, True),
     Measure("stoi", "STOI", 3, True),
+    Measure("f0corr", "F0 correlation", 3, True),
     Measure("sdr", "SDR", 1, True, "dB"),
+    Measure("logmel", "Log-mel distance", 3, False),
+    Measure("dnsmos", "DNSMOS", 2, True),
+    Measure("speaker", "Speaker similarity", 3, True),
     Measure("wer", "Word error rate", 3, False),
     Measure("lm_bits_per_second", "LM bits per second", 1, False, "bit/s"),
     Measure("lm_bits_per_token", "LM bits per token", 3, False, "bit"),
@@ -64,7 +69,7 @@ MEASURES = (
     Measure("slice_consistency", "Slice consistency", 3, True),
     Measure("nominal_bits_per_second", "Nominal bitrate", 0, None, "bit/s"),
 )
-_RECONSTRUCTION = ("mel", "stft", "pesq", "stoi", "sdr")
+_RECONSTRUCTION = tuple(HIGHER_IS_BETTER)
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,8 @@ def compare(a: SystemRow, b: SystemRow, key: str) -> PairedComparison | None:
         return compare_reconstruction(a.reconstruction, b.reconstruction, key)
     if key == "lm_bits_per_second" and a.predictability is not None and b.predictability is not None:
         return compare_predictability(a.predictability, b.predictability)
+    if key == "wer" and a.words and b.words:
+        return compare_words(a.words, b.words)
     if key == "within_utterance_bits" and a.codes is not None and b.codes is not None:
         return compare_paired(a.codes.within_utterance_bits, b.codes.within_utterance_bits)
     return None

@@ -25,8 +25,7 @@ import numpy as np
 from llmcodec import audio
 from llmcodec.codecs.protocol import Codec
 from llmcodec.data.manifest import Clip
-from llmcodec.evaluation.metrics import load_metric_package
-from llmcodec.evaluation.reconstruction import reconstruct
+from llmcodec.evaluation.measured import load_metric_package
 from llmcodec.evaluation.stats import Interval, PairedComparison, bootstrap_ratio, compare_paired
 
 OFFLINE = "faster-whisper"
@@ -92,6 +91,8 @@ def wer_of(
             f"word error rate: none of {len(clips)} clips has a transcript of {min_words} words or more in "
             f"{', '.join(languages)} and lasts {min_seconds} s"
         )
+    from llmcodec.evaluation.reconstruction import reconstruct
+
     transcribe = load_transcriber(asr) if isinstance(asr, str) else asr
     rows = []
     for number, clip in enumerate(wanted, start=1):
