@@ -9,14 +9,12 @@ Test: tests/unit/coding/test_export.py.
 from __future__ import annotations
 
 import math
-import os
-import secrets
-import shutil
 from pathlib import Path
 from typing import Literal
 
 from ..codec import LLMCodec
-from ..codec.card import CARD, write_card
+from ..codec.card import write_card
+from ..codec.folder import finished_folder
 from ..codec.onnx_export import export_onnx
 from ..codecs.load import load_codec
 from .loading import codec_title
@@ -52,32 +50,21 @@ def export_codec(
         licence: of the weights, as the hub names it (cc-by-4.0); goes into the model card.
         overwrite: write into a folder that is not empty; a README.md in it stays.
     """
-    place = Path(output)
-    if place.is_file():
-        raise ValueError(f"{output}: is a file; name a folder to export to")
-    if place.is_dir() and any(place.iterdir()) and not overwrite:
-        raise ValueError(f"{output}: is not empty; choose another folder, or --overwrite")
     if format == "onnx" and precision != "fp32":
         raise ValueError("--precision fp16 is for --format hf; the graphs are float32")
     model = load_codec(codec)
     if not isinstance(model, LLMCodec):
         raise ValueError(f"{codec}: is a {type(model).__name__}; only codecs of llmcodec itself can be exported")
-    place.resolve().parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.resolve().with_name(f".{place.resolve().name}.{secrets.token_hex(4)}.tmp")
-    temporary.mkdir()
-    try:
-        name = place.resolve().name
+    name = Path(output).resolve().name
+    with finished_folder(output, overwrite) as folder:
         if format == "onnx":
-            write_onnx(model, codec_title(codec), temporary)
-            write_card(temporary, model.card(name, licence) + ONNX_CARD)
+            write_onnx(model, codec_title(codec), folder)
+            write_card(folder, model.card(name, licence) + ONNX_CARD)
         else:
             model = model.half() if precision == "fp16" else model
-            model.save_pretrained(temporary, card=model.card(name, licence))
-        files = sorted(path.name for path in temporary.iterdir())
-        kept = put_in_place(temporary, place.resolve())
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    print(f"{output}: {', '.join(files)}" + (f" ({CARD} that was there is kept)" if kept else ""))
+            model.save_pretrained(folder, card=model.card(name, licence))
+        files = sorted(path.name for path in folder.iterdir())
+    print(f"{output}: {', '.join(files)}")
 
 
 def write_onnx(codec: LLMCodec, name: str, folder: Path) -> OnnxConfig:
@@ -98,17 +85,3 @@ def write_onnx(codec: LLMCodec, name: str, folder: Path) -> OnnxConfig:
 def bounded(context: tuple[float, float]) -> tuple[int, int] | None:
     """Context in frames; None where it has no bound."""
     return None if math.inf in context else (int(context[0]), int(context[1]))
-
-
-def put_in_place(temporary: Path, place: Path) -> bool:
-    """Give a finished folder its name, or move its files into the folder that is there. True: its README.md stayed."""
-    if not place.exists():
-        os.rename(temporary, place)
-        return False
-    kept = False
-    for path in sorted(temporary.iterdir()):
-        if path.name == CARD and (place / CARD).exists():
-            kept = True
-        else:
-            os.replace(path, place / path.name)
-    return kept

@@ -1,0 +1,133 @@
+"""`llmcodec convert`: published AUV and LLM-Codec checkpoints become our format, and back.
+
+    llmcodec convert auv.pt auv                       # a folder for LLMCodec.from_pretrained and every command
+    llmcodec convert llm_codec_checkpoint.pt out      # a training checkpoint: the codec inside is found
+    llmcodec convert auv back.pt --to auv             # a state dict for the published `auv` package
+
+Nothing in a checkpoint is executed (torch_file.py). Test: tests/unit/codec/test_convert.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from ..tensorfile import atomic_file
+from .auv import config_from_auv, from_auv, to_auv
+from .folder import finished_folder
+from .model import LLMCodec
+from .torch_file import read_tensors
+
+LANDMARK = "tokenizer.stft_head.inp.weight"  # in every AUV state dict, whatever stands in front of it
+SIDES = ("tokenizer.", "token2wav.")
+
+
+def convert(
+    checkpoint: str,
+    output: str,
+    to: Literal["llmcodec", "auv"] = "llmcodec",
+    key: str | None = None,
+    ceil_frames: bool = False,
+    licence: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Turn an AUV or LLM-Codec checkpoint into a codec folder of llmcodec, or a folder into an AUV checkpoint.
+
+    Example: llmcodec convert auv.pt auv_codec
+
+    Args:
+        checkpoint: a .pt or .safetensors file; with --to auv a codec folder.
+        output: the folder to write; with --to auv a .pt or .safetensors file.
+        to: llmcodec, or auv for a state dict that the published package loads.
+        key: where in a training checkpoint the codec is (auv, model.auv), if it holds several.
+        ceil_frames: count frames by ceil, so that any length can be coded; without it frames are floored as AUV does.
+        licence: of the weights, as the hub names it; goes into the model card.
+        overwrite: replace what is at the output.
+    """
+    if to == "auv":
+        convert_back(checkpoint, output, overwrite)
+        return
+    tensors = read_tensors(checkpoint)
+    found = auv_states(tensors)
+    if not found:
+        raise ValueError(f"{checkpoint}: no AUV weights inside ({LANDMARK} is missing); it holds {some(tensors)}")
+    if key is None and len(found) > 1:
+        raise ValueError(f"{checkpoint}: holds several codecs, choose one with --key: {', '.join(sorted(found))}")
+    chosen = next(iter(found)) if key is None else key.rstrip(".")
+    if chosen not in found:
+        raise ValueError(f"{checkpoint}: no codec under the key {key!r}; it has {', '.join(map(repr, sorted(found)))}")
+    state = found[chosen]
+    bad = [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]
+    if bad:
+        raise ValueError(f"{checkpoint}: {bad[0]} holds NaN or infinite weights; a damaged or diverged checkpoint")
+    config = config_from_auv(state)
+    config.auv_floor_frames = not ceil_frames
+    codec = from_auv(state, config)
+    with finished_folder(output, overwrite) as folder:
+        codec.save_pretrained(folder, card=codec.card(Path(output).resolve().name, licence, MEASURED))
+    left = len(tensors) - len(state)
+    print(
+        f"{checkpoint}: AUV{f' under {chosen!r}' if chosen else ''}, {len(state)} tensors, "
+        f"{sum(t.numel() for t in codec.parameters()) / 1e6:.1f} M parameters, {config.encoder_layers} + "
+        f"{config.decoder_layers} layers of width {config.hidden_size}, {config.codebook_size:,} codes"
+        + (f"; {left} other tensors left aside" if left else "")
+        + f"\n{output}: {FLOORED if config.auv_floor_frames else CEILED}"
+    )
+
+
+FLOORED = (
+    "frames are floored as the published AUV does, for equal tokens at every length; it needs clips of more than 480 "
+    "samples. --ceil-frames takes any length"
+)
+CEILED = "frames are counted by ceil, any length; tokens equal the published AUV's where 320 divides the length"
+MEASURED = """\
+Converted by `llmcodec convert`. The conversion renames weights and changes none: on random weights of the published
+size, tokens equal those of the `auv` package at all lengths tried and waveforms agree within 1e-5 (llmcodec's test
+`tests/unit/codec/test_auv.py`). To see it for these weights, with the package installed:
+`llmcodec compare ours=FOLDER published=auv:auv.pt --manifest test.jsonl`."""
+
+
+def convert_back(folder: str, output: str, overwrite: bool = False) -> None:
+    """A codec folder -> a state dict in AUV's names, tensors only."""
+    place = Path(output)
+    if place.suffix not in (".pt", ".safetensors"):
+        raise ValueError(f"{output}: an AUV checkpoint is a .pt or .safetensors file")
+    if place.exists() and (place.is_dir() or not overwrite):
+        raise ValueError(f"{output}: is already there; choose another name, or --overwrite")
+    if not (Path(folder) / "config.json").is_file():
+        raise ValueError(f"{folder}: no codec folder (config.json is missing)")
+    codec = LLMCodec.from_pretrained(folder)
+    if codec.config.causal or codec.config.attention_window is not None:
+        raise ValueError(f"{folder}: its attention is bounded, AUV's is not; the published package cannot run it")
+    state = {name: tensor.contiguous() for name, tensor in to_auv(codec).items()}
+    with atomic_file(place) as file:
+        if place.suffix == ".safetensors":
+            file.write(save(state, {"format": "pt"}))
+        else:
+            torch.save(state, file)
+    floor = "" if codec.config.auv_floor_frames else "; the package floors frames, this codec counted them by ceil"
+    print(f"{output}: {len(state)} tensors in AUV's names{floor}")
+
+
+def auv_states(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Every AUV state dict in a checkpoint: where it is (dotted, "" at the top) -> its tensors in AUV's own names."""
+    found = {}
+    for name in tensors:
+        if name == LANDMARK or name.endswith(f".{LANDMARK}"):
+            prefix = name[: -len(LANDMARK)]
+            ends = tuple(prefix + side for side in SIDES)
+            found[prefix.rstrip(".")] = {
+                one[len(prefix) :]: tensor for one, tensor in tensors.items() if one.startswith(ends)
+            }
+    return found
+
+
+def some(names: Mapping[str, Tensor]) -> str:
+    """The first few names, for a message."""
+    first = sorted(names)[:3]
+    return ", ".join(first) + (", ..." if len(names) > 3 else "")
