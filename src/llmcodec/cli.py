@@ -207,6 +207,10 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "encode": Command("audio files to token files", "coding.command:encode", "inputs"),
     "decode": Command("token files, or tokens as text, back to audio", "coding.command:decode", "inputs"),
     "reconstruct": Command("audio through a codec and back", "coding.command:reconstruct", "inputs"),
+    "export": Command(
+        "write a codec for others: Hugging Face folder with a card, or ONNX", "coding.export:export_codec"
+    ),
+    "convert": Command("AUV and LLM-Codec checkpoints to codec folders, and back", "codec.convert:convert"),
     "evaluate": {
         "salmon": Command(
             "does a language model over the tokens hear a change of speaker, background or room?",
