@@ -142,7 +142,7 @@ def _spelled_out(arguments: Sequence[str], flags: Set[str]) -> list[str]:
     return [
         f"{argument}=true" if argument in flags and following not in ("true", "false") else argument
         for argument, following in zip(
-            ("--output" if argument == "-o" else argument for argument in arguments), followed_by, strict=True
+            ("--output" if argument == "-o" else argument for argument in arguments), followed_by, strict=False
         )
     ]
 

@@ -249,7 +249,9 @@ class _Failing:
             ) from error
         if not isinstance(error, (ValueError, OSError)):
             return False
-        reason = f"{error.strerror} ({error.filename})" if isinstance(error, OSError) and error.strerror else str(error)
+        reason = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         self.pipeline.report.failed.append(Problem(self.item.label, reason))
         self.pipeline.watcher.advance(1, self.item.seconds)
         return True

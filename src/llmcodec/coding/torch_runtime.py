@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..codec.latency import CHUNK_SECONDS
 from ..codec.longform import decode_blocks, encode_blocks
 from ..codecs.protocol import Codec
 from .runtime import CodecIdentity, length_batches
@@ -31,12 +32,18 @@ class TorchRuntime:
         name: for people and for token files.
         identity: where `codec` was already changed for speed: the identity taken before.
         batch_seconds: padded seconds of audio in one call of the codec.
+        chunk_seconds: of a stream that are coded at once.
     """
 
     def __init__(
-        self, codec: Codec, name: str, identity: CodecIdentity | None = None, batch_seconds: float = BATCH_SECONDS
+        self,
+        codec: Codec,
+        name: str,
+        identity: CodecIdentity | None = None,
+        batch_seconds: float = BATCH_SECONDS,
+        chunk_seconds: float = CHUNK_SECONDS,
     ) -> None:
-        self.codec = codec
+        self.codec, self.chunk_seconds = codec, chunk_seconds
         self.identity = identity or identity_of(codec, name)
         self.device = next((tensor.device for _, tensor in named_tensors(codec)), torch.device("cpu"))
         self.batch_samples = int(batch_seconds * codec.sample_rate)
@@ -89,12 +96,12 @@ class TorchRuntime:
     def encode_stream(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Blocks (S,) of one clip, any sizes -> codes (Q, t) piece by piece, in bounded memory."""
         # No inference_mode around a generator: it would stay on in the caller between two pieces.
-        for codes_QT in encode_blocks(self.codec, blocks):
+        for codes_QT in encode_blocks(self.codec, blocks, self.chunk_seconds):
             yield codes_QT.numpy()
 
     def decode_stream(self, codes: Iterable[np.ndarray], length: int | None = None) -> Iterator[np.ndarray]:
         """Codes (Q, t) piece by piece -> blocks (S,), `length` samples together, in bounded memory."""
-        for wav_S in decode_blocks(self.codec, self._checked(codes), length):
+        for wav_S in decode_blocks(self.codec, self._checked(codes), length, self.chunk_seconds):
             yield wav_S.to("cpu", torch.float32).numpy()
 
     def _checked(self, codes: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -35,4 +35,6 @@ def clip(tmp_path) -> Callable[..., Path]:
 
 
 def read(path: Path) -> tuple[np.ndarray, int]:
-    return audio.read(path, mono=False)
+    """(S,) for one channel, (S, C) for several, and the sample rate."""
+    wav, rate = audio.read(path, mono=False)
+    return (wav[:, 0] if wav.shape[1] == 1 else wav), rate

@@ -44,7 +44,7 @@ def test_a_loop_ends_and_is_named_and_the_rest_is_found(tmp_path):
     assert [one.relative.as_posix() for one in found] == ["a.wav", "deep/er/b.wav"]
     assert [str(one) for one in problems] == [
         f"{tmp_path}/deep/self: cannot be followed (Too many levels of symbolic links)",
-        f"{tmp_path}/deep/er/up: a link back to a folder above it (a loop); not entered"
+        f"{tmp_path}/deep/er/up: a link back to a folder above it (a loop); not entered",
     ]
 
 
