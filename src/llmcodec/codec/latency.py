@@ -114,8 +114,8 @@ def make_plan(codec: Any, side: Side, chunk_seconds: float | None, lookahead_sec
     frame_rate = codec.sample_rate / codec.hop_samples
     found = codec if isinstance(codec, LLMCodecConfig) else getattr(codec, "config", None)
     config = found if isinstance(found, LLMCodecConfig) else None
-    # A wrapper without our modules inside has no caches to keep: it is given chunks like any other codec.
-    stateful = config is not None and config.causal and (codec is config or hasattr(codec, "encode_latents"))
+    # Packed or wrapped codecs keep no caches: they are given chunks with all the context that they need.
+    stateful = config is not None and config.causal and (codec is config or getattr(codec, "keeps_caches", False))
     if chunk_seconds is None:
         chunk_seconds = 1 / frame_rate if stateful else STREAM_CHUNK_SECONDS
     if not 0 < chunk_seconds < math.inf:
@@ -133,9 +133,9 @@ def make_plan(codec: Any, side: Side, chunk_seconds: float | None, lookahead_sec
     else:
         before = after = getattr(codec, "context_frames", (math.inf, math.inf))[side == "decoder"]
     default = math.ceil(GLOBAL_CONTEXT_SECONDS * frame_rate)
-    left = default if math.isinf(before) else int(before)
     right = default if math.isinf(after) else int(after)
     if lookahead_seconds is not None:
         asked = math.ceil(lookahead_seconds * frame_rate)
         right = asked if math.isinf(after) else min(asked, right)  # more than all that it sees brings nothing
+    left = max(default, right) if math.isinf(before) else int(before)
     return Plan(chunk_frames, left, right, right >= after and left >= before, False, right * codec.hop_samples)

@@ -154,6 +154,11 @@ class LLMCodec(HubCodec):
         """Frames on each side that influence a code (encoder) and a decoded frame (decoder); inf: global attention."""
         return max(self.config.encoder_context), max(self.config.decoder_context)
 
+    @property
+    def keeps_caches(self) -> bool:
+        """Whether a stream goes through caches (`causal.py`) instead of chunks with context."""
+        return self.config.causal
+
     def num_frames(self, num_samples: int) -> int:
         """Frames for a clip of `num_samples`: ceil(S / hop), or AUV's floor under `auv_floor_frames`."""
         return int(frame_lengths(torch.tensor([num_samples]), self.config))

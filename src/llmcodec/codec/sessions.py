@@ -28,9 +28,11 @@ class Tail:
     def append(self, part: Tensor) -> None:
         self.parts.append(part.clone())  # callers reuse their buffers, and a slice would keep all of a huge piece
         self.stop += part.shape[-1]
+        while len(self.parts) > 1 and self.parts[-2].shape[-1] <= self.parts[-1].shape[-1]:
+            self.parts[-2:] = [torch.cat(self.parts[-2:], dim=-1)]  # few parts, each sample copied log2(S) times
 
     def view(self, start: int, stop: int) -> Tensor:
-        """The signal from `start` to `stop`; the parts are joined only here, so that tiny pieces stay cheap."""
+        """The signal from `start` to `stop`."""
         assert self.start <= start <= stop <= self.stop
         self.parts = [torch.cat(self.parts, dim=-1)] if len(self.parts) > 1 else self.parts
         return self.parts[0][..., start - self.start : stop - self.start]

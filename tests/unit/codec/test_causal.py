@@ -95,6 +95,18 @@ def test_batch_is_single(codec):
         torch.testing.assert_close(out[row, 0, : len(clip)], again, rtol=0, atol=1e-12)
 
 
+def test_without_caches_chunks_give_the_same(codec):
+    wav = noise(777)
+    codes, again = whole(codec, wav)
+    packed = small_codec(causal=True)
+    packed.__class__ = type("Packed", (LLMCodec,), {"keeps_caches": False})
+    plan = packed.streaming(0.1).encoder.plan
+    assert not plan.stateful and plan.exact and (plan.left_frames, plan.right_frames) == codec.config.encoder_context
+    assert torch.equal(torch.cat(list(encode_blocks(packed, [wav], 0.1)), -1), codes)
+    heard = torch.cat(list(decode_blocks(packed, [codes], 777, 0.1)))
+    torch.testing.assert_close(heard, again, rtol=0, atol=1e-12)
+
+
 def test_the_state_and_the_work_of_a_step_are_constant(codec):
     stream, sizes, works = codec.streaming(), [], []
     for step in range(40):

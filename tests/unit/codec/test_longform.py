@@ -182,6 +182,18 @@ def test_the_partition_is_kept(codec):
             list(encode_blocks(kind, [noise(999)], 0.3, audio_kind="opera"))
 
 
+def test_an_hour_in_pieces_of_any_size_and_of_single_samples():
+    codec, frames = Foreign(), 0
+    encoder = open_encoder(codec, 30.0)
+    for second in range(3600):
+        frames += encoder.push(np.full(1000, second / 3600, np.float32)).shape[-1]
+        assert sum(part.numel() for part in encoder.tail.parts) <= 42_000 and len(encoder.tail.parts) < 20
+    assert frames + encoder.flush().shape[-1] == 360_000
+    encoder, wav = open_encoder(codec, 1.0), noise(9000, dtype=torch.float32)
+    codes = [encoder.push(sample) for sample in wav.split(1)] + [encoder.flush()]
+    assert torch.equal(torch.cat(codes, -1), codec.encode(wav[None, None]).audio_codes[0])
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_length_cuts_and_must_be_covered(causal):
     codec = small_codec(causal=causal)
