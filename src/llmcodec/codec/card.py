@@ -92,6 +92,7 @@ def model_card(
     """
     window = config.attention_window
     seen = "the whole clip" if window is None else f"{window} frames to each side per layer"
+    seen = f"{window} frames back per layer, none ahead" if config.causal else seen
     return TEMPLATE.format(
         licence=licence or "unknown",
         name=name,

@@ -82,7 +82,7 @@ def convert(
 
 FLOORED = (
     "frames are floored as the published AUV does, for equal tokens at every length; it needs clips of more than 480 "
-    "samples. --ceil-frames takes any length"
+    "samples. --ceil_frames takes any length"
 )
 CEILED = "frames are counted by ceil, any length; tokens equal the published AUV's where 320 divides the length"
 MEASURED = """\
