@@ -5,7 +5,7 @@
     load_codec("facebook/encodec_24khz")     # a Hugging Face hub id
     load_codec("kyutai/mimi:16")             # with 16 of its codebooks; also load_codec(..., num_codebooks=16)
     load_codec("random:dac_16khz")           # a published shape with random weights (random_weights.py)
-    load_codec("auv:downloads/auv.pt")       # AUV through its own package
+    load_codec("auv:downloads/auv.pt")       # AUV through its own package; auv:SWivid/AUV fetches it
 
 What a folder holds is read from its config.json. Supported kinds, their sizes and defaults: docs/codecs.md.
 Test: tests/unit/codecs/test_load.py.
@@ -30,7 +30,7 @@ from .select import check_num_codebooks
 
 BUNDLED = "bundled"
 RANDOM = "random:"
-AUV = "auv:"
+AUV, AUV_HUB = "auv:", "SWivid/AUV"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CODEBOOKS = re.compile(r"(.+):(\d+)")
 SUPPORTED = (
@@ -65,7 +65,7 @@ def load_codec(name: str, device: str = "cpu", *, num_codebooks: int | None = No
 
         codec = build_random(place.removeprefix(RANDOM), num_codebooks, seed)
     elif place.startswith(AUV):
-        codec = _load_auv(Path(place.removeprefix(AUV)), num_codebooks)
+        codec = _load_auv(place.removeprefix(AUV), num_codebooks)
     else:
         codec = _load_folder(_folder(place), place, num_codebooks)
     codec.to(device=device)
@@ -107,6 +107,17 @@ def _folder(place: str) -> Path:
 def _download(repo: str) -> Path:
     """Hub id -> local copy of its config.json and weights. Errors: ValueError in one line."""
     from huggingface_hub import hf_hub_download, snapshot_download
+
+    with _hub(repo):
+        config = Path(hf_hub_download(repo, "config.json"))
+        kind = KINDS.get(kind_of(_read_config(config.parent, repo)) or "")
+        pickled = (PICKLED,) if kind is not None and kind.marks else ()
+        return Path(snapshot_download(repo, allow_patterns=[*FILES, *pickled]))
+
+
+@contextmanager
+def _hub(repo: str) -> Iterator[None]:
+    """What the hub can answer, as one line."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -116,16 +127,17 @@ def _download(repo: str) -> Path:
     )
 
     try:
-        config = Path(hf_hub_download(repo, "config.json"))
-        kind = KINDS.get(kind_of(_read_config(config.parent, repo)) or "")
-        pickled = (PICKLED,) if kind is not None and kind.marks else ()
-        return Path(snapshot_download(repo, allow_patterns=[*FILES, *pickled]))
+        yield
+        return
     except GatedRepoError:
         reason = "its owner grants access on request: ask on its hub page, then `hf auth login`"
     except RepositoryNotFoundError:
         reason = "no such repository, neither here nor on the hub (or a private one: `hf auth login`)"
     except RemoteEntryNotFoundError:
-        reason = "the repository has no config.json; llmcodec reads folders that `save_pretrained` writes"
+        reason = (
+            "the repository has no config.json; llmcodec reads folders that `save_pretrained` writes "
+            f"(and AUV's own checkpoint: {AUV}{AUV_HUB})"
+        )
     except LocalEntryNotFoundError:
         reason = (
             "no such folder here, and the Hugging Face hub cannot be reached (HF_HUB_OFFLINE=1 skips the attempt); "
@@ -151,10 +163,15 @@ def _load_folder(folder: Path, place: str, num_codebooks: int | None) -> Codec:
     return KINDS[name].adapt(model, num_codebooks)
 
 
-def _load_auv(checkpoint: Path, num_codebooks: int | None) -> Codec:
-    place = f"{AUV}{checkpoint}"
+def _load_auv(where: str, num_codebooks: int | None) -> Codec:
+    place, checkpoint = f"{AUV}{where}", Path(where)
     if not checkpoint.is_file():
-        raise ValueError(f"codec {place}: there is no such file")
+        if not HUB_ID.fullmatch(where) or checkpoint.suffix == ".pt":
+            raise ValueError(f"codec {place}: there is no such file; its authors' is {AUV}{AUV_HUB} on the hub")
+        from huggingface_hub import hf_hub_download
+
+        with _hub(where):
+            checkpoint = Path(hf_hub_download(where, "auv.pt"))
     with _readable(place):
         model = KINDS["auv"].made_by(KINDS["auv"].load, checkpoint)
     return KINDS["auv"].adapt(model, num_codebooks)

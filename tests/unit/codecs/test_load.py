@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,15 @@ def test_from_the_hub_only_what_is_needed_is_fetched(saved, monkeypatch):
     assert load_codec("someone/mimi:4").num_codebooks == 4
     assert load_codec("someone/snac").num_codebooks == 7
     assert asked == [load.FILES, (*load.FILES, "pytorch_model.bin")]
+
+
+def test_auv_from_the_hub_is_one_file(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    (tmp_path / "auv.pt").write_bytes(b"x")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, name: str(tmp_path / name))
+    monkeypatch.setattr(load, "KINDS", {"auv": replace(KINDS["auv"], load=lambda _path: tiny_peer("auv").model)})
+    assert load_codec("auv:SWivid/AUV").codebook_size == 64
 
 
 def test_every_kind_has_a_name_in_the_message_and_a_preset():
