@@ -119,7 +119,7 @@ class Prepared:
                 state = {name: value.detach().contiguous() for name, value in rows.named_parameters()}
                 save_file(state, temporary / AUDIO_ROWS)
                 if self.peft_model is not None:
-                    self.peft_model.save_pretrained(str(temporary))
+                    self.peft_model.save_pretrained(str(temporary), save_embedding_layers=False)
                     (temporary / "README.md").unlink(missing_ok=True)  # a form with nothing filled in
             self.tokenizer.save_pretrained(temporary)
             card.save(temporary)
@@ -176,7 +176,9 @@ def prepare_model(
     check_head(model)
     if gradient_checkpointing:
         # `use_reentrant=False` lets the gradient reach adapters below frozen embeddings.
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # Renamed in transformers 5.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     if config.train == "full":
         return Prepared(TrainedLM(model, tokens, None, audio_only, config.dropout), tokenizer, tokens, config)
     model.requires_grad_(False)

@@ -164,7 +164,7 @@ def train_token_lm(
         recipe.loss_over == "audio",
         recipe.seed,
         recipe.gradient_checkpointing,
-        [torch.as_tensor(row.codes).long() for row in train_rows],
+        _codes(train_rows, num_codes),
     )
     say(_size(prepared, recipe))
     builder = _builder(prepared, recipe)
@@ -242,6 +242,18 @@ def _start(
     run.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return None
+
+
+def _codes(rows: Sequence[TokenClipLike], num_codes: int) -> list[Tensor]:
+    """Flattened codes of every row; ValueError for those of another codec."""
+    codes = [torch.as_tensor(row.codes).long() for row in rows]
+    for row, clip in zip(rows, codes, strict=True):
+        if len(clip) and not 0 <= int(clip.min()) <= int(clip.max()) < num_codes:
+            raise ValueError(
+                f"clip {row.id}: codes from {int(clip.min())} to {int(clip.max())}, but the codec has {num_codes}: "
+                "these are the tokens of another codec"
+            )
+    return codes
 
 
 def _builder(prepared: Prepared, recipe: TokenLMRecipe) -> SequenceBuilder:

@@ -1,0 +1,50 @@
+"""The model of a training run: its start, its errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llmcodec.lm.audio_tokens import add_audio_tokens, byte_tokenizer
+from llmcodec.lm.prepare import prepare_model
+from llmcodec.lm.recipe import LMModelConfig, SmallModelConfig
+
+from .small_token_lm import NUM_CODES, causal, random_codes
+
+SMALL = SmallModelConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=24, max_positions=128)
+
+
+def test_a_model_from_scratch_starts_from_neighbours_and_the_seed():
+    clips = random_codes(400, num_codes=8)
+    config = LMModelConfig(small=SMALL)
+    first = prepare_model(config, NUM_CODES, True, seed=3, clips=clips)
+    again = prepare_model(config, NUM_CODES, True, seed=3, clips=clips)
+    weight = first.module.causal.get_input_embeddings().weight
+    assert torch.equal(weight, again.module.causal.get_input_embeddings().weight)
+    rows = weight[first.tokens.first :].detach()
+    assert float(rows[:8].norm(dim=1).min()) > 3 * float(rows[8:].norm(dim=1).max())  # only 8 codes ever occur
+    drawn = prepare_model(config, NUM_CODES, True, seed=3).module.causal.get_input_embeddings().weight[260:]
+    assert float(drawn.detach().norm(dim=1).max()) < float(rows[:8].norm(dim=1).min())
+
+
+def test_a_checkpoint_of_another_model():
+    module = prepare_model(LMModelConfig(small=SMALL), NUM_CODES, True).module
+    state = module.trainable_state()
+    module.load_trainable_state(state)
+    for wrong in ({}, state | {"more": torch.zeros(1)}, state | {next(iter(state)): torch.zeros(2)}):
+        with pytest.raises(ValueError, match="checkpoint: it is of another model"):
+            module.load_trainable_state(wrong)
+
+
+def test_a_tokenizer_ahead_of_its_model(tmp_path):
+    tokenizer = byte_tokenizer()
+    add_audio_tokens(tokenizer, NUM_CODES)
+    tokenizer.save_pretrained(tmp_path)
+    causal().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has codec tokens, its model has no rows for them"):
+        prepare_model(LMModelConfig(base=str(tmp_path)), NUM_CODES, True)
+
+
+def test_heads_that_do_not_divide_the_width():
+    with pytest.raises(ValueError, match="not divisible by num_heads"):
+        prepare_model(LMModelConfig(small=SmallModelConfig(hidden_size=18, num_heads=4)), NUM_CODES, True)

@@ -1,0 +1,52 @@
+"""Every shipped recipe of a token LM parses; what a recipe cannot say."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmcodec.cli import shipped_recipe
+from llmcodec.lm.recipe import LMDataConfig, LMModelConfig, TokenLMRecipe
+from llmcodec.lm_commands import lm_train_parser
+
+
+@pytest.fixture(scope="module")
+def parse():
+    parser = lm_train_parser()
+
+    def read(*arguments: str) -> TokenLMRecipe:
+        values = vars(parser.instantiate(parser.parse_args(list(arguments))))
+        del values["config"], values["resume"]
+        return TokenLMRecipe(**values)
+
+    return read
+
+
+@pytest.mark.parametrize("name", ["lm_small", "lm_paper", "lm_tts"])
+def test_shipped_recipes(parse, name):
+    one = parse("--config", str(shipped_recipe(name)))
+    assert one.name == name and one.run == f"runs/{name}"
+
+
+def test_the_paper(parse):
+    one = parse("--config", str(shipped_recipe("lm_paper")), "--epochs", "1")
+    assert one.model.train == "lora" and one.model.lora_rank == 64 and one.lr == 1e-4 and one.epochs == 1
+    assert one.rows_per_batch * one.accumulate == 32 and not one.data.packing and one.warmup_share == 0.1
+    assert one.schedule == "cosine" and "Qwen3-4B-Instruct" in one.model.base
+    assert "whole vocabulary" in one.loss_in_words()
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda: TokenLMRecipe(data=LMDataConfig(formats=["asr"])), "have text as targets; set loss_over to full"),
+        (lambda: TokenLMRecipe(data=LMDataConfig(formats=["tts"]), everywhere=True), "everywhere asks for text"),
+        (lambda: LMDataConfig(formats=["song"]), "choose from audio"),
+        (lambda: LMDataConfig(text_template="x"), "must contain"),
+        (lambda: LMModelConfig(train="lora"), "from scratch trains in full"),
+        (lambda: TokenLMRecipe(steps=0), "steps must be at least 1"),
+        (lambda: TokenLMRecipe(accumulate=0), "accumulate must be at least 1"),
+    ],
+)
+def test_what_cannot_be(make, line):
+    with pytest.raises(ValueError, match=line):
+        make()

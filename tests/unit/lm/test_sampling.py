@@ -1,0 +1,131 @@
+"""Sampling against loops without a cache, statistics of the draws, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from llmcodec.lm.sampling import ENDED, SamplingConfig, draw, sample, sample_steps, speech_prompt, text_prompt
+
+from .small_token_lm import CODEC, FAMILIES, random_codes, token_lm
+
+
+def greedy(lm, prompt, steps):
+    """The likeliest code or the end, whole sequence through the model at every step."""
+    ids = prompt.tolist()
+    allowed = lm.tokens.output_ids
+    drawn = []
+    for _ in range(steps):
+        with torch.no_grad():
+            logits = lm.model(input_ids=torch.tensor([ids])).logits[0, -1][allowed]
+        best = int(allowed[int(logits.argmax())])
+        if best == lm.tokens.end:
+            break
+        drawn.append(best - lm.tokens.first)
+        ids.append(best)
+    return drawn
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batched_cached_greedy_is_the_plain_loop(family):
+    lm = token_lm(family)
+    prompts = [speech_prompt(lm, codes) for codes in random_codes(1, 9, 4, seed=5)]
+    prompts += [text_prompt(lm, "hello"), speech_prompt(lm)]
+    found = sample(lm, prompts, SamplingConfig(temperature=0, max_codes=12))
+    assert [clip.tolist() for clip in found] == [greedy(lm, prompt, 12) for prompt in prompts]
+    assert len({tuple(clip.tolist()) for clip in found}) > 1
+
+
+def test_a_batch_draws_what_single_calls_draw_and_rows_that_end_leave():
+    lm = token_lm("qwen3")
+    prompts = [speech_prompt(lm, codes) for codes in random_codes(2, 7, 5, 3, seed=1)]
+    config = SamplingConfig(temperature=9.0, top_p=0.99, max_codes=60, seed=3)
+    together = sample(lm, prompts, config)
+    assert len({len(clip) for clip in together}) > 1  # some ended by themselves
+    first = sample(lm, prompts[:1], config)[0]
+    assert torch.equal(together[0], first)
+    assert torch.equal(sample(lm, prompts, config)[2], together[2])
+    assert not torch.equal(sample(lm, prompts, replace(config, seed=4))[0], first)
+    for codes_B in sample_steps(lm, prompts, config):
+        assert codes_B.shape == (4,) and bool(((codes_B >= ENDED) & (codes_B < lm.num_codes)).all())
+
+
+def test_draws_follow_the_softmax():
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
+    generator = [torch.Generator().manual_seed(0)]
+    counts = torch.zeros(4)
+    for _ in range(4000):
+        counts[draw(logits, generator, SamplingConfig(temperature=1.0, top_p=1.0))] += 1
+    assert torch.allclose(counts / 4000, logits.softmax(-1)[0], atol=0.03)
+    halved = torch.zeros(4)
+    for _ in range(4000):
+        halved[draw(logits, generator, SamplingConfig(temperature=0.5, top_p=1.0))] += 1
+    assert torch.allclose(halved / 4000, (2 * logits).softmax(-1)[0], atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("options", "allowed"),
+    [
+        ({"top_k": 2, "top_p": 1.0}, {1, 2}),
+        ({"top_p": 0.6}, {2}),  # the likeliest holds 0.64
+        ({"top_p": 0.7}, {1, 2}),
+        ({"top_p": 1e-9}, {2}),
+    ],
+)
+def test_top_k_and_top_p(options, allowed):
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
+    generator = [torch.Generator().manual_seed(1)]
+    drawn = {int(draw(logits, generator, SamplingConfig(temperature=1.0, **options))) for _ in range(400)}
+    assert drawn == allowed
+
+
+def test_repetition_penalty_divides_the_odds():
+    from llmcodec.lm.sampling import _penalise
+
+    logits = torch.zeros(1, 5)
+    _penalise(logits, [[0, 3, 3]], SamplingConfig(repetition_penalty=2.0))
+    odds = logits.exp()[0]
+    assert torch.allclose(odds, torch.tensor([1.0, 0.5, 1.0, 1.0, 0.5]))  # column 0 is the end of audio
+
+
+def test_min_codes_and_max_codes():
+    lm = token_lm()
+    config = SamplingConfig(temperature=1.5, top_p=1.0, min_codes=30, max_codes=35)
+    lengths = [len(clip) for clip in sample(lm, [speech_prompt(lm)] * 12, config)]
+    assert min(lengths) >= 30 and max(lengths) <= 35
+    free = [len(clip) for clip in sample(lm, [speech_prompt(lm)] * 12, replace(config, min_codes=0))]
+    assert min(free) < 30
+
+
+def test_codebooks_take_turns():
+    lm = token_lm(codec=replace(CODEC, num_codebooks=2, codebook_size=20))
+    config = SamplingConfig(temperature=2.0, top_p=1.0, max_codes=16)
+    for clip in sample(lm, [speech_prompt(lm, torch.tensor([3, 25])), speech_prompt(lm)], config):
+        assert len(clip) % 2 == 0 and len(clip) > 0
+        assert bool((clip[0::2] < 20).all()) and bool((clip[1::2] >= 20).all())
+    with pytest.raises(ValueError, match="inside a frame"):
+        sample(lm, [speech_prompt(lm, torch.tensor([3]))], config)
+
+
+def test_what_is_refused():
+    lm = token_lm("gpt2")
+    with pytest.raises(ValueError, match="a prompt of 101 tokens and 60 to come are more than the 128 positions"):
+        sample(lm, [speech_prompt(lm, random_codes(100)[0])], SamplingConfig(max_codes=60))
+    with pytest.raises(ValueError, match="the text is empty"):
+        text_prompt(lm, "  ")
+    with pytest.raises(ValueError, match="no prompt"):
+        sample(lm, [], SamplingConfig())
+    lm.card = replace(lm.card, formats=["audio"])
+    with pytest.raises(ValueError, match="trained on audio, not on text to audio"):
+        text_prompt(lm, "hello")
+    lm.card = replace(lm.card, formats=["tts"], text_template="{speaker}: {text}")
+    with pytest.raises(ValueError, match="name the speaker"):
+        text_prompt(lm, "hello")
+    assert len(text_prompt(lm, "hi", speaker="al")) == 7
+    for bad in ({"temperature": -1}, {"top_p": 0}, {"max_codes": 0}, {"min_codes": 9, "max_codes": 8}):
+        with pytest.raises(ValueError, match="sampling:"):
+            SamplingConfig(**bad)
+    assert math.isfinite(SamplingConfig().temperature)

@@ -1,0 +1,85 @@
+"""What a language model reads: the four formats, their targets, and what is left out by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llmcodec.lm.audio_tokens import add_audio_tokens, byte_tokenizer
+from llmcodec.lm.sequences import EMPTY_TEXT, TOO_LONG, SequenceBuilder
+
+from .small_token_lm import NUM_CODES, Row, rows
+
+
+def builder(max_tokens=64, **options):
+    tokenizer = byte_tokenizer()
+    return SequenceBuilder(tokenizer, add_audio_tokens(tokenizer, NUM_CODES), max_tokens, **options)
+
+
+def spelled(build, sequence):
+    """Tokens as text, those that are targets in brackets."""
+    names = build.tokenizer.convert_ids_to_tokens(sequence.ids.tolist())
+    pairs = zip(names, sequence.is_target.tolist(), strict=True)
+    short = [(name.replace("CODEC_", ""), target) for name, target in pairs]
+    return " ".join(f"[{name}]" if target else name for name, target in short)
+
+
+ROW = Row("a", torch.tensor([3, 0]), "hi", "bob", "en")
+
+
+@pytest.mark.parametrize(
+    ("name", "everywhere", "expected"),
+    [
+        ("audio", False, "<BEGIN> [<3>] [<0>] [<END>]"),
+        ("tts", False, "h i <BEGIN> [<3>] [<0>] [<END>]"),
+        ("tts", True, "h [i] [<BEGIN>] [<3>] [<0>] [<END>]"),
+        ("asr", False, "<BEGIN> <3> <0> <END> [h] [i] [<END_OF_TEXT>]"),
+        ("asr", True, "<BEGIN> [<3>] [<0>] [<END>] [h] [i] [<END_OF_TEXT>]"),
+    ],
+)
+def test_formats(name, everywhere, expected):
+    build = builder(everywhere=everywhere)
+    assert spelled(build, build.build([ROW], [name]).sequences[0]) == expected
+
+
+def test_template():
+    build = builder(text_template="{language}/{speaker}:{text}")
+    assert spelled(build, build.build([ROW], ["tts"]).sequences[0]).startswith("e n / b o b : h i <BEGIN> [<3>]")
+
+
+def test_interleaved_alternates_clips_of_one_speaker():
+    build = builder(max_tokens=200, clips_per_sequence=3)
+    clips = [Row(f"{who}{i}", torch.tensor([i]), f"t{i}", who) for i in range(7) for who in ("x", "y")]
+    built = build.build(clips, ["interleaved"])
+    assert [one.id for one in built.sequences] == ["x0+x1+x2", "x3+x4+x5", "x6", "y0+y1+y2", "y3+y4+y5", "y6"]
+    text = " ".join(spelled(build, one) for one in built.sequences)
+    assert "[<END_OF_TEXT>]" in text and "[<END>]" in text  # both ways occur
+    assert all(bool(one.is_target[1:].all()) and not one.is_target[0] for one in built.sequences)
+    assert [one.ids.tolist() for one in build.build(clips, ["interleaved"]).sequences] == [
+        one.ids.tolist() for one in built.sequences
+    ]
+
+
+def test_long_audio_is_cut_and_nothing_of_it_is_lost():
+    build = builder(max_tokens=5)
+    built = build.build([Row("a", torch.arange(10))], ["audio"])
+    codes = torch.cat([build.tokens.codes(one.ids) for one in built.sequences])
+    assert codes.tolist() == list(range(10)) and all(len(one) <= 5 for one in built.sequences)
+    assert built.sequences[-1].ids[-1] == build.tokens.end and built.report() == "1 x clips cut into pieces of 4 tokens"
+    exactly = build.build([Row("a", torch.arange(4))], ["audio"]).sequences  # a lone end token is no sequence
+    assert [len(one) for one in exactly] == [5]
+
+
+def test_what_is_left_out_is_counted():
+    clips = [ROW, Row("e", torch.tensor([1]), "  "), Row("l", torch.arange(40), "long"), Row("n", torch.tensor([1]))]
+    built = builder(max_tokens=12).build(clips, ["tts"])
+    assert len(built.sequences) == 1 and built.left_out == {EMPTY_TEXT: 2, TOO_LONG: 1}
+    with pytest.raises(ValueError, match="no sequence for asr from 1 clips: 1 x empty transcript"):
+        builder().build([Row("e", torch.tensor([1]))], ["asr"])
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="clip a: codes from 3 to 40, .* tokens of another codec"):
+        builder().build([Row("a", torch.tensor([3, 40]))], ["audio"])
+    with pytest.raises(ValueError, match="choose from audio, tts"):
+        builder().build(rows(2), ["sing"])

@@ -1,0 +1,166 @@
+"""Training at a scale of seconds: what trains, resume, kills, the three ways to train, held-out figures."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmcodec.lm.prepare import merged_model, prepare_model
+from llmcodec.lm.recipe import LMDataConfig, LMModelConfig, SmallModelConfig, TokenLMRecipe
+from llmcodec.lm.token_lm import load_token_lm
+from llmcodec.lm.train import newest_checkpoint, train_token_lm
+
+from .small_token_lm import CODEC, NUM_CODES, causal, random_codes, rows
+
+SMALL = SmallModelConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=24, max_positions=128)
+
+
+def recipe(run, **options):
+    model = options.pop("model", LMModelConfig(small=SMALL))
+    data = options.pop("data", LMDataConfig(max_tokens=48))
+    defaults = dict(
+        run=str(run), steps=6, eval_every=3, log_every=1, rows_per_batch=2, lr=1e-2, bf16=False, keep_best=False
+    )
+    return TokenLMRecipe(data=data, model=model, **defaults | options)
+
+
+def train(one, resume=False, valid=4, codec=CODEC):
+    lines: list[str] = []
+    held_out = rows(valid, seed=9) if valid else []
+    folder = train_token_lm(one, rows(), held_out, codec, resume=resume, say=lines.append)
+    return folder, lines
+
+
+def weights(folder):
+    return load_token_lm(str(folder)).model.state_dict()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A published LM, so to speak: byte rows alone, with its tokenizer."""
+    from llmcodec.lm.audio_tokens import byte_tokenizer
+
+    folder = tmp_path_factory.mktemp("base")
+    causal("qwen3").save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_a_run_learns_and_says_what_it_did(tmp_path):
+    one = recipe(tmp_path / "run", steps=40, eval_every=20, model=LMModelConfig(small=SMALL, dropout=0.1), bf16=True)
+    folder, lines = train(one)
+    assert any("cross-entropy" in line and "softmax over the codes" in line for line in lines)
+    state = json.loads((tmp_path / "run" / "checkpoint-40" / "trainer_state.json").read_text())
+    losses = [row["loss"] for row in state["log_history"] if "loss" in row]
+    assert losses[-1] < losses[0] - 0.2
+    lm = load_token_lm(str(tmp_path / "run"))
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    scores = lm.token_log_likelihoods([row.codes for row in rows(4, seed=9)])
+    bits = -sum(float(row.sum()) for row in scores) / math.log(2) / sum(len(row) for row in scores)
+    assert result["bits_per_token"] == pytest.approx(bits, rel=1e-4)
+    assert result["bits_per_second"] == pytest.approx(bits * CODEC.frame_rate, rel=1e-4)
+    evaluated = [row["eval_bits_per_second"] for row in state["log_history"] if "eval_bits_per_second" in row]
+    assert evaluated[-1] == pytest.approx(result["bits_per_second"], rel=1e-5)
+    assert lm.card.codec == CODEC and lm.card.formats == ["audio"] and folder == tmp_path / "run" / "lm"
+    assert lm.model.generation_config.eos_token_id[0] == lm.tokens.end
+
+
+def test_resumed_is_uninterrupted_and_an_unfinished_checkpoint_is_passed_over(tmp_path):
+    whole = weights(train(recipe(tmp_path / "whole", accumulate=2))[0])
+    run = tmp_path / "cut"
+    train(recipe(run, accumulate=2))
+    shutil.rmtree(run / "lm")
+    (run / "checkpoint-6" / "trainer_state.json").write_text('{"epo')  # killed while it was written
+    folder, lines = train(recipe(run, accumulate=2), resume=True)
+    assert any("checkpoint-6: unfinished, passed over" in line for line in lines)
+    resumed = weights(folder)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_folder_in_use_and_a_changed_recipe(tmp_path):
+    one = recipe(tmp_path / "run", steps=3)
+    train(one)
+    with pytest.raises(ValueError, match="holds a run already; go on with --resume"):
+        train(one)
+    with pytest.raises(ValueError, match="lr differ from"):
+        train(replace(one, lr=1e-4), resume=True)
+    with pytest.raises(ValueError, match="started with tokens of codec 'toy'"):
+        train(one, resume=True, codec=replace(CODEC, weights_sha256="1" * 64))
+    assert newest_checkpoint(tmp_path / "run") == tmp_path / "run" / "checkpoint-3"
+    assert newest_checkpoint(tmp_path / "none") is None
+    train(replace(one, steps=5), resume=True)  # more steps are no other run
+
+
+def test_accumulation_and_packing_do_not_change_the_step(tmp_path):
+    """One optimizer step over all the data, in one, two and unpacked micro-batches."""
+    found = {}
+    for name, options in {
+        "one": {"rows_per_batch": 12},
+        "two": {"rows_per_batch": 3, "accumulate": 2},
+        "unpacked": {"rows_per_batch": 12, "data": LMDataConfig(max_tokens=48, packing=False)},
+    }.items():
+        folder, lines = train(recipe(tmp_path / name, steps=1, eval_every=1, warmup_share=0.0, **options), valid=0)
+        state = json.loads((folder.parent / "checkpoint-1" / "trainer_state.json").read_text())
+        found[name] = {key: state["log_history"][0][key] for key in ("loss", "grad_norm", "learning_rate")}
+    assert next(line for line in lines if "sequences" in line).endswith("in 12 rows")  # the last run is not packed
+    for other in ("two", "unpacked"):
+        assert found[other] == pytest.approx(found["one"], rel=1e-4)
+    assert found["one"]["grad_norm"] > 0.01 and found["one"]["learning_rate"] == 1e-2
+
+
+@pytest.mark.parametrize("kind", ["lora", "embeddings"])
+def test_lora_and_embeddings_train_what_they_say(tmp_path, base, kind):
+    model = LMModelConfig(base=str(base), train=kind, lora_rank=4, lora_alpha=8)
+    folder, lines = train(recipe(tmp_path / "run", model=model, gradient_checkpointing=kind == "lora", lr=0.05))
+    files = {path.name for path in folder.iterdir()}
+    assert "audio_rows.safetensors" in files and "model.safetensors" not in files
+    assert ("adapter_model.safetensors" in files) == (kind == "lora")
+    lm, merged = load_token_lm(str(folder)), load_token_lm(str(folder), merge=True)
+    codes = random_codes(9, 4)
+    for a, b in zip(lm.token_log_likelihoods(codes), merged.token_log_likelihoods(codes), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)  # LoRA merged == unmerged
+    plain, after = causal("qwen3").state_dict(), merged.model.state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value[: len(plain[name])], plain[name])}
+    assert bool(changed) == (kind == "lora") and not any("embed" in name or "norm" in name for name in changed)
+    start = prepare_model(model, NUM_CODES, True)
+    rows_before = start.module.rows.input_NH.detach()
+    assert float((after["model.embed_tokens.weight"][258:] - rows_before).abs().max()) > 0.01
+
+
+def test_merging_a_prepared_model_keeps_its_logits(base):
+    prepared = prepare_model(LMModelConfig(base=str(base), train="lora", lora_rank=4), NUM_CODES, True)
+    with torch.no_grad():
+        for value in prepared.module.trainable_state().values():
+            value.add_(0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1)))
+    ids = torch.arange(250, 290)[None]
+    before = prepared.module.causal(input_ids=ids).logits
+    after = merged_model(prepared)(input_ids=ids).logits
+    assert torch.allclose(before, after, atol=1e-4) and float(before.std()) > 0.01
+
+
+def test_an_lm_that_already_speaks_goes_on(tmp_path):
+    first, _ = train(recipe(tmp_path / "a", steps=2))
+    folder, _ = train(recipe(tmp_path / "b", steps=1, lr=1e-9, model=LMModelConfig(base=str(first))))
+    assert all(torch.allclose(weights(first)[name], value, atol=1e-6) for name, value in weights(folder).items())
+    with pytest.raises(ValueError, match="not the 41 of this codec"):
+        train(recipe(tmp_path / "c", model=LMModelConfig(base=str(first))), codec=replace(CODEC, codebook_size=41))
+
+
+def test_text_formats_are_evaluated_by_their_targets(tmp_path):
+    data = LMDataConfig(formats=["tts", "asr"], max_tokens=48, text_template="{speaker} {text}")
+    folder, _ = train(recipe(tmp_path / "run", steps=2, data=data, loss_over="full"))
+    assert set(json.loads((Path(folder).parent / "result.json").read_text())) == {"nats_per_target"}
+    assert load_token_lm(str(folder)).card.text_template == "{speaker} {text}"
+
+
+def test_recipes_that_cannot_be(tmp_path):
+    with pytest.raises(ValueError, match="max_tokens is 200, but the language model reads 128"):
+        train(recipe(tmp_path / "a", data=LMDataConfig(max_tokens=200)))
+    with pytest.raises(ValueError, match="tokens of another codec"):
+        train(recipe(tmp_path / "b"), codec=replace(CODEC, codebook_size=20))

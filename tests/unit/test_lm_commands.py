@@ -1,0 +1,166 @@
+"""From a manifest to tokens, a trained LM, scores, speech and a plain export, by the commands people type."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from llmcodec.cli import main
+from llmcodec.coding.tokenize import flat_rows
+from llmcodec.data.manifest import Clip, read_manifest, write_manifest
+
+from ..miniature import SAMPLE_RATE, miniature_codec, miniature_speech
+
+TRAIN = ["--steps", "3", "--eval_every", "3", "--data.max_tokens", "128", "--rows_per_batch", "2", "--bf16", "false"]
+SMALL = "{num_layers: 1, hidden_size: 16, num_heads: 2, intermediate_size: 24, max_positions: 256}"
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """Miniature codec, manifest with two splits, tokens and a trained LM for audio and texts."""
+    folder = tmp_path_factory.mktemp("house")
+    miniature_codec().save_pretrained(folder / "codec")
+    manifest = miniature_speech(folder / "speech")
+    clips = read_manifest(manifest)
+    split = [Clip(**{**vars(clip), "split": "train" if i < 4 else "valid"}) for i, clip in enumerate(clips)]
+    write_manifest(manifest, split)
+    assert (
+        main(["tokenize", "--manifest", str(manifest), "--codec", str(folder / "codec"), "-o", str(folder / "tokens")])
+        == 0
+    )
+    options = ["--run", str(folder / "run"), "--data.tokens", f"[{folder / 'tokens'}]", "--model.small", SMALL]
+    assert main(["lm", "train", *options, "--data.formats", "[audio, tts]", *TRAIN]) == 0
+    return folder
+
+
+def test_tokens_are_the_codecs_own_and_a_second_run_finds_them(house, capsys):
+    provenance, rows = flat_rows(house / "tokens" / "train")
+    by_id = {row.id: row for row in rows}
+    assert list(by_id) == ["clip0", "clip1", "clip2", "clip3"] and by_id["clip1"].text == "clip number 1"
+    assert provenance.codebook_size == 64 and len(provenance.weights_sha256) == 64 and provenance.manifest_hash
+    import torch
+
+    wav, _ = soundfile.read(house / "speech" / "2.wav", dtype="float32")
+    alone = miniature_codec().eval().encode(torch.from_numpy(wav)[None, None]).audio_codes[0, 0]
+    assert by_id["clip2"].codes.tolist() == alone.tolist()
+    arguments = ["--manifest", str(house / "speech" / "train.jsonl"), "--codec", str(house / "codec")]
+    assert main(["tokenize", *arguments, "-o", str(house / "tokens"), "--format", "slamkit"]) == 0
+    assert "0 clips, 0 s of audio, 4 there before" in capsys.readouterr().out
+    first = json.loads((house / "tokens" / "train.jsonl").read_text().splitlines()[0])
+    assert first["file_name"] == "clip0" and first["units"] == by_id["clip0"].codes.tolist()
+    assert [int(unit) for unit in re.findall(r"<Un(\d+)>", first["audio_repr"])] == first["units"]
+    assert first["duration"] == [1] * len(first["units"])
+
+
+def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_kept(house, tmp_path, capsys):
+    clips = read_manifest(house / "speech" / "train.jsonl")
+    (tmp_path / "broken.wav").write_bytes(b"no audio")
+    write_manifest(tmp_path / "m.jsonl", [clips[0], Clip("bad", str(tmp_path / "broken.wav"), 1.0, split="train")])
+    arguments = ["--manifest", str(tmp_path / "m.jsonl"), "--codec", str(house / "codec")]
+    assert main(["tokenize", *arguments, "-o", str(tmp_path / "tokens")]) == 0
+    assert re.search(r"left out: bad: .*not an audio file", capsys.readouterr().out)
+    assert [row.id for row in flat_rows(tmp_path / "tokens" / "train")[1]] == ["clip0"]
+    write_manifest(tmp_path / "m.jsonl", [Clip("bad", str(tmp_path / "broken.wav"), 1.0)])
+    assert main(["tokenize", *arguments, "-o", str(tmp_path / "none")]) == 1
+    assert "none of 1 clips could be read" in capsys.readouterr().err
+
+
+def test_a_run_leaves_log_and_curves(house):
+    rows = [json.loads(line) for line in (house / "run" / "log.jsonl").read_text().splitlines()]
+    assert any("lm/bits_per_second" in row for row in rows) and any("lm/nats_per_target" in row for row in rows)
+    assert (house / "run" / "curves.png").stat().st_size > 5000
+    card = json.loads((house / "run" / "lm" / "token_lm.json").read_text())
+    assert card["formats"] == ["audio", "tts"] and card["codec"]["codebook_size"] == 64
+
+
+def test_score(house, tmp_path, capsys):
+    files = [str(house / "speech" / f"{i}.wav") for i in range(3)]
+    codec = ["--codec", str(house / "codec")]
+    outputs = ["--output", str(tmp_path / "s.csv"), "--tokens", str(tmp_path / "t.csv")]
+    assert main(["lm", "score", str(house / "run"), *files, *codec, *outputs]) == 0
+    printed = capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "s.csv").open()))
+    tokens = list(csv.DictReader((tmp_path / "t.csv").open()))
+    assert [row["file"] for row in rows] == files and len(tokens) == sum(int(row["tokens"]) for row in rows)
+    first = [float(row["log_likelihood"]) for row in tokens if row["file"] == files[0]]
+    assert float(rows[0]["nats"]) == pytest.approx(-sum(first), rel=1e-5)
+    bits = float(rows[0]["nats"]) / np.log(2) / float(rows[0]["seconds"])
+    assert float(rows[0]["bits_per_second"]) == pytest.approx(bits)
+    assert float(rows[0]["seconds"]) == pytest.approx(0.9) and "bits/s" in printed
+    assert (
+        main(["lm", "score", str(house / "run"), str(house / "tokens" / "train"), "--output", str(tmp_path / "u.csv")])
+        == 0
+    )
+    shards = {row["file"]: row["nats"] for row in csv.DictReader((tmp_path / "u.csv").open())}
+    assert float(shards["clip0"]) == pytest.approx(float(rows[0]["nats"]), rel=1e-4)
+
+
+def test_tokens_of_another_codec_are_refused(house, tmp_path, capsys):
+    miniature_codec(seed=1).save_pretrained(tmp_path / "other")
+    wav = str(house / "speech" / "0.wav")
+    assert main(["lm", "score", str(house / "run"), wav, "--codec", str(tmp_path / "other")]) == 1
+    assert "but this LM speaks the tokens of" in capsys.readouterr().err
+    arguments = ["--manifest", str(house / "speech" / "train.jsonl"), "--codec", str(tmp_path / "other")]
+    assert main(["tokenize", *arguments, "-o", str(tmp_path / "tokens")]) == 0
+    both = f"[{house / 'tokens'}, {tmp_path / 'tokens'}]"
+    assert main(["lm", "train", "--run", str(tmp_path / "run"), "--data.tokens", both, *TRAIN]) == 1
+    assert "one language model speaks one codec" in capsys.readouterr().err
+    assert main(["lm", "score", str(house / "run"), str(tmp_path / "tokens" / "train")]) == 1
+    assert "but this LM speaks" in capsys.readouterr().err
+
+
+def test_sample_writes_prompt_and_continuation(house, tmp_path, capsys):
+    options = ["--codec", str(house / "codec"), "--seconds", "0.4", "--min-seconds", "0.2", "-o", str(tmp_path)]
+    prompts = ["--prompt", str(house / "speech" / "0.wav"), "--prompt", str(house / "speech" / "1.wav"), "--text", "hm"]
+    assert main(["lm", "sample", str(house / "run"), *prompts, *options]) == 0
+    assert capsys.readouterr().out.count("s of new audio") == 3
+    wav, rate = soundfile.read(tmp_path / "0-0.wav")
+    assert rate == SAMPLE_RATE and 1.1 * rate <= len(wav) <= 1.3 * rate + 320
+    spoken, _ = soundfile.read(tmp_path / "text0-2.wav")
+    assert 0.2 * rate <= len(spoken) <= 0.4 * rate
+    line = (tmp_path / "tokens.txt").read_text().splitlines()[2]
+    name, _, text = line.partition("\t")
+    target = tmp_path / "decoded.wav"
+    assert name == "text0-2.wav"
+    assert main(["decode", "--codec", str(house / "codec"), "--text", text, "-o", str(target)]) == 0
+    decoded, _ = soundfile.read(target)
+    assert len(decoded) == len(spoken) and np.allclose(decoded, spoken, atol=1e-3)
+
+
+def test_streamed_sound_is_the_written_sound(house, tmp_path):
+    options = ["--prompt", str(house / "speech" / "1.wav"), "--seconds", "0.8", "--min-seconds", "0.8"]
+    options += ["--codec", str(house / "codec"), "--seed", "5"]
+    assert main(["lm", "sample", str(house / "run"), *options, "-o", str(tmp_path)]) == 0
+    command = [sys.executable, "-m", "llmcodec", "lm", "sample", str(house / "run"), *options, "--stream", "wav"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert done.stdout[:4] == b"RIFF" and struct.unpack("<I", done.stdout[24:28])[0] == SAMPLE_RATE
+    streamed = np.frombuffer(done.stdout[44:], "<i2") / 32767
+    written, _ = soundfile.read(tmp_path / "1-0.wav")
+    assert len(streamed) == len(written)
+    assert float(np.abs(streamed - written).max()) < 2e-3
+
+
+def test_export_command(house, tmp_path, capsys):
+    assert main(["lm", "export", str(house / "run"), str(tmp_path / "plain")]) == 0
+    assert "LlamaForCausalLM, 324 tokens, tied rows" in capsys.readouterr().out
+    assert main(["lm", "export", str(house / "run"), str(tmp_path / "plain")]) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_bad_input_is_one_line(house, capsys):
+    for arguments, line in (
+        (["lm", "sample", str(house / "run"), "--text", " ", "--codec", str(house / "codec")], "the text is empty"),
+        (["lm", "score", str(house / "none"), "a.wav"], "no such folder"),
+        (["lm", "train", "--data.tokens", "[nowhere]"], "no such token shard"),
+    ):
+        assert main(arguments) == 1
+        error = capsys.readouterr().err
+        assert line in error and len(error.strip().splitlines()) == 1
