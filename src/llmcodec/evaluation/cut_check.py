@@ -13,6 +13,7 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import get_args
 
@@ -136,6 +137,7 @@ def window_features(wav_W: np.ndarray) -> Tensor:
     return torch.cat([(bands + 1e-8).log().flatten(), (clicks + 1e-6).log(), shape])
 
 
+@lru_cache
 def _mel_filters() -> Tensor:
     from transformers.audio_utils import mel_filter_bank
 

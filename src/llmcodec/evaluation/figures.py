@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ import numpy as np
 
 PALETTE = ("#6b7280", "#2563eb", "#d9480f", "#0f9d76", "#9333ea", "#b58900")
 """Readable on white and on near-black; the first is for the reference."""
+MARKERS = ("o", "s", "^", "D")
 
 
 @dataclass(frozen=True)
@@ -52,27 +53,69 @@ def spectrogram_png(wav_S: np.ndarray, sample_rate: int, floor_db: float = -75.0
     return buffer.getvalue()
 
 
+@dataclass(frozen=True)
+class Point:
+    """One system in a plane, with the half-widths of its intervals (below, above) where they are known."""
+
+    name: str
+    x: float
+    y: float
+    x_error: tuple[float, float] | None = None
+    y_error: tuple[float, float] | None = None
+
+
 def curve_svg(curve: Curve, number: int = 0) -> str:
     """Lines with a legend as an inline SVG; text and axes take the colour of the surrounding text."""
+
+    def draw(axes: Any) -> None:
+        for index, (name, (x, y)) in enumerate(curve.series.items()):
+            axes.plot(list(x), list(y), label=name, color=PALETTE[index % len(PALETTE)], linewidth=1.8)
+        if len(curve.series) > 1:
+            axes.legend(frameon=False)
+
+    return _svg(draw, curve.x_label, curve.y_label, f"llmcodec-{number}")
+
+
+def scatter_svg(points: Sequence[Point], x_label: str, y_label: str, salt: str = "scatter") -> str:
+    """Systems as points with interval bars, in the report's colours, named in a legend."""
+
+    def draw(axes: Any) -> None:
+        for index, point in enumerate(points):
+            axes.errorbar(
+                [point.x],
+                [point.y],
+                xerr=None if point.x_error is None else [[point.x_error[0]], [point.x_error[1]]],
+                yerr=None if point.y_error is None else [[point.y_error[0]], [point.y_error[1]]],
+                fmt=MARKERS[index // len(PALETTE) % len(MARKERS)],
+                markersize=8,
+                capsize=3,
+                elinewidth=1.2,
+                color=PALETTE[index % len(PALETTE)],
+                label=point.name,
+            )
+        axes.margins(0.15)
+        axes.legend(frameon=False, loc="best")
+
+    return _svg(draw, x_label, y_label, f"llmcodec-{salt}")
+
+
+def _svg(draw: Callable[[Any], None], x_label: str, y_label: str, salt: str) -> str:
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     ink = "#010203"
-    style = {"svg.fonttype": "none", "svg.hashsalt": f"llmcodec-{number}", "font.size": 11, "axes.edgecolor": ink}
+    style = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 11, "axes.edgecolor": ink}
     style |= {"text.color": ink, "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink}
     with rc_context(cast(Any, style)):
         figure = Figure(figsize=(6.4, 3.4), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
-        for index, (name, (x, y)) in enumerate(curve.series.items()):
-            axes.plot(list(x), list(y), label=name, color=PALETTE[index % len(PALETTE)], linewidth=1.8)
-        axes.set_xlabel(curve.x_label)
-        axes.set_ylabel(curve.y_label)
+        draw(axes)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.18, color=ink)
-        if len(curve.series) > 1:
-            axes.legend(frameon=False)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()

@@ -19,6 +19,7 @@ import numpy as np
 
 from llmcodec.evaluation.figures import Curve, curve_svg, spectrogram_png
 from llmcodec.evaluation.page import PAGE, STYLE
+from llmcodec.evaluation.report_parts import frontier_section, runs_section, salmon_section
 from llmcodec.evaluation.stats import Interval
 from llmcodec.evaluation.summary import Measure, Statement, SystemRow, compare, format_value, used_measures
 
@@ -38,6 +39,10 @@ GLOSSARY = {
     "within_utterance_bits": "variety of tokens inside an utterance",
     "used_codes": "codes that occur at all",
     "repeat_rate": "tokens equal to the one before",
+    "wer": "words that a recogniser gets wrong",
+    "probe_accuracy": "the same after a common 8,192-code quantiser of the latents",
+    "probe_perplexity": "its perplexity",
+    "salmon": "pairs whose consistent side the token LM finds more likely",
     "slice_consistency": "tokens that stay when a slice is encoded alone",
     "nominal_bits_per_second": "frames times the logarithm of the codebook size",
 }
@@ -75,6 +80,8 @@ class ReportMeta:
     notes: Sequence[str] = ()
     reference: str = ""
     """Name of the system that the others are compared with; empty: the first."""
+    runs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Facts about the training run of a system, by its name."""
 
 
 def learning_curve(rows: Sequence[SystemRow]) -> Curve:
@@ -111,8 +118,9 @@ def write_report(
     reference = meta.reference or names[0]
     if reference not in names:
         raise ValueError(f"the reference system {reference!r} is none of {names}")
-    head = [_header(meta), _verdict(meta.statements), _table(rows), _differences(rows, reference), _failures(rows)]
-    tail = [_curves(curves), _how(meta)]
+    head = [_header(meta), _verdict(meta.statements), _table(rows), _differences(rows, reference)]
+    head += [frontier_section(rows), salmon_section(rows), _failures(rows)]
+    tail = [_curves(curves), runs_section(meta.runs), _how(meta)]
     room = max_bytes - sum(len(part.encode()) for part in (*head, *tail)) - len(STYLE) - 2_000
     page = PAGE.format(
         title=escape(meta.title),

@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -244,12 +244,12 @@ def suite_codes(
 
 
 def _device(codec: Codec) -> torch.device | str:
-    module = _module(codec)
+    module = codec_module(codec)
     parameter = next(module.parameters(), None) if module is not None else None
     return "cpu" if parameter is None else parameter.device
 
 
-def _module(codec: Any) -> nn.Module | None:
+def codec_module(codec: Any) -> nn.Module | None:
     """The network of a codec: itself, or what an adapter keeps."""
     if isinstance(codec, nn.Module):
         return codec
@@ -259,24 +259,25 @@ def _module(codec: Any) -> nn.Module | None:
 
 def _place(codec: Codec, pairs: Sequence[SuitePair], cache: str | Path | None) -> Path | None:
     """File of the codes; None where nothing is kept, or the codec's weights cannot be named."""
-    module = _module(codec)
+    module = codec_module(codec)
     if cache is None or module is None:
         return None
     digest = hashlib.blake2b(digest_size=12)
     settings = (type(codec).__name__, codec.sample_rate, codec.num_codebooks, codec.codebook_size, codec.frame_rate)
     digest.update(repr(settings).encode())
-    for part in weight_bytes(module):
-        digest.update(part)
+    digest.update(weights_digest(module).encode())
     for pair in pairs:
         digest.update(pair.fingerprint())
     return Path(cache) / f"{pairs[0].part if pairs else 'empty'}-{digest.hexdigest()}.safetensors"
 
 
-def weight_bytes(module: nn.Module) -> Iterator[bytes]:
-    """Names and contents of all weights and buffers, for hashing."""
+def weights_digest(module: nn.Module) -> str:
+    """24 hex digits that change with any name, shape or value among weights and buffers."""
+    digest = hashlib.blake2b(digest_size=12)
     for name, tensor in module.state_dict().items():
-        yield name.encode()
-        yield tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _save(place: Path, codes: Sequence[Tensor]) -> None:

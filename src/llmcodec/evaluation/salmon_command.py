@@ -19,6 +19,7 @@ from ..codecs.protocol import Codec, TokenScorer
 from ..data.manifest import read_manifest
 from ..data.salmon import SuiteSettings, build_suite
 from .salmon import SalmonResult, compare_salmon, salmon_accuracy
+from .salmon_suite import open_suite
 from .stats import Interval
 from .systems import encode_all
 from .token_training import MINI_LIKELIHOOD, LikelihoodConfig
@@ -68,15 +69,15 @@ def evaluate_salmon(
     names = codec or [BUNDLED]
     if lm is not None and len(names) > 1:
         raise ValueError("--lm speaks the tokens of one codec: give one --codec, or leave --lm out to train one each")
+    places = dict(_named(entry) for entry in names)
+    if len(places) < len(names):
+        raise ValueError(f"two codecs of {', '.join(names)} have one name: give them names, --codec NAME=PLACE")
+    open_suite(suite, parts)  # what is wrong with it is said before a language model is trained
     console = Console()
     results: dict[str, SalmonResult] = {}
     config = likelihood or (MINI_LIKELIHOOD if manifest == BUNDLED else LikelihoodConfig())
     with progress(console) as show:
-        for entry in names:
-            name, _, place = entry.rpartition("=")
-            name = name or place
-            if name in results:
-                raise ValueError(f"two codecs are called {name}: give them names, --codec NAME={place}")
+        for name, place in places.items():
             loaded = load_codec(place, device)
 
             def report(stage: str, share: float, name: str = name) -> None:
@@ -94,6 +95,12 @@ def evaluate_salmon(
         write_text(stem.with_suffix(".md"), salmon_markdown(results))
         write_text(stem.with_suffix(".json"), json.dumps(content, indent=1) + "\n")
         console.print(f"written: {stem.with_suffix('.md')}, {stem.with_suffix('.json')}")
+
+
+def _named(entry: str) -> tuple[str, str]:
+    """`name=place`, or a place that is its own name."""
+    name, _, place = entry.rpartition("=")
+    return name or place, place
 
 
 def _scorer(

@@ -1,0 +1,185 @@
+"""What `llmcodec compare` puts on its page beside the numbers: recordings, learning curves, training runs, commands.
+
+Test: tests/unit/evaluation/test_command.py.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .. import __version__, audio
+from ..codecs.protocol import Codec
+from ..data.manifest import Clip
+from .figures import Curve
+from .kept import key_of
+from .reconstruction import reconstruct
+from .report import Example, Track, learning_curve
+from .salmon import codec_module, weights_digest
+from .summary import SystemRow
+from .systems import spread
+
+TERMS_SHOWN = {
+    "recon/mel": "mel loss",
+    "recon/multi_mel": "multi-scale mel loss",
+    "lm/rate_bits": "bits per token under the LM trained along",
+    "lm/ftp_1": "next-token loss of the first head, nats",
+    "align/cosine": "1 - cosine of audio and text states",
+    "codes/used": "codes used",
+}
+"""Terms of a training log that get a picture, where at least one run has them."""
+PACKAGES = ("torch", "transformers", "numpy", "soundfile", "pesq", "pystoi")
+MAX_POINTS = 400
+"""Points of one curve on the page; longer logs are thinned."""
+
+
+@dataclass(frozen=True)
+class System:
+    """One codec as it was named on the command line."""
+
+    name: str
+    place: str
+
+    @property
+    def run(self) -> Path | None:
+        """The run folder that it comes from: the place itself, or the folder above `codec`; None if there is none."""
+        for folder in (Path(self.place), Path(self.place).parent):
+            if (folder / "log.jsonl").is_file():
+                return folder
+        return None
+
+
+def named_systems(entries: Sequence[str]) -> list[System]:
+    """`PLACE` or `NAME=PLACE` each; run folders are called by their folder's name.
+
+    Raises:
+        ValueError: two systems with one name.
+    """
+    systems = []
+    for entry in entries:
+        name, _, place = entry.rpartition("=")
+        if not name:
+            run = System("", place).run
+            name = run.resolve().name if run is not None else place
+        systems.append(System(name, place))
+    names = [system.name for system in systems]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"two codecs are called {twice[0]!r}: give them names, NAME=PLACE")
+    return systems
+
+
+def codec_key(codec: Codec, *settings: Any) -> str | None:
+    """Names everything that decides a measurement of a codec; None where its weights cannot be seen."""
+    module = codec_module(codec)
+    if module is None:
+        return None
+    facts = [type(codec).__name__, codec.sample_rate, codec.hop_samples, codec.num_codebooks, codec.codebook_size]
+    config: Any = getattr(module, "config", None)
+    config = config.to_json_string() if hasattr(config, "to_json_string") else repr(config)
+    return key_of(__version__, facts, config, weights_digest(module), *settings)
+
+
+def examples(codecs: Mapping[str, Codec], clips: Sequence[Clip], count: int) -> list[Example]:
+    """Some held-out recordings of 1.5 to 6 s (of any length if there are none) as every codec gives them back."""
+    suitable = [clip for clip in clips if 1.5 <= clip.duration <= 6.0]
+    with_text = [clip for clip in suitable if clip.text]
+    chosen = spread(with_text or suitable or clips, min(count, len(clips)))
+    made = []
+    for clip in chosen[:count]:
+        native, rate = audio.read(clip.path)
+        tracks = [Track("original", native, rate)]
+        for name, codec in codecs.items():
+            wav_S = audio.load(clip.path, codec.sample_rate)
+            tracks.append(Track(name, reconstruct(codec, wav_S)[0], codec.sample_rate))
+        made.append(Example(clip.id, tracks, clip.text))
+    return made
+
+
+def curves(rows: Sequence[SystemRow], systems: Sequence[System]) -> list[Curve]:
+    """The token LM's learning curve of every system, and the terms of training of those that are runs."""
+    drawn = [learning_curve(rows)] if any(row.predictability is not None for row in rows) else []
+    logs = {system.name: _log(system.run) for system in systems if system.run is not None}
+    for term, label in TERMS_SHOWN.items():
+        series = {}
+        for name, log in logs.items():
+            points = [(row["step"], row[term]) for row in log if isinstance(row.get(term), (int, float))]
+            if points:
+                points = points[:: max(1, len(points) // MAX_POINTS)]
+                series[name] = ([float(step) for step, _ in points], [float(value) for _, value in points])
+        if series:
+            drawn.append(Curve(f"Training: {label}", "step", term, series))
+    return drawn
+
+
+def _log(run: Path) -> list[dict[str, Any]]:
+    """Rows of `log.jsonl`; lines that are no row (cut short by a killed run) are passed over."""
+    rows = []
+    for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows
+
+
+def run_facts(systems: Sequence[System]) -> dict[str, dict[str, str]]:
+    """What `run.json` tells of every run: how to make it again."""
+    found = {}
+    for system in systems:
+        path = system.run / "run.json" if system.run is not None else None
+        if path is None or not path.is_file():
+            continue
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            recipe = told["recipe"]
+            weights = {name: weight for name, weight in recipe["weights"].items() if weight}
+            found[system.name] = {
+                "folder": str(system.run),
+                "steps": str(recipe["steps"]),
+                "seed": str(recipe["seed"]),
+                "weights": ", ".join(f"{name} {_weight(weight)}" for name, weight in weights.items()),
+                "manifest": f"{told['manifest']['path']} ({told['manifest']['hash']})",
+                "commit": str(told.get("commit") or "unknown"),
+                "versions": ", ".join(f"{name} {version}" for name, version in told["versions"].items()),
+            }
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            found[system.name] = {"folder": str(system.run), "run.json": f"cannot be read ({error})"}
+    return found
+
+
+def _weight(weight: Any) -> str:
+    return str(weight["value"]) if isinstance(weight, dict) else str(weight)
+
+
+def command_line(fallback: Sequence[str]) -> str:
+    """The command as it was typed, or `fallback` where this is not a run of the console script."""
+    typed = Path(sys.argv[0]).name in ("llmcodec", "llmcodec.exe", "__main__.py") and len(sys.argv) > 1
+    return shlex.join(["llmcodec", *(sys.argv[1:] if typed else fallback)])
+
+
+def versions() -> dict[str, str]:
+    """Exact versions of everything that decides the numbers; packages that are not installed are left out."""
+    found = {"llmcodec": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    try:
+        git = ["git", "rev-parse", "--short=12", "HEAD"]
+        done = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        found["commit"] = done.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        pass  # an installed package has no commit
+    return found
