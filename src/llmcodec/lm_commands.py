@@ -9,6 +9,7 @@ Scoring, sampling and export are in `speak.py`. Test: tests/unit/test_lm_command
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -157,11 +158,17 @@ def run_training(recipe: TokenLMRecipe, resume: bool = False, say: Callable[[str
     from .lm.train import train_token_lm
 
     logging.disable_progress_bar()
+    if int(os.environ.get("RANK", "0")) > 0:
+        say = _say_nothing
     train_rows, valid_rows, codec = token_rows(recipe.data, Path(recipe.run), say)
     progress = progress_callback(recipe, resume)
     folder = train_token_lm(recipe, train_rows, valid_rows, codec, resume=resume, callbacks=[progress], say=say)
     say(f"language model: {folder}")
     return folder
+
+
+def _say_nothing(line: str) -> None:
+    """Of several processes, one speaks."""
 
 
 def token_rows(
@@ -175,6 +182,9 @@ def token_rows(
     folders, held_out = [Path(place) for place in data.tokens], [Path(place) for place in data.valid_tokens]
     if not folders:
         from .coding.loading import open_runtime
+
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("several processes: make the tokens first (`llmcodec tokenize`) and name data.tokens")
 
         path = assets.speech_manifest() if data.manifest == BUNDLED else Path(data.manifest)
         clips = read_manifest(path, sources=data.sources, languages=data.languages, speakers=data.speakers)

@@ -69,6 +69,7 @@ def check_layout(folder: Path) -> dict[str, Any]:
         ValueError: the first thing that is not as they expect.
     """
     from safetensors import safe_open
+    from transformers import AutoConfig
 
     def need(condition: bool, what: str) -> None:
         if not condition:
@@ -94,7 +95,7 @@ def check_layout(folder: Path) -> dict[str, Any]:
         (shape for key, shape in shapes.items() if key.endswith(("embed_tokens.weight", "wte.weight"))), None
     )
     need(embedding is not None and embedding[0] == vocabulary, f"vocab_size {vocabulary} is not that of the rows")
-    tied = bool(config.get("tie_word_embeddings", True))
+    tied = bool(AutoConfig.from_pretrained(folder).tie_word_embeddings)  # what is not written has the family's default
     need(tied != ("lm_head.weight" in shapes), f"tie_word_embeddings is {tied}, lm_head.weight says otherwise")
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     added = {token["content"]: token for token in tokenizer["added_tokens"]}

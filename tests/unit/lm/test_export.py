@@ -15,7 +15,7 @@ from llmcodec.lm.prepare import prepare_model
 from llmcodec.lm.recipe import LMModelConfig
 from llmcodec.lm.token_lm import TokenLMCard, load_token_lm
 
-from .small_token_lm import CODEC, NUM_CODES, causal, random_codes
+from .small_token_lm import CODEC, NUM_CODES, causal, random_codes, token_lm
 
 RELOAD = """
 import sys
@@ -82,6 +82,17 @@ def test_export_loads_without_us_and_scores_the_same(adapter, tmp_path):
     assert "llmcodec decode --codec toy --text" in readme and "AutoModelForCausalLM" in readme
     with pytest.raises(ValueError, match="exists already"):
         export_token_lm(str(adapter), str(folder))
+
+
+def test_untied_rows_are_both_written(tmp_path):
+    lm = token_lm("qwen3_untied")
+    lm.model.save_pretrained(tmp_path / "lm")
+    lm.tokenizer.save_pretrained(tmp_path / "lm")
+    lm.card.save(tmp_path / "lm")
+    folder = export_token_lm(str(tmp_path / "lm"), str(tmp_path / "out"), dtype="fp32")
+    assert not check_layout(folder)["tied"]
+    codes = random_codes(7)
+    assert torch.equal(load_token_lm(str(folder)).token_log_likelihoods(codes)[0], lm.token_log_likelihoods(codes)[0])
 
 
 def test_layout(adapter, tmp_path):
