@@ -212,6 +212,21 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     ),
     "convert": Command("AUV and LLM-Codec checkpoints to codec folders, and back", "codec.convert:convert"),
     "evaluate": {
+        "reconstruction": Command(
+            "how faithful: Codec-SUPERB's metrics, WER and more, per file, codec and domain",
+            "evaluation.reconstruction_command:evaluate_reconstruction_command",
+            repeat="codec",
+        ),
+        "predictability": Command(
+            "how predictable: LM bits per second, n-grams, probe, the frontier against quality",
+            "evaluation.predictability_command:evaluate_predictability_command",
+            repeat="codec",
+        ),
+        "consistency": Command(
+            "do tokens stay the same in slices, after shifts, phase changes and light noise?",
+            "evaluation.consistency_command:evaluate_consistency_command",
+            repeat="codec",
+        ),
         "salmon": Command(
             "does a language model over the tokens hear a change of speaker, background or room?",
             "evaluation.salmon_command:evaluate_salmon",

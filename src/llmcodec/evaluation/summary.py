@@ -7,8 +7,8 @@ sentence names its number of files and seeds. Test: `pytest tests/unit/evaluatio
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmcodec.evaluation.codes import CodeStatistics
@@ -58,16 +58,23 @@ MEASURES = (
     Measure("lm_bits_per_second", "LM bits per second", 1, False, "bit/s"),
     Measure("lm_bits_per_token", "LM bits per token", 3, False, "bit"),
     Measure("unigram_bits", "Unigram bits per token", 3, None, "bit"),
+    Measure("ngram_1", "1-gram bits per token", 3, None, "bit"),
+    Measure("ngram_2", "2-gram bits per token", 3, None, "bit"),
+    Measure("ngram_3", "3-gram bits per token", 3, None, "bit"),
+    Measure("ngram_4", "4-gram bits per token", 3, None, "bit"),
     Measure("context_gain", "Context gain per token", 3, True, "bit"),
     Measure("accuracy", "Next-token accuracy", 3, True),
     Measure("probe_accuracy", "P-ACC", 3, True),
     Measure("probe_perplexity", "P-PPL", 0, False),
+    Measure("probe_bits_per_second", "Probe bits per second", 1, False, "bit/s"),
     Measure("salmon", "SALMon-style accuracy", 3, True),
     Measure("within_utterance_bits", "Within-utterance entropy", 3, None, "bit"),
     Measure("used_codes", "Used codes", 0, None),
     Measure("repeat_rate", "Repeat rate", 3, None),
     Measure("slice_consistency", "Slice consistency", 3, True),
+    Measure("zipf_exponent", "Zipf exponent", 2, None),
     Measure("nominal_bits_per_second", "Nominal bitrate", 0, None, "bit/s"),
+    Measure("entropy_bits_per_second", "Unigram-entropy bitrate", 0, None, "bit/s"),
 )
 _RECONSTRUCTION = tuple(HIGHER_IS_BETTER)
 
@@ -85,6 +92,8 @@ class SystemRow:
     words: list[WordRow] | None = None
     probe: ProbeResult | None = None
     salmon: SalmonResult | None = None
+    more: Mapping[str, float] = field(default_factory=dict)
+    """Further values by `Measure.key`, without intervals."""
 
     def cells(self) -> dict[str, Interval]:
         """Measured values by `Measure.key`; numbers without an interval have NaN bounds."""
@@ -114,7 +123,9 @@ class SystemRow:
             cells["probe_perplexity"] = _point(self.probe.perplexity, clips)
         if self.salmon is not None:
             cells["salmon"] = self.salmon.overall
-        cells["nominal_bits_per_second"] = _point(self.nominal_bits_per_second, 0)
+        if math.isfinite(self.nominal_bits_per_second):
+            cells["nominal_bits_per_second"] = _point(self.nominal_bits_per_second, 0)
+        cells.update({key: _point(value, 0) for key, value in self.more.items()})
         return cells
 
     def failures(self) -> dict[str, dict[str, int]]:
@@ -228,13 +239,18 @@ class Statement:
     text: str
 
 
-def verdict(control: SystemRow, adapted: SystemRow, num_training_seeds: int = 1) -> list[Statement]:
+VERDICT_KEYS = ("lm_bits_per_second", "mel", "stft", "pesq", "stoi")
+
+
+def verdict(
+    control: SystemRow, adapted: SystemRow, num_training_seeds: int = 1, keys: Sequence[str] = VERDICT_KEYS
+) -> list[Statement]:
     """What `adapted` changed against `control`, in words, in the order: predictability, quality, token health, caveat.
 
     A difference is called real only where the paired bootstrap interval and the paired t-test both exclude 0.
     """
     statements = []
-    for key in ("lm_bits_per_second", "mel", "stft", "pesq", "stoi"):
+    for key in keys:
         measure = next(m for m in MEASURES if m.key == key)
         comparison = compare(control, adapted, key)
         if comparison is not None:

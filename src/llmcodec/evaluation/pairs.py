@@ -1,0 +1,146 @@
+"""Audio made elsewhere: a CSV file with a recording and its reconstruction on every line.
+
+    reference,reconstruction,codec,domain
+    clips/1.wav,out/dac/1.wav,DAC,speech
+
+`reference` and `reconstruction` are needed; `codec`, `domain`, `text` and `language` may be there. Paths are relative
+to the CSV's folder, or to the current one. Test: `pytest tests/unit/evaluation/test_pairs.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmcodec.evaluation.measuring import Job, Journal, free_cores, job_key, measure_jobs
+from llmcodec.evaluation.metrics import SUPERB, check_metrics
+from llmcodec.evaluation.reconstruction import ClipRow, ReconstructionResult
+
+REQUIRED = ("reference", "reconstruction")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One line of the file."""
+
+    reference: Path
+    reconstruction: Path
+    id: str
+    """The reference as it is written in the file: the same for all codecs."""
+    codec: str = "reconstruction"
+    domain: str = ""
+    text: str = ""
+    language: str = "en"
+
+
+def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
+    """Pairs of a CSV file. Raises ValueError that names the line: no column, a file that is not there, no rows."""
+    place = Path(path)
+    if not place.is_file():
+        raise ValueError(f"{place}: no such file; --pairs takes a CSV with the columns {', '.join(REQUIRED)}")
+    pairs: list[Pair] = []
+    try:
+        with open(place, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            missing = [name for name in REQUIRED if name not in (reader.fieldnames or [])]
+            if missing:
+                found = ", ".join(reader.fieldnames or []) or "none"
+                raise ValueError(f"{place}: column {', '.join(missing)} missing (found: {found})")
+            for row in reader:
+                pairs.append(_pair(row, place, reader.line_num))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{place}: not a CSV file in UTF-8 ({error})") from error
+    if not pairs:
+        raise ValueError(f"{place}: no pairs under the header")
+    seen: set[tuple[str, str]] = set()
+    for pair in pairs:
+        if (pair.codec, pair.id) in seen:
+            raise ValueError(f"{place}: {pair.id} stands twice for codec {pair.codec!r}")
+        seen.add((pair.codec, pair.id))
+    return pairs
+
+
+def _pair(row: dict[str, str | None], place: Path, line: int) -> Pair:
+    found = {}
+    for name in REQUIRED:
+        written = (row.get(name) or "").strip()
+        if not written:
+            raise ValueError(f"{place}:{line}: {name} is empty")
+        candidates = [place.parent / written, Path(written)]
+        found[name] = next((one for one in candidates if one.is_file()), None)
+        if found[name] is None:
+            raise ValueError(f"{place}:{line}: {name} {written} is not there")
+    reference, reconstruction = found["reference"], found["reconstruction"]
+    assert reference is not None and reconstruction is not None
+    more = {name: (row.get(name) or "").strip() for name in ("codec", "domain", "text", "language")}
+    return Pair(
+        reference, reconstruction, str(row["reference"]).strip(), **{name: text for name, text in more.items() if text}
+    )
+
+
+def evaluate_pairs(
+    pairs: Sequence[Pair],
+    *,
+    metrics: Sequence[str] = SUPERB,
+    asr: str | None = None,
+    num_workers: int | None = None,
+    journal: Journal | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> dict[str, ReconstructionResult]:
+    """Measure pairs at each reference's own sample rate; results by codec, in the order of the file.
+
+    A file that cannot be read, or a pair of different lengths, is a named failure of that pair.
+    Errors: ValueError for unknown metrics or packages that are not installed.
+    """
+    names = tuple(metrics)
+    check_metrics(names)
+    if asr is not None:
+        from llmcodec.evaluation.wer import load_transcriber, normalise
+
+        load_transcriber(asr)
+    journal = journal or Journal()
+    keys = []
+    for pair in pairs:
+        states = [
+            (str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in (pair.reference, pair.reconstruction)
+        ]
+        keys.append(job_key("pair", *states, names, asr, pair.text, pair.language))
+    waiting = [(pair, key) for pair, key in zip(pairs, keys, strict=True) if key not in journal.known]
+    jobs = (
+        Job(
+            key,
+            pair.id,
+            str(pair.reference),
+            str(pair.reconstruction),
+            0,
+            names,
+            pair.text if asr is not None and normalise(pair.text, pair.language) else "",
+            pair.language,
+            asr,
+        )
+        for pair, key in waiting
+    )
+    done = len(pairs) - len(waiting)
+    for outcome in measure_jobs(jobs, free_cores() if num_workers is None else num_workers):
+        journal.add(outcome)
+        done += 1
+        if on_progress is not None:
+            on_progress(done / len(pairs))
+    rows: dict[str, list[ClipRow]] = {}
+    for pair, key in zip(pairs, keys, strict=True):
+        known = journal.known[key]
+        row = ClipRow(
+            pair.id,
+            known.seconds,
+            known.metrics,
+            None,
+            pair.domain,
+            str(pair.reference),
+            str(pair.reconstruction),
+            known.words,
+        )
+        rows.setdefault(pair.codec, []).append(row)
+    return {codec: ReconstructionResult(found) for codec, found in rows.items()}
