@@ -177,17 +177,17 @@ def transform_matrices(config: LLMCodecConfig) -> tuple[np.ndarray, np.ndarray, 
     """cosine (F, F) over samples 0 .. N/2 and bins, -sine (F-2, F-2) over 1 .. N/2-1, Hann window (N,).
 
     Real part of bin k: sum over n of even[n] cos(2 pi n k / N); imaginary part: sum of odd[n] times -sin. Both matrices
-    are symmetric. Computed in float64 from exact integer phases, kept in float32.
+    are symmetric. Computed in float64 from exact integer phases, kept in float32. What must be 0 is 0 exactly: beside a
+    negative real part, the sign of a rounding error would turn the phase from pi to -pi.
     """
     size = config.n_fft
     index = np.arange(size // 2 + 1)
     angle = (np.outer(index, index) % size) * (2 * math.pi / size)
     window = 0.5 - 0.5 * np.cos(2 * math.pi * np.arange(size) / size)
-    return (
-        np.cos(angle).astype(np.float32),
-        -np.sin(angle[1:-1, 1:-1]).astype(np.float32),
-        window.astype(np.float32),
-    )
+    cosine, sine = np.cos(angle), -np.sin(angle[1:-1, 1:-1])
+    for matrix in (cosine, sine):
+        matrix[np.abs(matrix) < 1e-9] = 0.0
+    return cosine.astype(np.float32), sine.astype(np.float32), window.astype(np.float32)
 
 
 def arctangent(graph: Graph, imag: str, real: str) -> str:

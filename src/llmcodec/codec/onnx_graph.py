@@ -96,7 +96,7 @@ def rotary(graph: Graph, edge: str, head_dim: int, exact: bool) -> tuple[str, st
     """cos and sin (T, H) for the T frames on axis 1 of `edge`, as `conformer.rotary_tables` computes them."""
     real = np.float64 if exact else np.float32
     total = graph("Cast", graph("Squeeze", graph.length(edge, 1), [0]), to=11 if exact else 1)
-    position = graph("Range", real(0), total, real(1))
+    position = graph("Range", np.array(0, real), total, np.array(1, real))
     step = torch.arange(0, head_dim, 2).to(torch.float64 if exact else torch.float32) / head_dim
     inverse = (1.0 / 10000.0**step).numpy()
     angle = graph("Mul", graph("Unsqueeze", position, [1]), np.concatenate([inverse, inverse])[None])
