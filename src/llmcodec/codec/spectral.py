@@ -55,6 +55,10 @@ class STFTFrontEnd(nn.Module):
 
     def features(self, wav_BS: Tensor, lengths_B: Tensor) -> Tensor:
         """(B, S) -> (B, T, 2F): log(|X| + floor) and phase; the phase of DC and Nyquist is pinned to 0 or +pi."""
+        return self.analyse(self.frames(wav_BS, lengths_B))
+
+    def frames(self, wav_BS: Tensor, lengths_B: Tensor) -> Tensor:
+        """(B, S) -> overlapping frames (B, T, n_fft), a view of the padded signal, not yet windowed."""
         cfg = self.config
         num_frames = int(frame_lengths(lengths_B, cfg).max())
         pad = (cfg.n_fft - cfg.hop_samples) // 2
@@ -66,10 +70,13 @@ class STFTFrontEnd(nn.Module):
             extent_B = (frame_lengths(lengths_B, cfg) * cfg.hop_samples).clamp(min=max(2 * cfg.hop_samples, pad + 1))
         wav_BS = F.pad(wav_BS, (0, max(0, int(extent_B.max()) - wav_BS.shape[1])))
         padded = reflect_pad_each(wav_BS, extent_B, pad, (num_frames - 1) * cfg.hop_samples + cfg.n_fft)
-        frames = padded.unfold(1, cfg.n_fft, cfg.hop_samples) * torch.hann_window(
-            cfg.n_fft, dtype=padded.dtype, device=padded.device
-        )
-        spectrum = torch.view_as_real(torch.fft.rfft(frames))
+        return padded.unfold(1, cfg.n_fft, cfg.hop_samples)
+
+    def analyse(self, frames: Tensor) -> Tensor:
+        """Frames (..., n_fft) -> (..., 2F): log-magnitude and phase of their windowed spectra."""
+        cfg = self.config
+        window = torch.hann_window(cfg.n_fft, dtype=frames.dtype, device=frames.device)
+        spectrum = torch.view_as_real(torch.fft.rfft(frames * window))
         real, imag = spectrum[..., 0] + 0.0, spectrum[..., 1] + 0.0  # + 0.0 turns a rounding -0 into +0
         edge = torch.zeros_like(imag[..., :1])
         imag = torch.cat((edge, imag[..., 1:-1], edge), dim=-1)

@@ -1,0 +1,124 @@
+"""Rotary self-attention for inference: global without a mask, or within a window in blocks (never T x T).
+
+Shapes: B clips of equal length, T frames, N heads, C head width. Test: tests/unit/codec/test_fast_attention.py.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .config import LLMCodecConfig
+from .conformer import rotary_tables
+
+SCORES_PER_BLOCK = 1 << 19  # scores of half precision held at once, all heads of a clip: what a core's cache holds
+SAFE_SCORE = 40.0  # exp of scores in [-40, 40] and sums of thousands of them neither overflow nor vanish
+MIN_BLOCK = 32  # frames of a block of windowed attention
+
+
+def paired_rows(head_dim: int, width: int, device: torch.device) -> Tensor:
+    """Order of the rows of `to_qkv` that puts the two halves of a rotation side by side in queries and keys.
+
+    Scores do not change: queries and keys are permuted alike. The rotation is then one complex product.
+    """
+    inside = torch.arange(head_dim, device=device).view(2, head_dim // 2).T.reshape(-1)
+    heads = torch.arange(0, width, head_dim, device=device)[:, None] + inside
+    order = heads.reshape(-1)
+    return torch.cat((order, width + order, 2 * width + torch.arange(width, device=device)))
+
+
+class Rotation:
+    """Complex rotations of queries (scaled by 1 / sqrt(C)) and keys, kept for the longest clip so far."""
+
+    def __init__(self, config: LLMCodecConfig):
+        self.head_dim, self.exact = config.head_dim, config.causal
+        self.table = torch.empty(0, 2, 1, config.head_dim // 2, dtype=torch.complex64)
+
+    def tables(self, num_frames: int, device: torch.device) -> Tensor:
+        """(T, 2, 1, C / 2) complex64: for queries and keys."""
+        if self.table.shape[0] < num_frames or self.table.device != device:
+            size = max(512, 1 << (num_frames - 1).bit_length())
+            like = torch.empty(0, device=device)
+            cos, sin = rotary_tables(size, self.head_dim, like, exact=self.exact)
+            half = self.head_dim // 2
+            turn = torch.complex(cos[:, :half].contiguous(), sin[:, :half].contiguous())
+            self.table = torch.stack((turn / math.sqrt(self.head_dim), turn), 1)[:, :, None]
+        return self.table[:num_frames]
+
+
+def attend(qkv_BTE: Tensor, rotation: Tensor, head_dim: int, window: int | None, causal: bool, half: bool) -> Tensor:
+    """(B, T, 3 N C), queries and keys in the order of `paired_rows` -> mixed values (B, T, N C).
+
+    Args:
+        qkv_BTE: fp32 or bf16.
+        rotation: of `Rotation.tables` for T frames.
+        window: frames to each side (`causal`: back) that a frame sees; None: all.
+        half: scores and their sums in bf16 (fp32 inside the softmax).
+    """
+    batch, num_frames, width = qkv_BTE.shape[0], qkv_BTE.shape[1], qkv_BTE.shape[2] // 3
+    parts = qkv_BTE.view(batch, num_frames, 3, width // head_dim, head_dim)
+    pairs = parts[:, :, :2].float().unflatten(-1, (head_dim // 2, 2))
+    turned = torch.view_as_real(torch.view_as_complex(pairs) * rotation).flatten(-2)
+    query, key = turned[:, :, 0].transpose(1, 2), turned[:, :, 1].transpose(1, 2)  # (B, N, T, C)
+    value = parts[:, :, 2].transpose(1, 2)
+    if causal or (window is not None and window < num_frames - 1):
+        assert window is not None
+        mixed = windowed(query, key, value.float(), window, 0 if causal else window)
+    elif half:
+        mixed = in_half_precision(query, key, value)
+    else:
+        mixed = F.scaled_dot_product_attention(query, key, value.float(), scale=1.0)
+    return mixed.transpose(1, 2).reshape(batch, num_frames, width)
+
+
+def in_half_precision(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Global attention with bf16 matrix products, some queries at a time.
+
+    Where the norms bound all scores well inside the exponent's range, the softmax needs no maximum: one pass less.
+    """
+    batch, heads, num_frames, head_dim = query.shape
+    bounded = float(query.norm(dim=-1).max() * key.norm(dim=-1).max()) < SAFE_SCORE
+    keys = key.bfloat16().contiguous().transpose(2, 3)  # contiguous first: each product would copy it otherwise
+    values = value.bfloat16().contiguous()
+    query = (query * math.log2(math.e) if bounded else query).bfloat16().contiguous()
+    mixed = torch.empty_like(values)
+    rows = max(64, SCORES_PER_BLOCK // (heads * num_frames))
+    for clip in range(batch):
+        for start in range(0, num_frames, rows):
+            scores = query[clip, :, start : start + rows] @ keys[clip]
+            if bounded:
+                weights = scores.exp2_()
+                part = (weights @ values[clip]) / weights.sum(-1, keepdim=True)
+            else:
+                part = scores.softmax(-1) @ values[clip]
+            mixed[clip, :, start : start + rows] = part
+    return mixed
+
+
+def windowed(query: Tensor, key: Tensor, value: Tensor, back: int, ahead: int) -> Tensor:
+    """Each frame sees `back` frames before and `ahead` after it: blocks of queries against their stretch of keys."""
+    batch, heads, num_frames, head_dim = query.shape
+    block = min(max(MIN_BLOCK, (back + ahead) // 2), num_frames)
+    count = -(-num_frames // block)
+    extra = count * block - num_frames
+    span = back + block + ahead
+    query = F.pad(query, (0, 0, 0, extra)).reshape(batch, heads, count, block, head_dim)
+    key = F.pad(key, (0, 0, back, ahead + extra)).unfold(2, span, block)  # (B, N, blocks, C, span)
+    value = F.pad(value, (0, 0, back, ahead + extra)).unfold(2, span, block)
+    scores = query @ key
+    scores.masked_fill_(~visible(num_frames, block, count, back, ahead, query.device), -math.inf)
+    mixed = scores.softmax(-1) @ value.transpose(3, 4)
+    return mixed.reshape(batch, heads, count * block, head_dim)[:, :, :num_frames]
+
+
+def visible(num_frames: int, block: int, count: int, back: int, ahead: int, device: torch.device) -> Tensor:
+    """(blocks, block, span) bool: which keys of its stretch a query sees. A query beyond the end sees itself."""
+    row = torch.arange(block, device=device)[:, None]
+    column = torch.arange(back + block + ahead, device=device)
+    near = (column >= row) & (column <= row + back + ahead)
+    position = torch.arange(count, device=device)[:, None] * block - back + column
+    real = (position >= 0) & (position < num_frames)
+    return (near & real[:, None]) | (column == row + back)

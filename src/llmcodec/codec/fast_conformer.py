@@ -1,0 +1,203 @@
+"""The conformer for inference: real frames only, folded norms, packed matrices, channels-last convolution.
+
+Clips of a batch are packed one after the other, so padding costs nothing and cannot reach a real frame. Batch norm is
+folded into the depthwise convolution, the 0.5 of the feed-forward halves into their matrices. The same function as
+conformer.py up to rounding. Shapes: N rows (real frames of all clips), B clips, T frames, D width.
+Test: tests/unit/codec/test_inference.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import LLMCodecConfig
+from .conformer import Conformer, ConformerLayer, FeedForward
+from .fast_attention import Rotation, attend, paired_rows
+from .fast_linear import PackedLinear, Precision, Range
+
+ROWS_PER_CHUNK = 512  # frames in a feed-forward at once: its hidden layer stays in the cache and memory stays flat
+Kinds = Mapping[str, Precision]  # kind of layer -> precision; see inference.PLANS
+Done = Callable[[nn.Module], None]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the real frames of a batch lie. groups: (first row, clips, frames each), clips of one length in a row."""
+
+    batch: int
+    num_frames: int
+    groups: tuple[tuple[int, int, int], ...]
+    mask_BT: Tensor | None = None
+
+    @classmethod
+    def of(cls, batch: int, num_frames: int, mask_BT: Tensor | None) -> Layout:
+        """From a mask that is True, then False, in every row. Raises ValueError for another one."""
+        if mask_BT is None:
+            return cls(batch, num_frames, ((0, batch, num_frames),))
+        lengths = mask_BT.sum(1)
+        if bool((mask_BT != (torch.arange(num_frames, device=mask_BT.device) < lengths[:, None])).any()):
+            raise ValueError("the mask of the frames must be ones followed by zeros (pad on the right)")
+        groups: list[tuple[int, int, int]] = []
+        row = 0
+        for length in lengths.tolist():
+            if groups and groups[-1][2] == length:
+                groups[-1] = (groups[-1][0], groups[-1][1] + 1, length)
+            elif length:
+                groups.append((row, 1, length))
+            row += length
+        return cls(batch, num_frames, tuple(groups), mask_BT)
+
+    def pack(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) -> (N, D), a copy."""
+        return x_BTD.flatten(0, 1).clone() if self.mask_BT is None else x_BTD[self.mask_BT]
+
+    def unpack(self, x_ND: Tensor) -> Tensor:
+        """(N, D) -> (B, T, D), 0 at padding."""
+        if self.mask_BT is None:
+            return x_ND.view(self.batch, self.num_frames, -1)
+        out = x_ND.new_zeros(self.batch, self.num_frames, x_ND.shape[1])
+        out[self.mask_BT] = x_ND
+        return out
+
+    def clips(self, x_ND: Tensor) -> list[Tensor]:
+        """Views (B', T', D) of the groups."""
+        return [x_ND[row : row + clips * frames].unflatten(0, (clips, frames)) for row, clips, frames in self.groups]
+
+
+class FastFeedForward(nn.Module):
+    """`x += 0.5 * ffn(norm(x))`, chunk by chunk."""
+
+    def __init__(self, norm: nn.LayerNorm, ffn: FeedForward, kinds: Kinds, spans: Mapping[nn.Module, Range]):
+        super().__init__()
+        up, down = ffn.up_proj, ffn.down_proj
+        self.up = PackedLinear(up.weight, up.bias, kinds["up"], gelu=True, span=spans.get(up))
+        self.down = PackedLinear(0.5 * down.weight, 0.5 * down.bias, kinds["down"], span=spans.get(down))
+        self.norm = self.up.fold_norm(norm)
+
+    def forward(self, x_ND: Tensor) -> None:
+        for rows in x_ND.split(ROWS_PER_CHUNK):
+            self.down.add_to(rows, self.up(self.up.after_norm(rows, *self.norm), into=self.down))
+
+
+class FastAttention(nn.Module):
+    """`x += attention(norm(x))`."""
+
+    def __init__(self, layer: ConformerLayer, config: LLMCodecConfig, kinds: Kinds, spans: Mapping[nn.Module, Range]):
+        super().__init__()
+        qkv, out = layer.attn.to_qkv, layer.attn.to_out
+        rows = paired_rows(config.head_dim, config.hidden_size, qkv.weight.device)
+        self.qkv = PackedLinear(qkv.weight[rows], None, kinds["qkv"], span=spans.get(qkv))
+        self.out = PackedLinear(out.weight, out.bias, kinds["out"], span=spans.get(out))
+        self.norm = self.qkv.fold_norm(layer.attn_layer_norm)
+        self.head_dim, self.window, self.causal = config.head_dim, config.attention_window, config.causal
+        self.half_precision = kinds["attention"] == "bf16"
+
+    def forward(self, x_ND: Tensor, layout: Layout, rotation: Rotation) -> None:
+        for x_BTD in layout.clips(x_ND):
+            for clips in x_BTD.split(max(1, 4 * ROWS_PER_CHUNK // x_BTD.shape[1])):
+                rows = clips.flatten(0, 1)
+                qkv = self.qkv(self.qkv.after_norm(rows, *self.norm)).view(*clips.shape[:2], -1)
+                tables = rotation.tables(clips.shape[1], rows.device)
+                mixed = attend(qkv, tables, self.head_dim, self.window, self.causal, self.half_precision)
+                self.out.add_to(rows, self.out.take(mixed.flatten(0, 1)))
+
+
+class FastConvolution(nn.Module):
+    """`x += convolution module(x)`: batch norm inside the depthwise weights, channels last, GELU in the kernel."""
+
+    def __init__(self, layer: ConformerLayer, kinds: Kinds, spans: Mapping[nn.Module, Range]):
+        super().__init__()
+        module = layer.conv_module
+        first, second, norm = module.pointwise_conv1, module.pointwise_conv2, module.conv_norm
+        self.first = PackedLinear(first.weight, None, kinds["pw1"], span=spans.get(first))
+        self.second = PackedLinear(second.weight, None, kinds["pw2"], span=spans.get(second))
+        self.norm = self.first.fold_norm(module.layer_norm)
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = (norm.weight * (norm.running_var + norm.eps).rsqrt()).detach().float()
+        weight = module.depthwise_conv.weight.detach().float() * scale[:, None, None]
+        self.bias = (norm.bias - norm.running_mean * scale).detach().float()
+        self.weight = weight[..., None].contiguous(memory_format=torch.channels_last)
+        taps = weight.shape[-1]
+        self.past, self.ahead = (taps - 1, 0) if module.past else (taps // 2, taps // 2)
+        self.packed = self.first.packed
+        if self.packed:
+            self.weight = torch.ops.mkldnn._reorder_convolution_weight(
+                self.weight, [0, 0], [1, 1], [1, 1], weight.shape[0]
+            )
+
+    def forward(self, x_ND: Tensor, layout: Layout) -> None:
+        for x_BTD in layout.clips(x_ND):
+            for clips in x_BTD.split(max(1, 4 * ROWS_PER_CHUNK // x_BTD.shape[1])):
+                rows = clips.flatten(0, 1)
+                gated = F.glu(self.first(self.first.after_norm(rows, *self.norm)).float(), dim=-1)
+                mixed = self.depthwise(gated.view(clips.shape))
+                self.second.add_to(rows, self.second.take(mixed.flatten(0, 1)))
+
+    def depthwise(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) -> GELU of the normalised convolution over T, without leaving this layout."""
+        padded = F.pad(x_BTD, (0, 0, self.past, self.ahead)).transpose(1, 2)[..., None]
+        if self.packed:
+            out = torch.ops.mkldnn._convolution_pointwise(
+                padded, self.weight, self.bias, [0, 0], [1, 1], [1, 1], self.bias.shape[0], "gelu", [], "tanh"
+            )
+        else:
+            out = F.gelu(F.conv2d(padded, self.weight, self.bias, groups=self.bias.shape[0]), approximate="tanh")
+        return out[..., 0].transpose(1, 2)
+
+
+class FastConformer(nn.Module):
+    """Stack of layers and the last norm, on packed rows.
+
+    Args:
+        conformer: the trained one, in evaluation mode. `spans`: its linear layers' input ranges, for int8.
+        done: called with each layer of `conformer` once its weights are packed.
+    """
+
+    def __init__(
+        self,
+        conformer: Conformer,
+        config: LLMCodecConfig,
+        kinds: Kinds,
+        spans: Mapping[nn.Module, Range],
+        done: Done,
+    ):
+        super().__init__()
+        self.rotation = Rotation(config)
+        self.blocks = nn.ModuleList()
+        self.norms: list[tuple[Tensor, Tensor, float]] = []
+        for layer in conformer.layers:
+            assert isinstance(layer, ConformerLayer)
+            parts = (
+                FastFeedForward(layer.ffn1_layer_norm, layer.ffn1, kinds, spans),
+                FastAttention(layer, config, kinds, spans),
+                FastConvolution(layer, kinds, spans),
+                FastFeedForward(layer.ffn2_layer_norm, layer.ffn2, kinds, spans),
+            )
+            self.blocks.append(nn.ModuleList(parts))
+            self.norms.append(norm_of(layer.final_layer_norm))
+            done(layer)
+        self.last_norm = norm_of(conformer.layer_norm)
+        done(conformer.layer_norm)
+
+    def forward(self, x_ND: Tensor, layout: Layout) -> Tensor:
+        """(N, D) fp32 -> (N, D). Overwrites its argument."""
+        for parts, (weight, bias, eps) in zip(self.blocks, self.norms, strict=True):
+            assert isinstance(parts, nn.ModuleList)
+            ffn1, attention, convolution, ffn2 = list(parts)
+            ffn1(x_ND)
+            attention(x_ND, layout, self.rotation)
+            convolution(x_ND, layout)
+            ffn2(x_ND)
+            x_ND = F.layer_norm(x_ND, weight.shape, weight, bias, eps)
+        weight, bias, eps = self.last_norm
+        return F.layer_norm(x_ND, weight.shape, weight, bias, eps)
+
+
+def norm_of(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:
+    """Copies of a layer norm's weights."""
+    return norm.weight.detach().float().clone(), norm.bias.detach().float().clone(), norm.eps

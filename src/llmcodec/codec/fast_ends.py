@@ -1,0 +1,168 @@
+"""Both ends of the codec and its look-up for inference: some frames at a time, tables kept, nothing of full size twice.
+
+Shapes: B clips, S samples, T frames, N rows (real frames of all clips), D width, C code dimension, V codes.
+Test: tests/unit/codec/test_inference.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import LLMCodecConfig
+from .fast_conformer import ROWS_PER_CHUNK, Done, FastConformer, Kinds, Layout
+from .fast_linear import PackedLinear, Range
+from .model import Decoder, Encoder
+from .quantizer import FactorizedQuantizer, WeightNormLinear
+from .spectral import STFTFrontEnd
+
+SCORES_PER_CHUNK = 3 << 18  # cosines held at once in the code look-up: what stays in the second-level cache
+CODES_PER_BLOCK = 64  # the maximum is taken over blocks first: much faster than one argmax over all codes
+
+
+class FastEncoder(nn.Module):
+    """Front end and conformer: same call as `Encoder`; latents are 0 at padding."""
+
+    def __init__(
+        self, encoder: Encoder, config: LLMCodecConfig, kinds: Kinds, spans: Mapping[nn.Module, Range], done: Done
+    ):
+        super().__init__()
+        project = encoder.frontend.input_proj
+        self.project = PackedLinear(project.weight, project.bias, kinds["front"], span=spans.get(project))
+        self.frontend = STFTFrontEnd.__new__(STFTFrontEnd)  # its signal side only, without a second set of weights
+        nn.Module.__init__(self.frontend)
+        self.frontend.config = config
+        done(encoder.frontend)
+        self.conformer = FastConformer(encoder.conformer, config, kinds, spans, done)
+
+    def forward(self, wav_BS: Tensor, lengths_B: Tensor, mask_BT: Tensor | None) -> Tensor:
+        frames_BTW = self.frontend.frames(wav_BS.float(), lengths_B)
+        layout = Layout.of(frames_BTW.shape[0], frames_BTW.shape[1], mask_BT)
+        parts = []
+        for clip_TW, length in zip(frames_BTW, clip_lengths(layout), strict=True):
+            for frames in clip_TW[:length].split(ROWS_PER_CHUNK):
+                parts.append(self.project(self.project.take(self.frontend.analyse(frames))).float())
+        return layout.unpack(self.conformer(torch.cat(parts), layout))
+
+
+class FastDecoder(nn.Module):
+    """Conformer and inverse STFT head: same call as `Decoder`; samples are 0 at padding."""
+
+    def __init__(
+        self, decoder: Decoder, config: LLMCodecConfig, kinds: Kinds, spans: Mapping[nn.Module, Range], done: Done
+    ):
+        super().__init__()
+        self.config = config
+        project = decoder.head.output_proj
+        self.conformer = FastConformer(decoder.conformer, config, kinds, spans, done)
+        self.project = PackedLinear(project.weight, project.bias, kinds["head"], span=spans.get(project))
+        self.window = torch.hann_window(config.n_fft, device=project.weight.device)
+        done(decoder.head)
+
+    def forward(self, quantized_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+        layout = Layout.of(quantized_BTD.shape[0], quantized_BTD.shape[1], mask_BT)
+        hidden_ND = self.conformer(layout.pack(quantized_BTD.float()), layout)
+        wav_BS = hidden_ND.new_zeros(layout.batch, layout.num_frames * self.config.hop_samples)
+        row, envelopes = 0, {}
+        for clip, length in enumerate(clip_lengths(layout)):
+            if length and length not in envelopes:
+                envelopes = {length: self.inverse_envelope(length)}
+            if length:
+                samples = self.synthesise(hidden_ND[row : row + length], envelopes[length])
+                wav_BS[clip, : len(samples)] = samples
+            row += length
+        return wav_BS
+
+    def synthesise(self, hidden_TD: Tensor, inverse_envelope: Tensor) -> Tensor:
+        """One clip's (T, D) -> samples (T * hop,)."""
+        hop, width = self.config.hop_samples, self.config.n_fft
+        overlap = width // hop
+        out = hidden_TD.new_zeros(len(hidden_TD) + overlap - 1, hop)
+        limit = math.log(self.config.max_magnitude)
+        for start in range(0, len(hidden_TD), ROWS_PER_CHUNK):
+            hidden = hidden_TD[start : start + ROWS_PER_CHUNK]
+            log_magnitude, phase = self.project(self.project.take(hidden)).float().chunk(2, dim=-1)
+            magnitude = log_magnitude.clamp(max=limit).exp_()
+            spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
+            frames = torch.fft.irfft(spectrum, width).mul_(self.window)
+            for i, part in enumerate(frames.view(len(frames), overlap, hop).unbind(1)):
+                out[start + i : start + i + len(frames)] += part
+        trim = (width - hop) // 2
+        return out.mul_(inverse_envelope).view(-1)[trim : trim + len(hidden_TD) * hop]
+
+    def inverse_envelope(self, num_frames: int) -> Tensor:
+        """1 / sum of the squared windows that overlap, (T + n_fft / hop - 1, hop)."""
+        hop = self.config.hop_samples
+        overlap = self.config.n_fft // hop
+        frame = torch.arange(num_frames + overlap - 1, device=self.window.device)[:, None]
+        frame = frame - torch.arange(overlap, device=self.window.device)
+        there = ((frame >= 0) & (frame < num_frames)).float()
+        return (there @ self.window.square().view(overlap, hop)).clamp_(min=1e-11).reciprocal_()
+
+
+class FastQuantizer(nn.Module):
+    """Folded weight norm, kept unit-norm codebook, blocked exact look-up: same call as `FactorizedQuantizer`.
+
+    The differentiable losses of the plain quantiser are not computed.
+    """
+
+    def __init__(self, quantizer: FactorizedQuantizer, done: Done):
+        super().__init__()
+        self.project_in, self.project_out = folded(quantizer.in_proj), folded(quantizer.out_proj)
+        self.codebook = quantizer.codebook.detach().float().clone()
+        self.codebook_VC = quantizer.codebook_VC.detach().clone()
+        self.spans: dict[tuple[int, int], Tensor] = {}
+        done(quantizer)
+
+    def forward(
+        self, latent_BTD: Tensor, partitions: Sequence[tuple[int, int]] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Latents -> codes (B, T), unit-norm query (B, T, C), decoder input (B, T, D), {}."""
+        query_BTC = F.normalize(F.linear(latent_BTD.float(), *self.project_in), dim=-1)
+        whole = (0, len(self.codebook))
+        spans = [whole] * len(query_BTC) if partitions is None else list(partitions)
+        if len(set(spans)) == 1:
+            codes_BT = self.nearest(query_BTC.flatten(0, 1), spans[0]).view(query_BTC.shape[:2])
+        else:
+            codes_BT = torch.stack([self.nearest(query, span) for query, span in zip(query_BTC, spans, strict=True)])
+        return codes_BT, query_BTC, self.embed(codes_BT), {}
+
+    def embed(self, codes_BT: Tensor) -> Tensor:
+        """Codes -> decoder input (B, T, D)."""
+        return F.linear(F.embedding(codes_BT, self.codebook), *self.project_out)
+
+    def nearest(self, query_NC: Tensor, span: tuple[int, int]) -> Tensor:
+        """Largest cosine among the codes [first, last + 1) of `span`; the first of equals, as in the plain codec."""
+        codes_CV = self.codes_of(span)
+        rows = max(16, SCORES_PER_CHUNK // codes_CV.shape[1] // 16 * 16)
+        found = []
+        for query in query_NC.split(rows):
+            scores = (query @ codes_CV).view(len(query), -1, CODES_PER_BLOCK)
+            block = scores.amax(-1).argmax(-1)
+            inside = scores[torch.arange(len(query), device=query.device), block].argmax(-1)
+            found.append(block * CODES_PER_BLOCK + inside)
+        return torch.cat(found) + span[0]
+
+    def codes_of(self, span: tuple[int, int]) -> Tensor:
+        """(C, V'): unit-norm codes of the span, the last one repeated up to whole blocks (the first of equals wins)."""
+        if span not in self.spans:
+            codes_VC = self.codebook_VC[span[0] : span[1]]
+            extra = -len(codes_VC) % CODES_PER_BLOCK
+            self.spans[span] = torch.cat((codes_VC, codes_VC[-1:].expand(extra, -1))).T.contiguous()
+        return self.spans[span]
+
+
+def folded(linear: WeightNormLinear) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a weight-normed layer as those of a plain one."""
+    direction = linear.direction.detach().float()
+    weight = direction * (linear.magnitude.detach().float() / direction.norm(dim=1, keepdim=True))
+    return weight, linear.bias.detach().float().clone()
+
+
+def clip_lengths(layout: Layout) -> list[int]:
+    """Real frames of every clip."""
+    return [layout.num_frames] * layout.batch if layout.mask_BT is None else layout.mask_BT.sum(1).tolist()
