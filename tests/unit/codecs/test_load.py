@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import errors
+from safetensors.torch import load_file, save_file
 
 from llmcodec.assets import codec_folder
 from llmcodec.codec import LLMCodec
@@ -52,6 +53,23 @@ def test_a_folder_gives_the_codec_it_was_saved_from(saved, name):
     codes = codec.encode(wav).audio_codes
     assert torch.equal(codes, original.encode(wav).audio_codes)
     assert torch.equal(codec.decode(codes).audio_values, original.decode(codes).audio_values)
+
+
+def test_checkpoints_with_the_names_of_the_published_ones(saved, tmp_path):
+    """The files on the hub are older than the names that PyTorch gives to weight norm today."""
+    weights = broken(saved, tmp_path, "encodec") / "model.safetensors"
+    tensors = load_file(weights)
+    old = {
+        key.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): tensor
+        for key, tensor in tensors.items()
+    }
+    assert set(old) != set(tensors)
+    save_file(old, weights, metadata={"format": "pt"})
+    wav = noise(2000)[None, None]
+    codec = load_codec(str(weights.parent))
+    assert torch.equal(codec.encode(wav).audio_codes, tiny_peer("encodec").encode(wav).audio_codes)
 
 
 def test_the_number_of_codebooks_by_name_and_by_argument(saved):

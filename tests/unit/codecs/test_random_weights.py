@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from llmcodec.codecs import random_weights
+from llmcodec.codecs.kinds import KINDS
 from llmcodec.codecs.load import load_codec
 from llmcodec.codecs.random_weights import OURS, PRESETS, build_random, random_peer
 
@@ -27,6 +28,16 @@ PUBLISHED = {
     "auv": (16_000, 50, 1, 20_480),
     "bigcodec": (16_000, 80, 1, 8192),
 }
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_published_rates(name):
+    """Without the memory: on the meta device."""
+    kind, sizes = PRESETS[name]
+    with torch.device("meta"):
+        codec = KINDS[kind].adapt(KINDS[kind].build(**sizes))
+    got = (codec.sample_rate, codec.frame_rate, codec.num_codebooks, codec.codebook_size)
+    assert got == pytest.approx(PUBLISHED[name])
 
 
 @pytest.mark.slow
