@@ -133,7 +133,16 @@ def run_function(
     skip: set[str | int] = {name for name in (many, *repeats) if name}
     parser.add_function_arguments(function, as_positional=True, skip=skip)
     flags = {f"--{name}" for name, one in signature(function).parameters.items() if isinstance(one.default, bool)}
-    return function(**vars(parser.instantiate(parser.parse_args(_spelled_out(arguments, flags)))))
+    known = {f"--{name}" for name in signature(function).parameters if name not in skip}
+    words = [_with_underscores(argument, known) for argument in arguments]
+    return function(**vars(parser.instantiate(parser.parse_args(_spelled_out(words, flags)))))
+
+
+def _with_underscores(argument: str, known: Set[str]) -> str:
+    """`--per-file=x` as `--per_file=x`: both spellings of an option are read."""
+    name, equals, value = argument.partition("=")
+    spelled = "--" + name[2:].replace("-", "_")
+    return spelled + equals + value if name.startswith("--") and spelled in known else argument
 
 
 def _spelled_out(arguments: Sequence[str], flags: Set[str]) -> list[str]:

@@ -1,0 +1,91 @@
+"""Audio made elsewhere: read by line, measured, and refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from llmcodec.evaluation.measuring import Journal
+from llmcodec.evaluation.metrics import measure_pair
+from llmcodec.evaluation.pairs import evaluate_pairs, read_pairs
+
+from .conftest import speech_like
+
+FAST = ("mel", "stft", "sdr")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for index in range(3):
+        wav = speech_like(1.0, index)
+        noise = np.random.default_rng(index).standard_normal(wav.size).astype(np.float32)
+        soundfile.write(tmp_path / f"r{index}.wav", wav, 16_000, subtype="FLOAT")
+        soundfile.write(tmp_path / f"light{index}.wav", wav + 0.001 * noise, 16_000, subtype="FLOAT")
+        soundfile.write(tmp_path / f"heavy{index}.wav", wav + 0.02 * noise, 16_000, subtype="FLOAT")
+    lines = ["reference,reconstruction,codec,domain"]
+    lines += [
+        f"r{i}.wav,{name}{i}.wav,{name},{'odd' if i % 2 else 'even'}" for name in ("light", "heavy") for i in range(3)
+    ]
+    (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_pairs_are_measured_by_codec_and_domain(folder: Path) -> None:
+    results = evaluate_pairs(read_pairs(folder / "pairs.csv"), metrics=FAST, num_workers=0)
+    assert list(results) == ["light", "heavy"]
+    assert results["light"].mean("mel").value < results["heavy"].mean("mel").value
+    assert results["light"].domains == ["even", "odd"] and len(results["light"].of_domain("even").rows) == 2
+    wav = soundfile.read(folder / "r1.wav", dtype="float32")[0]
+    other = soundfile.read(folder / "heavy1.wav", dtype="float32")[0]
+    assert results["heavy"].rows[1].metrics == measure_pair(wav, other, 16_000, FAST)
+
+
+def test_a_second_run_measures_only_what_changed(folder: Path) -> None:
+    journal = folder / "rows.jsonl"
+    first = evaluate_pairs(read_pairs(folder / "pairs.csv"), metrics=FAST, num_workers=0, journal=Journal(journal))
+    size = journal.stat().st_size
+    again = evaluate_pairs(read_pairs(folder / "pairs.csv"), metrics=FAST, num_workers=0, journal=Journal(journal))
+    assert again == first and journal.stat().st_size == size
+    soundfile.write(folder / "light0.wav", speech_like(1.0, 9), 16_000, subtype="PCM_24")
+    other = evaluate_pairs(read_pairs(folder / "pairs.csv"), metrics=FAST, num_workers=0, journal=Journal(journal))
+    assert other["heavy"] == first["heavy"] and other["light"].rows[1:] == first["light"].rows[1:]
+    assert other["light"].rows[0].metrics["mel"] != first["light"].rows[0].metrics["mel"]
+
+
+def test_a_corrupt_file_fails_by_name_and_the_rest_is_measured(folder: Path) -> None:
+    (folder / "light1.wav").write_bytes(b"not audio at all")
+    soundfile.write(folder / "light2.wav", speech_like(0.3), 16_000)
+    result = evaluate_pairs(read_pairs(folder / "pairs.csv"), metrics=FAST, num_workers=0)["light"]
+    assert result.mean("mel").num == 1
+    reasons = "; ".join(result.failures("mel"))
+    assert "light1.wav" in reasons and "not the same recording" in reasons
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("ref,rec\na,b\n", "column reference, reconstruction missing"),
+        ("", "column reference, reconstruction missing"),
+        ("reference,reconstruction\n", "no pairs under the header"),
+        ("reference,reconstruction\nr0.wav,\n", ":2: reconstruction is empty"),
+        ("reference,reconstruction\nr0.wav,light0.wav\nr1.wav,gone.wav\n", ":3: reconstruction gone.wav is not there"),
+        ("reference,reconstruction\nr0.wav,light0.wav\nr0.wav,light1.wav\n", "r0.wav stands twice"),
+    ],
+)
+def test_what_is_wrong_with_the_file_is_one_line(folder: Path, text: str, problem: str) -> None:
+    (folder / "bad.csv").write_text(text)
+    with pytest.raises(ValueError, match=problem) as caught:
+        read_pairs(folder / "bad.csv")
+    assert "bad.csv" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_or_binary_file_is_one_line(folder: Path) -> None:
+    with pytest.raises(ValueError, match="no such file"):
+        read_pairs(folder / "nothing.csv")
+    with pytest.raises(ValueError, match="not a CSV file|column"):
+        read_pairs(folder / "r0.wav")
+    with pytest.raises(ValueError, match="no metric 'nope'"):
+        evaluate_pairs(read_pairs(folder / "pairs.csv"), metrics=("nope",))
