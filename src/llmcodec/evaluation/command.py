@@ -13,11 +13,20 @@ from .. import assets
 from ..codecs.load import BUNDLED, load_codec
 from ..codecs.protocol import Codec
 from ..data.manifest import manifest_hash, read_manifest
-from .comparison import codec_key, command_line, curves, examples, named_systems, run_facts, versions
+from .comparison import (
+    all_statements,
+    codec_key,
+    command_line,
+    curves,
+    examples,
+    named_systems,
+    run_facts,
+    versions,
+)
 from .kept import cache_folder, kept
 from .report import ReportMeta, write_report
 from .salmon_command import progress, write_text
-from .summary import SystemRow, markdown_table, rich_table, to_json, verdict
+from .summary import SystemRow, markdown_table, rich_table, to_json
 from .systems import Corpus, MeasurementConfig, Progress, measure_system
 from .token_training import MINI_LIKELIHOOD
 
@@ -87,7 +96,7 @@ def compare_codecs(
                 (folder / f"{key}.json").unlink(missing_ok=True)
             rows.append(replace(kept(folder, key, measure), name=system.name))
     console.print(rich_table(rows, with_interval=len(rows) < 3))
-    statements = [statement for other in rows[1:] for statement in verdict(rows[0], other)]
+    statements = all_statements(rows)
     for statement in statements:
         console.print(f"- {statement.text}", highlight=False)
     if output is None:

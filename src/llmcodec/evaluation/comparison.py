@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from .kept import key_of
 from .reconstruction import reconstruct
 from .report import Example, Track, learning_curve
 from .salmon import codec_module, weights_digest
-from .summary import SystemRow
+from .summary import Statement, SystemRow, verdict
 from .systems import spread
 
 TERMS_SHOWN = {
@@ -106,7 +106,9 @@ def examples(codecs: Mapping[str, Codec], clips: Sequence[Clip], count: int) -> 
 
 def curves(rows: Sequence[SystemRow], systems: Sequence[System]) -> list[Curve]:
     """The token LM's learning curve of every system, and the terms of training of those that are runs."""
-    drawn = [learning_curve(rows)] if any(row.predictability is not None for row in rows) else []
+    order = [system.name for system in systems]
+    measured = any(row.predictability is not None for row in rows)
+    drawn = [replace(learning_curve(rows), order=order)] if measured else []
     logs = {system.name: _log(system.run) for system in systems if system.run is not None}
     for term, label in TERMS_SHOWN.items():
         series = {}
@@ -116,7 +118,7 @@ def curves(rows: Sequence[SystemRow], systems: Sequence[System]) -> list[Curve]:
                 points = points[:: max(1, len(points) // MAX_POINTS)]
                 series[name] = ([float(step) for step, _ in points], [float(value) for _, value in points])
         if series:
-            drawn.append(Curve(f"Training: {label}", "step", term, series))
+            drawn.append(Curve(f"Training: {label}", "step", term, series, order=order))
     return drawn
 
 
@@ -131,6 +133,13 @@ def _log(run: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
     return rows
+
+
+def all_statements(rows: Sequence[SystemRow]) -> list[Statement]:
+    """The verdict on every system against the first; the caveat that ends each is said once, at the end."""
+    verdicts = [verdict(rows[0], other) for other in rows[1:]]
+    caveats = list(dict.fromkeys(statements[-1] for statements in verdicts))
+    return [statement for statements in verdicts for statement in statements[:-1]] + caveats
 
 
 def run_facts(systems: Sequence[System]) -> dict[str, dict[str, str]]:

@@ -126,14 +126,16 @@ def _pair_features(folder: Path, row: dict) -> Tensor:
 
 
 def window_features(wav_W: np.ndarray) -> Tensor:
-    """What a splice can be heard by: log-mel frames (8 ms, hop 4 ms), clicks (second differences), the waveform."""
+    """What a splice can be heard by: log-mel frames (8 ms, hop 4 ms), clicks (second differences), the middle 25 ms of
+    the waveform."""
     wave = torch.as_tensor(wav_W, dtype=torch.float32)
     frames = wave.unfold(0, 128, 64) * torch.hann_window(128)
     power = torch.fft.rfft(frames, 256).abs() ** 2
     bands = power @ _mel_filters()
     jerk = (wave[2:] - 2 * wave[1:-1] + wave[:-2]).abs()
     clicks = jerk[: len(jerk) // 40 * 40].reshape(-1, 40).amax(-1)
-    shape = wave / wave.abs().max().clamp(min=1e-6)
+    middle = wave[len(wave) // 2 - 200 : len(wave) // 2 + 200]
+    shape = middle / middle.abs().max().clamp(min=1e-6)
     return torch.cat([(bands + 1e-8).log().flatten(), (clicks + 1e-6).log(), shape])
 
 
@@ -155,12 +157,10 @@ def _train_and_score(train_P2F: Tensor, test_P2F: Tensor) -> Tensor:
     for seed in range(_ENSEMBLE):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            net = nn.Sequential(
-                nn.Dropout(0.2), nn.Linear(train.shape[1], 48), nn.GELU(), nn.Dropout(0.3), nn.Linear(48, 1)
-            )
+            net = nn.Sequential(nn.Linear(train.shape[1], 48), nn.GELU(), nn.Dropout(0.3), nn.Linear(48, 1))
             optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.1)
             for _ in range(_STEPS):
-                picks = torch.randint(0, len(train), (128,))
+                picks = torch.randint(0, len(train), (64,))
                 loss = F.binary_cross_entropy_with_logits(net(train[picks])[:, 0], labels[picks])
                 optimizer.zero_grad()
                 loss.backward()

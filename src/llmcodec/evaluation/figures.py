@@ -29,6 +29,8 @@ class Curve:
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
     """Name -> (x values, y values)."""
     caption: str = ""
+    order: Sequence[str] = ()
+    """All names of the page: a name has one colour in every picture, and a legend even where it stands alone."""
 
 
 def spectrogram_png(wav_S: np.ndarray, sample_rate: int, floor_db: float = -75.0, height: int = 160) -> bytes:
@@ -68,9 +70,10 @@ def curve_svg(curve: Curve, number: int = 0) -> str:
     """Lines with a legend as an inline SVG; text and axes take the colour of the surrounding text."""
 
     def draw(axes: Any) -> None:
-        for index, (name, (x, y)) in enumerate(curve.series.items()):
-            axes.plot(list(x), list(y), label=name, color=PALETTE[index % len(PALETTE)], linewidth=1.8)
-        if len(curve.series) > 1:
+        order = list(curve.order or curve.series)
+        for name, (x, y) in curve.series.items():
+            axes.plot(list(x), list(y), label=name, color=PALETTE[order.index(name) % len(PALETTE)], linewidth=1.8)
+        if len(order) > 1:
             axes.legend(frameon=False)
 
     return _svg(draw, curve.x_label, curve.y_label, f"llmcodec-{number}")
@@ -108,7 +111,7 @@ def _svg(draw: Callable[[Any], None], x_label: str, y_label: str, salt: str) -> 
     style = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 11, "axes.edgecolor": ink}
     style |= {"text.color": ink, "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink}
     with rc_context(cast(Any, style)):
-        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+        figure = Figure(figsize=(5.6, 3.3), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         draw(axes)

@@ -44,7 +44,7 @@ def kept(folder: Path | None, key: str | None, measure: Callable[[], T]) -> T:
     if path.is_file():
         try:
             return unpack(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError, AttributeError, KeyError):
+        except (ValueError, TypeError, AttributeError, KeyError, ImportError):
             pass  # damaged, or of another version: measured again and overwritten
     result = measure()
     text = json.dumps(pack(result))
@@ -74,7 +74,8 @@ def pack(value: Any) -> Any:
 
 
 def unpack(value: Any) -> Any:
-    """What `pack` made, back. Errors: ValueError, TypeError, AttributeError or KeyError for anything else."""
+    """What `pack` made, back. Errors: ValueError, TypeError, AttributeError, KeyError or ImportError for
+    anything else."""
     if isinstance(value, list):
         return [unpack(entry) for entry in value]
     if not isinstance(value, dict):

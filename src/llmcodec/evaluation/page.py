@@ -41,7 +41,7 @@ td small,th small{display:block;font-weight:400;line-height:1.35}abbr{text-decor
 .tag{font-weight:600}
 article{background:var(--card);border:1px solid var(--line);border-radius:.6rem;padding:1rem;margin-top:1rem}
 .quote{margin:0 0 .8rem;color:var(--soft)}
-.tracks{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,15rem),1fr));gap:1rem}
+.tracks{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,13rem),1fr));gap:1rem}
 figure{margin:0;min-width:0}figcaption{font-weight:600;font-size:.9rem;margin-bottom:.35rem}
 img{display:block;width:100%;height:7.5rem;border-radius:.35rem;image-rendering:auto}
 .axis{display:flex;justify-content:space-between;margin:.15rem 0 .4rem}
@@ -53,7 +53,7 @@ pre{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-r
 font-size:.85rem;margin:0}
 dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,13rem),1fr));gap:.5rem 1.2rem;margin:1rem 0 0}
 dl div{border-top:1px solid var(--line);padding-top:.35rem}dt{color:var(--soft);font-size:.8rem}
-dd{margin:0;overflow-wrap:anywhere}
+dd{margin:0;overflow-wrap:anywhere}dl+h3{margin-top:1.6rem}
 @media(max-width:34rem){th,td{padding:.5rem .6rem;font-size:.9rem}th:first-child{min-width:7.5rem;max-width:9rem}
 th:first-child small{display:none}.verdict li{grid-template-columns:1fr;gap:.1rem}}
 @media print{.scroll{overflow:visible}audio{display:none}}

@@ -253,7 +253,7 @@ def codec_module(codec: Any) -> nn.Module | None:
     """The network of a codec: itself, or what an adapter keeps."""
     if isinstance(codec, nn.Module):
         return codec
-    kept = [value for value in vars(codec).values() if isinstance(value, nn.Module)]
+    kept = [value for value in getattr(codec, "__dict__", {}).values() if isinstance(value, nn.Module)]
     return kept[0] if len(kept) == 1 else None
 
 

@@ -17,7 +17,7 @@ RATE = 16_000
 PART = "speaker_consistency"
 
 
-def make_suite(folder: Path, click: float, pairs: int = 120, folds: int = 2) -> Path:
+def make_suite(folder: Path, click: float, pairs: int = 80, folds: int = 2) -> Path:
     """Noise on both sides; a step of height `click` at the joint of every negative."""
     rng = np.random.default_rng(0)
     (folder / PART).mkdir(parents=True)
@@ -35,7 +35,7 @@ def make_suite(folder: Path, click: float, pairs: int = 120, folds: int = 2) -> 
 def test_a_click_on_one_side_is_found_and_no_click_is_not(tmp_path):
     found = suite_cut_accuracy(make_suite(tmp_path / "click", 0.3), PART)
     nothing = suite_cut_accuracy(make_suite(tmp_path / "plain", 0.0), PART)
-    assert found.value > 0.9 and found.num == 120
+    assert found.value > 0.9 and found.num == 80
     assert not nothing.excludes(0.5)
 
 

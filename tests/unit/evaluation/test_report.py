@@ -85,7 +85,7 @@ def test_words_tables_failures_and_commands_are_there(tmp_path: Path) -> None:
 
 def test_pictures_have_alternative_texts_and_players_have_names(tmp_path: Path) -> None:
     page = Page(make(tmp_path))
-    assert len(page.all("img")) == 4 and len(page.all("audio")) == 4 and len(page.all("svg")) == 2
+    assert len(page.all("img")) == 4 and len(page.all("audio")) == 4 and len(page.all("svg")) == 3
     assert all("Spectrogram of clip" in (attrs["alt"] or "") for attrs in page.all("img"))
     assert all(attrs["aria-label"] for attrs in [*page.all("audio"), *page.all("svg")])
 
