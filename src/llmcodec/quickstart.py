@@ -28,7 +28,7 @@ from .evaluation.systems import Corpus, MeasurementConfig, measure_system, sprea
 from .training.build import version_of
 from .training.recipe import Recipe, Weights
 from .training.tracking import read_log
-from .training.trainer import Trainer
+from .training.trainer import train_or_resume
 
 BASE, CONTROL, ADAPTED = "base", "control", "LLM-Codec"
 EXAMPLES = 3
@@ -72,7 +72,7 @@ def run_quickstart(
     }
     codecs = {BASE: assets.codec_folder()}
     for name, run in runs.items():
-        codecs[name] = stages.run(f"train {name}", lambda run=run: train(run))
+        codecs[name] = stages.run(f"train {name}", lambda run=run: train_or_resume(run))
     config = measurement or MeasurementConfig(likelihood=MINI_LIKELIHOOD)
     rows = [
         stages.run(
@@ -120,14 +120,6 @@ class Stages:
         )
         self.done += 1
         return work()
-
-
-def train(recipe: Recipe) -> Path:
-    """Train or resume one run; a finished one is left alone."""
-    log, codec = Path(recipe.run) / "log.jsonl", Path(recipe.run) / "codec"
-    if codec.is_dir() and log.exists() and (rows := read_log(log)) and rows[-1]["step"] >= recipe.steps:
-        return codec
-    return Trainer(recipe, resume=True).run()
 
 
 def without_language(recipe: Recipe) -> Recipe:

@@ -114,14 +114,14 @@ def run_job(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Pat
 def train_codec(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Path) -> Path:
     from .cli import train_parser
     from .training.recipe import Recipe
-    from .training.trainer import Trainer
+    from .training.trainer import train_or_resume
 
     arguments = [part for path in row.configs for part in ("--config", str(here / path))]
     arguments += [f"--data.manifest={config.manifest}", *config.options, *row.options, f"--seed={seed}", f"--run={job}"]
     parser = train_parser()
     values = vars(parser.instantiate(parser.parse_args(arguments)))
     values.pop("config"), values.pop("resume")
-    return Trainer(Recipe(**{**values, "name": job.name}), resume=True).run()
+    return train_or_resume(Recipe(**{**values, "name": job.name}))
 
 
 @contextmanager

@@ -324,3 +324,11 @@ class Trainer:
         found = checkpoint.list_checkpoints(self.folder / "checkpoints")
         if found:
             self.load_training_state(checkpoint.load_checkpoint(found[-1]))
+
+
+def train_or_resume(recipe: Recipe) -> Path:
+    """Folder of the trained codec: trains, goes on where a run stopped, and leaves a finished run alone."""
+    log, codec = Path(recipe.run) / "log.jsonl", Path(recipe.run) / "codec"
+    if codec.is_dir() and log.exists() and (rows := read_log(log)) and rows[-1]["step"] >= recipe.steps:
+        return codec
+    return Trainer(recipe, resume=True).run()
