@@ -20,11 +20,11 @@ from . import assets, audio
 from .codec import LLMCodec
 from .data.manifest import Clip, read_manifest
 from .evaluation.figures import Curve
-from .evaluation.token_training import MINI_LIKELIHOOD
 from .evaluation.reconstruction import reconstruct
 from .evaluation.report import Example, ReportMeta, Track, write_report
 from .evaluation.summary import SystemRow, markdown_table, rich_table, verdict
 from .evaluation.systems import Corpus, MeasurementConfig, measure_system, spread
+from .evaluation.token_training import MINI_LIKELIHOOD
 from .training.build import version_of
 from .training.recipe import Recipe, Weights
 from .training.tracking import read_log
