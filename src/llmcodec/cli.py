@@ -238,7 +238,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         ),
         "salmon": Command(
             "does a language model over the tokens hear a change of speaker, background or room?",
-            "evaluation.salmon_command:evaluate_salmon",
+            "salmon_commands:evaluate_salmon",
             repeat="codec",
         ),
     },
@@ -256,7 +256,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         "hub": Command("make a manifest from a data set of the Hugging Face hub", "data.hub:make_hub_manifest"),
         "salmon": Command(
             "make a SALMon-style suite of consistency pairs from any corpus",
-            "evaluation.salmon_command:make_salmon_suite",
+            "salmon_commands:make_salmon_suite",
             repeat="manifest",
         ),
     },

@@ -24,8 +24,8 @@ from .comparison import (
     versions,
 )
 from .kept import cache_folder, kept
+from .output import progress, write_text
 from .report import ReportMeta, write_report
-from .salmon_command import progress, write_text
 from .summary import SystemRow, markdown_table, rich_table, to_json
 from .systems import Corpus, MeasurementConfig, Progress, measure_system
 from .token_training import MINI_LIKELIHOOD

@@ -1,36 +1,37 @@
 """`llmcodec evaluate salmon` and `llmcodec data salmon`: score codecs on a suite; make a suite from a corpus.
 
-Test: tests/unit/evaluation/test_salmon_command.py.
+Test: tests/unit/test_salmon_commands.py.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .. import assets
-from ..codecs.load import BUNDLED, load_codec
-from ..codecs.protocol import Codec, TokenScorer
-from ..data.manifest import read_manifest
-from ..data.salmon import SuiteSettings, build_suite
-from .salmon import SalmonResult, compare_salmon, salmon_accuracy
-from .salmon_suite import open_suite
-from .stats import Interval
-from .systems import encode_all
-from .token_training import MINI_LIKELIHOOD, LikelihoodConfig
+from . import assets
+from .codecs.load import BUNDLED, load_codec
+from .codecs.protocol import Codec, TokenScorer
+from .coding.torch_runtime import identity_of
+from .data.manifest import read_manifest
+from .data.salmon import SuiteSettings, build_suite
+from .evaluation.comparison import named_systems
+from .evaluation.output import Show, progress, write_text
+from .evaluation.salmon import SalmonResult, compare_salmon, salmon_accuracy
+from .evaluation.salmon_suite import open_suite
+from .evaluation.stats import Interval
+from .evaluation.systems import encode_all
+from .evaluation.token_training import MINI_LIKELIHOOD, LikelihoodConfig
+from .speak import check_codec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rich.table import Table
 
+    from .lm.token_lm import TokenLM
+
 POOLED, AVERAGE = "all pairs", "mean of the parts"
-Show = Callable[[str, float], None]
 
 
 def evaluate_salmon(
@@ -54,7 +55,8 @@ def evaluate_salmon(
     Args:
         suite: folder in the official layout (PART/sample_I_0.wav, sample_I_1.wav), made by `llmcodec data salmon` or
             downloaded, or a Hugging Face data set such as slprl/SALMon.
-        codec: `bundled`, a folder or hub id, or NAME=one of these; repeat it to compare; default `bundled`.
+        codec: `bundled`, a run or codec folder, a hub id, or NAME=one of these; repeat it to compare; default the codec
+            that --lm speaks, else `bundled`.
         lm: token language model of `llmcodec lm train`, a folder or hub id, for one codec.
         manifest: where the language model is trained without --lm: a JSONL manifest, or `bundled`.
         parts: only these parts, such as [speaker_consistency, rir_consistency].
@@ -66,25 +68,31 @@ def evaluate_salmon(
     """
     from rich.console import Console
 
-    names = codec or [BUNDLED]
-    if lm is not None and len(names) > 1:
+    if lm is not None and len(codec or []) > 1:
         raise ValueError("--lm speaks the tokens of one codec: give one --codec, or leave --lm out to train one each")
-    places = dict(_named(entry) for entry in names)
-    if len(places) < len(names):
-        raise ValueError(f"two codecs of {', '.join(names)} have one name: give them names, --codec NAME=PLACE")
+    spoken = load_token_lm(lm, device) if lm is not None else None
+    card = spoken.card.codec if spoken is not None else None
+    systems = named_systems(codec or [card.codec if card is not None else BUNDLED])
     open_suite(suite, parts)  # what is wrong with it is said before a language model is trained
     console = Console()
     results: dict[str, SalmonResult] = {}
     config = likelihood or (MINI_LIKELIHOOD if manifest == BUNDLED else LikelihoodConfig())
     with progress(console) as show:
-        for name, place in places.items():
-            loaded = load_codec(place, device)
+        for system in systems:
+            loaded = load_codec(system.place, device)
 
-            def report(stage: str, share: float, name: str = name) -> None:
+            def report(stage: str, share: float, name: str = system.name) -> None:
                 show(f"{name}: {stage}", share)
 
-            scorer = _scorer(loaded, lm, manifest, config, seed, device, report)
-            results[name] = salmon_accuracy(loaded, scorer, suite, parts, max_pairs=max_pairs, on_progress=report)
+            scorer: TokenScorer
+            if spoken is not None:
+                check_codec(spoken, identity_of(loaded, system.name).provenance(), system.place)
+                scorer = spoken
+            else:
+                scorer = _train(loaded, manifest, config, seed, device, report)
+            results[system.name] = salmon_accuracy(
+                loaded, scorer, suite, parts, max_pairs=max_pairs, on_progress=report
+            )
     console.print(salmon_table(results))
     for line in comparisons(results):
         console.print(f"- {line}", highlight=False)
@@ -97,27 +105,16 @@ def evaluate_salmon(
         console.print(f"written: {stem.with_suffix('.md')}, {stem.with_suffix('.json')}")
 
 
-def _named(entry: str) -> tuple[str, str]:
-    """`name=place`, or a place that is its own name."""
-    name, _, place = entry.rpartition("=")
-    return name or place, place
+def load_token_lm(place: str, device: str) -> TokenLM:
+    """As in `lm.token_lm`, imported when it is needed."""
+    from .lm import token_lm
+
+    return token_lm.load_token_lm(place, device=device)
 
 
-def _scorer(
-    codec: Codec, lm: str | None, manifest: str, config: LikelihoodConfig, seed: int, device: str, report: Show
-) -> TokenScorer:
-    """The language model asked for, or one trained on the codec's tokens of the manifest's train split."""
-    if lm is not None:
-        from ..lm.token_lm import load_token_lm
-
-        loaded = load_token_lm(lm, device=device)
-        wanted = codec.codebook_size * codec.num_codebooks
-        if loaded.num_codes != wanted:
-            raise ValueError(
-                f"--lm {lm} speaks {loaded.num_codes} codes, the codec has {wanted}: they do not belong together"
-            )
-        return loaded
-    from .scorers import train_scorer
+def _train(codec: Codec, manifest: str, config: LikelihoodConfig, seed: int, device: str, report: Show) -> TokenScorer:
+    """The measuring LM, trained on the codec's tokens of the manifest's train split."""
+    from .evaluation.scorers import train_scorer
 
     clips = read_manifest(assets.speech_manifest() if manifest == BUNDLED else manifest, "train")
     codes = []
@@ -177,7 +174,7 @@ def make_salmon_suite(
     """
     from rich.console import Console
 
-    from .cut_check import check_cut
+    from .evaluation.cut_check import check_cut
 
     paths = [str(assets.speech_manifest()) if path == BUNDLED else path for path in manifest or [BUNDLED]]
     settings = SuiteSettings(
@@ -204,25 +201,6 @@ def make_salmon_suite(
     console.print(str(result), highlight=False)
     if not result.passed:
         raise ValueError("the cut can be heard, or the classifier is too weak to tell: see the figures above")
-
-
-@contextmanager
-def progress(console: Any) -> Iterator[Show]:
-    """A status line on a terminal, silence elsewhere."""
-    with console.status("") as status:
-
-        def show(stage: str, share: float) -> None:
-            status.update(f"{stage} {share:.0%}")
-
-        yield show
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

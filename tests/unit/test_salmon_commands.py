@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,12 @@ import torch
 
 from llmcodec.assets import speech_manifest
 from llmcodec.cli import main
+from llmcodec.codecs.load import load_codec
+from llmcodec.coding.torch_runtime import identity_of
 from llmcodec.data.manifest import read_manifest, write_manifest
 from llmcodec.data.salmon import BG_ALL, ROOM, SPEAKER
-from llmcodec.evaluation import salmon_command
 from llmcodec.evaluation.salmon import PairScore, PartScore, SalmonResult
-from llmcodec.evaluation.salmon_command import comparisons, salmon_markdown
+from llmcodec.salmon_commands import comparisons, percent, salmon_markdown
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +58,15 @@ def test_evaluate_salmon_trains_scores_and_writes(suite, manifest, tmp_path, cap
     assert "| all pairs | 8 |" in stem.with_suffix(".md").read_text("utf-8")
 
 
-def test_a_token_lm_is_taken_for_one_codec_that_fits(suite, monkeypatch, capsys):
+def test_a_token_lm_is_taken_for_the_codec_that_it_speaks(suite, monkeypatch, capsys):
     from llmcodec.lm import token_lm
+    from llmcodec.lm.token_lm import TokenLMCard
+
+    identity = identity_of(load_codec("bundled"), "bundled")
 
     class Uniform:
         num_codes = 4096
+        card = TokenLMCard(codec=identity.provenance())
 
         def token_log_likelihoods(self, codes: list[torch.Tensor]) -> list[torch.Tensor]:
             return [torch.full((len(clip),), -8.0) for clip in codes]
@@ -68,9 +74,12 @@ def test_a_token_lm_is_taken_for_one_codec_that_fits(suite, monkeypatch, capsys)
     monkeypatch.setattr(token_lm, "load_token_lm", lambda place, device: Uniform())
     assert main(["evaluate", "salmon", suite, "--lm", "some/lm", "--parts", f"[{ROOM}]"]) == 0
     assert "50.0 [23.7, 76.3]" in capsys.readouterr().out  # ten ties
-    Uniform.num_codes = 100
+    Uniform.card = TokenLMCard(codec=replace(identity, weights_sha256="0" * 64).provenance())
     assert main(["evaluate", "salmon", suite, "--lm", "some/lm"]) == 1
-    assert "speaks 100 codes, the codec has 4096" in capsys.readouterr().err
+    assert "this LM speaks the tokens of 'bundled' (000000000000)" in capsys.readouterr().err
+    Uniform.card, Uniform.num_codes = TokenLMCard(), 100
+    assert main(["evaluate", "salmon", suite, "--lm", "some/lm"]) == 1
+    assert "but this LM has 100" in capsys.readouterr().err
     assert main(["evaluate", "salmon", suite, "--lm", "x", "--codec", "bundled", "--codec", "a=bundled"]) == 1
     assert "give one --codec" in capsys.readouterr().err
 
@@ -97,4 +106,4 @@ def test_tables_of_one_and_of_several_codecs():
     assert "| | pairs | base | new |" in salmon_markdown(both).replace("|  |", "| |")
     (sentence,) = comparisons(both)
     assert sentence.startswith("new: differs from base, +75.0 points") and "100 pairs" in sentence
-    assert salmon_command.percent(result(1.0).overall) == "87.5 [79.6, 92.6]"
+    assert percent(result(1.0).overall) == "87.5 [79.6, 92.6]"
