@@ -122,37 +122,41 @@ def run_function(
     """
     description, _, parameters = (function.__doc__ or "").partition("Args:")
     parser = ArgumentParser(prog=program, description=description.strip())
+    known = signature(function).parameters
     repeats = [name for name in repeat.split(",") if name]
-    for name in filter(None, (many, *repeats)):
-        about = parameters.partition(f"{name}:")[2].splitlines()[0].strip()
-        if name == many:
-            optional = signature(function).parameters[many].default is not Parameter.empty
-            parser.add_argument(many, nargs="*" if optional else "+", type=str, help=about)
-        else:
-            parser.add_argument(f"--{name.replace('_', '-')}", dest=name, action="append", type=str, help=about)
-    skip: set[str | int] = {name for name in (many, *repeats) if name}
-    parser.add_function_arguments(function, as_positional=True, skip=skip)
-    flags = {f"--{name}" for name, one in signature(function).parameters.items() if isinstance(one.default, bool)}
-    known = {f"--{name}" for name in signature(function).parameters if name not in skip}
-    words = [_with_underscores(argument, known) for argument in arguments]
-    return function(**vars(parser.instantiate(parser.parse_args(_spelled_out(words, flags)))))
+    abouts = {
+        name: parameters.partition(f"{name}:")[2].splitlines()[0].strip() for name in filter(None, (many, *repeats))
+    }
+
+    def add_many() -> None:
+        optional = known[many].default is not Parameter.empty
+        parser.add_argument(many, nargs="*" if optional else "+", type=str, help=abouts[many])
+
+    if many and many == next(iter(known)):
+        add_many()
+    for name in repeats:
+        parser.add_argument(f"--{name}", dest=name, action="append", type=str, help=abouts[name])
+    parser.add_function_arguments(function, as_positional=True, skip={*abouts})
+    if many and many != next(iter(known)):  # positional values come in the order of the parameters
+        add_many()
+    flags = {f"--{name}" for name, one in known.items() if isinstance(one.default, bool)}
+    return function(**vars(parser.instantiate(parser.parse_args(_spelled_out(arguments, flags, set(known))))))
 
 
-def _with_underscores(argument: str, known: Set[str]) -> str:
-    """`--per-file=x` as `--per_file=x`: both spellings of an option are read."""
-    name, equals, value = argument.partition("=")
-    spelled = "--" + name[2:].replace("-", "_")
-    return spelled + equals + value if name.startswith("--") and spelled in known else argument
+def _spelled_out(arguments: Sequence[str], flags: Set[str], names: Set[str]) -> list[str]:
+    """`-o` as `--output`, `--min-seconds` as `--min_seconds`, and a flag that stands alone with its value."""
 
+    def spelled(argument: str) -> str:
+        name, equals, value = argument.partition("=")
+        plain = name.removeprefix("--").replace("-", "_")
+        if argument == "-o":
+            return "--output"
+        return f"--{plain}{equals}{value}" if name.startswith("--") and plain in names else argument
 
-def _spelled_out(arguments: Sequence[str], flags: Set[str]) -> list[str]:
-    """`-o` as `--output`, and a flag that stands alone with its value."""
-    followed_by = [*arguments[1:], ""]
+    spelled_out = [spelled(argument) for argument in arguments]
     return [
         f"{argument}=true" if argument in flags and following not in ("true", "false") else argument
-        for argument, following in zip(
-            ("--output" if argument == "-o" else argument for argument in arguments), followed_by, strict=False
-        )
+        for argument, following in zip(spelled_out, [*spelled_out[1:], ""], strict=True)
     ]
 
 

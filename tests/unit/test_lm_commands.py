@@ -158,7 +158,7 @@ def test_export_command(house, tmp_path, capsys):
 def test_bad_input_is_one_line(house, capsys):
     for arguments, line in (
         (["lm", "sample", str(house / "run"), "--text", " ", "--codec", str(house / "codec")], "the text is empty"),
-        (["lm", "score", str(house / "none"), "a.wav"], "no such folder"),
+        (["lm", "score", str(house / "none"), "a.wav"], "none: no such folder"),
         (["lm", "train", "--data.tokens", "[nowhere]"], "no such token shard"),
     ):
         assert main(arguments) == 1
