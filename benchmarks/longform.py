@@ -1,7 +1,8 @@
 """Long files and streams: peak memory over the length, seams of global attention, cost of a live stream.
 
     python benchmarks/longform.py memory --codec tiny --minutes 10 60 180
-    python benchmarks/longform.py memory --codec auv --minutes 2 6
+    python benchmarks/longform.py memory --codec tiny --minutes 180 --precision fp32    # packed, as the commands run it
+    python benchmarks/longform.py memory --codec auv --minutes 1 3
     python benchmarks/longform.py seams --codec windowless --seconds 60
     python benchmarks/longform.py seams --codec auv --seconds 40
     python benchmarks/longform.py stream
@@ -31,6 +32,7 @@ from torch import Tensor
 
 from llmcodec import assets, audio
 from llmcodec.codec import LLMCodec, LLMCodecConfig
+from llmcodec.codec.inference import optimize_for_inference
 from llmcodec.codec.latency import CHUNK_SECONDS
 from llmcodec.codec.longform import decode_blocks, encode_blocks
 
@@ -62,9 +64,12 @@ def speech(seconds: float) -> Iterator[np.ndarray]:
             return
 
 
-def code_file(name: str, source: str, chunk_seconds: float) -> None:
+def code_file(name: str, source: str, chunk_seconds: float, precision: str) -> None:
     """In a process of its own: file -> tokens -> file; prints seconds and peak megabytes."""
-    codec, start, frames = make_codec(name), time.perf_counter(), 0
+    codec, frames = make_codec(name), 0
+    if precision != "plain":
+        codec = optimize_for_inference(codec, precision, consume=True)
+    start = time.perf_counter()
     processor = time.process_time()
     blocks = audio.iterate(source, codec.sample_rate)
     with audio.AudioWriter(source + ".out.wav", codec.sample_rate) as out:
@@ -75,8 +80,8 @@ def code_file(name: str, source: str, chunk_seconds: float) -> None:
     print(f"{frames} {time.perf_counter() - start:.1f} {time.process_time() - processor:.1f} {peak:.0f}")
 
 
-def memory(name: str, minutes: list[float], chunk_seconds: float, folder: str | None) -> None:
-    print(f"{name}, chunks of {chunk_seconds:g} s, {torch.get_num_threads()} thread(s)")
+def memory(name: str, minutes: list[float], chunk_seconds: float, folder: str | None, precision: str) -> None:
+    print(f"{name}, {precision}, chunks of {chunk_seconds:g} s, {torch.get_num_threads()} thread(s)")
     print(f"{'audio':>10} {'frames':>9} {'seconds':>9} {'CPU s':>8} {'CPU s / audio s':>16} {'peak MB':>8}")
     for length in (1.0, *(60.0 * m for m in minutes)):
         with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -85,7 +90,7 @@ def memory(name: str, minutes: list[float], chunk_seconds: float, folder: str | 
                 for wav in speech(length):
                     writer.write(wav)
             command = [sys.executable, __file__, "code_file", "--codec", name, "--source", str(path)]
-            command += ["--chunk-seconds", str(chunk_seconds)]
+            command += ["--chunk-seconds", str(chunk_seconds), "--precision", precision]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
             frames, seconds, processor, peak = done[-4:]
             share = float(processor) / length
@@ -153,14 +158,15 @@ if __name__ == "__main__":
     parser.add_argument("--chunks", type=float, nargs="+", default=[10, 30], help="seams: seconds per chunk")
     parser.add_argument("--lookaheads", type=float, nargs="+", default=[0, 0.5, 1, 2, 5], help="seams: seconds behind")
     parser.add_argument("--chunk-seconds", type=float, default=CHUNK_SECONDS, help="memory: seconds per chunk")
+    parser.add_argument("--precision", default="plain", help="memory: plain, or one of optimize_for_inference")
     parser.add_argument("--folder", help="memory: where the long files may lie (default: the temporary folder)")
     parser.add_argument("--source", help="used by `memory` itself")
     arguments = parser.parse_args()
     if arguments.what == "memory":
-        memory(arguments.codec, arguments.minutes, arguments.chunk_seconds, arguments.folder)
+        memory(arguments.codec, arguments.minutes, arguments.chunk_seconds, arguments.folder, arguments.precision)
     elif arguments.what == "seams":
         seams(arguments.codec, arguments.seconds, arguments.chunks, arguments.lookaheads)
     elif arguments.what == "stream":
         stream(arguments.seconds)
     else:
-        code_file(arguments.codec, arguments.source, arguments.chunk_seconds)
+        code_file(arguments.codec, arguments.source, arguments.chunk_seconds, arguments.precision)
