@@ -91,6 +91,8 @@ class EncodecCodec(PeerCodecWithFeatures):
     def _chunk_audio(self, codes_BQT: Tensor) -> Tensor:
         if not self.normalize:
             return self.model.decoder(self.model.quantizer.decode(codes_BQT.transpose(0, 1))).mean(1)
-        level_db = codes_BQT[:, 0, :1] * (LEVEL_RANGE_DB / self.codebook_size) + LOWEST_LEVEL_DB
-        wav_BCS = self.model.decoder(self.model.quantizer.decode(codes_BQT[:, 1:].transpose(0, 1)))
-        return wav_BCS.mean(1) * 10 ** (level_db / 20)
+        wav_BS = self.model.decoder(self.model.quantizer.decode(codes_BQT[:, 1:].transpose(0, 1))).mean(1)
+        # Frame by frame: a stream may be cut where no chunk begins, and then a level ends inside a piece.
+        level_db = codes_BQT[:, 0] * (LEVEL_RANGE_DB / self.codebook_size) + LOWEST_LEVEL_DB
+        level_BS = (10 ** (level_db / 20)).repeat_interleave(self.hop_samples, -1)
+        return wav_BS[:, : level_BS.shape[1]] * level_BS[:, : wav_BS.shape[1]]

@@ -59,6 +59,8 @@ def test_encodec_sends_the_level_of_each_chunk_as_a_code():
     assert codec.bitrate == pytest.approx(100 * 4 * 6 + 6)
     loud = codec.decode(codec.encode(quiet[None, None]).audio_codes).audio_values[0, 0].reshape(2, 3200)
     assert loud[1].std() > 30 * loud[0].std()
+    shifted = codec.decode(codec.encode(quiet[None, None]).audio_codes[..., 50:]).audio_values[0, 0]
+    assert shifted[1600:4800].std() > 30 * shifted[:1600].std()  # a piece of a stream that begins inside a chunk
 
 
 def test_encodec_refuses_chunks_that_are_no_whole_frames(monkeypatch):
