@@ -1,0 +1,370 @@
+"""Speed and memory of encode and decode: ours in every precision beside the published AUV, EnCodec, DAC, Mimi and SNAC.
+
+    python benchmarks/codec_speed.py                          # the table of docs/speed.md: 10 s and 60 s, batch 1 and 8
+    python benchmarks/codec_speed.py --codecs auv ours/int8 --seconds 10 --batch 1 --parts speed
+    python benchmarks/codec_speed.py --device cuda            # the same table on a GPU, with its ceilings
+
+Peers have random weights in their published shapes: speed and memory do not depend on them. Every codec runs once per
+round, in turn, so that a machine that slows down slows all of them; figures are medians over rounds. On a machine with
+other work, `--clock process --threads 1` counts the processor's time instead of the wall's. Peak memory comes from a
+process per codec. `ours/P` is the AUV configuration in precision P (plain: without optimize_for_inference),
+`tiny/P` the bundled codec.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PEERS = {
+    "auv": "random:auv",
+    "encodec": "random:encodec_24khz",
+    "dac": "random:dac_16khz",
+    "mimi": "random:mimi",
+    "snac": "random:snac_24khz",
+}
+PRECISIONS = ("fp32", "mixed", "bf16", "int8")
+DEFAULT = [*PEERS, *(f"ours/{p}" for p in PRECISIONS), *(f"tiny/{p}" for p in PRECISIONS)]
+PARTS = ("ceilings", "speed", "memory", "fidelity")
+
+
+def speech(seconds: float, sample_rate: int) -> Any:
+    """Bundled speech, repeated up to `seconds`, (S,)."""
+    import torch
+
+    from llmcodec import assets, audio
+    from llmcodec.data.manifest import read_manifest
+
+    clips = [audio.load(clip.path, sample_rate) for clip in read_manifest(assets.speech_manifest("test"))]
+    wav = torch.cat([torch.from_numpy(clip) for clip in clips])
+    samples = round(seconds * sample_rate)
+    return wav.repeat(-(-samples // len(wav)))[:samples]
+
+
+def calibration_clips(sample_rate: int = 16_000, count: int = 6) -> list[Any]:
+    """Bundled speech that `speech` and `fidelity` do not use."""
+    import torch
+
+    from llmcodec import assets, audio
+    from llmcodec.data.manifest import read_manifest
+
+    rows = read_manifest(assets.speech_manifest("train"))
+    return [torch.from_numpy(audio.load(row.path, sample_rate)) for row in rows[:: len(rows) // count]]
+
+
+def plain_codec(family: str, device: str) -> Any:
+    import torch
+
+    from llmcodec.codec import LLMCodec, LLMCodecConfig
+    from llmcodec.codecs.load import load_codec
+
+    if family == "tiny":
+        return load_codec("bundled", device)
+    torch.manual_seed(0)
+    return LLMCodec(LLMCodecConfig.auv()).eval().to(device)
+
+
+def open_codec(name: str, device: str) -> Any:
+    """`auv`, `encodec`, ..., `ours/int8`, `tiny/plain`, or any name that `load_codec` takes."""
+    from llmcodec.codec.inference import optimize_for_inference
+    from llmcodec.codecs.load import load_codec
+
+    family, _, precision = name.partition("/")
+    if family not in ("ours", "tiny"):
+        return load_codec(PEERS.get(name, name), device)
+    codec = plain_codec(family, device)
+    if precision == "plain":
+        return codec
+    return optimize_for_inference(codec, precision, calibration=calibration_clips(), consume=True)
+
+
+def batch_of(codec: Any, batch: int, seconds: float, device: str) -> Any:
+    wav = speech(seconds * batch, codec.sample_rate)
+    return wav.view(batch, 1, -1).to(device)
+
+
+CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
+clock = time.perf_counter  # main() sets it
+
+
+def timed(call: Callable[[], Any], device: str) -> tuple[float, Any]:
+    import torch
+
+    if device != "cpu":
+        torch.cuda.synchronize()
+    start = clock()
+    result = call()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return clock() - start, result
+
+
+# -- ceilings ----------------------------------------------------------------------------------------------------------
+def ceilings(device: str) -> dict[str, float]:
+    """Largest matrix rates of this machine in GFLOP/s, by PyTorch's own kernels, at the codec's sizes."""
+    import torch
+    import torch.nn.functional as F
+
+    from llmcodec.codec.fast_linear import PackedLinear
+
+    rates = {}
+    rows, inputs, outputs = (500, 512, 2048) if device == "cpu" else (8192, 2048, 8192)
+    for precision in ("fp32", "bf16", "int8") if device == "cpu" else ("fp32", "bf16"):
+        x, weight = torch.randn(rows, inputs, device=device), torch.randn(outputs, inputs, device=device)
+        layer = PackedLinear(weight, None, precision, span=(-4.0, 4.0))  # type: ignore[arg-type]
+        taken = layer.take(x)
+        seconds = min(timed(lambda layer=layer, taken=taken: layer(taken), device)[0] for _ in range(20))
+        rates[precision] = 2 * rows * inputs * outputs / seconds / 1e9
+    if device != "cpu":
+        x = torch.randn(1 << 28, device=device)
+        seconds = min(timed(lambda: F.relu(x, inplace=True), device)[0] for _ in range(10))
+        rates["bandwidth_gb_s"] = 2 * 4 * x.numel() / seconds / 1e9
+    return rates
+
+
+def matrix_gflop(config: Any, side: str, frames: int) -> float:
+    """Multiply-adds of all matrix products of one clip, twice, in 1e9."""
+    width, layers = config.hidden_size, config.encoder_layers if side == "encode" else config.decoder_layers
+    layer = (4 * config.ffn_mult + 4 + 3) * width * width + config.conv_kernel_size * width
+    seen = frames if config.attention_window is None else min(frames, 2 * config.attention_window + 1)
+    end = (config.n_fft + 2) * width + (config.codebook_size * config.codebook_dim if side == "encode" else 0)
+    return 2 * frames * (layers * (layer + 2 * seen * width) + end) / 1e9
+
+
+# -- speed -------------------------------------------------------------------------------------------------------------
+def measure_speed(names: list[str], batch: int, seconds: float, rounds: int, limit: float, device: str) -> list[dict]:
+    """Median times of every codec, run in turn; a codec whose first call exceeds `limit` seconds is not run again."""
+    import torch
+
+    codecs = {name: open_codec(name, device) for name in names}
+    inputs = {name: batch_of(codec, batch, seconds, device) for name, codec in codecs.items()}
+    times: dict[str, dict[str, list[float]]] = {name: {"encode": [], "decode": []} for name in names}
+    codes, slow = {}, set()
+    with torch.inference_mode():
+        for name, codec in codecs.items():  # caches, thread pools, packed shapes
+            small = inputs[name][:1, :, : codec.sample_rate * 2]
+            codec.decode(codec.encode(small).audio_codes)
+        for turn in range(rounds):
+            for name, codec in codecs.items():
+                if turn and name in slow:
+                    continue
+                wav = inputs[name]
+                spent, encoded = timed(lambda codec=codec, wav=wav: codec.encode(wav), device)
+                times[name]["encode"].append(spent)
+                codes[name] = encoded.audio_codes
+                again, _ = timed(lambda codec=codec, name=name: codec.decode(codes[name]), device)
+                times[name]["decode"].append(again)
+                if spent + again > limit:
+                    slow.add(name)
+    rows = []
+    for name, codec in codecs.items():
+        row: dict[str, Any] = {"codec": name, "batch": batch, "seconds": seconds}
+        for side, values in times[name].items():
+            row[side] = statistics.median(values)
+            row[f"{side}_times"] = values
+            config = getattr(codec, "config", None)
+            if name.split("/")[0] in ("ours", "tiny"):
+                frames = codec.num_frames(round(seconds * codec.sample_rate))
+                row[f"{side}_gflops"] = batch * matrix_gflop(config, side, frames) / row[side]
+        rows.append(row)
+    return rows
+
+
+def speed_table(rows: list[dict]) -> str:
+    """Times real time and ratio to AUV, cell by cell."""
+    lines = []
+    for batch, seconds in dict.fromkeys((row["batch"], row["seconds"]) for row in rows):
+        cell = [row for row in rows if (row["batch"], row["seconds"]) == (batch, seconds)]
+        base = next((row for row in cell if row["codec"] == "auv"), None)
+        lines += [f"\nbatch {batch}, clips of {seconds:g} s", ""]
+        lines += ["| codec | encode, x real time | to AUV | decode, x real time | to AUV | matrix GFLOP/s |"]
+        lines += ["|---|---:|---:|---:|---:|---:|"]
+        for row in cell:
+            text = f"| {row['codec']} "
+            for side in ("encode", "decode"):
+                ratio = f"{base[side] / row[side]:.2f}" if base else ""
+                text += f"| {batch * seconds / row[side]:.1f} | {ratio} "
+            rates = [f"{row[f'{side}_gflops']:.0f}" for side in ("encode", "decode") if f"{side}_gflops" in row]
+            lines.append(text + f"| {' / '.join(rates)} |")
+    return "\n".join(lines)
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+def measure_memory(name: str, side: str, seconds: float, device: str) -> dict:
+    """Peak memory of one process that opens `name` and codes one clip, MB. Run in a process of its own."""
+    import torch
+
+    codec = open_codec(name, device)
+    wav = batch_of(codec, 1, seconds, device)
+    frames = math.ceil(seconds * codec.frame_rate)
+    opened = peak_mb()
+    with torch.inference_mode():
+        if side == "encode":
+            call = lambda: codec.encode(wav)  # noqa: E731
+        else:
+            short = codec.encode(wav[..., : codec.sample_rate]).audio_codes
+            codes = short.repeat(1, 1, -(-frames // short.shape[-1]))
+            codes = codes[..., : codes.shape[-1] - codes.shape[-1] % 4]  # SNAC's rows come in groups
+            call = lambda: codec.decode(codes)  # noqa: E731
+        if device != "cpu":
+            torch.cuda.reset_peak_memory_stats()
+            call()
+            return {"codec": name, "side": side, "peak_mb": torch.cuda.max_memory_allocated() / 2**20}
+        Path("/proc/self/clear_refs").write_text("5")  # the peak of what follows, without that of opening
+        before = resident_mb()
+        call()
+    return {
+        "codec": name,
+        "side": side,
+        "opening_mb": opened,
+        "before_mb": before,
+        "peak_mb": peak_mb(),
+    }
+
+
+def resident_mb() -> float:
+    return status_mb("VmRSS")
+
+
+def peak_mb() -> float:
+    return status_mb("VmHWM")
+
+
+def status_mb(key: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) / 1024
+    raise ValueError(f"/proc/self/status has no {key}: memory is measured on Linux only")
+
+
+def memory_in_process(name: str, side: str, seconds: float, args: argparse.Namespace) -> dict:
+    command = [sys.executable, __file__, "--memory-of", name, side, str(seconds), "--device", args.device]
+    if args.threads:
+        command += ["--threads", str(args.threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"{name}: measuring memory failed: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def memory_table(rows: list[dict], seconds: float) -> str:
+    lines = [f"\npeak memory of a process, one clip of {seconds:g} s, MB", ""]
+    lines += ["| codec | encode | of it while coding | decode | of it while coding |", "|---|---:|---:|---:|---:|"]
+    for name in dict.fromkeys(row["codec"] for row in rows):
+        sides = {row["side"]: row for row in rows if row["codec"] == name}
+        cells = []
+        for side in ("encode", "decode"):
+            row = sides[side]
+            cells += [f"{row['peak_mb']:.0f}", f"{row['peak_mb'] - row.get('before_mb', 0):.0f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+# -- fidelity ----------------------------------------------------------------------------------------------------------
+def measure_fidelity(family: str, precision: str, device: str, max_clips: int) -> dict:
+    """Tokens equal to the plain codec's on held-out speech, and decoder SNR in dB on the plain codec's codes."""
+    import torch
+
+    from llmcodec import assets, audio
+    from llmcodec.codec.inference import optimize_for_inference
+    from llmcodec.data.manifest import read_manifest
+
+    plain = plain_codec(family, device)
+    fast = optimize_for_inference(plain, precision, calibration=calibration_clips())  # type: ignore[arg-type]
+    held_out = [*read_manifest(assets.speech_manifest("test")), *read_manifest(assets.speech_manifest("valid"))]
+    same = frames = 0
+    signal = noise = 0.0
+    with torch.inference_mode():
+        for row in held_out[:max_clips]:
+            wav = torch.from_numpy(audio.load(row.path, plain.sample_rate))[None, None].to(device)
+            codes = plain.encode(wav).audio_codes
+            same += int((fast.encode(wav).audio_codes == codes).sum())
+            frames += codes.numel()
+            expected = plain.decode(codes).audio_values
+            signal += float(expected.square().sum())
+            noise += float((fast.decode(codes).audio_values - expected).square().sum())
+    snr = 10 * math.log10(signal / noise) if noise else math.inf
+    return {"codec": f"{family}/{precision}", "tokens": frames, "agreement": same / frames, "snr_db": snr}
+
+
+def fidelity_table(rows: list[dict]) -> str:
+    lines = ["\nagainst the plain codec in fp32, held-out bundled speech (ours: random weights, tiny: trained)", ""]
+    lines += ["| codec | tokens | equal | decoder SNR on equal codes, dB |", "|---|---:|---:|---:|"]
+    return "\n".join(
+        [*lines]
+        + [f"| {r['codec']} | {r['tokens']} | {100 * r['agreement']:.2f} % | {r['snr_db']:.1f} |" for r in rows]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--codecs", nargs="+", default=DEFAULT, help="names; see above")
+    parser.add_argument("--seconds", nargs="+", type=float, default=[10, 60], help="clip lengths")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], help="clips per call")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of every codec, in turn")
+    parser.add_argument("--limit", type=float, default=30, help="seconds; a codec slower than this runs once per cell")
+    parser.add_argument(
+        "--skip-above", type=float, default=240, help="seconds of audio x codec: peers are left out above"
+    )
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="process: processor seconds, all threads")
+    parser.add_argument("--threads", type=int, default=0, help="of PyTorch; default all cores")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--fidelity-clips", type=int, default=31, help="held-out clips, of 31")
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--memory-of", nargs=3, metavar=("CODEC", "SIDE", "SECONDS"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+
+    import torch
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    global clock
+    clock = CLOCKS[args.clock]
+    torch.set_num_threads(args.threads or os.cpu_count() or 1)
+    if args.memory_of:
+        name, side, seconds = args.memory_of
+        print(json.dumps(measure_memory(name, side, float(seconds), args.device)))
+        return
+    print(
+        f"{torch.get_num_threads()} threads, {args.clock} clock, {args.device}, torch {torch.__version__}", flush=True
+    )
+    figures: dict[str, Any] = {}
+    if "ceilings" in args.parts:
+        figures["ceilings"] = ceilings(args.device)
+        print("ceilings:", ", ".join(f"{k} {v:.0f}" for k, v in figures["ceilings"].items()), "(GFLOP/s)", flush=True)
+    if "speed" in args.parts:
+        figures["speed"] = []
+        for seconds in args.seconds:
+            for batch in args.batch:
+                long = batch * seconds > args.skip_above
+                names = [n for n in args.codecs if not long or n == "auv" or n.split("/")[0] in ("ours", "tiny")]
+                rows = measure_speed(names, batch, seconds, args.rounds, args.limit, args.device)
+                print(speed_table(rows), flush=True)
+                figures["speed"] += rows
+    if "memory" in args.parts:
+        sides = ("encode", "decode")
+        longest = max(args.seconds)
+        figures["memory"] = [memory_in_process(n, side, longest, args) for n in args.codecs for side in sides]
+        print(memory_table(figures["memory"], longest), flush=True)
+    if "fidelity" in args.parts:
+        own = [
+            name.split("/") for name in args.codecs if name.split("/")[0] in ("ours", "tiny") and "plain" not in name
+        ]
+        figures["fidelity"] = [measure_fidelity(f, p, args.device, args.fidelity_clips) for f, p in own]
+        print(fidelity_table(figures["fidelity"]), flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
