@@ -90,10 +90,9 @@ def fingerprint(codec: Codec) -> str:
     """16 hex digits of the codec's class and weights, for looking up earlier results."""
     digest = hashlib.blake2b(type(codec).__qualname__.encode(), digest_size=8)
     state = getattr(codec, "state_dict", None) or getattr(getattr(codec, "model", None), "state_dict", None)
-    facts = (codec.sample_rate, codec.hop_samples, codec.num_codebooks, codec.codebook_size)
-    digest.update(
-        repr((facts, sorted((k, str(v)) for k, v in vars(codec).items() if isinstance(v, int | str)))).encode()
-    )
+    facts = [codec.sample_rate, codec.hop_samples, codec.num_codebooks, codec.codebook_size]
+    plain = sorted((name, repr(v)) for name, v in vars(codec).items() if isinstance(v, int | float | str))
+    digest.update(repr((facts, plain, repr(getattr(codec, "config", None)))).encode())
     for name, value in state().items() if state is not None else ():
         digest.update(name.encode())
         if hasattr(value, "numpy"):
