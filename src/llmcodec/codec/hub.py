@@ -67,7 +67,9 @@ class HubCodec(PreTrainedAudioTokenizerBase):
         if not is_main_process:
             return
         self.feature_extractor().save_pretrained(folder)
-        write_card(folder, card or self.card(repo_id or folder.name), replace=card is not None)
+        place = folder.resolve()
+        title = f"{place.parent.name}/codec" if place.name == "codec" else place.name  # runs keep theirs in RUN/codec
+        write_card(folder, card or self.card(repo_id or title), replace=card is not None)
         if push_to_hub:
             self.push_to_hub(repo_id or folder.resolve().name, card=card, **hub)
 

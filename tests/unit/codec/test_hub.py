@@ -106,6 +106,8 @@ def test_a_card_that_is_there_stays(codec, folder):
     assert (folder / "README.md").read_text() == "mine"
     codec.save_pretrained(folder, card="asked")
     assert (folder / "README.md").read_text() == "asked"
+    codec.save_pretrained(folder.parent / "run1" / "codec")
+    assert "# run1/codec" in (folder.parent / "run1" / "codec" / "README.md").read_text()
     assert not write_card(folder, "other") and write_card(folder, "other", replace=True)
     assert sorted(os.listdir(folder)) == FILES
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from llmcodec.cli import main
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.codec.folder import finished_folder
+from llmcodec.coding import export
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +50,14 @@ def test_onnx_graphs_beside_a_card(folder, tmp_path, capsys):
     assert (out / "README.md").read_text() == "mine"
 
 
-def test_what_cannot_be_exported_is_named(folder, tmp_path, capsys):
+def test_what_cannot_be_exported_is_named(folder, tmp_path, capsys, monkeypatch):
     (tmp_path / "file").touch()
+    load = export.load_codec
+    monkeypatch.setattr(export, "load_codec", lambda name: object() if name == "facebook/encodec_24khz" else load(name))
     for arguments, message in (
         ([folder, str(tmp_path / "file")], "is a file"),
         ([folder, str(tmp_path / "x"), "--format", "onnx", "--precision", "fp16"], "graphs are float32"),
-        (["random:encodec_24khz", str(tmp_path / "x")], "only codecs of llmcodec itself"),
+        (["facebook/encodec_24khz", str(tmp_path / "x")], "only codecs of llmcodec itself"),
     ):
         assert main(["export", *arguments]) == 1
         error = capsys.readouterr().err.strip()
