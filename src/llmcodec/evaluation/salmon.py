@@ -260,7 +260,7 @@ def codec_module(codec: Any) -> nn.Module | None:
 def _place(codec: Codec, pairs: Sequence[SuitePair], cache: str | Path | None) -> Path | None:
     """File of the codes; None where nothing is kept, or the codec's weights cannot be named."""
     module = codec_module(codec)
-    if cache is None or module is None:
+    if cache is None or module is None or not module.state_dict():  # packed weights have no names
         return None
     digest = hashlib.blake2b(digest_size=12)
     settings = (type(codec).__name__, codec.sample_rate, codec.num_codebooks, codec.codebook_size, codec.frame_rate)
