@@ -107,7 +107,7 @@ def write_arrays(
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     chunks, offset = [], 0
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = np.asarray(arrays[name], order="C")  # ascontiguousarray would give a number a dimension
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
         if little.dtype not in _NAMES:
             raise ValueError(f"{path}: cannot store {array.dtype}")

@@ -38,20 +38,22 @@ def entry(shape: object = (2,), offsets: object = (0, 4), dtype: object = "U16")
 def test_ours_and_the_librarys_are_the_same_format(tmp_path_factory, kinds, metadata):
     folder = tmp_path_factory.mktemp("t")
     arrays = {
-        name: np.random.default_rng(0).integers(0, 100, shape).astype(dtype) for name, (dtype, shape) in kinds.items()
+        name: np.asarray(np.random.default_rng(0).integers(0, 100, shape)).astype(dtype)
+        for name, (dtype, shape) in kinds.items()
     }
     write_arrays(folder / "ours", arrays, metadata)
     if arrays:
         theirs = safetensors.numpy.load_file(folder / "ours")
         assert set(theirs) == set(arrays)
         for name, array in arrays.items():
-            assert theirs[name].dtype == array.dtype
+            assert theirs[name].dtype == array.dtype and theirs[name].shape == array.shape
             np.testing.assert_array_equal(theirs[name], array)
         safetensors.numpy.save_file(arrays, folder / "theirs", metadata=metadata or None)
         back, facts = read_arrays(folder / "theirs", 1 << 20)
         assert facts == metadata
         for name, array in arrays.items():
             np.testing.assert_array_equal(back[name], array)
+            assert back[name].shape == array.shape
     assert (read_arrays(folder / "ours", 1 << 20)[1]) == metadata
 
 
