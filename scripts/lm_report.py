@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--top-p", type=float, default=0.95)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--draws", type=int, default=1, help="continuations of each prompt; their figures are averaged")
     parser.add_argument("--examples", type=int, default=3)
     parser.add_argument("-o", "--output", required=True)
     options = parser.parse_args()
@@ -68,18 +69,17 @@ def voice(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     wavs = [audio.load(clip.path, rate) for clip in clips]
     codes = encode_flat(runtime, [wav[:start] for wav in wavs])
     steps = round(options.seconds * lm_rate(runtime))
-    config = SamplingConfig(
-        temperature=options.temperature, top_p=options.top_p, max_codes=steps, min_codes=steps, seed=options.seed
-    )
-    drawn = sample(lm, [speech_prompt(lm, row) for row in codes], config)
-    joined = [np.concatenate([a.numpy(), b.numpy()]) for a, b in zip(codes, drawn, strict=True)]
-    spoken = runtime.decode_batch([frames_of(row, runtime) for row in joined])
-    made = [wav[start:] for wav in spoken]
+    made: list[list[np.ndarray]] = []
+    for draw in range(options.draws):
+        config = SamplingConfig(options.temperature, 0, options.top_p, max_codes=steps, min_codes=steps, seed=draw)
+        drawn = sample(lm, [speech_prompt(lm, row) for row in codes], config)
+        joined = [np.concatenate([a.numpy(), b.numpy()]) for a, b in zip(codes, drawn, strict=True)]
+        spoken = runtime.decode_batch([frames_of(row, runtime) for row in joined])
+        made.append([wav[start:] for wav in spoken])
+        if draw == 0:
+            write_examples(clips, spoken, folder, rate, options.examples)
     ends = [wav[: start + steps * hop] for wav in wavs]
     real = [wav[start:] for wav in runtime.decode_batch(runtime.encode_batch(ends))]
-    for number in list(range(0, len(clips), max(1, len(clips) // max(1, options.examples))))[: options.examples]:
-        with audio.AudioWriter(folder / f"continued_{clips[number].id}.ogg", rate) as file:
-            file.write(spoken[number])
     encoder = VoiceEncoder("cpu", verbose=False)
 
     def embed(wav: np.ndarray) -> np.ndarray | None:
@@ -87,31 +87,32 @@ def voice(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         return encoder.embed_utterance(voiced) if len(voiced) >= rate // 2 else None
 
     asked = [embed(wav[:start]) for wav in wavs]
-    levels = [decibel(one) - decibel(wav[:start]) for one, wav in zip(made, wavs, strict=True)]
+    levels = [decibel(one) - decibel(wav[:start]) for draw in made for one, wav in zip(draw, wavs, strict=True)]
     facts: dict[str, Any] = {
         "prompts": len(clips),
         "groups": {f"{s} {g}": n for (s, g), n in count(clips).items()},
+        "continuations": len(levels),
         "silent": sum(level < -SILENT_DB for level in levels),
         "median level against the prompt, dB": float(np.median(levels)),
-        "settings": {
-            name: getattr(options, name) for name in ("prompt_seconds", "seconds", "temperature", "top_p", "seed")
-        },
+        "settings": {name: getattr(options, name) for name in ("prompt_seconds", "seconds", "temperature", "top_p")},
     }
     rows = []
-    for name, sounds in (("continuation", made), ("real rest through the codec", real)):
-        heard = [embed(one) for one in sounds]
+    for name, draws in (("continuation", made), ("real rest through the codec", [real])):
+        heard = [[embed(one) for one in sounds] for sounds in draws]
         own, others = [], []
         for i, clip in enumerate(clips):
             rivals = [
-                cosine(heard[j], asked[i])
+                cosine(draw[j], asked[i])
+                for draw in heard
                 for j, other in enumerate(clips)
                 if (other.language, other.source) == (clip.language, clip.source)
                 and other.speaker != clip.speaker
-                and heard[j] is not None
+                and draw[j] is not None
             ]
-            if heard[i] is None or asked[i] is None or not rivals:
+            mine = [cosine(draw[i], asked[i]) for draw in heard if draw[i] is not None]
+            if asked[i] is None or not mine or not rivals:
                 continue
-            own.append(cosine(heard[i], asked[i]))
+            own.append(float(np.mean(mine)))
             others.append(float(np.mean(rivals)))
             rows.append({"id": clip.id, "what": name, "own": own[-1], "others": others[-1]})
         test = compare_paired(others, own)
@@ -125,6 +126,13 @@ def voice(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "real": test.real,
         }
     return facts | {"rows": rows}
+
+
+def write_examples(clips: list[Clip], spoken: list[np.ndarray], folder: Path, rate: int, count: int) -> None:
+    """Some prompts with their continuations, spread over the speakers."""
+    for number in range(0, len(clips), max(1, -(-len(clips) // max(1, count)))):
+        with audio.AudioWriter(folder / f"continued_{clips[number].id.replace('/', '_')}.ogg", rate) as file:
+            file.write(spoken[number])
 
 
 def prompts(options: argparse.Namespace) -> list[Clip]:
@@ -162,7 +170,7 @@ def read(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "recording": wavs,
     }
     for clip, wav in list(zip(clips, sounds["read by the LM"], strict=True))[: options.examples]:
-        with audio.AudioWriter(folder / f"read_{clip.id}.ogg", rate) as file:
+        with audio.AudioWriter(folder / f"read_{clip.id.replace('/', '_')}.ogg", rate) as file:
             file.write(wav)
     hear = load_transcriber(OFFLINE)
     facts: dict[str, Any] = {"texts": len(clips), "ended by themselves": sum(len(d) < config.max_codes for d in drawn)}
