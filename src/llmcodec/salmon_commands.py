@@ -102,7 +102,7 @@ def evaluate_salmon(
         content = {"about": about, "codecs": {name: result.to_json() for name, result in results.items()}}
         write_text(stem.with_suffix(".md"), salmon_markdown(results))
         write_text(stem.with_suffix(".json"), json.dumps(content, indent=1) + "\n")
-        console.print(f"written: {stem.with_suffix('.md')}, {stem.with_suffix('.json')}")
+        console.print(f"written: {stem.with_suffix('.md')}, {stem.with_suffix('.json')}", soft_wrap=True)
 
 
 def load_token_lm(place: str, device: str) -> TokenLM:
@@ -189,7 +189,7 @@ def make_salmon_suite(
     console = Console()
     with progress(console) as show:
         summary = build_suite(paths, output, settings, speakers=speakers, noises=noises, rooms=rooms, on_progress=show)
-    console.print(str(summary), highlight=False)
+    console.print(str(summary), highlight=False, soft_wrap=True)
     if not check:
         return
     with progress(console) as show:
@@ -198,7 +198,7 @@ def make_salmon_suite(
         )
     content = {"passed": result.passed, "accuracy": {k: vars(v) for k, v in result.accuracy.items()}}
     write_text(Path(output) / "cut_check.json", json.dumps(content, indent=1) + "\n")
-    console.print(str(result), highlight=False)
+    console.print(str(result), highlight=False, soft_wrap=True)
     if not result.passed:
         raise ValueError("the cut can be heard, or the classifier is too weak to tell: see the figures above")
 

@@ -5,6 +5,7 @@ Test: tests/unit/evaluation/test_command.py.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import shlex
@@ -37,6 +38,8 @@ TERMS_SHOWN = {
 }
 """Terms of a training log that get a picture, where at least one run has them."""
 PACKAGES = ("torch", "transformers", "numpy", "soundfile", "pesq", "pystoi")
+DRAWING = ("command", "comparison", "figures", "kept", "output", "page", "report", "report_parts")
+"""Modules of this room that no number depends on."""
 MAX_POINTS = 400
 """Points of one curve on the page; longer logs are thinned."""
 
@@ -85,7 +88,18 @@ def codec_key(codec: Codec, *settings: Any) -> str | None:
     facts = [type(codec).__name__, codec.sample_rate, codec.hop_samples, codec.num_codebooks, codec.codebook_size]
     config: Any = getattr(module, "config", None)
     config = config.to_json_string() if hasattr(config, "to_json_string") else repr(config)
-    return key_of(__version__, facts, config, weights_digest(module), *settings)
+    return key_of(__version__, code_digest(), facts, config, weights_digest(module), *settings)
+
+
+def code_digest(root: Path = Path(__file__).parents[1]) -> str:
+    """Changes with every line of code that a measurement runs through: what older code measured is measured again."""
+    digest = hashlib.blake2b(digest_size=12)
+    for room in ("audio.py", "codec", "codecs", "lm", "evaluation"):
+        place = root / room
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            if path.stem not in DRAWING:
+                digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def examples(codecs: Mapping[str, Codec], clips: Sequence[Clip], count: int) -> list[Example]:

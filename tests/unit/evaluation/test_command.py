@@ -17,6 +17,7 @@ from llmcodec.evaluation import command
 from llmcodec.evaluation.comparison import (
     System,
     all_statements,
+    code_digest,
     codec_key,
     command_line,
     curves,
@@ -133,6 +134,17 @@ def test_keys_see_weights_and_settings():
     next(iter(codec.parameters())).data.view(-1)[0] += 1.0  # type: ignore[attr-defined]
     assert codec_key(codec, "settings") != key
     assert codec_key(object(), "settings") is None  # type: ignore[arg-type]
+
+
+def test_code_that_measures_changes_the_key_and_code_that_draws_does_not(tmp_path):
+    for name in ("audio.py", "codec/a.py", "codecs/b.py", "lm/c.py", "evaluation/stats.py", "evaluation/page.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x = 1")
+    before = code_digest(tmp_path)
+    (tmp_path / "evaluation/page.py").write_text("x = 2")
+    assert code_digest(tmp_path) == before
+    (tmp_path / "codec/a.py").write_text("x = 2")
+    assert code_digest(tmp_path) != before and len(code_digest()) == 24
 
 
 def test_command_and_versions(monkeypatch):
