@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from llmcodec import audio
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.codec.latency import Latency, latency
 from llmcodec.codec.longform import decode_blocks, encode_blocks
@@ -22,6 +25,7 @@ KINDS = {
     "global": dict(encoder_layers=1, decoder_layers=1, attention_window=None),
     "causal": dict(causal=True),
 }
+PAGE = (Path(__file__).parents[3] / "docs" / "longform.md").read_text(encoding="utf-8")
 CODECS = {kind: small_codec(torch.float32, **sizes) for kind, sizes in KINDS.items()}
 
 
@@ -196,3 +200,33 @@ def test_arguments_that_contradict_the_codec():
         CODECS["causal"].streaming(lookahead_seconds=0.5)
     with pytest.raises(ValueError, match="call codec.eval"):
         LLMCodec(CODECS["window"].config).train().streaming()
+
+
+def test_the_examples_of_the_page_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    audio.write("three_hours.flac", noise(24000).numpy().astype(np.float32), 24000)
+    names: dict = {"microphone": [np.zeros(1000, np.float32)] * 3}
+    for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+        exec(block, names)
+        for line, value in re.findall(r"^(latency.*?)\s+# ([\d.]+)$", block, re.MULTILINE):
+            assert eval(line, names) == pytest.approx(float(value)), line
+    assert audio.info("again.wav").num_frames == 16000
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "chunk", "ahead"),
+    [
+        ("`causal_tiny`", LLMCodecConfig.causal_tiny(), None, None),
+        ("`causal_tiny(n_fft=640)`", LLMCodecConfig.causal_tiny(n_fft=640), None, None),
+        ("`tiny`", LLMCodecConfig.tiny(), None, None),
+        ("`tiny`", LLMCodecConfig.tiny(), 0.2, None),
+        ("`tiny`, `lookahead_seconds=1`", LLMCodecConfig.tiny(), 0.2, 1),
+        ("`auv`", LLMCodecConfig.auv(), 1.0, None),
+        ("`auv`, `lookahead_seconds=0.5`", LLMCodecConfig.auv(), 1.0, 0.5),
+    ],
+)
+def test_the_table_of_the_page(name, config, chunk, ahead):
+    stated = latency(config, chunk, ahead)
+    seconds = (stated.encode_seconds, stated.decode_seconds, stated.round_trip_seconds)
+    row = re.escape(name) + r" \|.*\| " + " \\| ".join(f"{value:.2f}" for value in seconds)
+    assert re.search(f"^\\| {row} \\| {'yes' if stated.exact else 'no'} \\|$", PAGE, re.MULTILINE)
