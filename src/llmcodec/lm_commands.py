@@ -254,9 +254,10 @@ def progress_callback(recipe: TokenLMRecipe, resume: bool) -> Any:
                 self.bar = TrainingBar(recipe.name, state.max_steps, state.global_step)
                 self.bar.__enter__()
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if self.log is None or self.bar is None:
                 return
+            logs: dict[str, float] = kwargs["logs"]
             row = {LOG_NAMES.get(name, name.replace("eval_", "lm/")): value for name, value in logs.items()}
             row = {name: value for name, value in row.items() if "/" in name or name in LOG_NAMES.values()}
             pace = (time.monotonic() - self.started) / max(1, state.global_step - self.first)

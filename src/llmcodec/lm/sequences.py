@@ -32,11 +32,20 @@ TOO_LONG = "longer than the LM reads"
 class TokenClipLike(Protocol):
     """What is asked of a row of token shards. codes: flattened (T,) tensor or array of ints."""
 
-    id: str
-    codes: Any
-    text: str
-    speaker: str
-    language: str
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def codes(self) -> Any: ...
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def speaker(self) -> str: ...
+
+    @property
+    def language(self) -> str: ...
 
 
 @dataclass(frozen=True)

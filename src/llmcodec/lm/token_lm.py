@@ -279,7 +279,9 @@ def _load_adapter(folder: Path, card: TokenLMCard, tokens: AudioTokens, dtype: t
     with torch.no_grad():
         for name, module in (("input_NH", model.get_input_embeddings()), ("output_NH", model.get_output_embeddings())):
             if name in rows:
-                module.weight[tokens.all_ids] = rows[name].to(module.weight)
+                weight = module.weight
+                assert isinstance(weight, Tensor)
+                weight[tokens.all_ids] = rows[name].to(weight.dtype)
     if not (folder / ADAPTER).is_file():
         return model
     try:

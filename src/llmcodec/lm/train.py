@@ -73,7 +73,7 @@ class LMTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         from safetensors.torch import save_file
 
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self.recipe.run)
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: value.contiguous() for name, value in self.trained.trainable_state().items()}
         save_file(state, folder / WEIGHTS)
@@ -297,7 +297,7 @@ def _held_out(
 
 def _arguments(recipe: TokenLMRecipe, held_out: HeldOut | None) -> TrainingArguments:
     measured = held_out is not None
-    metric = "eval_bits_per_second" if measured and held_out.clips else "eval_nats_per_target"
+    metric = "eval_bits_per_second" if held_out is not None and held_out.clips else "eval_nats_per_target"
     arguments = TrainingArguments(
         output_dir=recipe.run,
         seed=recipe.seed,
