@@ -47,7 +47,7 @@ def stoi(reference_S: np.ndarray, reconstruction_S: np.ndarray, sample_rate: int
     spectrum_2FN = np.fft.rfft(frames_2FW, NUM_BINS_FFT, axis=2)
     power_2FN = spectrum_2FN.real**2 + spectrum_2FN.imag**2
     envelope_2JF = np.sqrt(power_2FN @ _bands_NJ()).transpose(0, 2, 1)
-    x_JML, y_JML = sliding_window_view(envelope_2JF, SEGMENT_FRAMES, axis=2)
+    x_JML, y_JML = np.ascontiguousarray(sliding_window_view(envelope_2JF, SEGMENT_FRAMES, axis=2))
     scale_JM = np.sqrt(np.einsum("jml,jml->jm", x_JML, x_JML))
     scale_JM /= np.sqrt(np.einsum("jml,jml->jm", y_JML, y_JML)) + _EPS
     y_JML = np.minimum(y_JML * scale_JM[..., None], x_JML * (1 + 10 ** (-CLIP_DB / 20)))

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,10 +114,10 @@ def measure_jobs(jobs: Iterable[Job], num_workers: int) -> Iterator[Outcome]:
     if num_workers < 1:
         yield from map(run_job, jobs)
         return
-    # Spawned, not forked: the parent may hold threads of torch. One thread each: the processes are the parallelism.
+    # One thread each: the processes are the parallelism.
     with (
         _environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"),
-        ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(num_workers, mp_context=_processes()) as pool,
     ):
         pending: set[Future[Outcome]] = set()
         for job in jobs:
@@ -127,6 +128,17 @@ def measure_jobs(jobs: Iterable[Job], num_workers: int) -> Iterator[Outcome]:
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
+
+
+def _processes() -> BaseContext:
+    """Never forked from here, where torch may hold threads; from a server that has imported what a worker needs."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(
+        [__name__, "pesq", "parselmouth", "scipy.fft"]
+    )  # those not installed are passed over
+    return context
 
 
 @contextmanager
