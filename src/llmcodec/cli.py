@@ -36,11 +36,9 @@ def recipe_parser(prog: str, description: str, **options: Any) -> ArgumentParser
     return ArgumentParser(prog=prog, description=description, usage=f"{prog} [options]", **options)
 
 
-def train_parser() -> ArgumentParser:
-    """Parser of `llmcodec train`: the recipe's fields at top level, `--config` as often as you like (later wins)."""
+def training_parser(prog: str, description: str, recipe: type) -> ArgumentParser:
+    """Parser of a training command: the recipe's fields at top level, `--config` as often as you like (later wins)."""
     from jsonargparse import DefaultHelpFormatter
-
-    from .training.recipe import Recipe
 
     class Formatter(DefaultHelpFormatter):
         """Keeps the line breaks of the description, and those alone."""
@@ -48,11 +46,18 @@ def train_parser() -> ArgumentParser:
         def _fill_text(self, text: str, width: int, indent: str) -> str:
             return "".join(indent + line for line in text.splitlines(keepends=True))
 
-    parser = recipe_parser("llmcodec train", TRAIN_HELP, formatter_class=Formatter)
+    parser = recipe_parser(prog, description, formatter_class=Formatter)
     parser.add_argument("--config", action="config", help="Recipe (YAML); several stack, later ones win.")
     parser.add_argument("--resume", action="store_true", help="Continue from the newest checkpoint in the run folder.")
-    parser.add_class_arguments(Recipe)
+    parser.add_class_arguments(recipe)
     return parser
+
+
+def train_parser() -> ArgumentParser:
+    """Parser of `llmcodec train`."""
+    from .training.recipe import Recipe
+
+    return training_parser("llmcodec train", TRAIN_HELP, Recipe)
 
 
 def train(arguments: Sequence[str]) -> None:

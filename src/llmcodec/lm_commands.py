@@ -121,23 +121,11 @@ def tokenize_splits(
 
 
 def lm_train_parser() -> Any:
-    """Parser of `llmcodec lm train`: the recipe's fields at top level, `--config` as often as you like."""
-    from jsonargparse import DefaultHelpFormatter
-
-    from .cli import recipe_parser
+    """Parser of `llmcodec lm train`."""
+    from .cli import training_parser
     from .lm.recipe import TokenLMRecipe
 
-    class Formatter(DefaultHelpFormatter):
-        """Keeps the line breaks of the description."""
-
-        def _fill_text(self, text: str, width: int, indent: str) -> str:
-            return "".join(indent + line for line in text.splitlines(keepends=True))
-
-    parser = recipe_parser("llmcodec lm train", TRAIN_HELP, formatter_class=Formatter)
-    parser.add_argument("--config", action="config", help="Recipe (YAML); several stack, later ones win.")
-    parser.add_argument("--resume", action="store_true", help="Continue from the newest checkpoint in the run folder.")
-    parser.add_class_arguments(TokenLMRecipe)
-    return parser
+    return training_parser("llmcodec lm train", TRAIN_HELP, TokenLMRecipe)
 
 
 def train(arguments: Sequence[str]) -> None:
