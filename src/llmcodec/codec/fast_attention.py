@@ -39,14 +39,16 @@ class Rotation:
 
     def tables(self, num_frames: int, device: torch.device) -> Tensor:
         """(T, 2, 1, C / 2) complex64: for queries and keys."""
-        if self.table.shape[0] < num_frames or self.table.device != device:
+        table = self.table  # read and replaced once each: another thread may do the same
+        if table.shape[0] < num_frames or table.device != device:
             size = max(512, 1 << (num_frames - 1).bit_length())
             like = torch.empty(0, device=device)
             cos, sin = rotary_tables(size, self.head_dim, like, exact=self.exact)
             half = self.head_dim // 2
             turn = torch.complex(cos[:, :half].contiguous(), sin[:, :half].contiguous())
-            self.table = torch.stack((turn / math.sqrt(self.head_dim), turn), 1)[:, :, None]
-        return self.table[:num_frames]
+            table = torch.stack((turn / math.sqrt(self.head_dim), turn), 1)[:, :, None]
+            self.table = table
+        return table[:num_frames]
 
 
 def attend(qkv_BTE: Tensor, rotation: Tensor, head_dim: int, window: int | None, causal: bool, half: bool) -> Tensor:

@@ -9,18 +9,21 @@ Shapes: B batch, S samples, Q codebooks, T frames. Test: tests/unit/coding/test_
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..codec.inference import InferenceCodec
 from ..codec.latency import CHUNK_SECONDS
 from ..codec.longform import decode_blocks, encode_blocks
 from ..codecs.protocol import Codec
 from .runtime import CodecIdentity, length_batches
 
+SHORTEST_SHARE_SECONDS = 8  # a batch of less audio is not worth a core of its own
 BATCH_SECONDS = 64.0  # padded audio in one call: more gains nothing on a CPU and costs memory
 
 
@@ -48,11 +51,11 @@ class TorchRuntime:
         self.device = next((tensor.device for _, tensor in named_tensors(codec)), torch.device("cpu"))
         self.batch_samples = int(batch_seconds * codec.sample_rate)
 
-    @torch.inference_mode()
     def encode_batch(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Clips (S,) float32 -> codes (Q, T) int64 each. Raises ValueError for an empty clip."""
         results: list[np.ndarray] = [np.empty(0)] * len(wavs)
-        for indices in length_batches([len(wav) for wav in wavs], self.batch_samples):
+
+        def encode(indices: Sequence[int]) -> None:
             lengths = [len(wavs[i]) for i in indices]
             if min(lengths) < 1:
                 raise ValueError("encode: a clip is empty; every clip needs at least one sample")
@@ -65,9 +68,10 @@ class TorchRuntime:
             codes_BQT = encoded.audio_codes.to("cpu", torch.int64).numpy()
             for i, codes_QT, count in zip(indices, codes_BQT, frames, strict=True):
                 results[i] = codes_QT[:, :count].copy()
+
+        self._each_batch(encode, [len(wav) for wav in wavs])
         return results
 
-    @torch.inference_mode()
     def decode_batch(
         self, codes: Sequence[np.ndarray], lengths: Sequence[int | None] | None = None
     ) -> list[np.ndarray]:
@@ -79,7 +83,8 @@ class TorchRuntime:
             if length is not None and not 1 <= length <= (codes_QT.shape[1] + 1) * hop:
                 raise ValueError(f"decode: {codes_QT.shape[1]} frames of {hop} samples cannot give {length} samples")
         results: list[np.ndarray] = [np.empty(0)] * len(codes)
-        for indices in length_batches([one.shape[1] * hop for one in codes], self.batch_samples):
+
+        def decode(indices: Sequence[int]) -> None:
             frames = [codes[i].shape[1] for i in indices]
             codes_BQT = torch.zeros(len(indices), self.identity.num_codebooks, max(frames), dtype=torch.int64)
             for row_QT, i in zip(codes_BQT, indices, strict=True):
@@ -91,6 +96,8 @@ class TorchRuntime:
             wav_BS = decoded.reshape(len(indices), -1).to("cpu", torch.float32).numpy()
             for i, wav_S, count in zip(indices, wav_BS, frames, strict=True):
                 results[i] = fit(wav_S[: count * hop], wanted[i])
+
+        self._each_batch(decode, [one.shape[1] * hop for one in codes])
         return results
 
     def encode_stream(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -108,6 +115,30 @@ class TorchRuntime:
         for codes_QT in codes:
             self.identity.provenance().check_codes(codes_QT, "decode")
             yield codes_QT
+
+    def _each_batch(self, code: Callable[[Sequence[int]], None], lengths: Sequence[int]) -> None:
+        """Call `code` with the indices of every batch.
+
+        On the CPU our packed codec takes one batch per core, each on one thread: short clips leave little to share
+        inside a batch, and threads that do not wait for each other lose nothing to a busy machine.
+        """
+        threads = torch.get_num_threads() if self.device.type == "cpu" and isinstance(self.codec, InferenceCodec) else 1
+        share = max(-(-sum(lengths) // threads), SHORTEST_SHARE_SECONDS * self.identity.sample_rate)
+        batches = length_batches(lengths, min(self.batch_samples, share) if threads > 1 else self.batch_samples)
+
+        def run(indices: Sequence[int]) -> None:
+            with torch.inference_mode():
+                code(indices)
+
+        if threads == 1 or len(batches) == 1:
+            for indices in batches:
+                run(indices)
+            return
+        try:
+            with ThreadPoolExecutor(threads, "coding", torch.set_num_threads, (1,)) as pool:
+                list(pool.map(run, batches))
+        finally:
+            torch.set_num_threads(threads)
 
     def _frames(self, codes_BQT: Tensor, mask: Tensor | None, lengths: Sequence[int]) -> list[int]:
         """Real frames of every clip: by the codec's mask, else by ceil(S / hop)."""

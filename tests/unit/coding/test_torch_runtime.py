@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmcodec.codec.inference import optimize_for_inference
 from llmcodec.coding.runtime import Runtime
 from llmcodec.coding.torch_runtime import TorchRuntime, identity_of, weights_sha256
 
@@ -112,3 +114,27 @@ def test_a_codec_without_masks_gets_the_frames_that_cover_each_clip():
     codes = runtime.encode_batch([np.zeros(n, np.float32) for n in (1, 100, 101, 250)])
     assert [one.shape[1] for one in codes] == [1, 1, 2, 3]
     assert [len(wav) for wav in runtime.decode_batch(codes, [1, 100, 101, 250])] == [1, 100, 101, 250]
+
+
+def test_the_packed_codec_codes_batches_side_by_side_with_the_same_result():
+    packed = TorchRuntime(optimize_for_inference(miniature_codec().eval(), "fp32"), "miniature", batch_seconds=20.0)
+    wavs = [speech_like(8000 + 3000 * i, seed=i) for i in range(24)]  # 40 s, lengths from 0.5 to 4.8 s
+    made, seen = [], set()
+    encode = packed.codec.encode
+
+    def watched(*arguments):
+        seen.add(threading.current_thread().name.partition("_")[0])
+        return encode(*arguments)
+
+    packed.codec.encode = watched
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        codes = packed.encode_batch(wavs)
+        made.append((codes, packed.decode_batch(codes if threads == 1 else made[0][0], [len(wav) for wav in wavs])))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(1)
+    assert seen == {"MainThread", "coding"}
+    same = [float((a == b).mean()) for a, b in zip(made[0][0], made[1][0], strict=True)]
+    assert min(same) > 0.95 and np.mean(same) > 0.99  # other batches, other rounding
+    for a, b in zip(made[0][1], made[1][1], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
