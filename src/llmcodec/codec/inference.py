@@ -171,11 +171,17 @@ def resolve(name: Choice, automatic: Choice, device: torch.device, calibrated: b
         return name
     if device.type != "cpu":
         return "mixed" if automatic == "mixed" and device.type == "cuda" else "fp32"
-    if automatic == "int8" and calibrated and has_int8_kernels() and torch.cpu._is_vnni_supported():
+    if automatic == "int8" and calibrated and has_int8_kernels() and processor_has("_is_vnni_supported"):
         return "int8"
-    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+    if processor_has("_is_avx512_bf16_supported") or processor_has("_is_amx_tile_supported"):
         return "bf16" if automatic == "int8" else automatic
     return "fp32"
+
+
+def processor_has(question: str) -> bool:
+    """One of the `torch.cpu._is_..._supported` questions; no where this PyTorch cannot be asked."""
+    ask = getattr(torch.cpu, question, None)
+    return ask is not None and bool(ask())
 
 
 @torch.no_grad()

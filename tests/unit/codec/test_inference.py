@@ -177,6 +177,16 @@ def test_auto_takes_what_the_machine_has(bundled, monkeypatch):
     assert sides == ("fp32", "bf16")
 
 
+def test_without_onednn_it_is_the_same_codec(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    plain = make(attention_window=5)
+    assert_same(plain, optimize_for_inference(plain, "fp32"), clip(9000)[None, None])
+    near = optimize_for_inference(plain, "bf16").decode(plain.encode(clip(9000)[None, None]).audio_codes)
+    assert bool(near.audio_values.isfinite().all())
+    with pytest.raises(ValueError, match="int8 needs a CPU"):
+        optimize_for_inference(plain, "int8", calibration=[clip(9000)])
+
+
 def test_the_plain_codec_stays_or_is_consumed():
     plain = make()
     before = {name: value.clone() for name, value in plain.state_dict().items()}
