@@ -103,7 +103,7 @@ def sweep(arguments: Sequence[str]) -> None:
     parser = ArgumentParser(
         prog="llmcodec sweep",
         description="Train and measure several recipes with several seeds, unattended; prints one table. Start it "
-        "again to resume, or in a second process to share the work. Example: llmcodec sweep recipes/sweep_first.yaml",
+        "again to resume, or in a second process to share the work. Example: llmcodec sweep recipes/sweep_objectives.yaml",
     )
     parser.add_argument("file", type=str, help="Sweep file (YAML).")
     parser.add_class_arguments(SweepConfig)
