@@ -103,7 +103,8 @@ def sweep(arguments: Sequence[str]) -> None:
     parser = ArgumentParser(
         prog="llmcodec sweep",
         description="Train and measure several recipes with several seeds, unattended; prints one table. Start it "
-        "again to resume, or in a second process to share the work. Example: llmcodec sweep recipes/sweep_objectives.yaml",
+        "again to resume, or in a second process to share the work. "
+        "Example: llmcodec sweep recipes/sweep_objectives.yaml",
     )
     parser.add_argument("file", type=str, help="Sweep file (YAML).")
     parser.add_class_arguments(SweepConfig)
@@ -159,9 +160,10 @@ def _spelled_out(arguments: Sequence[str], flags: Set[str], names: Set[str]) -> 
         return f"--{plain}{equals}{value}" if name.startswith("--") and plain in names else argument
 
     spelled_out = [spelled(argument) for argument in arguments]
+    following = [*spelled_out, ""][1:]
     return [
-        f"{argument}=true" if argument in flags and following not in ("true", "false") else argument
-        for argument, following in zip(spelled_out, [*spelled_out[1:], ""], strict=True)
+        f"{argument}=true" if argument in flags and after not in ("true", "false") else argument
+        for argument, after in zip(spelled_out, following, strict=True)
     ]
 
 

@@ -209,17 +209,38 @@ class ReconstructWork(_FromAudio, _ToAudio):
 
     def stream(self, item: Item, advance: Advance) -> None:
         counted = Counted(item.header.sample_rate, advance)
+        codec = self.runtime.identity
+
+        def length() -> int:
+            return audio.num_resampled(counted.samples, counted.sample_rate, codec.sample_rate)
+
         channels = []
         for number, channel in enumerate(self.channels(item)):
             # The other channels are as long as the first: one count is enough for the length.
             own_count = Counted(item.header.sample_rate, advance) if number else counted
             codes = self.runtime.encode_stream(self.blocks(item, channel, own_count))
-            channels.append(self.runtime.decode_stream(codes))
+            channels.append(cut_at_end(self.runtime.decode_stream(codes), codec.hop_samples, length))
         rate = self.sample_rate or item.header.sample_rate
         for _ in self.save_blocks(
             item, rate, channels, lambda: audio.num_resampled(counted.samples, counted.sample_rate, rate)
         ):
             pass
+
+
+def cut_at_end(blocks: Iterable[np.ndarray], hold: int, length: Callable[[], int]) -> Iterator[np.ndarray]:
+    """The same samples up to a length that is known only at the end; at most `hold` samples lie beyond it.
+
+    A decoder gives whole frames. What it says behind the recording's end must not ring into the resampled result, as
+    it does not where tokens are kept with their length.
+    """
+    pending, given = np.zeros(0, np.float32), 0
+    for block in blocks:
+        pending = np.concatenate([pending, block])
+        if len(pending) > hold:
+            yield pending[:-hold]
+            given, pending = given + len(pending) - hold, pending[-hold:]
+    if (rest := length() - given) > 0:
+        yield pending[:rest]
 
 
 class Counted:

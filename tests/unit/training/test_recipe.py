@@ -24,8 +24,12 @@ from llmcodec.training.recipe import (
 from ...miniature import parser, recipe_of
 
 FOLDER = shipped_recipe("paper").parent
-WHOLE = [path for path in sorted(FOLDER.glob("*.yaml")) if "rows" not in yaml.safe_load(path.read_text())]
-DIFFERENCES = {"control": ["rate"], "paper_as_released": ["paper"]}
+WHOLE = [
+    path
+    for path in sorted(FOLDER.glob("*.yaml"))
+    if "rows" not in yaml.safe_load(path.read_text()) and not path.stem.startswith("lm_")  # sweeps, token LMs
+]
+DIFFERENCES = {"control": ["rate"], "paper_as_released": ["paper"], "paper_tiny": ["rate"]}
 
 
 def stacks() -> list[tuple[str, ...]]:
