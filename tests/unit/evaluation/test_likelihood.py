@@ -156,7 +156,7 @@ def test_progress_runs_from_zero_to_one() -> None:
 
 
 def test_a_difference_within_the_luck_of_an_lm_seed_is_not_called_real():
-    """Every clip a little better, so pairing by clip is sure; but one training cannot tell half the margin from luck."""
+    """Every clip a little better, so pairing by clip is sure; one training cannot tell half the margin from luck."""
     clips = [ClipBits(str(i), 1.0, 50, 400.0 + i, 500.0, 1.0) for i in range(30)]
     config = LikelihoodConfig()
 
