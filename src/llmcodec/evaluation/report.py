@@ -30,6 +30,7 @@ GLOSSARY = {
     "stft": "the same between magnitude spectrograms",
     "pesq": "wide-band quality score, 1.0 to 4.6",
     "stoi": "intelligibility score, 0 to 1",
+    "f0corr": "how alike the pitch contours are, -1 to 1",
     "sdr": "signal to sample-exact error",
     "lm_bits_per_second": "what a small language model needs to write the tokens of one second",
     "lm_bits_per_token": "the same for one token",
