@@ -26,7 +26,7 @@ from .codecs.protocol import Codec
 from .data.manifest import read_manifest
 from .evaluation.stats import Interval
 from .evaluation.summary import MEASURES, to_json
-from .evaluation.systems import Corpus, MeasurementConfig, measure_system, spread
+from .evaluation.systems import Corpus, MeasurementConfig, encode_all, measure_system, spread
 
 PAIRED = {"lm_bits_per_second": ("lm_clips", "bits"), "mel": ("files", "mel"), "stft": ("files", "stft")}
 PAIRED |= {"pesq": ("files", "pesq"), "stoi": ("files", "stoi")}
@@ -38,6 +38,10 @@ class RowConfig:
 
     codec: str | None = None
     """An existing codec (`bundled`, folder, hub id), measured as it is; null trains one."""
+    of: str | None = None
+    """Another row, whose codec of the same seed is measured in another way; null trains one."""
+    search: float | None = None
+    """Encode by search (codec/search.py) with this weight of the rate; null takes the nearest codes."""
     configs: list[str] = field(default_factory=list)
     """Recipes to stack, paths relative to the sweep file."""
     options: list[str] = field(default_factory=list)
@@ -71,7 +75,7 @@ class SweepConfig:
     only_train: bool = False
     """Train every row and measure nothing yet: a later call measures."""
     measurement: MeasurementConfig = field(default_factory=MeasurementConfig)
-    """What is measured."""
+    """What is measured; the matched probe and SALMon, which take longest, on the first seed of a row only."""
 
     def seeds_of(self, row: RowConfig) -> list[int]:
         return row.seeds or self.seeds
@@ -81,15 +85,21 @@ def run_sweep(config: SweepConfig, here: Path) -> Path:
     """Do all jobs that nobody has done or is doing, then write and return `table.md`."""
     folder = Path(config.folder)
     folder.mkdir(parents=True, exist_ok=True)
+    later_seeds = replace(config.measurement, probe=None, salmon=None)  # the slow columns, on the first seed only
     jobs = [(index, name, seed) for name, row in config.rows.items() for index, seed in enumerate(config.seeds_of(row))]
-    for _, name, seed in sorted(jobs, key=lambda job: job[0]):  # the first seed of every row, then the second
+    for index, name, seed in sorted(jobs, key=lambda job: job[0]):  # the first seed of every row, then the second
         job = folder / f"{name}-{seed}"
         if beside(job, ".json").exists():
+            continue
+        source = config.rows[name].of
+        if source is not None and not beside(folder / f"{source}-{seed}", ".json").exists():
+            print(f"sweep: {name}, seed {seed}, needs {source}, which is not measured yet: start the sweep again then")
             continue
         with claim(beside(job, ".lock")) as mine:
             if mine and not beside(job, ".json").exists():
                 print(f"sweep: {name}, seed {seed}", flush=True)
-                run_job(config, config.rows[name], seed, job, here)
+                first = replace(config, measurement=config.measurement if index == 0 else later_seeds)
+                run_job(first, config.rows[name], seed, job, here)
     return write_table(config)
 
 
@@ -100,7 +110,10 @@ def beside(job: Path, ending: str) -> Path:
 
 def run_job(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Path) -> None:
     """Train (or resume) one codec and measure it; the result appears whole or not at all."""
-    codec = row.codec if row.codec is not None else str(train_codec(config, row, seed, job, here))
+    if row.of is not None:
+        source = config.rows[row.of].codec or str(job.parent / f"{row.of}-{seed}" / "codec")
+    else:
+        source = row.codec or str(train_codec(config, row, seed, job, here))
     if config.only_train:
         return
     keep: dict[str, Any] = {"sources": config.sources, "languages": config.languages, "min_seconds": 0.5}
@@ -108,7 +121,13 @@ def run_job(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Pat
     corpus = Corpus(spread(train, config.train_clips), valid, test)
     protocol = config.measurement
     protocol = replace(protocol, likelihood=replace(protocol.likelihood, seeds=(seed,)))
-    measured = measure_system(job.name, ready_to_run(load_codec(codec)), corpus, protocol)
+    codec = load_codec(source)
+    if row.search is None:
+        codec = ready_to_run(codec)
+    else:
+        codec = searching(codec, corpus, row.search)
+        protocol = replace(protocol, probe=None, salmon=None)  # latents are the source's; a suite would take too long
+    measured = measure_system(job.name, codec, corpus, protocol)
     temporary = beside(job, ".tmp")
     temporary.write_text(json.dumps(to_json([measured])[job.name]), encoding="utf-8")
     temporary.replace(beside(job, ".json"))
@@ -117,6 +136,16 @@ def run_job(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Pat
 def ready_to_run(codec: Codec) -> Codec:
     """Our codec packed for speed, in full precision: the same tokens."""
     return optimize_for_inference(codec, "fp32") if isinstance(codec, LLMCodec) else codec
+
+
+def searching(codec: Codec, corpus: Corpus, weight: float) -> Codec:
+    """The codec, searching by the bigrams of its nearest codes on the train clips."""
+    from .codec.search import BigramPrior, SearchConfig, SearchingCodec
+
+    if not isinstance(codec, LLMCodec):
+        raise ValueError("sweep: search is for llmcodec's own codecs")
+    prior = BigramPrior.fit(encode_all(ready_to_run(codec), corpus.train), codec.codebook_size)
+    return SearchingCodec(codec, prior, SearchConfig(weight=weight))
 
 
 def train_codec(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Path) -> Path:

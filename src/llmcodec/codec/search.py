@@ -1,0 +1,277 @@
+"""Rate-aware encoding: among codes that sound alike, take those that a language model finds cheap, and listen.
+
+The nearest code of a frame is neither the one that sounds best (the decoder reads many frames at once) nor the one that
+is easiest to predict. `SearchingCodec` starts from the nearest codes and tries a few others at every frame: each trial is
+decoded, and kept where
+
+    log-mel distance around the frame  +  weight * (-ln p(code | code before) - ln p(code after | code))
+
+falls. p is a `BigramPrior` counted on a corpus. Nothing is trained, and codebook, decoder and token files stay as they
+are: encoding costs more, decoding nothing. Analysis by synthesis (Atal & Remde 1982, multi-pulse coding) with the
+Lagrangian of entropy-constrained quantisation (Chou, Lookabaugh & Gray 1989). What it gains and costs: docs/search.md.
+
+Shapes: B clips, S samples, T frames, C code dimension, V codes, K nearest codes of a frame, P frames tried at once,
+A trials for each. Test: tests/unit/codec/test_search.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..tensorfile import read_arrays, write_arrays
+from .inference import InferenceCodec, optimize_for_inference
+from .model import LLMCodec, LLMCodecDecoderOutput, LLMCodecEncoderOutput, lengths_of
+
+PRIOR_FILE = "token_prior.safetensors"
+FORMAT = "llmcodec token prior 1"
+MAX_PRIOR_BYTES = 1 << 31
+MEL_BANDS = {512: 80, 2048: 150}
+"""Window in samples -> mel bands of the distance: those of Codec-SUPERB's Mel; hops of a half and a whole frame."""
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How far the search goes. The defaults were chosen on docs/search.md's figures."""
+
+    weight: float = 0.1
+    """Log-mel distance (sum of two windows, log10, times frames) that one nat is worth; 0 only improves the sound."""
+    candidates: int = 16
+    """Nearest codes that may be taken at all."""
+    trials: int = 2
+    """Codes that are decoded and heard at every frame, besides the present one."""
+    trial_weight: float = 0.006
+    """Cosine similarity that one nat is worth when the trials are chosen."""
+    spacing: int = 6
+    """Frames between those that are changed at once: changes must not hear each other."""
+    reach: int = 3
+    """Frames on either side over which a change is heard."""
+    passes: int = 1
+    """Times that every frame is visited."""
+    block: int = 1500
+    """Frames that are decoded at once: bounds the memory of long clips."""
+
+    def __post_init__(self) -> None:
+        if self.weight < 0 or self.trial_weight < 0 or self.reach < 0:
+            raise ValueError("search: weight, trial_weight and reach cannot be negative")
+        if min(self.trials, self.spacing, self.passes) < 1 or self.candidates <= self.trials or self.block < 100:
+            raise ValueError(
+                "search: trials, spacing and passes must be at least 1, candidates more than trials, block at least "
+                f"100; got {self.trials}, {self.spacing}, {self.passes}, {self.candidates}, {self.block}"
+            )
+
+
+class BigramPrior:
+    """p(code | code before), counted, with Witten-Bell back-off to the add-one-half unigram.
+
+    Sparse: a sorted key `before * V + code` per pair that occurred. Args: keys_G, counts_G: pairs; unigram_V: counts.
+    """
+
+    def __init__(self, keys_G: Tensor, counts_G: Tensor, unigram_V: Tensor):
+        self.keys_G, self.counts_G, self.unigram_V = keys_G, counts_G, unigram_V
+        size = unigram_V.numel()
+        self.unigram_share_V = (unigram_V.double() + 0.5) / (unigram_V.double() + 0.5).sum()
+        before_G = keys_G // size
+        total_V = torch.zeros(size, dtype=torch.float64).index_add_(0, before_G, counts_G.double())
+        self.followers_V = torch.bincount(before_G, minlength=size).double().clamp_min(1.0)
+        self.weight_V = total_V + self.followers_V
+
+    @classmethod
+    def fit(cls, clips: Sequence[Tensor], codebook_size: int) -> BigramPrior:
+        """Count the codes of clips, 1-D int64 each. Raises ValueError without a clip, or for a code out of range."""
+        clips = [codes for codes in clips if codes.numel()]
+        if not clips:
+            raise ValueError("token prior: no codes to count")
+        codes = torch.cat(clips)
+        if int(codes.min()) < 0 or int(codes.max()) >= codebook_size:
+            raise ValueError(f"token prior: codes must be in [0, {codebook_size}), got {int(codes.max())}")
+        pairs = torch.cat([codes[:-1] * codebook_size + codes[1:] for codes in clips])
+        keys_G, counts_G = torch.unique(pairs, return_counts=True)
+        return cls(keys_G, counts_G, torch.bincount(codes, minlength=codebook_size))
+
+    @property
+    def codebook_size(self) -> int:
+        return self.unigram_V.numel()
+
+    def nats(self, before: Tensor, code: Tensor) -> Tensor:
+        """-ln p(code | before) of equally shaped int64 tensors, float32. A negative code means none: before = -1 asks
+        for the unigram, code = -1 costs nothing."""
+        before, code = torch.broadcast_tensors(before, code)
+        known = before.clamp_min(0), code.clamp_min(0)
+        share = self.unigram_share_V[known[1]]
+        counts = torch.zeros_like(share)
+        if self.keys_G.numel():
+            wanted = (known[0] * self.codebook_size + known[1]).contiguous()
+            place = torch.searchsorted(self.keys_G, wanted).clamp_max(self.keys_G.numel() - 1)
+            counts = torch.where(self.keys_G[place] == wanted, self.counts_G[place].double(), counts)
+        follows = (counts + self.followers_V[known[0]] * share) / self.weight_V[known[0]]
+        nats = -torch.where(before >= 0, follows, share).log()
+        return torch.where(code >= 0, nats, torch.zeros_like(nats)).float()
+
+    def save(self, path: Path, codec: LLMCodec) -> None:
+        """Write the counts and the codebook that they belong to, whole or not at all."""
+        arrays = {"keys": self.keys_G.numpy(), "counts": self.counts_G.numpy(), "unigram": self.unigram_V.numpy()}
+        write_arrays(path, arrays, {"format": FORMAT, "codebook": codebook_hash(codec)})
+
+    @classmethod
+    def load(cls, path: Path, codec: LLMCodec) -> BigramPrior:
+        """Read what `save` wrote. Raises ValueError for a damaged file, or the prior of another codebook."""
+        try:
+            arrays, metadata = read_arrays(path, max_bytes=MAX_PRIOR_BYTES)
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"{path}: not a token prior; `llmcodec prior` writes one")
+        if metadata.get("codebook") != codebook_hash(codec):
+            raise ValueError(f"{path}: the token prior of another codec; make this one's with `llmcodec prior`")
+        keys, counts, unigram = (arrays.get(name, np.zeros(0)) for name in ("keys", "counts", "unigram"))
+        size = codec.codebook_size
+        sound = all(array.dtype == np.int64 and array.ndim == 1 for array in (keys, counts, unigram))
+        sound = sound and unigram.size == size and keys.size == counts.size and bool((np.diff(keys) > 0).all())
+        sound = sound and (not keys.size or (keys[0] >= 0 and keys[-1] < size * size and counts.min() > 0))
+        if not sound or unigram.min() < 0:
+            raise ValueError(f"{path}: damaged: its counts do not fit a codebook of {size}")
+        return cls(*(torch.from_numpy(array) for array in (keys, counts, unigram)))
+
+
+def codebook_hash(codec: LLMCodec) -> str:
+    """16 hex digits of the code vectors."""
+    codebook = codec.codebook_VC.detach().to("cpu", torch.float32).contiguous().numpy()
+    return hashlib.blake2b(np.ascontiguousarray(codebook).data, digest_size=8).hexdigest()
+
+
+class LogMel:
+    """Log-mel spectrograms of two windows, and their distance frame by frame of the codec."""
+
+    def __init__(self, sample_rate: int, hop_samples: int, device: torch.device):
+        from transformers.audio_utils import mel_filter_bank
+
+        self.windows = []
+        for (size, bands), hop in zip(MEL_BANDS.items(), (max(1, hop_samples // 2), hop_samples), strict=True):
+            filters_NM = mel_filter_bank(
+                size // 2 + 1, bands, 0.0, sample_rate / 2, sample_rate, norm="slaney", mel_scale="slaney"
+            )
+            filters_MN = torch.from_numpy(filters_NM.T).float().contiguous().to(device)
+            self.windows.append((torch.hann_window(size, device=device), hop, hop_samples // hop, filters_MN))
+
+    def __call__(self, wav_XS: Tensor) -> list[Tensor]:
+        """Samples (X, S) -> log10 of the power of every band, (X, M, analysis frames), for each window."""
+        found = []
+        for window_N, hop, _, filters_MN in self.windows:
+            spectra = torch.stft(
+                wav_XS, len(window_N), hop, window=window_N, pad_mode="constant", return_complex=True
+            ).abs()
+            found.append(2 * (filters_MN @ spectra).clamp_min(1e-5).log10())
+        return found
+
+    def distance(self, wav_XS: Tensor, reference: Sequence[Tensor]) -> Tensor:
+        """Mean absolute difference (X, T) to another call's result, summed over windows, S = T * hop_samples."""
+        total = wav_XS.new_zeros(())
+        for mel, wanted, (_, _, steps, _) in zip(self(wav_XS), reference, self.windows, strict=True):
+            # A codec frame is heard by the analysis frames centred on its ends and between them.
+            total = total + F.avg_pool1d((mel - wanted).abs().mean(1)[:, None], steps + 1, steps)[:, 0]
+        return total
+
+
+class SearchingCodec:
+    """An `LLMCodec` that searches while it encodes; a codec of `codecs.protocol.Codec`, for inference only.
+
+    Args:
+        codec: encodes and decodes as it did before; trials are decoded by a packed copy.
+        prior: of this codec's tokens. config: see there.
+    """
+
+    def __init__(self, codec: LLMCodec, prior: BigramPrior, config: SearchConfig | None = None):
+        if prior.codebook_size != codec.codebook_size:
+            raise ValueError(f"search: a prior of {prior.codebook_size} codes, a codec of {codec.codebook_size}")
+        self.plain, self.prior, self.config = codec, prior, config or SearchConfig()
+        self.device = codec.device
+        self.sample_rate, self.hop_samples, self.frame_rate = codec.sample_rate, codec.hop_samples, codec.frame_rate
+        self.num_codebooks, self.codebook_size = codec.num_codebooks, codec.codebook_size
+        # Trials are only compared with each other, so they may be rounded.
+        packed = isinstance(codec, InferenceCodec)
+        self.sketch = codec if packed else optimize_for_inference(codec, encoder="fp32", decoder="auto")
+        self.log_mel = LogMel(codec.sample_rate, codec.hop_samples, codec.device)
+
+    @torch.inference_mode()
+    def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> LLMCodecEncoderOutput:
+        """(B, 1, S) samples -> `audio_codes` (B, 1, T) and more, as `LLMCodec.encode`; clips are searched one by one.
+
+        Raises ValueError as `LLMCodec.encode`.
+        """
+        if input_values.ndim != 3 or input_values.shape[1] != 1:
+            raise ValueError(f"encode: input_values must be (batch, 1, samples), mono; got {tuple(input_values.shape)}")
+        wav_BS = input_values[:, 0]
+        lengths_B = lengths_of(padding_mask, wav_BS)
+        encoding = self.plain.encode_latents(wav_BS, lengths_B)
+        codes_BT = encoding.codes_BT.clone()
+        frames_B = encoding.mask_BT.sum(1).tolist()
+        for clip, (frames, length) in enumerate(zip(frames_B, lengths_B.tolist(), strict=True)):
+            found_T = self.search(wav_BS[clip, :length], encoding.query_BTC[clip, :frames], codes_BT[clip, :frames])
+            codes_BT[clip, :frames] = found_T
+        quantized_BTD = self.plain.decoder_input(codes_BT[:, None], None)
+        return LLMCodecEncoderOutput(codes_BT[:, None], encoding.mask_BT[:, None], quantized_BTD.transpose(1, 2))
+
+    def decode(self, *args: Any, **kwargs: Any) -> LLMCodecDecoderOutput:
+        """As `LLMCodec.decode`."""
+        return self.plain.decode(*args, **kwargs)
+
+    def encode_features(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """As `LLMCodec.encode_features`: the latents, which no search changes."""
+        return self.plain.encode_features(input_values, padding_mask)
+
+    @torch.inference_mode()
+    def search(self, wav_S: Tensor, query_TC: Tensor, codes_T: Tensor) -> Tensor:
+        """Better codes (T,) for one clip, from its samples, its unit-norm queries and the codes to start from."""
+        config, frames, hop = self.config, codes_T.numel(), self.hop_samples
+        near = (query_TC @ self.plain.codebook_VC.T).topk(min(config.candidates, self.codebook_size))
+        codes_T = codes_T.clone()
+        wav_S = F.pad(wav_S[: frames * hop], (0, max(0, frames * hop - wav_S.numel())))
+        for first in range(0, frames, config.block):
+            last = min(frames, first + config.block)
+            margin = config.spacing + config.reach
+            low, high = max(0, first - margin), min(frames, last + margin)  # heard; what lies outside the block is kept
+            wanted = self.log_mel(wav_S[None, low * hop : high * hop])
+            for offset in [*range(config.spacing)] * config.passes:
+                chosen_P = torch.arange(first + offset, last, config.spacing, device=codes_T.device)
+                if not chosen_P.numel():
+                    continue
+                trials_XP, nats_XP = self._trials(codes_T, chosen_P, near.values, near.indices)
+                codes_XT = codes_T[low:high].repeat(len(trials_XP), 1)
+                codes_XT[:, chosen_P - low] = trials_XP
+                wav_XS = self.sketch.decode(codes_XT[:, None]).audio_values[:, 0]
+                heard_XT = around(self.log_mel.distance(wav_XS, wanted), config.reach)
+                best_P = (heard_XT[:, chosen_P - low] + config.weight * nats_XP).argmin(0)
+                codes_T[chosen_P] = trials_XP.gather(0, best_P[None])[0]
+        return codes_T
+
+    def _trials(self, codes_T: Tensor, chosen_P: Tensor, score_TK: Tensor, near_TK: Tensor) -> tuple[Tensor, Tensor]:
+        """The present codes of the chosen frames and the most promising others, (1 + A, P), and what they cost."""
+        config = self.config
+        beside_T = F.pad(codes_T, (1, 1), value=-1)
+        before_P, after_P = beside_T[chosen_P], beside_T[chosen_P + 2]
+
+        def nats(codes_XP: Tensor) -> Tensor:
+            return self.prior.nats(before_P, codes_XP) + self.prior.nats(codes_XP, after_P)
+
+        now_P, near_KP, promise_KP = codes_T[chosen_P], near_TK[chosen_P].T, score_TK[chosen_P].T
+        if config.weight:
+            promise_KP = promise_KP - config.trial_weight * nats(near_KP)
+        promise_KP = promise_KP.masked_fill(near_KP == now_P, -torch.inf)
+        best_AP = promise_KP.topk(min(config.trials, len(near_KP)), dim=0).indices
+        trials_XP = torch.cat([now_P[None], near_KP.gather(0, best_AP)])
+        return trials_XP, nats(trials_XP)
+
+
+def around(values_XT: Tensor, reach: int) -> Tensor:
+    """Sums over `reach` frames on either side."""
+    window = 2 * reach + 1
+    return window * F.avg_pool1d(values_XT[:, None], window, 1, reach)[:, 0]
