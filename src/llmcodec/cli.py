@@ -230,6 +230,9 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "export": Command(
         "write a codec for others: Hugging Face folder with a card, or ONNX", "coding.export:export_codec"
     ),
+    "prior": Command(
+        "count which codes follow each other, for encoding that searches for cheap ones", "coding.prior:make_prior"
+    ),
     "convert": Command("AUV and LLM-Codec checkpoints to codec folders, and back", "codec.convert:convert"),
     "evaluate": {
         "reconstruction": Command(

@@ -1,7 +1,7 @@
 """Rate-aware encoding: among codes that sound alike, take those that a language model finds cheap, and listen.
 
 The nearest code of a frame is neither the one that sounds best (the decoder reads many frames at once) nor the one that
-is easiest to predict. `SearchingCodec` starts from the nearest codes and tries a few others at every frame: each trial is
+is easiest to predict. `SearchingCodec` starts from the nearest codes and tries others at every frame: each trial is
 decoded, and kept where
 
     log-mel distance around the frame  +  weight * (-ln p(code | code before) - ln p(code after | code))
@@ -32,6 +32,7 @@ from .inference import InferenceCodec, optimize_for_inference
 from .model import LLMCodec, LLMCodecDecoderOutput, LLMCodecEncoderOutput, lengths_of
 
 PRIOR_FILE = "token_prior.safetensors"
+CONTEXT = 64  # frames on either side of a block that are decoded with it and kept as they are
 FORMAT = "llmcodec token prior 1"
 MAX_PRIOR_BYTES = 1 << 31
 MEL_BANDS = {512: 80, 2048: 150}
@@ -118,8 +119,9 @@ class BigramPrior:
 
     def save(self, path: Path, codec: LLMCodec) -> None:
         """Write the counts and the codebook that they belong to, whole or not at all."""
-        arrays = {"keys": self.keys_G.numpy(), "counts": self.counts_G.numpy(), "unigram": self.unigram_V.numpy()}
-        write_arrays(path, arrays, {"format": FORMAT, "codebook": codebook_hash(codec)})
+        small = torch.int32 if self.codebook_size**2 < 1 << 31 else torch.int64
+        arrays = {"keys": self.keys_G.to(small), "counts": self.counts_G.to(torch.int32), "unigram": self.unigram_V}
+        write_arrays(path, {name: array.numpy() for name, array in arrays.items()}, {"format": FORMAT, "codebook": codebook_hash(codec)})
 
     @classmethod
     def load(cls, path: Path, codec: LLMCodec) -> BigramPrior:
@@ -134,7 +136,8 @@ class BigramPrior:
             raise ValueError(f"{path}: the token prior of another codec; make this one's with `llmcodec prior`")
         keys, counts, unigram = (arrays.get(name, np.zeros(0)) for name in ("keys", "counts", "unigram"))
         size = codec.codebook_size
-        sound = all(array.dtype == np.int64 and array.ndim == 1 for array in (keys, counts, unigram))
+        sound = all(array.dtype in (np.int32, np.int64) and array.ndim == 1 for array in (keys, counts, unigram))
+        keys, counts, unigram = (array.astype(np.int64) for array in (keys, counts, unigram))
         sound = sound and unigram.size == size and keys.size == counts.size and bool((np.diff(keys) > 0).all())
         sound = sound and (not keys.size or (keys[0] >= 0 and keys[-1] < size * size and counts.min() > 0))
         if not sound or unigram.min() < 0:
@@ -237,11 +240,10 @@ class SearchingCodec:
         wav_S = F.pad(wav_S[: frames * hop], (0, max(0, frames * hop - wav_S.numel())))
         for first in range(0, frames, config.block):
             last = min(frames, first + config.block)
-            margin = config.spacing + config.reach
-            low, high = max(0, first - margin), min(frames, last + margin)  # heard; what lies outside the block is kept
+            low, high = max(0, first - CONTEXT), min(frames, last + CONTEXT)
             wanted = self.log_mel(wav_S[None, low * hop : high * hop])
             for offset in [*range(config.spacing)] * config.passes:
-                chosen_P = torch.arange(first + offset, last, config.spacing, device=codes_T.device)
+                chosen_P = torch.arange(min(first + offset, last), last, config.spacing, device=codes_T.device)
                 if not chosen_P.numel():
                     continue
                 trials_XP, nats_XP = self._trials(codes_T, chosen_P, near.values, near.indices)

@@ -6,6 +6,8 @@
     load_codec("kyutai/mimi:16")             # with 16 of its codebooks; also load_codec(..., num_codebooks=16)
     load_codec("random:dac_16khz")           # a published shape with random weights (random_weights.py)
     load_codec("auv:downloads/auv.pt")       # AUV through its own package; auv:SWivid/AUV fetches it
+    load_codec("search:bundled")             # ours, searching for cheap codes while it encodes (docs/search.md)
+    load_codec("search=0.2:FOLDER")          # with more weight on the rate; FOLDER is written by `llmcodec prior`
 
 What a folder holds is read from its config.json. Supported kinds, their sizes and defaults: docs/codecs.md.
 Test: tests/unit/codecs/test_load.py.
@@ -24,6 +26,7 @@ from typing import Any
 from ..assets import codec_folder
 from ..codec import LLMCodec
 from ..codec.safe_load import check_foreign_folder
+from ..codec.search import PRIOR_FILE, BigramPrior, SearchConfig, SearchingCodec
 from .kinds import KINDS, kind_of
 from .protocol import Codec
 from .select import check_num_codebooks
@@ -32,6 +35,7 @@ BUNDLED = "bundled"
 RANDOM = "random:"
 AUV, AUV_HUB = "auv:", "SWivid/AUV"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+SEARCH = re.compile(r"search(?:=(\d*\.?\d+))?:(.+)")
 CODEBOOKS = re.compile(r"(.+):(\d+)")
 SUPPORTED = (
     "LLMCodec, EnCodec, DAC, Mimi, X-codec, xcodec2, NeuCodec (these come with llmcodec), "
@@ -55,6 +59,8 @@ def load_codec(name: str, device: str = "cpu", *, num_codebooks: int | None = No
         ValueError: there is no such codec, it is of a kind that llmcodec cannot drive, a package is missing, the hub
             cannot be reached, or the codec cannot use that many codebooks. One line.
     """
+    if search := SEARCH.fullmatch(name):
+        return _searching(search[2], None if search[1] is None else float(search[1]), device)
     place, asked = _split_codebooks(name)
     if asked is not None and num_codebooks is not None and asked != num_codebooks:
         raise ValueError(f"codec {name}: num_codebooks={num_codebooks} contradicts the name")
@@ -70,6 +76,16 @@ def load_codec(name: str, device: str = "cpu", *, num_codebooks: int | None = No
         codec = _load_folder(_folder(place), place, num_codebooks)
     codec.to(device=device)
     return codec.eval()
+
+
+def _searching(place: str, weight: float | None, device: str) -> SearchingCodec:
+    codec = load_codec(place, device)
+    if not isinstance(codec, LLMCodec):
+        raise ValueError(f"codec search:{place}: a {type(codec).__name__}; only llmcodec's own codecs can search")
+    file = _folder(place) / PRIOR_FILE
+    if not file.is_file():
+        raise ValueError(f"codec search:{place}: no {PRIOR_FILE} beside it; `llmcodec prior {place} FOLDER` makes one")
+    return SearchingCodec(codec, BigramPrior.load(file, codec), SearchConfig(**({} if weight is None else {"weight": weight})))
 
 
 def _split_codebooks(name: str) -> tuple[str, int | None]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..codec.inference import InferenceCodec
 from ..codec.latency import CHUNK_SECONDS
 from ..codec.longform import decode_blocks, encode_blocks
+from ..codec.search import SearchingCodec
 from ..codecs.protocol import Codec
 from .runtime import CodecIdentity, length_batches
 
@@ -122,7 +123,8 @@ class TorchRuntime:
         On the CPU our packed codec takes one batch per core, each on one thread: short clips leave little to share
         inside a batch, and threads that do not wait for each other lose nothing to a busy machine.
         """
-        threads = torch.get_num_threads() if self.device.type == "cpu" and isinstance(self.codec, InferenceCodec) else 1
+        apart = self.device.type == "cpu" and isinstance(self.codec, InferenceCodec | SearchingCodec)
+        threads = torch.get_num_threads() if apart else 1
         share = max(-(-sum(lengths) // threads), SHORTEST_SHARE_SECONDS * self.identity.sample_rate)
         batches = length_batches(lengths, min(self.batch_samples, share) if threads > 1 else self.batch_samples)
 
@@ -179,6 +181,8 @@ def weights_sha256(codec: Any) -> str:
 
 def named_tensors(codec: Any) -> list[tuple[str, Tensor]]:
     """Parameters and buffers of a codec that is a module, or of the modules that an adapter holds."""
+    if isinstance(codec, SearchingCodec):
+        codec = codec.plain  # the search changes no weight: its tokens are those of the plain codec
     if isinstance(codec, nn.Module):
         return [(name, value) for name, value in codec.state_dict().items() if isinstance(value, Tensor)]
     held = {name: value for name, value in vars(codec).items() if isinstance(value, nn.Module)}

@@ -1,0 +1,227 @@
+"""Rate-aware encoding against loops that follow the definition, and its promises on real speech."""
+
+import math
+from collections import Counter
+
+import librosa
+import numpy as np
+import pytest
+import torch
+
+from llmcodec import audio
+from llmcodec.assets import speech_manifest
+from llmcodec.codec.search import PRIOR_FILE, BigramPrior, LogMel, SearchConfig, SearchingCodec, around
+from llmcodec.codecs.load import load_codec
+from llmcodec.codecs.protocol import Codec, HasFeatures
+from llmcodec.coding.torch_runtime import TorchRuntime, identity_of
+from llmcodec.data.manifest import read_manifest
+from llmcodec.evaluation.metrics import mel_filters_NM, measure_pair
+
+from .small import small_codec
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return load_codec("bundled")
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return [audio.load(clip.path, 16_000)[:40_000] for clip in read_manifest(speech_manifest("valid"))[:4]]
+
+
+@pytest.fixture(scope="module")
+def prior(codec):
+    train = [audio.load(clip.path, 16_000) for clip in read_manifest(speech_manifest("train"))[:60]]
+    return BigramPrior.fit([nearest(codec, wav) for wav in train], codec.codebook_size)
+
+
+def nearest(codec, wav_S):
+    return codec.encode(torch.from_numpy(wav_S)[None, None]).audio_codes[0, 0]
+
+
+def searched(codec, prior, wav_S, **config):
+    found = SearchingCodec(codec, prior, SearchConfig(**config)).encode(torch.from_numpy(wav_S)[None, None])
+    return found.audio_codes[0, 0]
+
+
+def total_nats(prior, codes_T):
+    before_T = torch.cat([torch.tensor([-1]), codes_T[:-1]])
+    return float(prior.nats(before_T, codes_T).sum())
+
+
+def test_prior_is_witten_bell_counted_by_hand():
+    clips = [[0, 1, 1, 2], [2, 1, 1], [3]]
+    prior = BigramPrior.fit([torch.tensor(clip) for clip in clips], 5)
+    unigram = Counter(code for clip in clips for code in clip)
+    share = {code: (unigram[code] + 0.5) / (8 + 2.5) for code in range(5)}
+    pairs = Counter(pair for clip in clips for pair in zip(clip, clip[1:], strict=False))
+    for before in range(5):
+        seen = {pair: count for pair, count in pairs.items() if pair[0] == before}
+        kinds, total = max(1, len(seen)), sum(seen.values())
+        wanted = [(pairs[before, code] + kinds * share[code]) / (total + kinds) for code in range(5)]
+        assert math.isclose(sum(wanted), 1.0)
+        found = prior.nats(torch.full((5,), before), torch.arange(5))
+        np.testing.assert_allclose(found, [-math.log(p) for p in wanted], rtol=1e-6)
+    assert prior.nats(torch.tensor(-1), torch.tensor(3)).item() == pytest.approx(-math.log(share[3]))
+    assert prior.nats(torch.tensor(2), torch.tensor(-1)).item() == 0.0
+
+
+def test_prior_of_clips_of_one_code_has_no_pairs():
+    prior = BigramPrior.fit([torch.tensor([1]), torch.tensor([1])], 3)
+    assert prior.nats(torch.tensor(1), torch.tensor(1)).item() == pytest.approx(-math.log(2.5 / 3.5))
+
+
+@pytest.mark.parametrize("clips", [[], [torch.zeros(0, dtype=torch.int64)], [torch.tensor([5])], [torch.tensor([-1])]])
+def test_prior_refuses(clips):
+    with pytest.raises(ValueError, match="token prior"):
+        BigramPrior.fit(clips, 5)
+
+
+def test_distance_is_that_of_librosa(clips):
+    reference, other = clips[0][:19_200], clips[1][:19_200]
+    log_mel = LogMel(16_000, 320, torch.device("cpu"))
+    found_T = log_mel.distance(torch.from_numpy(other)[None], log_mel(torch.from_numpy(reference)[None]))[0]
+    wanted_T = np.zeros(60)
+    for size, bands, hop in ((512, 80, 160), (2048, 150, 320)):
+        basis = librosa.filters.mel(sr=16_000, n_fft=size, n_mels=bands)
+        np.testing.assert_allclose(mel_filters_NM(size, bands, 16_000).T, basis, atol=1e-6)
+        logs = [
+            np.log10(np.maximum(basis @ np.abs(librosa.stft(wav, n_fft=size, hop_length=hop)), 1e-5) ** 2)
+            for wav in (reference, other)
+        ]
+        error_F = np.abs(logs[0] - logs[1]).mean(0)
+        for frame in range(60):
+            first, steps = frame * 320 // hop, 320 // hop
+            wanted_T[frame] += error_F[first : first + steps + 1].mean()
+    np.testing.assert_allclose(found_T, wanted_T, rtol=1e-3)
+
+
+def test_around_sums_the_neighbours():
+    values = torch.arange(5.0)[None]
+    assert around(values, 1)[0].tolist() == [1.0, 3.0, 6.0, 9.0, 7.0]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.2])
+def test_one_frame_at_a_time_is_the_best_trial_by_brute_force(clips, weight):
+    """Every frame visited alone, all candidates tried, plain decoder, sums in float64."""
+    codec = small_codec(torch.float32)
+    wav_S = torch.from_numpy(clips[0][4000:5000])
+    encoding = codec.encode_latents(wav_S[None])
+    codes_T = encoding.codes_BT[0]
+    prior = BigramPrior.fit([codes_T], codec.codebook_size)
+    config = SearchConfig(weight=weight, candidates=4, trials=3, trial_weight=0.0, spacing=1000, reach=2)
+    searching = SearchingCodec(codec, prior, config)
+    searching.sketch = codec  # not rounded
+    found_T = searching.search(wav_S, encoding.query_BTC[0], codes_T)
+
+    frames, hop = codes_T.numel(), codec.hop_samples
+    log_mel = LogMel(codec.sample_rate, hop, torch.device("cpu"))
+    wanted = log_mel(torch.nn.functional.pad(wav_S, (0, frames * hop - wav_S.numel()))[None])
+    near_TK = (encoding.query_BTC[0] @ codec.codebook_VC.T).topk(4).indices
+    expected_T = codes_T.clone()
+    for frame in range(frames):
+        costs = {}
+        for code in [int(expected_T[frame]), *near_TK[frame].tolist()]:
+            trial_T = expected_T.clone()
+            trial_T[frame] = code
+            wav = codec.decode(trial_T[None, None]).audio_values[:, 0]
+            heard_T = log_mel.distance(wav, wanted)[0].double()
+            sound = heard_T[max(0, frame - 2) : frame + 3].sum().item()
+            costs.setdefault(code, sound + weight * total_nats(prior, trial_T))
+        expected_T[frame] = min(costs, key=costs.get)
+    assert not torch.equal(expected_T, codes_T)
+    assert torch.equal(found_T, expected_T)
+
+
+def test_search_saves_bits_and_sounds_no_worse(codec, prior, clips):
+    """Real speech: cheaper under the prior and not farther from the original; with weight 0 nearer to it."""
+    near, cheap, better = [], [], []
+    for wav in clips:
+        rows = [nearest(codec, wav), searched(codec, prior, wav), searched(codec, prior, wav, weight=0.0)]
+        for codes_T, row in zip(rows, (near, cheap, better), strict=True):
+            again = codec.decode(codes_T[None, None], length=len(wav)).audio_values[0, 0].numpy()
+            row.append((measure_pair(wav, again, 16_000, ("mel",))["mel"].value, total_nats(prior, codes_T)))
+    near, cheap, better = (np.array(row).sum(0) for row in (near, cheap, better))
+    assert better[0] < 0.98 * near[0]
+    assert cheap[0] < 1.01 * near[0] and cheap[1] < 0.9 * near[1]
+
+
+def test_more_weight_costs_fewer_nats(codec, prior, clips):
+    nats = [total_nats(prior, searched(codec, prior, clips[0], weight=weight)) for weight in (0.0, 0.1, 1.0)]
+    assert nats[0] > nats[1] > nats[2]
+
+
+def test_batch_is_single_and_padding_does_not_matter(codec, prior, clips):
+    searching = SearchingCodec(codec, prior)
+    lengths = [len(clips[0]), 9_000, 1]
+    batch = torch.zeros(3, 1, lengths[0] + 700)
+    for row, length in zip(batch, lengths, strict=True):
+        row[0, :length] = torch.from_numpy(clips[0][:length])
+        row[0, length:] = 7.0
+    mask = torch.arange(batch.shape[-1]) < torch.tensor(lengths)[:, None]
+    together = searching.encode(batch, mask)
+    for row, length in enumerate(lengths):
+        alone = searching.encode(batch[row : row + 1, :, :length])
+        frames = alone.audio_codes.shape[-1]
+        assert int(together.audio_codes_mask[row].sum()) == frames
+        assert torch.equal(together.audio_codes[row, 0, :frames], alone.audio_codes[0, 0])
+
+
+def test_long_clips_in_blocks(codec, prior, clips):
+    """Other decisions, because frames are visited in another order, but just as good ones."""
+    wav = np.concatenate([clips[0], clips[1]])
+    found = []
+    for codes_T in (searched(codec, prior, wav), searched(codec, prior, wav, block=100), nearest(codec, wav)):
+        again = codec.decode(codes_T[None, None], length=len(wav)).audio_values[0, 0].numpy()
+        mel = measure_pair(wav, again, 16_000, ("mel",))["mel"].value
+        found.append((mel + 0.1 * total_nats(prior, codes_T) / len(codes_T), len(codes_T)))
+    (whole, frames), (blocks, frames_too), (plain, _) = found
+    assert frames == frames_too
+    assert abs(blocks - whole) < 0.1 * (plain - whole)
+
+
+@pytest.mark.parametrize("wav", [np.zeros(5000, np.float32), np.ones(1, np.float32)], ids=["silence", "one sample"])
+def test_odd_clips(codec, prior, wav):
+    assert searched(codec, prior, wav).shape == nearest(codec, wav).shape
+
+
+def test_it_is_a_codec_with_the_identity_of_the_plain_one(codec, prior, clips):
+    searching = SearchingCodec(codec, prior)
+    assert isinstance(searching, Codec) and isinstance(searching, HasFeatures)
+    assert identity_of(searching, "x") == identity_of(codec, "x")
+    wav = torch.from_numpy(clips[0])[None, None]
+    encoded = searching.encode(wav)
+    assert torch.equal(
+        searching.decode(encoded.audio_codes).audio_values, codec.decode(encoded.audio_codes).audio_values
+    )
+    assert torch.equal(searching.encode_features(wav), codec.encode_features(wav))
+    codes = TorchRuntime(searching, "x").encode_batch(clips[:2])
+    assert np.array_equal(codes[0], encoded.audio_codes[0].numpy())
+    with pytest.raises(ValueError, match="mono"):
+        searching.encode(wav[0])
+
+
+def test_saved_prior_comes_back_and_belongs_to_its_codec(codec, prior, tmp_path):
+    path = tmp_path / PRIOR_FILE
+    prior.save(path, codec)
+    again = BigramPrior.load(path, codec)
+    for name in ("keys_G", "counts_G", "unigram_V"):
+        assert torch.equal(getattr(again, name), getattr(prior, name))
+    with pytest.raises(ValueError, match="another codec"):
+        BigramPrior.load(path, small_codec())
+    for damage in (path.read_bytes()[:-100], b"", b"\x80\x04pickle"):
+        path.write_bytes(damage)
+        with pytest.raises(ValueError, match=PRIOR_FILE):
+            BigramPrior.load(path, codec)
+    with pytest.raises(ValueError, match="codes"):
+        SearchingCodec(small_codec(), prior)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"weight": -1}, {"trials": 0}, {"spacing": 0}, {"passes": 0}, {"trials": 3, "candidates": 3}, {"block": 9}],
+)
+def test_config_refuses(config):
+    with pytest.raises(ValueError, match="search"):
+        SearchConfig(**config)

@@ -1,0 +1,58 @@
+"""`llmcodec prior` and codecs called `search:FOLDER`."""
+
+import json
+
+import pytest
+import torch
+
+from llmcodec import audio
+from llmcodec.assets import speech_manifest
+from llmcodec.cli import main
+from llmcodec.codec import LLMCodec
+from llmcodec.codec.search import PRIOR_FILE, BigramPrior, SearchingCodec
+from llmcodec.codecs.load import load_codec
+from llmcodec.data.manifest import read_manifest
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    clips = read_manifest(speech_manifest("valid"))[:3]
+    path = tmp_path_factory.mktemp("speech") / "manifest.jsonl"
+    rows = [{"id": clip.id, "audio": str(clip.path), "duration": clip.duration, "split": "train"} for clip in clips]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_prior_writes_a_codec_that_searches(manifest, tmp_path, capsys):
+    out = tmp_path / "searched"
+    main(["prior", "bundled", str(out), "--manifest", str(manifest)])
+    assert f"search:{out}" in capsys.readouterr().out
+    plain, searching = load_codec(str(out)), load_codec(f"search=0.25:{out}")
+    assert isinstance(plain, LLMCodec) and isinstance(searching, SearchingCodec)
+    assert searching.config.weight == 0.25 and load_codec(f"search:{out}").config.weight == 0.1
+    tokens = []
+    for clip in read_manifest(manifest):
+        wav = torch.from_numpy(audio.load(clip.path, 16_000))[None, None]
+        tokens.append(plain.encode(wav).audio_codes[0, 0])
+    wanted = BigramPrior.fit(tokens, plain.codebook_size)
+    assert torch.equal(searching.prior.keys_G, wanted.keys_G) and torch.equal(searching.prior.counts_G, wanted.counts_G)
+
+
+def test_tokens_of_a_search_are_decoded_by_the_plain_codec(manifest, tmp_path, capsys):
+    source = str(read_manifest(manifest)[0].path)
+    tokens, wav = tmp_path / "clip.safetensors", tmp_path / "clip.wav"
+    main(["encode", source, "-o", str(tokens), "--codec", "search:bundled"])
+    main(["decode", str(tokens), "-o", str(wav)])
+    assert audio.info(wav).num_frames == len(audio.load(source, 16_000))
+
+
+def test_wrong_places(tmp_path):
+    load_codec("bundled").save_pretrained(tmp_path / "bare")
+    with pytest.raises(ValueError, match=f"no {PRIOR_FILE}.*llmcodec prior"):
+        load_codec(f"search:{tmp_path / 'bare'}")
+    with pytest.raises(ValueError, match="only llmcodec's own"):
+        load_codec("search:random:encodec_24khz")
+    with pytest.raises(ValueError, match="only codecs of llmcodec itself"):
+        from llmcodec.coding.prior import make_prior
+
+        make_prior("random:encodec_24khz", str(tmp_path / "out"))
