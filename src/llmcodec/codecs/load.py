@@ -7,7 +7,7 @@
     load_codec("random:dac_16khz")           # a published shape with random weights (random_weights.py)
     load_codec("auv:downloads/auv.pt")       # AUV through its own package; auv:SWivid/AUV fetches it
     load_codec("search:bundled")             # ours, searching for cheap codes while it encodes (docs/search.md)
-    load_codec("search=0.2:FOLDER")          # with more weight on the rate; FOLDER is written by `llmcodec prior`
+    load_codec("search@0.2:FOLDER")          # with more weight on the rate; FOLDER is written by `llmcodec prior`
 
 What a folder holds is read from its config.json. Supported kinds, their sizes and defaults: docs/codecs.md.
 Test: tests/unit/codecs/test_load.py.
@@ -35,7 +35,7 @@ BUNDLED = "bundled"
 RANDOM = "random:"
 AUV, AUV_HUB = "auv:", "SWivid/AUV"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-SEARCH = re.compile(r"search(?:=(\d*\.?\d+))?:(.+)")
+SEARCH = re.compile(r"search(?:@(\d*\.?\d+))?:(.+)")
 CODEBOOKS = re.compile(r"(.+):(\d+)")
 SUPPORTED = (
     "LLMCodec, EnCodec, DAC, Mimi, X-codec, xcodec2, NeuCodec (these come with llmcodec), "
