@@ -4,7 +4,7 @@ The nearest code of a frame is neither the one that sounds best (the decoder rea
 is easiest to predict. `SearchingCodec` starts from the nearest codes and tries others at every frame: each trial is
 decoded, and kept where
 
-    log-mel distance around the frame  +  weight * (-ln p(code | code before) - ln p(code after | code))
+    mel distance around the frame  +  weight * (-ln p(code | code before) - ln p(code after | code))
 
 falls. p is a `BigramPrior` counted on a corpus. Nothing is trained, and codebook, decoder and token files stay as they
 are: encoding costs more, decoding nothing. Analysis by synthesis (Atal & Remde 1982, multi-pulse coding) with the
@@ -35,6 +35,7 @@ PRIOR_FILE = "token_prior.safetensors"
 CONTEXT = 64  # frames on either side of a block that are decoded with it and kept as they are
 FORMAT = "llmcodec token prior 1"
 MAX_PRIOR_BYTES = 1 << 31
+FLOOR = 1e-5
 MEL_BANDS = {512: 80, 2048: 150}
 """Window in samples -> mel bands of the distance: those of Codec-SUPERB's Mel; hops of a half and a whole frame."""
 
@@ -43,19 +44,19 @@ MEL_BANDS = {512: 80, 2048: 150}
 class SearchConfig:
     """How far the search goes. The defaults were chosen on docs/search.md's figures."""
 
-    weight: float = 0.1
-    """Log-mel distance (sum of two windows, log10, times frames) that one nat is worth; 0 only improves the sound."""
+    weight: float = 0.4
+    """Mel distance (`MelDistance`, summed over frames) that one nat is worth; 0 only improves the sound."""
     candidates: int = 16
     """Nearest codes that may be taken at all."""
     trials: int = 2
     """Codes that are decoded and heard at every frame, besides the present one."""
-    trial_weight: float = 0.006
+    trial_weight: float = 0.01
     """Cosine similarity that one nat is worth when the trials are chosen."""
     spacing: int = 6
     """Frames between those that are changed at once: changes must not hear each other."""
     reach: int = 3
     """Frames on either side over which a change is heard."""
-    passes: int = 1
+    passes: int = 2
     """Times that every frame is visited."""
     block: int = 1500
     """Frames that are decoded at once: bounds the memory of long clips."""
@@ -121,7 +122,11 @@ class BigramPrior:
         """Write the counts and the codebook that they belong to, whole or not at all."""
         small = torch.int32 if self.codebook_size**2 < 1 << 31 else torch.int64
         arrays = {"keys": self.keys_G.to(small), "counts": self.counts_G.to(torch.int32), "unigram": self.unigram_V}
-        write_arrays(path, {name: array.numpy() for name, array in arrays.items()}, {"format": FORMAT, "codebook": codebook_hash(codec)})
+        write_arrays(
+            path,
+            {name: array.numpy() for name, array in arrays.items()},
+            {"format": FORMAT, "codebook": codebook_hash(codec)},
+        )
 
     @classmethod
     def load(cls, path: Path, codec: LLMCodec) -> BigramPrior:
@@ -151,8 +156,12 @@ def codebook_hash(codec: LLMCodec) -> str:
     return hashlib.blake2b(np.ascontiguousarray(codebook).data, digest_size=8).hexdigest()
 
 
-class LogMel:
-    """Log-mel spectrograms of two windows, and their distance frame by frame of the codec."""
+class MelDistance:
+    """Distance of mel spectrograms of two windows, frame by frame of the codec: logarithmic plus linear.
+
+    The logarithm hears the pauses as well as the vowels; the linear part, relative to the clip's mean, hears the vowels,
+    which intelligibility hangs on. The same two parts as Codec-SUPERB's Mel, there without the mean.
+    """
 
     def __init__(self, sample_rate: int, hop_samples: int, device: torch.device):
         from transformers.audio_utils import mel_filter_bank
@@ -165,22 +174,24 @@ class LogMel:
             filters_MN = torch.from_numpy(filters_NM.T).float().contiguous().to(device)
             self.windows.append((torch.hann_window(size, device=device), hop, hop_samples // hop, filters_MN))
 
-    def __call__(self, wav_XS: Tensor) -> list[Tensor]:
-        """Samples (X, S) -> log10 of the power of every band, (X, M, analysis frames), for each window."""
+    def spectra(self, wav_XS: Tensor) -> list[Tensor]:
+        """Samples (X, S) -> mel magnitudes (X, M, analysis frames) of each window."""
         found = []
         for window_N, hop, _, filters_MN in self.windows:
-            spectra = torch.stft(
+            spectrum = torch.stft(
                 wav_XS, len(window_N), hop, window=window_N, pad_mode="constant", return_complex=True
             ).abs()
-            found.append(2 * (filters_MN @ spectra).clamp_min(1e-5).log10())
+            found.append(filters_MN @ spectrum)
         return found
 
-    def distance(self, wav_XS: Tensor, reference: Sequence[Tensor]) -> Tensor:
-        """Mean absolute difference (X, T) to another call's result, summed over windows, S = T * hop_samples."""
+    def __call__(self, wav_XS: Tensor, reference: Sequence[Tensor]) -> Tensor:
+        """Distance (X, T) of samples to the `spectra` of a reference, S = T * hop_samples."""
         total = wav_XS.new_zeros(())
-        for mel, wanted, (_, _, steps, _) in zip(self(wav_XS), reference, self.windows, strict=True):
+        for mel, wanted, (_, _, steps, _) in zip(self.spectra(wav_XS), reference, self.windows, strict=True):
+            logarithmic = 2 * (mel.clamp_min(FLOOR) / wanted.clamp_min(FLOOR)).log10().abs().mean(1)
+            linear = (mel - wanted).abs().mean(1) / wanted.mean().clamp_min(FLOOR)
             # A codec frame is heard by the analysis frames centred on its ends and between them.
-            total = total + F.avg_pool1d((mel - wanted).abs().mean(1)[:, None], steps + 1, steps)[:, 0]
+            total = total + F.avg_pool1d((logarithmic + linear)[:, None], steps + 1, steps)[:, 0]
         return total
 
 
@@ -202,7 +213,7 @@ class SearchingCodec:
         # Trials are only compared with each other, so they may be rounded.
         packed = isinstance(codec, InferenceCodec)
         self.sketch = codec if packed else optimize_for_inference(codec, encoder="fp32", decoder="auto")
-        self.log_mel = LogMel(codec.sample_rate, codec.hop_samples, codec.device)
+        self.distance = MelDistance(codec.sample_rate, codec.hop_samples, codec.device)
 
     @torch.inference_mode()
     def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> LLMCodecEncoderOutput:
@@ -241,7 +252,7 @@ class SearchingCodec:
         for first in range(0, frames, config.block):
             last = min(frames, first + config.block)
             low, high = max(0, first - CONTEXT), min(frames, last + CONTEXT)
-            wanted = self.log_mel(wav_S[None, low * hop : high * hop])
+            wanted = self.distance.spectra(wav_S[None, low * hop : high * hop])
             for offset in [*range(config.spacing)] * config.passes:
                 chosen_P = torch.arange(min(first + offset, last), last, config.spacing, device=codes_T.device)
                 if not chosen_P.numel():
@@ -250,7 +261,7 @@ class SearchingCodec:
                 codes_XT = codes_T[low:high].repeat(len(trials_XP), 1)
                 codes_XT[:, chosen_P - low] = trials_XP
                 wav_XS = self.sketch.decode(codes_XT[:, None]).audio_values[:, 0]
-                heard_XT = around(self.log_mel.distance(wav_XS, wanted), config.reach)
+                heard_XT = around(self.distance(wav_XS, wanted), config.reach)
                 best_P = (heard_XT[:, chosen_P - low] + config.weight * nats_XP).argmin(0)
                 codes_T[chosen_P] = trials_XP.gather(0, best_P[None])[0]
         return codes_T
