@@ -159,8 +159,8 @@ def codebook_hash(codec: LLMCodec) -> str:
 class MelDistance:
     """Distance of mel spectrograms of two windows, frame by frame of the codec: logarithmic plus linear.
 
-    The logarithm hears the pauses as well as the vowels; the linear part, relative to the clip's mean, hears the vowels,
-    which intelligibility hangs on. The same two parts as Codec-SUPERB's Mel, there without the mean.
+    The logarithm hears pauses as well as vowels; the linear part, relative to the clip's mean, hears the vowels, which
+    intelligibility hangs on. The same two parts as Codec-SUPERB's Mel, there without the mean.
     """
 
     def __init__(self, sample_rate: int, hop_samples: int, device: torch.device):

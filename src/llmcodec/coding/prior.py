@@ -64,6 +64,5 @@ def make_prior(
     with finished_folder(output, overwrite) as folder:
         model.save_pretrained(folder)
         prior.save(folder / PRIOR_FILE, model)
-    print(
-        f"{output}: {prior.keys_G.numel():,} pairs of codes from {len(clips):,} clips; use it with --codec search:{output}"
-    )
+    found = f"{prior.keys_G.numel():,} pairs of codes from {len(clips):,} clips"
+    print(f"{output}: {found}; use it with --codec search:{output}")

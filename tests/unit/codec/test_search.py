@@ -15,7 +15,7 @@ from llmcodec.codecs.load import load_codec
 from llmcodec.codecs.protocol import Codec, HasFeatures
 from llmcodec.coding.torch_runtime import TorchRuntime, identity_of
 from llmcodec.data.manifest import read_manifest
-from llmcodec.evaluation.metrics import mel_filters_NM, measure_pair
+from llmcodec.evaluation.metrics import measure_pair, mel_filters_NM
 
 from .small import small_codec
 
