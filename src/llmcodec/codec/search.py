@@ -242,6 +242,11 @@ class SearchingCodec:
         """As `LLMCodec.encode_features`: the latents, which no search changes."""
         return self.plain.encode_features(input_values, padding_mask)
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """What decides its tokens, besides `config`: the codec's weights and the counts (for looking up results)."""
+        counts = {"prior.keys": self.prior.keys_G, "prior.counts": self.prior.counts_G}
+        return {**self.plain.state_dict(), **counts, "prior.unigram": self.prior.unigram_V}
+
     @torch.inference_mode()
     def search(self, wav_S: Tensor, query_TC: Tensor, codes_T: Tensor) -> Tensor:
         """Better codes (T,) for one clip, from its samples, its unit-norm queries and the codes to start from."""

@@ -15,7 +15,9 @@ from llmcodec.codecs.load import load_codec
 from llmcodec.codecs.protocol import Codec, HasFeatures
 from llmcodec.coding.torch_runtime import TorchRuntime, identity_of
 from llmcodec.data.manifest import read_manifest
+from llmcodec.evaluation.comparison import codec_key
 from llmcodec.evaluation.metrics import measure_pair, mel_filters_NM
+from llmcodec.evaluation.requests import fingerprint
 
 from .small import small_codec
 
@@ -198,6 +200,15 @@ def test_it_is_a_codec_with_the_identity_of_the_plain_one(codec, prior, clips):
     assert np.array_equal(codes[0], encoded.audio_codes[0].numpy())
     with pytest.raises(ValueError, match="mono"):
         searching.encode(wav[0])
+
+
+def test_results_of_other_searches_are_not_taken_for_its_own(codec, prior):
+    other = BigramPrior(prior.keys_G, prior.counts_G + 1, prior.unigram_V)
+    found = [SearchingCodec(codec, prior), SearchingCodec(codec, prior, SearchConfig(weight=0.1))]
+    found += [SearchingCodec(codec, other), codec]
+    assert len({fingerprint(one) for one in found}) == 4
+    assert fingerprint(found[0]) == fingerprint(SearchingCodec(codec, prior))
+    assert codec_key(found[0]) is None  # `compare` keeps nothing of it
 
 
 def test_saved_prior_comes_back_and_belongs_to_its_codec(codec, prior, tmp_path):
