@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llmcodec.codec import LLMCodecConfig
-from llmcodec.codec.conformer import Attention, attention_mask, rotary_tables
+from llmcodec.codec.conformer import Attention, attention_over, rotary_tables
 from llmcodec.codec.fast_attention import Rotation, attend, paired_rows
 
 WIDTH, HEAD = 48, 16
@@ -19,7 +19,7 @@ def both(frames, window, causal, half, scale=1.0, batch=2):
     config = LLMCodecConfig(hidden_size=WIDTH, head_dim=HEAD, attention_window=window, causal=causal)
     cos, sin = rotary_tables(frames, HEAD, x, exact=causal)
     with torch.no_grad():
-        expected = module(x, cos, sin, attention_mask(frames, None, window, x.device, causal))
+        expected = module(x, cos, sin, attention_over(frames, None, window, x.device, causal))
         weight = module.to_qkv.weight[paired_rows(HEAD, WIDTH, x.device)]
         tables = Rotation(config).tables(frames, x.device)
         got = attend(x @ weight.T, tables, HEAD, window, causal, half)
