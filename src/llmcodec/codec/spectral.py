@@ -32,11 +32,11 @@ def reflect_pad_each(wav_BS: Tensor, lengths_B: Tensor, pad: int, out_samples: i
 
     wav_BS must hold at least max(lengths_B) samples and each length must exceed `pad`. Returns (B, out_samples).
     """
-    position = torch.arange(-pad, out_samples - pad, device=wav_BS.device).expand(wav_BS.shape[0], -1).abs()
-    last_B1 = lengths_B[:, None] - 1
-    inside = position < lengths_B[:, None] + pad
-    mirrored = torch.where(position > last_B1, 2 * last_B1 - position, position)
-    return wav_BS.gather(1, mirrored.clamp(0, wav_BS.shape[1] - 1)) * inside
+    rows = []
+    for wav_S, length in zip(wav_BS, lengths_B.tolist(), strict=True):
+        padded = F.pad(wav_S[None, :length], (pad, pad), mode="reflect")[0, :out_samples]
+        rows.append(F.pad(padded, (0, out_samples - len(padded))))
+    return torch.stack(rows)
 
 
 class STFTFrontEnd(nn.Module):
