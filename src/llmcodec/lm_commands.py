@@ -79,7 +79,7 @@ def tokenize(
         path, split, sources=sources, languages=languages, min_seconds=min_seconds, max_seconds=max_seconds
     )
     folders = tokenize_splits(
-        open_runtime(codec, device=device), clips, Path(output), split is None, clips_per_shard, print
+        open_runtime(codec, device=device, only="encoder"), clips, Path(output), split is None, clips_per_shard, print
     )
     if format == "slamkit":
         for folder in folders:
@@ -176,7 +176,7 @@ def token_rows(
 
         path = assets.speech_manifest() if data.manifest == BUNDLED else Path(data.manifest)
         clips = read_manifest(path, sources=data.sources, languages=data.languages, speakers=data.speakers)
-        tokenize_splits(open_runtime(data.codec), clips, run / "tokens", True, 500, say)
+        tokenize_splits(open_runtime(data.codec, only="encoder"), clips, run / "tokens", True, 500, say)
         folders = [run / "tokens"]
     for place in list(folders):
         inside = place / "train"

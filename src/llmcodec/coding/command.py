@@ -75,7 +75,7 @@ def encode(
             return
         items = _items(found, plan_outputs(found, streams.output, (TOKEN_FILE,)))
         options.pending(items, Report())  # refuses before the codec is loaded
-        opened = options.open()
+        opened = options.open("encoder")
         pending = options.pending(items, report, lambda item: _same_codec(item, opened.identity))
         run_work(EncodeWork(opened, channels == "split"), pending, report, options, streams, ("encoding", "encoded"))
 
@@ -132,7 +132,7 @@ def decode(
         found, rows = _with_rows(found, report.failed)
         items = _items(found, plan_outputs(found, streams.output, WAVE_ENDINGS, ending, ".decoded"))
         options.pending(items, Report())
-        opened = options.open()
+        opened = options.open("decoder")
         if text is not None:
             text = sys.stdin.read() if text == STANDARD_STREAM else text
             rows = [(_row_of_text(text, opened.identity), opened.identity.provenance())]
@@ -206,7 +206,7 @@ def _encode_corpus(
     for item in items:
         if (other := first.setdefault(item.name, item)) is not item:
             raise ValueError(f"{other.label} and {item.label} would both have the id {item.name!r}; name their folder")
-    opened = options.open()
+    opened = options.open("encoder")
     with TokenShardWriter(streams.output, opened.identity.provenance(), resume=options.resume) as shards:
         pending = [item for item in items if item.name not in shards.done]
         report.skipped = len(items) - len(pending)
