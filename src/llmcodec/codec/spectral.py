@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from .config import LLMCodecConfig
 
+FRAMES_PER_CHUNK = 4096  # spectra of more are never held at once, without gradients: a frame of 320 samples has 1,282
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precisions become float32; float32 and float64 stay."""
@@ -49,8 +51,13 @@ class STFTFrontEnd(nn.Module):
 
     def forward(self, wav_BS: Tensor, lengths_B: Tensor) -> Tensor:
         """(B, S) samples, zero beyond lengths_B -> features (B, T, D) with T frames of the longest clip."""
-        with torch.autocast(wav_BS.device.type, enabled=False):
-            features = self.features(at_least_float32(wav_BS), lengths_B)
+        frames_BTN = self.frames(at_least_float32(wav_BS), lengths_B)
+        return torch.cat([self.project(part) for part in frames_BTN.split(FRAMES_PER_CHUNK, dim=1)], dim=1)
+
+    def project(self, frames: Tensor) -> Tensor:
+        """Frames (..., n_fft) -> (..., D)."""
+        with torch.autocast(frames.device.type, enabled=False):
+            features = self.analyse(frames)
         return self.input_proj(features.to(self.input_proj.weight.dtype))
 
     def features(self, wav_BS: Tensor, lengths_B: Tensor) -> Tensor:
