@@ -1,4 +1,4 @@
-"""Rotary self-attention for inference: global without a mask, or within a window in blocks (never T x T).
+"""Rotary self-attention for inference: global without a mask, or within a window (never T x T for long clips).
 
 Shapes: B clips of equal length, T frames, N heads, C head width. Test: tests/unit/codec/test_fast_attention.py.
 """
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import LLMCodecConfig
-from .conformer import rotary_tables
+from .conformer import MASKED_FRAMES, attention_mask, rotary_tables
 from .windowed_attention import windowed_attention
 
 SCORES_PER_BLOCK = 1 << 19  # scores of half precision held at once, all heads of a clip: what a core's cache holds
@@ -68,7 +68,11 @@ def attend(qkv_BTE: Tensor, rotation: Tensor, head_dim: int, window: int | None,
     value = parts[:, :, 2].transpose(1, 2)
     if causal or (window is not None and window < num_frames - 1):
         assert window is not None
-        mixed = windowed_attention(query, key, value.float(), window, 0 if causal else window)
+        if num_frames <= MASKED_FRAMES:
+            allowed = attention_mask(num_frames, None, window, query.device, causal)
+            mixed = F.scaled_dot_product_attention(query, key, value.float(), attn_mask=allowed, scale=1.0)
+        else:
+            mixed = windowed_attention(query, key, value.float(), window, 0 if causal else window)
     elif half:
         mixed = in_half_precision(query, key, value)
     else:

@@ -26,7 +26,7 @@ def both(frames, window, causal, half, scale=1.0, batch=2):
     return got, expected
 
 
-@pytest.mark.parametrize("frames", [1, 2, 5, 31, 64, 200])
+@pytest.mark.parametrize("frames", [1, 2, 5, 31, 64, 200, 500])
 @pytest.mark.parametrize(("window", "causal"), [(None, False), (3, False), (32, False), (500, False), (4, True)])
 def test_equals_the_plain_attention(frames, window, causal):
     got, expected = both(frames, window, causal, half=False)
