@@ -1,13 +1,15 @@
 """Speed and memory of encode and decode: ours in every precision beside the published AUV, EnCodec, DAC, Mimi and SNAC.
 
     python benchmarks/codec_speed.py                          # the table of docs/speed.md: 10 s and 60 s, batch 1 and 8
-    python benchmarks/codec_speed.py --codecs auv ours/int8 --seconds 10 --batch 1 --parts speed
+    python benchmarks/codec_speed.py --codecs auv mimi --seconds 60 --batch 8 --parts speed --rounds 1     # one cell
+    python benchmarks/codec_speed.py --codecs dac --seconds 60 --parts memory --threads 1
+    python benchmarks/codec_speed.py --codecs tiny/mixed --parts fidelity --fidelity-manifest corpus/manifest.jsonl
     python benchmarks/codec_speed.py --device cuda            # the same table on a GPU, with its ceilings
 
 Peers have random weights in their published shapes: speed and memory do not depend on them. Every codec runs once per
 round, in turn, so that a machine that slows down slows all of them; figures are medians over rounds. On a machine with
-other work, `--clock process --threads 1` counts the processor's time instead of the wall's. Peak memory comes from a
-process per codec. `ours/P` is the AUV configuration in precision P (plain: without optimize_for_inference),
+other work, `--clock process --threads 1` counts the processor's time instead of the wall's. Memory comes from a process
+per codec and side. `ours/P` is the AUV configuration in precision P (plain: without optimize_for_inference),
 `tiny/P` the bundled codec.
 """
 
@@ -21,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,7 +203,10 @@ def speed_table(rows: list[dict]) -> str:
 
 # -- memory ------------------------------------------------------------------------------------------------------------
 def measure_memory(name: str, side: str, seconds: float, device: str) -> dict:
-    """Peak memory of one process that opens `name` and codes one clip, MB. Run in a process of its own."""
+    """Resident memory of a process that codes one clip with `name`, MB: before and at its highest while it codes.
+
+    Interpreter, libraries and weights count, what only opening the codec took does not. Run in a process of its own.
+    """
     import torch
 
     codec = open_codec(name, device)
@@ -257,8 +263,8 @@ def memory_in_process(name: str, side: str, seconds: float, args: argparse.Names
 
 
 def memory_table(rows: list[dict], seconds: float) -> str:
-    lines = [f"\npeak memory of a process, one clip of {seconds:g} s, MB", ""]
-    lines += ["| codec | encode | of it while coding | decode | of it while coding |", "|---|---:|---:|---:|---:|"]
+    lines = [f"\nhighest resident memory of a process while it codes one clip of {seconds:g} s, MB", ""]
+    lines += ["| codec | encode | above before | decode | above before |", "|---|---:|---:|---:|---:|"]
     for name in dict.fromkeys(row["codec"] for row in rows):
         sides = {row["side"]: row for row in rows if row["codec"] == name}
         cells = []
@@ -270,39 +276,63 @@ def memory_table(rows: list[dict], seconds: float) -> str:
 
 
 # -- fidelity ----------------------------------------------------------------------------------------------------------
-def measure_fidelity(family: str, precision: str, device: str, max_clips: int) -> dict:
-    """Tokens equal to the plain codec's on held-out speech, and decoder SNR in dB on the plain codec's codes."""
-    import torch
-
-    from llmcodec import assets, audio
-    from llmcodec.codec.inference import optimize_for_inference
+def fidelity_clips(manifest: Path, max_clips: int, train_clips: int) -> list[Any]:
+    """The first held-out clips of a manifest, or all of them, and as many evenly spaced training clips as wanted."""
     from llmcodec.data.manifest import read_manifest
 
+    clips = read_manifest(manifest)
+    held_out = [clip for clip in clips if clip.split in ("test", "valid")][: max_clips or None]
+    train = [clip for clip in clips if clip.split == "train"]
+    step = max(1, len(train) // max(1, train_clips))
+    return held_out + train[::step][:train_clips]
+
+
+def measure_fidelity(family: str, precisions: list[str], clips: list[Any], device: str) -> list[dict]:
+    """Per precision: tokens equal to the plain codec's, by source, and decoder SNR in dB on the plain codec's codes."""
+    import torch
+
+    from llmcodec import audio
+    from llmcodec.codec.inference import optimize_for_inference
+
     plain = plain_codec(family, device)
-    fast = optimize_for_inference(plain, precision, calibration=calibration_clips())  # type: ignore[arg-type]
-    held_out = [*read_manifest(assets.speech_manifest("test")), *read_manifest(assets.speech_manifest("valid"))]
-    same = frames = 0
-    signal = noise = 0.0
+    fast = {p: optimize_for_inference(plain, p, calibration=calibration_clips()) for p in precisions}  # type: ignore[arg-type]
+    equal: dict[str, Counter[str]] = {name: Counter() for name in fast}
+    tokens: Counter[str] = Counter()
+    signal, noise = 0.0, dict.fromkeys(fast, 0.0)
     with torch.inference_mode():
-        for row in held_out[:max_clips]:
-            wav = torch.from_numpy(audio.load(row.path, plain.sample_rate))[None, None].to(device)
+        for clip in clips:
+            wav = torch.from_numpy(audio.load(clip.path, plain.sample_rate))[None, None].to(device)
             codes = plain.encode(wav).audio_codes
-            same += int((fast.encode(wav).audio_codes == codes).sum())
-            frames += codes.numel()
             expected = plain.decode(codes).audio_values
+            group = f"{clip.source}, {'train' if clip.split == 'train' else 'held out'}"
+            tokens[group] += codes.numel()
             signal += float(expected.square().sum())
-            noise += float((fast.decode(codes).audio_values - expected).square().sum())
-    snr = 10 * math.log10(signal / noise) if noise else math.inf
-    return {"codec": f"{family}/{precision}", "tokens": frames, "agreement": same / frames, "snr_db": snr}
+            for name, codec in fast.items():
+                equal[name][group] += int((codec.encode(wav).audio_codes == codes).sum())
+                noise[name] += float((codec.decode(codes).audio_values - expected).square().sum())
+    return [
+        {
+            "codec": f"{family}/{name}",
+            "tokens": tokens.total(),
+            "agreement": equal[name].total() / tokens.total(),
+            "groups": {
+                group: {"tokens": tokens[group], "agreement": equal[name][group] / tokens[group]} for group in tokens
+            },
+            "snr_db": 10 * math.log10(signal / noise[name]) if noise[name] else math.inf,
+        }
+        for name in fast
+    ]
 
 
 def fidelity_table(rows: list[dict]) -> str:
-    lines = ["\nagainst the plain codec in fp32, held-out bundled speech (ours: random weights, tiny: trained)", ""]
-    lines += ["| codec | tokens | equal | decoder SNR on equal codes, dB |", "|---|---:|---:|---:|"]
-    return "\n".join(
-        [*lines]
-        + [f"| {r['codec']} | {r['tokens']} | {100 * r['agreement']:.2f} % | {r['snr_db']:.1f} |" for r in rows]
-    )
+    """All tokens, then every source."""
+    lines = ["\nagainst the plain codec in fp32 (ours: random weights, tiny: trained)", ""]
+    lines += ["| codec | speech | tokens | equal | decoder SNR on equal codes, dB |", "|---|---|---:|---:|---:|"]
+    for row in rows:
+        lines.append(f"| {row['codec']} | all | {row['tokens']:,} | {row['agreement']:.2%} | {row['snr_db']:.1f} |")
+        for group, part in sorted(row["groups"].items()):
+            lines.append(f"| | {group} | {part['tokens']:,} | {part['agreement']:.2%} | |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -313,19 +343,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="runs of every codec, in turn")
     parser.add_argument("--limit", type=float, default=30, help="seconds; a codec slower than this runs once per cell")
     parser.add_argument(
-        "--skip-above", type=float, default=240, help="seconds of audio x codec: peers are left out above"
+        "--skip-above",
+        type=float,
+        default=240,
+        help="seconds of audio in a call above which the peers are left out, where --codecs does not name them",
     )
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="process: processor seconds, all threads")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch; default all cores")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--fidelity-clips", type=int, default=31, help="held-out clips, of 31")
+    parser.add_argument("--fidelity-manifest", type=Path, help="speech for fidelity; default: the bundled")
+    parser.add_argument("--fidelity-clips", type=int, default=0, help="held-out clips; default all")
+    parser.add_argument("--fidelity-train", type=int, default=0, help="training clips beside them; default none")
     parser.add_argument("--json", type=Path, help="write all figures there")
     parser.add_argument("--memory-of", nargs=3, metavar=("CODEC", "SIDE", "SECONDS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
 
     import torch
     from transformers.utils import logging
+
+    from llmcodec import assets
 
     logging.disable_progress_bar()
     global clock
@@ -346,7 +383,7 @@ def main() -> None:
         figures["speed"] = []
         for seconds in args.seconds:
             for batch in args.batch:
-                long = batch * seconds > args.skip_above
+                long = args.codecs is DEFAULT and batch * seconds > args.skip_above
                 names = [n for n in args.codecs if not long or n == "auv" or n.split("/")[0] in ("ours", "tiny")]
                 rows = measure_speed(names, batch, seconds, args.rounds, args.limit, args.device)
                 print(speed_table(rows), flush=True)
@@ -357,10 +394,14 @@ def main() -> None:
         figures["memory"] = [memory_in_process(n, side, longest, args) for n in args.codecs for side in sides]
         print(memory_table(figures["memory"], longest), flush=True)
     if "fidelity" in args.parts:
-        own = [
-            name.split("/") for name in args.codecs if name.split("/")[0] in ("ours", "tiny") and "plain" not in name
-        ]
-        figures["fidelity"] = [measure_fidelity(f, p, args.device, args.fidelity_clips) for f, p in own]
+        own = [name.split("/") for name in args.codecs if name.split("/")[0] in ("ours", "tiny")]
+        clips = fidelity_clips(
+            args.fidelity_manifest or assets.speech_manifest(), args.fidelity_clips, args.fidelity_train
+        )
+        figures["fidelity"] = []
+        for family in dict.fromkeys(family for family, _ in own):
+            precisions = [precision for f, precision in own if f == family and precision != "plain"]
+            figures["fidelity"] += measure_fidelity(family, precisions, clips, args.device)
         print(fidelity_table(figures["fidelity"]), flush=True)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")

@@ -3,12 +3,14 @@
     python benchmarks/longform.py memory --codec tiny --minutes 10 60 180
     python benchmarks/longform.py memory --codec tiny --minutes 180 --precision fp32    # packed, as the commands run it
     python benchmarks/longform.py memory --codec auv --minutes 1 3
+    python benchmarks/longform.py memory --codec tiny --minutes 10 60 --chunk-seconds 0     # the whole clip at once
     python benchmarks/longform.py seams --codec windowless --seconds 60
     python benchmarks/longform.py seams --codec auv --seconds 40
     python benchmarks/longform.py stream
 
 `memory` codes a wav file of that length (the bundled speech, repeated) to tokens and back to a wav file in a process of
-its own and reads that process's peak resident memory; the first row is the same process on one second. `seams` compares
+its own and reads that process's peak resident memory; the first row is the same process on one second. With chunks of
+0 s it calls `codec.encode` and `codec.decode` once, and gives the peak after each. `seams` compares
 chunked with whole on the bundled speech: share of equal tokens, and decoder SNR on the whole clip's tokens, over chunk
 length and look-ahead, overall and within 0.5 s of a seam. `windowless` is the bundled codec without its attention
 window, a trained stand-in for global attention; `auv` is the published configuration with random weights.
@@ -65,24 +67,40 @@ def speech(seconds: float) -> Iterator[np.ndarray]:
 
 
 def code_file(name: str, source: str, chunk_seconds: float, precision: str) -> None:
-    """In a process of its own: file -> tokens -> file; prints seconds and peak megabytes."""
+    """In a process of its own: file -> tokens -> file; prints frames, seconds and peak megabytes."""
     codec, frames = make_codec(name), 0
     if precision != "plain":
         codec = optimize_for_inference(codec, precision, consume=True)
     start = time.perf_counter()
     processor = time.process_time()
+    if not chunk_seconds:
+        frames, peak = code_whole(codec, torch.from_numpy(audio.load(source, codec.sample_rate)))
+        print(f"{frames} {time.perf_counter() - start:.1f} {time.process_time() - processor:.1f} {peak}")
+        return
     blocks = audio.iterate(source, codec.sample_rate)
     with audio.AudioWriter(source + ".out.wav", codec.sample_rate) as out:
         for wav in decode_blocks(codec, encode_blocks(codec, blocks, chunk_seconds), chunk_seconds=chunk_seconds):
             out.write(wav.numpy())
             frames += len(wav) // codec.hop_samples
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{frames} {time.perf_counter() - start:.1f} {time.process_time() - processor:.1f} {peak:.0f}")
+    print(f"{frames} {time.perf_counter() - start:.1f} {time.process_time() - processor:.1f} {peak_mb():.0f}")
+
+
+def code_whole(codec: LLMCodec, wav: Tensor) -> tuple[int, str]:
+    """Frames, and peak megabytes after `encode` and after `decode`."""
+    codes = codec.encode(wav[None, None]).audio_codes
+    encoded = peak_mb()
+    codec.decode(codes, length=len(wav))
+    return codes.shape[-1], f"{encoded:.0f}/{peak_mb():.0f}"
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def memory(name: str, minutes: list[float], chunk_seconds: float, folder: str | None, precision: str) -> None:
-    print(f"{name}, {precision}, chunks of {chunk_seconds:g} s, {torch.get_num_threads()} thread(s)")
-    print(f"{'audio':>10} {'frames':>9} {'seconds':>9} {'CPU s':>8} {'CPU s / audio s':>16} {'peak MB':>8}")
+    chunks = f"chunks of {chunk_seconds:g} s" if chunk_seconds else "whole, peaks of encode/decode"
+    print(f"{name}, {precision}, {chunks}, {torch.get_num_threads()} thread(s)")
+    print(f"{'audio':>10} {'frames':>9} {'seconds':>9} {'CPU s':>8} {'CPU s / audio s':>16} {'peak MB':>11}")
     for length in (1.0, *(60.0 * m for m in minutes)):
         with tempfile.TemporaryDirectory(dir=folder) as place:
             path = Path(place) / "long.wav"
@@ -94,7 +112,7 @@ def memory(name: str, minutes: list[float], chunk_seconds: float, folder: str | 
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
             frames, seconds, processor, peak = done[-4:]
             share = float(processor) / length
-            print(f"{length:>8.0f} s {frames:>9} {seconds:>9} {processor:>8} {share:>16.4f} {peak:>8}", flush=True)
+            print(f"{length:>8.0f} s {frames:>9} {seconds:>9} {processor:>8} {share:>16.4f} {peak:>11}", flush=True)
 
 
 def near_a_seam(size: int, chunk: int, reach: int) -> Tensor:
@@ -157,7 +175,7 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--chunks", type=float, nargs="+", default=[10, 30], help="seams: seconds per chunk")
     parser.add_argument("--lookaheads", type=float, nargs="+", default=[0, 0.5, 1, 2, 5], help="seams: seconds behind")
-    parser.add_argument("--chunk-seconds", type=float, default=CHUNK_SECONDS, help="memory: seconds per chunk")
+    parser.add_argument("--chunk-seconds", type=float, default=CHUNK_SECONDS, help="memory: seconds, 0: whole")
     parser.add_argument("--precision", default="plain", help="memory: plain, or one of optimize_for_inference")
     parser.add_argument("--folder", help="memory: where the long files may lie (default: the temporary folder)")
     parser.add_argument("--source", help="used by `memory` itself")

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils import logging as transformers_logging
 
 from llmcodec import LLMCodec, LLMCodecConfig, assets, audio
 from llmcodec.coding.export import write_onnx
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--auv", action="store_true")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
+    transformers_logging.disable_progress_bar()
     torch.manual_seed(0)
     codec = LLMCodec(LLMCodecConfig.auv()) if arguments.auv else LLMCodec.from_pretrained(assets.codec_folder())
     wavs = [audio.load(clip.path, 16000) for clip in read_manifest(assets.speech_manifest())[: arguments.clips]]

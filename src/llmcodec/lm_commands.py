@@ -21,6 +21,7 @@ from .data.manifest import Clip, read_manifest, total_seconds
 if TYPE_CHECKING:
     from .coding.runtime import Runtime
     from .coding.tokenize import FlatRow
+    from .data.shards import ShardFormat
     from .data.tokens import TokenProvenance
     from .lm.recipe import LMDataConfig, TokenLMRecipe
 
@@ -49,11 +50,11 @@ def tokenize(
     languages: list[str] | None = None,
     min_seconds: float = 0.0,
     max_seconds: float = math.inf,
-    format: Literal["arrow", "slamkit"] = "arrow",
+    format: Literal["arrow", "parquet", "slamkit"] = "arrow",
     clips_per_shard: int = 500,
     device: str = "auto",
 ) -> None:
-    """Turn the clips of a manifest into codec tokens, once: Arrow shards that `llmcodec lm train` reads.
+    """Turn the clips of a manifest into codec tokens, once: shards that `llmcodec lm train` reads.
 
     A manifest with splits gives one folder of shards per split (OUTPUT/train, OUTPUT/valid, ..). Started again, it goes
     on behind the clips that are in shards already. Each shard says which codec and which manifest it is made of.
@@ -67,7 +68,8 @@ def tokenize(
         languages: keep clips of these languages.
         min_seconds: drop shorter clips.
         max_seconds: drop longer clips.
-        format: slamkit also writes OUTPUT/SPLIT.jsonl with units and unit text, as slamkit reads.
+        format: of the shards, arrow or parquet; slamkit writes arrow and OUTPUT/SPLIT.jsonl with units and unit text,
+            as slamkit reads.
         clips_per_shard: what a kill can cost at most, in clips.
         device: `auto` takes a GPU where there is one; or cpu, cuda, cuda:1, mps.
     """
@@ -79,7 +81,13 @@ def tokenize(
         path, split, sources=sources, languages=languages, min_seconds=min_seconds, max_seconds=max_seconds
     )
     folders = tokenize_splits(
-        open_runtime(codec, device=device), clips, Path(output), split is None, clips_per_shard, print
+        open_runtime(codec, device=device, only="encoder"),
+        clips,
+        Path(output),
+        split is None,
+        clips_per_shard,
+        print,
+        "parquet" if format == "parquet" else "arrow",
     )
     if format == "slamkit":
         for folder in folders:
@@ -94,6 +102,7 @@ def tokenize_splits(
     by_split: bool,
     clips_per_shard: int,
     say: Callable[[str], None],
+    format: ShardFormat = "arrow",
 ) -> list[Path]:
     """Shards of every split, with a progress bar; returns the folders. Files that cannot be read are named."""
     from .coding.tokenize import split_folders, tokenize_clips
@@ -109,7 +118,9 @@ def tokenize_splits(
                 done += seconds
                 bar.update(round(done), {"seconds": done})
 
-            result = tokenize_clips(runtime, members, folder, clips_per_shard=clips_per_shard, on_clip=on_clip)
+            result = tokenize_clips(
+                runtime, members, folder, clips_per_shard=clips_per_shard, format=format, on_clip=on_clip
+            )
             known = f", {result.known} there before" if result.known else ""
             say(f"{folder}: {result.clips} clips, {result.seconds:.0f} s of audio{known}")
             for line in result.unreadable or []:
@@ -176,7 +187,7 @@ def token_rows(
 
         path = assets.speech_manifest() if data.manifest == BUNDLED else Path(data.manifest)
         clips = read_manifest(path, sources=data.sources, languages=data.languages, speakers=data.speakers)
-        tokenize_splits(open_runtime(data.codec), clips, run / "tokens", True, 500, say)
+        tokenize_splits(open_runtime(data.codec, only="encoder"), clips, run / "tokens", True, 500, say)
         folders = [run / "tokens"]
     for place in list(folders):
         inside = place / "train"

@@ -113,6 +113,7 @@ def _codes_to_score(
 
     from .coding.tokenize import flat_rows
     from .data.manifest import read_manifest
+    from .data.shards import SHARD_ENDINGS
 
     names: list[str] = []
     codes: list[Tensor] = []
@@ -120,7 +121,7 @@ def _codes_to_score(
     token_rate = 0.0
     for place in inputs:
         path = Path(place)
-        if path.is_dir() or path.suffix == ".arrow":
+        if path.is_dir() or path.suffix in SHARD_ENDINGS:
             provenance, rows = flat_rows(path)
             check_codec(lm, provenance, place)
             token_rate = provenance.frame_rate * provenance.num_codebooks

@@ -21,13 +21,11 @@ import torch
 
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.safe_load import check_folder
+from llmcodec.data.shards import TokenRow, TokenShardWriter, open_token_shards
 from llmcodec.data.tokens import (
     TokenClip,
     TokenProvenance,
-    TokenRow,
-    TokenShardWriter,
     load_token_file,
-    open_token_shards,
     read_token_facts,
     save_token_file,
 )
@@ -111,12 +109,13 @@ def test_reading_damaged_token_files_takes_no_more_memory_than_the_file(tmp_path
 
 
 @pytest.mark.parametrize("shard", range(2))
-def test_damaged_shards(tmp_path, shard):
-    """2 x 500 cases of Arrow files."""
-    with TokenShardWriter(tmp_path / "t", SOURCE) as shards:
+@pytest.mark.parametrize("format", ["arrow", "parquet"])
+def test_damaged_shards(tmp_path, shard, format):
+    """2 x 500 cases of Arrow files, as many of Parquet."""
+    with TokenShardWriter(tmp_path / "t", SOURCE, format=format) as shards:
         for i in range(5):
             shards.add(TokenRow(**vars(CLIP), id=f"clip {i}", text="text", speaker="s", language="en"))
-    path = tmp_path / "t" / "shard-00000.arrow"
+    path = tmp_path / "t" / f"shard-00000.{format}"
     good = path.read_bytes()
 
     def read() -> None:

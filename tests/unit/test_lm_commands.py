@@ -65,7 +65,8 @@ def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_kept(house, tmp_pat
     (tmp_path / "broken.wav").write_bytes(b"no audio")
     write_manifest(tmp_path / "m.jsonl", [clips[0], Clip("bad", str(tmp_path / "broken.wav"), 1.0, split="train")])
     arguments = ["--manifest", str(tmp_path / "m.jsonl"), "--codec", str(house / "codec")]
-    assert main(["tokenize", *arguments, "-o", str(tmp_path / "tokens")]) == 0
+    assert main(["tokenize", *arguments, "-o", str(tmp_path / "tokens"), "--format", "parquet"]) == 0
+    assert (tmp_path / "tokens" / "train" / "shard-00000.parquet").is_file()
     assert re.search(r"left out: bad: .*not an audio file", capsys.readouterr().out)
     assert [row.id for row in flat_rows(tmp_path / "tokens" / "train")[1]] == ["clip0"]
     write_manifest(tmp_path / "m.jsonl", [Clip("bad", str(tmp_path / "broken.wav"), 1.0)])

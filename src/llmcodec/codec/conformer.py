@@ -6,11 +6,19 @@ statistics. Module names follow AUV's state dict. Shapes: B batch, T frames, D w
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
 from .config import LLMCodecConfig
+from .windowed_attention import windowed_attention
+
+MASKED_FRAMES = 384  # up to here one (T, T) mask is faster (and small); a longer clip's window goes in blocks
+Mix = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries, keys, values (B, N, T, C) -> (B, N, T, C)
 
 
 def rotary_tables(
@@ -52,6 +60,21 @@ def attention_mask(
     return allowed
 
 
+def attention_over(
+    num_frames: int, mask_BT: Tensor | None, window: int | None, device: torch.device, causal: bool = False
+) -> Mix:
+    """Attention where every frame sees what `attention_mask` allows; the mask is not built for long windowed clips."""
+    if window is None or num_frames <= MASKED_FRAMES:
+        allowed = attention_mask(num_frames, mask_BT, window, device, causal)
+        return partial(F.scaled_dot_product_attention, attn_mask=allowed)
+    back, ahead = window, 0 if causal else window
+
+    def mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return windowed_attention(query / math.sqrt(query.shape[-1]), key, value, back, ahead, mask_BT)
+
+    return mix
+
+
 class Attention(nn.Module):
     """Rotary multi-head self-attention without QKV bias."""
 
@@ -61,7 +84,7 @@ class Attention(nn.Module):
         self.to_qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
         self.to_out = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, hidden_BTD: Tensor, cos: Tensor, sin: Tensor, allowed: Tensor | None) -> Tensor:
+    def forward(self, hidden_BTD: Tensor, cos: Tensor, sin: Tensor, mix: Mix) -> Tensor:
         batch, num_frames, width = hidden_BTD.shape
         qkv = self.to_qkv(hidden_BTD).view(batch, num_frames, 3, width // self.head_dim, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
@@ -69,7 +92,7 @@ class Attention(nn.Module):
             rotate(query, cos.to(query.dtype), sin.to(query.dtype)),
             rotate(key, cos.to(key.dtype), sin.to(key.dtype)),
         )
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+        mixed = mix(query, key, value)
         return self.to_out(mixed.transpose(1, 2).reshape(batch, num_frames, width))
 
 
@@ -162,11 +185,9 @@ class ConformerLayer(nn.Module):
         self.ffn2 = FeedForward(width, width * config.ffn_mult)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    def forward(
-        self, hidden_BTD: Tensor, cos: Tensor, sin: Tensor, allowed: Tensor | None, mask_BT: Tensor | None
-    ) -> Tensor:
+    def forward(self, hidden_BTD: Tensor, cos: Tensor, sin: Tensor, mix: Mix, mask_BT: Tensor | None) -> Tensor:
         hidden_BTD = hidden_BTD + 0.5 * self.ffn1(self.ffn1_layer_norm(hidden_BTD))
-        hidden_BTD = hidden_BTD + self.attn(self.attn_layer_norm(hidden_BTD), cos, sin, allowed)
+        hidden_BTD = hidden_BTD + self.attn(self.attn_layer_norm(hidden_BTD), cos, sin, mix)
         hidden_BTD = hidden_BTD + self.conv_module(hidden_BTD, mask_BT)
         hidden_BTD = hidden_BTD + 0.5 * self.ffn2(self.ffn2_layer_norm(hidden_BTD))
         return self.final_layer_norm(hidden_BTD)
@@ -187,7 +208,7 @@ class Conformer(nn.Module):
         """`mask_BT` is True at real frames; None means that all are real."""
         num_frames = hidden_BTD.shape[1]
         cos, sin = rotary_tables(num_frames, self.head_dim, hidden_BTD, exact=self.causal)
-        allowed = attention_mask(num_frames, mask_BT, self.attention_window, hidden_BTD.device, self.causal)
+        mix = attention_over(num_frames, mask_BT, self.attention_window, hidden_BTD.device, self.causal)
         for layer in self.layers:
-            hidden_BTD = layer(hidden_BTD, cos, sin, allowed, mask_BT)
+            hidden_BTD = layer(hidden_BTD, cos, sin, mix, mask_BT)
         return self.layer_norm(hidden_BTD)

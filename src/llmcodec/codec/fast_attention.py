@@ -1,4 +1,4 @@
-"""Rotary self-attention for inference: global without a mask, or within a window in blocks (never T x T).
+"""Rotary self-attention for inference: global without a mask, or within a window (never T x T for long clips).
 
 Shapes: B clips of equal length, T frames, N heads, C head width. Test: tests/unit/codec/test_fast_attention.py.
 """
@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import LLMCodecConfig
-from .conformer import rotary_tables
+from .conformer import MASKED_FRAMES, attention_mask, rotary_tables
+from .windowed_attention import windowed_attention
 
 SCORES_PER_BLOCK = 1 << 19  # scores of half precision held at once, all heads of a clip: what a core's cache holds
 SAFE_SCORE = 40.0  # exp of scores in [-40, 40] and sums of thousands of them neither overflow nor vanish
-MIN_BLOCK = 32  # frames of a block of windowed attention
 
 
 def paired_rows(head_dim: int, width: int, device: torch.device) -> Tensor:
@@ -68,7 +68,11 @@ def attend(qkv_BTE: Tensor, rotation: Tensor, head_dim: int, window: int | None,
     value = parts[:, :, 2].transpose(1, 2)
     if causal or (window is not None and window < num_frames - 1):
         assert window is not None
-        mixed = windowed(query, key, value.float(), window, 0 if causal else window)
+        if num_frames <= MASKED_FRAMES:
+            allowed = attention_mask(num_frames, None, window, query.device, causal)
+            mixed = F.scaled_dot_product_attention(query, key, value.float(), attn_mask=allowed, scale=1.0)
+        else:
+            mixed = windowed_attention(query, key, value.float(), window, 0 if causal else window)
     elif half:
         mixed = in_half_precision(query, key, value)
     else:
@@ -98,29 +102,3 @@ def in_half_precision(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
                 part = scores.softmax(-1) @ values[clip]
             mixed[clip, :, start : start + rows] = part
     return mixed
-
-
-def windowed(query: Tensor, key: Tensor, value: Tensor, back: int, ahead: int) -> Tensor:
-    """Each frame sees `back` frames before and `ahead` after it: blocks of queries against their stretch of keys."""
-    batch, heads, num_frames, head_dim = query.shape
-    block = min(max(MIN_BLOCK, (back + ahead) // 2), num_frames)
-    count = -(-num_frames // block)
-    extra = count * block - num_frames
-    span = back + block + ahead
-    query = F.pad(query, (0, 0, 0, extra)).reshape(batch, heads, count, block, head_dim)
-    key = F.pad(key, (0, 0, back, ahead + extra)).unfold(2, span, block)  # (B, N, blocks, C, span)
-    value = F.pad(value, (0, 0, back, ahead + extra)).unfold(2, span, block)
-    scores = query @ key
-    scores.masked_fill_(~visible(num_frames, block, count, back, ahead, query.device), -math.inf)
-    mixed = scores.softmax(-1) @ value.transpose(3, 4)
-    return mixed.reshape(batch, heads, count * block, head_dim)[:, :, :num_frames]
-
-
-def visible(num_frames: int, block: int, count: int, back: int, ahead: int, device: torch.device) -> Tensor:
-    """(blocks, block, span) bool: which keys of its stretch a query sees. A query beyond the end sees itself."""
-    row = torch.arange(block, device=device)[:, None]
-    column = torch.arange(back + block + ahead, device=device)
-    near = (column >= row) & (column <= row + back + ahead)
-    position = torch.arange(count, device=device)[:, None] * block - back + column
-    real = (position >= 0) & (position < num_frames)
-    return (near & real[:, None]) | (column == row + back)

@@ -19,9 +19,11 @@ from .config import LLMCodecConfig
 from .fast_conformer import Kinds
 from .fast_ends import FastDecoder, FastEncoder, FastQuantizer
 from .fast_linear import Precision, Range, has_int8_kernels
+from .hub import HubCodec
 from .model import Decoder, Encoder, LLMCodec
 
 Choice = Literal["auto", "fp32", "mixed", "bf16", "int8"]
+Side = Literal["encoder", "decoder"]
 LAYERS = ("front", "up", "down", "qkv", "out", "pw1", "pw2", "head")
 LINEARS = {
     "input_proj": "front",
@@ -56,12 +58,9 @@ class InferenceCodec(LLMCodec):
     """`LLMCodec` whose parts are packed for speed. It cannot be trained, saved or moved to another device."""
 
     def __init__(self, codec: LLMCodec, encoder: nn.Module, quantizer: FastQuantizer, decoder: nn.Module):
-        with torch.device("meta"):
-            super().__init__(codec.config)
-        place = codec.device
-        del self.encoder, self.quantizer, self.decoder
+        HubCodec.__init__(self, codec.config)  # not LLMCodec's: it would build what is put in its place here
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder  # type: ignore[assignment]
-        self.place = place
+        self.place = codec.device
         self.precisions = ("fp32", "fp32")
         super().train(False)
 
@@ -116,6 +115,7 @@ def optimize_for_inference(
     *,
     encoder: Choice | None = None,
     decoder: Choice | None = None,
+    only: Side | None = None,
     calibration: Sequence[Tensor] | None = None,
     consume: bool = False,
 ) -> InferenceCodec:
@@ -127,6 +127,7 @@ def optimize_for_inference(
             within 30 dB of fp32, as measured on the bundled codec; fp32: the plain codec's results; mixed: bf16 where
             tokens allow it; bf16; int8 (CPU only).
         encoder, decoder: a side that differs from `precision`.
+        only: the side that will be used; the other one stays plain, which saves the time to pack and calibrate it.
         calibration: clips (S,) for the ranges of int8, some seconds of what will be coded; without them auto
             takes bf16 for the decoder.
         consume: free the weights of `codec` as they are packed; it is of no use afterwards. Halves peak memory.
@@ -140,6 +141,8 @@ def optimize_for_inference(
         "encoder": resolve(encoder or precision, AUTO_ENCODER, codec.device, calibration is not None),
         "decoder": resolve(decoder or precision, AUTO_DECODER, codec.device, calibration is not None),
     }
+    if only is not None:
+        sides = {only: sides[only]}
     wanted = [codec.get_submodule(side) for side, name in sides.items() if name == "int8"]
     if wanted and calibration is None:
         raise ValueError("int8 needs calibration=[wav_S, ...]: a few seconds of audio at the codec's sample rate")
@@ -151,15 +154,15 @@ def optimize_for_inference(
                 parameter.data = parameter.data.new_empty(0)
 
     config: LLMCodecConfig = codec.config
-    plain_encoder, plain_decoder = codec.encoder, codec.decoder
-    assert isinstance(plain_encoder, Encoder) and isinstance(plain_decoder, Decoder)
-    fast = InferenceCodec(
-        codec,
-        FastEncoder(plain_encoder, config, PLANS[sides["encoder"]], spans, done),
-        FastQuantizer(codec.quantizer, done),
-        FastDecoder(plain_decoder, config, PLANS[sides["decoder"]], spans, done),
-    )
-    fast.precisions = (sides["encoder"], sides["decoder"])
+    parts: dict[str, nn.Module] = {"encoder": codec.encoder, "decoder": codec.decoder}
+    if "encoder" in sides:
+        assert isinstance(codec.encoder, Encoder)
+        parts["encoder"] = FastEncoder(codec.encoder, config, PLANS[sides["encoder"]], spans, done)
+    if "decoder" in sides:
+        assert isinstance(codec.decoder, Decoder)
+        parts["decoder"] = FastDecoder(codec.decoder, config, PLANS[sides["decoder"]], spans, done)
+    fast = InferenceCodec(codec, parts["encoder"], FastQuantizer(codec.quantizer, done), parts["decoder"])
+    fast.precisions = (sides.get("encoder", "fp32"), sides.get("decoder", "fp32"))
     return fast
 
 
@@ -188,6 +191,7 @@ def processor_has(question: str) -> bool:
 def input_ranges(codec: LLMCodec, calibration: Sequence[Tensor], parts: Sequence[nn.Module]) -> dict[nn.Module, Range]:
     """Smallest and largest input of every linear layer of `parts` while `codec` codes the calibration clips."""
     spans: dict[nn.Module, Range] = {}
+    code = codec if codec.decoder in parts else codec.encode
 
     def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         low, high = (float(value) for value in inputs[0].aminmax())
@@ -202,7 +206,7 @@ def input_ranges(codec: LLMCodec, calibration: Sequence[Tensor], parts: Sequence
     ]
     try:
         for wav in calibration:
-            codec(wav.reshape(1, 1, -1).to(codec.device))
+            code(wav.reshape(1, 1, -1).to(codec.device))
     finally:
         for handle in watched:
             handle.remove()

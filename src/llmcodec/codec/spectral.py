@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from .config import LLMCodecConfig
 
+FRAMES_PER_CHUNK = 4096  # spectra of more are never held at once, without gradients: a frame of 320 samples has 1,282
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precisions become float32; float32 and float64 stay."""
@@ -32,11 +34,11 @@ def reflect_pad_each(wav_BS: Tensor, lengths_B: Tensor, pad: int, out_samples: i
 
     wav_BS must hold at least max(lengths_B) samples and each length must exceed `pad`. Returns (B, out_samples).
     """
-    position = torch.arange(-pad, out_samples - pad, device=wav_BS.device).expand(wav_BS.shape[0], -1).abs()
-    last_B1 = lengths_B[:, None] - 1
-    inside = position < lengths_B[:, None] + pad
-    mirrored = torch.where(position > last_B1, 2 * last_B1 - position, position)
-    return wav_BS.gather(1, mirrored.clamp(0, wav_BS.shape[1] - 1)) * inside
+    rows = []
+    for wav_S, length in zip(wav_BS, lengths_B.tolist(), strict=True):
+        padded = F.pad(wav_S[None, :length], (pad, pad), mode="reflect")[0, :out_samples]
+        rows.append(F.pad(padded, (0, out_samples - len(padded))))
+    return torch.stack(rows)
 
 
 class STFTFrontEnd(nn.Module):
@@ -49,8 +51,13 @@ class STFTFrontEnd(nn.Module):
 
     def forward(self, wav_BS: Tensor, lengths_B: Tensor) -> Tensor:
         """(B, S) samples, zero beyond lengths_B -> features (B, T, D) with T frames of the longest clip."""
-        with torch.autocast(wav_BS.device.type, enabled=False):
-            features = self.features(at_least_float32(wav_BS), lengths_B)
+        frames_BTN = self.frames(at_least_float32(wav_BS), lengths_B)
+        return torch.cat([self.project(part) for part in frames_BTN.split(FRAMES_PER_CHUNK, dim=1)], dim=1)
+
+    def project(self, frames: Tensor) -> Tensor:
+        """Frames (..., n_fft) -> (..., D)."""
+        with torch.autocast(frames.device.type, enabled=False):
+            features = self.analyse(frames)
         return self.input_proj(features.to(self.input_proj.weight.dtype))
 
     def features(self, wav_BS: Tensor, lengths_B: Tensor) -> Tensor:

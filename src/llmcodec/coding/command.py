@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 
 from ..audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
-from ..data.tokens import TokenProvenance, TokenRow, TokenShardWriter, open_token_shards, read_token_facts
+from ..data.shards import SHARD_ENDINGS, ShardFormat, TokenRow, TokenShardWriter, open_token_shards
+from ..data.tokens import TokenProvenance, read_token_facts
 from ..lm.codec_text import frames, parse_codec_text
 from .inputs import AUDIO_ENDINGS, STANDARD_STREAM, TOKEN_ENDINGS, Found, Problem, find_inputs
 from .loading import Precision, RuntimeName
@@ -26,7 +27,7 @@ from .standard_streams import StandardStreams
 from .work import DecodeWork, EncodeWork, ReconstructWork
 
 WAVE_ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
-TOKEN_FILE, SHARD = TOKEN_ENDINGS
+TOKEN_FILE = ".safetensors"
 
 Channels = Literal["mix", "split"]
 AudioFormat = Literal["wav", "flac", "ogg", "opus", "mp3"]
@@ -37,7 +38,7 @@ def encode(
     output: str | None = None,
     codec: str = "bundled",
     channels: Channels = "mix",
-    format: Literal["safetensors", "arrow"] = "safetensors",
+    format: Literal["safetensors", "arrow", "parquet"] = "safetensors",
     runtime: RuntimeName = "torch",
     device: str = "auto",
     precision: Precision = "auto",
@@ -56,7 +57,7 @@ def encode(
         output: folder, file (.safetensors), or - for standard output; one file alone may do without.
         codec: bundled, a folder, or a Hugging Face hub id.
         channels: mix codes the mean of all channels, split codes every channel by itself.
-        format: safetensors makes one file per clip, arrow a folder of shards for a corpus (needs pyarrow).
+        format: safetensors makes one file per clip, arrow and parquet a folder of shards for a corpus (need pyarrow).
         runtime: torch, or onnx for a folder that `llmcodec export --format onnx` wrote.
         device: auto takes a GPU where there is one; or cpu, cuda, cuda:1, mps.
         precision: auto takes the fastest that keeps the tokens; fp32 is exact.
@@ -70,12 +71,12 @@ def encode(
     with StandardStreams(inputs, output, TOKEN_FILE) as streams:
         found, problems = find_inputs(streams.inputs, AUDIO_ENDINGS, streams.folder)
         report = Report(failed=problems)
-        if format == "arrow":
-            _encode_corpus(found, report, channels, options, streams)
+        if format != "safetensors":
+            _encode_corpus(found, report, channels, format, options, streams)
             return
         items = _items(found, plan_outputs(found, streams.output, (TOKEN_FILE,)))
         options.pending(items, Report())  # refuses before the codec is loaded
-        opened = options.open()
+        opened = options.open("encoder")
         pending = options.pending(items, report, lambda item: _same_codec(item, opened.identity))
         run_work(EncodeWork(opened, channels == "split"), pending, report, options, streams, ("encoding", "encoded"))
 
@@ -101,7 +102,7 @@ def decode(
     Example: llmcodec decode tokens/ -o again/
 
     Args:
-        inputs: token files (.safetensors), shards (.arrow), folders of them, or - for standard input.
+        inputs: token files (.safetensors), shards (.arrow, .parquet), folders of them, or - for standard input.
         output: folder, file (.wav, .flac, .ogg, .opus, .mp3), or - for standard output; one file alone may do without.
         text: instead of inputs, tokens as text, <CODEC_17><CODEC_4>..., as a language model prints them; - reads them
             from standard input. Other text is left out, stretches of tokens are joined.
@@ -132,7 +133,7 @@ def decode(
         found, rows = _with_rows(found, report.failed)
         items = _items(found, plan_outputs(found, streams.output, WAVE_ENDINGS, ending, ".decoded"))
         options.pending(items, Report())
-        opened = options.open()
+        opened = options.open("decoder")
         if text is not None:
             text = sys.stdin.read() if text == STANDARD_STREAM else text
             rows = [(_row_of_text(text, opened.identity), opened.identity.provenance())]
@@ -192,22 +193,28 @@ def reconstruct(
 
 
 def _encode_corpus(
-    found: Sequence[Found], report: Report, channels: Channels, options: Options, streams: StandardStreams
+    found: Sequence[Found],
+    report: Report,
+    channels: Channels,
+    format: ShardFormat,
+    options: Options,
+    streams: StandardStreams,
 ) -> None:
     """All inputs into one folder of shards, named by their paths."""
     if streams.output is None or streams.writes_output:
-        raise ValueError("--format arrow writes a folder of shards; name it with --output")
+        raise ValueError(f"--format {format} writes a folder of shards; name it with --output")
     if options.overwrite:
         raise ValueError(
-            "--format arrow adds to a folder or starts a new one; delete the folder instead of --overwrite"
+            f"--format {format} adds to a folder or starts a new one; delete the folder instead of --overwrite"
         )
     items = _items(found, [None] * len(found))
     first: dict[str, Item] = {}
     for item in items:
         if (other := first.setdefault(item.name, item)) is not item:
             raise ValueError(f"{other.label} and {item.label} would both have the id {item.name!r}; name their folder")
-    opened = options.open()
-    with TokenShardWriter(streams.output, opened.identity.provenance(), resume=options.resume) as shards:
+    opened = options.open("encoder")
+    provenance = opened.identity.provenance()
+    with TokenShardWriter(streams.output, provenance, resume=options.resume, format=format) as shards:
         pending = [item for item in items if item.name not in shards.done]
         report.skipped = len(items) - len(pending)
         work = EncodeWork(opened, channels == "split", shards)
@@ -228,14 +235,14 @@ def _with_rows(
     inputs: list[Found] = []
     rows: list[tuple[TokenRow, TokenProvenance] | None] = []
     for one in found:
-        if one.source.suffix.lower() != SHARD:
+        if one.source.suffix.lower() not in SHARD_ENDINGS:
             inputs.append(one)
             rows.append(None)
             continue
         try:
             provenance, clips = open_token_shards(one.source)
             for row in clips:
-                inputs.append(Found(one.source, Path(f"{row.id}{SHARD}"), from_folder=True))
+                inputs.append(Found(one.source, Path(f"{row.id}{one.source.suffix}"), from_folder=True))
                 rows.append((row, provenance))
         except ValueError as error:
             problems.append(Problem(str(one.source), str(error)))

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.build import AUDIO_ENDINGS
+from ..data.shards import SHARD_ENDINGS
 
 STANDARD_STREAM = "-"
-TOKEN_ENDINGS = (".safetensors", ".arrow")
+TOKEN_ENDINGS = (".safetensors", *SHARD_ENDINGS)
 
 __all__ = ["AUDIO_ENDINGS", "STANDARD_STREAM", "TOKEN_ENDINGS", "Found", "Problem", "find_inputs"]
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 RuntimeName = Literal["torch", "onnx"]
 Precision = Literal["auto", "fp32", "mixed", "bf16", "int8"]
+Side = Literal["encoder", "decoder"]
 
 
 def open_runtime(
@@ -23,6 +24,7 @@ def open_runtime(
     device: str = "auto",
     precision: Precision = "auto",
     batch_seconds: float = 64.0,
+    only: Side | None = None,
 ) -> Runtime:
     """A runtime for the codec called `codec`.
 
@@ -33,13 +35,14 @@ def open_runtime(
         precision: `auto` takes the fastest that keeps the tokens; `fp32` is exact; the others are for our own codec
             (`codec.inference`). int8 is calibrated on the bundled speech.
         batch_seconds: padded seconds of audio in one call (torch).
+        only: the side that will be used; the other one works too, but is not made fast.
 
     Raises:
         ValueError: no such codec, a device that is not there, a precision that this runtime does not have.
     """
     if runtime == "onnx":
         return _open_onnx(codec, device, precision)
-    return _open_torch(codec, device, precision, batch_seconds)
+    return _open_torch(codec, device, precision, batch_seconds, only)
 
 
 def codec_title(codec: str) -> str:
@@ -58,7 +61,7 @@ def _open_onnx(codec: str, device: str, precision: Precision) -> Runtime:
     return OnnxRuntime(codec)
 
 
-def _open_torch(codec: str, device: str, precision: Precision, batch_seconds: float) -> Runtime:
+def _open_torch(codec: str, device: str, precision: Precision, batch_seconds: float, only: Side | None) -> Runtime:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -69,13 +72,13 @@ def _open_torch(codec: str, device: str, precision: Precision, batch_seconds: fl
     loaded = load_codec(codec, pick_device(device))
     identity = identity_of(loaded, codec_title(codec))  # before the weights are packed
     if isinstance(loaded, LLMCodec):
-        loaded = _made_fast(loaded, precision)
+        loaded = _made_fast(loaded, precision, only)
     elif precision not in ("auto", "fp32"):
         raise ValueError(f"--precision {precision} is for llmcodec's own codecs; {codec} runs in fp32")
     return TorchRuntime(loaded, codec_title(codec), identity, batch_seconds)
 
 
-def _made_fast(codec: LLMCodec, precision: Precision) -> LLMCodec:
+def _made_fast(codec: LLMCodec, precision: Precision, only: Side | None) -> LLMCodec:
     import torch
 
     from .. import assets, audio
@@ -83,10 +86,11 @@ def _made_fast(codec: LLMCodec, precision: Precision) -> LLMCodec:
     from ..data.manifest import read_manifest
 
     calibration = None
-    if precision == "int8" or (precision == "auto" and codec.device.type == "cpu"):  # auto: int8 in the decoder
+    automatic_int8 = precision == "auto" and codec.device.type == "cpu" and only != "encoder"  # auto: decoder alone
+    if precision == "int8" or automatic_int8:
         clips = read_manifest(assets.speech_manifest("train"))[::25]  # seven, 23 s of three voices
         calibration = [torch.from_numpy(audio.load(clip.path, codec.sample_rate)) for clip in clips]
-    return optimize_for_inference(codec, precision, calibration=calibration, consume=True)
+    return optimize_for_inference(codec, precision, only=only, calibration=calibration, consume=True)
 
 
 def pick_device(device: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from .onnx_config import CONFIG, DECODER, ENCODER, OnnxConfig
-from .runtime import length_batches
+from .runtime import length_batches, one_coder
 
 CHUNK_SECONDS = 30.0  # as codec/latency.py
 GLOBAL_CONTEXT_SECONDS = 5.0  # as codec/latency.py
@@ -61,6 +61,8 @@ class OnnxRuntime:
     def decoder(self) -> Any:
         """Session of the decoder, opened when the first codes are decoded."""
         return self._session(DECODER)
+
+    coders = staticmethod(one_coder)  # ONNX Runtime has threads of its own
 
     def encode_batch(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Clips of float32 (S,) -> int64 codes (1, T) each, as if every clip came alone.

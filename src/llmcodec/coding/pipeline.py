@@ -1,5 +1,8 @@
 """Many files through a codec: read ahead by threads, coded in batches of similar length, written by threads.
 
+The codec says how many batches it codes at once (`runtime.Coders`); the next one always waits ready, so that no core
+pauses while results are handed over.
+
 A file that fails is named in the report and the others go on; a full disk or Ctrl-C stops at once, and what is finished
 stays. Long files go one by one through the work's `stream`, in constant memory. Imports no torch.
 Test: tests/unit/coding/test_pipeline.py.
@@ -15,16 +18,17 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from .inputs import Problem
-from .runtime import length_batches
+from .runtime import Coders, length_batches, one_coder
 
 WINDOW = 1024  # files sorted by length together: enough for full batches, few enough to go through a corpus in order
-READ_AHEAD = 2  # batches
+READ_AHEAD = 2  # batches for every coder
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
@@ -45,7 +49,7 @@ class Item:
 
 
 class Work(Protocol):
-    """What is done with every item. `read` and `write` run in threads, `code` and `stream` in the main thread."""
+    """What is done with every item. `read`, `code` and `write` run in threads, `stream` in the main thread."""
 
     write_in_threads: bool
 
@@ -95,9 +99,10 @@ class Pipeline:
         work: what to do.
         watcher: told about progress.
         workers: threads that read and write.
-        batch_seconds: padded seconds of audio in one batch.
+        batch_seconds: padded seconds of audio that are coded at once.
         long_seconds: longer items are streamed.
         report: counts and failures; those of planning may be in it already.
+        coders: opens the threads that code.
     """
 
     def __init__(
@@ -108,8 +113,9 @@ class Pipeline:
         batch_seconds: float = 64.0,
         long_seconds: float = 60.0,
         report: Report | None = None,
+        coders: Callable[[], AbstractContextManager[Coders]] = one_coder,
     ) -> None:
-        self.work, self.watcher, self.workers = work, watcher, workers
+        self.work, self.watcher, self.workers, self.coders = work, watcher, workers, coders
         self.batch_seconds, self.long_seconds = batch_seconds, long_seconds
         self.report = report or Report()
         self._lock = threading.Lock()
@@ -130,7 +136,10 @@ class Pipeline:
                 known = self._measure(pool, items)
                 self.watcher.start(len(known), sum(item.seconds for item in known))
                 for at in range(0, len(known), WINDOW):
-                    self._window(pool, known[at : at + WINDOW])
+                    window = known[at : at + WINDOW]
+                    self._short(pool, [item for item in window if item.seconds <= self.long_seconds])
+                    for item in (item for item in window if item.seconds > self.long_seconds):
+                        self._stream(item)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
                 self.report.elapsed = time.monotonic() - started
@@ -145,36 +154,47 @@ class Pipeline:
                 known.append(item)
         return known
 
-    def _window(self, pool: ThreadPoolExecutor, items: Sequence[Item]) -> None:
-        short = [item for item in items if item.seconds <= self.long_seconds]
-        milliseconds = [max(1, round(item.seconds * 1000)) for item in short]
-        batches = [
-            [short[i] for i in indices] for indices in length_batches(milliseconds, round(1000 * self.batch_seconds))
-        ]
+    def _short(self, pool: ThreadPoolExecutor, items: Sequence[Item]) -> None:
+        """Items that fit into batches."""
+        milliseconds = [max(1, round(item.seconds * 1000)) for item in items]
+        coding: deque[Future[list[tuple[Item, Any]]]] = deque()
         writing: deque[tuple[Item, Future[None]]] = deque()
-        try:
-            for batch, payloads in self._read_ahead(pool, batches):
-                for item, result in self._coded(batch, payloads):
-                    if self.work.write_in_threads:
-                        writing.append((item, pool.submit(self.work.write, item, result)))
-                    else:
-                        self._finish(item, partial(self.work.write, item, result))
-                while len(writing) > 4 * self.workers or writing and writing[0][1].done():
+        with self.coders() as (coder, number):
+            batches = [
+                [items[i] for i in indices]
+                for indices in length_batches(milliseconds, round(1000 * self.batch_seconds / number))
+            ]
+            try:
+                for batch, payloads in self._read_ahead(pool, batches, READ_AHEAD * number):
+                    coding.append(coder.submit(self._coded, batch, payloads))
+                    if len(coding) > number:
+                        self._write(pool, coding.popleft().result(), writing)
+                while coding:
+                    self._write(pool, coding.popleft().result(), writing)
+            finally:
+                coder.shutdown(wait=True, cancel_futures=True)
+                while writing:
                     self._finish(*_first(writing))
-            for item in (item for item in items if item.seconds > self.long_seconds):
-                self._stream(item)
-        finally:
-            while writing:
-                self._finish(*_first(writing))
+
+    def _write(
+        self, pool: ThreadPoolExecutor, coded: list[tuple[Item, Any]], writing: deque[tuple[Item, Future[None]]]
+    ) -> None:
+        for item, result in coded:
+            if self.work.write_in_threads:
+                writing.append((item, pool.submit(self.work.write, item, result)))
+            else:
+                self._finish(item, partial(self.work.write, item, result))
+        while len(writing) > 4 * self.workers or writing and writing[0][1].done():
+            self._finish(*_first(writing))
 
     def _read_ahead(
-        self, pool: ThreadPoolExecutor, batches: Sequence[list[Item]]
+        self, pool: ThreadPoolExecutor, batches: Sequence[list[Item]], ahead: int
     ) -> Iterator[tuple[list[Item], list[Any]]]:
         """Batches that could be read, the next ones being read meanwhile."""
         waiting: deque[list[tuple[Item, Future[Any]]]] = deque()
         coming = iter(batches)
         while True:
-            while len(waiting) <= READ_AHEAD and (batch := next(coming, None)) is not None:
+            while len(waiting) <= ahead and (batch := next(coming, None)) is not None:
                 waiting.append([(item, pool.submit(self.work.read, item)) for item in batch])
             if not waiting:
                 return
@@ -252,8 +272,9 @@ class _Failing:
         reason = str(error)
         if isinstance(error, OSError) and error.strerror:
             reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        self.pipeline.report.failed.append(Problem(self.item.label, reason))
-        self.pipeline.watcher.advance(1, self.item.seconds)
+        with self.pipeline._lock:  # coders may fail at the same time
+            self.pipeline.report.failed.append(Problem(self.item.label, reason))
+            self.pipeline.watcher.advance(1, self.item.seconds)
         return True
 
 

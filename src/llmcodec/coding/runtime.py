@@ -7,6 +7,8 @@ Shapes: S samples at the codec's rate, Q codebooks, T frames. Test: tests/unit/c
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -79,6 +81,19 @@ class Runtime(Protocol):
 
     def decode_stream(self, codes: Iterable[np.ndarray], length: int | None = None) -> Iterator[np.ndarray]:
         """Codes (Q, t) piece by piece -> float32 blocks (S,), in bounded memory."""
+
+    def coders(self) -> AbstractContextManager[Coders]:
+        """Threads to call `encode_batch` and `decode_batch` in, and how many of them work at the same time."""
+
+
+Coders = tuple[ThreadPoolExecutor, int]
+
+
+@contextmanager
+def one_coder() -> Iterator[Coders]:
+    """One batch after the other."""
+    with ThreadPoolExecutor(1, "coding") as pool:
+        yield pool, 1
 
 
 def length_batches(lengths: Sequence[int], max_total: int, max_clips: int = 64) -> list[list[int]]:

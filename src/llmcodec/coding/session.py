@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .inputs import Problem
-from .loading import Precision, RuntimeName, open_runtime
+from .loading import Precision, RuntimeName, Side, open_runtime
 from .outputs import refuse_existing, remove_left_overs
-from .pipeline import Item, Pipeline, Report, Work
+from .pipeline import Item, Pipeline, Report
 from .progress import ProgressBar, summarise
 from .runtime import Runtime
 from .standard_streams import StandardStreams
+from .work import DecodeWork, EncodeWork, ReconstructWork
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class Options:
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name} must be more than 0, not {getattr(self, name)}")
 
-    def open(self) -> Runtime:
-        """The codec."""
-        return open_runtime(self.codec, self.runtime, self.device, self.precision, self.batch_seconds)
+    def open(self, only: Side | None = None) -> Runtime:
+        """The codec; `only`: the side that the command uses."""
+        return open_runtime(self.codec, self.runtime, self.device, self.precision, self.batch_seconds, only)
 
     @property
     def threads(self) -> int:
@@ -76,7 +77,7 @@ def _is_finished(item: Item) -> bool:
 
 
 def run_work(
-    work: Work,
+    work: EncodeWork | DecodeWork | ReconstructWork,
     items: Sequence[Item],
     report: Report,
     options: Options,
@@ -95,7 +96,9 @@ def run_work(
     where = "standard output" if streams.writes_output else _place(items, streams.output)
     try:
         with _termination_is_interruption(), ProgressBar(doing) as bar:
-            Pipeline(work, bar, options.threads, options.batch_seconds, options.long_seconds, report).run(items)
+            Pipeline(
+                work, bar, options.threads, options.batch_seconds, options.long_seconds, report, work.runtime.coders
+            ).run(items)
     except KeyboardInterrupt:
         summarise(report, done, where, stopped=True)
         raise

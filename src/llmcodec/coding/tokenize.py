@@ -1,4 +1,4 @@
-"""Corpus to tokens: every clip of a manifest once through a codec, into Arrow shards that language models train on.
+"""Corpus to tokens: every clip of a manifest once through a codec, into shards that language models train on.
 
     llmcodec tokenize --manifest corpus/manifest.jsonl --codec runs/rate/codec -o tokens
 
@@ -20,7 +20,8 @@ import numpy as np
 
 from .. import audio
 from ..data.manifest import Clip, manifest_hash
-from ..data.tokens import TokenProvenance, TokenRow, TokenShardWriter, open_token_shards
+from ..data.shards import ShardFormat, TokenRow, TokenShardWriter, open_token_shards
+from ..data.tokens import TokenProvenance
 from .runtime import Runtime
 
 NO_SPLIT = ""
@@ -55,6 +56,7 @@ def tokenize_clips(
     *,
     clips_per_shard: int = 500,
     batch_clips: int = 32,
+    format: ShardFormat = "arrow",
     on_clip: Callable[[float], None] | None = None,
 ) -> Tokenized:
     """Encode clips into shards in `folder`, resuming by clip id.
@@ -68,7 +70,7 @@ def tokenize_clips(
     done = Tokenized(unreadable=[])
     assert done.unreadable is not None
     provenance = runtime.identity.provenance(manifest_hash(clips))
-    with TokenShardWriter(folder, provenance, resume=True, clips_per_shard=clips_per_shard) as shards:
+    with TokenShardWriter(folder, provenance, resume=True, clips_per_shard=clips_per_shard, format=format) as shards:
         missing = [clip for clip in clips if clip.id not in shards.done]
         done.known = len(clips) - len(missing)
         for clip in clips:

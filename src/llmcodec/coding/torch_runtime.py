@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from ..codec.latency import CHUNK_SECONDS
 from ..codec.longform import decode_blocks, encode_blocks
 from ..codec.search import SearchingCodec
 from ..codecs.protocol import Codec
-from .runtime import CodecIdentity, length_batches
+from .runtime import CodecIdentity, Coders, length_batches
 
 SHORTEST_SHARE_SECONDS = 8  # a batch of less audio is not worth a core of its own
 BATCH_SECONDS = 64.0  # padded audio in one call: more gains nothing on a CPU and costs memory
@@ -117,30 +118,38 @@ class TorchRuntime:
             self.identity.provenance().check_codes(codes_QT, "decode")
             yield codes_QT
 
-    def _each_batch(self, code: Callable[[Sequence[int]], None], lengths: Sequence[int]) -> None:
-        """Call `code` with the indices of every batch.
+    @contextmanager
+    def coders(self) -> Iterator[Coders]:
+        """On the CPU our packed codec takes one batch per core, each on one thread; else all cores share a batch.
 
-        On the CPU our packed codec takes one batch per core, each on one thread: short clips leave little to share
-        inside a batch, and threads that do not wait for each other lose nothing to a busy machine.
+        Short clips leave little to share inside a batch, and threads that do not wait for each other lose nothing to a
+        busy machine.
         """
+        threads = torch.get_num_threads()
         apart = self.device.type == "cpu" and isinstance(self.codec, InferenceCodec | SearchingCodec)
-        threads = torch.get_num_threads() if apart else 1
-        share = max(-(-sum(lengths) // threads), SHORTEST_SHARE_SECONDS * self.identity.sample_rate)
-        batches = length_batches(lengths, min(self.batch_samples, share) if threads > 1 else self.batch_samples)
+        number = threads if apart else 1
+        try:
+            with ThreadPoolExecutor(number, "coding", torch.set_num_threads, (threads // number,)) as pool:
+                yield pool, number
+        finally:
+            torch.set_num_threads(threads)
+
+    def _each_batch(self, code: Callable[[Sequence[int]], None], lengths: Sequence[int]) -> None:
+        """Call `code` with the indices of every batch, by the `coders` where this is not one of them."""
 
         def run(indices: Sequence[int]) -> None:
             with torch.inference_mode():
                 code(indices)
 
-        if threads == 1 or len(batches) == 1:
-            for indices in batches:
-                run(indices)
-            return
-        try:
-            with ThreadPoolExecutor(threads, "coding", torch.set_num_threads, (1,)) as pool:
+        with self.coders() as (pool, number):
+            share = max(-(-sum(lengths) // number), SHORTEST_SHARE_SECONDS * self.identity.sample_rate)
+            most = min(self.batch_samples, share) if number > 1 else self.batch_samples
+            batches = length_batches(lengths, most)
+            if number == 1 or len(batches) == 1:
+                for indices in batches:
+                    run(indices)
+            else:
                 list(pool.map(run, batches))
-        finally:
-            torch.set_num_threads(threads)
 
     def _frames(self, codes_BQT: Tensor, mask: Tensor | None, lengths: Sequence[int]) -> list[int]:
         """Real frames of every clip: by the codec's mask, else by ceil(S / hop)."""

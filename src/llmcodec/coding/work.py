@@ -12,14 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import audio
-from ..data.tokens import (
-    TokenClip,
-    TokenRow,
-    TokenShardWriter,
-    load_token_file,
-    read_token_facts,
-    save_token_file,
-)
+from ..data.shards import TokenRow, TokenShardWriter
+from ..data.tokens import TokenClip, load_token_file, read_token_facts, save_token_file
 from .pipeline import Item
 from .runtime import Runtime
 

@@ -1,17 +1,13 @@
 """Token files: what encoding writes and decoding, language models and other programs read.
 
-One clip: a safetensors file with the tensor `codes` (C, Q, T) and everything needed to decode it in the metadata.
-A corpus: a folder of Arrow files (shards), one row per clip, the same facts in the schema's metadata.
+A safetensors file with the tensor `codes` (C, Q, T) and everything needed to decode it in the metadata; for a corpus in
+few files see shards.py.
 
     save_token_file("a.safetensors", TokenClip(codes_CQT, num_samples=16000), provenance)
     clip, provenance = load_token_file("a.safetensors")
-    with TokenShardWriter("tokens/", provenance) as shards: shards.add(TokenRow(codes_CQT, 16000, id="a"))
-    provenance, rows = open_token_shards("tokens/")      # rows is an iterator
-    for row in read_token_shards("tokens/"): row.id, row.codes, row.text
 
 Shapes: C coded channels (1 after a down-mix), Q codebooks, T frames. Sizes are checked before memory is taken, codes
-against the codebook. Imports neither torch nor transformers; pyarrow (the `datasets` extra) where shards are used.
-Test: tests/unit/data/test_tokens.py.
+against the codebook. Imports neither torch nor transformers. Test: tests/unit/data/test_tokens.py.
 """
 
 from __future__ import annotations
@@ -19,16 +15,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from ..audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
-from ..tensorfile import atomic_file, read_arrays, read_header, write_arrays
+from ..tensorfile import read_arrays, read_header, write_arrays
 
 AnyPath = str | os.PathLike[str]
 
@@ -73,7 +66,7 @@ class TokenProvenance:
             found = f"its format is {metadata['format'][:40]!r}" if "format" in metadata else "it names no format"
             raise ValueError(f"{where}: not a token file of llmcodec ({found}; {FORMAT} is known)")
         sizes = {
-            name: _number(metadata, name, where, low=1, high=1 << 31)
+            name: number_in(metadata, name, where, low=1, high=1 << 31)
             for name in ("sample_rate", "hop_samples", "num_codebooks", "codebook_size")
         }
         sha = metadata.get("weights_sha256", "")
@@ -110,18 +103,6 @@ class TokenClip:
     """Channels of the file that was encoded, also where they were mixed down."""
 
 
-@dataclass(frozen=True)
-class TokenRow(TokenClip):
-    """One clip of a corpus: a row of a shard."""
-
-    id: str = ""
-    """Unique in its corpus."""
-    text: str = ""
-    """Transcript, empty where unknown."""
-    speaker: str = ""
-    language: str = ""
-
-
 def code_dtype(codebook_size: int) -> np.dtype[Any]:
     """The smallest of uint16 and int32 that holds every code."""
     return np.dtype(np.uint16 if codebook_size <= 1 << 16 else np.int32)
@@ -136,7 +117,7 @@ def save_token_file(path: AnyPath, clip: TokenClip, provenance: TokenProvenance,
     if clip.codes.ndim != 3:
         raise ValueError(f"{path}: codes are (channels, codebooks, frames), not {clip.codes.shape}")
     provenance.check_codes(clip.codes, path)
-    facts = {name: str(getattr(clip, name)) for name in _CLIP_FACTS}
+    facts = {name: str(getattr(clip, name)) for name in CLIP_FACTS}
     codes = clip.codes.astype(code_dtype(provenance.codebook_size))
     write_arrays(path, {"codes": codes}, provenance.metadata() | facts, durable)
 
@@ -149,7 +130,7 @@ def load_token_file(path: AnyPath) -> tuple[TokenClip, TokenProvenance]:
     """
     arrays, metadata = read_arrays(path, MAX_FILE_BYTES)
     shapes = {name: array.shape for name, array in arrays.items()}
-    facts, provenance = _facts(path, metadata, shapes)
+    facts, provenance = checked_facts(path, metadata, shapes)
     codes = arrays["codes"]
     if codes.dtype.kind not in "ui" or codes.dtype == np.uint64:
         raise ValueError(f"{path}: codes are {codes.dtype}, which no codec writes")
@@ -164,16 +145,16 @@ def read_token_facts(path: AnyPath) -> tuple[dict[str, int], TokenProvenance]:
     """
     header = read_header(path, max_header_bytes=1 << 20)
     shapes = {name: entry.shape for name, entry in header.tensors.items()}
-    facts, provenance = _facts(path, header.metadata, shapes)
+    facts, provenance = checked_facts(path, header.metadata, shapes)
     return {**facts, "channels": shapes["codes"][0]}, provenance
 
 
-def _facts(
+def checked_facts(
     path: AnyPath, metadata: dict[str, str], shapes: dict[str, tuple[int, ...]]
 ) -> tuple[dict[str, int], TokenProvenance]:
     """Checked facts of a token file: what they claim fits the number of frames."""
     provenance = TokenProvenance.from_metadata(metadata, path)
-    facts = {name: _number(metadata, name, path, low=low, high=MAX_SAMPLES) for name, low in _CLIP_FACTS.items()}
+    facts = {name: number_in(metadata, name, path, low=low, high=MAX_SAMPLES) for name, low in CLIP_FACTS.items()}
     shape = shapes.get("codes", ())
     if len(shapes) != 1 or len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"{path}: not a token file of llmcodec (one tensor `codes` of shape (C, Q, T) is expected)")
@@ -189,184 +170,11 @@ def _facts(
     return facts, provenance
 
 
-_CLIP_FACTS = {"num_samples": 1, "original_sample_rate": 0, "original_num_samples": 0, "original_channels": 1}
+CLIP_FACTS = {"num_samples": 1, "original_sample_rate": 0, "original_num_samples": 0, "original_channels": 1}
 
 
-def _number(metadata: dict[str, str], name: str, where: object, low: int, high: int) -> int:
+def number_in(metadata: dict[str, str], name: str, where: object, low: int, high: int) -> int:
     text = metadata.get(name, "")
     if not re.fullmatch(r"[0-9]{1,18}", text) or not low <= int(text) <= high:
         raise ValueError(f"{where}: {name} in its metadata is {text[:40]!r}, not a number from {low} to {high}")
     return int(text)
-
-
-# -- shards ------------------------------------------------------------------------------------------------------------
-class TokenShardWriter:
-    """Writes the rows of a corpus as `shard-00000.arrow`, ... in a folder; every shard is written whole or not at all.
-
-    Columns: id, text, speaker, language, codes (list of C * Q lists of T codes), channels (C), num_samples, duration
-    (seconds), original_sample_rate, original_num_samples, original_channels.
-
-    Args:
-        folder: made where it does not exist.
-        provenance: of the codec; stands in every shard's schema metadata.
-        resume: go on behind the shards that are there, whose ids are in `done`; else they are an error.
-        clips_per_shard: rows of a shard; what is not yet in a shard is lost when the process is killed.
-
-    Raises:
-        ValueError: pyarrow is missing, shards are there and `resume` is not set, or they are of another codec.
-    """
-
-    def __init__(
-        self, folder: AnyPath, provenance: TokenProvenance, *, resume: bool = False, clips_per_shard: int = 1000
-    ) -> None:
-        _pyarrow()
-        self.folder, self.provenance, self.clips_per_shard = Path(folder), provenance, clips_per_shard
-        self.done: set[str] = set()
-        self._rows: list[TokenRow] = []
-        existing = sorted(self.folder.glob("shard-*.arrow"))
-        if existing and not resume:
-            raise ValueError(f"{folder}: holds token shards already; resume, or choose another folder")
-        for path in existing:
-            theirs, rows = open_token_shards(path)
-            if theirs.weights_sha256 != provenance.weights_sha256:
-                raise ValueError(f"{path}: made by another codec ({theirs.codec!r}); choose another folder")
-            self.done.update(row.id for row in rows)
-        self._next = 1 + max((int(path.stem.rpartition("-")[2]) for path in existing), default=-1)
-
-    def add(self, row: TokenRow) -> None:
-        """Take one row; a full shard is written. Raises ValueError for a second row of the same id, or bad codes."""
-        if row.id in self.done:
-            raise ValueError(f"{self.folder}: two clips have the id {row.id!r}")
-        if row.codes.ndim != 3:
-            raise ValueError(f"{row.id}: codes are (channels, codebooks, frames), not {row.codes.shape}")
-        self.provenance.check_codes(row.codes, row.id)
-        self.done.add(row.id)
-        self._rows.append(row)
-        if len(self._rows) >= self.clips_per_shard:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is pending as a shard of its own."""
-        if not self._rows:
-            return
-        pa = _pyarrow()
-        rows, self._rows = self._rows, []
-        dtype = code_dtype(self.provenance.codebook_size)
-        flat = [row.codes.astype(dtype).reshape(-1, row.codes.shape[2]) for row in rows]
-        lines = np.concatenate([np.full(len(codes), codes.shape[1]) for codes in flat])
-        inner = pa.ListArray.from_arrays(_offsets(lines), pa.array(np.concatenate([codes.ravel() for codes in flat])))
-        columns = {
-            **{name: pa.array([getattr(row, name) for row in rows], pa.string()) for name in _TEXTS},
-            "codes": pa.ListArray.from_arrays(_offsets([len(codes) for codes in flat]), inner),
-            "channels": pa.array([row.codes.shape[0] for row in rows], pa.int32()),
-            "duration": pa.array([row.num_samples / self.provenance.sample_rate for row in rows], pa.float64()),
-            **{name: pa.array([getattr(row, name) for row in rows], pa.int64()) for name in _CLIP_FACTS},
-        }
-        table = pa.table(columns).replace_schema_metadata(self.provenance.metadata())
-        path = self.folder / f"shard-{self._next:05d}.arrow"
-        with atomic_file(path) as file, pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
-        self._next += 1
-
-    def __enter__(self) -> TokenShardWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is None or issubclass(kind, KeyboardInterrupt):
-            self.flush()
-
-
-def open_token_shards(path: AnyPath) -> tuple[TokenProvenance, Iterator[TokenRow]]:
-    """Provenance and rows of a shard or of a folder of shards, in order; shards of two codecs are an error.
-
-    Raises:
-        ValueError: no shards there, damaged, or not of one codec. Errors in later shards come while iterating.
-    """
-    place = Path(path)
-    shards = sorted(place.glob("*.arrow")) if place.is_dir() else [place]
-    if not shards:
-        raise ValueError(f"{path}: no token shards (*.arrow) in this folder")
-    provenance = _open_shard(shards[0])[1]
-
-    def rows() -> Iterator[TokenRow]:
-        for shard in shards:
-            reader, theirs = _open_shard(shard)
-            if dataclasses.replace(theirs, codec="", manifest_hash="") != dataclasses.replace(
-                provenance, codec="", manifest_hash=""
-            ):
-                raise ValueError(f"{shard}: made by another codec than {shards[0].name}")
-            yield from _shard_rows(shard, reader, provenance)
-
-    return provenance, rows()
-
-
-def read_token_shards(path: AnyPath) -> Iterator[TokenRow]:
-    """Rows of a shard or of a folder of shards, in order. Raises ValueError as `open_token_shards`."""
-    yield from open_token_shards(path)[1]
-
-
-_TEXTS = ("id", "text", "speaker", "language")
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.ipc
-    except ImportError as error:
-        raise ValueError("Arrow shards need pyarrow: pip install 'llmcodec[datasets]'") from error
-    return pyarrow
-
-
-def _offsets(counts: Any) -> Any:
-    return _pyarrow().array(np.concatenate([[0], np.cumsum(counts)]), _pyarrow().int32())
-
-
-def _open_shard(path: Path) -> tuple[Any, TokenProvenance]:
-    pa = _pyarrow()
-    if not path.is_file():
-        raise ValueError(f"{path}: no such token shard")
-    try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        metadata = {key.decode(): value.decode() for key, value in (reader.schema.metadata or {}).items()}
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not an Arrow file, or damaged ({str(error)[:120]})") from error
-    provenance = TokenProvenance.from_metadata(metadata, path)
-    missing = {*_TEXTS, "codes", "channels", *_CLIP_FACTS} - set(reader.schema.names)
-    if missing:
-        raise ValueError(f"{path}: not a token shard of llmcodec, no column {', '.join(sorted(missing))}")
-    kind = reader.schema.field("codes").type
-    if not (
-        pa.types.is_list(kind) and pa.types.is_list(kind.value_type) and pa.types.is_integer(kind.value_type.value_type)
-    ):
-        raise ValueError(f"{path}: not a token shard of llmcodec, codes are {kind} instead of lists of lists of codes")
-    return reader, provenance
-
-
-def _shard_rows(path: Path, reader: Any, provenance: TokenProvenance) -> Iterator[TokenRow]:
-    pa, metadata = _pyarrow(), provenance.metadata()
-    for number in range(reader.num_record_batches):
-        try:
-            batch = reader.get_batch(number)
-            batch.validate(full=True)
-            rows = batch.drop_columns("codes").to_pylist()
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: damaged ({str(error)[:120]})") from error
-        for row, lines in zip(rows, batch["codes"], strict=True):
-            where = f"{path}, clip {row['id']!r}"
-            if not lines.is_valid or not all(isinstance(row[name], str) for name in _TEXTS):
-                raise ValueError(f"{where}: a field is empty")
-            facts = {name: _number({name: str(row[name])}, name, where, 0, MAX_SAMPLES) for name in _CLIP_FACTS}
-            channels = _number({"channels": str(row["channels"])}, "channels", where, 1, 1 << 16)
-            lengths = set(lines.values.value_lengths().to_pylist())
-            if len(lengths) != 1 or len(lines.values) % channels or None in lengths:
-                raise ValueError(f"{where}: its lists of codes do not fit {channels} channels of equal length")
-            codes = lines.values.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
-            codes_CQT = codes.reshape(channels, -1, lengths.pop())
-            provenance.check_codes(codes_CQT, where)
-            _facts(
-                where, {**metadata, **{name: str(value) for name, value in facts.items()}}, {"codes": codes_CQT.shape}
-            )
-            fields: dict[str, Any] = facts | {name: row[name] for name in _TEXTS}
-            yield TokenRow(codes_CQT, **fields)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llmcodec.codec import LLMCodecConfig
-from llmcodec.codec.conformer import Attention, attention_mask, rotary_tables
+from llmcodec.codec.conformer import Attention, attention_over, rotary_tables
 from llmcodec.codec.fast_attention import Rotation, attend, paired_rows
 
 WIDTH, HEAD = 48, 16
@@ -19,14 +19,14 @@ def both(frames, window, causal, half, scale=1.0, batch=2):
     config = LLMCodecConfig(hidden_size=WIDTH, head_dim=HEAD, attention_window=window, causal=causal)
     cos, sin = rotary_tables(frames, HEAD, x, exact=causal)
     with torch.no_grad():
-        expected = module(x, cos, sin, attention_mask(frames, None, window, x.device, causal))
+        expected = module(x, cos, sin, attention_over(frames, None, window, x.device, causal))
         weight = module.to_qkv.weight[paired_rows(HEAD, WIDTH, x.device)]
         tables = Rotation(config).tables(frames, x.device)
         got = attend(x @ weight.T, tables, HEAD, window, causal, half)
     return got, expected
 
 
-@pytest.mark.parametrize("frames", [1, 2, 5, 31, 64, 200])
+@pytest.mark.parametrize("frames", [1, 2, 5, 31, 64, 200, 500])
 @pytest.mark.parametrize(("window", "causal"), [(None, False), (3, False), (32, False), (500, False), (4, True)])
 def test_equals_the_plain_attention(frames, window, causal):
     got, expected = both(frames, window, causal, half=False)

@@ -177,6 +177,18 @@ def test_auto_takes_what_the_machine_has(bundled, monkeypatch):
     assert sides == ("fp32", "bf16")
 
 
+@pytest.mark.parametrize("only", ["encoder", "decoder"])
+def test_the_side_that_is_not_used_stays_plain_and_works(only):
+    plain = make(attention_window=5)
+    fast = optimize_for_inference(plain, "fp32", only=only)
+    assert (fast.encoder is plain.encoder, fast.decoder is plain.decoder) == (only == "decoder", only == "encoder")
+    assert_same(plain, fast, clip(9000)[None, None])
+    with pytest.raises(ValueError, match="int8 needs calibration"):
+        optimize_for_inference(plain, only=only, **{only: "int8"})
+    other = {"encoder": "decoder", "decoder": "encoder"}[only]
+    assert optimize_for_inference(plain, "fp32", only=only, **{other: "int8"}).precisions == ("fp32", "fp32")
+
+
 def test_without_onednn_it_is_the_same_codec(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     plain = make(attention_window=5)

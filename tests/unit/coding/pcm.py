@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from llmcodec.coding.runtime import CodecIdentity
+from llmcodec.coding.runtime import CodecIdentity, one_coder
 
 RATE, HOP, LEVELS = 16000, 8, 4096
 ERROR = 1 / 2000
@@ -22,6 +22,8 @@ class PCMRuntime:
     def __init__(self, identity: CodecIdentity = IDENTITY) -> None:
         self.identity = identity
         self.calls: list[tuple[str, int]] = []
+
+    coders = staticmethod(one_coder)
 
     def encode_batch(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
         self.calls.append(("encode", len(wavs)))

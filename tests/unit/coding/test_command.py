@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from llmcodec import audio, tensorfile
-from llmcodec.data.tokens import load_token_file, read_token_shards
+from llmcodec.data.shards import read_token_shards
+from llmcodec.data.tokens import load_token_file
 from llmcodec.lm.codec_text import codes_to_text
 
 from .commands import finish, run, start
@@ -122,15 +123,16 @@ def test_long_files_are_streamed_in_the_same_folder_run(pcm, clip, tmp_path):
         )
 
 
-def test_a_corpus_as_shards_and_back(pcm, folder, tmp_path, capsys):
+@pytest.mark.parametrize("format", ["arrow", "parquet"])
+def test_a_corpus_as_shards_and_back(pcm, folder, tmp_path, capsys, format):
     shards = tmp_path / "shards"
-    assert run("encode", folder, "--format", "arrow", "-o", shards) == 0
+    assert run("encode", folder, "--format", format, "-o", shards) == 0
     rows = {row.id: row for row in read_token_shards(shards)}
     assert set(rows) == {str(Path(name).with_suffix("")) for name in tree(folder)}
     assert rows["deep/er/b"].original_channels == 2 and rows["h"].original_sample_rate == 192000
-    assert run("encode", folder, "--format", "arrow", "-o", shards) == 1
+    assert run("encode", folder, "--format", format, "-o", shards) == 1
     assert "holds token shards already" in capsys.readouterr().err
-    assert run("encode", folder, "--format", "arrow", "-o", shards, "--resume") == 0
+    assert run("encode", folder, "--format", format, "-o", shards, "--resume") == 0
     assert "9 files done before" in capsys.readouterr().err
     assert run("decode", shards, "-o", tmp_path / "w") == run("encode", folder, "-o", tmp_path / "t") == 0
     assert run("decode", tmp_path / "t", "-o", tmp_path / "v") == 0

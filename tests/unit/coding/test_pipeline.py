@@ -7,6 +7,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +91,31 @@ def test_everything_is_coded_once_in_batches_of_similar_length():
     assert (report.done, report.seconds, report.failed) == (5, pytest.approx(20.6), [])
     assert (watch.files, watch.total, watch.seconds) == (5, (5, pytest.approx(20.6)), pytest.approx(20.6))
     assert all("audio-file" in name for step in ("read", "write") for name in work.threads[step])
-    assert work.threads["code"] == {"MainThread"}
+    assert work.threads["code"] == {"coding_0"}
+
+
+@contextmanager
+def two_coders():
+    with ThreadPoolExecutor(2, "coding") as pool:
+        yield pool, 2
+
+
+def test_two_coders_share_the_batches_and_a_bad_item_still_fails_alone():
+    """A batch is half as large, both coders work at once, and every result is counted once."""
+    work = Upper({"code": {"b": DAMAGED}})
+    meeting = threading.Barrier(2, timeout=30)
+    step = work._step
+
+    def meet(name: str, label: str) -> None:
+        if name == "code" and label in "ac":  # each waits until the other one is being coded as well
+            meeting.wait()
+        step(name, label)
+
+    work._step = meet  # type: ignore[method-assign]
+    report, watch = run(work, items(a=5, c=5, b=4, d=1), batch_seconds=10, coders=two_coders)
+    assert sorted(work.batches)[0] == ["a"] and work.written == {"a": "A", "c": "C", "d": "D"}
+    assert (report.done, [str(one) for one in report.failed]) == (3, ["b: is damaged"])
+    assert (watch.files, watch.seconds) == (4, pytest.approx(15))
 
 
 def test_long_items_are_streamed_and_their_progress_adds_up():

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from llmcodec import audio
 from llmcodec.coding.pipeline import Item
 from llmcodec.coding.work import DecodeWork, EncodeWork, ReconstructWork
-from llmcodec.data.tokens import TokenShardWriter, load_token_file, read_token_shards
+from llmcodec.data.shards import TokenShardWriter, read_token_shards
+from llmcodec.data.tokens import load_token_file
 
 from .conftest import read
 from .pcm import ERROR, RATE, PCMRuntime, speech_like

@@ -1,4 +1,4 @@
-"""data/tokens.py: token files and shards come back as they went in; what does not add up is refused in one line."""
+"""data/tokens.py: token files come back as they went in; what does not add up is refused in one line."""
 
 from __future__ import annotations
 
@@ -12,16 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcodec.data import tokens
 from llmcodec.data.tokens import (
     TokenClip,
     TokenProvenance,
-    TokenRow,
-    TokenShardWriter,
     load_token_file,
-    open_token_shards,
     read_token_facts,
-    read_token_shards,
     save_token_file,
 )
 from llmcodec.tensorfile import read_arrays, write_arrays
@@ -148,135 +143,6 @@ def test_codes_are_checked_before_they_are_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def rows(number: int, seed: int = 0) -> list[TokenRow]:
-    generator = np.random.default_rng(seed)
-    lengths = generator.integers(1, 40, number)
-    return [
-        TokenRow(
-            generator.integers(0, 1024, (1 + i % 2, 2, frames)),
-            int(frames) * 320,
-            16000,
-            int(frames) * 320,
-            1 + i % 2,
-            id=f"speaker/{i}",
-            text=f"Nr. {i} ü",
-            speaker="s",
-            language="de",
-        )
-        for i, frames in enumerate(lengths)
-    ]
-
-
-def same(left: TokenRow, right: TokenRow) -> bool:
-    return np.array_equal(left.codes, right.codes) and dataclasses.replace(left, codes=right.codes) == right
-
-
-def test_a_corpus_comes_back_in_order_from_its_shards(tmp_path):
-    source, clips = provenance(2, 1024), rows(10)
-    with TokenShardWriter(tmp_path / "t", source, clips_per_shard=4) as shards:
-        for row in clips:
-            shards.add(row)
-    assert sorted(p.name for p in (tmp_path / "t").iterdir()) == [f"shard-0000{i}.arrow" for i in range(3)]
-    found, back = open_token_shards(tmp_path / "t")
-    assert found == source and all(same(*pair) for pair in zip(back, clips, strict=True))
-    assert [row.id for row in read_token_shards(tmp_path / "t" / "shard-00002.arrow")] == ["speaker/8", "speaker/9"]
-
-
-def test_a_killed_run_goes_on_behind_its_last_shard(tmp_path):
-    source, clips = provenance(2, 1024), rows(10)
-    killed = TokenShardWriter(tmp_path, source, clips_per_shard=4)
-    for row in clips[:7]:  # three rows are in no shard yet
-        killed.add(row)
-    with TokenShardWriter(tmp_path, source, resume=True, clips_per_shard=4) as shards:
-        assert shards.done == {row.id for row in clips[:4]}
-        for row in clips:
-            if row.id not in shards.done:
-                shards.add(row)
-    assert all(same(*pair) for pair in zip(read_token_shards(tmp_path), clips, strict=True))
-    with pytest.raises(ValueError, match="holds token shards already"):
-        TokenShardWriter(tmp_path, source)
-    other = dataclasses.replace(source, weights_sha256="cd" * 32)
-    with pytest.raises(ValueError, match="made by another codec"):
-        TokenShardWriter(tmp_path, other, resume=True)
-
-
-def test_an_interrupted_run_keeps_what_is_done_and_a_failed_one_what_is_in_shards(tmp_path):
-    for error, kept in ((KeyboardInterrupt, 3), (ValueError, 0)):
-        folder = tmp_path / error.__name__
-        with pytest.raises(error), TokenShardWriter(folder, provenance(2, 1024)) as shards:
-            for row in rows(3):
-                shards.add(row)
-            raise error
-        assert (len(list(read_token_shards(folder))) if kept else len(list(tmp_path.glob("ValueError/*")))) == kept
-
-
-def test_rows_that_do_not_fit_are_refused(tmp_path):
-    with TokenShardWriter(tmp_path, PROVENANCE) as shards:
-        shards.add(TokenRow(np.zeros((1, 1, 2), int), 640, id="a"))
-        with pytest.raises(ValueError, match="two clips have the id 'a'"):
-            shards.add(TokenRow(np.zeros((1, 1, 2), int), 640, id="a"))
-        with pytest.raises(ValueError, match="code 9999"):
-            shards.add(TokenRow(np.full((1, 1, 2), 9999), 640, id="b"))
-        with pytest.raises(ValueError, match="channels, codebooks, frames"):
-            shards.add(TokenRow(np.zeros(2, int), 640, id="c"))
-
-
-def test_shards_of_two_codecs_do_not_mix(tmp_path):
-    for i, sha in enumerate(("ab", "cd")):
-        with TokenShardWriter(tmp_path / sha, dataclasses.replace(PROVENANCE, weights_sha256=sha * 32)) as shards:
-            shards.add(TokenRow(np.zeros((1, 1, 2), int), 640, id=sha))
-        (tmp_path / sha / "shard-00000.arrow").rename(tmp_path / f"{i}.arrow")
-    with pytest.raises(ValueError, match="1.arrow: made by another codec than 0.arrow"):
-        list(read_token_shards(tmp_path))
-
-
-def test_what_is_no_shard_is_refused(tmp_path):
-    import pyarrow as pa
-
-    (tmp_path / "text.arrow").write_text("no arrow file, but text " * 10)
-    for name, columns, metadata in (
-        ("strange.arrow", {"a": [1]}, None),
-        ("missing.arrow", {"a": [1]}, PROVENANCE.metadata()),
-        (
-            "texts.arrow",
-            {name: ["1"] for name in ("id", "text", "speaker", "language", "codes", "channels", *tokens._CLIP_FACTS)},
-            PROVENANCE.metadata(),
-        ),
-    ):
-        table = pa.table(columns).replace_schema_metadata(metadata)
-        with pa.ipc.new_file(str(tmp_path / name), table.schema) as writer:
-            writer.write_table(table)
-    for name, said in (
-        ("text.arrow", "not an Arrow file"),
-        ("nothing.arrow", "no such token shard"),
-        ("strange.arrow", "names no format"),
-        ("missing.arrow", "no column"),
-        ("texts.arrow", "codes are string"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            list(read_token_shards(tmp_path / name))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no token shards"):
-        list(read_token_shards(tmp_path / "empty"))
-
-
-def test_shards_load_with_the_datasets_library(tmp_path):
-    datasets = pytest.importorskip("datasets")
-    with TokenShardWriter(tmp_path / "t", provenance(2, 1024), clips_per_shard=2) as shards:
-        for row in rows(3):
-            shards.add(row)
-    files = sorted(str(path) for path in (tmp_path / "t").iterdir())
-    table = datasets.load_dataset("arrow", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
-    assert table["id"][:] == ["speaker/0", "speaker/1", "speaker/2"]
-    assert table[1]["codes"] == rows(3)[1].codes.reshape(4, -1).tolist() and table[1]["channels"] == 2
-
-
-def test_without_pyarrow_one_line_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ValueError, match=r"pip install 'llmcodec\[datasets\]'"):
-        TokenShardWriter(tmp_path, PROVENANCE)
-
-
 def test_a_claim_of_terabytes_takes_no_memory(tmp_path):
     path = tmp_path / "a.safetensors"
     save_token_file(path, TokenClip(random_codes((1, 1, 50), 9), 16000), PROVENANCE)
@@ -293,6 +159,6 @@ def test_a_claim_of_terabytes_takes_no_memory(tmp_path):
 
 
 def test_reading_tokens_needs_no_torch():
-    code = "import sys, llmcodec.data.tokens; print(sorted({'torch', 'transformers', 'pyarrow'} & set(sys.modules)))"
+    code = "import sys, llmcodec.data.shards; print(sorted({'torch', 'transformers', 'pyarrow'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,0 +1,262 @@
+"""Token shards: the tokens of a corpus in few files, a row per clip, as Arrow or as Parquet.
+
+    with TokenShardWriter("tokens/", provenance, format="parquet") as shards:
+        shards.add(TokenRow(codes_CQT, 16000, id="a"))
+    provenance, rows = open_token_shards("tokens/")      # rows is an iterator
+    for row in read_token_shards("tokens/"): row.id, row.codes, row.text
+
+Columns: id, text, speaker, language, codes (list of C * Q lists of T codes), channels (C), num_samples, duration
+(seconds), original_sample_rate, original_num_samples, original_channels; the schema's metadata is that of token files.
+Readers take either format. Shapes: C coded channels, Q codebooks, T frames. Needs pyarrow (the `datasets` extra), no
+torch, no transformers. Test: tests/unit/data/test_shards.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from ..tensorfile import atomic_file
+from .tokens import (
+    CLIP_FACTS,
+    MAX_SAMPLES,
+    AnyPath,
+    TokenClip,
+    TokenProvenance,
+    checked_facts,
+    code_dtype,
+    number_in,
+)
+
+ShardFormat = Literal["arrow", "parquet"]
+SHARD_ENDINGS = (".arrow", ".parquet")
+ROWS_PER_BATCH = 64  # of Parquet that are unpacked at once
+MOST_PER_BYTE = 4096  # bytes that a byte of a Parquet file may claim to unpack to; tokens and transcripts reach a few
+
+
+@dataclass(frozen=True)
+class TokenRow(TokenClip):
+    """One clip of a corpus: a row of a shard."""
+
+    id: str = ""
+    """Unique in its corpus."""
+    text: str = ""
+    """Transcript, empty where unknown."""
+    speaker: str = ""
+    language: str = ""
+
+
+class TokenShardWriter:
+    """Writes the rows of a corpus as `shard-00000.arrow`, ... in a folder; every shard is written whole or not at all.
+
+    Args:
+        folder: made where it does not exist.
+        provenance: of the codec; stands in every shard's schema metadata.
+        resume: go on behind the shards that are there, whose ids are in `done`; else they are an error.
+        clips_per_shard: rows of a shard; what is not yet in a shard is lost when the process is killed.
+        format: of the shards that are added; those that are there may be of either.
+
+    Raises:
+        ValueError: pyarrow is missing, shards are there and `resume` is not set, or they are of another codec.
+    """
+
+    def __init__(
+        self,
+        folder: AnyPath,
+        provenance: TokenProvenance,
+        *,
+        resume: bool = False,
+        clips_per_shard: int = 1000,
+        format: ShardFormat = "arrow",
+    ) -> None:
+        _pyarrow()
+        self.folder, self.provenance, self.clips_per_shard = Path(folder), provenance, clips_per_shard
+        self.format = format
+        self.done: set[str] = set()
+        self._rows: list[TokenRow] = []
+        existing = shards_in(self.folder)
+        if existing and not resume:
+            raise ValueError(f"{folder}: holds token shards already; resume, or choose another folder")
+        for path in existing:
+            theirs, rows = open_token_shards(path)
+            if theirs.weights_sha256 != provenance.weights_sha256:
+                raise ValueError(f"{path}: made by another codec ({theirs.codec!r}); choose another folder")
+            self.done.update(row.id for row in rows)
+        self._next = 1 + max((int(path.stem.removeprefix("shard-")) for path in existing), default=-1)
+
+    def add(self, row: TokenRow) -> None:
+        """Take one row; a full shard is written. Raises ValueError for a second row of the same id, or bad codes."""
+        if row.id in self.done:
+            raise ValueError(f"{self.folder}: two clips have the id {row.id!r}")
+        if row.codes.ndim != 3:
+            raise ValueError(f"{row.id}: codes are (channels, codebooks, frames), not {row.codes.shape}")
+        self.provenance.check_codes(row.codes, row.id)
+        self.done.add(row.id)
+        self._rows.append(row)
+        if len(self._rows) >= self.clips_per_shard:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending as a shard of its own."""
+        if not self._rows:
+            return
+        pa = _pyarrow()
+        rows, self._rows = self._rows, []
+        dtype = code_dtype(self.provenance.codebook_size)
+        flat = [row.codes.astype(dtype).reshape(-1, row.codes.shape[2]) for row in rows]
+        lines = np.concatenate([np.full(len(codes), codes.shape[1]) for codes in flat])
+        inner = pa.ListArray.from_arrays(_offsets(lines), pa.array(np.concatenate([codes.ravel() for codes in flat])))
+        columns = {
+            **{name: pa.array([getattr(row, name) for row in rows], pa.string()) for name in _TEXTS},
+            "codes": pa.ListArray.from_arrays(_offsets([len(codes) for codes in flat]), inner),
+            "channels": pa.array([row.codes.shape[0] for row in rows], pa.int32()),
+            "duration": pa.array([row.num_samples / self.provenance.sample_rate for row in rows], pa.float64()),
+            **{name: pa.array([getattr(row, name) for row in rows], pa.int64()) for name in CLIP_FACTS},
+        }
+        table = pa.table(columns).replace_schema_metadata(self.provenance.metadata())
+        with atomic_file(self.folder / f"shard-{self._next:05d}.{self.format}") as file:
+            if self.format == "parquet":
+                pa.parquet.write_table(table, file, compression="zstd", write_page_checksum=True)
+            else:
+                with pa.ipc.new_file(file, table.schema) as writer:
+                    writer.write_table(table)
+        self._next += 1
+
+    def __enter__(self) -> TokenShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None or issubclass(kind, KeyboardInterrupt):
+            self.flush()
+
+
+def open_token_shards(path: AnyPath) -> tuple[TokenProvenance, Iterator[TokenRow]]:
+    """Provenance and rows of a shard or of a folder of shards, in order; shards of two codecs are an error.
+
+    Raises:
+        ValueError: no shards there, damaged, or not of one codec. Errors in later shards come while iterating.
+    """
+    place = Path(path)
+    shards = shards_in(place, "*") if place.is_dir() else [place]
+    if not shards:
+        raise ValueError(f"{path}: no token shards (*{', *'.join(SHARD_ENDINGS)}) in this folder")
+    provenance = _open_shard(shards[0])[1]
+
+    def rows() -> Iterator[TokenRow]:
+        for shard in shards:
+            batches, theirs = _open_shard(shard)
+            if dataclasses.replace(theirs, codec="", manifest_hash="") != dataclasses.replace(
+                provenance, codec="", manifest_hash=""
+            ):
+                raise ValueError(f"{shard}: made by another codec than {shards[0].name}")
+            yield from _shard_rows(shard, batches, provenance)
+
+    return provenance, rows()
+
+
+def read_token_shards(path: AnyPath) -> Iterator[TokenRow]:
+    """Rows of a shard or of a folder of shards, in order. Raises ValueError as `open_token_shards`."""
+    yield from open_token_shards(path)[1]
+
+
+def shards_in(folder: Path, pattern: str = "shard-*") -> list[Path]:
+    """Shards of either format in a folder, in order."""
+    return sorted(path for path in folder.glob(pattern) if path.suffix.lower() in SHARD_ENDINGS)
+
+
+_TEXTS = ("id", "text", "speaker", "language")
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.ipc
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ValueError("token shards need pyarrow: pip install 'llmcodec[datasets]'") from error
+    return pyarrow
+
+
+def in_a_line(error: Exception) -> str:
+    """The beginning of a message of pyarrow's, without line breaks."""
+    return " ".join(str(error).split())[:120]
+
+
+def _offsets(counts: Any) -> Any:
+    return _pyarrow().array(np.concatenate([[0], np.cumsum(counts)]), _pyarrow().int32())
+
+
+def _open_shard(path: Path) -> tuple[Iterator[Any], TokenProvenance]:
+    """Record batches, read as they are asked for, and provenance."""
+    pa = _pyarrow()
+    if not path.is_file():
+        raise ValueError(f"{path}: no such token shard")
+    try:
+        if path.suffix.lower() == ".parquet":
+            file = pa.parquet.ParquetFile(path, page_checksum_verification=True)
+            _check_claims(path, file.metadata)
+            schema, batches = file.schema_arrow, file.iter_batches(ROWS_PER_BATCH, use_threads=False)
+        else:
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            schema, batches = reader.schema, (reader.get_batch(i) for i in range(reader.num_record_batches))
+        metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a {path.suffix[1:].title()} file, or damaged ({in_a_line(error)})") from error
+    provenance = TokenProvenance.from_metadata(metadata, path)
+    missing = {*_TEXTS, "codes", "channels", *CLIP_FACTS} - set(schema.names)
+    if missing:
+        raise ValueError(f"{path}: not a token shard of llmcodec, no column {', '.join(sorted(missing))}")
+    kind = schema.field("codes").type
+    if not (
+        pa.types.is_list(kind) and pa.types.is_list(kind.value_type) and pa.types.is_integer(kind.value_type.value_type)
+    ):
+        raise ValueError(f"{path}: not a token shard of llmcodec, codes are {kind} instead of lists of lists of codes")
+    return batches, provenance
+
+
+def _check_claims(path: Path, metadata: Any) -> None:
+    """Refuse a Parquet file that claims to unpack to far more than any tokens do, before memory is taken."""
+    size = path.stat().st_size
+    for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
+        # Not its columns: pyarrow 26 aborts the process where one of their descriptions is damaged.
+        claimed = max(group.num_rows, group.total_byte_size)
+        if claimed > MOST_PER_BYTE * size:
+            raise ValueError(f"{path}: {claimed} rows or bytes claimed by a file of {size} bytes")
+
+
+def _shard_rows(path: Path, batches: Iterator[Any], provenance: TokenProvenance) -> Iterator[TokenRow]:
+    pa, metadata = _pyarrow(), provenance.metadata()
+    while True:
+        try:
+            batch = next(batches, None)
+            if batch is None:
+                return
+            batch.validate(full=True)
+            rows = batch.drop_columns("codes").to_pylist()
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: damaged ({in_a_line(error)})") from error
+        for row, lines in zip(rows, batch["codes"], strict=True):
+            where = f"{path}, clip {row['id']!r}"
+            if not lines.is_valid or not all(isinstance(row[name], str) for name in _TEXTS):
+                raise ValueError(f"{where}: a field is empty")
+            facts = {name: number_in({name: str(row[name])}, name, where, 0, MAX_SAMPLES) for name in CLIP_FACTS}
+            channels = number_in({"channels": str(row["channels"])}, "channels", where, 1, 1 << 16)
+            lengths = set(lines.values.value_lengths().to_pylist())
+            if len(lengths) != 1 or len(lines.values) % channels or None in lengths:
+                raise ValueError(f"{where}: its lists of codes do not fit {channels} channels of equal length")
+            codes = lines.values.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+            codes_CQT = codes.reshape(channels, -1, lengths.pop())
+            provenance.check_codes(codes_CQT, where)
+            checked_facts(
+                where, {**metadata, **{name: str(value) for name, value in facts.items()}}, {"codes": codes_CQT.shape}
+            )
+            fields: dict[str, Any] = facts | {name: row[name] for name in _TEXTS}
+            yield TokenRow(codes_CQT, **fields)
