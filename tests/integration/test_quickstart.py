@@ -54,7 +54,15 @@ def test_quickstart_trains_measures_and_reports(little_lm, few_clips, tmp_path, 
     measurement = MeasurementConfig(likelihood=LITTLE, consistency_clips=2, workers=0)
     report = run_quickstart(recipe, str(tmp_path / "qs"), corpus=few_clips, measurement=measurement)
     page = report.read_text(encoding="utf-8")
-    for needed in ("base", "control", "LLM-Codec", "LLM-Codec, search", "<audio", "data:audio/flac;base64", "llmcodec quickstart"):
+    for needed in (
+        "base",
+        "control",
+        "LLM-Codec",
+        "LLM-Codec, search",
+        "<audio",
+        "data:audio/flac;base64",
+        "llmcodec quickstart",
+    ):
         assert needed in page
     assert not re.search(r"(src|href)=[\"']https?://", page), "the page must not ask the network for anything"
     first = capsys.readouterr().out
