@@ -1,8 +1,8 @@
 """`llmcodec quickstart`: adapt the bundled codec on the bundled speech through a pretrained LM, and show what it did.
 
-Trains a control (the same steps without language terms) and the adapted codec, measures base, control, adapted codec and
-the adapted codec encoding by search alike, prints the table, says in words what improved and what it cost, and writes
-`report.html`. Every stage can be resumed. Test: tests/integration/test_quickstart.py.
+Trains a control (the same steps without language terms) and the adapted codec; measures base, control, adapted codec,
+and the adapted codec encoding by search, all alike; prints the table, says in words what improved and what it cost,
+and writes `report.html`. Every stage can be resumed. Test: tests/integration/test_quickstart.py.
 """
 
 from __future__ import annotations
