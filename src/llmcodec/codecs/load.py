@@ -85,9 +85,8 @@ def _searching(place: str, weight: float | None, device: str) -> SearchingCodec:
     file = _folder(place) / PRIOR_FILE
     if not file.is_file():
         raise ValueError(f"codec search:{place}: no {PRIOR_FILE} beside it; `llmcodec prior {place} FOLDER` makes one")
-    return SearchingCodec(
-        codec, BigramPrior.load(file, codec), SearchConfig(**({} if weight is None else {"weight": weight}))
-    )
+    config = SearchConfig() if weight is None else SearchConfig(weight=weight)
+    return SearchingCodec(codec, BigramPrior.load(file, codec), config)
 
 
 def _split_codebooks(name: str) -> tuple[str, int | None]:
