@@ -138,13 +138,13 @@ def test_search_saves_bits_and_sounds_no_worse(codec, prior, clips):
     """Real speech: cheaper under the prior and not farther from the original; with weight 0 nearer to it."""
     near, cheap, better = [], [], []
     for wav in clips:
-        rows = [nearest(codec, wav), searched(codec, prior, wav), searched(codec, prior, wav, weight=0.0)]
+        rows = [nearest(codec, wav), searched(codec, prior, wav, weight=0.2), searched(codec, prior, wav, weight=0.0)]
         for codes_T, row in zip(rows, (near, cheap, better), strict=True):
             again = codec.decode(codes_T[None, None], length=len(wav)).audio_values[0, 0].numpy()
             row.append((measure_pair(wav, again, 16_000, ("mel",))["mel"].value, total_nats(prior, codes_T)))
     near, cheap, better = (np.array(row).sum(0) for row in (near, cheap, better))
-    assert better[0] < 0.98 * near[0]
-    assert cheap[0] < 1.01 * near[0] and cheap[1] < 0.9 * near[1]
+    assert better[0] < 0.96 * near[0]
+    assert cheap[0] < near[0] and cheap[1] < 0.8 * near[1]
 
 
 def test_more_weight_costs_fewer_nats(codec, prior, clips):
