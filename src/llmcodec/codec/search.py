@@ -82,7 +82,7 @@ class BigramPrior:
         size = unigram_V.numel()
         self.unigram_share_V = (unigram_V.double() + 0.5) / (unigram_V.double() + 0.5).sum()
         before_G = keys_G // size
-        total_V = torch.zeros(size, dtype=torch.float64).index_add_(0, before_G, counts_G.double())
+        total_V = torch.zeros_like(self.unigram_share_V).index_add_(0, before_G, counts_G.double())
         self.followers_V = torch.bincount(before_G, minlength=size).double().clamp_min(1.0)
         self.weight_V = total_V + self.followers_V
 
@@ -102,6 +102,10 @@ class BigramPrior:
     @property
     def codebook_size(self) -> int:
         return self.unigram_V.numel()
+
+    def to(self, device: torch.device) -> BigramPrior:
+        """The same counts on another device."""
+        return BigramPrior(self.keys_G.to(device), self.counts_G.to(device), self.unigram_V.to(device))
 
     def nats(self, before: Tensor, code: Tensor) -> Tensor:
         """-ln p(code | before) of equally shaped int64 tensors, float32. A negative code means none: before = -1 asks
@@ -206,7 +210,7 @@ class SearchingCodec:
     def __init__(self, codec: LLMCodec, prior: BigramPrior, config: SearchConfig | None = None):
         if prior.codebook_size != codec.codebook_size:
             raise ValueError(f"search: a prior of {prior.codebook_size} codes, a codec of {codec.codebook_size}")
-        self.plain, self.prior, self.config = codec, prior, config or SearchConfig()
+        self.plain, self.prior, self.config = codec, prior.to(codec.device), config or SearchConfig()
         self.device = codec.device
         self.sample_rate, self.hop_samples, self.frame_rate = codec.sample_rate, codec.hop_samples, codec.frame_rate
         self.num_codebooks, self.codebook_size = codec.num_codebooks, codec.codebook_size
