@@ -182,8 +182,8 @@ def measure_speed(names: list[str], batch: int, seconds: float, rounds: int, lim
     return rows
 
 
-def speed_table(rows: list[dict]) -> str:
-    """Times real time and ratio to AUV, cell by cell."""
+def speed_table(rows: list[dict], ceilings: dict[str, float]) -> str:
+    """Times real time and ratio to AUV, cell by cell; matrix rates and their share of the precision's ceiling."""
     lines = []
     for batch, seconds in dict.fromkeys((row["batch"], row["seconds"]) for row in rows):
         cell = [row for row in rows if (row["batch"], row["seconds"]) == (batch, seconds)]
@@ -196,7 +196,11 @@ def speed_table(rows: list[dict]) -> str:
             for side in ("encode", "decode"):
                 ratio = f"{base[side] / row[side]:.2f}" if base else ""
                 text += f"| {batch * seconds / row[side]:.1f} | {ratio} "
-            rates = [f"{row[f'{side}_gflops']:.0f}" for side in ("encode", "decode") if f"{side}_gflops" in row]
+            ceiling = ceilings.get(row["codec"].partition("/")[2])
+            rates = []
+            for side in ("encode", "decode"):
+                if rate := row.get(f"{side}_gflops"):
+                    rates.append(f"{rate:.0f}" + (f" ({rate / ceiling:.0%})" if ceiling else ""))
             lines.append(text + f"| {' / '.join(rates)} |")
     return "\n".join(lines)
 
@@ -222,9 +226,11 @@ def measure_memory(name: str, side: str, seconds: float, device: str) -> dict:
             codes = codes[..., : codes.shape[-1] - codes.shape[-1] % 4]  # SNAC's rows come in groups
             call = lambda: codec.decode(codes)  # noqa: E731
         if device != "cpu":
+            before = torch.cuda.memory_allocated() / 2**20
             torch.cuda.reset_peak_memory_stats()
             call()
-            return {"codec": name, "side": side, "peak_mb": torch.cuda.max_memory_allocated() / 2**20}
+            peak = torch.cuda.max_memory_allocated() / 2**20
+            return {"codec": name, "side": side, "before_mb": before, "peak_mb": peak}
         Path("/proc/self/clear_refs").write_text("5")  # the peak of what follows, without that of opening
         before = resident_mb()
         call()
@@ -253,6 +259,8 @@ def status_mb(key: str) -> float:
 
 
 def memory_in_process(name: str, side: str, seconds: float, args: argparse.Namespace) -> dict:
+    if args.device != "cpu":  # the GPU's allocator counts by itself
+        return measure_memory(name, side, seconds, args.device)
     command = [sys.executable, __file__, "--memory-of", name, side, str(seconds), "--device", args.device]
     if args.threads:
         command += ["--threads", str(args.threads)]
@@ -263,7 +271,8 @@ def memory_in_process(name: str, side: str, seconds: float, args: argparse.Names
 
 
 def memory_table(rows: list[dict], seconds: float) -> str:
-    lines = [f"\nhighest resident memory of a process while it codes one clip of {seconds:g} s, MB", ""]
+    what = "resident memory of a process" if "opening_mb" in rows[0] else "memory allocated on the GPU"
+    lines = [f"\nhighest {what} while it codes one clip of {seconds:g} s, MB", ""]
     lines += ["| codec | encode | above before | decode | above before |", "|---|---:|---:|---:|---:|"]
     for name in dict.fromkeys(row["codec"] for row in rows):
         sides = {row["side"]: row for row in rows if row["codec"] == name}
@@ -365,6 +374,9 @@ def main() -> None:
     from llmcodec import assets
 
     logging.disable_progress_bar()
+    everything = args.codecs is DEFAULT
+    if everything and args.device != "cpu":
+        args.codecs = [name for name in DEFAULT if not name.endswith("int8")]  # int8 is for CPUs
     global clock
     clock = CLOCKS[args.clock]
     torch.set_num_threads(args.threads or os.cpu_count() or 1)
@@ -383,10 +395,10 @@ def main() -> None:
         figures["speed"] = []
         for seconds in args.seconds:
             for batch in args.batch:
-                long = args.codecs is DEFAULT and batch * seconds > args.skip_above
+                long = everything and batch * seconds > args.skip_above
                 names = [n for n in args.codecs if not long or n == "auv" or n.split("/")[0] in ("ours", "tiny")]
                 rows = measure_speed(names, batch, seconds, args.rounds, args.limit, args.device)
-                print(speed_table(rows), flush=True)
+                print(speed_table(rows, figures.get("ceilings", {})), flush=True)
                 figures["speed"] += rows
     if "memory" in args.parts:
         sides = ("encode", "decode")

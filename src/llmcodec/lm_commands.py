@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 BUNDLED = "bundled"
 VALID_SPLITS = ("valid", "validation", "dev")
+HELD_OUT_SPLITS = (*VALID_SPLITS, "test")
 
 TRAIN_HELP = """\
 Train a language model on codec tokens: from scratch, or any causal LM of the Hugging Face hub.
@@ -50,6 +51,7 @@ def tokenize(
     languages: list[str] | None = None,
     min_seconds: float = 0.0,
     max_seconds: float = math.inf,
+    views: int = 1,
     format: Literal["arrow", "parquet", "slamkit"] = "arrow",
     clips_per_shard: int = 500,
     device: str = "auto",
@@ -68,6 +70,8 @@ def tokenize(
         languages: keep clips of these languages.
         min_seconds: drop shorter clips.
         max_seconds: drop longer clips.
+        views: encode every clip outside valid and test this often, each time starting a part of a frame later: the
+            same speech in other tokens, so that a small corpus lasts longer.
         format: of the shards, arrow or parquet; slamkit writes arrow and OUTPUT/SPLIT.jsonl with units and unit text,
             as slamkit reads.
         clips_per_shard: what a kill can cost at most, in clips.
@@ -88,6 +92,7 @@ def tokenize(
         clips_per_shard,
         print,
         "parquet" if format == "parquet" else "arrow",
+        views,
     )
     if format == "slamkit":
         for folder in folders:
@@ -103,14 +108,23 @@ def tokenize_splits(
     clips_per_shard: int,
     say: Callable[[str], None],
     format: ShardFormat = "arrow",
+    views: int = 1,
 ) -> list[Path]:
-    """Shards of every split, with a progress bar; returns the folders. Files that cannot be read are named."""
+    """Shards of every split, with a progress bar; returns the folders. Files that cannot be read are named.
+
+    Raises:
+        ValueError: fewer than one view.
+    """
+    if views < 1:
+        raise ValueError(f"tokenize: views must be at least 1, got {views}")
     from .coding.tokenize import split_folders, tokenize_clips
     from .training.tracking import TrainingBar
 
     folders = split_folders(clips, output) if by_split else {output: list(clips)}
+    repeats = {folder: 1 if folder.name in HELD_OUT_SPLITS else views for folder in folders}
     done, lost = 0.0, 0
-    with TrainingBar("tokenize", round(total_seconds(clips)), 0) as bar:
+    total = sum(repeats[folder] * total_seconds(members) for folder, members in folders.items())
+    with TrainingBar("tokenize", round(total), 0) as bar:
         for folder, members in folders.items():
 
             def on_clip(seconds: float) -> None:
@@ -119,7 +133,13 @@ def tokenize_splits(
                 bar.update(round(done), {"seconds": done})
 
             result = tokenize_clips(
-                runtime, members, folder, clips_per_shard=clips_per_shard, format=format, on_clip=on_clip
+                runtime,
+                members,
+                folder,
+                views=repeats[folder],
+                clips_per_shard=clips_per_shard,
+                format=format,
+                on_clip=on_clip,
             )
             known = f", {result.known} there before" if result.known else ""
             say(f"{folder}: {result.clips} clips, {result.seconds:.0f} s of audio{known}")

@@ -60,6 +60,24 @@ def test_tokens_are_the_codecs_own_and_a_second_run_finds_them(house, capsys):
     assert first["duration"] == [1] * len(first["units"])
 
 
+def test_views_are_the_same_speech_from_later_starts(house, tmp_path, capsys):
+    import torch
+
+    arguments = ["--manifest", str(house / "speech" / "train.jsonl"), "--codec", str(house / "codec")]
+    assert main(["tokenize", *arguments, "-o", str(tmp_path / "tokens"), "--views", "2"]) == 0
+    by_id = {row.id: row for row in flat_rows(tmp_path / "tokens" / "train")[1]}
+    assert sorted(by_id) == sorted([f"clip{i}{view}" for i in range(4) for view in ("", "#1")])
+    codec = miniature_codec().eval()
+    wav, _ = soundfile.read(house / "speech" / "2.wav", dtype="float32")
+    late = codec.encode(torch.from_numpy(wav)[None, None, codec.config.hop_samples // 2 :]).audio_codes[0, 0]
+    assert by_id["clip2#1"].codes.tolist() == late.tolist() and by_id["clip2#1"].text == by_id["clip2"].text
+    assert not any("#" in row.id for row in flat_rows(tmp_path / "tokens" / "valid")[1])
+    assert main(["tokenize", *arguments, "-o", str(tmp_path / "tokens"), "--views", "2"]) == 0
+    assert "0 clips, 0 s of audio, 8 there before" in capsys.readouterr().out
+    assert main(["tokenize", *arguments, "-o", str(tmp_path / "none"), "--views", "0"]) == 1
+    assert "views must be at least 1" in capsys.readouterr().err
+
+
 def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_kept(house, tmp_path, capsys):
     clips = read_manifest(house / "speech" / "train.jsonl")
     (tmp_path / "broken.wav").write_bytes(b"no audio")

@@ -73,8 +73,10 @@ def attend(qkv_BTE: Tensor, rotation: Tensor, head_dim: int, window: int | None,
             mixed = F.scaled_dot_product_attention(query, key, value.float(), attn_mask=allowed, scale=1.0)
         else:
             mixed = windowed_attention(query, key, value.float(), window, 0 if causal else window)
-    elif half:
+    elif half and query.device.type == "cpu":
         mixed = in_half_precision(query, key, value)
+    elif half:
+        mixed = F.scaled_dot_product_attention(query.bfloat16(), key.bfloat16(), value.bfloat16(), scale=1.0)
     else:
         mixed = F.scaled_dot_product_attention(query, key, value.float(), scale=1.0)
     return mixed.transpose(1, 2).reshape(batch, num_frames, width)

@@ -8,7 +8,7 @@ Test: tests/unit/codec/test_inference.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +21,14 @@ from .fast_attention import Rotation, attend, paired_rows
 from .fast_linear import PackedLinear, Precision, Range
 
 ROWS_PER_CHUNK = 512  # frames in a feed-forward at once: its hidden layer stays in the cache and memory stays flat
+ROWS_PER_CHUNK_GPU = 1 << 15  # a GPU wants large kernels and few of them
 Kinds = Mapping[str, Precision]  # kind of layer -> precision; see inference.PLANS
 Done = Callable[[nn.Module], None]
+
+
+def rows_per_chunk(device: torch.device) -> int:
+    """Frames that the kernels of a device take at once."""
+    return ROWS_PER_CHUNK if device.type == "cpu" else ROWS_PER_CHUNK_GPU
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,12 @@ class Layout:
         """Views (B', T', D) of the groups."""
         return [x_ND[row : row + clips * frames].unflatten(0, (clips, frames)) for row, clips, frames in self.groups]
 
+    def chunks(self, x_ND: Tensor) -> Iterator[Tensor]:
+        """The groups, clips of a large one some at a time."""
+        most = 4 * rows_per_chunk(x_ND.device)
+        for x_BTD in self.clips(x_ND):
+            yield from x_BTD.split(max(1, most // x_BTD.shape[1]))
+
 
 class FastFeedForward(nn.Module):
     """`x += 0.5 * ffn(norm(x))`, chunk by chunk."""
@@ -80,7 +92,7 @@ class FastFeedForward(nn.Module):
         self.norm = self.up.fold_norm(norm)
 
     def forward(self, x_ND: Tensor) -> None:
-        for rows in x_ND.split(ROWS_PER_CHUNK):
+        for rows in x_ND.split(rows_per_chunk(x_ND.device)):
             self.down.add_to(rows, self.up(self.up.after_norm(rows, *self.norm), into=self.down))
 
 
@@ -98,13 +110,12 @@ class FastAttention(nn.Module):
         self.half_precision = kinds["attention"] == "bf16"
 
     def forward(self, x_ND: Tensor, layout: Layout, rotation: Rotation) -> None:
-        for x_BTD in layout.clips(x_ND):
-            for clips in x_BTD.split(max(1, 4 * ROWS_PER_CHUNK // x_BTD.shape[1])):
-                rows = clips.flatten(0, 1)
-                qkv = self.qkv(self.qkv.after_norm(rows, *self.norm)).view(*clips.shape[:2], -1)
-                tables = rotation.tables(clips.shape[1], rows.device)
-                mixed = attend(qkv, tables, self.head_dim, self.window, self.causal, self.half_precision)
-                self.out.add_to(rows, self.out.take(mixed.flatten(0, 1)))
+        for clips in layout.chunks(x_ND):
+            rows = clips.flatten(0, 1)
+            qkv = self.qkv(self.qkv.after_norm(rows, *self.norm)).view(*clips.shape[:2], -1)
+            tables = rotation.tables(clips.shape[1], rows.device)
+            mixed = attend(qkv, tables, self.head_dim, self.window, self.causal, self.half_precision)
+            self.out.add_to(rows, self.out.take(mixed.flatten(0, 1)))
 
 
 class FastConvolution(nn.Module):
@@ -121,33 +132,33 @@ class FastConvolution(nn.Module):
         scale = (norm.weight * (norm.running_var + norm.eps).rsqrt()).detach().float()
         weight = module.depthwise_conv.weight.detach().float() * scale[:, None, None]
         self.bias = (norm.bias - norm.running_mean * scale).detach().float()
-        self.weight = weight[..., None].contiguous(memory_format=torch.channels_last)
+        self.weight = weight
         taps = weight.shape[-1]
         self.past, self.ahead = (taps - 1, 0) if module.past else (taps // 2, taps // 2)
         self.packed = self.first.packed
         if self.packed:
-            self.weight = torch.ops.mkldnn._reorder_convolution_weight(
-                self.weight, [0, 0], [1, 1], [1, 1], weight.shape[0]
-            )
+            last = weight[..., None].contiguous(memory_format=torch.channels_last)
+            self.weight = torch.ops.mkldnn._reorder_convolution_weight(last, [0, 0], [1, 1], [1, 1], weight.shape[0])
 
     def forward(self, x_ND: Tensor, layout: Layout) -> None:
-        for x_BTD in layout.clips(x_ND):
-            for clips in x_BTD.split(max(1, 4 * ROWS_PER_CHUNK // x_BTD.shape[1])):
-                rows = clips.flatten(0, 1)
-                gated = F.glu(self.first(self.first.after_norm(rows, *self.norm)).float(), dim=-1)
-                mixed = self.depthwise(gated.view(clips.shape))
-                self.second.add_to(rows, self.second.take(mixed.flatten(0, 1)))
+        for clips in layout.chunks(x_ND):
+            rows = clips.flatten(0, 1)
+            gated = F.glu(self.first(self.first.after_norm(rows, *self.norm)).float(), dim=-1)
+            mixed = self.depthwise(gated.view(clips.shape))
+            self.second.add_to(rows, self.second.take(mixed.flatten(0, 1)))
 
     def depthwise(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) -> GELU of the normalised convolution over T, without leaving this layout."""
-        padded = F.pad(x_BTD, (0, 0, self.past, self.ahead)).transpose(1, 2)[..., None]
+        padded_BDT = F.pad(x_BTD, (0, 0, self.past, self.ahead)).transpose(1, 2)
+        width = self.bias.shape[0]
         if self.packed:
-            out = torch.ops.mkldnn._convolution_pointwise(
-                padded, self.weight, self.bias, [0, 0], [1, 1], [1, 1], self.bias.shape[0], "gelu", [], "tanh"
-            )
+            out_BDT = torch.ops.mkldnn._convolution_pointwise(
+                padded_BDT[..., None], self.weight, self.bias, [0, 0], [1, 1], [1, 1], width, "gelu", [], "tanh"
+            )[..., 0]
         else:
-            out = F.gelu(F.conv2d(padded, self.weight, self.bias, groups=self.bias.shape[0]), approximate="tanh")
-        return out[..., 0].transpose(1, 2)
+            out_BDT = F.conv1d(padded_BDT.contiguous(), self.weight, self.bias, groups=width)
+            out_BDT = F.gelu(out_BDT, approximate="tanh")
+        return out_BDT.transpose(1, 2)
 
 
 class FastConformer(nn.Module):

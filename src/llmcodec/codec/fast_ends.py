@@ -7,20 +7,22 @@ Test: tests/unit/codec/test_inference.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import LLMCodecConfig
-from .fast_conformer import ROWS_PER_CHUNK, Done, FastConformer, Kinds, Layout
+from .fast_conformer import Done, FastConformer, Kinds, Layout, rows_per_chunk
 from .fast_linear import PackedLinear, Range
 from .model import Decoder, Encoder
 from .quantizer import FactorizedQuantizer, WeightNormLinear
 from .spectral import STFTFrontEnd
 
 SCORES_PER_CHUNK = 3 << 18  # cosines held at once in the code look-up: what stays in the second-level cache
+SCORES_PER_CHUNK_GPU = 1 << 27
 CODES_PER_BLOCK = 64  # the maximum is taken over blocks first: much faster than one argmax over all codes
 
 
@@ -42,9 +44,9 @@ class FastEncoder(nn.Module):
     def forward(self, wav_BS: Tensor, lengths_B: Tensor, mask_BT: Tensor | None) -> Tensor:
         frames_BTW = self.frontend.frames(wav_BS.float(), lengths_B)
         layout = Layout.of(frames_BTW.shape[0], frames_BTW.shape[1], mask_BT)
-        parts = []
-        for clip_TW, length in zip(frames_BTW, clip_lengths(layout), strict=True):
-            for frames in clip_TW[:length].split(ROWS_PER_CHUNK):
+        rows, parts = rows_per_chunk(wav_BS.device), []
+        for clips, length in equal_clips(layout, wav_BS.device):
+            for frames in frames_BTW[clips, :length].flatten(0, 1).split(rows):
                 parts.append(self.project(self.project.take(self.frontend.analyse(frames))).float())
         return layout.unpack(self.conformer(torch.cat(parts), layout))
 
@@ -68,31 +70,33 @@ class FastDecoder(nn.Module):
         hidden_ND = self.conformer(layout.pack(quantized_BTD.float()), layout)
         wav_BS = hidden_ND.new_zeros(layout.batch, layout.num_frames * self.config.hop_samples)
         row, envelopes = 0, {}
-        for clip, length in enumerate(clip_lengths(layout)):
-            if length and length not in envelopes:
+        for clips, length in equal_clips(layout, wav_BS.device):
+            if length not in envelopes:
                 envelopes = {length: self.inverse_envelope(length)}
-            if length:
-                samples = self.synthesise(hidden_ND[row : row + length], envelopes[length])
-                wav_BS[clip, : len(samples)] = samples
-            row += length
+            hidden_BTD = hidden_ND[row : row + (clips.stop - clips.start) * length].unflatten(0, (-1, length))
+            samples_BS = self.synthesise(hidden_BTD, envelopes[length])
+            wav_BS[clips, : samples_BS.shape[1]] = samples_BS
+            row += hidden_BTD.shape[0] * length
         return wav_BS
 
-    def synthesise(self, hidden_TD: Tensor, inverse_envelope: Tensor) -> Tensor:
-        """One clip's (T, D) -> samples (T * hop,)."""
+    def synthesise(self, hidden_BTD: Tensor, inverse_envelope: Tensor) -> Tensor:
+        """Clips of one length (B, T, D) -> samples (B, T * hop)."""
         hop, width = self.config.hop_samples, self.config.n_fft
-        overlap = width // hop
-        out = hidden_TD.new_zeros(len(hidden_TD) + overlap - 1, hop)
+        batch, num_frames, overlap = hidden_BTD.shape[0], hidden_BTD.shape[1], width // hop
+        out = hidden_BTD.new_zeros(batch, num_frames + overlap - 1, hop)
         limit = math.log(self.config.max_magnitude)
-        for start in range(0, len(hidden_TD), ROWS_PER_CHUNK):
-            hidden = hidden_TD[start : start + ROWS_PER_CHUNK]
-            log_magnitude, phase = self.project(self.project.take(hidden)).float().chunk(2, dim=-1)
+        rows = max(1, rows_per_chunk(hidden_BTD.device) // batch)
+        for start in range(0, num_frames, rows):
+            hidden = hidden_BTD[:, start : start + rows]
+            count = hidden.shape[1]
+            log_magnitude, phase = self.project(self.project.take(hidden.flatten(0, 1))).float().chunk(2, dim=-1)
             magnitude = log_magnitude.clamp(max=limit).exp_()
             spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
-            frames = torch.fft.irfft(spectrum, width).mul_(self.window)
-            for i, part in enumerate(frames.view(len(frames), overlap, hop).unbind(1)):
-                out[start + i : start + i + len(frames)] += part
+            frames = torch.fft.irfft(spectrum, width).mul_(self.window).view(batch, count, overlap, hop)
+            for i, part in enumerate(frames.unbind(2)):
+                out[:, start + i : start + i + count] += part
         trim = (width - hop) // 2
-        return out.mul_(inverse_envelope).view(-1)[trim : trim + len(hidden_TD) * hop]
+        return out.mul_(inverse_envelope).view(batch, -1)[:, trim : trim + num_frames * hop]
 
     def inverse_envelope(self, num_frames: int) -> Tensor:
         """1 / sum of the squared windows that overlap, (T + n_fft / hop - 1, hop)."""
@@ -138,7 +142,8 @@ class FastQuantizer(nn.Module):
     def nearest(self, query_NC: Tensor, span: tuple[int, int]) -> Tensor:
         """Largest cosine among the codes [first, last + 1) of `span`; the first of equals, as in the plain codec."""
         codes_CV = self.codes_of(span)
-        rows = max(16, SCORES_PER_CHUNK // codes_CV.shape[1] // 16 * 16)
+        most = SCORES_PER_CHUNK if query_NC.device.type == "cpu" else SCORES_PER_CHUNK_GPU
+        rows = max(16, most // codes_CV.shape[1] // 16 * 16)
         found = []
         for query in query_NC.split(rows):
             scores = (query @ codes_CV).view(len(query), -1, CODES_PER_BLOCK)
@@ -163,6 +168,17 @@ def folded(linear: WeightNormLinear) -> tuple[Tensor, Tensor]:
     return weight, linear.bias.detach().float().clone()
 
 
-def clip_lengths(layout: Layout) -> list[int]:
-    """Real frames of every clip."""
-    return [layout.num_frames] * layout.batch if layout.mask_BT is None else layout.mask_BT.sum(1).tolist()
+def equal_clips(layout: Layout, device: torch.device) -> Iterator[tuple[slice, int]]:
+    """Clips that lie side by side and have equally many frames, and these frames; empty clips are left out.
+
+    On a CPU one clip at a time: nothing is gained by more, and their frames would be copied.
+    """
+    mask_BT = layout.mask_BT
+    lengths = [layout.num_frames] * layout.batch if mask_BT is None else mask_BT.sum(1).tolist()
+    start = 0
+    for length, same in groupby(lengths):
+        stop = start + len(list(same))
+        step = 1 if device.type == "cpu" else stop - start
+        if length:
+            yield from ((slice(first, first + step), length) for first in range(start, stop, step))
+        start = stop

@@ -34,8 +34,12 @@ def reflect_pad_each(wav_BS: Tensor, lengths_B: Tensor, pad: int, out_samples: i
 
     wav_BS must hold at least max(lengths_B) samples and each length must exceed `pad`. Returns (B, out_samples).
     """
+    lengths = lengths_B.tolist()
+    if len(set(lengths)) == 1:  # of one length: at once
+        padded = F.pad(wav_BS[:, : lengths[0]], (pad, pad), mode="reflect")[:, :out_samples]
+        return F.pad(padded, (0, out_samples - padded.shape[1]))
     rows = []
-    for wav_S, length in zip(wav_BS, lengths_B.tolist(), strict=True):
+    for wav_S, length in zip(wav_BS, lengths, strict=True):
         padded = F.pad(wav_S[None, :length], (pad, pad), mode="reflect")[0, :out_samples]
         rows.append(F.pad(padded, (0, out_samples - len(padded))))
     return torch.stack(rows)

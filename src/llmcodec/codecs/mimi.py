@@ -36,7 +36,11 @@ class MimiCodec(PeerCodecWithFeatures):
         return self.model.encode(wav_BS[:, None], num_quantizers=self.num_codebooks).audio_codes
 
     def latents_of(self, wav_BS: Tensor) -> Tensor:
-        return self.model.encoder(wav_BS[:, None]).latents.transpose(1, 2)
+        encoded = self.model.encoder(wav_BS[:, None])
+        if not isinstance(encoded, Tensor):
+            return encoded.latents.transpose(1, 2)
+        hidden_BTD = self.model.encoder_transformer(encoded.transpose(1, 2), return_dict=True).last_hidden_state
+        return self.model.downsample(hidden_BTD.transpose(1, 2)).transpose(1, 2)  # older transformers 5: in parts
 
     def audio_of(self, codes_BQT: Tensor) -> Tensor:
         return self.model.decode(codes_BQT).audio_values[:, 0]

@@ -54,6 +54,7 @@ def tokenize_clips(
     clips: Sequence[Clip],
     folder: Path,
     *,
+    views: int = 1,
     clips_per_shard: int = 500,
     batch_clips: int = 32,
     format: ShardFormat = "arrow",
@@ -62,6 +63,8 @@ def tokenize_clips(
     """Encode clips into shards in `folder`, resuming by clip id.
 
     Args:
+        views: how often each clip is encoded. View v starts v / views of a frame later and is called `ID#v`: the same
+            speech in other tokens, where a codec's tokens depend on where frames begin.
         on_clip: called with the seconds of every clip that is done (or was done before).
 
     Raises:
@@ -71,25 +74,31 @@ def tokenize_clips(
     assert done.unreadable is not None
     provenance = runtime.identity.provenance(manifest_hash(clips))
     with TokenShardWriter(folder, provenance, resume=True, clips_per_shard=clips_per_shard, format=format) as shards:
-        missing = [clip for clip in clips if clip.id not in shards.done]
-        done.known = len(clips) - len(missing)
-        for clip in clips:
-            if clip.id in shards.done and on_clip is not None:
+        wanted = [(clip, view, f"{clip.id}#{view}" if view else clip.id) for view in range(views) for clip in clips]
+        missing = [one for one in wanted if one[2] not in shards.done]
+        done.known = len(wanted) - len(missing)
+        for clip, _, name in wanted:
+            if name in shards.done and on_clip is not None:
                 on_clip(clip.duration)
         for start in range(0, len(missing), batch_clips):
             batch = missing[start : start + batch_clips]
-            read = [_read(clip, runtime.identity.sample_rate, done.unreadable) for clip in batch]
-            usable = [(clip, *found) for clip, found in zip(batch, read, strict=True) if found is not None]
-            codes = runtime.encode_batch([wav for _, wav, _ in usable]) if usable else []
-            for (clip, wav, info), codes_QT in zip(usable, codes, strict=True):
+            usable = []
+            for clip, view, name in batch:
+                found = _read(clip, runtime.identity.sample_rate, done.unreadable if view == 0 else [])
+                late = view * runtime.identity.hop_samples // views
+                if found is not None and len(found[0]) > late:
+                    cut = round(late * found[1].sample_rate / runtime.identity.sample_rate)
+                    usable.append((clip, name, found[0][late:], found[1], found[1].num_frames - cut))
+            codes = runtime.encode_batch([wav for _, _, wav, _, _ in usable]) if usable else []
+            for (clip, name, wav, info, original), codes_QT in zip(usable, codes, strict=True):
                 shards.add(
                     TokenRow(
                         codes_QT[None],
                         num_samples=len(wav),
                         original_sample_rate=info.sample_rate,
-                        original_num_samples=info.num_frames,
+                        original_num_samples=original,
                         original_channels=info.num_channels,
-                        id=clip.id,
+                        id=name,
                         text=clip.text,
                         speaker=clip.speaker,
                         language=clip.language,
@@ -97,7 +106,7 @@ def tokenize_clips(
                 )
                 done.clips += 1
                 done.seconds += len(wav) / runtime.identity.sample_rate
-            for clip in batch:
+            for clip, _, _ in batch:
                 if on_clip is not None:
                     on_clip(clip.duration)
     if clips and not done.clips and not done.known:

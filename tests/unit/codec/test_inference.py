@@ -199,6 +199,24 @@ def test_without_onednn_it_is_the_same_codec(monkeypatch):
         optimize_for_inference(plain, "int8", calibration=[clip(9000)])
 
 
+@pytest.mark.parametrize("overrides", VARIANTS, ids=str)
+def test_what_a_gpu_runs_is_the_same_codec(overrides, monkeypatch):
+    """Clips of one length together and large chunks, without oneDNN: as on a GPU, here on the CPU."""
+    from llmcodec.codec import fast_conformer, fast_ends
+
+    one_by_one, gpu = fast_ends.equal_clips, torch.device("cuda")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(fast_ends, "equal_clips", lambda layout, _: one_by_one(layout, gpu))
+    for module in (fast_conformer, fast_ends):
+        monkeypatch.setattr(module, "rows_per_chunk", lambda _: 1 << 15)
+    plain = make(**overrides)
+    fast = optimize_for_inference(plain, "fp32")
+    lengths = torch.tensor([9000, 9000, 700, 5000, 5000])
+    wav = torch.stack([clip(9000, seed) for seed in range(5)])
+    assert_same(plain, fast, wav[:, None])
+    assert_same(plain, fast, wav[:, None], torch.arange(9000) < lengths[:, None])
+
+
 def test_the_plain_codec_stays_or_is_consumed():
     plain = make()
     before = {name: value.clone() for name, value in plain.state_dict().items()}
