@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--manifest", required=True)
     parser.add_argument("--codec")
     parser.add_argument("--speaker")
+    parser.add_argument("--texts", help="manifest with the same ids whose texts the LM reads: phonemes, say")
     parser.add_argument("--sources", nargs="*")
     parser.add_argument("--most", type=int, default=40, help="prompts or texts")
     parser.add_argument("--prompt-seconds", type=float, default=2.0)
@@ -163,7 +164,8 @@ def read(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         min_codes=round(0.5 * lm_rate(runtime)),
         seed=options.seed,
     )
-    drawn = sample(lm, [text_prompt(lm, clip.text, clip.speaker, clip.language) for clip in clips], config)
+    read_as = {clip.id: clip.text for clip in (read_manifest(options.texts) if options.texts else clips)}
+    drawn = sample(lm, [text_prompt(lm, read_as[clip.id], clip.speaker, clip.language) for clip in clips], config)
     sounds = {
         "read by the LM": runtime.decode_batch([frames_of(row, runtime) for row in drawn]),
         "recording through the codec": runtime.decode_batch(runtime.encode_batch(wavs)),

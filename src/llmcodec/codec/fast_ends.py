@@ -145,8 +145,9 @@ class FastQuantizer(nn.Module):
         most = SCORES_PER_CHUNK if query_NC.device.type == "cpu" else SCORES_PER_CHUNK_GPU
         rows = max(16, most // codes_CV.shape[1] // 16 * 16)
         found = []
+        memory = query_NC.new_empty(min(rows, len(query_NC)), codes_CV.shape[1])  # fresh pages cost as much as products
         for query in query_NC.split(rows):
-            scores = (query @ codes_CV).view(len(query), -1, CODES_PER_BLOCK)
+            scores = torch.mm(query, codes_CV, out=memory[: len(query)]).view(len(query), -1, CODES_PER_BLOCK)
             block = scores.amax(-1).argmax(-1)
             inside = scores[torch.arange(len(query), device=query.device), block].argmax(-1)
             found.append(block * CODES_PER_BLOCK + inside)
