@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from .coding.runtime import Runtime
     from .data.tokens import TokenProvenance
-    from .lm.sampling import SamplingConfig
+    from .lm.sampling import Prompt, SamplingConfig
     from .lm.token_lm import TokenLM
 
 STREAM_SECONDS = 0.4
@@ -60,7 +60,7 @@ def sample(
     Args:
         lm: folder of `llmcodec lm train` or `lm export`, or a hub id.
         prompt: audio file to go on from; may be repeated.
-        text: text to read (models trained on tts); may be repeated.
+        text: text to read (models trained on tts or tts_stream); may be repeated.
         output: folder for the results.
         seconds: longest new audio of a clip; it may end before.
         min_seconds: no end before this much new audio.
@@ -109,7 +109,7 @@ def sample(
 class Asked:
     """One thing to speak: a name, the ids that the LM reads, and the codes of a spoken prompt."""
 
-    def __init__(self, name: str, ids: Tensor, codes: Tensor | None = None):
+    def __init__(self, name: str, ids: Prompt, codes: Tensor | None = None):
         self.name, self.ids, self.codes = name, ids, codes
 
 

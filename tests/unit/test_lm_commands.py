@@ -154,6 +154,17 @@ def test_sample_writes_prompt_and_continuation(house, tmp_path, capsys):
     assert len(decoded) == len(spoken) and np.allclose(decoded, spoken, atol=1e-3)
 
 
+def test_a_voice_that_starts_before_its_text_is_there(house, tmp_path, capsys):
+    options = ["--run", str(tmp_path / "run"), "--data.tokens", f"[{house / 'tokens'}]", "--model.small", SMALL]
+    assert main(["lm", "train", *options, "--data.formats", "[tts_stream]", "--data.turns", "[3, 10]", *TRAIN]) == 0
+    spoken = ["--text", "one two three four", "--seconds", "1", "--codec", str(house / "codec")]
+    assert main(["lm", "sample", str(tmp_path / "run"), *spoken, "-o", str(tmp_path / "said")]) == 0
+    assert "text0-0.wav: 1.00 s of new audio" in capsys.readouterr().out  # six turns of text hold the end back
+    assert main(["lm", "export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    assert "3 text tokens, `<CODEC_BEGIN>`, 10 codes" in (tmp_path / "out" / "README.md").read_text()
+    assert main(["lm", "train", *options, "--data.formats", "[tts_stream]", "--data.turns", "[0, 10]", *TRAIN]) != 0
+
+
 def test_streamed_sound_is_the_written_sound(house, tmp_path):
     options = ["--prompt", str(house / "speech" / "1.wav"), "--seconds", "0.8", "--min-seconds", "0.8"]
     options += ["--codec", str(house / "codec"), "--seed", "5"]

@@ -117,6 +117,12 @@ def readme(lm: TokenLM) -> str:
     speaks = "tts" in card.formats
     prompt = f"{card.text_template.format(text='hello', speaker='SPEAKER', language='en')}{BEGIN}" if speaks else BEGIN
     codec = card.codec
+    turns = ""
+    if card.turns is not None:
+        turns = (
+            f"\n- reads text while it speaks: {card.turns[0]} text tokens, `{BEGIN}`, {card.turns[1]} codes, "
+            f"{card.turns[0]} text tokens, {card.turns[1]} codes, .. (`llmcodec lm sample` does that)"
+        )
     which = (
         f"`{codec.codec}` (weights sha256 `{codec.weights_sha256[:16]}...`, {codec.sample_rate} Hz, "
         f"{codec.frame_rate:g} frames a second, {codec.num_codebooks} x {codec.codebook_size} codes)"
@@ -136,7 +142,7 @@ A plain `{type(lm.model).__name__}`: nothing but transformers is needed to load 
 
 - codec: {which}
 - trained on: {", ".join(card.formats) or "not recorded"}; started from {card.base or "scratch"}
-- loss: {card.loss or "not recorded"}
+- loss: {card.loss or "not recorded"}{turns}
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -30,13 +30,16 @@ class LMDataConfig:
     speakers: list[str] | None = None
     """Keep clips of these speakers."""
     formats: list[str] = field(default_factory=lambda: ["audio"])
-    """audio, tts (text to audio), asr (audio to text), interleaved (clips of a speaker in turn); or several of them."""
+    """audio, tts (text to audio), tts_stream (text and audio in turn, for voices that start before the text is there),
+    asr (audio to text), interleaved (clips of a speaker in turn); or several of them."""
     text_template: str = "{text}"
     """What the LM reads for a transcript: {text}, {speaker}, {language} are filled in."""
     max_tokens: int = 1024
     """Longest sequence, and the length of a packed row."""
     packing: bool = True
     """Several sequences in a row, each blind to the others. False: one sequence a row."""
+    turns: tuple[int, int] = (7, 20)
+    """Text tokens, then codes, of a turn of tts_stream. The text should run a little ahead of the fastest voice."""
     clips_per_sequence: int = 4
     """Clips in an interleaved sequence."""
 
@@ -46,6 +49,8 @@ class LMDataConfig:
             raise ValueError(f"recipe: data.formats: {sorted(unknown) or 'none'}; choose from {', '.join(FORMATS)}")
         if self.max_tokens < 8:
             raise ValueError(f"recipe: data.max_tokens must be at least 8, got {self.max_tokens}")
+        if min(self.turns) < 1:
+            raise ValueError(f"recipe: data.turns must be two numbers of at least 1, got {list(self.turns)}")
         if "{text}" not in self.text_template:
             raise ValueError(f"recipe: data.text_template must contain {{text}}, got {self.text_template!r}")
 
@@ -180,7 +185,7 @@ class TokenLMRecipe:
         """True where no text is ever predicted."""
         if self.everywhere and set(self.data.formats) != {"audio"}:
             return False
-        return set(self.data.formats) <= {"audio", "tts"}
+        return set(self.data.formats) <= {"audio", "tts", "tts_stream"}
 
     def loss_in_words(self) -> str:
         """For the card and the log."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -59,21 +59,46 @@ class SamplingConfig:
             raise ValueError(f"sampling: {self.min_codes} to {self.max_codes} codes are no range to draw from")
 
 
+@dataclass(frozen=True)
+class TextTurns:
+    """A text that is read while it is spoken: some of it, some codes, some more of it (format tts_stream)."""
+
+    start: Tensor
+    """Ids before the first code, 1-D."""
+    turns: tuple[Tensor, ...]
+    """Ids that follow after every `codes` codes, until there are none left."""
+    codes: int
+    """Codes of a turn."""
+
+    def due(self, drawn: int) -> Tensor:
+        """Ids that come after this many codes, mostly none."""
+        turn, inside = divmod(drawn, self.codes)
+        return self.start[:0] if inside or turn > len(self.turns) else self.turns[turn - 1]
+
+    def __len__(self) -> int:
+        """All ids."""
+        return len(self.start) + sum(len(turn) for turn in self.turns)
+
+
+Prompt = Tensor | TextTurns
+
+
 def speech_prompt(lm: TokenLM, codes_T: Tensor | None = None) -> Tensor:
     """Ids that ask for the continuation of codes; of nothing where there are none."""
     begin = torch.tensor([lm.tokens.begin])
     return begin if codes_T is None else torch.cat([begin, lm.tokens.ids(codes_T)])
 
 
-def text_prompt(lm: TokenLM, text: str, speaker: str = "", language: str = "") -> Tensor:
-    """Ids that ask for a text to be spoken, in the template that the LM was trained with.
+def text_prompt(lm: TokenLM, text: str, speaker: str = "", language: str = "") -> Prompt:
+    """Ids that ask for a text to be spoken, in the template and the format that the LM was trained with.
 
     Raises:
         ValueError: an empty text, or an LM that was not trained to speak texts.
     """
     if not text.strip():
         raise ValueError("sampling: the text is empty; give some words to speak")
-    if lm.card.formats and not {"tts", "interleaved"} & set(lm.card.formats):
+    formats = set(lm.card.formats)
+    if formats and not {"tts", "tts_stream", "interleaved"} & formats:
         raise ValueError(
             f"sampling: this LM was trained on {', '.join(lm.card.formats)}, not on text to audio; "
             "see recipes/lm_tts.yaml"
@@ -83,10 +108,15 @@ def text_prompt(lm: TokenLM, text: str, speaker: str = "", language: str = "") -
         if f"{{{name}}}" in template and not value:
             raise ValueError(f"sampling: this LM reads {template!r}; name the {name}")
     builder = SequenceBuilder(lm.tokenizer, lm.tokens, lm.max_positions, template)
-    return torch.cat([builder.text_ids(text, speaker, language), torch.tensor([lm.tokens.begin])])
+    begin = torch.tensor([lm.tokens.begin])
+    if lm.card.turns is None or {"tts", "interleaved"} & formats:
+        return torch.cat([builder.text_ids(text, speaker, language), begin])
+    builder = replace(builder, turns=lm.card.turns)
+    first, *rest = builder.text_turns(text, speaker, language)
+    return TextTurns(torch.cat([first, begin]), tuple(rest), lm.card.turns[1])
 
 
-def sample(lm: TokenLM, prompts: Sequence[Tensor], config: SamplingConfig) -> list[Tensor]:
+def sample(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig) -> list[Tensor]:
     """New codes of every prompt, 1-D int64, without the prompt's own; empty where the LM ends at once."""
     drawn: list[list[int]] = [[] for _ in prompts]
     for codes_B in sample_steps(lm, prompts, config):
@@ -97,7 +127,7 @@ def sample(lm: TokenLM, prompts: Sequence[Tensor], config: SamplingConfig) -> li
 
 
 @torch.no_grad()
-def sample_steps(lm: TokenLM, prompts: Sequence[Tensor], config: SamplingConfig) -> Iterator[Tensor]:
+def sample_steps(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig) -> Iterator[Tensor]:
     """One step after another: codes (B,), ENDED for clips that are over; stops when all are.
 
     Raises:
@@ -109,12 +139,17 @@ def sample_steps(lm: TokenLM, prompts: Sequence[Tensor], config: SamplingConfig)
     rows = output_rows(lm.model, lm.tokens.output_ids.to(device))
     generators = [torch.Generator().manual_seed(config.seed * 1_000_003 + i) for i in range(len(prompts))]
     active = list(range(len(prompts)))
-    recent: list[list[int]] = [lm.tokens.codes(prompt).tolist()[-config.repetition_window :] for prompt in prompts]
+    starts = [prompt.start if isinstance(prompt, TextTurns) else prompt for prompt in prompts]
+    texted = [len(p.turns) * p.codes if isinstance(p, TextTurns) else 0 for p in prompts]
+    recent: list[list[int]] = [lm.tokens.codes(start).tolist()[-config.repetition_window :] for start in starts]
     num_codebooks = 1 if lm.card.codec is None else lm.card.codec.num_codebooks
-    state = _Cache(lm.model, prompts, device)
+    state = _Cache(lm.model, starts, device)
     for step in range(config.max_codes):
         logits_BK = token_logits(lm.model, state.hidden_BH, rows).cpu()
         _forbid(logits_BK, lm.num_codes, step, num_codebooks, config)
+        for row, clip in enumerate(active):
+            if step < texted[clip]:
+                logits_BK[row, 0] = -math.inf  # text is still to come
         if config.repetition_penalty != 1.0:
             _penalise(logits_BK, [recent[clip] for clip in active], config)
         columns = draw(logits_BK, [generators[clip] for clip in active], config)
@@ -129,7 +164,8 @@ def sample_steps(lm: TokenLM, prompts: Sequence[Tensor], config: SamplingConfig)
         active = [clip for clip, goes in zip(active, going.tolist(), strict=True) if goes]
         if step + 1 < config.max_codes:
             state.keep(going)
-            state.step((columns[going] - 1 + lm.tokens.first).to(device))
+            texts = [p.due(step + 1) if isinstance(p, TextTurns) else p[:0] for p in (prompts[clip] for clip in active)]
+            state.step(columns[going] - 1 + lm.tokens.first, texts)
 
 
 def draw(logits_BK: Tensor, generators: Sequence[torch.Generator], config: SamplingConfig) -> Tensor:
@@ -196,10 +232,20 @@ class _Cache:
         self.mask_BL, self.next_B = self.mask_BL[places], self.next_B[places]
         self.padded = bool((self.mask_BL == 0).any())
 
-    def step(self, ids_B: Tensor) -> None:
-        self.mask_BL = torch.cat([self.mask_BL, torch.ones_like(self.mask_BL[:, :1])], dim=1)
-        self.hidden_BH = self._run(ids_B[:, None], self.next_B[:, None])
-        self.next_B = self.next_B + 1
+    def step(self, ids_B: Tensor, texts: Sequence[Tensor]) -> None:
+        """One more id per row, and behind it the text that is due there."""
+        device, longest = self.mask_BL.device, max(len(text) for text in texts)
+        new_BL = torch.zeros(len(texts), 1 + longest, dtype=torch.int64)
+        real_BL = torch.zeros_like(new_BL)
+        for row, text in enumerate(texts):  # on the right: the last column is every row's newest
+            new_BL[row, longest - len(text) :] = torch.cat([ids_B[row : row + 1], text])
+            real_BL[row, longest - len(text) :] = 1
+        real_BL = real_BL.to(device)
+        self.padded = self.padded or bool((real_BL == 0).any())
+        self.mask_BL = torch.cat([self.mask_BL, real_BL], dim=1)
+        positions = (self.next_B[:, None] + real_BL.cumsum(1) - 1).clamp_min(0)
+        self.hidden_BH = self._run(new_BL.to(device), positions)
+        self.next_B = self.next_B + real_BL.sum(1)
 
     def _run(self, ids: Tensor, positions: Tensor) -> Tensor:
         # Without padding no mask is needed, and attention takes its fast path.
@@ -214,7 +260,7 @@ class _Cache:
         return output.last_hidden_state[:, -1]
 
 
-def _check(lm: TokenLM, prompts: Sequence[Tensor], config: SamplingConfig) -> None:
+def _check(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig) -> None:
     if not prompts:
         raise ValueError("sampling: no prompt; `speech_prompt(lm)` starts from nothing")
     longest = max(len(prompt) for prompt in prompts)
@@ -225,5 +271,5 @@ def _check(lm: TokenLM, prompts: Sequence[Tensor], config: SamplingConfig) -> No
         )
     if lm.card.codec is not None and lm.card.codec.num_codebooks > 1:
         for prompt in prompts:
-            if int(lm.tokens.is_code(prompt).sum()) % lm.card.codec.num_codebooks:
+            if isinstance(prompt, Tensor) and int(lm.tokens.is_code(prompt).sum()) % lm.card.codec.num_codebooks:
                 raise ValueError("sampling: the prompt stops inside a frame of codebooks; give whole frames")

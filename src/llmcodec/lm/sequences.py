@@ -2,6 +2,7 @@
 
     audio         <CODEC_BEGIN> code code .. <CODEC_END>
     tts           text <CODEC_BEGIN> code .. <CODEC_END>             targets: the audio
+    tts_stream    N text tokens <CODEC_BEGIN> M codes, N text tokens, M codes, .. <CODEC_END>     targets: the audio
     asr           <CODEC_BEGIN> code .. <CODEC_END> text <eos>        targets: the text
     interleaved   clips of one speaker one after another, each as text or as audio by a coin; targets: everything
 
@@ -23,8 +24,8 @@ from torch import Tensor
 
 from llmcodec.lm.audio_tokens import AudioTokens
 
-Format = Literal["audio", "tts", "asr", "interleaved"]
-FORMATS = ("audio", "tts", "asr", "interleaved")
+Format = Literal["audio", "tts", "tts_stream", "asr", "interleaved"]
+FORMATS = ("audio", "tts", "tts_stream", "asr", "interleaved")
 EMPTY_TEXT = "empty transcript"
 TOO_LONG = "longer than the LM reads"
 
@@ -82,6 +83,7 @@ class SequenceBuilder:
         everywhere: loss at every position, not only at the modality that the format asks for.
         clips_per_sequence: clips in an interleaved sequence.
         seed: of the coins.
+        turns: text tokens and codes of a turn of tts_stream: the text runs a little ahead of the voice.
     """
 
     tokenizer: Any
@@ -91,6 +93,7 @@ class SequenceBuilder:
     everywhere: bool = False
     clips_per_sequence: int = 4
     seed: int = 0
+    turns: tuple[int, int] = (7, 20)
 
     def build(self, rows: Iterable[TokenClipLike], formats: Sequence[str]) -> Built:
         """Every clip once per format.
@@ -110,6 +113,8 @@ class SequenceBuilder:
             for row in kept:
                 if name == "audio":
                     self._audio(row, built)
+                elif name == "tts_stream":
+                    self._stream(row, built)
                 else:
                     self._pair(row, name, built)
         if not built.sequences:
@@ -120,6 +125,15 @@ class SequenceBuilder:
         """Token ids of a transcript in the template, without begin or end of text."""
         filled = self.text_template.format(text=text.strip(), speaker=speaker, language=language)
         return torch.tensor(self.tokenizer(filled, add_special_tokens=False)["input_ids"], dtype=torch.int64)
+
+    def text_turns(self, text: str, speaker: str = "", language: str = "") -> list[Tensor]:
+        """Token ids of a transcript in turns of `turns[0]`; what the template puts before the text is in the first."""
+        before, _, after = self.text_template.partition("{text}")
+        fields = {"text": text.strip(), "speaker": speaker, "language": language}
+        ids = self.tokenizer(text.strip() + after.format(**fields), add_special_tokens=False)
+        head = self.tokenizer(before.format(**fields), add_special_tokens=False)["input_ids"]
+        turns = list(torch.tensor(ids["input_ids"], dtype=torch.int64).split(self.turns[0]))
+        return [torch.cat([torch.tensor(head, dtype=torch.int64), turns[0]]), *turns[1:]]
 
     def audio_ids(self, row: TokenClipLike) -> Tensor:
         """Token ids of a clip's codes; ValueError names the clip whose codes are of another codec."""
@@ -156,6 +170,29 @@ class SequenceBuilder:
             built.left_out[TOO_LONG] += 1
             return
         is_target = torch.arange(len(ids)) >= (1 if self.everywhere else targets[1])
+        built.sequences.append(TokenSequence(ids, is_target, row.id))
+
+    def _stream(self, row: TokenClipLike, built: Built) -> None:
+        if not row.text.strip():
+            built.left_out[EMPTY_TEXT] += 1
+            return
+        text = self.text_turns(row.text, row.speaker, row.language)
+        voice = list(self.audio_ids(row).split(self.turns[1]))
+        begin, end = torch.tensor([self.tokens.begin]), torch.tensor([self.tokens.end])
+        parts: list[tuple[Tensor, bool]] = [(text[0], False), (begin, False)]
+        for turn, codes in enumerate(voice):
+            if 0 < turn < len(text):
+                parts.append((text[turn], False))
+            parts.append((codes, True))
+        parts.append((end, True))
+        ids = torch.cat([part for part, _ in parts])
+        if len(ids) > self.max_tokens:
+            built.left_out[TOO_LONG] += 1
+            return
+        if len(text) > len(voice):
+            built.left_out["text cut where the voice had ended (shorter turns of text fit faster voices)"] += 1
+        is_target = torch.cat([torch.full((len(part),), spoken or self.everywhere) for part, spoken in parts])
+        is_target[0] = False
         built.sequences.append(TokenSequence(ids, is_target, row.id))
 
     def _interleave(self, rows: Sequence[TokenClipLike], built: Built) -> None:

@@ -39,7 +39,7 @@ class TokenLMCard:
     codec: TokenProvenance | None = None
     """Codec whose tokens the LM speaks; None where nobody wrote it down."""
     formats: list[str] = field(default_factory=list)
-    """What it was trained to do: audio, tts, asr, interleaved."""
+    """What it was trained to do: audio, tts, tts_stream, asr, interleaved."""
     loss: str = ""
     """Where the training loss was taken, in words."""
     base: str = ""
@@ -50,6 +50,8 @@ class TokenLMCard:
     """Longest sequence in training."""
     text_template: str = "{text}"
     """What it reads for a transcript; fields {text}, {speaker}, {language}."""
+    turns: tuple[int, int] | None = None
+    """Text tokens and codes of a turn, where it was trained on tts_stream."""
 
     def save(self, folder: Path) -> None:
         facts = dataclasses.asdict(self)
@@ -62,13 +64,14 @@ class TokenLMCard:
             return TokenLMCard()
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
-            codec = facts.pop("codec", None)
+            codec, turns = facts.pop("codec", None), facts.pop("turns", None)
             known = {f.name for f in dataclasses.fields(TokenLMCard)}
             return TokenLMCard(
                 codec=None if codec is None else TokenProvenance(**codec),
+                turns=None if turns is None else (int(turns[0]), int(turns[1])),
                 **{name: value for name, value in facts.items() if name in known},
             )
-        except (json.JSONDecodeError, AttributeError, TypeError) as error:
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: damaged ({error}); take it from the run again") from error
 
 

@@ -157,6 +157,8 @@ def train_token_lm(
     run = Path(recipe.run)
     start = _start(run, recipe, codec, resume, say)
     num_codes = codec.num_codebooks * codec.codebook_size
+    if "tts_stream" in recipe.data.formats and recipe.data.turns[1] % codec.num_codebooks:
+        raise ValueError(f"recipe: data.turns[1] must hold whole frames of {codec.num_codebooks} codes")
     torch.manual_seed(recipe.seed)  # adapters
     prepared = prepare_model(
         recipe.model,
@@ -186,6 +188,7 @@ def train_token_lm(
         seed=recipe.seed,
         max_tokens=recipe.data.max_tokens,
         text_template=recipe.data.text_template,
+        turns=tuple(recipe.data.turns) if "tts_stream" in recipe.data.formats else None,
     )
     held_out = _held_out(prepared, recipe, builder, valid_rows, codec, card, say)
     trainer = LMTrainer(
@@ -270,6 +273,7 @@ def _builder(prepared: Prepared, recipe: TokenLMRecipe) -> SequenceBuilder:
         recipe.everywhere,
         recipe.data.clips_per_sequence,
         recipe.seed,
+        tuple(recipe.data.turns),
     )
 
 
@@ -289,7 +293,7 @@ def _held_out(
     lm = prepared.token_lm(card)
     lm.long_clips = "window"
     formats = recipe.data.formats
-    clips = [torch.as_tensor(row.codes).long() for row in rows] if set(formats) - {"tts", "asr"} else []
+    clips = [torch.as_tensor(row.codes).long() for row in rows] if set(formats) - {"tts", "tts_stream", "asr"} else []
     pairs = [name for name in formats if name != "audio"]
     sequences = builder.build(rows, pairs).sequences if pairs else []
     return HeldOut(lm, clips, codec.frame_rate * codec.num_codebooks, sequences)

@@ -53,6 +53,37 @@ def test_a_batch_draws_what_single_calls_draw_and_rows_that_end_leave():
         assert codes_B.shape == (4,) and bool(((codes_B >= ENDED) & (codes_B < lm.num_codes)).all())
 
 
+def greedy_in_turns(lm, prompt, steps):
+    """As `greedy`, with the text put in where it is due and no end before its last part."""
+    ids, allowed, drawn = prompt.start.tolist(), lm.tokens.output_ids, []
+    for _ in range(steps):
+        with torch.no_grad():
+            logits = lm.model(input_ids=torch.tensor([ids])).logits[0, -1][allowed]
+        if len(drawn) < len(prompt.turns) * prompt.codes:
+            logits[0] = -math.inf
+        best = int(allowed[int(logits.argmax())])
+        if best == lm.tokens.end:
+            break
+        drawn.append(best - lm.tokens.first)
+        ids.append(best)
+        if len(drawn) % prompt.codes == 0 and len(drawn) // prompt.codes <= len(prompt.turns):
+            ids += prompt.turns[len(drawn) // prompt.codes - 1].tolist()
+    return drawn
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_text_comes_while_it_speaks(family):
+    lm = token_lm(family)
+    lm.card = replace(lm.card, formats=["tts_stream"], turns=(3, 4))
+    prompts = [text_prompt(lm, text) for text in ("hello there", "hi", "good day")]
+    assert [len(prompt.turns) for prompt in prompts] == [3, 0, 2] and len(prompts[0]) == 12
+    found = sample(lm, prompts, SamplingConfig(temperature=0, max_codes=17))
+    assert [clip.tolist() for clip in found] == [greedy_in_turns(lm, prompt, 17) for prompt in prompts]
+    assert min(len(found[0]) - 12, len(found[2]) - 8) >= 0
+    mixed = sample(lm, [prompts[0], speech_prompt(lm)], SamplingConfig(temperature=0, max_codes=17))
+    assert torch.equal(mixed[0], found[0]) and mixed[1].tolist() == greedy(lm, speech_prompt(lm), 17)
+
+
 def test_draws_follow_the_softmax():
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
     generator = [torch.Generator().manual_seed(0)]

@@ -42,6 +42,19 @@ def test_formats(name, everywhere, expected):
     assert spelled(build, build.build([ROW], [name]).sequences[0]) == expected
 
 
+def test_text_and_voice_in_turn():
+    build = builder(text_template="{speaker}: {text}.", turns=(3, 2))
+    clip = Row("a", torch.tensor([3, 0, 7, 7, 1]), "hello", "al")
+    spoken = "a l : <s> h e l <BEGIN> [<3>] [<0>] l o . [<7>] [<7>] [<1>] [<END>]".replace("<s>", "Ġ")
+    assert spelled(build, build.build([clip], ["tts_stream"]).sequences[0]).replace("<SPACE>", "Ġ") == spoken
+    fast = Row("b", torch.tensor([3]), "hello", "al")  # the voice ends before the text
+    built = build.build([fast, Row("c", torch.tensor([1]), " ")], ["tts_stream"])
+    assert spelled(build, built.sequences[0]).endswith("h e l <BEGIN> [<3>] [<END>]")
+    assert "1 x empty transcript" in built.report() and "1 x text cut" in built.report()
+    longer = builder(max_tokens=8).build([clip, Row("d", torch.tensor([1]), "x")], ["tts_stream"])
+    assert longer.left_out[TOO_LONG] == 1 and longer.sequences[0].id == "d"
+
+
 def test_template():
     build = builder(text_template="{language}/{speaker}:{text}")
     assert spelled(build, build.build([ROW], ["tts"]).sequences[0]).startswith("e n / b o b : h i <BEGIN> [<3>]")
