@@ -173,7 +173,8 @@ def resolve(name: Choice, automatic: Choice, device: torch.device, calibrated: b
             raise ValueError(f"no precision {name!r}: choose auto, {', '.join(PLANS)}")
         return name
     if device.type != "cpu":
-        return "mixed" if automatic == "mixed" and device.type == "cuda" else "fp32"
+        halves = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "mixed" if automatic == "mixed" and halves else "fp32"
     if automatic == "int8" and calibrated and has_int8_kernels() and processor_has("_is_vnni_supported"):
         return "int8"
     if processor_has("_is_avx512_bf16_supported") or processor_has("_is_amx_tile_supported"):

@@ -113,6 +113,8 @@ class LLMCodecFeatureExtractor(SequenceFeatureExtractor):
         items: Sequence[Any] = raw_audio if several else [raw_audio]
         clips = []
         for index, item in enumerate(items):
+            if hasattr(item, "detach"):  # a tensor, wherever it is and whatever its type
+                item = item.detach().float().cpu()
             clip = np.asarray(item, dtype=np.float32)
             where = f"feature extractor: clip {index}"
             if clip.ndim != 1:

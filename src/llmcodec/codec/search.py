@@ -128,7 +128,7 @@ class BigramPrior:
         arrays = {"keys": self.keys_G.to(small), "counts": self.counts_G.to(torch.int32), "unigram": self.unigram_V}
         write_arrays(
             path,
-            {name: array.numpy() for name, array in arrays.items()},
+            {name: array.cpu().numpy() for name, array in arrays.items()},
             {"format": FORMAT, "codebook": codebook_hash(codec)},
         )
 
@@ -216,7 +216,7 @@ class SearchingCodec:
         self.num_codebooks, self.codebook_size = codec.num_codebooks, codec.codebook_size
         # Trials are only compared with each other, so they may be rounded.
         packed = isinstance(codec, InferenceCodec)
-        self.sketch = codec if packed else optimize_for_inference(codec, encoder="fp32", decoder="auto")
+        self.sketch = codec if packed else optimize_for_inference(codec, decoder="auto", only="decoder")
         self.distance = MelDistance(codec.sample_rate, codec.hop_samples, codec.device)
 
     @torch.inference_mode()

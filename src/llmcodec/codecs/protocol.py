@@ -88,9 +88,14 @@ class HasFeatures(Protocol):
         `encode`; rows at padding (where `audio_codes_mask` is False) are 0. No gradient."""
 
 
-def codes_per_clip(codes_BT: Tensor, mask_BT: Tensor) -> list[Tensor]:
-    """Padded codes -> one 1-D int64 tensor per clip, without padding (for statistics and language models)."""
-    return [codes[mask].to(torch.int64) for codes, mask in zip(codes_BT, mask_BT, strict=True)]
+def device_of(codec: Any) -> torch.device:
+    """Where a codec runs: what it says itself (packed weights are no parameters), else where its weights are."""
+    said = getattr(codec, "device", None)
+    if said is not None:
+        return torch.device(said)
+    modules = [codec, *getattr(codec, "__dict__", {}).values()]
+    tensors = (tensor for module in modules if isinstance(module, torch.nn.Module) for tensor in module.parameters())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 @runtime_checkable

@@ -22,7 +22,7 @@ from ..codec.inference import InferenceCodec
 from ..codec.latency import CHUNK_SECONDS
 from ..codec.longform import decode_blocks, encode_blocks
 from ..codec.search import SearchingCodec
-from ..codecs.protocol import Codec
+from ..codecs.protocol import Codec, device_of
 from .runtime import CodecIdentity, Coders, length_batches
 
 SHORTEST_SHARE_SECONDS = 8  # a batch of less audio is not worth a core of its own
@@ -50,7 +50,7 @@ class TorchRuntime:
     ) -> None:
         self.codec, self.chunk_seconds = codec, chunk_seconds
         self.identity = identity or identity_of(codec, name)
-        self.device = next((tensor.device for _, tensor in named_tensors(codec)), torch.device("cpu"))
+        self.device = device_of(codec)
         self.batch_samples = int(batch_seconds * codec.sample_rate)
 
     def encode_batch(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:

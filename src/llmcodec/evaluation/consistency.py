@@ -12,12 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from llmcodec import audio
 from llmcodec.codecs.protocol import Codec
 from llmcodec.data.manifest import Clip
+from llmcodec.evaluation.codes import encode_wav
 from llmcodec.evaluation.stats import Interval, bootstrap_ratio
 
 
@@ -70,7 +69,7 @@ def slice_consistency(
     rows: list[SliceRow] = []
     for number, clip in enumerate(clips, start=1):
         wav_S = audio.load(clip.path, codec.sample_rate)
-        whole_QT = _encode(codec, wav_S)
+        whole_QT = encode_wav(codec, wav_S)
         for seconds in slice_seconds:
             num_frames = max(1, round(seconds * codec.frame_rate))
             last_start = wav_S.size // codec.hop_samples - num_frames
@@ -79,18 +78,13 @@ def slice_consistency(
             rng = np.random.default_rng(_key(seed, clip.id, seconds))
             for start in rng.integers(0, last_start + 1, slices_per_clip).tolist():
                 part_S = wav_S[start * codec.hop_samples : (start + num_frames) * codec.hop_samples]
-                same_QT = _encode(codec, part_S) == whole_QT[:, start : start + num_frames]
+                same_QT = encode_wav(codec, part_S) == whole_QT[:, start : start + num_frames]
                 rows.append(SliceRow(clip.id, seconds, int(same_QT.sum()), same_QT.numel()))
         if on_progress is not None:
             on_progress(number / len(clips))
     if not rows:
         raise ValueError(f"no clip is longer than the shortest slice ({min(slice_seconds)} s): nothing to compare")
     return ConsistencyResult(rows)
-
-
-def _encode(codec: Codec, wav_S: np.ndarray) -> Tensor:
-    with torch.no_grad():
-        return codec.encode(torch.as_tensor(wav_S, dtype=torch.float32)[None, None]).audio_codes[0].cpu()
 
 
 def _key(seed: int, clip_id: str, seconds: float) -> int:

@@ -155,7 +155,7 @@ def _train_and_score(train_P2F: Tensor, test_P2F: Tensor) -> Tensor:
     labels = torch.tensor([1.0, 0.0]).repeat(len(train_P2F))
     total = torch.zeros(test.shape[:2])
     for seed in range(_ENSEMBLE):
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             net = nn.Sequential(nn.Linear(train.shape[1], 48), nn.GELU(), nn.Dropout(0.3), nn.Linear(48, 1))
             optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.1)

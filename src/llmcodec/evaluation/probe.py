@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from llmcodec import audio
-from llmcodec.codecs.protocol import Codec, HasFeatures
+from llmcodec.codecs.protocol import Codec, HasFeatures, device_of
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.likelihood import LikelihoodConfig, PredictabilityResult, measure_predictability
 
@@ -100,6 +100,7 @@ def measure_probe(
 ) -> ProbeResult:
     """Fit the probe on the train clips, tokenise all clips, train the token LM, score valid and test.
 
+    All of it where the codec is.
     Errors: ValueError for a codec that does not show its latents (`codecs.protocol.HasFeatures`), or for fewer train
     frames than probe codes.
     """
@@ -117,6 +118,7 @@ def measure_probe(
         likelihood,
         valid_ids=[clip.id for clip in valid],
         test_ids=[clip.id for clip in test],
+        device=str(device_of(codec)),
         on_progress=on_progress,
     )
     return ProbeResult(result, quantizer, config, rate)
@@ -133,7 +135,7 @@ def latents_of(codec: Codec, clips: Sequence[Clip], max_frame_rate: float) -> li
     out = []
     for clip in clips:
         wav_S = torch.as_tensor(audio.load(clip.path, codec.sample_rate), dtype=torch.float32)
-        latent_TD = codec.encode_features(wav_S[None, None])[0].float().cpu()
+        latent_TD = codec.encode_features(wav_S[None, None].to(device_of(codec)))[0].float().cpu()
         out.append(pooled(latent_TD, codec.frame_rate, max_frame_rate))
     return out
 

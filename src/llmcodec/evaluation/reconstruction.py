@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from llmcodec import audio
-from llmcodec.codecs.protocol import Codec
+from llmcodec.codecs.protocol import Codec, device_of
 from llmcodec.data.manifest import Clip
-from llmcodec.evaluation.codes import flatten_codes
+from llmcodec.evaluation.codes import encode_wav, flatten_codes
 from llmcodec.evaluation.measured import Measured
 from llmcodec.evaluation.measuring import Job, Journal, Outcome, free_cores, in_order, job_key, measure_jobs
 from llmcodec.evaluation.metrics import FAST, SUPERB, check_metrics
@@ -99,7 +99,7 @@ def compare_reconstruction(a: ReconstructionResult, b: ReconstructionResult, met
 def reconstruct(codec: Codec, wav_S: np.ndarray) -> tuple[np.ndarray, Tensor]:
     """One clip at the codec's sample rate -> reconstruction of the same length, and codes (Q, T)."""
     with torch.no_grad():
-        encoded = codec.encode(torch.as_tensor(wav_S, dtype=torch.float32)[None, None])
+        encoded = codec.encode(torch.as_tensor(wav_S, dtype=torch.float32)[None, None].to(device_of(codec)))
         decoded = codec.decode(encoded.audio_codes, length=wav_S.size)
     wav = decoded.audio_values[0, 0].float().cpu().numpy()
     if wav.size != wav_S.size:
@@ -109,10 +109,7 @@ def reconstruct(codec: Codec, wav_S: np.ndarray) -> tuple[np.ndarray, Tensor]:
 
 def encode_clip(codec: Codec, clip: Clip) -> Tensor:
     """Flattened codes of one recording, 1-D int64."""
-    wav_S = audio.load(clip.path, codec.sample_rate)
-    with torch.no_grad():
-        codes_QT = codec.encode(torch.as_tensor(wav_S, dtype=torch.float32)[None, None]).audio_codes[0].cpu()
-    return flatten_codes(codes_QT, codec.codebook_size)
+    return flatten_codes(encode_wav(codec, audio.load(clip.path, codec.sample_rate)), codec.codebook_size)
 
 
 def evaluate_reconstruction(

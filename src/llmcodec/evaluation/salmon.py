@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..codecs.protocol import Codec, TokenScorer
+from ..codecs.protocol import Codec, TokenScorer, device_of
 from .codes import flatten_codes
 from .salmon_suite import SuitePair, open_suite
 from .stats import Interval, PairedComparison, compare_paired, wilson_interval
@@ -222,7 +222,7 @@ def suite_codes(
     def encode(batch: list[tuple[int, Tensor]]) -> None:
         nonlocal done
         with torch.no_grad():
-            codes_BQT = codec.encode(torch.stack([wav for _, wav in batch])[:, None].to(_device(codec))).audio_codes
+            codes_BQT = codec.encode(torch.stack([wav for _, wav in batch])[:, None].to(device_of(codec))).audio_codes
         for (index, _), codes_QT in zip(batch, codes_BQT.cpu(), strict=True):
             codes[index] = flatten_codes(codes_QT, codec.codebook_size)
         done += len(batch)
@@ -241,12 +241,6 @@ def suite_codes(
         with contextlib.suppress(OSError):  # a suite on a read-only disk is encoded every time
             _save(place, complete)
     return complete
-
-
-def _device(codec: Codec) -> torch.device | str:
-    module = codec_module(codec)
-    parameter = next(module.parameters(), None) if module is not None else None
-    return "cpu" if parameter is None else parameter.device
 
 
 def codec_module(codec: Any) -> nn.Module | None:

@@ -12,12 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from llmcodec import audio
 from llmcodec.codecs.protocol import Codec
 from llmcodec.data.manifest import Clip
+from llmcodec.evaluation.codes import encode_wav
 from llmcodec.evaluation.stats import Interval, PairedComparison, bootstrap_ratio, compare_paired
 
 
@@ -104,11 +103,11 @@ def measure_stability(
     counts_QV = np.zeros((codec.num_codebooks, codec.codebook_size))
     for number, clip in enumerate(clips, start=1):
         wav_S = audio.load(clip.path, codec.sample_rate)
-        plain_QT = _encode(codec, wav_S)
+        plain_QT = encode_wav(codec, wav_S)
         for book, codes_T in enumerate(plain_QT.numpy()):
             counts_QV[book] += np.bincount(codes_T, minlength=codec.codebook_size)
         for change in changes:
-            other_QT = _encode(codec, changed(wav_S, change, codec.hop_samples, seed, clip.id))
+            other_QT = encode_wav(codec, changed(wav_S, change, codec.hop_samples, seed, clip.id))
             frames = min(plain_QT.shape[1], other_QT.shape[1])
             same = int((plain_QT[:, :frames] == other_QT[:, :frames]).sum())
             rows.append(StabilityRow(clip.id, change, same, frames * plain_QT.shape[0]))
@@ -142,11 +141,6 @@ def rotated(wav_S: np.ndarray, degrees: float) -> np.ndarray:
     if wav_S.size % 2 == 0:
         turned[-1] = spectrum[-1].real * np.cos(angle)
     return np.fft.irfft(turned, wav_S.size).astype(np.float32)
-
-
-def _encode(codec: Codec, wav_S: np.ndarray) -> Tensor:
-    with torch.no_grad():
-        return codec.encode(torch.as_tensor(wav_S, dtype=torch.float32)[None, None]).audio_codes[0].cpu()
 
 
 def _key(seed: int, clip_id: str) -> int:

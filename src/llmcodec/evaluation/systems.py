@@ -2,7 +2,7 @@
 
 Reconstruction and consistency are measured on held-out clips; a small token LM is trained on the codec's tokens of the
 train clips and scored on the held-out ones (`likelihood`), and on a suite in SALMon's manner where one is given.
-Test: tests/unit/evaluation/test_systems.py.
+Test: tests/unit/evaluation/test_devices.py, tests/integration/test_sweep.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from .. import audio
-from ..codecs.protocol import Codec
+from ..codecs.protocol import Codec, device_of
 from ..data.manifest import Clip
 from .codes import code_statistics, flatten_codes
 from .consistency import slice_consistency
@@ -101,6 +101,7 @@ def measure_system(
         num_codebooks=codec.num_codebooks,
         valid_ids=[clip.id for clip in corpus.valid],
         test_ids=[clip.id for clip in corpus.test],
+        device=str(device_of(codec)),
         on_progress=report("token LM"),
         on_model=lambda _, model: scorers.append(TokenModelScorer(model.eval(), context)),
     )
@@ -148,7 +149,7 @@ def encode_all(codec: Codec, clips: Sequence[Clip], batch_seconds: float = 60.0)
         wav_BS = pad_sequence(wavs, batch_first=True)
         lengths_B = torch.tensor([wav_S.numel() for wav_S in wavs])
         mask_BS = torch.arange(wav_BS.shape[1]) < lengths_B[:, None]
-        encoded = codec.encode(wav_BS[:, None], mask_BS)
+        encoded = codec.encode(wav_BS[:, None].to(device_of(codec)), mask_BS.to(device_of(codec)))
         for row, index in enumerate(batch):
             real_T = encoded.audio_codes_mask[row, 0].bool()
             out[index] = flatten_codes(encoded.audio_codes[row][:, real_T].cpu(), codec.codebook_size)

@@ -70,7 +70,7 @@ class TokenModel(nn.Module):
         super().__init__()
         self.config = config
         self.vocabulary = unigram_log_prob_V.numel()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # layers first: their initial weights do not depend on the vocabulary
             self.body = LlamaModel(
                 LlamaConfig(

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llmcodec.data.sampler import clip_seed
 from llmcodec.evaluation.codes import UnigramModel
 from llmcodec.evaluation.token_model import (
     TokenModel,
@@ -93,6 +94,7 @@ def train_token_model(
     order = torch.Generator().manual_seed(seed)
     seen = shown = 0
     dropout = torch.Generator().manual_seed(seed).get_state()
+    gpu = [torch.device(device)] if torch.device(device).type == "cuda" else []
     while seen < budget:
         for batch in plan_batches(lengths, batch_tokens, order):
             if seen >= budget:
@@ -101,8 +103,11 @@ def train_token_model(
                 yield seen / token_rate, model
                 shown += 1
             _set_rate(optimizer, config, seen / budget)
-            with torch.random.fork_rng(devices=[]):  # what happens between the yields cannot change the dropout
+            with torch.random.fork_rng(devices=gpu):  # what happens between the yields cannot change the dropout
                 torch.set_rng_state(dropout)
+                if gpu:
+                    with torch.cuda.device(gpu[0]):
+                        torch.cuda.manual_seed(clip_seed(seed, seen, "", "dropout"))
                 _step(model, optimizer, [pieces[i] for i in batch], config, device)
                 dropout = torch.get_rng_state()
             seen += sum(lengths[i] for i in batch)

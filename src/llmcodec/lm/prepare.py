@@ -194,7 +194,7 @@ def small_model(config: SmallModelConfig, vocabulary: int, tokenizer: Any, seed:
 
     if config.hidden_size % config.num_heads:
         raise ValueError(f"recipe: model.small.hidden_size {config.hidden_size} is not divisible by num_heads")
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(
             LlamaConfig(

@@ -86,7 +86,7 @@ Prompt = Tensor | TextTurns
 def speech_prompt(lm: TokenLM, codes_T: Tensor | None = None) -> Tensor:
     """Ids that ask for the continuation of codes; of nothing where there are none."""
     begin = torch.tensor([lm.tokens.begin])
-    return begin if codes_T is None else torch.cat([begin, lm.tokens.ids(codes_T)])
+    return begin if codes_T is None else torch.cat([begin, lm.tokens.ids(codes_T.cpu())])
 
 
 def text_prompt(lm: TokenLM, text: str, speaker: str = "", language: str = "") -> Prompt:
@@ -240,8 +240,8 @@ class _Cache:
         for row, text in enumerate(texts):  # on the right: the last column is every row's newest
             new_BL[row, longest - len(text) :] = torch.cat([ids_B[row : row + 1], text])
             real_BL[row, longest - len(text) :] = 1
+        self.padded = self.padded or bool((real_BL == 0).any())  # asked on the CPU: a GPU would have to be waited for
         real_BL = real_BL.to(device)
-        self.padded = self.padded or bool((real_BL == 0).any())
         self.mask_BL = torch.cat([self.mask_BL, real_BL], dim=1)
         positions = (self.next_B[:, None] + real_BL.cumsum(1) - 1).clamp_min(0)
         self.hidden_BH = self._run(new_BL.to(device), positions)

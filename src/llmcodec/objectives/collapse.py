@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from llmcodec.codecs.protocol import CodecEncoding, codes_per_clip
+from llmcodec.codecs.protocol import CodecEncoding
 from llmcodec.objectives.chunked import add_outer, row_chunks, row_dot, softmax_, valid_rows
 from llmcodec.objectives.reduction import at_least_float32, masked_mean, num_ranks
 
@@ -119,10 +119,13 @@ class CodeStatistics(nn.Module):
         pairs = mask_BT[:, 1:] & mask_BT[:, :-1]
         new[-4] = ((codes_BT[:, 1:] == codes_BT[:, :-1]) & pairs).sum()
         new[-3] = pairs.sum()
-        for codes in codes_per_clip(codes_BT, mask_BT):
-            if codes.numel():
-                new[-2] += entropy_bits(torch.unique(codes, return_counts=True)[1])
-                new[-1] += 1
+        # All clips at once, and without waiting for a GPU at each: code v of clip b is key b V + v.
+        owner_BT = torch.arange(len(codes_BT), device=codes_BT.device)[:, None].expand_as(codes_BT)
+        keys, counts = torch.unique((owner_BT * self.codebook_size + codes_BT)[mask_BT], return_counts=True)
+        frames_B = mask_BT.sum(1)
+        share = counts.double() / frames_B[keys // self.codebook_size]
+        new[-2] = -(share * share.log2()).sum()
+        new[-1] = (frames_B > 0).sum()
         if num_ranks() > 1:
             dist.all_reduce(new)
         self.counts_V.mul_(self.decay).add_(new[:-4])

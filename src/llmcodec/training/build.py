@@ -1,4 +1,7 @@
-"""From a recipe to living objects: codec, adversary, language side, loader. Test: tests/unit/training/test_build.py."""
+"""From a recipe to living objects: codec, adversary, language side, loader.
+
+Test: tests/unit/training/test_trainer.py.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 SCRATCH = {"tiny": LLMCodecConfig.tiny, "causal_tiny": LLMCodecConfig.causal_tiny, "auv": LLMCodecConfig.auv}
 
 
-def build_codec(recipe: Recipe) -> LLMCodec:
+def build_codec(recipe: Recipe, device: torch.device | str = "cpu") -> LLMCodec:
     """The codec to train: from scratch, bundled, or from a folder or hub id; with a smaller codebook if wanted.
 
     Raises:
@@ -45,6 +48,7 @@ def build_codec(recipe: Recipe) -> LLMCodec:
                 f"recipe: codec.overrides change an architecture from scratch, but codec.start is {start!r}"
             )
         codec = LLMCodec.from_pretrained(assets.codec_folder() if start == BUNDLED else start)
+    codec = codec.to(device)
     if recipe.codec.smaller_codebook is not None:
         codec = with_smaller_codebook(codec, recipe, recipe.codec.smaller_codebook)
     return codec
@@ -63,7 +67,7 @@ def with_smaller_codebook(codec: LLMCodec, recipe: Recipe, size: int) -> LLMCode
     smaller = LLMCodec(LLMCodecConfig.from_dict(config))
     state = codec.state_dict()
     smaller.load_state_dict(state | {"quantizer.codebook": state["quantizer.codebook"][keep]})
-    return smaller
+    return smaller.to(codec.device)
 
 
 @torch.no_grad()
@@ -74,7 +78,7 @@ def training_codes(codec: LLMCodec, recipe: Recipe, most_clips: int | None = Non
     count = len(dataset) if most_clips is None else min(most_clips, len(dataset))
     for index in range(count):
         wav_S = torch.from_numpy(dataset.read(index * len(dataset) // count))
-        yield codec.encode_latents(wav_S[None]).codes_BT[0]
+        yield codec.encode_latents(wav_S[None].to(codec.device)).codes_BT[0].cpu()
 
 
 def partition_of(recipe: Recipe, codec: LLMCodec) -> tuple[int, int] | None:

@@ -154,8 +154,8 @@ class CodecObjective(nn.Module):
         quantized_BTD, mask_BT = F.pad(encoding.quantized_BTD, (0, 0, 0, pad)), F.pad(encoding.mask_BT, (0, pad))
         wav_BS = F.pad(wav_BS, (0, pad * hop))
         starts_B = [
-            clip_seed(self.recipe.seed, step, clip_id, "window") % max(1, int(frames) - size + 1)
-            for clip_id, frames in zip(batch.ids, encoding.mask_BT.sum(1), strict=True)
+            clip_seed(self.recipe.seed, step, clip_id, "window") % max(1, frames - size + 1)
+            for clip_id, frames in zip(batch.ids, encoding.mask_BT.sum(1).tolist(), strict=True)
         ]
         return Window(
             torch.stack([x[s : s + size] for x, s in zip(quantized_BTD, starts_B, strict=True)]),
@@ -183,8 +183,8 @@ class CodecObjective(nn.Module):
         else:
             size = round(self.recipe.adversary_seconds * self.codec.sample_rate)
             starts_B = [
-                clip_seed(self.recipe.seed, step, clip_id, "adversary") % max(1, int(length) - size + 1)
-                for clip_id, length in zip(ids, window.lengths_B, strict=True)
+                clip_seed(self.recipe.seed, step, clip_id, "adversary") % max(1, length - size + 1)
+                for clip_id, length in zip(ids, window.lengths_B.tolist(), strict=True)
             ]
         pad = (0, max(0, size - real_BS.shape[1]))
         fake_BS, real_BS = F.pad(fake_BS, pad), F.pad(real_BS, pad)
