@@ -100,6 +100,7 @@ def sweep(arguments: Sequence[str]) -> None:
     """Run `llmcodec sweep`."""
     from .sweep import SweepConfig, run_sweep
 
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog="llmcodec sweep",
         description="Train and measure several recipes with several seeds, unattended; prints one table. Start it "
@@ -127,6 +128,7 @@ def run_function(
     an option of type bool may stand alone (`--resume`).
     """
     description, _, parameters = (function.__doc__ or "").partition("Args:")
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog=program, description=description.strip())
     known = signature(function).parameters
     repeats = [name for name in repeat.split(",") if name]

@@ -55,8 +55,7 @@ def evaluate_salmon(
     Args:
         suite: folder in the official layout (PART/sample_I_0.wav, sample_I_1.wav), made by `llmcodec data salmon` or
             downloaded, or a Hugging Face data set such as slprl/SALMon.
-        codec: `bundled`, a run or codec folder, a hub id, or NAME=one of these; repeat it to compare; default the codec
-            that --lm speaks, else `bundled`.
+        codec: `bundled`, a folder, a hub id, or NAME=one of these; may be repeated; default: the codec of --lm.
         lm: token language model of `llmcodec lm train`, a folder or hub id, for one codec.
         manifest: where the language model is trained without --lm: a JSONL manifest, or `bundled`.
         parts: only these parts, such as [speaker_consistency, rir_consistency].

@@ -1,7 +1,7 @@
 """`llmcodec lm sample` and `lm export`: speech out of a token LM, and the LM handed over.
 
     llmcodec lm sample runs/lm_small --prompt question.wav --seconds 6 -o out
-    llmcodec lm sample runs/lm_tts --text "please hold the line" --stream pcm | aplay -r 16000 -f S16_LE
+    llmcodec lm sample runs/lm_tts --text "please hold the line" --language en --speaker ast_en_allison -o said
     llmcodec lm export runs/lm_small handover
 
 Test: tests/unit/test_lm_commands.py.

@@ -42,6 +42,7 @@ def compare_codecs(
     recordings: int = 3,
     cache: str | None = None,
     fresh: bool = False,
+    device: str = "cpu",
 ) -> None:
     """Measure codecs on held-out clips: fidelity, LM bits per second, token health, slice consistency.
 
@@ -50,11 +51,10 @@ def compare_codecs(
     call with the same inputs only draws, and one that was stopped goes on with the next codec.
 
     Args:
-        codec: `bundled`, a run folder of `llmcodec train`, a codec folder or hub id, `random:NAME`, or NAME=one of
-            these; the first is what others are compared with.
+        codec: `bundled`, a run or codec folder, a hub id, or NAME=one of these; the first is the reference.
         manifest: JSONL manifest with splits train, valid, test; `bundled` is the corpus in the package.
-        sources: keep clips of these sources.
-        languages: keep clips of these languages.
+        sources: keep clips of these sources, as '[a,b]'.
+        languages: keep clips of these languages, as '[en,fr]'.
         min_seconds: drop shorter clips.
         output: write the page (.html), the table (.md), and values, intervals and per-file rows (.json) under this
             name; -o for short.
@@ -62,6 +62,7 @@ def compare_codecs(
         recordings: held-out recordings on the page.
         cache: folder where measurements are kept; null takes the user's cache folder.
         fresh: measure again what was kept.
+        device: where the codecs and the measuring language model run, such as cuda.
     """
     from rich.console import Console
 
@@ -83,7 +84,7 @@ def compare_codecs(
     with progress(console) as show:
         for system in systems:
             show(f"{system.name}: load", 0.0)
-            one = loaded[system.name] = load_codec(system.place)
+            one = loaded[system.name] = load_codec(system.place, device)
 
             def report(stage: str, share: float, name: str = system.name) -> None:
                 show(f"{name}: {stage}", share)

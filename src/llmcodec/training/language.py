@@ -51,7 +51,7 @@ class LanguageConfig:
     """Start from the rows of an adapted run (`audio_rows.safetensors`); null draws them from the text rows."""
     audio_lm: str | None = None
     """Start from the small audio LM of another run (`audio_lm.safetensors`) or from the `bundled` codec's; null starts
-    from scratch."""
+    from the co-occurrence of a pretrained codec's tokens (`rate.small_lm.start_clips`), else from drawn rows."""
     released_no_start: bool = False
     """As the released code: no start embedding, so head 1 reads a state that has already seen its target."""
     released_crops: bool = False
