@@ -7,7 +7,7 @@
     load_codec("random:dac_16khz")           # a published shape with random weights (random_weights.py)
     load_codec("auv:downloads/auv.pt")       # AUV through its own package; auv:SWivid/AUV fetches it
     load_codec("search:bundled")             # ours, searching for cheap codes while it encodes (docs/search.md)
-    load_codec("search@0.2:FOLDER")          # with half the usual weight on the rate; FOLDER is written by `llmcodec prior`
+    load_codec("search@0.2:FOLDER")          # half the usual weight on the rate; FOLDER: of `llmcodec prior`
 
 What a folder holds is read from its config.json. Supported kinds, their sizes and defaults: docs/codecs.md.
 Test: tests/unit/codecs/test_load.py.
