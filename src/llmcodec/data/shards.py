@@ -55,6 +55,8 @@ class TokenRow(TokenClip):
 class TokenShardWriter:
     """Writes the rows of a corpus as `shard-00000.arrow`, ... in a folder; every shard is written whole or not at all.
 
+    Leaving the `with` block writes what is pending, also for Ctrl-C or an error, but for an OSError (a full disk).
+
     Args:
         folder: made where it does not exist.
         provenance: of the codec; stands in every shard's schema metadata.
@@ -134,7 +136,7 @@ class TokenShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is None or issubclass(kind, KeyboardInterrupt):
+        if kind is None or not issubclass(kind, OSError):  # where a file could not be written, the next one cannot be
             self.flush()
 
 
