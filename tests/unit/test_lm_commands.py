@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import struct
@@ -16,10 +17,13 @@ import soundfile
 from llmcodec import audio
 from llmcodec.cli import main
 from llmcodec.coding.tokenize import flat_rows
+from llmcodec.coding.torch_runtime import TorchRuntime
 from llmcodec.data.manifest import Clip, read_manifest, write_manifest
 from llmcodec.data.shards import read_token_shards
+from llmcodec.lm import sampling
+from llmcodec.speak import Asked, play
 
-from ..miniature import SAMPLE_RATE, miniature_codec, miniature_speech
+from ..miniature import NUM_CODES, SAMPLE_RATE, miniature_codec, miniature_speech
 
 TRAIN = ["--steps", "3", "--eval_every", "3", "--data.max_tokens", "128", "--rows_per_batch", "2", "--bf16", "false"]
 SMALL = "{num_layers: 1, hidden_size: 16, num_heads: 2, intermediate_size: 24, max_positions: 256}"
@@ -227,6 +231,31 @@ def test_streamed_sound_is_the_written_sound(house, tmp_path):
     written, _ = soundfile.read(tmp_path / "1-0.wav")
     assert len(streamed) == len(written)
     assert float(np.abs(streamed - written).max()) < 2e-3
+
+
+@pytest.mark.parametrize(("causal", "most"), [(False, 20 + 25), (True, 1 + 2)])
+def test_the_first_sound_is_written_before_all_codes_are_drawn(monkeypatch, causal, most):
+    import torch
+
+    runtime = TorchRuntime(miniature_codec(causal=causal).eval(), "miniature")
+    codes, drawn, written = torch.arange(150) % NUM_CODES, [], []
+
+    def one_after_the_other(lm, prompts, config):
+        for code in codes:
+            drawn.append(code)
+            yield code[None]
+
+    class Out(io.BytesIO):
+        def write(self, data):
+            written.append(len(drawn) - self.tell() / 2 / 320)  # frames that are drawn, but not heard before this
+            return super().write(data)
+
+    monkeypatch.setattr(sampling, "sample_steps", one_after_the_other)
+    out = Out()
+    play(None, runtime, Asked("nothing", None), None, out, with_header=False)
+    assert len(drawn) == 150 and max(written[:-1]) <= most
+    sound = np.frombuffer(out.getvalue(), "<i2") / 32767
+    np.testing.assert_allclose(sound, runtime.decode_batch([codes.numpy()[None]])[0].clip(-1, 1), atol=2e-3)
 
 
 def test_export_command(house, tmp_path, capsys):
