@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import assets
-from .data.manifest import Clip, read_manifest, total_seconds
+from .data.manifest import VALID_SPLITS, Clip, read_manifest
 
 if TYPE_CHECKING:
     from .coding.runtime import Runtime
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from .lm.recipe import LMDataConfig, TokenLMRecipe
 
 BUNDLED = "bundled"
-VALID_SPLITS = ("valid", "validation", "dev")
-HELD_OUT_SPLITS = (*VALID_SPLITS, "test")
 
 TRAIN_HELP = """\
 Train a language model on codec tokens: from scratch, or any causal LM of the Hugging Face hub.
@@ -70,8 +68,9 @@ def tokenize(
         languages: keep clips of these languages.
         min_seconds: drop shorter clips.
         max_seconds: drop longer clips.
-        views: encode every clip outside valid and test this often, each time starting a part of a frame later: the
-            same speech in other tokens, so that a small corpus lasts longer.
+        views: encode every clip this often, each time starting a part of a frame later (ID#SAMPLES): the same speech in
+            other tokens, so that a small corpus lasts longer. Clips of the splits valid, dev and test (also dev-clean,
+            test_other, ..) are encoded once.
         format: of the shards, arrow or parquet; slamkit writes arrow and OUTPUT/SPLIT.jsonl with units and unit text,
             as slamkit reads.
         clips_per_shard: what a kill can cost at most, in clips.
@@ -113,17 +112,17 @@ def tokenize_splits(
     """Shards of every split, with a progress bar; returns the folders. Files that cannot be read are named.
 
     Raises:
-        ValueError: fewer than one view.
+        ValueError: fewer than one view, or a clip with the id of another's view.
     """
     if views < 1:
         raise ValueError(f"tokenize: views must be at least 1, got {views}")
-    from .coding.tokenize import split_folders, tokenize_clips
+    from .coding.tokenize import plan_views, split_folders, tokenize_clips
     from .training.tracking import TrainingBar
 
     folders = split_folders(clips, output) if by_split else {output: list(clips)}
-    repeats = {folder: 1 if folder.name in HELD_OUT_SPLITS else views for folder in folders}
     done, lost = 0.0, 0
-    total = sum(repeats[folder] * total_seconds(members) for folder, members in folders.items())
+    planned = [plan_views(members, views, runtime.identity.hop_samples) for members in folders.values()]
+    total = math.fsum(len(starts) * clip.duration for plan in planned for clip, starts in plan)
     with TrainingBar("tokenize", round(total), 0) as bar:
         for folder, members in folders.items():
 
@@ -136,7 +135,7 @@ def tokenize_splits(
                 runtime,
                 members,
                 folder,
-                views=repeats[folder],
+                views=views,
                 clips_per_shard=clips_per_shard,
                 format=format,
                 on_clip=on_clip,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .lm.token_lm import TokenLM
 
 STREAM_SECONDS = 0.4
-"""Codes that are decoded together while streaming."""
+"""Of sound that are decoded together while streaming; a causal codec that keeps its state goes frame by frame."""
 
 
 def sample(
@@ -166,27 +166,25 @@ def write_samples(
 
 
 def play(lm: TokenLM, runtime: Runtime, asked: Asked, config: SamplingConfig, out: BinaryIO, with_header: bool) -> None:
-    """Sound while it is made: codes are drawn, decoded in pieces and written as 16-bit samples at once."""
+    """Sound while it is made: codes are drawn, decoded in pieces and written as 16-bit samples at once.
+
+    A piece is written when the frames behind it that the codec looks at are drawn, so that the sound is that of a file.
+    """
     from .lm.sampling import sample_steps
 
-    whole = runtime.identity.num_codebooks
-    piece = max(1, round(STREAM_SECONDS * runtime.identity.frame_rate)) * whole
-
-    def pieces() -> Iterator[np.ndarray]:
-        pending: list[int] = []
+    def drawn() -> Iterator[np.ndarray]:
         if asked.codes is not None:
             yield frames_of(asked.codes, runtime)
+        frame: list[int] = []
         for codes_B in sample_steps(lm, [asked.ids], config):
-            pending.append(int(codes_B[0]))
-            if len(pending) == piece:
-                yield frames_of(pending, runtime)
-                pending = []
-        if len(pending) // whole:
-            yield frames_of(pending[: len(pending) // whole * whole], runtime)
+            frame.append(int(codes_B[0]))
+            if len(frame) == runtime.identity.num_codebooks:
+                yield frames_of(frame, runtime)
+                frame = []
 
     if with_header:
         out.write(wav_header(runtime.identity.sample_rate))
-    for block in runtime.decode_stream(pieces()):
+    for block in runtime.decode_stream(drawn(), chunk_seconds=STREAM_SECONDS):
         out.write(pcm16(block))
         out.flush()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import struct
@@ -13,11 +14,16 @@ import numpy as np
 import pytest
 import soundfile
 
+from llmcodec import audio
 from llmcodec.cli import main
 from llmcodec.coding.tokenize import flat_rows
+from llmcodec.coding.torch_runtime import TorchRuntime
 from llmcodec.data.manifest import Clip, read_manifest, write_manifest
+from llmcodec.data.shards import read_token_shards
+from llmcodec.lm import sampling
+from llmcodec.speak import Asked, play
 
-from ..miniature import SAMPLE_RATE, miniature_codec, miniature_speech
+from ..miniature import NUM_CODES, SAMPLE_RATE, miniature_codec, miniature_speech
 
 TRAIN = ["--steps", "3", "--eval_every", "3", "--data.max_tokens", "128", "--rows_per_batch", "2", "--bf16", "false"]
 SMALL = "{num_layers: 1, hidden_size: 16, num_heads: 2, intermediate_size: 24, max_positions: 256}"
@@ -66,16 +72,65 @@ def test_views_are_the_same_speech_from_later_starts(house, tmp_path, capsys):
     arguments = ["--manifest", str(house / "speech" / "train.jsonl"), "--codec", str(house / "codec")]
     assert main(["tokenize", *arguments, "-o", str(tmp_path / "tokens"), "--views", "2"]) == 0
     by_id = {row.id: row for row in flat_rows(tmp_path / "tokens" / "train")[1]}
-    assert sorted(by_id) == sorted([f"clip{i}{view}" for i in range(4) for view in ("", "#1")])
+    assert sorted(by_id) == sorted([f"clip{i}{view}" for i in range(4) for view in ("", "#160")])
     codec = miniature_codec().eval()
     wav, _ = soundfile.read(house / "speech" / "2.wav", dtype="float32")
     late = codec.encode(torch.from_numpy(wav)[None, None, codec.config.hop_samples // 2 :]).audio_codes[0, 0]
-    assert by_id["clip2#1"].codes.tolist() == late.tolist() and by_id["clip2#1"].text == by_id["clip2"].text
+    assert by_id["clip2#160"].codes.tolist() == late.tolist() and by_id["clip2#160"].text == by_id["clip2"].text
     assert not any("#" in row.id for row in flat_rows(tmp_path / "tokens" / "valid")[1])
     assert main(["tokenize", *arguments, "-o", str(tmp_path / "tokens"), "--views", "2"]) == 0
     assert "0 clips, 0 s of audio, 8 there before" in capsys.readouterr().out
+    assert main(["tokenize", *arguments, "-o", str(tmp_path / "tokens"), "--views", "4"]) == 0
+    more, starts = {row.id: row for row in flat_rows(tmp_path / "tokens" / "train")[1]}, ("", "#80", "#160", "#240")
+    assert sorted(more) == sorted([f"clip{i}{view}" for i in range(4) for view in starts])
+    for start in (80, 160, 240):
+        late = codec.encode(torch.from_numpy(wav)[None, None, start:]).audio_codes[0, 0]
+        assert more[f"clip2#{start}"].codes.tolist() == late.tolist()
     assert main(["tokenize", *arguments, "-o", str(tmp_path / "none"), "--views", "0"]) == 1
     assert "views must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["valid", "dev-clean", "test_other", "Validation.2"])
+def test_held_out_clips_have_one_view_in_whatever_folder(house, tmp_path, split):
+    clips = [Clip(**{**vars(clip), "split": split}) for clip in read_manifest(house / "speech" / "train.jsonl")[:2]]
+    write_manifest(tmp_path / "m.jsonl", clips)
+    arguments = ["--manifest", str(tmp_path / "m.jsonl"), "--codec", str(house / "codec"), "--views", "2"]
+    assert main(["tokenize", *arguments, "-o", str(tmp_path / "one"), "--split", split]) == 0
+    assert main(["tokenize", *arguments, "-o", str(tmp_path / "all")]) == 0
+    for folder in (tmp_path / "one", tmp_path / "all" / split):
+        assert [row.id for row in flat_rows(folder)[1]] == ["clip0", "clip1"]
+
+
+def test_an_id_that_is_that_of_a_view_is_refused_before_anything_is_encoded(house, tmp_path, capsys):
+    clips = read_manifest(house / "speech" / "train.jsonl")[:3]
+    named = zip(clips, ("b", "a", "a#160"), ("first", "train", "train"), strict=True)
+    write_manifest(
+        tmp_path / "m.jsonl", [Clip(**{**vars(clip), "id": id, "split": split}) for clip, id, split in named]
+    )
+    arguments = ["--manifest", str(tmp_path / "m.jsonl"), "--codec", str(house / "codec"), "-o", str(tmp_path / "t")]
+    assert main(["tokenize", *arguments, "--views", "2"]) == 1
+    error = capsys.readouterr().err.strip()
+    assert "clips 'a' and 'a#160' would both have the id 'a#160'" in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "t").exists()
+    assert main(["tokenize", *arguments]) == 0
+
+
+def test_a_file_cut_short_is_read_once_and_its_tokens_say_what_was_there(house, tmp_path, monkeypatch):
+    wav = 0.1 * np.random.default_rng(0).standard_normal(2 * SAMPLE_RATE).astype(np.float32)
+    soundfile.write(tmp_path / "cut.flac", wav, SAMPLE_RATE)
+    data = (tmp_path / "cut.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(data[: len(data) * 2 // 3])
+    write_manifest(tmp_path / "m.jsonl", [Clip("cut", str(tmp_path / "cut.flac"), 2.0)])
+    reads, read = [], audio.read
+    monkeypatch.setattr(audio, "read", lambda *arguments, **options: reads.append(1) or read(*arguments, **options))
+    arguments = ["--manifest", str(tmp_path / "m.jsonl"), "--codec", str(house / "codec"), "-o", str(tmp_path / "t")]
+    with pytest.warns(UserWarning, match="truncated"):
+        assert main(["tokenize", *arguments, "--views", "2"]) == 0
+    assert len(reads) == 1
+    whole, late = read_token_shards(tmp_path / "t")
+    assert 16000 < whole.num_samples == whole.original_num_samples < 25000
+    assert late.num_samples == late.original_num_samples == whole.num_samples - 160
+    assert main(["tokenize", *arguments, "--views", "2"]) == 0
 
 
 def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_kept(house, tmp_path, capsys):
@@ -176,6 +231,31 @@ def test_streamed_sound_is_the_written_sound(house, tmp_path):
     written, _ = soundfile.read(tmp_path / "1-0.wav")
     assert len(streamed) == len(written)
     assert float(np.abs(streamed - written).max()) < 2e-3
+
+
+@pytest.mark.parametrize(("causal", "most"), [(False, 20 + 25), (True, 1 + 2)])
+def test_the_first_sound_is_written_before_all_codes_are_drawn(monkeypatch, causal, most):
+    import torch
+
+    runtime = TorchRuntime(miniature_codec(causal=causal).eval(), "miniature")
+    codes, drawn, written = torch.arange(150) % NUM_CODES, [], []
+
+    def one_after_the_other(lm, prompts, config):
+        for code in codes:
+            drawn.append(code)
+            yield code[None]
+
+    class Out(io.BytesIO):
+        def write(self, data):
+            written.append(len(drawn) - self.tell() / 2 / 320)  # frames that are drawn, but not heard before this
+            return super().write(data)
+
+    monkeypatch.setattr(sampling, "sample_steps", one_after_the_other)
+    out = Out()
+    play(None, runtime, Asked("nothing", None), None, out, with_header=False)
+    assert len(drawn) == 150 and max(written[:-1]) <= most
+    sound = np.frombuffer(out.getvalue(), "<i2") / 32767
+    np.testing.assert_allclose(sound, runtime.decode_batch([codes.numpy()[None]])[0].clip(-1, 1), atol=2e-3)
 
 
 def test_export_command(house, tmp_path, capsys):

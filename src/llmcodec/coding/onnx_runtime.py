@@ -45,7 +45,7 @@ class OnnxRuntime:
         self.identity = self.config.identity
         self.threads = threads if threads is not None else int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
         rate, hop = self.identity.sample_rate, self.identity.hop_samples
-        self.chunk_frames = max(1, round(CHUNK_SECONDS * rate / hop))
+        self.chunk_frames = self._frames_in(CHUNK_SECONDS)
         self.batch_samples = int(BATCH_SECONDS * rate)
         self.default_context = math.ceil(GLOBAL_CONTEXT_SECONDS * rate / hop)
         for name in (ENCODER, DECODER):
@@ -121,14 +121,21 @@ class OnnxRuntime:
         yield from self._chunked(
             (self._checked_wav(block, index, allow_empty=True) for index, block in enumerate(blocks)),
             hop,
+            self.chunk_frames,
             left,
             right,
             lambda wav, skip, stop: self._encode_one(wav)[:, skip:stop],
         )
 
-    def decode_stream(self, codes: Iterable[np.ndarray], length: int | None = None) -> Iterator[np.ndarray]:
-        """Codes (1, t) piece by piece -> float32 blocks (S,), `length` samples together, in bounded memory."""
+    def decode_stream(
+        self, codes: Iterable[np.ndarray], length: int | None = None, chunk_seconds: float | None = None
+    ) -> Iterator[np.ndarray]:
+        """Codes (1, t) piece by piece -> float32 blocks (S,), `length` samples together, in bounded memory.
+
+        chunk_seconds: decoded at once; None: CHUNK_SECONDS.
+        """
         hop = self.identity.hop_samples
+        chunk = self.chunk_frames if chunk_seconds is None else self._frames_in(chunk_seconds)
         left, right = self._context(self.config.decoder_context)
         given = made = 0
 
@@ -143,7 +150,7 @@ class OnnxRuntime:
             return self._decode_one(piece)[skip * hop : None if stop is None else stop * hop]
 
         held = np.empty(0, np.float32)  # the last piece waits, because only then it is known whether all is covered
-        for wav in self._chunked(checked(), 1, left, right, one):
+        for wav in self._chunked(checked(), 1, chunk, left, right, one):
             if length is not None:
                 wav = wav[: max(0, length - made)]
             if len(held):
@@ -155,15 +162,20 @@ class OnnxRuntime:
         if len(held):
             yield held
 
+    def _frames_in(self, seconds: float) -> int:
+        return max(1, round(seconds * self.identity.frame_rate))
+
     def num_frames(self, num_samples: int) -> int:
         """Frames of a clip: ceil(S / hop), or AUV's floor under its flag."""
         hop = self.identity.hop_samples
         return num_samples // hop if self.config.auv_floor_frames else -(-num_samples // hop)
 
     def _chunked(
-        self, pieces: Iterable[np.ndarray], unit: int, left: int, right: int, code: Any
+        self, pieces: Iterable[np.ndarray], unit: int, chunk: int, left: int, right: int, code: Any
     ) -> Iterator[np.ndarray]:
         """Pieces along the last axis, `unit` samples or codes per frame -> what `code` gives per chunk, in order.
+
+        chunk, left, right: frames that are coded at once, and of context before and behind them.
 
         `code(window, skip, stop)`: `window` begins with `skip` frames of context; what it gives is wanted from there to
         frame `stop` of the window (None: to its end).
@@ -173,9 +185,9 @@ class OnnxRuntime:
         for piece in pieces:
             parts.append(piece)
             held += piece.shape[-1]
-            while held >= (skip + self.chunk_frames + right) * unit:
+            while held >= (skip + chunk + right) * unit:
                 tail = np.concatenate(parts, axis=-1)
-                stop = skip + self.chunk_frames
+                stop = skip + chunk
                 yield code(tail[..., : (stop + right) * unit], skip, stop)
                 skip = min(left, first + stop)
                 first += stop - skip

@@ -8,18 +8,21 @@ Test: tests/unit/coding/test_prior.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from .. import assets, audio
+from .. import assets
 from ..codec import LLMCodec
 from ..codec.folder import finished_folder
 from ..codec.inference import optimize_for_inference
 from ..codec.search import PRIOR_FILE, BigramPrior
 from ..codecs.load import load_codec
-from ..data.manifest import read_manifest
+from ..data.manifest import Clip, read_manifest
+from .loading import pick_device
 from .progress import ProgressBar
+from .tokenize import read_clip
 from .torch_runtime import TorchRuntime
 
 BATCH_CLIPS = 64
@@ -32,8 +35,11 @@ def make_prior(
     split: str | None = "train",
     sources: list[str] | None = None,
     overwrite: bool = False,
+    device: str = "auto",
 ) -> None:
     """Write a copy of a codec with the counts that rate-aware encoding needs; `--codec search:OUTPUT` then searches.
+
+    A clip that cannot be read is named and left out.
 
     Example: llmcodec prior runs/rate searched --manifest corpus/manifest.jsonl
 
@@ -45,24 +51,41 @@ def make_prior(
         split: of the manifest; null takes all clips.
         sources: keep clips of these sources.
         overwrite: write into a folder that is not empty.
+        device: auto takes a GPU where there is one; or cpu, cuda, cuda:1, mps.
+
+    Raises:
+        ValueError: not a codec that can search, an output that is not empty, not one clip that can be read.
     """
-    model = load_codec(codec)
+    model = load_codec(codec, pick_device(device))
     if not isinstance(model, LLMCodec):
         raise ValueError(f"{codec}: is a {type(model).__name__}; only codecs of llmcodec itself can search")
     path = assets.speech_manifest() if manifest == "bundled" else Path(manifest)
     clips = read_manifest(path, split, sources=sources)
-    runtime = TorchRuntime(optimize_for_inference(model, "fp32"), codec)
+    with finished_folder(output, overwrite) as folder:  # before the work, so that a folder in use is refused first
+        tokens = _tokens(TorchRuntime(optimize_for_inference(model, "fp32"), codec), clips)
+        prior = BigramPrior.fit(tokens, model.codebook_size)
+        model.save_pretrained(folder)
+        prior.save(folder / PRIOR_FILE, model)
+    found = f"{prior.keys_G.numel():,} pairs of codes from {len(tokens):,} clips"
+    print(f"{output}: {found}; use it with --codec search:{output}")
+
+
+def _tokens(runtime: TorchRuntime, clips: Sequence[Clip]) -> list[torch.Tensor]:
+    """Codes of every clip that can be read, on the CPU; the others are named."""
     tokens: list[torch.Tensor] = []
+    unreadable: list[str] = []
     with ProgressBar("counting") as bar:
         bar.start(len(clips), sum(clip.duration for clip in clips))
         for start in range(0, len(clips), BATCH_CLIPS):
             batch = clips[start : start + BATCH_CLIPS]
-            codes = runtime.encode_batch([audio.load(clip.path, model.sample_rate) for clip in batch])
-            tokens += [torch.from_numpy(codes_QT[0]) for codes_QT in codes]
+            read = [read_clip(clip, runtime.identity.sample_rate, unreadable) for clip in batch]
+            wavs = [recording.wavs[0] for recording in read if recording is not None]
+            tokens += [torch.from_numpy(codes_QT[0]) for codes_QT in (runtime.encode_batch(wavs) if wavs else [])]
             bar.advance(len(batch), sum(clip.duration for clip in batch))
-    prior = BigramPrior.fit(tokens, model.codebook_size)
-    with finished_folder(output, overwrite) as folder:
-        model.save_pretrained(folder)
-        prior.save(folder / PRIOR_FILE, model)
-    found = f"{prior.keys_G.numel():,} pairs of codes from {len(clips):,} clips"
-    print(f"{output}: {found}; use it with --codec search:{output}")
+    if not tokens:
+        raise ValueError(f"prior: none of {len(clips)} clips could be read; the first: {unreadable[0]}")
+    for line in unreadable:
+        print(f"left out: {line}")
+    if unreadable:
+        print(f"{len(unreadable)} clips could not be read and are not counted")
+    return tokens

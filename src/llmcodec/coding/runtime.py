@@ -79,8 +79,13 @@ class Runtime(Protocol):
     def encode_stream(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """One long clip as blocks (S,) of any size -> codes (Q, t) piece by piece, in bounded memory."""
 
-    def decode_stream(self, codes: Iterable[np.ndarray], length: int | None = None) -> Iterator[np.ndarray]:
-        """Codes (Q, t) piece by piece -> float32 blocks (S,), in bounded memory."""
+    def decode_stream(
+        self, codes: Iterable[np.ndarray], length: int | None = None, chunk_seconds: float | None = None
+    ) -> Iterator[np.ndarray]:
+        """Codes (Q, t) piece by piece -> float32 blocks (S,), in bounded memory.
+
+        chunk_seconds: decoded at once; a live stream names few, so that blocks come early. None: as for files.
+        """
 
     def coders(self) -> AbstractContextManager[Coders]:
         """Threads to call `encode_batch` and `decode_batch` in, and how many of them work at the same time."""

@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from ..data.manifest import Clip, manifest_hash
 from ..data.shards import ShardFormat, TokenRow, TokenShardWriter, open_token_shards
 from ..data.tokens import TokenProvenance
 from .runtime import Runtime
+from .work import Recording
 
 NO_SPLIT = ""
 
@@ -63,63 +64,90 @@ def tokenize_clips(
     """Encode clips into shards in `folder`, resuming by clip id.
 
     Args:
-        views: how often each clip is encoded. View v starts v / views of a frame later and is called `ID#v`: the same
-            speech in other tokens, where a codec's tokens depend on where frames begin.
-        on_clip: called with the seconds of every clip that is done (or was done before).
+        views: how often each clip that is not held out is encoded. View v starts v / views of a frame later and is
+            called `ID#SAMPLES`, by where it starts: the same speech in other tokens, where a codec's tokens depend on
+            where frames begin. More views later add to those that are there.
+        on_clip: called with the seconds of every clip that is done (or was done before), all its views together.
 
     Raises:
-        ValueError: shards of another codec in the folder, or not one clip that can be read.
+        ValueError: shards of another codec in the folder, two rows of one id, or not one clip that can be read.
     """
     done = Tokenized(unreadable=[])
     assert done.unreadable is not None
     provenance = runtime.identity.provenance(manifest_hash(clips))
+    sample_rate = runtime.identity.sample_rate
+    wanted = plan_views(clips, views, runtime.identity.hop_samples)
     with TokenShardWriter(folder, provenance, resume=True, clips_per_shard=clips_per_shard, format=format) as shards:
-        wanted = [(clip, view, f"{clip.id}#{view}" if view else clip.id) for view in range(views) for clip in clips]
-        missing = [one for one in wanted if one[2] not in shards.done]
-        done.known = len(wanted) - len(missing)
-        for clip, _, name in wanted:
-            if name in shards.done and on_clip is not None:
-                on_clip(clip.duration)
-        for start in range(0, len(missing), batch_clips):
-            batch = missing[start : start + batch_clips]
+        missing = []
+        for clip, starts in wanted:
+            left = {name: start for name, start in starts.items() if name not in shards.done}
+            known = len(starts) - len(left)
+            done.known += known
+            if left:
+                missing.append((clip, left))
+            if known and on_clip is not None:
+                on_clip(known * clip.duration)
+        for first in range(0, len(missing), batch_clips):
+            batch = missing[first : first + batch_clips]
             usable = []
-            for clip, view, name in batch:
-                found = _read(clip, runtime.identity.sample_rate, done.unreadable if view == 0 else [])
-                late = view * runtime.identity.hop_samples // views
-                if found is not None and len(found[0]) > late:
-                    cut = round(late * found[1].sample_rate / runtime.identity.sample_rate)
-                    usable.append((clip, name, found[0][late:], found[1], found[1].num_frames - cut))
-            codes = runtime.encode_batch([wav for _, _, wav, _, _ in usable]) if usable else []
-            for (clip, name, wav, info, original), codes_QT in zip(usable, codes, strict=True):
-                shards.add(
-                    TokenRow(
-                        codes_QT[None],
-                        num_samples=len(wav),
-                        original_sample_rate=info.sample_rate,
-                        original_num_samples=original,
-                        original_channels=info.num_channels,
-                        id=name,
-                        text=clip.text,
-                        speaker=clip.speaker,
-                        language=clip.language,
-                    )
-                )
+            for clip, starts in batch:
+                recording = read_clip(clip, sample_rate, done.unreadable)
+                if recording is not None:
+                    usable += [(clip, name, view) for name, view in _views(recording, starts, sample_rate)]
+            codes = runtime.encode_batch([view.wavs[0] for _, _, view in usable]) if usable else []
+            for (clip, name, view), codes_QT in zip(usable, codes, strict=True):
+                tokens = vars(view.clip([codes_QT]))
+                shards.add(TokenRow(**tokens, id=name, text=clip.text, speaker=clip.speaker, language=clip.language))
                 done.clips += 1
-                done.seconds += len(wav) / runtime.identity.sample_rate
-            for clip, _, _ in batch:
+                done.seconds += len(view.wavs[0]) / sample_rate
+            for clip, starts in batch:
                 if on_clip is not None:
-                    on_clip(clip.duration)
+                    on_clip(len(starts) * clip.duration)
     if clips and not done.clips and not done.known:
         raise ValueError(f"tokenize: none of {len(clips)} clips could be read; the first: {done.unreadable[0]}")
     return done
 
 
-def _read(clip: Clip, sample_rate: int, unreadable: list[str]) -> tuple[np.ndarray, audio.AudioInfo] | None:
+def plan_views(clips: Sequence[Clip], views: int, hop_samples: int) -> list[tuple[Clip, dict[str, int]]]:
+    """Every clip with the ids of its views and the samples where they start; clips that are held out have one view.
+
+    Raises:
+        ValueError: a clip has the id of another clip's view.
+    """
+    late = sorted({view * hop_samples // views for view in range(views)})
+    planned = [
+        (clip, {f"{clip.id}#{start}" if start else clip.id: start for start in ([0] if clip.held_out else late)})
+        for clip in clips
+    ]
+    owners: dict[str, Clip] = {}
+    for clip, starts in planned:
+        for name in starts:
+            if (other := owners.setdefault(name, clip)) is not clip:
+                raise ValueError(
+                    f"tokenize: clips {other.id!r} and {clip.id!r} would both have the id {name!r} in the shards; "
+                    "rename one in the manifest, or leave --views out"
+                )
+    return planned
+
+
+def read_clip(clip: Clip, sample_rate: int, unreadable: list[str]) -> Recording | None:
+    """The mono recording of a clip at `sample_rate`; one that cannot be read is named in `unreadable`."""
     try:
-        return audio.load(clip.path, sample_rate), audio.info(clip.path)
+        channels = audio.info(clip.path).num_channels
+        wav, rate = audio.read(clip.path)  # the header may claim more samples than there are
+        return Recording([audio.resample(wav, rate, sample_rate)], rate, len(wav), channels)
     except (ValueError, OSError) as error:
         unreadable.append(f"{clip.id}: {error}")
         return None
+
+
+def _views(recording: Recording, starts: dict[str, int], sample_rate: int) -> Iterator[tuple[str, Recording]]:
+    """The recording from every start on, but for those behind its end."""
+    wav, rate = recording.wavs[0], recording.original_sample_rate
+    for name, start in starts.items():
+        if start < len(wav):
+            left = recording.original_num_samples - round(start * rate / sample_rate)
+            yield name, replace(recording, wavs=[wav[start:]], original_num_samples=left)
 
 
 @dataclass(frozen=True)

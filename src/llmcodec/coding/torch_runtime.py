@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..codec.inference import InferenceCodec
-from ..codec.latency import CHUNK_SECONDS
+from ..codec.latency import CHUNK_SECONDS, make_plan
 from ..codec.longform import decode_blocks, encode_blocks
 from ..codec.search import SearchingCodec
 from ..codecs.protocol import Codec, device_of
@@ -108,9 +108,19 @@ class TorchRuntime:
         for codes_QT in encode_blocks(self.codec, blocks, self.chunk_seconds):
             yield codes_QT.numpy()
 
-    def decode_stream(self, codes: Iterable[np.ndarray], length: int | None = None) -> Iterator[np.ndarray]:
-        """Codes (Q, t) piece by piece -> blocks (S,), `length` samples together, in bounded memory."""
-        for wav_S in decode_blocks(self.codec, self._checked(codes), length, self.chunk_seconds):
+    def decode_stream(
+        self, codes: Iterable[np.ndarray], length: int | None = None, chunk_seconds: float | None = None
+    ) -> Iterator[np.ndarray]:
+        """Codes (Q, t) piece by piece -> blocks (S,), `length` samples together, in bounded memory.
+
+        chunk_seconds: decoded at once, when the frames behind them that the codec looks at are there as well; one
+            frame where a causal codec keeps its state. None: the runtime's own.
+        """
+        if chunk_seconds is None:
+            chunk_seconds = self.chunk_seconds
+        elif make_plan(self.codec, "decoder", chunk_seconds, None).stateful:
+            chunk_seconds = 1 / self.identity.frame_rate
+        for wav_S in decode_blocks(self.codec, self._checked(codes), length, chunk_seconds):
             yield wav_S.to("cpu", torch.float32).numpy()
 
     def _checked(self, codes: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -14,11 +14,15 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+VALID_SPLITS = ("valid", "validation", "dev")
+HELD_OUT_SPLITS = (*VALID_SPLITS, "test")
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,11 @@ class Clip:
     @property
     def path(self) -> Path:
         return Path(self.folder) / self.audio
+
+    @property
+    def held_out(self) -> bool:
+        """Whether its split is for measuring: `valid`, `dev-clean`, `test_other`, ..."""
+        return re.split(r"[-_.]", self.split)[0].lower() in HELD_OUT_SPLITS
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Clip) if field.name != "folder"}

@@ -14,7 +14,12 @@ torch, no transformers. Test: tests/unit/data/test_shards.py.
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
+import re
+import weakref
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +38,11 @@ from .tokens import (
     code_dtype,
     number_in,
 )
+
+try:
+    import fcntl
+except ImportError:  # Windows: nobody guards the folder there
+    fcntl = None  # type: ignore[assignment]
 
 ShardFormat = Literal["arrow", "parquet"]
 SHARD_ENDINGS = (".arrow", ".parquet")
@@ -55,6 +65,8 @@ class TokenRow(TokenClip):
 class TokenShardWriter:
     """Writes the rows of a corpus as `shard-00000.arrow`, ... in a folder; every shard is written whole or not at all.
 
+    Leaving the `with` block writes what is pending, also for Ctrl-C or an error, but for an OSError (a full disk).
+
     Args:
         folder: made where it does not exist.
         provenance: of the codec; stands in every shard's schema metadata.
@@ -63,7 +75,8 @@ class TokenShardWriter:
         format: of the shards that are added; those that are there may be of either.
 
     Raises:
-        ValueError: pyarrow is missing, shards are there and `resume` is not set, or they are of another codec.
+        ValueError: pyarrow is missing, another writer has the folder, shards are there and `resume` is not set, or
+            they are of another codec.
     """
 
     def __init__(
@@ -80,23 +93,37 @@ class TokenShardWriter:
         self.format = format
         self.done: set[str] = set()
         self._rows: list[TokenRow] = []
-        existing = shards_in(self.folder)
-        if existing and not resume:
-            raise ValueError(f"{folder}: holds token shards already; resume, or choose another folder")
-        for path in existing:
-            theirs, rows = open_token_shards(path)
-            if theirs.weights_sha256 != provenance.weights_sha256:
-                raise ValueError(f"{path}: made by another codec ({theirs.codec!r}); choose another folder")
-            self.done.update(row.id for row in rows)
-        self._next = 1 + max((int(path.stem.removeprefix("shard-")) for path in existing), default=-1)
+        self._made_folder = not self.folder.exists()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as undone:
+            self._unlock = weakref.finalize(self, os.close, _locked(self.folder)) if fcntl else lambda: None
+            undone.callback(self._close)
+            existing = shards_in(self.folder)
+            if existing and not resume:
+                raise ValueError(f"{folder}: holds token shards already; resume, or choose another folder")
+            for path in existing:
+                theirs, rows = open_token_shards(path)
+                if theirs.weights_sha256 != provenance.weights_sha256:
+                    raise ValueError(f"{path}: made by another codec ({theirs.codec!r}); choose another folder")
+                self.done.update(row.id for row in rows)
+            undone.pop_all()
+        numbers = (re.fullmatch(r"shard-([0-9]{1,18})", path.stem) for path in existing)  # not those of shard-old.arrow
+        self._next = 1 + max((int(number[1]) for number in numbers if number), default=-1)
 
     def add(self, row: TokenRow) -> None:
-        """Take one row; a full shard is written. Raises ValueError for a second row of the same id, or bad codes."""
+        """Take one row; a full shard is written. Raises ValueError for an id twice, or what readers would refuse."""
         if row.id in self.done:
             raise ValueError(f"{self.folder}: two clips have the id {row.id!r}")
         if row.codes.ndim != 3:
             raise ValueError(f"{row.id}: codes are (channels, codebooks, frames), not {row.codes.shape}")
         self.provenance.check_codes(row.codes, row.id)
+        facts = {name: str(getattr(row, name)) for name in CLIP_FACTS}
+        checked_facts(row.id, self.provenance.metadata() | facts, {"codes": row.codes.shape})
+        for name in _TEXTS:
+            try:
+                getattr(row, name).encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"{row.id!r}: its {name} is no text that can be written ({error.reason})") from error
         self.done.add(row.id)
         self._rows.append(row)
         if len(self._rows) >= self.clips_per_shard:
@@ -106,8 +133,7 @@ class TokenShardWriter:
         """Write what is pending as a shard of its own."""
         if not self._rows:
             return
-        pa = _pyarrow()
-        rows, self._rows = self._rows, []
+        pa, rows = _pyarrow(), self._rows
         dtype = code_dtype(self.provenance.codebook_size)
         flat = [row.codes.astype(dtype).reshape(-1, row.codes.shape[2]) for row in rows]
         lines = np.concatenate([np.full(len(codes), codes.shape[1]) for codes in flat])
@@ -126,6 +152,7 @@ class TokenShardWriter:
             else:
                 with pa.ipc.new_file(file, table.schema) as writer:
                     writer.write_table(table)
+        self._rows = []  # only now: what could not be written is still to be written
         self._next += 1
 
     def __enter__(self) -> TokenShardWriter:
@@ -134,8 +161,18 @@ class TokenShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is None or issubclass(kind, KeyboardInterrupt):
-            self.flush()
+        try:
+            if kind is None or not issubclass(kind, OSError):  # a disk that was full would be full again
+                self.flush()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        """Give the folder back; one that was made for nothing goes."""
+        if self._made_folder:
+            with suppress(OSError):
+                self.folder.rmdir()
+        self._unlock()
 
 
 def open_token_shards(path: AnyPath) -> tuple[TokenProvenance, Iterator[TokenRow]]:
@@ -173,6 +210,19 @@ def shards_in(folder: Path, pattern: str = "shard-*") -> list[Path]:
 
 
 _TEXTS = ("id", "text", "speaker", "language")
+
+
+def _locked(folder: Path) -> int:
+    """The folder as an open file that is this writer's alone until it is closed, by a kill as well."""
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            os.close(place)
+            raise ValueError(f"{folder}: another run writes shards there; wait for it or name another folder") from None
+        # A network file system that knows no locks: go on without.
+    return place
 
 
 def _pyarrow() -> Any:

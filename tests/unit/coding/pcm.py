@@ -48,7 +48,9 @@ class PCMRuntime:
         if len(held):
             yield self._encode(held)
 
-    def decode_stream(self, codes: Iterable[np.ndarray], length: int | None = None) -> Iterator[np.ndarray]:
+    def decode_stream(
+        self, codes: Iterable[np.ndarray], length: int | None = None, chunk_seconds: float | None = None
+    ) -> Iterator[np.ndarray]:
         self.calls.append(("decode_stream", 1))
         done = 0
         for one in codes:

@@ -140,6 +140,31 @@ def test_a_corpus_as_shards_and_back(pcm, folder, tmp_path, capsys, format):
     assert all((tmp_path / "w" / n).read_bytes() == (tmp_path / "v" / n).read_bytes() for n in tree(tmp_path / "w"))
 
 
+@pytest.mark.parametrize("format", ["arrow", "parquet"])
+def test_one_bad_file_or_the_end_of_memory_costs_no_other_row_of_a_shard(
+    pcm, folder, tmp_path, capsys, monkeypatch, format
+):
+    shutil.copy(folder / "i.aiff", folder / "j.aiff")
+    (folder / "bad.wav").write_text("this is text\n" * 9)
+    encode, calls = pcm.encode_batch, []
+
+    def until_memory_ends(wavs):
+        calls.append(len(wavs))
+        if len(calls) == 3:
+            raise RuntimeError("out of memory")
+        return encode(wavs)
+
+    monkeypatch.setattr(pcm, "encode_batch", until_memory_ends)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run("encode", folder, "--format", format, "-o", tmp_path / "s", "--batch_seconds", 0.5)
+    assert len(list(read_token_shards(tmp_path / "s"))) == sum(calls[:2])
+    assert run("encode", folder, "--format", format, "-o", tmp_path / "s", "--resume") == 1
+    assert "1 file failed" in capsys.readouterr().err
+    assert len({row.id for row in read_token_shards(tmp_path / "s")}) == 10
+    assert run("encode", folder, "--format", format, "-o", tmp_path / "t") == 1
+    assert len({row.id for row in read_token_shards(tmp_path / "t")}) == 10
+
+
 def test_arrow_says_what_it_needs(pcm, clip, tmp_path, capsys):
     source = clip("a.wav")
     assert run("encode", source, "--format", "arrow") == 1

@@ -110,6 +110,7 @@ def test_streams_equal_torchs_chunks(pair):
     np.testing.assert_allclose(made, heard, rtol=0, atol=1e-4)
     assert len(np.concatenate(list(runtime.decode_stream(blocks)))) == reference.shape[1] * 320
     runtime.chunk_frames = 1500
+    np.testing.assert_array_equal(np.concatenate(list(runtime.decode_stream(blocks, length, 0.4))), made)
     if codec.config.attention_window is not None:
         assert_same_codes(codec, wav, codes, runtime.encode_batch([wav])[0])  # chunked == whole
 

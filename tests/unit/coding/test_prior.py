@@ -1,6 +1,7 @@
 """`llmcodec prior` and codecs called `search:FOLDER`."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from llmcodec.cli import main
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.search import PRIOR_FILE, BigramPrior, SearchingCodec
 from llmcodec.codecs.load import load_codec
-from llmcodec.data.manifest import read_manifest
+from llmcodec.coding.torch_runtime import TorchRuntime
+from llmcodec.data.manifest import Clip, read_manifest, write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,36 @@ def test_prior_writes_a_codec_that_searches(manifest, tmp_path, capsys):
         tokens.append(plain.encode(wav).audio_codes[0, 0])
     wanted = BigramPrior.fit(tokens, plain.codebook_size)
     assert torch.equal(searching.prior.keys_G, wanted.keys_G) and torch.equal(searching.prior.counts_G, wanted.counts_G)
+
+
+def test_a_folder_in_use_and_a_device_that_is_not_there_are_refused_before_anything_is_encoded(
+    manifest, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.delattr(TorchRuntime, "encode_batch")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "work.txt").touch()
+    for arguments, said in ((["used"], "is not empty"), (["new", "--device", "cuda:99"], "'cuda:99' is not there")):
+        arguments[0] = str(tmp_path / arguments[0])
+        assert main(["prior", "bundled", *arguments, "--manifest", str(manifest)]) == 1
+        assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["used", "work.txt"]
+
+
+def test_a_clip_that_cannot_be_read_is_named_and_not_counted(manifest, tmp_path, capsys):
+    clips = read_manifest(manifest)[:1]
+    (tmp_path / "bad.wav").write_text("no audio")
+    bad = Clip("bad", str(tmp_path / "bad.wav"), 1.0, split="train")
+    write_manifest(tmp_path / "m.jsonl", [bad, *clips])
+    arguments = ["prior", "bundled", str(tmp_path / "out"), "--device", "cpu", "--manifest", str(tmp_path / "m.jsonl")]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"left out: bad: .*not an audio file", shown) and "1 clips could not be read" in shown
+    assert "pairs of codes from 1 clips" in shown and (tmp_path / "out" / PRIOR_FILE).is_file()
+    write_manifest(tmp_path / "m.jsonl", [bad])
+    arguments[2] = str(tmp_path / "none")
+    assert main(arguments) == 1
+    assert "none of 1 clips could be read; the first: bad: " in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_tokens_of_a_search_are_decoded_by_the_plain_codec(manifest, tmp_path, capsys):

@@ -52,6 +52,9 @@ def test_streams_give_what_the_whole_gives(runtime):
     assert codes.shape == whole.shape and (codes == whole).mean() > 0.99
     blocks = list(runtime.decode_stream(np.array_split(whole, 7, axis=1), len(wav)))
     np.testing.assert_allclose(np.concatenate(blocks), runtime.decode_batch([whole], [len(wav)])[0], atol=1e-3)
+    early = list(runtime.decode_stream(np.array_split(whole, 7, axis=1), len(wav), chunk_seconds=0.1))
+    np.testing.assert_allclose(np.concatenate(early), np.concatenate(blocks), atol=1e-3)
+    assert len(next(runtime.decode_stream(np.split(whole, whole.shape[1], axis=1), chunk_seconds=0.1))) == 1600
     assert torch.is_inference_mode_enabled() is False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 import sys
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmcodec.data.shards import TokenRow, TokenShardWriter, open_token_shards, read_token_shards
+from llmcodec.data.shards import TokenRow, TokenShardWriter, open_token_shards, read_token_shards, shards_in
 from llmcodec.data.tokens import CLIP_FACTS, TokenProvenance
 
 PROVENANCE = TokenProvenance("rate/codec", "ab" * 32, 16000, 320, 1, 4096, "c0ffee")
@@ -75,6 +76,7 @@ def test_a_killed_run_goes_on_behind_its_last_shard(tmp_path, formats):
     killed = TokenShardWriter(tmp_path, source, clips_per_shard=4, format=formats[0])
     for row in clips[:7]:  # three rows are in no shard yet
         killed.add(row)
+    del killed  # as the end of its process does
     with TokenShardWriter(tmp_path, source, resume=True, clips_per_shard=4, format=formats[1]) as shards:
         assert shards.done == {row.id for row in clips[:4]}
         for row in clips:
@@ -88,14 +90,14 @@ def test_a_killed_run_goes_on_behind_its_last_shard(tmp_path, formats):
         TokenShardWriter(tmp_path, other, resume=True)
 
 
-def test_an_interrupted_run_keeps_what_is_done_and_a_failed_one_what_is_in_shards(tmp_path):
-    for error, kept in ((KeyboardInterrupt, 3), (ValueError, 0)):
-        folder = tmp_path / error.__name__
-        with pytest.raises(error), TokenShardWriter(folder, provenance(2, 1024)) as shards:
-            for row in rows(3):
-                shards.add(row)
-            raise error
-        assert (len(list(read_token_shards(folder))) if kept else len(list(tmp_path.glob("ValueError/*")))) == kept
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, RuntimeError, MemoryError, OSError])
+def test_a_run_that_is_interrupted_or_fails_keeps_what_is_done_but_for_a_full_disk(tmp_path, error):
+    with pytest.raises(error), TokenShardWriter(tmp_path, provenance(2, 1024)) as shards:
+        for row in rows(3):
+            shards.add(row)
+        raise error
+    assert [path.name for path in tmp_path.iterdir()] == ([] if error is OSError else ["shard-00000.arrow"])
+    assert error is OSError or len(list(read_token_shards(tmp_path))) == 3
 
 
 def test_rows_that_do_not_fit_are_refused(tmp_path):
@@ -107,6 +109,83 @@ def test_rows_that_do_not_fit_are_refused(tmp_path):
             shards.add(TokenRow(np.full((1, 1, 2), 9999), 640, id="b"))
         with pytest.raises(ValueError, match="channels, codebooks, frames"):
             shards.add(TokenRow(np.zeros(2, int), 640, id="c"))
+        good = TokenRow(np.zeros((1, 1, 2), int), 640, id="d")
+        for changes, said in (
+            ({"num_samples": 961}, "961 samples claimed"),
+            ({"num_samples": 0}, "num_samples in its metadata is '0'"),
+            ({"original_sample_rate": 7}, "original sample rate of 7 Hz"),
+            ({"original_sample_rate": 16000, "original_num_samples": 64000}, "64000 original samples"),
+            ({"original_num_samples": -1}, "original_num_samples in its metadata is '-1'"),
+            ({"id": "d\udcff"}, r"'d\\udcff': its id is no text"),
+            ({"text": "\ud800"}, "'d': its text is no text"),
+            ({"speaker": "\ud800"}, "'d': its speaker is no text"),
+            ({"language": "\ud800"}, "'d': its language is no text"),
+        ):
+            with pytest.raises(ValueError, match=said):
+                shards.add(dataclasses.replace(good, **changes))
+        shards.add(good)
+    assert [row.id for row in read_token_shards(tmp_path)] == ["a", "d"]
+
+
+def test_rows_that_could_not_be_written_are_written_with_the_next_ones(tmp_path, monkeypatch):
+    with TokenShardWriter(tmp_path, provenance(2, 1024), clips_per_shard=2) as shards:
+        first, second, third = rows(3)
+        shards.add(first)
+        with monkeypatch.context() as broken:
+            broken.setattr(pa, "table", lambda columns: pa.array(["a"], pa.int64()))
+            with pytest.raises(pa.ArrowInvalid):
+                shards.add(second)
+        assert shards_in(tmp_path) == []
+        shards.add(third)
+    assert [row.id for row in read_token_shards(tmp_path)] == ["speaker/0", "speaker/1", "speaker/2"]
+
+
+WRITER = """
+import sys, time
+from llmcodec.data.shards import TokenShardWriter
+from llmcodec.data.tokens import TokenProvenance
+writer = TokenShardWriter(sys.argv[1], TokenProvenance("rate/codec", "ab" * 32, 16000, 320, 1, 4096))
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_folder_has_one_writer_at_a_time_and_a_killed_one_has_none(tmp_path):
+    other = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE)
+    assert other.stdout is not None and other.stdout.readline() == b"open\n"
+    try:
+        with pytest.raises(ValueError, match="another run writes shards there"):
+            TokenShardWriter(tmp_path, PROVENANCE, resume=True)
+    finally:
+        other.kill()
+        other.communicate()
+    for i in range(2):
+        with TokenShardWriter(tmp_path, PROVENANCE, resume=True) as shards:
+            shards.add(TokenRow(np.zeros((1, 1, 2), int), 640, id=str(i)))
+    assert [row.id for row in read_token_shards(tmp_path)] == ["0", "1"]
+
+
+def test_a_folder_that_was_made_for_nothing_goes_and_others_stay(tmp_path):
+    (tmp_path / "old").mkdir()
+    for name in ("new", "old"):
+        with TokenShardWriter(tmp_path / name, PROVENANCE):
+            assert (tmp_path / name).is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_shards_with_other_names_are_read_but_have_no_number(tmp_path):
+    for name in ("shard-old.arrow", "shard-00004.arrow"):
+        with TokenShardWriter(tmp_path, PROVENANCE, resume=True) as shards:
+            shards.add(TokenRow(np.zeros((1, 1, 2), int), 640, id=name))
+        (tmp_path / "shard-00000.arrow").rename(tmp_path / name)
+    with TokenShardWriter(tmp_path, PROVENANCE, resume=True) as shards:
+        assert shards.done == {"shard-old.arrow", "shard-00004.arrow"}
+        shards.add(TokenRow(np.zeros((1, 1, 2), int), 640, id="new"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "shard-00004.arrow",
+        "shard-00005.arrow",
+        "shard-old.arrow",
+    ]
 
 
 @both_formats
