@@ -8,8 +8,8 @@ Test: tests/integration/test_sweep.py.
 
 from __future__ import annotations
 
+import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -96,7 +96,9 @@ def run_sweep(config: SweepConfig, here: Path) -> Path:
             print(f"sweep: {name}, seed {seed}, needs {source}, which is not measured yet: start the sweep again then")
             continue
         with claim(beside(job, ".lock")) as mine:
-            if mine and not beside(job, ".json").exists():
+            if not mine:
+                print(f"sweep: {name}, seed {seed}, is being done by another process")
+            elif not beside(job, ".json").exists():
                 print(f"sweep: {name}, seed {seed}", flush=True)
                 first = replace(config, measurement=config.measurement if index == 0 else later_seeds)
                 run_job(first, config.rows[name], seed, job, here)
@@ -163,24 +165,17 @@ def train_codec(config: SweepConfig, row: RowConfig, seed: int, job: Path, here:
 
 @contextmanager
 def claim(lock: Path) -> Iterator[bool]:
-    """True for the one process that may do a job; the lock of a process that no longer runs is taken over."""
-    try:
-        descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:
-        owner = lock.read_text(encoding="utf-8").strip()
-        if owner.isdigit() and Path(f"/proc/{owner}").exists() or not Path("/proc").exists():
+    """True for the one process that may do a job. The lock of a process that ends, however it ends, is free again.
+
+    The file stays: a lock is held on a file, not on a name, so who deletes it lets two processes hold one each.
+    """
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             yield False
             return
-        lock.unlink(missing_ok=True)
-        with claim(lock) as mine:
-            yield mine
-        return
-    try:
-        os.write(descriptor, str(os.getpid()).encode())
-        os.close(descriptor)
         yield True
-    finally:
-        lock.unlink(missing_ok=True)
 
 
 def write_table(config: SweepConfig) -> Path:
