@@ -131,6 +131,21 @@ def test_a_killed_process_lets_go_of_its_job(tmp_path):
         assert mine
 
 
+def test_differences_are_of_clips_measured_in_both_rows_at_every_seed():
+    def row(*values):
+        return {"files": [{"id": f"c{i}", "pesq": value} for i, value in enumerate(values)]}
+
+    reference = {0: row(1.0, 2.0, 4.0, 3.0), 1: row(2.0, 4.0, 8.0, 3.0)}
+    other = {0: row(1.5, 3.0, None, 9.0), 1: row(3.0, 6.0, 9.0, None)}  # each seed lacks another clip
+    found = paired_difference(reference, other, "pesq")
+    assert (found.value, found.low, found.high, found.num) == (0.5, 0.5, 0.5, 2)
+    assert paired_difference(reference, {0: row(*[None] * 4)} | {1: other[1]}, "pesq") is None
+    assert paired_difference(reference, {0: {"files": []}, 1: other[1]}, "pesq") is None
+    assert paired_difference({0: {"files": []}}, {0: {"files": []}}, "pesq") is None
+    assert paired_difference({0: {"files": [{"id": "c0"}]}}, {0: row(1.0)}, "pesq") is None
+    assert paired_difference(reference, reference, "pesq") is None
+
+
 def test_a_row_waits_for_its_source(finished, tmp_path, capsys):
     text = (finished / "sweep.yaml").read_text().replace(str(finished / "runs"), str(tmp_path / "runs"))
     rows, rest = text.partition("  searched:")[::2]
