@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -45,7 +46,13 @@ class Trainer:
     def __init__(self, recipe: Recipe, resume: bool = False, show_progress: bool = True):
         self.recipe, self.folder = recipe, Path(recipe.run)
         ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = Accelerator(log_with=recipe.trackers or None, project_dir=recipe.run, kwargs_handlers=[ddp])
+        AcceleratorState._reset_state()  # a trainer before in this process may have had another precision
+        self.accelerator = Accelerator(
+            mixed_precision="no",  # the recipe decides (`CodecObjective.autocast`), not the user's accelerate settings
+            log_with=recipe.trackers or None,
+            project_dir=recipe.run,
+            kwargs_handlers=[ddp],
+        )
         self.device, self.dtype = (
             self.accelerator.device,
             torch.float64 if recipe.precision == "fp64" else torch.float32,

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from llmcodec.codec import LLMCodec
 from llmcodec.data.clips import ClipBatch
@@ -126,3 +128,20 @@ def test_two_trainers_of_the_same_recipe_are_equal_and_of_another_seed_are_not(f
         for seed in (4, 4, 5)
     ]
     assert same(rows[0], rows[1]) == [] and len(same(rows[0], rows[2])) > 10
+
+
+def test_the_recipe_decides_on_precision_not_the_settings_of_accelerate(folder, monkeypatch):
+    AcceleratorState._reset_state()
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert Accelerator().mixed_precision == "bf16"  # as a trainer before in this process may have it
+    trainer = trainer_of(folder, "precision", accumulate=1)
+    inside, seen = torch.nn.Linear(2, 2), []
+    spectral = trainer.objective.spectral.forward
+
+    def spy(*arguments: Any) -> dict[str, torch.Tensor]:
+        seen.append(inside(torch.ones(1, 2)).dtype)
+        return spectral(*arguments)
+
+    trainer.objective.spectral.forward = spy
+    trainer.model(trainer.move(batches(trainer)[0]), 0)
+    assert seen == [torch.float32] and trainer.accelerator.scaler is None
