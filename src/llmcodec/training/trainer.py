@@ -118,7 +118,7 @@ class Trainer:
                 if terms.total.requires_grad:  # else nothing trains at this step but the adversary
                     self.accelerator.backward(terms.total / len(batches))
             micro.append(terms)
-        norms = {group.name: group.clip() for group in self.groups}
+        norms = self.clip()
         if guilty := self.non_finite(micro, norms):
             self.skip(guilty, buffers)
             return None
@@ -137,6 +137,10 @@ class Trainer:
         self.bad_steps = 0
         self.revived += revived
         return self.figures(micro, norms, rates) | adversarial | {"codes/revived": float(revived)}
+
+    def clip(self) -> dict[str, Tensor]:
+        """Clip every group; norms before, on our device: that of a group without any gradient is born on the CPU."""
+        return {group.name: group.clip().to(self.device) for group in self.groups}
 
     def move(self, batch: ClipBatch) -> ClipBatch:
         batch = batch.to(self.device)

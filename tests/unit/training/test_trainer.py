@@ -72,6 +72,15 @@ def test_a_gradient_that_is_not_finite_is_found_though_every_loss_is(folder):
     assert trainer.train_step(batches(trainer)) is not None
 
 
+def test_norms_are_on_the_device_of_the_losses_also_where_a_group_has_no_gradient(folder):
+    trainer = trainer_of(folder, "delayed", accumulate=1)
+    assert all(p.grad is None for group in trainer.groups for p in group.parameters)  # a delayed learning rate
+    trainer.device = torch.device("meta")  # any other than the CPU
+    norms = trainer.clip()
+    assert set(norms) == {group.name for group in trainer.groups}
+    assert {norm.device.type for norm in norms.values()} == {"meta"}
+
+
 def test_bad_steps_in_a_row_end_the_run_naming_the_term_with_the_newest_checkpoint_intact(folder):
     options: dict[str, Any] = dict(accumulate=1, max_bad_steps=3, checkpoint_every=1, steps=50)
     trainer = trainer_of(folder, "ends", **options)
