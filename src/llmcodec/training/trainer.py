@@ -8,7 +8,7 @@ bit on the CPU. Test: tests/integration/test_resume.py, test_two_processes.py.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -136,7 +136,7 @@ class Trainer:
         self.step += 1
         self.bad_steps = 0
         self.revived += revived
-        return self.figures(micro, norms, rates) | adversarial | {"codes/revived": float(revived)}
+        return as_floats({**self.figures(micro, norms, rates), **adversarial, "codes/revived": float(revived)})
 
     def clip(self) -> dict[str, Tensor]:
         """Clip every group; norms before, on our device: that of a group without any gradient is born on the CPU."""
@@ -150,12 +150,12 @@ class Trainer:
         for group in self.groups:
             group.zero_grad()
 
-    def train_adversary(self, micro: Sequence[LossTerms]) -> dict[str, float]:
+    def train_adversary(self, micro: Sequence[LossTerms]) -> dict[str, Tensor]:
         """The discriminators see all micro-batches of the step, once their generator term is on."""
         windows = [(t.fake_BS.detach(), t.real_BS) for t in micro if t.fake_BS is not None and t.real_BS is not None]
         if self.adversary is None or not windows or "adv/generator" not in micro[0].raw:
             return {}
-        return {name: float(value) for name, value in self.adversary.step(windows, self.step).items()}
+        return self.adversary.step(windows, self.step)
 
     def non_finite(self, micro: Sequence[LossTerms], norms: dict[str, Tensor]) -> list[str]:
         """Names of terms or gradients that are NaN or infinite, on any rank; all ranks answer alike."""
@@ -205,13 +205,13 @@ class Trainer:
 
     def figures(
         self, micro: Sequence[LossTerms], norms: dict[str, Tensor], rates: dict[str, float]
-    ) -> dict[str, float]:
+    ) -> dict[str, Tensor | float]:
         """Logged numbers of a step: mean raw terms, token statistics, gradient norms, learning rates."""
-        mean = {}
+        mean: dict[str, Tensor | float] = {}
         for name in {**micro[0].raw, **micro[0].logged}:
-            mean[name] = float(torch.stack([(t.raw | t.logged)[name].detach().float() for t in micro]).mean())
-        mean |= {name: float(value) for name, value in self.statistics.summary().items()}
-        mean |= {f"grad_norm/{name}": float(norm) for name, norm in norms.items()}
+            mean[name] = torch.stack([(t.raw | t.logged)[name].detach().float() for t in micro]).mean()
+        mean |= self.statistics.summary()
+        mean |= {f"grad_norm/{name}": norm for name, norm in norms.items()}
         mean |= {f"lr/{name}": rate for name, rate in rates.items()}
         return mean
 
@@ -335,6 +335,13 @@ class Trainer:
         found = checkpoint.list_checkpoints(self.folder / "checkpoints")
         if found:
             self.load_training_state(checkpoint.load_checkpoint(found[-1]))
+
+
+def as_floats(row: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """The row in numbers. Its tensors leave their device together: one wait for all instead of one for each."""
+    tensors = {name: value for name, value in row.items() if isinstance(value, Tensor)}
+    numbers = torch.stack([value.detach().double() for value in tensors.values()]).tolist()
+    return {name: float(value) for name, value in {**row, **dict(zip(tensors, numbers, strict=True))}.items()}
 
 
 def train_or_resume(recipe: Recipe) -> Path:

@@ -11,12 +11,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmcodec.codec import LLMCodec
 from llmcodec.data.clips import ClipBatch
 from llmcodec.training.checkpoint import list_checkpoints, load_checkpoint
 from llmcodec.training.tracking import read_log
-from llmcodec.training.trainer import CollapseError, Trainer
+from llmcodec.training.trainer import CollapseError, Trainer, as_floats
 
 from ...miniature import everything_on, same
 
@@ -79,6 +80,22 @@ def test_norms_are_on_the_device_of_the_losses_also_where_a_group_has_no_gradien
     norms = trainer.clip()
     assert set(norms) == {group.name for group in trainer.groups}
     assert {norm.device.type for norm in norms.values()} == {"meta"}
+
+
+def test_the_figures_of_a_step_are_fetched_together():
+    class Waits(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += function is torch.ops.aten._local_scalar_dense.default  # what float(tensor) does
+            return function(*args, **kwargs or {})
+
+    row = {"b": torch.tensor(0.1), "a": 0.5, "c": torch.tensor(0.1, dtype=torch.float64), "d": torch.tensor(torch.inf)}
+    with Waits() as waits:
+        found = as_floats(row)
+    assert waits.count == 0  # `tolist` is a single copy
+    assert list(found) == list(row) and found == {name: float(value) for name, value in row.items()}
+    assert all(type(value) is float for value in found.values())
 
 
 def test_bad_steps_in_a_row_end_the_run_naming_the_term_with_the_newest_checkpoint_intact(folder):
