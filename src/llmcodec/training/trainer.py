@@ -20,7 +20,9 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..codec.folder import finished_folder
 from ..codec.quantizer import CodebookUsage
+from ..codec.safe_load import WEIGHTS, check_folder
 from ..data.clips import ClipBatch
 from ..data.sampler import clip_seed
 from ..objectives.collapse import CodeStatistics
@@ -255,13 +257,16 @@ class Trainer:
             raise CollapseError(f"step {self.step}: tokens are collapsing: {'; '.join(violated)}")
 
     def finish(self) -> Path:
-        """Export the codec (its average, if there is one) and draw the curves."""
+        """Export the codec (its average, if there is one), whole or not at all, and draw the curves."""
         folder = self.folder / "codec"
         if self.accelerator.is_main_process:
-            codec: Any = self.codec if self.ema is None else self.ema.module
-            codec.float().save_pretrained(folder)
             if self.objective.language is not None:
                 self.objective.language.save_parts(self.folder)
+            codec: Any = self.codec if self.ema is None else self.ema.module
+            codec = codec.float()
+            # Behind the parts: with its codec a run is finished. The card is not to name the temporary folder.
+            with finished_folder(folder, overwrite=True) as temporary:
+                codec.save_pretrained(temporary, card=codec.card(f"{self.folder.resolve().name}/codec"))
             plot_curves(read_log(self.folder / "log.jsonl"), self.folder / "curves.png", self.recipe.name)
         if self.recipe.trackers:
             self.accelerator.end_training()
@@ -346,7 +351,21 @@ def as_floats(row: Mapping[str, Tensor | float]) -> dict[str, float]:
 
 def train_or_resume(recipe: Recipe) -> Path:
     """Folder of the trained codec: trains, goes on where a run stopped, and leaves a finished run alone."""
-    log, codec = Path(recipe.run) / "log.jsonl", Path(recipe.run) / "codec"
-    if codec.is_dir() and log.exists() and (rows := read_log(log)) and rows[-1]["step"] >= recipe.steps:
-        return codec
-    return Trainer(recipe, resume=True).run()
+    return Path(recipe.run) / "codec" if is_finished(recipe) else Trainer(recipe, resume=True).run()
+
+
+def is_finished(recipe: Recipe) -> bool:
+    """Whether the run has made all its steps and its codec is there, whole, and not that of a shorter run before.
+
+    The codec is written behind the checkpoint of its step. Where no checkpoints are left, the log says how far it came.
+    """
+    folder = Path(recipe.run)
+    try:
+        check_folder(folder / "codec")
+    except ValueError:
+        return False
+    if saved := checkpoint.list_checkpoints(folder / "checkpoints"):
+        written = [path.stat().st_mtime_ns for path in (folder / "codec" / WEIGHTS, saved[-1] / "state.json")]
+        return int(saved[-1].name.removeprefix("step_")) >= recipe.steps and written[0] >= written[1]
+    log = folder / "log.jsonl"
+    return log.exists() and bool(rows := read_log(log)) and rows[-1]["step"] >= recipe.steps

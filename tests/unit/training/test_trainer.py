@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from llmcodec.codec import LLMCodec
 from llmcodec.data.clips import ClipBatch
 from llmcodec.training.checkpoint import list_checkpoints, load_checkpoint
 from llmcodec.training.tracking import read_log
-from llmcodec.training.trainer import CollapseError, Trainer, as_floats
+from llmcodec.training.trainer import CollapseError, Trainer, as_floats, is_finished, train_or_resume
 
 from ...miniature import everything_on, same
 
@@ -133,6 +134,42 @@ def test_what_is_exported_is_the_average(folder, monkeypatch):
     assert trainer.ema is not None and same(exported, dict(trainer.ema.module.state_dict())) == []
     assert same(exported, trainer.codec.state_dict())
     assert (folder / "average" / "audio_rows.safetensors").is_file() and (folder / "average" / "run.json").is_file()
+
+
+def test_a_run_is_finished_when_the_codec_of_its_last_step_is_whole(folder, monkeypatch):
+    monkeypatch.setattr("llmcodec.training.trainer.plot_curves", lambda *_: None)
+    one = everything_on("paper", folder, "finished", steps=1, accumulate=1)
+    codec = train_or_resume(one)
+    weights, two = codec / "model.safetensors", replace(one, steps=2)
+    of_one = weights.read_bytes()
+    assert is_finished(one) and not is_finished(two)
+    assert "# finished/codec\n" in (codec / "README.md").read_text() and ".tmp" not in (codec / "README.md").read_text()
+
+    def killed(self: Any, place: Path, **_: Any) -> None:
+        (place / "config.json").write_text("{")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LLMCodec, "save_pretrained", killed)
+        train_or_resume(two)
+    assert read_log(folder / "finished" / "log.jsonl")[-1]["step"] == 2
+    assert weights.read_bytes() == of_one and not is_finished(two), "whole, but of the shorter run"
+    assert train_or_resume(two) == codec and is_finished(two)
+    of_two = weights.read_bytes()
+    ema = load_checkpoint(list_checkpoints(folder / "finished" / "checkpoints")[-1])["ema"]
+    state = {f"module.{name}": value for name, value in LLMCodec.from_pretrained(codec).state_dict().items()}
+    assert of_two != of_one and same(state, {name: ema[name] for name in state}) == []
+
+    weights.write_bytes(of_two[:-4])
+    assert not is_finished(two)
+    weights.unlink()  # as a kill in the middle of writing left it before
+    assert not is_finished(two) and train_or_resume(two) == codec and weights.read_bytes() == of_two
+    monkeypatch.setattr("llmcodec.training.trainer.Trainer", None)
+    assert train_or_resume(two) == codec
+    shutil.rmtree(folder / "finished" / "checkpoints")
+    assert train_or_resume(two) == codec and not is_finished(replace(one, steps=3))
+    (folder / "finished" / "log.jsonl").unlink()
+    assert not is_finished(two)
 
 
 def test_revival_moves_dead_codes_of_the_partition_alone(folder):
