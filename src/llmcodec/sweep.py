@@ -8,8 +8,8 @@ Test: tests/integration/test_sweep.py.
 
 from __future__ import annotations
 
+import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -96,7 +96,9 @@ def run_sweep(config: SweepConfig, here: Path) -> Path:
             print(f"sweep: {name}, seed {seed}, needs {source}, which is not measured yet: start the sweep again then")
             continue
         with claim(beside(job, ".lock")) as mine:
-            if mine and not beside(job, ".json").exists():
+            if not mine:
+                print(f"sweep: {name}, seed {seed}, is being done by another process")
+            elif not beside(job, ".json").exists():
                 print(f"sweep: {name}, seed {seed}", flush=True)
                 first = replace(config, measurement=config.measurement if index == 0 else later_seeds)
                 run_job(first, config.rows[name], seed, job, here)
@@ -163,24 +165,17 @@ def train_codec(config: SweepConfig, row: RowConfig, seed: int, job: Path, here:
 
 @contextmanager
 def claim(lock: Path) -> Iterator[bool]:
-    """True for the one process that may do a job; the lock of a process that no longer runs is taken over."""
-    try:
-        descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:
-        owner = lock.read_text(encoding="utf-8").strip()
-        if owner.isdigit() and Path(f"/proc/{owner}").exists() or not Path("/proc").exists():
+    """True for the one process that may do a job. The lock of a process that ends, however it ends, is free again.
+
+    The file stays: a lock is held on a file, not on a name, so who deletes it lets two processes hold one each.
+    """
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             yield False
             return
-        lock.unlink(missing_ok=True)
-        with claim(lock) as mine:
-            yield mine
-        return
-    try:
-        os.write(descriptor, str(os.getpid()).encode())
-        os.close(descriptor)
         yield True
-    finally:
-        lock.unlink(missing_ok=True)
 
 
 def write_table(config: SweepConfig) -> Path:
@@ -231,26 +226,30 @@ def difference(reference: dict[int, Any], other: dict[int, Any], key: str) -> st
 def paired_difference(
     reference: dict[int, Any], other: dict[int, Any], key: str, resamples: int = 2000
 ) -> Interval | None:
-    """Relative difference of a measure, paired by seed and clip; the 95 % interval resamples seeds and clips."""
+    """Relative difference of a measure, paired by seed and clip; the 95 % interval resamples seeds and clips.
+
+    Clips count that have the measure in both rows at every seed; None where there is none, and for the reference.
+    """
     table, column = PAIRED[key]
     seeds = [seed for seed in reference if seed in other]
-    if not seeds or other is reference or column not in reference[seeds[0]][table][0]:
+    if not seeds or other is reference:
         return None
-    pairs = []
-    for seed in seeds:
-        a, b = ({row["id"]: row[column] for row in results[seed][table]} for results in (reference, other))
-        pairs.append([(a[i], b[i]) for i in a if a[i] is not None and b.get(i) is not None])
-    sizes = {len(p) for p in pairs}
-    if len(sizes) != 1:
+
+    def measured(result: dict[str, Any]) -> dict[str, float]:
+        return {row["id"]: row[column] for row in result.get(table, []) if row.get(column) is not None}
+
+    pairs = [(measured(reference[seed]), measured(other[seed])) for seed in seeds]
+    clips = [clip for clip in pairs[0][0] if all(clip in a and clip in b for a, b in pairs)]
+    if not clips:
         return None
-    values_KN2 = np.asarray(pairs)
+    values_KN2 = np.asarray([[(a[clip], b[clip]) for clip in clips] for a, b in pairs])
     generator = np.random.default_rng(0)
     draws = []
     for _ in range(resamples):
         chosen = values_KN2[generator.integers(len(seeds), size=len(seeds))]
-        clips = generator.integers(values_KN2.shape[1], size=values_KN2.shape[1])
-        sums = chosen[:, clips].sum((0, 1))
+        drawn = generator.integers(len(clips), size=len(clips))
+        sums = chosen[:, drawn].sum((0, 1))
         draws.append(sums[1] / sums[0] - 1)
     total = values_KN2.sum((0, 1))
     low, high = np.percentile(draws, [2.5, 97.5])
-    return Interval(float(total[1] / total[0] - 1), float(low), float(high), values_KN2.shape[1])
+    return Interval(float(total[1] / total[0] - 1), float(low), float(high), len(clips))

@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from llmcodec.assets import speech_manifest
 from llmcodec.cli import main
 from llmcodec.data.manifest import read_manifest, write_manifest
-from llmcodec.sweep import beside, paired_difference
+from llmcodec.sweep import beside, claim, paired_difference
 
 SWEEP = """
 folder: {folder}
@@ -62,7 +64,6 @@ def test_every_row_is_measured_and_stands_in_the_table(finished):
     table = (finished / "runs" / "table.md").read_text()
     assert table.startswith("| | control (1) | again, .5 (1) | searched (1) | base (2) |")
     assert "LM bits per second" in table and "mel against control" in table
-    assert not list((finished / "runs").glob("*.lock"))
     assert (finished / "runs" / "control-0" / "codec" / "config.json").is_file()
 
 
@@ -89,12 +90,60 @@ def test_another_process_has_the_job(finished, capsys):
     content = lost.read_bytes()
     lost.unlink()
     lock = beside(finished / "runs" / "base-1", ".lock")
-    lock.write_text(str(os.getpid()))  # it lives
+    with claim(lock):
+        main(["sweep", str(finished / "sweep.yaml")])
+    out = capsys.readouterr().out
+    assert not lost.exists() and "base, seed 1, is being done by another process" in out and "base (1)" in out
     main(["sweep", str(finished / "sweep.yaml")])
-    assert not lost.exists() and lock.exists() and "base (1)" in capsys.readouterr().out
-    lock.write_text("999999999")  # it does not
-    main(["sweep", str(finished / "sweep.yaml")])
-    assert lost.read_bytes() == content and not lock.exists()
+    assert lost.read_bytes() == content and "another process" not in capsys.readouterr().out
+
+
+def test_one_process_alone_claims_a_job(tmp_path):
+    lock = tmp_path / "job.lock"
+    lock.write_text("1")  # a number that belongs to a living process says nothing
+    for _ in range(2):
+        with claim(lock) as mine, claim(lock) as second:
+            assert mine and not second
+            lock.write_text("")
+            with claim(lock) as third:
+                assert not third
+    assert lock.exists()  # whoever has it open and whoever comes later hold the same lock
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
+def test_a_killed_process_lets_go_of_its_job(tmp_path):
+    lock = tmp_path / "job.lock"
+    ready, claimed = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with claim(lock) as mine:
+            os.write(claimed, b"1" if mine else b"0")
+            time.sleep(600)
+        os._exit(1)
+    try:
+        assert os.read(ready, 1) == b"1"
+        with claim(lock) as mine:
+            assert not mine
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    with claim(lock) as mine:
+        assert mine
+
+
+def test_differences_are_of_clips_measured_in_both_rows_at_every_seed():
+    def row(*values):
+        return {"files": [{"id": f"c{i}", "pesq": value} for i, value in enumerate(values)]}
+
+    reference = {0: row(1.0, 2.0, 4.0, 3.0), 1: row(2.0, 4.0, 8.0, 3.0)}
+    other = {0: row(1.5, 3.0, None, 9.0), 1: row(3.0, 6.0, 9.0, None)}  # each seed lacks another clip
+    found = paired_difference(reference, other, "pesq")
+    assert (found.value, found.low, found.high, found.num) == (0.5, 0.5, 0.5, 2)
+    assert paired_difference(reference, {0: row(*[None] * 4)} | {1: other[1]}, "pesq") is None
+    assert paired_difference(reference, {0: {"files": []}, 1: other[1]}, "pesq") is None
+    assert paired_difference({0: {"files": []}}, {0: {"files": []}}, "pesq") is None
+    assert paired_difference({0: {"files": [{"id": "c0"}]}}, {0: row(1.0)}, "pesq") is None
+    assert paired_difference(reference, reference, "pesq") is None
 
 
 def test_a_row_waits_for_its_source(finished, tmp_path, capsys):
@@ -104,6 +153,6 @@ def test_a_row_waits_for_its_source(finished, tmp_path, capsys):
     one += "  control: {configs: [one_step.yaml]}\n" + rest.partition("\n")[2].partition("\n")[2]
     (finished / "waiting.yaml").write_text(one)
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "control-0.lock").write_text(str(os.getpid()))
-    main(["sweep", str(finished / "waiting.yaml")])
+    with claim(tmp_path / "runs" / "control-0.lock"):
+        main(["sweep", str(finished / "waiting.yaml")])
     assert "again, .5, seed 0, needs control" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from llmcodec.lm.prepare import Prepared, TrainedLM, prepare_model
 from llmcodec.lm.recipe import TokenLMRecipe
 from llmcodec.lm.sequences import SequenceBuilder, TokenClipLike, TokenSequence
 from llmcodec.lm.token_lm import TokenLM, TokenLMCard
+from llmcodec.tensorfile import atomic_file
 
 WEIGHTS = "trainable.safetensors"
 RUN = "run.json"
@@ -212,7 +214,7 @@ def train_token_lm(
 
 
 def newest_checkpoint(run: Path, say: Callable[[str], None] = print) -> Path | None:
-    """The newest whole checkpoint of a run; one that a kill left unfinished is named and passed over."""
+    """The newest whole checkpoint of a run; one that a kill left unfinished is named, passed over and deleted."""
     found = [path for path in run.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     for path in sorted(found, key=lambda path: -int(path.name.removeprefix("checkpoint-"))):
         try:
@@ -220,21 +222,25 @@ def newest_checkpoint(run: Path, say: Callable[[str], None] = print) -> Path | N
             return path
         except (OSError, json.JSONDecodeError):
             say(f"{path}: unfinished, passed over")
-            shutil.rmtree(path)
+            if _writes():
+                shutil.rmtree(path, ignore_errors=True)
     return None
+
+
+def _writes() -> bool:
+    """Of several processes (torchrun), one writes; they have no group yet when a run starts."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _start(
     run: Path, recipe: TokenLMRecipe, codec: TokenProvenance, resume: bool, say: Callable[[str], None]
 ) -> Path | None:
     """Checkpoint to go on from; writes run.json for a new run."""
-    facts = {"recipe": dataclasses.asdict(recipe), "codec": dataclasses.asdict(codec)}
+    facts = json.loads(json.dumps({"recipe": dataclasses.asdict(recipe), "codec": dataclasses.asdict(codec)}))
     path = run / RUN
     if resume and path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
-        now = json.loads(json.dumps(facts))
-        changed = [name for name, value in now["recipe"].items() if before["recipe"].get(name) != value]
-        changed = [name for name in changed if name not in MAY_CHANGE]
+        changed = [name for name in _changed(before["recipe"], facts["recipe"]) if name not in MAY_CHANGE]
         if before["codec"]["weights_sha256"] != codec.weights_sha256:
             raise ValueError(f"{run}: the run was started with tokens of codec {before['codec']['codec']!r}")
         if changed:
@@ -242,9 +248,24 @@ def _start(
         return newest_checkpoint(run, say)
     if any(run.glob("checkpoint-*")) or (run / "lm").exists():
         raise ValueError(f"{run}: holds a run already; go on with --resume, or name another folder with --run")
-    run.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    if _writes():
+        with atomic_file(path) as file:
+            file.write((json.dumps(facts, indent=1) + "\n").encode())
     return None
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Fields of two recipes that differ; a field that is younger than the run had its default then."""
+    known = _flat(json.loads(json.dumps(dataclasses.asdict(TokenLMRecipe())))) | _flat(before)
+    return [name for name, value in _flat(now).items() if known.get(name) != value]
+
+
+def _flat(fields: dict[str, Any], inside: str = "") -> dict[str, Any]:
+    """Nested fields by their names as the command line has them: data.turns."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        flat |= _flat(value, f"{inside}{name}.") if isinstance(value, dict) else {f"{inside}{name}": value}
+    return flat
 
 
 def _codes(rows: Sequence[TokenClipLike], num_codes: int) -> list[Tensor]:

@@ -8,7 +8,7 @@ bit on the CPU. Test: tests/integration/test_resume.py, test_two_processes.py.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +16,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..codec.folder import finished_folder
 from ..codec.quantizer import CodebookUsage
+from ..codec.safe_load import WEIGHTS, check_folder
 from ..data.clips import ClipBatch
 from ..data.sampler import clip_seed
 from ..objectives.collapse import CodeStatistics
@@ -45,7 +48,13 @@ class Trainer:
     def __init__(self, recipe: Recipe, resume: bool = False, show_progress: bool = True):
         self.recipe, self.folder = recipe, Path(recipe.run)
         ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = Accelerator(log_with=recipe.trackers or None, project_dir=recipe.run, kwargs_handlers=[ddp])
+        AcceleratorState._reset_state()  # a trainer before in this process may have had another precision
+        self.accelerator = Accelerator(
+            mixed_precision="no",  # the recipe decides (`CodecObjective.autocast`), not the user's accelerate settings
+            log_with=recipe.trackers or None,
+            project_dir=recipe.run,
+            kwargs_handlers=[ddp],
+        )
         self.device, self.dtype = (
             self.accelerator.device,
             torch.float64 if recipe.precision == "fp64" else torch.float32,
@@ -111,7 +120,7 @@ class Trainer:
                 if terms.total.requires_grad:  # else nothing trains at this step but the adversary
                     self.accelerator.backward(terms.total / len(batches))
             micro.append(terms)
-        norms = {group.name: group.clip() for group in self.groups}
+        norms = self.clip()
         if guilty := self.non_finite(micro, norms):
             self.skip(guilty, buffers)
             return None
@@ -129,7 +138,11 @@ class Trainer:
         self.step += 1
         self.bad_steps = 0
         self.revived += revived
-        return self.figures(micro, norms, rates) | adversarial | {"codes/revived": float(revived)}
+        return as_floats({**self.figures(micro, norms, rates), **adversarial, "codes/revived": float(revived)})
+
+    def clip(self) -> dict[str, Tensor]:
+        """Clip every group; norms before, on our device: that of a group without any gradient is born on the CPU."""
+        return {group.name: group.clip().to(self.device) for group in self.groups}
 
     def move(self, batch: ClipBatch) -> ClipBatch:
         batch = batch.to(self.device)
@@ -139,12 +152,12 @@ class Trainer:
         for group in self.groups:
             group.zero_grad()
 
-    def train_adversary(self, micro: Sequence[LossTerms]) -> dict[str, float]:
+    def train_adversary(self, micro: Sequence[LossTerms]) -> dict[str, Tensor]:
         """The discriminators see all micro-batches of the step, once their generator term is on."""
         windows = [(t.fake_BS.detach(), t.real_BS) for t in micro if t.fake_BS is not None and t.real_BS is not None]
         if self.adversary is None or not windows or "adv/generator" not in micro[0].raw:
             return {}
-        return {name: float(value) for name, value in self.adversary.step(windows, self.step).items()}
+        return self.adversary.step(windows, self.step)
 
     def non_finite(self, micro: Sequence[LossTerms], norms: dict[str, Tensor]) -> list[str]:
         """Names of terms or gradients that are NaN or infinite, on any rank; all ranks answer alike."""
@@ -194,13 +207,13 @@ class Trainer:
 
     def figures(
         self, micro: Sequence[LossTerms], norms: dict[str, Tensor], rates: dict[str, float]
-    ) -> dict[str, float]:
+    ) -> dict[str, Tensor | float]:
         """Logged numbers of a step: mean raw terms, token statistics, gradient norms, learning rates."""
-        mean = {}
+        mean: dict[str, Tensor | float] = {}
         for name in {**micro[0].raw, **micro[0].logged}:
-            mean[name] = float(torch.stack([(t.raw | t.logged)[name].detach().float() for t in micro]).mean())
-        mean |= {name: float(value) for name, value in self.statistics.summary().items()}
-        mean |= {f"grad_norm/{name}": float(norm) for name, norm in norms.items()}
+            mean[name] = torch.stack([(t.raw | t.logged)[name].detach().float() for t in micro]).mean()
+        mean |= self.statistics.summary()
+        mean |= {f"grad_norm/{name}": norm for name, norm in norms.items()}
         mean |= {f"lr/{name}": rate for name, rate in rates.items()}
         return mean
 
@@ -244,13 +257,16 @@ class Trainer:
             raise CollapseError(f"step {self.step}: tokens are collapsing: {'; '.join(violated)}")
 
     def finish(self) -> Path:
-        """Export the codec (its average, if there is one) and draw the curves."""
+        """Export the codec (its average, if there is one), whole or not at all, and draw the curves."""
         folder = self.folder / "codec"
         if self.accelerator.is_main_process:
-            codec: Any = self.codec if self.ema is None else self.ema.module
-            codec.float().save_pretrained(folder)
             if self.objective.language is not None:
                 self.objective.language.save_parts(self.folder)
+            codec: Any = self.codec if self.ema is None else self.ema.module
+            codec = codec.float()
+            # Behind the parts: with its codec a run is finished. The card is not to name the temporary folder.
+            with finished_folder(folder, overwrite=True) as temporary:
+                codec.save_pretrained(temporary, card=codec.card(f"{self.folder.resolve().name}/codec"))
             plot_curves(read_log(self.folder / "log.jsonl"), self.folder / "curves.png", self.recipe.name)
         if self.recipe.trackers:
             self.accelerator.end_training()
@@ -326,9 +342,30 @@ class Trainer:
             self.load_training_state(checkpoint.load_checkpoint(found[-1]))
 
 
+def as_floats(row: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """The row in numbers. Its tensors leave their device together: one wait for all instead of one for each."""
+    tensors = {name: value for name, value in row.items() if isinstance(value, Tensor)}
+    numbers = torch.stack([value.detach().double() for value in tensors.values()]).tolist()
+    return {name: float(value) for name, value in {**row, **dict(zip(tensors, numbers, strict=True))}.items()}
+
+
 def train_or_resume(recipe: Recipe) -> Path:
     """Folder of the trained codec: trains, goes on where a run stopped, and leaves a finished run alone."""
-    log, codec = Path(recipe.run) / "log.jsonl", Path(recipe.run) / "codec"
-    if codec.is_dir() and log.exists() and (rows := read_log(log)) and rows[-1]["step"] >= recipe.steps:
-        return codec
-    return Trainer(recipe, resume=True).run()
+    return Path(recipe.run) / "codec" if is_finished(recipe) else Trainer(recipe, resume=True).run()
+
+
+def is_finished(recipe: Recipe) -> bool:
+    """Whether the run has made all its steps and its codec is there, whole, and not that of a shorter run before.
+
+    The codec is written behind the checkpoint of its step. Where no checkpoints are left, the log says how far it came.
+    """
+    folder = Path(recipe.run)
+    try:
+        check_folder(folder / "codec")
+    except ValueError:
+        return False
+    if saved := checkpoint.list_checkpoints(folder / "checkpoints"):
+        written = [path.stat().st_mtime_ns for path in (folder / "codec" / WEIGHTS, saved[-1] / "state.json")]
+        return int(saved[-1].name.removeprefix("step_")) >= recipe.steps and written[0] >= written[1]
+    log = folder / "log.jsonl"
+    return log.exists() and bool(rows := read_log(log)) and rows[-1]["step"] >= recipe.steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from llmcodec.lm.prepare import merged_model, prepare_model
 from llmcodec.lm.recipe import LMDataConfig, LMModelConfig, SmallModelConfig, TokenLMRecipe
 from llmcodec.lm.token_lm import load_token_lm
-from llmcodec.lm.train import newest_checkpoint, train_token_lm
+from llmcodec.lm.train import _start, newest_checkpoint, train_token_lm
 
 from .small_token_lm import CODEC, NUM_CODES, causal, random_codes, rows
 
@@ -95,6 +96,44 @@ def test_a_folder_in_use_and_a_changed_recipe(tmp_path):
     assert newest_checkpoint(tmp_path / "run") == tmp_path / "run" / "checkpoint-3"
     assert newest_checkpoint(tmp_path / "none") is None
     train(replace(one, steps=5), resume=True)  # more steps are no other run
+
+
+def test_of_several_processes_one_writes(tmp_path, monkeypatch):
+    one = recipe(tmp_path / "run")
+    monkeypatch.setenv("RANK", "1")
+    assert _start(tmp_path / "run", one, CODEC, False, print) is None and not (tmp_path / "run" / "run.json").exists()
+    for step, state in ((3, "{}"), (6, '{"epo')):
+        (tmp_path / "run" / f"checkpoint-{step}").mkdir(parents=True)
+        (tmp_path / "run" / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    whole, unfinished = tmp_path / "run" / "checkpoint-3", tmp_path / "run" / "checkpoint-6"
+    assert newest_checkpoint(tmp_path / "run") == whole and unfinished.exists()
+    monkeypatch.setenv("RANK", "0")
+    assert newest_checkpoint(tmp_path / "run") == whole and not unfinished.exists()
+
+
+def test_a_start_that_is_killed_leaves_no_half_description(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        _start(tmp_path / "run", recipe(tmp_path / "run"), CODEC, False, print)
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_run_from_before_a_field_existed_resumes(tmp_path):
+    run = tmp_path / "run"
+    one = recipe(run, data=LMDataConfig(formats=["audio"], max_tokens=48))
+    _start(run, one, CODEC, False, print)
+    facts = json.loads((run / "run.json").read_text())
+    fields = facts["recipe"]
+    del fields["data"]["turns"], fields["model"]["small"]["cooccurrence"], fields["everywhere"]
+    fields["data"]["gone"] = 1  # a field of then
+    (run / "run.json").write_text(json.dumps(facts))
+    assert _start(run, one, CODEC, True, print) is None
+    other = replace(one, data=replace(one.data, turns=(3, 8)), model=LMModelConfig(small=replace(SMALL, num_heads=1)))
+    with pytest.raises(ValueError, match=r"run: data.turns, model.small.num_heads differ from"):
+        _start(run, other, CODEC, True, print)
 
 
 def test_accumulation_and_packing_do_not_change_the_step(tmp_path):

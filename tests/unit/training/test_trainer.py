@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmcodec.codec import LLMCodec
 from llmcodec.data.clips import ClipBatch
 from llmcodec.training.checkpoint import list_checkpoints, load_checkpoint
 from llmcodec.training.tracking import read_log
-from llmcodec.training.trainer import CollapseError, Trainer
+from llmcodec.training.trainer import CollapseError, Trainer, as_floats, is_finished, train_or_resume
 
 from ...miniature import everything_on, same
 
@@ -70,6 +74,31 @@ def test_a_gradient_that_is_not_finite_is_found_though_every_loss_is(folder):
     assert trainer.train_step(batches(trainer)) is not None
 
 
+def test_norms_are_on_the_device_of_the_losses_also_where_a_group_has_no_gradient(folder):
+    trainer = trainer_of(folder, "delayed", accumulate=1)
+    assert all(p.grad is None for group in trainer.groups for p in group.parameters)  # a delayed learning rate
+    trainer.device = torch.device("meta")  # any other than the CPU
+    norms = trainer.clip()
+    assert set(norms) == {group.name for group in trainer.groups}
+    assert {norm.device.type for norm in norms.values()} == {"meta"}
+
+
+def test_the_figures_of_a_step_are_fetched_together():
+    class Waits(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += function is torch.ops.aten._local_scalar_dense.default  # what float(tensor) does
+            return function(*args, **kwargs or {})
+
+    row = {"b": torch.tensor(0.1), "a": 0.5, "c": torch.tensor(0.1, dtype=torch.float64), "d": torch.tensor(torch.inf)}
+    with Waits() as waits:
+        found = as_floats(row)
+    assert waits.count == 0  # `tolist` is a single copy
+    assert list(found) == list(row) and found == {name: float(value) for name, value in row.items()}
+    assert all(type(value) is float for value in found.values())
+
+
 def test_bad_steps_in_a_row_end_the_run_naming_the_term_with_the_newest_checkpoint_intact(folder):
     options: dict[str, Any] = dict(accumulate=1, max_bad_steps=3, checkpoint_every=1, steps=50)
     trainer = trainer_of(folder, "ends", **options)
@@ -107,6 +136,42 @@ def test_what_is_exported_is_the_average(folder, monkeypatch):
     assert (folder / "average" / "audio_rows.safetensors").is_file() and (folder / "average" / "run.json").is_file()
 
 
+def test_a_run_is_finished_when_the_codec_of_its_last_step_is_whole(folder, monkeypatch):
+    monkeypatch.setattr("llmcodec.training.trainer.plot_curves", lambda *_: None)
+    one = everything_on("paper", folder, "finished", steps=1, accumulate=1)
+    codec = train_or_resume(one)
+    weights, two = codec / "model.safetensors", replace(one, steps=2)
+    of_one = weights.read_bytes()
+    assert is_finished(one) and not is_finished(two)
+    assert "# finished/codec\n" in (codec / "README.md").read_text() and ".tmp" not in (codec / "README.md").read_text()
+
+    def killed(self: Any, place: Path, **_: Any) -> None:
+        (place / "config.json").write_text("{")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LLMCodec, "save_pretrained", killed)
+        train_or_resume(two)
+    assert read_log(folder / "finished" / "log.jsonl")[-1]["step"] == 2
+    assert weights.read_bytes() == of_one and not is_finished(two), "whole, but of the shorter run"
+    assert train_or_resume(two) == codec and is_finished(two)
+    of_two = weights.read_bytes()
+    ema = load_checkpoint(list_checkpoints(folder / "finished" / "checkpoints")[-1])["ema"]
+    state = {f"module.{name}": value for name, value in LLMCodec.from_pretrained(codec).state_dict().items()}
+    assert of_two != of_one and same(state, {name: ema[name] for name in state}) == []
+
+    weights.write_bytes(of_two[:-4])
+    assert not is_finished(two)
+    weights.unlink()  # as a kill in the middle of writing left it before
+    assert not is_finished(two) and train_or_resume(two) == codec and weights.read_bytes() == of_two
+    monkeypatch.setattr("llmcodec.training.trainer.Trainer", None)
+    assert train_or_resume(two) == codec
+    shutil.rmtree(folder / "finished" / "checkpoints")
+    assert train_or_resume(two) == codec and not is_finished(replace(one, steps=3))
+    (folder / "finished" / "log.jsonl").unlink()
+    assert not is_finished(two)
+
+
 def test_revival_moves_dead_codes_of_the_partition_alone(folder):
     trainer = trainer_of(folder, "revive", codec__revive_every=1, codec__revive_below=1.0, accumulate=1)
     low, high = trainer.objective.partition
@@ -126,3 +191,20 @@ def test_two_trainers_of_the_same_recipe_are_equal_and_of_another_seed_are_not(f
         for seed in (4, 4, 5)
     ]
     assert same(rows[0], rows[1]) == [] and len(same(rows[0], rows[2])) > 10
+
+
+def test_the_recipe_decides_on_precision_not_the_settings_of_accelerate(folder, monkeypatch):
+    AcceleratorState._reset_state()
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert Accelerator().mixed_precision == "bf16"  # as a trainer before in this process may have it
+    trainer = trainer_of(folder, "precision", accumulate=1)
+    inside, seen = torch.nn.Linear(2, 2), []
+    spectral = trainer.objective.spectral.forward
+
+    def spy(*arguments: Any) -> dict[str, torch.Tensor]:
+        seen.append(inside(torch.ones(1, 2)).dtype)
+        return spectral(*arguments)
+
+    trainer.objective.spectral.forward = spy
+    trainer.model(trainer.move(batches(trainer)[0]), 0)
+    assert seen == [torch.float32] and trainer.accelerator.scaler is None
