@@ -3,8 +3,8 @@
     apt-get install espeak-ng
     python scripts/phonemes.py corpus/manifest.jsonl -o corpus/phonemes.jsonl
 
-Texts go through espeak-ng in its ASCII notation, without stress marks; a language that espeak-ng does not know keeps its
-spelling and is named. Everything else of a row stays, paths included, so write the new manifest beside the old one.
+Texts go through espeak-ng in its ASCII notation, without stress marks; a language that espeak-ng does not know keeps
+its spelling and is named. Everything else of a row stays, paths included, so write the new manifest beside the old one.
 """
 
 from __future__ import annotations
