@@ -74,6 +74,8 @@ class SweepConfig:
     """Clips that the measuring LM and the probe train on, evenly spread over the train split; null takes all."""
     only_train: bool = False
     """Train every row and measure nothing yet: a later call measures."""
+    device: str = "cpu"
+    """Where codecs and the measuring LM run, such as cuda; training takes accelerate's device."""
     measurement: MeasurementConfig = field(default_factory=MeasurementConfig)
     """What is measured; the matched probe and SALMon, which take longest, on the first seed of a row only."""
 
@@ -123,7 +125,7 @@ def run_job(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Pat
     corpus = Corpus(spread(train, config.train_clips), valid, test)
     protocol = config.measurement
     protocol = replace(protocol, likelihood=replace(protocol.likelihood, seeds=(seed,)))
-    codec = load_codec(source)
+    codec = load_codec(source, config.device)
     if row.search is None:
         codec = ready_to_run(codec)
     else:
