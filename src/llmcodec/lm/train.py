@@ -190,7 +190,7 @@ def train_token_lm(
         seed=recipe.seed,
         max_tokens=recipe.data.max_tokens,
         text_template=recipe.data.text_template,
-        turns=tuple(recipe.data.turns) if "tts_stream" in recipe.data.formats else None,
+        turns=recipe.data.turns if "tts_stream" in recipe.data.formats else None,
     )
     held_out = _held_out(prepared, recipe, builder, valid_rows, codec, card, say)
     trainer = LMTrainer(
@@ -294,7 +294,7 @@ def _builder(prepared: Prepared, recipe: TokenLMRecipe) -> SequenceBuilder:
         recipe.everywhere,
         recipe.data.clips_per_sequence,
         recipe.seed,
-        tuple(recipe.data.turns),
+        recipe.data.turns,
     )
 
 
