@@ -48,7 +48,7 @@ def build_codec(recipe: Recipe, device: torch.device | str = "cpu") -> LLMCodec:
                 f"recipe: codec.overrides change an architecture from scratch, but codec.start is {start!r}"
             )
         codec = LLMCodec.from_pretrained(assets.codec_folder() if start == BUNDLED else start)
-    codec = codec.to(device)
+    codec = codec.to(device)  # type: ignore[arg-type]
     if recipe.codec.smaller_codebook is not None:
         codec = with_smaller_codebook(codec, recipe, recipe.codec.smaller_codebook)
     return codec
@@ -67,7 +67,7 @@ def with_smaller_codebook(codec: LLMCodec, recipe: Recipe, size: int) -> LLMCode
     smaller = LLMCodec(LLMCodecConfig.from_dict(config))
     state = codec.state_dict()
     smaller.load_state_dict(state | {"quantizer.codebook": state["quantizer.codebook"][keep]})
-    return smaller.to(codec.device)
+    return smaller.to(codec.device)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
