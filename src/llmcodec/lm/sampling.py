@@ -73,7 +73,7 @@ class TextTurns:
     def due(self, drawn: int) -> Tensor:
         """Ids that come after this many codes, mostly none."""
         turn, inside = divmod(drawn, self.codes)
-        return self.start[:0] if inside or turn > len(self.turns) else self.turns[turn - 1]
+        return self.start[:0] if inside or not 0 < turn <= len(self.turns) else self.turns[turn - 1]
 
     def __len__(self) -> int:
         """All ids."""
