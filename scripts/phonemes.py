@@ -1,4 +1,4 @@
-"""A manifest whose texts are phonemes: what a text-to-speech LM learns to read from fewer hours than from spelling.
+"""A manifest whose texts are phonemes, meant for text-to-speech LMs that have hours of speech and not days.
 
     apt-get install espeak-ng
     python scripts/phonemes.py corpus/manifest.jsonl -o corpus/phonemes.jsonl
