@@ -4,9 +4,9 @@ The nearest code of a frame is neither the one that sounds best (the decoder rea
 is easiest to predict. `SearchingCodec` starts from the nearest codes and tries others at every frame: each trial is
 decoded, and kept where
 
-    mel distance around the frame  +  weight * (-ln p(code | code before) - ln p(code after | code))
+    mel distance around the frame  +  weight * (-ln p(code | code before) - ln p(code after | code) + repeats)
 
-falls. p is a `BigramPrior` counted on a corpus. Nothing is trained, and codebook, decoder and token files stay as they
+falls, where every neighbour that has the same code costs `repeat_nats` more. p is a `BigramPrior` counted on a corpus. Nothing is trained, and codebook, decoder and token files stay as they
 are: encoding costs more, decoding nothing. Analysis by synthesis (Atal & Remde 1982, multi-pulse coding) with the
 Lagrangian of entropy-constrained quantisation (Chou, Lookabaugh & Gray 1989). What it gains and costs: docs/search.md.
 
@@ -46,6 +46,8 @@ class SearchConfig:
 
     weight: float = 0.4
     """Mel distance (`MelDistance`, summed over frames) that one nat is worth; 0 only improves the sound."""
+    repeat_nats: float = 0.5
+    """Surcharge on a code that its neighbour has too: else pauses and vowels run into one code, clips lose variety."""
     candidates: int = 16
     """Nearest codes that may be taken at all."""
     trials: int = 2
@@ -62,8 +64,8 @@ class SearchConfig:
     """Frames that are decoded at once: bounds the memory of long clips."""
 
     def __post_init__(self) -> None:
-        if self.weight < 0 or self.trial_weight < 0 or self.reach < 0:
-            raise ValueError("search: weight, trial_weight and reach cannot be negative")
+        if min(self.weight, self.repeat_nats, self.trial_weight, self.reach) < 0:
+            raise ValueError("search: weight, repeat_nats, trial_weight and reach cannot be negative")
         if min(self.trials, self.spacing, self.passes) < 1 or self.candidates <= self.trials or self.block < 100:
             raise ValueError(
                 "search: trials, spacing and passes must be at least 1, candidates more than trials, block at least "
@@ -282,7 +284,9 @@ class SearchingCodec:
         before_P, after_P = beside_T[chosen_P], beside_T[chosen_P + 2]
 
         def nats(codes_XP: Tensor) -> Tensor:
-            return self.prior.nats(before_P, codes_XP) + self.prior.nats(codes_XP, after_P)
+            repeats_XP = (codes_XP == before_P).float() + (codes_XP == after_P).float()
+            nats_XP = self.prior.nats(before_P, codes_XP) + self.prior.nats(codes_XP, after_P)
+            return nats_XP + config.repeat_nats * repeats_XP
 
         now_P, near_KP, promise_KP = codes_T[chosen_P], near_TK[chosen_P].T, score_TK[chosen_P].T
         if config.weight:
