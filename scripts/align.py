@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from phonemes import PAUSE, Clauses, key_of, speak_all
 from scipy.fft import dct
 from tqdm import tqdm
 
 from llmcodec import audio
+from phonemes import PAUSE, Clauses, key_of, speak_all
 
 RATE, HOP, WINDOW = 16_000, 160, 400
 BANDS, TOP_HZ, CEPSTRA = 26, 5_500, 13

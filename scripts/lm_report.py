@@ -156,7 +156,7 @@ def read(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     runtime = codec_of(lm, options.codec)
     rate = runtime.identity.sample_rate
     held_out = read_manifest(options.manifest, ["valid", "test"], speakers=[options.speaker])
-    clips = spoken_clips(held_out)[: options.most]
+    clips = [clip for clip in spoken_clips(held_out) if clip.duration <= options.seconds][: options.most]
     wavs = [audio.load(clip.path, rate) for clip in clips]
     config = SamplingConfig(
         temperature=options.temperature,

@@ -60,7 +60,8 @@ def sample(
     Args:
         lm: folder of `llmcodec lm train` or `lm export`, or a hub id.
         prompt: audio file to go on from; may be repeated.
-        text: text to read (models trained on tts or tts_stream); may be repeated.
+        text: text to read (models trained to: see their README); may be repeated. Models trained on tts_aligned read
+            units with spaces between them, such as "_ h @ l oU _" (scripts/phonemes.py --apart).
         output: folder for the results.
         seconds: longest new audio of a clip; it may end before.
         min_seconds: no end before this much new audio.
@@ -177,6 +178,8 @@ def play(lm: TokenLM, runtime: Runtime, asked: Asked, config: SamplingConfig, ou
             yield frames_of(asked.codes, runtime)
         frame: list[int] = []
         for codes_B in sample_steps(lm, [asked.ids], config):
+            if codes_B[0] < 0:
+                continue  # it only read
             frame.append(int(codes_B[0]))
             if len(frame) == runtime.identity.num_codebooks:
                 yield frames_of(frame, runtime)

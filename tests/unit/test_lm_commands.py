@@ -220,6 +220,25 @@ def test_a_voice_that_starts_before_its_text_is_there(house, tmp_path, capsys):
     assert main(["lm", "train", *options, "--data.formats", "[tts_stream]", "--data.turns", "[0, 10]", *TRAIN]) != 0
 
 
+def test_phoneme_after_phoneme(house, tmp_path, capsys):
+    timed = [
+        Clip(**{**vars(clip), "text": "<|0.00|> _ <|0.10|> a <|0.20|> b"})
+        for clip in read_manifest(house / "speech" / "train.jsonl")
+    ]
+    write_manifest(tmp_path / "timed.jsonl", timed)
+    options = ["--run", str(tmp_path / "run"), "--data.manifest", str(tmp_path / "timed.jsonl"), "--model.small", SMALL]
+    options += ["--data.codec", str(house / "codec"), "--data.formats", "[tts_aligned]"]
+    assert main(["lm", "train", *options, *TRAIN]) == 0
+    spoken = ["--text", "_ a b _", "--seconds", "0.5", "--min-seconds", "0.5", "--codec", str(house / "codec")]
+    assert main(["lm", "sample", str(tmp_path / "run"), *spoken, "-o", str(tmp_path / "said")]) == 0
+    assert "text0-0.wav: 0.50 s of new audio" in capsys.readouterr().out
+    command = [sys.executable, "-m", "llmcodec", "lm", "sample", str(tmp_path / "run"), *spoken, "--stream", "pcm"]
+    assert len(subprocess.run(command, capture_output=True, check=True).stdout) == SAMPLE_RATE  # 16 bits, half a second
+    assert main(["lm", "export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    assert "the phoneme to speak and the next 2" in (tmp_path / "out" / "README.md").read_text()
+    assert main(["lm", "train", *options, "--data.units_ahead", "-1", *TRAIN]) != 0
+
+
 def test_streamed_sound_is_the_written_sound(house, tmp_path):
     options = ["--prompt", str(house / "speech" / "1.wav"), "--seconds", "0.8", "--min-seconds", "0.8"]
     options += ["--codec", str(house / "codec"), "--seed", "5"]

@@ -6,9 +6,10 @@ decoded, and kept where
 
     mel distance around the frame  +  weight * (-ln p(code | code before) - ln p(code after | code) + repeats)
 
-falls, where every neighbour that has the same code costs `repeat_nats` more. p is a `BigramPrior` counted on a corpus. Nothing is trained, and codebook, decoder and token files stay as they
-are: encoding costs more, decoding nothing. Analysis by synthesis (Atal & Remde 1982, multi-pulse coding) with the
-Lagrangian of entropy-constrained quantisation (Chou, Lookabaugh & Gray 1989). What it gains and costs: docs/search.md.
+falls, where every neighbour that has the same code costs `repeat_nats` more. p is a `BigramPrior` counted on a corpus.
+Nothing is trained, and codebook, decoder and token files stay as they are: encoding costs more, decoding nothing.
+Analysis by synthesis (Atal & Remde 1982, multi-pulse coding) with the Lagrangian of entropy-constrained quantisation
+(Chou, Lookabaugh & Gray 1989). What it gains and costs: docs/search.md.
 
 Shapes: B clips, S samples, T frames, C code dimension, V codes, K nearest codes of a frame, P frames tried at once,
 A trials for each. Test: tests/unit/codec/test_search.py.

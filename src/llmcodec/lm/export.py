@@ -123,6 +123,11 @@ def readme(lm: TokenLM) -> str:
             f"\n- reads text while it speaks: {card.turns[0]} text tokens, `{BEGIN}`, {card.turns[1]} codes, "
             f"{card.turns[0]} text tokens, {card.turns[1]} codes, .. (`llmcodec lm sample` does that)"
         )
+    if card.units_ahead is not None:
+        turns += (
+            f"\n- reads phoneme after phoneme: the phoneme to speak and the next {card.units_ahead}, `{BEGIN}`, codes "
+            f"up to `{END}`, the same one phoneme later (without `{BEGIN}`), .. (`llmcodec lm sample` does that)"
+        )
     which = (
         f"`{codec.codec}` (weights sha256 `{codec.weights_sha256[:16]}...`, {codec.sample_rate} Hz, "
         f"{codec.frame_rate:g} frames a second, {codec.num_codebooks} x {codec.codebook_size} codes)"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from llmcodec.lm.sequences import FORMATS
+from llmcodec.lm.sequences import FORMATS, SPEAKS_TEXT
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class LMDataConfig:
     """Keep clips of these speakers."""
     formats: list[str] = field(default_factory=lambda: ["audio"])
     """audio, tts (text to audio), tts_stream (text and audio in turn, for voices that start before the text is there),
-    asr (audio to text), interleaved (clips of a speaker in turn); or several of them."""
+    tts_aligned (phoneme after phoneme with its audio: reads after minutes of training; needs times in the texts,
+    scripts/align.py), asr (audio to text), interleaved (clips of a speaker in turn); or several of them."""
     text_template: str = "{text}"
     """What the LM reads for a transcript: {text}, {speaker}, {language} are filled in."""
     max_tokens: int = 1024
@@ -40,6 +41,8 @@ class LMDataConfig:
     """Several sequences in a row, each blind to the others. False: one sequence a row."""
     turns: tuple[int, int] = (7, 20)
     """Text tokens, then codes, of a turn of tts_stream. The text should run a little ahead of the fastest voice."""
+    units_ahead: int = 2
+    """Phonemes of tts_aligned that are read before their turn, besides the one to speak."""
     clips_per_sequence: int = 4
     """Clips in an interleaved sequence."""
 
@@ -51,6 +54,8 @@ class LMDataConfig:
             raise ValueError(f"recipe: data.max_tokens must be at least 8, got {self.max_tokens}")
         if min(self.turns) < 1:
             raise ValueError(f"recipe: data.turns must be two numbers of at least 1, got {list(self.turns)}")
+        if self.units_ahead < 0:
+            raise ValueError(f"recipe: data.units_ahead cannot be negative, got {self.units_ahead}")
         if "{text}" not in self.text_template:
             raise ValueError(f"recipe: data.text_template must contain {{text}}, got {self.text_template!r}")
 
@@ -185,7 +190,7 @@ class TokenLMRecipe:
         """True where no text is ever predicted."""
         if self.everywhere and set(self.data.formats) != {"audio"}:
             return False
-        return set(self.data.formats) <= {"audio", "tts", "tts_stream"}
+        return set(self.data.formats) <= {"audio"} | SPEAKS_TEXT
 
     def loss_in_words(self) -> str:
         """For the card and the log."""

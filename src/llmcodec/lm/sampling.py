@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from llmcodec.lm.logits import output_rows, token_logits
-from llmcodec.lm.sequences import SequenceBuilder
+from llmcodec.lm.sequences import SPEAKS_TEXT, SequenceBuilder
+from llmcodec.lm.timed_text import without_times
 from llmcodec.lm.token_lm import TokenLM
 
 ENDED = -1
+READING = -2
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,21 @@ class TextTurns:
         return len(self.start) + sum(len(turn) for turn in self.turns)
 
 
-Prompt = Tensor | TextTurns
+@dataclass(frozen=True)
+class UnitTurns:
+    """A text that is spoken unit by unit (format tts_aligned): the end of audio asks for the next one."""
+
+    start: Tensor
+    """Ids before the first code, 1-D."""
+    turns: tuple[Tensor, ...]
+    """Ids of each further unit."""
+
+    def __len__(self) -> int:
+        """All ids, and the ends between them."""
+        return len(self.start) + sum(1 + len(turn) for turn in self.turns)
+
+
+Prompt = Tensor | TextTurns | UnitTurns
 
 
 def speech_prompt(lm: TokenLM, codes_T: Tensor | None = None) -> Tensor:
@@ -98,7 +114,7 @@ def text_prompt(lm: TokenLM, text: str, speaker: str = "", language: str = "") -
     if not text.strip():
         raise ValueError("sampling: the text is empty; give some words to speak")
     formats = set(lm.card.formats)
-    if formats and not {"tts", "tts_stream", "interleaved"} & formats:
+    if formats and not (SPEAKS_TEXT | {"interleaved"}) & formats:
         raise ValueError(
             f"sampling: this LM was trained on {', '.join(lm.card.formats)}, not on text to audio; "
             "see recipes/lm_tts.yaml"
@@ -109,8 +125,13 @@ def text_prompt(lm: TokenLM, text: str, speaker: str = "", language: str = "") -
             raise ValueError(f"sampling: this LM reads {template!r}; name the {name}")
     builder = SequenceBuilder(lm.tokenizer, lm.tokens, lm.max_positions, template)
     begin = torch.tensor([lm.tokens.begin])
-    if lm.card.turns is None or {"tts", "interleaved"} & formats:
+    if {"tts", "interleaved"} & formats or (lm.card.turns is None and lm.card.units_ahead is None):
         return torch.cat([builder.text_ids(text, speaker, language), begin])
+    if lm.card.units_ahead is not None:
+        builder = replace(builder, units_ahead=lm.card.units_ahead)
+        first, *rest = builder.unit_turns(without_times(text).split(), speaker, language)
+        return UnitTurns(torch.cat([first, begin]), tuple(rest))
+    assert lm.card.turns is not None
     builder = replace(builder, turns=lm.card.turns)
     first, *rest = builder.text_turns(text, speaker, language)
     return TextTurns(torch.cat([first, begin]), tuple(rest), lm.card.turns[1])
@@ -121,14 +142,16 @@ def sample(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig) -> li
     drawn: list[list[int]] = [[] for _ in prompts]
     for codes_B in sample_steps(lm, prompts, config):
         for clip, code in zip(drawn, codes_B.tolist(), strict=True):
-            if code != ENDED:
+            if code >= 0:
                 clip.append(code)
     return [torch.tensor(clip, dtype=torch.int64) for clip in drawn]
 
 
 @torch.no_grad()
 def sample_steps(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig) -> Iterator[Tensor]:
-    """One step after another: codes (B,), ENDED for clips that are over; stops when all are.
+    """One step after another: codes (B,), ENDED for clips that are over, READING for those that draw none now.
+
+    Stops when all clips are over.
 
     Raises:
         ValueError: no prompt, a prompt that ends inside a frame, or more positions than the LM has.
@@ -137,35 +160,81 @@ def sample_steps(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig)
     lm.model.eval()
     device = lm.device
     rows = output_rows(lm.model, lm.tokens.output_ids.to(device))
-    generators = [torch.Generator().manual_seed(config.seed * 1_000_003 + i) for i in range(len(prompts))]
-    active = list(range(len(prompts)))
-    starts = [prompt.start if isinstance(prompt, TextTurns) else prompt for prompt in prompts]
-    texted = [len(p.turns) * p.codes if isinstance(p, TextTurns) else 0 for p in prompts]
-    recent: list[list[int]] = [lm.tokens.codes(start).tolist()[-config.repetition_window :] for start in starts]
     num_codebooks = 1 if lm.card.codec is None else lm.card.codec.num_codebooks
-    state = _Cache(lm.model, starts, device)
-    for step in range(config.max_codes):
+    clips = [_Clip(lm, prompt, config, place) for place, prompt in enumerate(prompts)]
+    active = list(clips)
+    state = _Cache(lm.model, [clip.start for clip in clips], device)
+    while True:
         logits_BK = token_logits(lm.model, state.hidden_BH, rows).cpu()
-        _forbid(logits_BK, lm.num_codes, step, num_codebooks, config)
-        for row, clip in enumerate(active):
-            if step < texted[clip]:
-                logits_BK[row, 0] = -math.inf  # text is still to come
-        if config.repetition_penalty != 1.0:
-            _penalise(logits_BK, [recent[clip] for clip in active], config)
-        columns = draw(logits_BK, [generators[clip] for clip in active], config)
+        for logits_K, clip in zip(logits_BK, active, strict=True):
+            clip.forbid(logits_K, num_codebooks)
+            clip.decide_end(logits_K)
+        columns = draw(logits_BK, [clip.generator for clip in active], config)
         codes_B = torch.full((len(prompts),), ENDED)
-        codes_B[torch.tensor(active)] = columns - 1  # column 0 is the end of audio, which is ENDED
-        for clip, code in zip(active, (columns - 1).tolist(), strict=True):
-            recent[clip] = [*recent[clip], code][-config.repetition_window :]
-        going = columns > 0
-        if not bool(going.any()):
+        texts = []
+        for clip, column in zip(active, columns.tolist(), strict=True):
+            codes_B[clip.place], text = clip.take(column)
+            texts.append(text)
+        if bool((codes_B == ENDED).all()):
             return
         yield codes_B
-        active = [clip for clip, goes in zip(active, going.tolist(), strict=True) if goes]
-        if step + 1 < config.max_codes:
-            state.keep(going)
-            texts = [p.due(step + 1) if isinstance(p, TextTurns) else p[:0] for p in (prompts[clip] for clip in active)]
-            state.step(columns[going] - 1 + lm.tokens.first, texts)
+        going = torch.tensor([text is not None for text in texts])
+        if not bool(going.any()):
+            return
+        active = [clip for clip, text in zip(active, texts, strict=True) if text is not None]
+        state.keep(going)
+        ids = torch.where(columns > 0, columns - 1 + lm.tokens.first, lm.tokens.end)
+        state.step(ids[going], [text for text in texts if text is not None])
+
+
+class _Clip:
+    """What has been drawn for one prompt, what may be drawn next, and what text comes in between."""
+
+    def __init__(self, lm: TokenLM, prompt: Prompt, config: SamplingConfig, place: int):
+        self.prompt, self.config, self.place = prompt, config, place
+        self.start = prompt if isinstance(prompt, Tensor) else prompt.start
+        self.generator = torch.Generator().manual_seed(config.seed * 1_000_003 + place)
+        self.recent: list[int] = lm.tokens.codes(self.start).tolist()[-config.repetition_window :]
+        self.drawn, self.read = 0, 0  # codes, units
+
+    @property
+    def more_units(self) -> bool:
+        return isinstance(self.prompt, UnitTurns) and self.read < len(self.prompt.turns)
+
+    def decide_end(self, logits_K: Tensor) -> None:
+        """Whether the unit ends here, by the LM's own odds: a temperature, made for codes, would stretch or cut it."""
+        if isinstance(self.prompt, UnitTurns) and math.isfinite(logits_K[0]):
+            ends = bool(torch.rand((), generator=self.generator) < logits_K.softmax(0)[0])
+            logits_K[1:] = logits_K[1:].masked_fill(torch.tensor(ends), -math.inf)
+            logits_K[0] = 0.0 if ends else -math.inf
+
+    def forbid(self, logits_K: Tensor, num_codebooks: int) -> None:
+        """End of audio between frames only, not before `min_codes` nor while text of tts_stream is to come; each place
+        of a frame has its own codebook. The end of a unit is free."""
+        place = self.drawn % num_codebooks
+        early = self.drawn < self.config.min_codes and not self.more_units
+        unread = isinstance(self.prompt, TextTurns) and self.drawn < len(self.prompt.turns) * self.prompt.codes
+        if place or early or unread:
+            logits_K[0] = -math.inf
+        if num_codebooks > 1:
+            size = (len(logits_K) - 1) // num_codebooks
+            logits_K[1 : 1 + place * size] = -math.inf
+            logits_K[1 + (place + 1) * size :] = -math.inf
+        if self.config.repetition_penalty != 1.0 and self.recent:
+            logits_K[torch.tensor(sorted(set(self.recent))) + 1] -= math.log(self.config.repetition_penalty)
+
+    def take(self, column: int) -> tuple[int, Tensor | None]:
+        """A drawn column: its code, ENDED or READING, and the text that follows; None where the clip is over."""
+        nothing = self.start[:0]
+        if column:
+            self.drawn += 1
+            self.recent = [*self.recent, column - 1][-self.config.repetition_window :]
+            text = self.prompt.due(self.drawn) if isinstance(self.prompt, TextTurns) else nothing
+            return column - 1, text if self.drawn < self.config.max_codes else None
+        if not isinstance(self.prompt, UnitTurns) or not self.more_units:
+            return ENDED, None
+        self.read += 1
+        return READING, self.prompt.turns[self.read - 1]
 
 
 def draw(logits_BK: Tensor, generators: Sequence[torch.Generator], config: SamplingConfig) -> Tensor:
@@ -185,23 +254,6 @@ def draw(logits_BK: Tensor, generators: Sequence[torch.Generator], config: Sampl
     uniform = torch.stack([torch.rand(logits_BK.shape[1], generator=one) for one in generators])
     noise = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
     return (logits_BK + noise).argmax(-1)
-
-
-def _forbid(logits_BK: Tensor, num_codes: int, step: int, num_codebooks: int, config: SamplingConfig) -> None:
-    """End of audio between frames only, and not before `min_codes`; each place of a frame has its own codebook."""
-    place = step % num_codebooks
-    if place or step < config.min_codes:
-        logits_BK[:, 0] = -math.inf
-    if num_codebooks > 1:
-        size = num_codes // num_codebooks
-        logits_BK[:, 1 : 1 + place * size] = -math.inf
-        logits_BK[:, 1 + (place + 1) * size :] = -math.inf
-
-
-def _penalise(logits_BK: Tensor, recent: Sequence[Sequence[int]], config: SamplingConfig) -> None:
-    for row, codes in enumerate(recent):
-        if codes:
-            logits_BK[row, torch.tensor(sorted(set(codes))) + 1] -= math.log(config.repetition_penalty)
 
 
 class _Cache:

@@ -3,6 +3,8 @@
     audio         <CODEC_BEGIN> code code .. <CODEC_END>
     tts           text <CODEC_BEGIN> code .. <CODEC_END>             targets: the audio
     tts_stream    N text tokens <CODEC_BEGIN> M codes, N text tokens, M codes, .. <CODEC_END>     targets: the audio
+    tts_aligned   unit (and those that follow) <CODEC_BEGIN> its codes <CODEC_END>, unit .. its codes <CODEC_END>, ..
+                  targets: the audio; needs times in the text (`lm.timed_text`)
     asr           <CODEC_BEGIN> code .. <CODEC_END> text <eos>        targets: the text
     interleaved   clips of one speaker one after another, each as text or as audio by a coin; targets: everything
 
@@ -17,15 +19,19 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from llmcodec.lm.audio_tokens import AudioTokens
+from llmcodec.lm.timed_text import timed_units, without_times
 
-Format = Literal["audio", "tts", "tts_stream", "asr", "interleaved"]
-FORMATS = ("audio", "tts", "tts_stream", "asr", "interleaved")
+Format = Literal["audio", "tts", "tts_stream", "tts_aligned", "asr", "interleaved"]
+FORMATS = ("audio", "tts", "tts_stream", "tts_aligned", "asr", "interleaved")
+SPEAKS_TEXT = frozenset({"tts", "tts_stream", "tts_aligned"})
+"""Formats that read a text and then predict nothing but audio."""
 EMPTY_TEXT = "empty transcript"
 TOO_LONG = "longer than the LM reads"
 
@@ -84,6 +90,8 @@ class SequenceBuilder:
         clips_per_sequence: clips in an interleaved sequence.
         seed: of the coins.
         turns: text tokens and codes of a turn of tts_stream: the text runs a little ahead of the voice.
+        units_ahead: units of tts_aligned that are read before their turn, besides the one to speak.
+        frame_rate, num_codebooks: of the codec; where a unit of tts_aligned ends.
     """
 
     tokenizer: Any
@@ -94,6 +102,9 @@ class SequenceBuilder:
     clips_per_sequence: int = 4
     seed: int = 0
     turns: tuple[int, int] = (7, 20)
+    units_ahead: int = 2
+    frame_rate: float = 50.0
+    num_codebooks: int = 1
 
     def build(self, rows: Iterable[TokenClipLike], formats: Sequence[str]) -> Built:
         """Every clip once per format.
@@ -115,6 +126,8 @@ class SequenceBuilder:
                     self._audio(row, built)
                 elif name == "tts_stream":
                     self._stream(row, built)
+                elif name == "tts_aligned":
+                    self._aligned(row, built)
                 else:
                     self._pair(row, name, built)
         if not built.sequences:
@@ -123,17 +136,25 @@ class SequenceBuilder:
 
     def text_ids(self, text: str, speaker: str = "", language: str = "") -> Tensor:
         """Token ids of a transcript in the template, without begin or end of text."""
-        filled = self.text_template.format(text=text.strip(), speaker=speaker, language=language)
+        filled = self.text_template.format(text=without_times(text).strip(), speaker=speaker, language=language)
         return torch.tensor(self.tokenizer(filled, add_special_tokens=False)["input_ids"], dtype=torch.int64)
 
     def text_turns(self, text: str, speaker: str = "", language: str = "") -> list[Tensor]:
         """Token ids of a transcript in turns of `turns[0]`; what the template puts before the text is in the first."""
         before, _, after = self.text_template.partition("{text}")
-        fields = {"text": text.strip(), "speaker": speaker, "language": language}
-        ids = self.tokenizer(text.strip() + after.format(**fields), add_special_tokens=False)
+        text = without_times(text).strip()
+        fields = {"text": text, "speaker": speaker, "language": language}
+        ids = self.tokenizer(text + after.format(**fields), add_special_tokens=False)
         head = self.tokenizer(before.format(**fields), add_special_tokens=False)["input_ids"]
         turns = list(torch.tensor(ids["input_ids"], dtype=torch.int64).split(self.turns[0]))
         return [torch.cat([torch.tensor(head, dtype=torch.int64), turns[0]]), *turns[1:]]
+
+    def unit_turns(self, units: Sequence[str], speaker: str = "", language: str = "") -> list[Tensor]:
+        """Token ids read before each unit is spoken: the unit and the next `units_ahead`, in the template at first."""
+        spoken = [" ".join(units[place : place + 1 + self.units_ahead]) for place in range(len(units))]
+        spoken[0] = self.text_template.format(text=spoken[0], speaker=speaker, language=language)
+        rows = self.tokenizer(spoken, add_special_tokens=False)["input_ids"]
+        return [torch.tensor(row, dtype=torch.int64) for row in rows]
 
     def audio_ids(self, row: TokenClipLike) -> Tensor:
         """Token ids of a clip's codes; ValueError names the clip whose codes are of another codec."""
@@ -185,15 +206,43 @@ class SequenceBuilder:
                 parts.append((text[turn], False))
             parts.append((codes, True))
         parts.append((end, True))
+        if self._joined(parts, row, built) and len(text) > len(voice):
+            built.left_out["text cut where the voice had ended (shorter turns of text fit faster voices)"] += 1
+
+    def _aligned(self, row: TokenClipLike, built: Built) -> None:
+        if not row.text.strip():
+            built.left_out[EMPTY_TEXT] += 1
+            return
+        try:
+            units = timed_units(row.text)
+        except ValueError as error:
+            raise ValueError(f"clip {row.id}: {error}") from error
+        codes = self.audio_ids(row)
+        frames = len(codes) // self.num_codebooks
+        starts = [min(frames, round(time * self.frame_rate)) for _, time in units]
+        if not units[-1][0]:
+            units = units[:-1]
+        bounds = [0, *starts[1:], frames][: len(units)] + [frames]  # what lies outside goes to the first and the last
+        text = self.unit_turns([name for name, _ in units], row.speaker, row.language)
+        end = torch.tensor([self.tokens.end])
+        parts: list[tuple[Tensor, bool]] = []
+        for turn, (first, last) in enumerate(pairwise(bounds)):
+            parts.append((text[turn], False))
+            if not turn:
+                parts.append((torch.tensor([self.tokens.begin]), False))
+            parts.append((torch.cat([codes[first * self.num_codebooks : last * self.num_codebooks], end]), True))
+        self._joined(parts, row, built)
+
+    def _joined(self, parts: Sequence[tuple[Tensor, bool]], row: TokenClipLike, built: Built) -> bool:
+        """One sequence of parts, each with whether it is a target; False where it is too long."""
         ids = torch.cat([part for part, _ in parts])
         if len(ids) > self.max_tokens:
             built.left_out[TOO_LONG] += 1
-            return
-        if len(text) > len(voice):
-            built.left_out["text cut where the voice had ended (shorter turns of text fit faster voices)"] += 1
+            return False
         is_target = torch.cat([torch.full((len(part),), spoken or self.everywhere) for part, spoken in parts])
         is_target[0] = False
         built.sequences.append(TokenSequence(ids, is_target, row.id))
+        return True
 
     def _interleave(self, rows: Sequence[TokenClipLike], built: Built) -> None:
         speakers: dict[tuple[str, str], list[TokenClipLike]] = {}

@@ -39,7 +39,7 @@ class TokenLMCard:
     codec: TokenProvenance | None = None
     """Codec whose tokens the LM speaks; None where nobody wrote it down."""
     formats: list[str] = field(default_factory=list)
-    """What it was trained to do: audio, tts, tts_stream, asr, interleaved."""
+    """What it was trained to do: audio, tts, tts_stream, tts_aligned, asr, interleaved."""
     loss: str = ""
     """Where the training loss was taken, in words."""
     base: str = ""
@@ -52,6 +52,8 @@ class TokenLMCard:
     """What it reads for a transcript; fields {text}, {speaker}, {language}."""
     turns: tuple[int, int] | None = None
     """Text tokens and codes of a turn, where it was trained on tts_stream."""
+    units_ahead: int | None = None
+    """Units read before their turn, where it was trained on tts_aligned."""
 
     def save(self, folder: Path) -> None:
         facts = dataclasses.asdict(self)

@@ -25,7 +25,7 @@ from llmcodec.data.tokens import TokenProvenance
 from llmcodec.lm.packing import RowDataset, check_packing, collate, plan_rows
 from llmcodec.lm.prepare import Prepared, TrainedLM, prepare_model
 from llmcodec.lm.recipe import TokenLMRecipe
-from llmcodec.lm.sequences import SequenceBuilder, TokenClipLike, TokenSequence
+from llmcodec.lm.sequences import SPEAKS_TEXT, SequenceBuilder, TokenClipLike, TokenSequence
 from llmcodec.lm.token_lm import TokenLM, TokenLMCard
 from llmcodec.tensorfile import atomic_file
 
@@ -171,7 +171,7 @@ def train_token_lm(
         _codes(train_rows, num_codes),
     )
     say(_size(prepared, recipe))
-    builder = _builder(prepared, recipe)
+    builder = _builder(prepared, recipe, codec)
     built = builder.build(train_rows, recipe.data.formats)
     if built.left_out:
         say(f"left out of {len(train_rows)} clips: {built.report()}")
@@ -191,6 +191,7 @@ def train_token_lm(
         max_tokens=recipe.data.max_tokens,
         text_template=recipe.data.text_template,
         turns=recipe.data.turns if "tts_stream" in recipe.data.formats else None,
+        units_ahead=recipe.data.units_ahead if "tts_aligned" in recipe.data.formats else None,
     )
     held_out = _held_out(prepared, recipe, builder, valid_rows, codec, card, say)
     trainer = LMTrainer(
@@ -280,7 +281,7 @@ def _codes(rows: Sequence[TokenClipLike], num_codes: int) -> list[Tensor]:
     return codes
 
 
-def _builder(prepared: Prepared, recipe: TokenLMRecipe) -> SequenceBuilder:
+def _builder(prepared: Prepared, recipe: TokenLMRecipe, codec: TokenProvenance) -> SequenceBuilder:
     longest = prepared.token_lm().max_positions
     if recipe.data.max_tokens > longest:
         raise ValueError(
@@ -295,6 +296,9 @@ def _builder(prepared: Prepared, recipe: TokenLMRecipe) -> SequenceBuilder:
         recipe.data.clips_per_sequence,
         recipe.seed,
         recipe.data.turns,
+        recipe.data.units_ahead,
+        codec.frame_rate,
+        codec.num_codebooks,
     )
 
 
@@ -314,7 +318,7 @@ def _held_out(
     lm = prepared.token_lm(card)
     lm.long_clips = "window"
     formats = recipe.data.formats
-    clips = [torch.as_tensor(row.codes).long() for row in rows] if set(formats) - {"tts", "tts_stream", "asr"} else []
+    clips = [torch.as_tensor(row.codes).long() for row in rows] if set(formats) - SPEAKS_TEXT - {"asr"} else []
     pairs = [name for name in formats if name != "audio"]
     sequences = builder.build(rows, pairs).sequences if pairs else []
     return HeldOut(lm, clips, codec.frame_rate * codec.num_codebooks, sequences)

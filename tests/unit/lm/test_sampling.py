@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llmcodec.lm.sampling import ENDED, SamplingConfig, draw, sample, sample_steps, speech_prompt, text_prompt
+from llmcodec.lm.sampling import ENDED, READING, SamplingConfig, draw, sample, sample_steps, speech_prompt, text_prompt
 
 from .small_token_lm import CODEC, FAMILIES, random_codes, token_lm
 
@@ -84,6 +84,42 @@ def test_text_comes_while_it_speaks(family):
     assert torch.equal(mixed[0], found[0]) and mixed[1].tolist() == greedy(lm, speech_prompt(lm), 17)
 
 
+def drawn_by_units(lm, prompt, place, config):
+    """Whole sequence through the model at every step; the end of audio brings the next unit while there is one."""
+    ids, allowed, drawn, turns = prompt.start.tolist(), lm.tokens.output_ids, [], list(prompt.turns)
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + place)
+    while len(drawn) < config.max_codes:
+        with torch.no_grad():
+            logits = lm.model(input_ids=torch.tensor([ids])).logits[:, -1][:, allowed]
+        chosen = int(allowed[int(draw(logits, [generator], config))])
+        if chosen == lm.tokens.end:
+            if not turns:
+                break
+            ids += [chosen, *turns.pop(0).tolist()]
+            continue
+        drawn.append(chosen - lm.tokens.first)
+        ids.append(chosen)
+    return drawn, turns
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_unit_after_unit(family):
+    lm = token_lm(family)
+    lm.card = replace(lm.card, formats=["tts_aligned"], units_ahead=1)
+    prompts = [text_prompt(lm, text) for text in ("<|0.00|> _ <|0.20|> a <|0.30|> b", "_ a b c d e f", "a")]
+    assert [len(prompt.turns) for prompt in prompts] == [2, 6, 0]
+    assert [lm.tokenizer.decode(turn) for turn in prompts[0].turns] == ["a b", "b"]
+    assert len(prompts[0]) == len("_ a") + 1 + 1 + len("a b") + 1 + len("b")
+    config = SamplingConfig(temperature=9.0, top_p=1.0, max_codes=60, seed=4)
+    found = sample(lm, prompts, config)
+    wanted = [drawn_by_units(lm, prompt, place, config) for place, prompt in enumerate(prompts)]
+    assert [clip.tolist() for clip in found] == [codes for codes, _ in wanted]
+    read = sum(len(prompt.turns) - len(left) for prompt, (_, left) in zip(prompts, wanted, strict=True))
+    assert int((torch.stack(list(sample_steps(lm, prompts, config))) == READING).sum()) == read > 0
+    held = replace(config, min_codes=60)
+    assert [len(clip) for clip in sample(lm, prompts, held)] == [60, 60, 60]  # no end of the last unit before
+
+
 def test_draws_follow_the_softmax():
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
     generator = [torch.Generator().manual_seed(0)]
@@ -114,12 +150,12 @@ def test_top_k_and_top_p(options, allowed):
 
 
 def test_repetition_penalty_divides_the_odds():
-    from llmcodec.lm.sampling import _penalise
+    from llmcodec.lm.sampling import _Clip
 
-    logits = torch.zeros(1, 5)
-    _penalise(logits, [[0, 3, 3]], SamplingConfig(repetition_penalty=2.0))
-    odds = logits.exp()[0]
-    assert torch.allclose(odds, torch.tensor([1.0, 0.5, 1.0, 1.0, 0.5]))  # column 0 is the end of audio
+    lm, logits = token_lm(), torch.zeros(5)
+    prompt = speech_prompt(lm, torch.tensor([0, 3, 3]))
+    _Clip(lm, prompt, SamplingConfig(repetition_penalty=2.0), 0).forbid(logits, 1)
+    assert torch.allclose(logits.exp(), torch.tensor([1.0, 0.5, 1.0, 1.0, 0.5]))  # column 0 is the end of audio
 
 
 def test_min_codes_and_max_codes():

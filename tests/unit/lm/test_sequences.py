@@ -1,4 +1,4 @@
-"""What a language model reads: the four formats, their targets, and what is left out by name."""
+"""What a language model reads: the formats, their targets, and what is left out by name."""
 
 from __future__ import annotations
 
@@ -53,6 +53,45 @@ def test_text_and_voice_in_turn():
     assert "1 x empty transcript" in built.report() and "1 x text cut" in built.report()
     longer = builder(max_tokens=8).build([clip, Row("d", torch.tensor([1]), "x")], ["tts_stream"])
     assert longer.left_out[TOO_LONG] == 1 and longer.sequences[0].id == "d"
+
+
+def test_unit_after_unit_with_its_audio():
+    build = builder(text_template="{speaker}: {text}", units_ahead=1, frame_rate=10.0)
+    codes = torch.tensor([3, 0, 7, 7, 1, 2])
+    clip = Row("a", codes, "<|0.00|> _ <|0.21|> i: <|0.28|> x <|0.40|> _", "al")
+    spoken = (
+        "a l : <s> _ <s> i : <BEGIN> [<3>] [<0>] [<END>] i : <s> x [<7>] [<END>] "
+        "x <s> _ [<7>] [<END>] _ [<1>] [<2>] [<END>]"
+    ).replace("<s>", "Ġ")
+    assert spelled(build, build.build([clip], ["tts_aligned"]).sequences[0]).replace("<SPACE>", "Ġ") == spoken
+    # An end mark, times beyond the clip and a late start: every code is spoken, outer ones by the outer units.
+    odd = Row("b", codes, "<|0.10|> u <|0.30|> v <|9.00|>", "al")
+    spoken = "a l : Ġ u Ġ v <BEGIN> [<3>] [<0>] [<7>] [<END>] v [<7>] [<1>] [<2>] [<END>]"
+    assert spelled(build, build.build([odd], ["tts_aligned"]).sequences[0]).replace("<SPACE>", "Ġ") == spoken
+    two = builder(units_ahead=0, frame_rate=10.0, num_codebooks=2)  # whole frames of two codes
+    pair = Row("c", codes, "<|0.00|> u <|0.10|> v")
+    assert spelled(two, two.build([pair], ["tts_aligned"]).sequences[0]) == (
+        "u <BEGIN> [<3>] [<0>] [<END>] v [<7>] [<7>] [<1>] [<2>] [<END>]"
+    )
+
+
+def test_unit_after_unit_refuses():
+    build = builder(max_tokens=16)
+    with pytest.raises(ValueError, match="clip a: transcript 'hi': expected seconds before every unit"):
+        build.build([ROW], ["tts_aligned"])
+    rows = [
+        Row("b", torch.tensor([1]), " "),
+        Row("c", torch.zeros(20).long(), "<|0|> u"),
+        Row("d", torch.tensor([1]), "<|0|> u"),
+    ]
+    built = build.build(rows, ["tts_aligned"])
+    assert [one.id for one in built.sequences] == ["d"] and built.left_out == {EMPTY_TEXT: 1, TOO_LONG: 1}
+
+
+def test_other_formats_read_timed_texts_without_the_times():
+    build = builder()
+    timed = Row("a", torch.tensor([3]), "<|0.00|> h <|0.02|> i <|0.10|>")
+    assert spelled(build, build.build([timed], ["tts"]).sequences[0]) == "h Ġ i <BEGIN> [<3>] [<END>]"
 
 
 def test_template():
