@@ -235,6 +235,8 @@ def test_phoneme_after_phoneme(house, tmp_path, capsys):
     command = [sys.executable, "-m", "llmcodec", "lm", "sample", str(tmp_path / "run"), *spoken, "--stream", "pcm"]
     assert len(subprocess.run(command, capture_output=True, check=True).stdout) == SAMPLE_RATE  # 16 bits, half a second
     assert main(["lm", "export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    card = json.loads((tmp_path / "out" / "token_lm.json").read_text())
+    assert card["units_ahead"] == 2 and card["longest_unit"] > 5
     assert "the phoneme to speak and the next 2" in (tmp_path / "out" / "README.md").read_text()
     assert main(["lm", "train", *options, "--data.units_ahead", "-1", *TRAIN]) != 0
 

@@ -90,6 +90,8 @@ class UnitTurns:
     """Ids before the first code, 1-D."""
     turns: tuple[Tensor, ...]
     """Ids of each further unit."""
+    longest: int | None = None
+    """Codes after which a unit ends in any case: a small LM may fall into a loop inside a vowel."""
 
     def __len__(self) -> int:
         """All ids, and the ends between them."""
@@ -130,7 +132,7 @@ def text_prompt(lm: TokenLM, text: str, speaker: str = "", language: str = "") -
     if lm.card.units_ahead is not None:
         builder = replace(builder, units_ahead=lm.card.units_ahead)
         first, *rest = builder.unit_turns(without_times(text).split(), speaker, language)
-        return UnitTurns(torch.cat([first, begin]), tuple(rest))
+        return UnitTurns(torch.cat([first, begin]), tuple(rest), lm.card.longest_unit)
     assert lm.card.turns is not None
     builder = replace(builder, turns=lm.card.turns)
     first, *rest = builder.text_turns(text, speaker, language)
@@ -195,7 +197,7 @@ class _Clip:
         self.start = prompt if isinstance(prompt, Tensor) else prompt.start
         self.generator = torch.Generator().manual_seed(config.seed * 1_000_003 + place)
         self.recent: list[int] = lm.tokens.codes(self.start).tolist()[-config.repetition_window :]
-        self.drawn, self.read = 0, 0  # codes, units
+        self.drawn, self.read, self.in_unit = 0, 0, 0  # codes, further units, codes of the unit
 
     @property
     def more_units(self) -> bool:
@@ -204,7 +206,9 @@ class _Clip:
     def decide_end(self, logits_K: Tensor) -> None:
         """Whether the unit ends here, by the LM's own odds: a temperature, made for codes, would stretch or cut it."""
         if isinstance(self.prompt, UnitTurns) and math.isfinite(logits_K[0]):
-            ends = bool(torch.rand((), generator=self.generator) < logits_K.softmax(0)[0])
+            longest = math.inf if self.prompt.longest is None else self.prompt.longest
+            odds = logits_K.softmax(0)[0]
+            ends = self.in_unit >= longest or bool(torch.rand((), generator=self.generator) < odds)
             logits_K[1:] = logits_K[1:].masked_fill(torch.tensor(ends), -math.inf)
             logits_K[0] = 0.0 if ends else -math.inf
 
@@ -227,13 +231,13 @@ class _Clip:
         """A drawn column: its code, ENDED or READING, and the text that follows; None where the clip is over."""
         nothing = self.start[:0]
         if column:
-            self.drawn += 1
+            self.drawn, self.in_unit = self.drawn + 1, self.in_unit + 1
             self.recent = [*self.recent, column - 1][-self.config.repetition_window :]
             text = self.prompt.due(self.drawn) if isinstance(self.prompt, TextTurns) else nothing
             return column - 1, text if self.drawn < self.config.max_codes else None
         if not isinstance(self.prompt, UnitTurns) or not self.more_units:
             return ENDED, None
-        self.read += 1
+        self.read, self.in_unit = self.read + 1, 0
         return READING, self.prompt.turns[self.read - 1]
 
 

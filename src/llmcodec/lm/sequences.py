@@ -73,6 +73,8 @@ class Built:
 
     sequences: list[TokenSequence] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    unit_codes: list[int] = field(default_factory=list)
+    """Codes of every unit of tts_aligned."""
 
     def report(self) -> str:
         """One line: what was left out, empty where nothing was."""
@@ -231,7 +233,8 @@ class SequenceBuilder:
             if not turn:
                 parts.append((torch.tensor([self.tokens.begin]), False))
             parts.append((torch.cat([codes[first * self.num_codebooks : last * self.num_codebooks], end]), True))
-        self._joined(parts, row, built)
+        if self._joined(parts, row, built):
+            built.unit_codes += [(last - first) * self.num_codebooks for first, last in pairwise(bounds)]
 
     def _joined(self, parts: Sequence[tuple[Tensor, bool]], row: TokenClipLike, built: Built) -> bool:
         """One sequence of parts, each with whether it is a target; False where it is too long."""

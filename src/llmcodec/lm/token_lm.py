@@ -54,6 +54,8 @@ class TokenLMCard:
     """Text tokens and codes of a turn, where it was trained on tts_stream."""
     units_ahead: int | None = None
     """Units read before their turn, where it was trained on tts_aligned."""
+    longest_unit: int | None = None
+    """Codes that 99 % of its units do not exceed; sampling ends units there."""
 
     def save(self, folder: Path) -> None:
         facts = dataclasses.asdict(self)

@@ -192,6 +192,7 @@ def train_token_lm(
         text_template=recipe.data.text_template,
         turns=recipe.data.turns if "tts_stream" in recipe.data.formats else None,
         units_ahead=recipe.data.units_ahead if "tts_aligned" in recipe.data.formats else None,
+        longest_unit=sorted(built.unit_codes)[len(built.unit_codes) * 99 // 100] if built.unit_codes else None,
     )
     held_out = _held_out(prepared, recipe, builder, valid_rows, codec, card, say)
     trainer = LMTrainer(

@@ -85,18 +85,23 @@ def test_text_comes_while_it_speaks(family):
 
 
 def drawn_by_units(lm, prompt, place, config):
-    """Whole sequence through the model at every step; the end of audio brings the next unit while there is one."""
+    """Whole sequence through the model at every step; the end of audio, drawn apart by its own odds and in any case
+    after so many codes, brings the next unit while there is one."""
     ids, allowed, drawn, turns = prompt.start.tolist(), lm.tokens.output_ids, [], list(prompt.turns)
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + place)
+    since = 0
     while len(drawn) < config.max_codes:
         with torch.no_grad():
             logits = lm.model(input_ids=torch.tensor([ids])).logits[:, -1][:, allowed]
-        chosen = int(allowed[int(draw(logits, [generator], config))])
-        if chosen == lm.tokens.end:
+        if since >= prompt.longest or torch.rand((), generator=generator) < logits.softmax(1)[0, 0]:
+            draw(torch.zeros(1, len(allowed)), [generator], config)  # the noise that is drawn in any case
             if not turns:
                 break
-            ids += [chosen, *turns.pop(0).tolist()]
+            ids += [lm.tokens.end, *turns.pop(0).tolist()]
+            since = 0
             continue
+        logits[0, 0] = -math.inf
+        chosen, since = int(allowed[int(draw(logits, [generator], config))]), since + 1
         drawn.append(chosen - lm.tokens.first)
         ids.append(chosen)
     return drawn, turns
@@ -105,7 +110,7 @@ def drawn_by_units(lm, prompt, place, config):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_unit_after_unit(family):
     lm = token_lm(family)
-    lm.card = replace(lm.card, formats=["tts_aligned"], units_ahead=1)
+    lm.card = replace(lm.card, formats=["tts_aligned"], units_ahead=1, longest_unit=12)
     prompts = [text_prompt(lm, text) for text in ("<|0.00|> _ <|0.20|> a <|0.30|> b", "_ a b c d e f", "a")]
     assert [len(prompt.turns) for prompt in prompts] == [2, 6, 0]
     assert [lm.tokenizer.decode(turn) for turn in prompts[0].turns] == ["a b", "b"]
@@ -115,7 +120,11 @@ def test_unit_after_unit(family):
     wanted = [drawn_by_units(lm, prompt, place, config) for place, prompt in enumerate(prompts)]
     assert [clip.tolist() for clip in found] == [codes for codes, _ in wanted]
     read = sum(len(prompt.turns) - len(left) for prompt, (_, left) in zip(prompts, wanted, strict=True))
-    assert int((torch.stack(list(sample_steps(lm, prompts, config))) == READING).sum()) == read > 0
+    steps = torch.stack(list(sample_steps(lm, prompts, config)))
+    assert int((steps == READING).sum()) == read > 0
+    assert all(
+        int((steps[: place + 1, 1] == READING).sum()) for place in range(13, len(steps))
+    )  # 12 codes, then it reads
     held = replace(config, min_codes=60)
     assert [len(clip) for clip in sample(lm, prompts, held)] == [60, 60, 60]  # no end of the last unit before
 

@@ -63,7 +63,8 @@ def test_unit_after_unit_with_its_audio():
         "a l : <s> _ <s> i : <BEGIN> [<3>] [<0>] [<END>] i : <s> x [<7>] [<END>] "
         "x <s> _ [<7>] [<END>] _ [<1>] [<2>] [<END>]"
     ).replace("<s>", "Ġ")
-    assert spelled(build, build.build([clip], ["tts_aligned"]).sequences[0]).replace("<SPACE>", "Ġ") == spoken
+    built = build.build([clip], ["tts_aligned"])
+    assert spelled(build, built.sequences[0]).replace("<SPACE>", "Ġ") == spoken and built.unit_codes == [2, 1, 1, 2]
     # An end mark, times beyond the clip and a late start: every code is spoken, outer ones by the outer units.
     odd = Row("b", codes, "<|0.10|> u <|0.30|> v <|9.00|>", "al")
     spoken = "a l : Ġ u Ġ v <BEGIN> [<3>] [<0>] [<7>] [<END>] v [<7>] [<1>] [<2>] [<END>]"
