@@ -47,7 +47,7 @@ class SearchConfig:
 
     weight: float = 0.4
     """Mel distance (`MelDistance`, summed over frames) that one nat is worth; 0 only improves the sound."""
-    repeat_nats: float = 0.5
+    repeat_nats: float = 0.3
     """Surcharge on a code that its neighbour has too: else pauses and vowels run into one code, clips lose variety."""
     candidates: int = 16
     """Nearest codes that may be taken at all."""
