@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from llmcodec.evaluation.p862_tables import ALIGNMENT_SECTIONS, MARGIN, WINDOW
 
-TAPS, BLOCK = 512, 3072
+TAPS, BLOCK, BLOCKS_AT_ONCE = 512, 3072, 64
 """Of the alignment filter, whose response has fallen below 1e-14 by then."""
 SHORTEST_SPEECH, LONGEST_GAP = 4, 50
 
@@ -44,11 +44,14 @@ def telephone_band(pair_2S: np.ndarray) -> np.ndarray:
     fade = (0.5 + np.arange(WINDOW)) / WINDOW
     sound_2S[:, :WINDOW] *= fade
     sound_2S[:, -WINDOW:] *= fade[::-1]
-    spectrum = rfft(sliding_window_view(blocks_2S, BLOCK, axis=1)[:, ::step], axis=2)
-    spectrum *= _telephone_response()
+    frames_2FS = sliding_window_view(blocks_2S, BLOCK, axis=1)[:, ::step]
     out_2S = np.zeros((2, MARGIN + num_blocks * step + MARGIN), np.float32)
-    out_blocks = out_2S[:, MARGIN:-MARGIN].reshape(2, num_blocks, step)
-    out_blocks[...] = irfft(spectrum, BLOCK, axis=2, overwrite_x=True)[:, :, TAPS:]
+    out_2FS = out_2S[:, MARGIN:-MARGIN].reshape(2, num_blocks, step)
+    for begin in range(0, num_blocks, BLOCKS_AT_ONCE):
+        some = slice(begin, begin + BLOCKS_AT_ONCE)
+        spectrum = rfft(frames_2FS[:, some], axis=2)
+        spectrum *= _telephone_response()
+        out_2FS[:, some] = irfft(spectrum, BLOCK, axis=2, overwrite_x=True)[:, :, TAPS:]
     out_2S[:, MARGIN + size + TAPS :] = 0
     return out_2S[:, :num_samples]
 

@@ -121,13 +121,17 @@ def _split(heard: Heard, whole: Utterance) -> list[Utterance] | None:
     if not speech or speech[-1][1] - speech[0][0] < SHORTEST_SPLIT:
         return None
     break_B = _breakpoints(speech[0][0], speech[-1][1])
-    none_B = np.full_like(break_B, 0)
-    estimate_before_B = envelope_delays(heard, none_B + whole.start, break_B, whole.estimate)
-    estimate_after_B = envelope_delays(heard, break_B, none_B + whole.end, whole.estimate)
+    start_B, end_B = np.full_like(break_B, whole.start), np.full_like(break_B, whole.end)
+    estimate_before_B = envelope_delays(heard, start_B, break_B, whole.estimate)
     delay_before_B, sure_before_B = _delays_before(heard, whole.start, break_B, estimate_before_B)
     hopeful_B = sure_before_B > whole.confidence
-    delay_after_B, sure_after_B = _delays_after(heard, whole.end, break_B, estimate_after_B, hopeful_B)
-    good_B = hopeful_B & (sure_after_B > whole.confidence) & (np.abs(delay_after_B - delay_before_B) >= WINDOW)
+    if not hopeful_B.any():
+        return None
+    break_B, end_B, estimate_before_B = break_B[hopeful_B], end_B[hopeful_B], estimate_before_B[hopeful_B]
+    delay_before_B, sure_before_B = delay_before_B[hopeful_B], sure_before_B[hopeful_B]
+    estimate_after_B = envelope_delays(heard, break_B, end_B, whole.estimate)
+    delay_after_B, sure_after_B = _delays_after(heard, whole.end, break_B, estimate_after_B)
+    good_B = (sure_after_B > whole.confidence) & (np.abs(delay_after_B - delay_before_B) >= WINDOW)
     if not good_B.any():
         return None
     best = int(np.where(good_B, sure_before_B + sure_after_B, -1).argmax())
@@ -164,13 +168,11 @@ def _delays_before(
     return delay_B, sure_B
 
 
-def _delays_after(
-    heard: Heard, end: int, break_B: np.ndarray, estimate_B: np.ndarray, wanted_B: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Delay and confidence of what lies behind the wanted breakpoints: frames are taken from the end backwards."""
+def _delays_after(heard: Heard, end: int, break_B: np.ndarray, estimate_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Delay and confidence of what lies behind every breakpoint: frames are taken from the end backwards."""
     delay_B, sure_B = estimate_B.copy(), np.zeros(break_B.size)
-    for estimate in set(estimate_B[wanted_B].tolist()):
-        same_B = wanted_B & (estimate_B == estimate)
+    for estimate in set(estimate_B.tolist()):
+        same_B = estimate_B == estimate
         first = min(end * WINDOW, heard.pair_2S.shape[1] - estimate) - FRAME
         low_B = np.maximum(break_B[same_B] * WINDOW, -estimate)
         num_frames_B = np.maximum(0, (first - low_B) // HOP + 1)

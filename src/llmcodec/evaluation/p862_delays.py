@@ -150,7 +150,9 @@ def elect(heard: Heard, first: int, step: int, num_frames_B: np.ndarray, delay: 
     here = np.flatnonzero((place >= 0) & (place < num_frames))
     if not here.size:
         return np.zeros(num_frames_B.size, int), np.zeros(num_frames_B.size)
-    lag_K, column = np.unique(ballot.lag[here], return_inverse=True)
+    has_votes_L = np.zeros(FRAME, bool)
+    has_votes_L[ballot.lag[here]] = True
+    lag_K, column = np.flatnonzero(has_votes_L), (has_votes_L.cumsum() - 1)[ballot.lag[here]]
     row = np.searchsorted(num_frames_B, place[here], side="right")
     votes = np.bincount(row * lag_K.size + column, ballot.weight[here], num_frames_B.size * lag_K.size)
     votes_BK = votes.reshape(num_frames_B.size, lag_K.size).cumsum(axis=0)

@@ -94,10 +94,10 @@ def _silent_samples(wav_S: np.ndarray, most: int) -> int:
 
 def _delays_at(position_S: np.ndarray, utterances: Sequence[Utterance]) -> np.ndarray:
     """Delay at samples of the reference: that of the last utterance that has begun, or of the first."""
-    delay_S = np.full(position_S.size, utterances[0].delay)
-    for utterance in utterances:
-        delay_S[position_S >= utterance.start * WINDOW] = utterance.delay
-    return delay_S
+    starts = np.array([utterance.start * WINDOW for utterance in utterances])
+    from_here_on = np.minimum.accumulate(starts[::-1])[::-1]  # starts may overlap: the last that has begun counts
+    begun_S = np.searchsorted(from_here_on, position_S, side="right")
+    return np.array([utterance.delay for utterance in utterances])[np.maximum(begun_S - 1, 0)]
 
 
 @functools.lru_cache
