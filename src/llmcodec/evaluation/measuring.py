@@ -136,7 +136,7 @@ def _processes() -> BaseContext:
         return get_context("spawn")
     context = get_context("forkserver")
     # Those not installed are passed over.
-    context.set_forkserver_preload([__name__, "parselmouth", "scipy.fft", "scipy.signal"])
+    context.set_forkserver_preload([__name__, "parselmouth", "scipy.fft"])
     return context
 
 

@@ -9,7 +9,12 @@ Test: `pytest tests/unit/evaluation/test_p862.py`.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+from pathlib import Path
 
 import numpy as np
 
@@ -80,10 +85,34 @@ def _high_pass(wav_S: np.ndarray) -> np.ndarray:
     package subtracts from each input the last state, then the one before, which is the order in which `sosfilt` treats
     an input of the sample before.
     """
-    from scipy.signal import sosfilt
-
     numerator, denominator = np.array(HIGH_PASS, np.float32)
     late_section = np.array([[0, 1, 0, *denominator]], np.float32)
     state_S = np.zeros(wav_S.size + 3, np.float32)
-    state_S[2:] = sosfilt(late_section, np.append(wav_S, np.float32(0)))
+    state_S[2:-1] = wav_S
+    state_S[2:] = _recursion()(late_section, state_S[2:])
     return numerator[0] * state_S[3:] + numerator[1] * state_S[2:-1] + numerator[2] * state_S[1:-2]
+
+
+@functools.lru_cache
+def _recursion() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """`scipy.signal.sosfilt` for one section and one signal in 32 bits.
+
+    Its compiled loop is loaded by itself where it can be: `import scipy.signal` brings 450 modules and takes half a
+    second of every measurement's start.
+    """
+    import scipy
+
+    spec = PathFinder.find_spec("_sosfilt", [str(Path(place) / "signal") for place in scipy.__path__])
+    if spec is None or spec.loader is None:
+        from scipy.signal import sosfilt
+
+        return sosfilt
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def filtered(section: np.ndarray, wav_S: np.ndarray) -> np.ndarray:
+        out_1S = np.ascontiguousarray(wav_S[None])
+        module._sosfilt(section, out_1S, np.zeros((1, 1, 2), np.float32))  # in place
+        return out_1S[0]
+
+    return filtered

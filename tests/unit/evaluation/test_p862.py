@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from pesq import NoUtterancesError, pesq
@@ -117,7 +120,12 @@ def test_a_constant_brings_out_the_packages_rounding(recordings: list[np.ndarray
     assert p862.wideband_pesq(wav, other) == pytest.approx(pesq(RATE, wav, other, "wb"), abs=1e-3)
 
 
-def test_the_high_pass_is_the_packages_bit_for_bit() -> None:
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_high_pass_is_the_packages_bit_for_bit(alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through scipy's compiled loop by itself, and through `scipy.signal` where that is not found."""
+    if not alone:
+        monkeypatch.setattr(p862.PathFinder, "find_spec", lambda name, path: None)
+        monkeypatch.setattr(p862, "_recursion", p862._recursion.__wrapped__)
     wav = (1000 * np.random.default_rng(0).standard_normal(3000) + 500).astype(np.float32)
     (b0, b1, b2), (_, a1, a2) = np.array(HIGH_PASS, np.float32)
     z1 = z2 = np.float32(0)
@@ -127,6 +135,17 @@ def test_the_high_pass_is_the_packages_bit_for_bit() -> None:
         expected.append(b0 * z0 + b1 * z1 + b2 * z2)
         z1, z2 = z0, z1
     np.testing.assert_array_equal(p862._high_pass(wav), np.array(expected))
+
+
+def test_scipys_signal_processing_is_not_imported() -> None:
+    """It takes half a second; and it can still be imported afterwards."""
+    code = (
+        "import sys, numpy as np; from llmcodec.evaluation.p862 import wideband_pesq;"
+        "wav = np.random.default_rng(0).standard_normal(20000).astype(np.float32);"
+        "wideband_pesq(wav, wav); assert 'scipy.signal' not in sys.modules, 'imported';"
+        "import scipy.signal; scipy.signal.sosfilt([[1, 0, 0, 1, 0, 0]], wav); wideband_pesq(wav, wav)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_the_alignment_filter_is_that_of_its_sections() -> None:
