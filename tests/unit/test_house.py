@@ -36,6 +36,7 @@ ARROWS = {
 OPTIONAL = (
     "pesq",
     "pystoi",
+    "scipy",
     "parselmouth",
     "datasets",
     "gguf",

