@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each continuation; longest reading")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--top-p", type=float, default=0.95)
+    parser.add_argument("--repetition-penalty", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--draws", type=int, default=1, help="continuations of each prompt; their figures are averaged")
     parser.add_argument("--examples", type=int, default=3)
@@ -161,6 +162,7 @@ def read(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     config = SamplingConfig(
         temperature=options.temperature,
         top_p=options.top_p,
+        repetition_penalty=options.repetition_penalty,
         max_codes=round(options.seconds * lm_rate(runtime)),
         min_codes=round(0.5 * lm_rate(runtime)),
         seed=options.seed,
