@@ -113,7 +113,7 @@ def text_prompt(lm: TokenLM, text: str, speaker: str = "", language: str = "") -
     Raises:
         ValueError: an empty text, or an LM that was not trained to speak texts.
     """
-    if not text.strip():
+    if not without_times(text).strip():
         raise ValueError("sampling: the text is empty; give some words to speak")
     formats = set(lm.card.formats)
     if formats and not (SPEAKS_TEXT | {"interleaved"}) & formats:
@@ -204,7 +204,8 @@ class _Clip:
         return isinstance(self.prompt, UnitTurns) and self.read < len(self.prompt.turns)
 
     def decide_end(self, logits_K: Tensor) -> None:
-        """Whether the unit ends here, by the LM's own odds: a temperature, made for codes, would stretch or cut it."""
+        """Whether the unit ends here, drawn by the LM's own odds: a temperature, made for codes, would stretch or cut
+        it (also 0, at which nothing else is drawn)."""
         if isinstance(self.prompt, UnitTurns) and math.isfinite(logits_K[0]):
             longest = math.inf if self.prompt.longest is None else self.prompt.longest
             odds = logits_K.softmax(0)[0]

@@ -212,7 +212,7 @@ class SequenceBuilder:
             built.left_out["text cut where the voice had ended (shorter turns of text fit faster voices)"] += 1
 
     def _aligned(self, row: TokenClipLike, built: Built) -> None:
-        if not row.text.strip():
+        if not without_times(row.text).strip():
             built.left_out[EMPTY_TEXT] += 1
             return
         try:

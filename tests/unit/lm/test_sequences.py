@@ -87,6 +87,9 @@ def test_unit_after_unit_refuses():
     ]
     built = build.build(rows, ["tts_aligned"])
     assert [one.id for one in built.sequences] == ["d"] and built.left_out == {EMPTY_TEXT: 1, TOO_LONG: 1}
+    assert build.build([rows[2], Row("e", torch.tensor([1]), "<|0.0|> <|0.5|>")], ["tts_aligned"]).left_out == {
+        EMPTY_TEXT: 1
+    }
 
 
 def test_other_formats_read_timed_texts_without_the_times():
