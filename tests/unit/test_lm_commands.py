@@ -236,7 +236,11 @@ def test_phoneme_after_phoneme(house, tmp_path, capsys):
     assert len(subprocess.run(command, capture_output=True, check=True).stdout) == SAMPLE_RATE  # 16 bits, half a second
     assert main(["lm", "export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
     card = json.loads((tmp_path / "out" / "token_lm.json").read_text())
-    assert card["units_ahead"] == 2 and card["longest_unit"] > 5
+    assert card["units_ahead"] == 2 and card["longest_unit"] > 5 and card["units"] == ["_", "a", "b"]
+    assert main([*command[3:6], "--text", "hello", "--codec", str(house / "codec")]) != 0
+    assert (
+        "'hello' is none of the units that this LM speaks, with spaces between them: _ a b" in capsys.readouterr().err
+    )
     assert "the phoneme to speak and the next 2" in (tmp_path / "out" / "README.md").read_text()
     assert main(["lm", "train", *options, "--data.units_ahead", "-1", *TRAIN]) != 0
 

@@ -131,7 +131,14 @@ def text_prompt(lm: TokenLM, text: str, speaker: str = "", language: str = "") -
         return torch.cat([builder.text_ids(text, speaker, language), begin])
     if lm.card.units_ahead is not None:
         builder = replace(builder, units_ahead=lm.card.units_ahead)
-        first, *rest = builder.unit_turns(without_times(text).split(), speaker, language)
+        units = without_times(text).split()
+        unknown = set(units) - set(lm.card.units or units)
+        if unknown:
+            raise ValueError(
+                f"sampling: {sorted(unknown)[0]!r} is none of the units that this LM speaks, with spaces between them: "
+                f"{' '.join(lm.card.units or [])}"
+            )
+        first, *rest = builder.unit_turns(units, speaker, language)
         return UnitTurns(torch.cat([first, begin]), tuple(rest), lm.card.longest_unit)
     assert lm.card.turns is not None
     builder = replace(builder, turns=lm.card.turns)

@@ -75,6 +75,8 @@ class Built:
     left_out: Counter[str] = field(default_factory=Counter)
     unit_codes: list[int] = field(default_factory=list)
     """Codes of every unit of tts_aligned."""
+    units: set[str] = field(default_factory=set)
+    """Names of the units of tts_aligned."""
 
     def report(self) -> str:
         """One line: what was left out, empty where nothing was."""
@@ -235,6 +237,7 @@ class SequenceBuilder:
             parts.append((torch.cat([codes[first * self.num_codebooks : last * self.num_codebooks], end]), True))
         if self._joined(parts, row, built):
             built.unit_codes += [(last - first) * self.num_codebooks for first, last in pairwise(bounds)]
+            built.units.update(name for name, _ in units)
 
     def _joined(self, parts: Sequence[tuple[Tensor, bool]], row: TokenClipLike, built: Built) -> bool:
         """One sequence of parts, each with whether it is a target; False where it is too long."""

@@ -56,6 +56,8 @@ class TokenLMCard:
     """Units read before their turn, where it was trained on tts_aligned."""
     longest_unit: int | None = None
     """Codes that 99 % of its units do not exceed; sampling ends units there."""
+    units: list[str] | None = None
+    """Names of its units where they are few (phonemes): others are refused."""
 
     def save(self, folder: Path) -> None:
         facts = dataclasses.asdict(self)

@@ -33,6 +33,8 @@ WEIGHTS = "trainable.safetensors"
 RUN = "run.json"
 MAY_CHANGE = ("name", "run", "epochs", "steps", "eval_every", "log_every", "max_eval_clips", "keep_best")
 """Fields that a resumed run may change."""
+MOST_UNITS = 1000
+"""Of tts_aligned, named in the card: phonemes, not words."""
 
 
 class LMTrainer(Trainer):
@@ -193,6 +195,7 @@ def train_token_lm(
         turns=recipe.data.turns if "tts_stream" in recipe.data.formats else None,
         units_ahead=recipe.data.units_ahead if "tts_aligned" in recipe.data.formats else None,
         longest_unit=sorted(built.unit_codes)[len(built.unit_codes) * 99 // 100] if built.unit_codes else None,
+        units=sorted(built.units) if 0 < len(built.units) <= MOST_UNITS else None,
     )
     held_out = _held_out(prepared, recipe, builder, valid_rows, codec, card, say)
     trainer = LMTrainer(
