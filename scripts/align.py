@@ -1,6 +1,6 @@
 """When each phoneme is spoken: a manifest with timed phonemes as texts, for text-to-speech LMs (format tts_aligned).
 
-    apt-get install espeak-ng
+    apt-get install espeak-ng; pip install 'llmcodec[metrics]'        # scipy
     python scripts/align.py corpus/manifest.jsonl -o corpus/aligned.jsonl --languages en
 
 Texts become `<|0.00|> _ <|0.21|> p <|0.30|> l ..`: seconds as Whisper writes them, phonemes of espeak-ng, `_` for a
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,7 @@ BANDS, TOP_HZ, CEPSTRA = 26, 5_500, 13
 STATES = 3  # of a phoneme, one after the other: it lasts 30 ms at least
 SHRINK = 200.0  # frames that the common covariance weighs in a state's own
 ROUNDS = 14
-BATCH = 48
+BATCH_NUMBERS = 20_000_000  # clips x frames x states at once: 160 MB
 
 
 @dataclass
@@ -79,6 +80,8 @@ def prepare(rows: list[dict[str, str]], folder: Path) -> list[Utterance]:
     for row in tqdm(rows, desc="features"):
         clauses = spoken.get(key_of(row))
         if clauses is None:
+            continue
+        if not any(word for clause in clauses for word in clause):
             continue
         features_TD = cepstra(audio.load(folder / row["audio"], RATE))
         one = Utterance(row, features_TD, *chain(clauses, numbers))
@@ -132,14 +135,26 @@ def align(utterances: list[Utterance], rounds: int) -> list[dict[str, str]]:
     for _ in bar:
         model_KF = estimate(utterances, paths)
         score = 0.0
-        for start in range(0, len(order), BATCH):
-            places = order[start : start + BATCH]
+        for places in batches(order, utterances):
             found, scores_B = viterbi([utterances[place] for place in places], model_KF)
             score += float(scores_B.sum())
             for place, path_T in zip(places, found, strict=True):
                 paths[place] = path_T
         bar.set_postfix_str(f"log likelihood a frame {score / sum(len(path) for path in paths):.3f}")
     return [timed(one, path_T) for one, path_T in zip(utterances, paths, strict=True)]
+
+
+def batches(order: list[int], utterances: list[Utterance]) -> Iterator[list[int]]:
+    """Neighbours in `order` (by length) that fit into memory together, one at least."""
+    batch: list[int] = []
+    for place in order:
+        together = [utterances[member] for member in (*batch, place)]
+        states = max(len(one.states_S) for one in together)
+        if batch and len(together) * len(together[-1].features_TD) * states > BATCH_NUMBERS:
+            yield batch
+            batch = []
+        batch.append(place)
+    yield batch
 
 
 def flat_start(one: Utterance) -> np.ndarray:

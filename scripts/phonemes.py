@@ -83,9 +83,9 @@ def phonemes(language: str, text: str) -> Clauses | None:
 
 
 def sound_of(part: str) -> str:
-    """A phoneme without stress; nothing where it was only a mark."""
+    """A phoneme without stress; nothing where it was only a mark, such as espeak-ng's own pauses (_:, _!)."""
     bare = part.translate(MARKS)
-    return "" if bare.strip(";:") == "" or bare.startswith("(") else bare
+    return "" if bare.strip("_:;!") == "" or bare.startswith("(") else bare
 
 
 def together(clauses: Clauses) -> str:

@@ -1,7 +1,7 @@
 """`llmcodec lm sample` and `lm export`: speech out of a token LM, and the LM handed over.
 
     llmcodec lm sample runs/lm_small --prompt question.wav --seconds 6 -o out
-    llmcodec lm sample runs/lm_tts --text "please hold the line" --language en --speaker ast_en_allison -o said
+    llmcodec lm sample runs/lm_tts --text "_ p l i: z _" --language en --speaker ast_en_allison -o said
     llmcodec lm export runs/lm_small handover
 
 Test: tests/unit/test_lm_commands.py.
@@ -60,8 +60,7 @@ def sample(
     Args:
         lm: folder of `llmcodec lm train` or `lm export`, or a hub id.
         prompt: audio file to go on from; may be repeated.
-        text: text to read (models trained to: see their README); may be repeated. Models trained on tts_aligned read
-            units with spaces between them, such as "_ h @ l oU _" (scripts/phonemes.py --apart).
+        text: text to read; phonemes with spaces between them for models trained on tts_aligned; may be repeated.
         output: folder for the results.
         seconds: longest new audio of a clip; it may end before.
         min_seconds: no end before this much new audio.

@@ -1,12 +1,14 @@
 """Forced alignment: the best path against all paths, known times in made-up speech, and what is written."""
 
 import itertools
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from llmcodec.lm.timed_text import timed_units
+from llmcodec.data.timed_text import timed_units
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import align  # noqa: E402
@@ -91,15 +93,26 @@ def test_times_of_made_up_speech_are_found():
     assert rows[0]["id"] == "a"
 
 
+def test_batches_fit_into_memory_and_hold_every_clip(monkeypatch):
+    monkeypatch.setattr(align, "BATCH_NUMBERS", 3 * 40 * 8)
+    numbers = {"_": 0}
+    clips = [utterance([[["a"], ["b"]]], np.zeros((frames, 2)), numbers) for frames in (20, 30, 40, 50, 900)]
+    assert list(align.batches([0, 1, 2, 3, 4], clips)) == [[0, 1], [2, 3], [4]]
+
+
 def test_phonemes_together_and_apart():
     clauses = [[["p", "l", "i:", "z"], ["h", "oU"]], [["tS"]]]
     assert phonemes.together(clauses) == "pli:z hoU tS"
     assert phonemes.apart(clauses) == "_ p l i: z h oU _ tS _"
-    assert [phonemes.sound_of(part) for part in ("'i:", ",aI", "t#", ";", "t;", "(en)")] == [
-        "i:",
-        "aI",
-        "t",
-        "",
-        "t;",
-        "",
-    ]
+    parts = {"'i:": "i:", ",aI": "aI", "t#": "t", ";": "", "t;": "t;", "(en)": "", "_:": "", "_!": "", "_": ""}
+    assert {part: phonemes.sound_of(part) for part in parts} == parts
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+def test_phonemes_of_espeak():
+    """Its own signs for pauses are no phonemes."""
+    ((first, second),) = (phonemes.phonemes("en", "Say your message, and then press one."),)
+    assert ["m", "E", "s", "I2", "dZ"] in first and second[0][-1] == "d"
+    sounds = {sound for word in first + second for sound in word}
+    assert not any("_" in sound or " " in sound for sound in sounds)
+    assert phonemes.phonemes("xx", "hello") is None

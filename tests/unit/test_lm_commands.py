@@ -220,6 +220,21 @@ def test_a_voice_that_starts_before_its_text_is_there(house, tmp_path, capsys):
     assert main(["lm", "train", *options, "--data.formats", "[tts_stream]", "--data.turns", "[0, 10]", *TRAIN]) != 0
 
 
+def test_texts_follow_their_views_and_do_not_change_unseen(house, tmp_path, capsys):
+    def texts(text):
+        clips = read_manifest(house / "speech" / "train.jsonl")
+        write_manifest(tmp_path / "timed.jsonl", [Clip(**{**vars(clip), "text": text}) for clip in clips])
+        arguments = ["--manifest", str(tmp_path / "timed.jsonl"), "--codec", str(house / "codec"), "--views", "2"]
+        return main(["tokenize", *arguments, "-o", str(tmp_path / "tokens")])
+
+    assert texts("<|0.00|> _ <|0.10|> a") == 0 and texts("<|0.00|> _ <|0.10|> a") == 0
+    by_id = {row.id: row.text for row in flat_rows(tmp_path / "tokens" / "train")[1]}
+    assert by_id["clip2"] == "<|0.00|> _ <|0.10|> a"
+    assert by_id["clip2#160"] == f"<|0.000|> _ <|{0.1 - 160 / SAMPLE_RATE:.3f}|> a"
+    assert texts("<|0.00|> b") == 1
+    assert "8 clips of the manifest are there with other texts (the first: 'clip0')" in capsys.readouterr().err
+
+
 def test_phoneme_after_phoneme(house, tmp_path, capsys):
     timed = [
         Clip(**{**vars(clip), "text": "<|0.00|> _ <|0.10|> a <|0.20|> b"})
@@ -238,9 +253,12 @@ def test_phoneme_after_phoneme(house, tmp_path, capsys):
     card = json.loads((tmp_path / "out" / "token_lm.json").read_text())
     assert card["units_ahead"] == 2 and card["longest_unit"] > 5 and card["units"] == ["_", "a", "b"]
     assert main([*command[3:6], "--text", "hello", "--codec", str(house / "codec")]) != 0
-    assert (
-        "'hello' is none of the units that this LM speaks, with spaces between them: _ a b" in capsys.readouterr().err
-    )
+    refused = capsys.readouterr().err
+    assert "'hello' is none of the units that this LM speaks, with spaces between them: _ a b" in refused
+    code = re.search(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.S)[1]
+    scope: dict[str, object] = {}
+    exec(code.replace("FOLDER", str(tmp_path / "out")), scope)  # plain transformers, unit after unit
+    assert scope["text"].count("<CODEC_END>") == len(scope["units"]) == 3 and "_ a b" in scope["text"]
     assert "the phoneme to speak and the next 2" in (tmp_path / "out" / "README.md").read_text()
     assert main(["lm", "train", *options, "--data.units_ahead", "-1", *TRAIN]) != 0
 

@@ -21,6 +21,7 @@ import numpy as np
 from .. import audio
 from ..data.manifest import Clip, manifest_hash
 from ..data.shards import ShardFormat, TokenRow, TokenShardWriter, open_token_shards
+from ..data.timed_text import later
 from ..data.tokens import TokenProvenance
 from .runtime import Runtime
 from .work import Recording
@@ -70,7 +71,8 @@ def tokenize_clips(
         on_clip: called with the seconds of every clip that is done (or was done before), all its views together.
 
     Raises:
-        ValueError: shards of another codec in the folder, two rows of one id, or not one clip that can be read.
+        ValueError: the folder holds shards of another codec, or these clips with other texts; two rows of one id; or
+            not one clip that can be read.
     """
     done = Tokenized(unreadable=[])
     assert done.unreadable is not None
@@ -79,6 +81,17 @@ def tokenize_clips(
     wanted = plan_views(clips, views, runtime.identity.hop_samples)
     with TokenShardWriter(folder, provenance, resume=True, clips_per_shard=clips_per_shard, format=format) as shards:
         missing = []
+        texts = {
+            name: later(clip.text, start / sample_rate) if start else clip.text
+            for clip, starts in wanted
+            for name, start in starts.items()
+        }
+        changed = [name for name, text in texts.items() if shards.done.get(name, text) != text]
+        if changed:
+            raise ValueError(
+                f"{folder}: {len(changed)} clips of the manifest are there with other texts "
+                f"(the first: {changed[0]!r}); name another folder"
+            )
         for clip, starts in wanted:
             left = {name: start for name, start in starts.items() if name not in shards.done}
             known = len(starts) - len(left)
@@ -97,7 +110,7 @@ def tokenize_clips(
             codes = runtime.encode_batch([view.wavs[0] for _, _, view in usable]) if usable else []
             for (clip, name, view), codes_QT in zip(usable, codes, strict=True):
                 tokens = vars(view.clip([codes_QT]))
-                shards.add(TokenRow(**tokens, id=name, text=clip.text, speaker=clip.speaker, language=clip.language))
+                shards.add(TokenRow(**tokens, id=name, text=texts[name], speaker=clip.speaker, language=clip.language))
                 done.clips += 1
                 done.seconds += len(view.wavs[0]) / sample_rate
             for clip, starts in batch:

@@ -91,7 +91,7 @@ class TokenShardWriter:
         _pyarrow()
         self.folder, self.provenance, self.clips_per_shard = Path(folder), provenance, clips_per_shard
         self.format = format
-        self.done: set[str] = set()
+        self.done: dict[str, str] = {}  # id -> text
         self._rows: list[TokenRow] = []
         self._made_folder = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ class TokenShardWriter:
                 theirs, rows = open_token_shards(path)
                 if theirs.weights_sha256 != provenance.weights_sha256:
                     raise ValueError(f"{path}: made by another codec ({theirs.codec!r}); choose another folder")
-                self.done.update(row.id for row in rows)
+                self.done.update((row.id, row.text) for row in rows)
             undone.pop_all()
         numbers = (re.fullmatch(r"shard-([0-9]{1,18})", path.stem) for path in existing)  # not those of shard-old.arrow
         self._next = 1 + max((int(number[1]) for number in numbers if number), default=-1)
@@ -124,7 +124,7 @@ class TokenShardWriter:
                 getattr(row, name).encode()
             except UnicodeEncodeError as error:
                 raise ValueError(f"{row.id!r}: its {name} is no text that can be written ({error.reason})") from error
-        self.done.add(row.id)
+        self.done[row.id] = row.text
         self._rows.append(row)
         if len(self._rows) >= self.clips_per_shard:
             self.flush()

@@ -70,7 +70,7 @@ def activity(wav_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean, floor = power_W.mean(), power_W.max() * 1e-4 or 1.0
     power_W = np.maximum(power_W, floor)
     threshold = _noise_threshold(power_W, mean)
-    speech = _speechstretches(power_W, threshold)
+    speech = _speech_stretches(power_W, threshold)
     active_W = np.zeros(num_windows, bool)
     for start, end in speech or [(1, num_windows - 1)]:
         active_W[start:end] = True
@@ -100,7 +100,7 @@ def _noise_threshold(power_W: np.ndarray, first_guess: float) -> float:
     return threshold if sorted_W[-1] > threshold else -1.0
 
 
-def _speechstretches(power_W: np.ndarray, threshold: float) -> list[tuple[int, int]]:
+def _speech_stretches(power_W: np.ndarray, threshold: float) -> list[tuple[int, int]]:
     """Runs above the threshold that are longer than 16 ms; against a very quiet ground, also clearly above it."""
     active_W = power_W > threshold
     level = power_W[active_W].mean() if active_W.any() else 0.0

@@ -111,11 +111,38 @@ def check_layout(folder: Path) -> dict[str, Any]:
     return {"architecture": config["architectures"][0], "vocab_size": vocabulary, "tied": tied, "tensors": len(shapes)}
 
 
+PLAIN_EXAMPLE = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModelForCausalLM.from_pretrained("FOLDER")
+inputs = tokenizer("{prompt}", return_tensors="pt", add_special_tokens=False)
+ids = model.generate(**inputs, do_sample=True, temperature=0.9, top_p=0.98, max_new_tokens=300)
+text = tokenizer.decode(ids[0])          # ...<CODEC_17><CODEC_4>..."""
+ALIGNED_EXAMPLE = """import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModelForCausalLM.from_pretrained("FOLDER")
+units = "{units}".split()
+ids = torch.zeros(1, 0, dtype=torch.long)
+for place in range(len(units)):  # each unit is read with those behind it, then spoken
+    text = " ".join(units[place : place + 1 + {ahead}])
+    if place == 0:
+        text = "{template}".replace("{{text}}", text)
+    read = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    ids = model.generate(torch.cat([ids, read], 1), do_sample=True, temperature=1.0, max_new_tokens={longest})
+    if ids[0, -1] != tokenizer.convert_tokens_to_ids("{end}"):
+        ids = torch.cat([ids, torch.tensor([[tokenizer.convert_tokens_to_ids("{end}")]])], 1)
+text = tokenizer.decode(ids[0])          # ...<CODEC_17><CODEC_4>..."""
+"""What an exported folder's README shows."""
+
+
 def readme(lm: TokenLM) -> str:
     """How to load it, and how its tokens become sound."""
     card, tokens, last = lm.card, lm.tokens, lm.tokens.num_codes - 1
     speaks = "tts" in card.formats
     prompt = f"{card.text_template.format(text='hello', speaker='SPEAKER', language='en')}{BEGIN}" if speaks else BEGIN
+    example = PLAIN_EXAMPLE.format(prompt=prompt)
     codec = card.codec
     turns = ""
     if card.turns is not None:
@@ -127,6 +154,16 @@ def readme(lm: TokenLM) -> str:
         turns += (
             f"\n- reads phoneme after phoneme: the phoneme to speak and the next {card.units_ahead}, `{BEGIN}`, codes "
             f"up to `{END}`, the same one phoneme later (without `{BEGIN}`), .. (`llmcodec lm sample` does that)"
+        )
+        if card.units:
+            turns += f"; it knows `{' '.join(card.units)}`"
+        template = card.text_template.format(text="{text}", speaker="SPEAKER", language="en")
+        example = ALIGNED_EXAMPLE.format(
+            units=" ".join((card.units or ["a", "b"])[:4]),
+            template=template + BEGIN,
+            ahead=card.units_ahead,
+            longest=card.longest_unit or 50,
+            end=END,
         )
     which = (
         f"`{codec.codec}` (weights sha256 `{codec.weights_sha256[:16]}...`, {codec.sample_rate} Hz, "
@@ -150,13 +187,7 @@ A plain `{type(lm.model).__name__}`: nothing but transformers is needed to load 
 - loss: {card.loss or "not recorded"}{turns}
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")
-model = AutoModelForCausalLM.from_pretrained("FOLDER")
-inputs = tokenizer("{prompt}", return_tensors="pt", add_special_tokens=False)
-ids = model.generate(**inputs, do_sample=True, temperature=0.9, top_p=0.98, max_new_tokens=300)
-text = tokenizer.decode(ids[0])          # ...<CODEC_17><CODEC_4>...
+{example}
 ```
 
 Sound: `llmcodec decode --codec {name} --text "<CODEC_17><CODEC_4>..." --output speech.wav`. Without llmcodec: read the

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmcodec.data.timed_text import is_timed, timed_units, without_times
 from llmcodec.lm.logits import output_rows, token_logits
 from llmcodec.lm.sequences import SPEAKS_TEXT, SequenceBuilder
-from llmcodec.lm.timed_text import without_times
 from llmcodec.lm.token_lm import TokenLM
 
 ENDED = -1
@@ -127,11 +127,9 @@ def text_prompt(lm: TokenLM, text: str, speaker: str = "", language: str = "") -
             raise ValueError(f"sampling: this LM reads {template!r}; name the {name}")
     builder = SequenceBuilder(lm.tokenizer, lm.tokens, lm.max_positions, template)
     begin = torch.tensor([lm.tokens.begin])
-    if {"tts", "interleaved"} & formats or (lm.card.turns is None and lm.card.units_ahead is None):
-        return torch.cat([builder.text_ids(text, speaker, language), begin])
     if lm.card.units_ahead is not None:
         builder = replace(builder, units_ahead=lm.card.units_ahead)
-        units = without_times(text).split()
+        units = [name for name, _ in timed_units(text) if name] if is_timed(text) else text.split()
         unknown = set(units) - set(lm.card.units or units)
         if unknown:
             raise ValueError(
@@ -140,7 +138,8 @@ def text_prompt(lm: TokenLM, text: str, speaker: str = "", language: str = "") -
             )
         first, *rest = builder.unit_turns(units, speaker, language)
         return UnitTurns(torch.cat([first, begin]), tuple(rest), lm.card.longest_unit)
-    assert lm.card.turns is not None
+    if lm.card.turns is None or {"tts", "interleaved"} & formats:
+        return torch.cat([builder.text_ids(text, speaker, language), begin])
     builder = replace(builder, turns=lm.card.turns)
     first, *rest = builder.text_turns(text, speaker, language)
     return TextTurns(torch.cat([first, begin]), tuple(rest), lm.card.turns[1])
@@ -178,6 +177,7 @@ def sample_steps(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig)
         for logits_K, clip in zip(logits_BK, active, strict=True):
             clip.forbid(logits_K, num_codebooks)
             clip.decide_end(logits_K)
+            clip.penalise(logits_K)
         columns = draw(logits_BK, [clip.generator for clip in active], config)
         codes_B = torch.full((len(prompts),), ENDED)
         texts = []
@@ -232,6 +232,8 @@ class _Clip:
             size = (len(logits_K) - 1) // num_codebooks
             logits_K[1 : 1 + place * size] = -math.inf
             logits_K[1 + (place + 1) * size :] = -math.inf
+
+    def penalise(self, logits_K: Tensor) -> None:
         if self.config.repetition_penalty != 1.0 and self.recent:
             logits_K[torch.tensor(sorted(set(self.recent))) + 1] -= math.log(self.config.repetition_penalty)
 

@@ -4,7 +4,7 @@
     tts           text <CODEC_BEGIN> code .. <CODEC_END>             targets: the audio
     tts_stream    N text tokens <CODEC_BEGIN> M codes, N text tokens, M codes, .. <CODEC_END>     targets: the audio
     tts_aligned   unit (and those that follow) <CODEC_BEGIN> its codes <CODEC_END>, unit .. its codes <CODEC_END>, ..
-                  targets: the audio; needs times in the text (`lm.timed_text`)
+                  targets: the audio; needs times in the text (`data.timed_text`)
     asr           <CODEC_BEGIN> code .. <CODEC_END> text <eos>        targets: the text
     interleaved   clips of one speaker one after another, each as text or as audio by a coin; targets: everything
 
@@ -25,8 +25,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from llmcodec.data.timed_text import timed_units, without_times
 from llmcodec.lm.audio_tokens import AudioTokens
-from llmcodec.lm.timed_text import timed_units, without_times
 
 Format = Literal["audio", "tts", "tts_stream", "tts_aligned", "asr", "interleaved"]
 FORMATS = ("audio", "tts", "tts_stream", "tts_aligned", "asr", "interleaved")
@@ -53,6 +53,11 @@ class TokenClipLike(Protocol):
 
     @property
     def language(self) -> str: ...
+
+
+def words_of(row: TokenClipLike) -> str:
+    """The transcript without times and outer spaces."""
+    return without_times(row.text).strip()
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,7 @@ class SequenceBuilder:
 
     def _pair(self, row: TokenClipLike, name: str, built: Built) -> None:
         text = self.text_ids(row.text, row.speaker, row.language)
-        if not row.text.strip() or len(text) == 0:
+        if not words_of(row) or len(text) == 0:
             built.left_out[EMPTY_TEXT] += 1
             return
         audio = self._marked(self.audio_ids(row))
@@ -198,7 +203,7 @@ class SequenceBuilder:
         built.sequences.append(TokenSequence(ids, is_target, row.id))
 
     def _stream(self, row: TokenClipLike, built: Built) -> None:
-        if not row.text.strip():
+        if not words_of(row):
             built.left_out[EMPTY_TEXT] += 1
             return
         text = self.text_turns(row.text, row.speaker, row.language)
@@ -214,7 +219,7 @@ class SequenceBuilder:
             built.left_out["text cut where the voice had ended (shorter turns of text fit faster voices)"] += 1
 
     def _aligned(self, row: TokenClipLike, built: Built) -> None:
-        if not without_times(row.text).strip():
+        if not words_of(row):
             built.left_out[EMPTY_TEXT] += 1
             return
         try:
@@ -226,7 +231,7 @@ class SequenceBuilder:
         starts = [min(frames, round(time * self.frame_rate)) for _, time in units]
         if not units[-1][0]:
             units = units[:-1]
-        bounds = [0, *starts[1:], frames][: len(units)] + [frames]  # what lies outside goes to the first and the last
+        bounds = [0, *starts[1 : len(units)], frames]  # what lies outside goes to the first and the last
         text = self.unit_turns([name for name, _ in units], row.speaker, row.language)
         end = torch.tensor([self.tokens.end])
         parts: list[tuple[Tensor, bool]] = []
@@ -274,7 +279,7 @@ class SequenceBuilder:
     def _one_way(self, row: TokenClipLike) -> Tensor:
         """A clip as text or as audio; always audio where it has no text."""
         key = hashlib.blake2b(f"{self.seed}:{row.id}".encode(), digest_size=8).hexdigest()
-        if row.text.strip() and random.Random(key).random() < 0.5:
+        if words_of(row) and random.Random(key).random() < 0.5:
             return torch.cat([self.text_ids(row.text, row.speaker, row.language), torch.tensor([self._end_of_text()])])
         return self._marked(self.audio_ids(row))
 

@@ -101,6 +101,8 @@ def drawn_by_units(lm, prompt, place, config):
             since = 0
             continue
         logits[0, 0] = -math.inf
+        for code in set(drawn[-config.repetition_window :]):
+            logits[0, 1 + code] -= math.log(config.repetition_penalty)
         chosen, since = int(allowed[int(draw(logits, [generator], config))]), since + 1
         drawn.append(chosen - lm.tokens.first)
         ids.append(chosen)
@@ -115,18 +117,40 @@ def test_unit_after_unit(family):
     assert [len(prompt.turns) for prompt in prompts] == [2, 6, 0]
     assert [lm.tokenizer.decode(turn) for turn in prompts[0].turns] == ["a b", "b"]
     assert len(prompts[0]) == len("_ a") + 1 + 1 + len("a b") + 1 + len("b")
-    config = SamplingConfig(temperature=9.0, top_p=1.0, max_codes=60, seed=4)
+    config = SamplingConfig(temperature=9.0, top_p=1.0, max_codes=60, seed=4, repetition_penalty=3.0)
     found = sample(lm, prompts, config)
     wanted = [drawn_by_units(lm, prompt, place, config) for place, prompt in enumerate(prompts)]
     assert [clip.tolist() for clip in found] == [codes for codes, _ in wanted]
     read = sum(len(prompt.turns) - len(left) for prompt, (_, left) in zip(prompts, wanted, strict=True))
     steps = torch.stack(list(sample_steps(lm, prompts, config)))
     assert int((steps == READING).sum()) == read > 0
-    assert all(
-        int((steps[: place + 1, 1] == READING).sum()) for place in range(13, len(steps))
-    )  # 12 codes, then it reads
+    spoken = "".join("x" if code >= 0 else " " for code in steps[:, 1].tolist()).split()
+    assert max(len(unit) for unit in spoken[: len(prompts[1].turns)]) <= 12
     held = replace(config, min_codes=60)
     assert [len(clip) for clip in sample(lm, prompts, held)] == [60, 60, 60]  # no end of the last unit before
+
+
+def test_units_of_several_codebooks_end_between_frames():
+    lm = token_lm(codec=replace(CODEC, num_codebooks=2, codebook_size=20))
+    lm.card = replace(lm.card, formats=["tts_aligned"], units_ahead=0, longest_unit=5)
+    config = SamplingConfig(temperature=2.0, top_p=1.0, max_codes=40)
+    prompt = text_prompt(lm, "a b c d")
+    codes = sample(lm, [prompt], config)[0]
+    assert len(codes) and len(codes) % 2 == 0
+    assert bool((codes[0::2] < 20).all()) and bool((codes[1::2] >= 20).all())
+    spoken = [int(codes_B[0]) for codes_B in sample_steps(lm, [prompt], config)]
+    units = "".join("x" if code >= 0 else " " for code in spoken).split(" ")
+    assert len(units) == 4 and all(len(unit) % 2 == 0 for unit in units) and max(map(len, units)) <= 6
+
+
+def test_units_with_spaces_and_unknown_units():
+    lm = token_lm()
+    lm.card = replace(lm.card, formats=["tts", "tts_aligned"], units_ahead=0, units=["bye", "hello there"])
+    assert len(text_prompt(lm, "<|0.0|> hello there <|0.5|> bye <|0.9|>").turns) == 1
+    with pytest.raises(ValueError, match="'hello' is none of the units"):
+        text_prompt(lm, "hello there")
+    with pytest.raises(ValueError, match="the text is empty"):
+        text_prompt(lm, "<|0.0|>")
 
 
 def test_draws_follow_the_softmax():
@@ -163,7 +187,7 @@ def test_repetition_penalty_divides_the_odds():
 
     lm, logits = token_lm(), torch.zeros(5)
     prompt = speech_prompt(lm, torch.tensor([0, 3, 3]))
-    _Clip(lm, prompt, SamplingConfig(repetition_penalty=2.0), 0).forbid(logits, 1)
+    _Clip(lm, prompt, SamplingConfig(repetition_penalty=2.0), 0).penalise(logits)
     assert torch.allclose(logits.exp(), torch.tensor([1.0, 0.5, 1.0, 1.0, 0.5]))  # column 0 is the end of audio
 
 

@@ -98,6 +98,14 @@ def test_other_formats_read_timed_texts_without_the_times():
     assert spelled(build, build.build([timed], ["tts"]).sequences[0]) == "h Ġ i <BEGIN> [<3>] [<END>]"
 
 
+@pytest.mark.parametrize("name", ["tts", "tts_stream", "tts_aligned", "asr"])
+def test_a_text_of_nothing_but_times_is_empty(name):
+    build = builder(text_template="{language}: {text}")
+    timed = Row("b", torch.tensor([1]), "<|0|> u")
+    built = build.build([timed, Row("a", torch.tensor([3]), "<|0.00|> <|0.10|>")], [name])
+    assert [one.id for one in built.sequences] == ["b"] and built.left_out == {EMPTY_TEXT: 1}
+
+
 def test_template():
     build = builder(text_template="{language}/{speaker}:{text}")
     assert spelled(build, build.build([ROW], ["tts"]).sequences[0]).startswith("e n / b o b : h i <BEGIN> [<3>]")

@@ -1,8 +1,8 @@
 """Transcripts that say when: `<|0.00|> _ <|0.21|> p <|0.30|> l ..`, seconds before every unit, as Whisper writes them.
 
-A unit is a phoneme, a word, whatever an aligner gives (scripts/align.py here, the Montreal Forced Aligner, whisper). A
-last mark with nothing behind it is the end of the last unit; without one it lasts as long as the clip.
-Test: `pytest tests/unit/lm/test_timed_text.py`.
+A unit is a phoneme, a word, whatever an aligner gives (scripts/align.py here, the Montreal Forced Aligner, whisper). It
+lasts until the next one begins: a mark with nothing behind it ends none, except that a last one may stand there.
+Test: `pytest tests/unit/data/test_timed_text.py`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,26 @@ def timed_units(text: str) -> list[tuple[str, float]]:
     """
     before, *parts = MARK.split(text)
     if not parts or before.strip():
-        raise ValueError(f"transcript {text[:40]!r}: expected seconds before every unit, as in '<|0.00|> p <|0.12|> l'")
+        raise ValueError(
+            f"transcript {text[:40]!r}: expected seconds before every unit, as in '<|0.00|> p <|0.12|> l', "
+            "which scripts/align.py writes"
+        )
     units = [(" ".join(name.split()), float(time)) for time, name in zip(parts[::2], parts[1::2], strict=True)]
     units = [unit for place, unit in enumerate(units) if unit[0] or place == len(units) - 1]
     for (name, start), (other, later) in pairwise(units):
         if later < start:
             raise ValueError(f"transcript: {other!r} at {later:g} s stands behind {name!r} at {start:g} s")
     return units
+
+
+def is_timed(text: str) -> bool:
+    """Whether there is a mark in it."""
+    return MARK.search(text) is not None
+
+
+def later(text: str, seconds: float) -> str:
+    """The text of a recording whose first so many seconds were cut off: all times smaller by them, not below 0."""
+    return MARK.sub(lambda mark: f"<|{max(0.0, float(mark[1]) - seconds):.3f}|>", text)
 
 
 def without_times(text: str) -> str:
