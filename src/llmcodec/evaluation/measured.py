@@ -42,10 +42,10 @@ class Measured:
         return Measured(None, f"{name} is {value}")
 
 
-def load_metric_package(name: str) -> ModuleType:
+def load_metric_package(name: str, metric: str = "a metric") -> ModuleType:
     """Import an optional metric package, or say how to get it. Errors: ValueError when it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         how = INSTALL.get(name, f"pip install {name}")
-        raise ValueError(f"a metric needs the package {name!r} ({error}): {how}") from error
+        raise ValueError(f"{metric} needs the package {name!r} ({error}): {how}") from error

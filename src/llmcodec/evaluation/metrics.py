@@ -180,7 +180,7 @@ def measure_pesq(reference_S: np.ndarray, reconstruction_S: np.ndarray, sample_r
         raise ValueError(
             f"wide-band PESQ is defined at {SAMPLE_RATE} Hz, not at {sample_rate}: resample both signals first"
         )
-    load_metric_package("scipy")
+    load_metric_package("scipy", "PESQ")
     if reason := _unusable(reference_S, reconstruction_S):
         return Measured(None, reason)
     if not np.any(reconstruction_S):
@@ -242,7 +242,7 @@ def check_metrics(names: Sequence[str]) -> None:
         if name not in HIGHER_IS_BETTER:
             raise ValueError(f"no metric {name!r}: choose among {', '.join(HIGHER_IS_BETTER)}")
         if name in _PACKAGES:
-            load_metric_package(_PACKAGES[name])
+            load_metric_package(_PACKAGES[name], name)
 
 
 def measure_pair(
