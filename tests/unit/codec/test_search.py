@@ -136,17 +136,19 @@ def test_one_frame_at_a_time_is_the_best_trial_by_brute_force(clips, weight, rep
     assert torch.equal(found_T, expected_T)
 
 
-def test_search_saves_bits_at_equal_sound(codec, prior, clips):
-    """Real speech: cheaper under the prior and as near to the original (1 %); with weight 0 nearer."""
+@pytest.mark.parametrize(("weight", "repeat_nats"), [(0.2, 0.0), (0.1, SearchConfig().repeat_nats)])
+def test_search_saves_bits_and_sounds_no_worse(codec, prior, clips, weight, repeat_nats):
+    """Real speech: cheaper under the prior and not farther from the original; with weight 0 nearer to it."""
     near, cheap, better = [], [], []
     for wav in clips:
-        rows = [nearest(codec, wav), searched(codec, prior, wav, weight=0.2), searched(codec, prior, wav, weight=0.0)]
+        searches = [searched(codec, prior, wav, weight=one, repeat_nats=repeat_nats) for one in (weight, 0.0)]
+        rows = [nearest(codec, wav), *searches]
         for codes_T, row in zip(rows, (near, cheap, better), strict=True):
             again = codec.decode(codes_T[None, None], length=len(wav)).audio_values[0, 0].numpy()
             row.append((measure_pair(wav, again, 16_000, ("mel",))["mel"].value, total_nats(prior, codes_T)))
     near, cheap, better = (np.array(row).sum(0) for row in (near, cheap, better))
     assert better[0] < 0.96 * near[0]
-    assert cheap[0] < 1.01 * near[0] and cheap[1] < 0.8 * near[1]
+    assert cheap[0] < near[0] and cheap[1] < 0.8 * near[1]
 
 
 def test_a_surcharge_on_repeats_makes_fewer(codec, prior, clips):
