@@ -25,6 +25,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +54,6 @@ def speech(seconds: float, sample_rate: int) -> Any:
     return wav.repeat(-(-samples // len(wav)))[:samples]
 
 
-def calibration_clips(sample_rate: int = 16_000, count: int = 6) -> list[Any]:
-    """Bundled speech that `speech` and `fidelity` do not use."""
-    import torch
-
-    from llmcodec import assets, audio
-    from llmcodec.data.manifest import read_manifest
-
-    rows = read_manifest(assets.speech_manifest("train"))
-    return [torch.from_numpy(audio.load(row.path, sample_rate)) for row in rows[:: len(rows) // count]]
-
-
 def plain_codec(family: str, device: str) -> Any:
     import torch
 
@@ -87,7 +77,7 @@ def open_codec(name: str, device: str) -> Any:
     codec = plain_codec(family, device)
     if precision == "plain":
         return codec
-    return optimize_for_inference(codec, precision, calibration=calibration_clips(), consume=True)
+    return optimize_for_inference(codec, precision, consume=True)
 
 
 def batch_of(codec: Any, batch: int, seconds: float, device: str) -> Any:
@@ -119,13 +109,22 @@ def ceilings(device: str) -> dict[str, float]:
 
     from llmcodec.codec.fast_linear import PackedLinear
 
+    def int8_product(x: Any, weight: Any) -> Callable[[], Any]:
+        scale, zero = torch.ones(len(weight)), torch.zeros(len(weight), dtype=torch.int32)
+        x, packed = x.to(torch.uint8), torch.ops.onednn.qlinear_prepack(weight.to(torch.int8), None)
+        after = (None, 1.0, 0, torch.float32, "none", [], "")
+        return lambda: torch.ops.onednn.qlinear_pointwise(x, 1.0, 0, packed, scale, zero, *after)
+
     rates = {}
     rows, inputs, outputs = (500, 512, 2048) if device == "cpu" else (8192, 2048, 8192)
     for precision in ("fp32", "bf16", "int8") if device == "cpu" else ("fp32", "bf16"):
         x, weight = torch.randn(rows, inputs, device=device), torch.randn(outputs, inputs, device=device)
-        layer = PackedLinear(weight, None, precision, span=(-4.0, 4.0))  # type: ignore[arg-type]
-        taken = layer.take(x)
-        seconds = min(timed(lambda layer=layer, taken=taken: layer(taken), device)[0] for _ in range(20))
+        if precision == "int8":
+            product = int8_product(x, weight)
+        else:
+            layer = PackedLinear(weight, None, precision)  # type: ignore[arg-type]
+            product = partial(layer, x.to(layer.dtype))
+        seconds = min(timed(product, device)[0] for _ in range(20))
         rates[precision] = 2 * rows * inputs * outputs / seconds / 1e9
     if device != "cpu":
         x = torch.randn(1 << 28, device=device)
@@ -304,7 +303,7 @@ def measure_fidelity(family: str, precisions: list[str], clips: list[Any], devic
     from llmcodec.codec.inference import optimize_for_inference
 
     plain = plain_codec(family, device)
-    fast = {p: optimize_for_inference(plain, p, calibration=calibration_clips()) for p in precisions}  # type: ignore[arg-type]
+    fast = {p: optimize_for_inference(plain, p) for p in precisions}  # type: ignore[arg-type]
     equal: dict[str, Counter[str]] = {name: Counter() for name in fast}
     tokens: Counter[str] = Counter()
     signal, noise = 0.0, dict.fromkeys(fast, 0.0)

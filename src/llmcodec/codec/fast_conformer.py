@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .config import LLMCodecConfig
 from .conformer import Conformer, ConformerLayer, FeedForward
 from .fast_attention import Rotation, attend, paired_rows
-from .fast_linear import PackedLinear, Precision, Range
+from .fast_linear import PackedLinear, Precision
 
 ROWS_PER_CHUNK = 512  # frames in a feed-forward at once: its hidden layer stays in the cache and memory stays flat
 ROWS_PER_CHUNK_GPU = 1 << 15  # a GPU wants large kernels and few of them
@@ -84,50 +84,49 @@ class Layout:
 class FastFeedForward(nn.Module):
     """`x += 0.5 * ffn(norm(x))`, chunk by chunk."""
 
-    def __init__(self, norm: nn.LayerNorm, ffn: FeedForward, kinds: Kinds, spans: Mapping[nn.Module, Range]):
+    def __init__(self, norm: nn.LayerNorm, ffn: FeedForward, kinds: Kinds):
         super().__init__()
-        up, down = ffn.up_proj, ffn.down_proj
-        self.up = PackedLinear(up.weight, up.bias, kinds["up"], gelu=True, span=spans.get(up))
-        self.down = PackedLinear(0.5 * down.weight, 0.5 * down.bias, kinds["down"], span=spans.get(down))
-        self.norm = self.up.fold_norm(norm)
+        self.norm = norm_of(norm)
+        self.up = PackedLinear(ffn.up_proj.weight, ffn.up_proj.bias, kinds["up"], gelu=True)
+        self.down = PackedLinear(0.5 * ffn.down_proj.weight, 0.5 * ffn.down_proj.bias, kinds["down"])
 
     def forward(self, x_ND: Tensor) -> None:
         for rows in x_ND.split(rows_per_chunk(x_ND.device)):
-            self.down.add_to(rows, self.up(self.up.after_norm(rows, *self.norm), into=self.down))
+            rows.add_(self.down(self.up.after_norm(rows, *self.norm)))
 
 
 class FastAttention(nn.Module):
     """`x += attention(norm(x))`."""
 
-    def __init__(self, layer: ConformerLayer, config: LLMCodecConfig, kinds: Kinds, spans: Mapping[nn.Module, Range]):
+    def __init__(self, layer: ConformerLayer, config: LLMCodecConfig, kinds: Kinds):
         super().__init__()
         qkv, out = layer.attn.to_qkv, layer.attn.to_out
         rows = paired_rows(config.head_dim, config.hidden_size, qkv.weight.device)
-        self.qkv = PackedLinear(qkv.weight[rows], None, kinds["qkv"], span=spans.get(qkv))
-        self.out = PackedLinear(out.weight, out.bias, kinds["out"], span=spans.get(out))
-        self.norm = self.qkv.fold_norm(layer.attn_layer_norm)
+        self.norm = norm_of(layer.attn_layer_norm)
+        self.qkv = PackedLinear(qkv.weight[rows], None, kinds["qkv"])
+        self.out = PackedLinear(out.weight, out.bias, kinds["out"])
         self.head_dim, self.window, self.causal = config.head_dim, config.attention_window, config.causal
         self.half_precision = kinds["attention"] == "bf16"
 
     def forward(self, x_ND: Tensor, layout: Layout, rotation: Rotation) -> None:
         for clips in layout.chunks(x_ND):
             rows = clips.flatten(0, 1)
-            qkv = self.qkv(self.qkv.after_norm(rows, *self.norm)).view(*clips.shape[:2], -1)
+            qkv = self.qkv.after_norm(rows, *self.norm).view(*clips.shape[:2], -1)
             tables = rotation.tables(clips.shape[1], rows.device)
             mixed = attend(qkv, tables, self.head_dim, self.window, self.causal, self.half_precision)
-            self.out.add_to(rows, self.out.take(mixed.flatten(0, 1)))
+            rows.add_(self.out(mixed.flatten(0, 1)))
 
 
 class FastConvolution(nn.Module):
     """`x += convolution module(x)`: batch norm inside the depthwise weights, channels last, GELU in the kernel."""
 
-    def __init__(self, layer: ConformerLayer, kinds: Kinds, spans: Mapping[nn.Module, Range]):
+    def __init__(self, layer: ConformerLayer, kinds: Kinds):
         super().__init__()
         module = layer.conv_module
-        first, second, norm = module.pointwise_conv1, module.pointwise_conv2, module.conv_norm
-        self.first = PackedLinear(first.weight, None, kinds["pw1"], span=spans.get(first))
-        self.second = PackedLinear(second.weight, None, kinds["pw2"], span=spans.get(second))
-        self.norm = self.first.fold_norm(module.layer_norm)
+        second, norm = module.pointwise_conv2, module.conv_norm
+        self.norm = norm_of(module.layer_norm)
+        self.first = PackedLinear(module.pointwise_conv1.weight, None, kinds["pw1"])
+        self.second = PackedLinear(second.weight, second.bias, kinds["pw2"])
         assert norm.running_mean is not None and norm.running_var is not None
         scale = (norm.weight * (norm.running_var + norm.eps).rsqrt()).detach().float()
         weight = module.depthwise_conv.weight.detach().float() * scale[:, None, None]
@@ -143,9 +142,9 @@ class FastConvolution(nn.Module):
     def forward(self, x_ND: Tensor, layout: Layout) -> None:
         for clips in layout.chunks(x_ND):
             rows = clips.flatten(0, 1)
-            gated = F.glu(self.first(self.first.after_norm(rows, *self.norm)).float(), dim=-1)
+            gated = F.glu(self.first.after_norm(rows, *self.norm).float(), dim=-1)
             mixed = self.depthwise(gated.view(clips.shape))
-            self.second.add_to(rows, self.second.take(mixed.flatten(0, 1)))
+            rows.add_(self.second(mixed.flatten(0, 1)))
 
     def depthwise(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) -> GELU of the normalised convolution over T, without leaving this layout."""
@@ -165,7 +164,7 @@ class FastConformer(nn.Module):
     """Stack of layers and the last norm, on packed rows.
 
     Args:
-        conformer: the trained one, in evaluation mode. `spans`: its linear layers' input ranges, for int8.
+        conformer: the trained one, in evaluation mode. kinds: fp32 or bf16 for each kind of layer.
         done: called with each layer of `conformer` once its weights are packed.
     """
 
@@ -174,7 +173,6 @@ class FastConformer(nn.Module):
         conformer: Conformer,
         config: LLMCodecConfig,
         kinds: Kinds,
-        spans: Mapping[nn.Module, Range],
         done: Done,
     ):
         super().__init__()
@@ -184,10 +182,10 @@ class FastConformer(nn.Module):
         for layer in conformer.layers:
             assert isinstance(layer, ConformerLayer)
             parts = (
-                FastFeedForward(layer.ffn1_layer_norm, layer.ffn1, kinds, spans),
-                FastAttention(layer, config, kinds, spans),
-                FastConvolution(layer, kinds, spans),
-                FastFeedForward(layer.ffn2_layer_norm, layer.ffn2, kinds, spans),
+                FastFeedForward(layer.ffn1_layer_norm, layer.ffn1, kinds),
+                FastAttention(layer, config, kinds),
+                FastConvolution(layer, kinds),
+                FastFeedForward(layer.ffn2_layer_norm, layer.ffn2, kinds),
             )
             self.blocks.append(nn.ModuleList(parts))
             self.norms.append(norm_of(layer.final_layer_norm))

@@ -7,7 +7,7 @@ Test: tests/unit/codec/test_inference.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import torch
@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import LLMCodecConfig
-from .fast_conformer import Done, FastConformer, Kinds, Layout, rows_per_chunk
-from .fast_linear import PackedLinear, Range
+from .fast_conformer import Done, Kinds, Layout, rows_per_chunk
+from .fast_linear import PackedLinear
 from .model import Decoder, Encoder
+from .native_conformer import fast_conformer
 from .quantizer import FactorizedQuantizer, WeightNormLinear
 from .spectral import STFTFrontEnd
 
@@ -29,17 +30,15 @@ CODES_PER_BLOCK = 64  # the maximum is taken over blocks first: much faster than
 class FastEncoder(nn.Module):
     """Front end and conformer: same call as `Encoder`; latents are 0 at padding."""
 
-    def __init__(
-        self, encoder: Encoder, config: LLMCodecConfig, kinds: Kinds, spans: Mapping[nn.Module, Range], done: Done
-    ):
+    def __init__(self, encoder: Encoder, config: LLMCodecConfig, kinds: Kinds, done: Done):
         super().__init__()
         project = encoder.frontend.input_proj
-        self.project = PackedLinear(project.weight, project.bias, kinds["front"], span=spans.get(project))
+        self.project = PackedLinear(project.weight, project.bias, kinds["front"])
         self.frontend = STFTFrontEnd.__new__(STFTFrontEnd)  # its signal side only, without a second set of weights
         nn.Module.__init__(self.frontend)
         self.frontend.config = config
         done(encoder.frontend)
-        self.conformer = FastConformer(encoder.conformer, config, kinds, spans, done)
+        self.conformer = fast_conformer(encoder.conformer, config, kinds, done)
 
     def forward(self, wav_BS: Tensor, lengths_B: Tensor, mask_BT: Tensor | None) -> Tensor:
         frames_BTW = self.frontend.frames(wav_BS.float(), lengths_B)
@@ -47,21 +46,19 @@ class FastEncoder(nn.Module):
         rows, parts = rows_per_chunk(wav_BS.device), []
         for clips, length in equal_clips(layout, wav_BS.device):
             for frames in frames_BTW[clips, :length].flatten(0, 1).split(rows):
-                parts.append(self.project(self.project.take(self.frontend.analyse(frames))).float())
+                parts.append(self.project(self.frontend.analyse(frames)).float())
         return layout.unpack(self.conformer(torch.cat(parts), layout))
 
 
 class FastDecoder(nn.Module):
     """Conformer and inverse STFT head: same call as `Decoder`; samples are 0 at padding."""
 
-    def __init__(
-        self, decoder: Decoder, config: LLMCodecConfig, kinds: Kinds, spans: Mapping[nn.Module, Range], done: Done
-    ):
+    def __init__(self, decoder: Decoder, config: LLMCodecConfig, kinds: Kinds, done: Done):
         super().__init__()
         self.config = config
         project = decoder.head.output_proj
-        self.conformer = FastConformer(decoder.conformer, config, kinds, spans, done)
-        self.project = PackedLinear(project.weight, project.bias, kinds["head"], span=spans.get(project))
+        self.conformer = fast_conformer(decoder.conformer, config, kinds, done)
+        self.project = PackedLinear(project.weight, project.bias, kinds["head"])
         self.window = torch.hann_window(config.n_fft, device=project.weight.device)
         done(decoder.head)
 
@@ -89,7 +86,7 @@ class FastDecoder(nn.Module):
         for start in range(0, num_frames, rows):
             hidden = hidden_BTD[:, start : start + rows]
             count = hidden.shape[1]
-            log_magnitude, phase = self.project(self.project.take(hidden.flatten(0, 1))).float().chunk(2, dim=-1)
+            log_magnitude, phase = self.project(hidden.flatten(0, 1)).float().chunk(2, dim=-1)
             magnitude = log_magnitude.clamp(max=limit).exp_()
             spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
             frames = torch.fft.irfft(spectrum, width).mul_(self.window).view(batch, count, overlap, hop)

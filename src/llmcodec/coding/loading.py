@@ -33,7 +33,7 @@ def open_runtime(
         runtime: `torch` or `onnx`.
         device: `auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.
         precision: `auto` takes the fastest that keeps the tokens; `fp32` is exact; the others are for our own codec
-            (`codec.inference`). int8 is calibrated on the bundled speech.
+            (`codec.inference`).
         batch_seconds: padded seconds of audio in one call (torch).
         only: the side that will be used; the other one works too, but is not made fast.
 
@@ -79,18 +79,9 @@ def _open_torch(codec: str, device: str, precision: Precision, batch_seconds: fl
 
 
 def _made_fast(codec: LLMCodec, precision: Precision, only: Side | None) -> LLMCodec:
-    import torch
-
-    from .. import assets, audio
     from ..codec.inference import optimize_for_inference
-    from ..data.manifest import read_manifest
 
-    calibration = None
-    automatic_int8 = precision == "auto" and codec.device.type == "cpu" and only != "encoder"  # auto: decoder alone
-    if precision == "int8" or automatic_int8:
-        clips = read_manifest(assets.speech_manifest("train"))[::25]  # seven, 23 s of three voices
-        calibration = [torch.from_numpy(audio.load(clip.path, codec.sample_rate)) for clip in clips]
-    return optimize_for_inference(codec, precision, only=only, calibration=calibration, consume=True)
+    return optimize_for_inference(codec, precision, only=only, consume=True)
 
 
 def pick_device(device: str) -> str:

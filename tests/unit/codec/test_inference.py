@@ -1,4 +1,4 @@
-"""The codec made ready to run: fp32 equals the plain one; masks, windows, lengths; how far bf16 and int8 are."""
+"""The codec made ready to run: fp32 equals the plain one; masks, windows, lengths; how far the others are."""
 
 import json
 
@@ -7,11 +7,20 @@ import soundfile
 import torch
 
 from llmcodec.assets import codec_folder, speech_manifest
-from llmcodec.codec import LLMCodec, LLMCodecConfig
-from llmcodec.codec.fast_linear import has_int8_kernels
-from llmcodec.codec.inference import AUTO_DECODER, AUTO_ENCODER, PLANS, InferenceCodec, optimize_for_inference
+from llmcodec.codec import LLMCodec, LLMCodecConfig, native, native_conformer
+from llmcodec.codec.inference import (
+    AUTO_DECODER,
+    AUTO_ENCODER,
+    PLANS,
+    TORCH_DECODER,
+    TORCH_ENCODER,
+    InferenceCodec,
+    optimize_for_inference,
+)
 from llmcodec.codec.longform import decode_blocks, encode_blocks
 
+needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels here: {native.why_not()}")
+INTEGERS = ("int16", "int8")  # on our own kernels alone
 SIZES = dict(hidden_size=32, encoder_layers=2, decoder_layers=2, head_dim=16, codebook_size=200)
 
 
@@ -52,6 +61,14 @@ def assert_same(plain: LLMCodec, fast: LLMCodec, wav: torch.Tensor, mask: torch.
     assert wanted.abs().max() > 1e-3
 
 
+@pytest.fixture(params=[pytest.param("native", marks=needs_kernels), "torch"])
+def kernels(request, monkeypatch):
+    """Our own kernels, or PyTorch's operators as on a machine without them."""
+    if request.param == "torch":
+        monkeypatch.setattr(native_conformer, "library", lambda: None)
+    return request.param
+
+
 VARIANTS = [
     {},
     dict(attention_window=3),
@@ -63,9 +80,10 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("overrides", VARIANTS, ids=str)
-def test_fp32_equals_the_plain_codec(overrides):
+def test_fp32_equals_the_plain_codec(overrides, kernels):
     plain = make(**overrides)
     fast = optimize_for_inference(plain, "fp32")
+    assert isinstance(fast.encoder.conformer, native_conformer.NativeConformer) == (kernels == "native")
     for samples in (1, 319, 700, 33_000) if not overrides.get("auv_floor_frames") else (700, 33_000):
         assert_same(plain, fast, clip(samples)[None, None])
     lengths = torch.tensor([9000, 700, 9000, 5000])
@@ -74,12 +92,12 @@ def test_fp32_equals_the_plain_codec(overrides):
     assert_same(plain, fast, wav[:, None], mask)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "mixed", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "mixed", "bf16", "int16", "int8"])
 @pytest.mark.parametrize("window", [None, 5])
-def test_a_batch_equals_its_clips(precision, window):
-    if precision == "int8" and not has_int8_kernels():
-        pytest.skip("no oneDNN int8 kernels in this PyTorch")
-    fast = optimize_for_inference(make(attention_window=window), precision, calibration=[clip(8000)])
+def test_a_batch_equals_its_clips(precision, window, kernels):
+    if precision in INTEGERS and kernels == "torch":
+        pytest.skip("integers run on our own kernels alone")
+    fast = optimize_for_inference(make(attention_window=window), precision)
     lengths = [1, 6400, 641, 3000]
     wav = torch.full((4, 6400), 0.7)
     for row, n, seed in zip(wav, lengths, range(4), strict=True):
@@ -134,23 +152,23 @@ def bundled_clips(split, count):
 
 @pytest.fixture(scope="module")
 def bundled():
-    """The trained bundled codec, its codes and samples of held-out speech, and speech to calibrate with."""
+    """The trained bundled codec, its codes and samples of held-out speech."""
     codec = LLMCodec.from_pretrained(str(codec_folder())).eval()
     clips = bundled_clips("test", 10)
     codes = [codec.encode(wav[None, None]).audio_codes for wav in clips]
     samples = [codec.decode(one).audio_values for one in codes]
-    return codec, clips, codes, samples, bundled_clips("train", 8)
+    return codec, clips, codes, samples
 
 
 @pytest.mark.parametrize(
     ("precision", "agreement", "snr"),
-    [("fp32", 0.9995, 100), ("mixed", 0.99, 45), ("bf16", 0.98, 38), ("int8", 0.93, 30)],
+    [("fp32", 0.9995, 100), ("mixed", 0.99, 45), ("bf16", 0.98, 38), ("int16", 0.995, 50), ("int8", 0.96, 34)],
 )
-def test_precisions_on_trained_weights(bundled, precision, agreement, snr):
-    if precision == "int8" and not has_int8_kernels():
-        pytest.skip("no oneDNN int8 kernels in this PyTorch")
-    codec, clips, codes, samples, calibration = bundled
-    fast = optimize_for_inference(codec, precision, calibration=calibration)
+def test_precisions_on_trained_weights(bundled, precision, agreement, snr, kernels):
+    if precision in INTEGERS and kernels == "torch":
+        pytest.skip("integers run on our own kernels alone")
+    codec, clips, codes, samples = bundled
+    fast = optimize_for_inference(codec, precision)
     same = torch.cat(
         [(fast.encode(wav[None, None]).audio_codes == one).flatten() for wav, one in zip(clips, codes, strict=True)]
     )
@@ -160,21 +178,27 @@ def test_precisions_on_trained_weights(bundled, precision, agreement, snr):
     assert precision == "fp32" or not bool(same.all()), "a low precision that is not low"
 
 
-def test_auto_takes_what_the_machine_has(bundled, monkeypatch):
-    codec, *_, calibration = bundled
-    for vnni, half, calibrated, expected in (
-        (True, True, True, (AUTO_ENCODER, AUTO_DECODER if has_int8_kernels() else "bf16")),
-        (True, True, False, (AUTO_ENCODER, "bf16")),
-        (False, True, True, (AUTO_ENCODER, "bf16")),
-        (False, False, True, ("fp32", "fp32")),
-    ):
-        monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda vnni=vnni: vnni)
+def test_auto_takes_what_the_machine_has(bundled, kernels, monkeypatch):
+    codec, *_ = bundled
+    for half, without in ((True, (TORCH_ENCODER, TORCH_DECODER)), (False, ("fp32", "fp32"))):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda half=half: half)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        fast = optimize_for_inference(codec, calibration=calibration[:1] if calibrated else None)
-        assert fast.precisions == expected
-    sides = optimize_for_inference(codec, "bf16", encoder="fp32").precisions
-    assert sides == ("fp32", "bf16")
+        expected = (AUTO_ENCODER, AUTO_DECODER) if kernels == "native" else without
+        assert optimize_for_inference(codec).precisions == expected
+    assert optimize_for_inference(codec, "bf16", encoder="fp32").precisions == ("fp32", "bf16")
+
+
+@needs_kernels
+def test_int8_holds_for_sound_that_is_no_speech(bundled):
+    """Its ranges are each frame's own: noise and a tone are coded as well as speech."""
+    codec, *_ = bundled
+    fast = optimize_for_inference(codec, "int8")
+    time = torch.arange(32_000) / 16_000
+    for wav in (clip(32_000), 0.5 * torch.sin(2 * torch.pi * 440 * time)):
+        codes = codec.encode(wav[None, None]).audio_codes
+        wanted = codec.decode(codes).audio_values
+        error = fast.decode(codes).audio_values - wanted
+        assert 10 * torch.log10(wanted.square().sum() / error.square().sum()) > 25
 
 
 @pytest.mark.parametrize("only", ["encoder", "decoder"])
@@ -183,20 +207,22 @@ def test_the_side_that_is_not_used_stays_plain_and_works(only):
     fast = optimize_for_inference(plain, "fp32", only=only)
     assert (fast.encoder is plain.encoder, fast.decoder is plain.decoder) == (only == "decoder", only == "encoder")
     assert_same(plain, fast, clip(9000)[None, None])
-    with pytest.raises(ValueError, match="int8 needs calibration"):
-        optimize_for_inference(plain, only=only, **{only: "int8"})
+    with pytest.raises(ValueError, match="choose auto"):
+        optimize_for_inference(plain, only=only, **{only: "int4"})
     other = {"encoder": "decoder", "decoder": "encoder"}[only]
-    assert optimize_for_inference(plain, "fp32", only=only, **{other: "int8"}).precisions == ("fp32", "fp32")
+    assert optimize_for_inference(plain, "fp32", only=only, **{other: "int4"}).precisions == ("fp32", "fp32")
 
 
 def test_without_onednn_it_is_the_same_codec(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(native_conformer, "library", lambda: None)
     plain = make(attention_window=5)
     assert_same(plain, optimize_for_inference(plain, "fp32"), clip(9000)[None, None])
     near = optimize_for_inference(plain, "bf16").decode(plain.encode(clip(9000)[None, None]).audio_codes)
     assert bool(near.audio_values.isfinite().all())
-    with pytest.raises(ValueError, match="int8 needs a CPU"):
-        optimize_for_inference(plain, "int8", calibration=[clip(9000)])
+    for precision in INTEGERS:
+        with pytest.raises(ValueError, match=f"{precision} runs on our own kernels, and not here"):
+            optimize_for_inference(plain, precision)
 
 
 @pytest.mark.parametrize("overrides", VARIANTS, ids=str)
@@ -206,6 +232,7 @@ def test_what_a_gpu_runs_is_the_same_codec(overrides, monkeypatch):
 
     one_by_one, gpu = fast_ends.equal_clips, torch.device("cuda")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(native_conformer, "library", lambda: None)
     monkeypatch.setattr(fast_ends, "equal_clips", lambda layout, _: one_by_one(layout, gpu))
     for module in (fast_conformer, fast_ends):
         monkeypatch.setattr(module, "rows_per_chunk", lambda _: 1 << 15)
@@ -217,7 +244,7 @@ def test_what_a_gpu_runs_is_the_same_codec(overrides, monkeypatch):
     assert_same(plain, fast, wav[:, None], torch.arange(9000) < lengths[:, None])
 
 
-def test_the_plain_codec_stays_or_is_consumed():
+def test_the_plain_codec_stays_or_is_consumed(kernels):
     plain = make()
     before = {name: value.clone() for name, value in plain.state_dict().items()}
     wav = clip(5000)[None, None]
@@ -237,7 +264,7 @@ def test_what_is_refused(tmp_path):
     assert isinstance(fast, InferenceCodec) and isinstance(fast, LLMCodec)
     for call, message in (
         (lambda: optimize_for_inference(plain, "fp8"), "choose auto, fp32"),
-        (lambda: optimize_for_inference(plain, "int8"), "calibration"),
+        (lambda: optimize_for_inference(make(hidden_size=40, head_dim=40), "int8"), "not here"),
         (lambda: optimize_for_inference(fast), "plain codec"),
         (lambda: optimize_for_inference(make().train()), "evaluation mode"),
         (lambda: fast.save_pretrained(tmp_path), "cannot be saved"),

@@ -1,0 +1,205 @@
+"""Our own CPU kernels: native_conformer.c, compiled once by the machine's C compiler and called through ctypes.
+
+They need x86-64 with AVX-512 VNNI and BF16 (AMD Zen 4, Intel Sapphire Rapids, and newer), Linux or another POSIX
+system, and cc, gcc or clang. Where one of these is missing the codec runs on PyTorch's operators instead. The compiled
+file is kept in `$XDG_CACHE_HOME/llmcodec` (or ~/.cache/llmcodec), named by a hash of its source; `LLMCODEC_NATIVE=0`
+leaves it unused. Test: tests/unit/codec/test_native.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import warnings
+from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+SOURCE = Path(__file__).with_name("native_conformer.c")
+FLAGS = ["-std=gnu11", "-O3", "-shared", "-fPIC", "-mfma", "-mavx2", "-mavx512f", "-mavx512bw", "-mavx512vl"]
+FLAGS += ["-mavx512dq", "-mavx512vnni", "-mavx512bf16"]
+COMPILE_SECONDS = 120
+MAX_HEAD = 256  # widest attention head
+PROCESSOR = "the processor has no AVX-512 VNNI and BF16 (AMD Zen 4, Intel Sapphire Rapids, or newer)"
+
+
+class NativeMatrix(Structure):
+    """`Matrix` of the C file."""
+
+    _fields_ = [
+        ("kind", c_int32),
+        ("inputs", c_int32),
+        ("outputs", c_int32),
+        ("reserved", c_int32),
+        ("weight", c_void_p),
+        ("scale", c_void_p),
+        ("offset", c_void_p),
+        ("bias", c_void_p),
+    ]
+
+
+class NativeNorm(Structure):
+    """`Norm` of the C file."""
+
+    _fields_ = [("weight", c_void_p), ("bias", c_void_p)]
+
+
+class NativeLayer(Structure):
+    """`Layer` of the C file."""
+
+    NORMS = ("before_ffn1", "before_attention", "before_convolution", "before_ffn2", "final")
+    MATRICES = ("up1", "down1", "qkv", "out", "pointwise1", "pointwise2", "up2", "down2")
+    _fields_ = [
+        *((name, NativeNorm) for name in NORMS),
+        *((name, NativeMatrix) for name in MATRICES),
+        ("taps", c_void_p),
+        ("taps_bias", c_void_p),
+    ]
+
+
+class NativeModel(Structure):
+    """`Conformer` of the C file."""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("num_layers", "width", "hidden", "head_dim", "kernel")),
+        *((name, c_int32) for name in ("past", "back", "ahead", "attention")),
+        ("eps", c_float),
+        ("layers", POINTER(NativeLayer)),
+        ("last", NativeNorm),
+    ]
+
+
+class NativeBatch(Structure):
+    """`Batch` of the C file."""
+
+    _fields_ = [
+        ("x", c_void_p),
+        ("num_clips", c_int64),
+        *((name, c_void_p) for name in ("starts", "padded", "cosines", "sines")),
+        *((name, c_void_p) for name in ("queries", "keys", "values")),
+        *((name, c_void_p) for name in ("query_steps", "key_steps", "key_offsets", "gated", "scratch")),
+    ]
+
+
+class OpenMP(Structure):
+    """`OpenMP` of the C file: addresses of the functions that PyTorch itself has loaded."""
+
+    FUNCTIONS = {"parallel": "GOMP_parallel", "threads": "omp_get_num_threads", "thread": "omp_get_thread_num"}
+    _fields_ = [(name, c_void_p) for name in FUNCTIONS]
+
+
+class Kernels:
+    """The functions of the compiled file. Raises OSError where it cannot be loaded, AttributeError without OpenMP."""
+
+    def __init__(self, path: Path):
+        self.functions, process = ctypes.CDLL(str(path)), ctypes.CDLL(None)
+        self.functions.llmcodec_scratch_bytes.restype = c_int64
+        self.functions.llmcodec_conformer.restype = None
+        symbols = OpenMP.FUNCTIONS.items()
+        self.openmp = OpenMP(**{name: ctypes.cast(getattr(process, symbol), c_void_p) for name, symbol in symbols})
+
+    def run_here(self) -> bool:
+        """The processor has the instructions."""
+        return bool(self.functions.llmcodec_supported())
+
+    def scratch_bytes(self, model: NativeModel, batch: NativeBatch) -> int:
+        """Working memory that a thread needs."""
+        return self.functions.llmcodec_scratch_bytes(ctypes.byref(model), ctypes.byref(batch))
+
+    def conformer(self, model: NativeModel, batch: NativeBatch, threads: int) -> None:
+        """All layers and the last norm over `batch.x`, in place."""
+        self.functions.llmcodec_conformer(*map(ctypes.byref, (model, batch)), threads, ctypes.byref(self.openmp))
+
+
+def library() -> Kernels | None:
+    """The kernels; None where they cannot run, and `why_not` says why."""
+    return opened()[0]
+
+
+def why_not() -> str:
+    """One line: what keeps the kernels from running here; '' where they run."""
+    return opened()[1]
+
+
+@lru_cache(maxsize=1)
+def opened() -> tuple[Kernels | None, str]:
+    """The kernels or why there are none, found out once a process."""
+    why = missing()
+    if why:
+        return None, why
+    try:
+        kernels = Kernels(compiled(SOURCE.read_bytes()))
+    except AttributeError:
+        return None, "this PyTorch came without OpenMP"
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        why = f"they could not be compiled: {error}"
+        warnings.warn(f"kernels of the codec: {why}; it runs on PyTorch's operators, slower", stacklevel=2)
+        return None, why
+    return (kernels, "") if kernels.run_here() else (None, PROCESSOR)
+
+
+def missing() -> str:
+    """What keeps this machine from running the kernels, or ''."""
+    if os.environ.get("LLMCODEC_NATIVE") == "0":
+        return "LLMCODEC_NATIVE=0 says so"
+    if os.name != "posix" or platform.machine().lower() not in ("x86_64", "amd64"):
+        return "they are for x86-64 on Linux and other POSIX systems"
+    for question in ("_is_vnni_supported", "_is_avx512_bf16_supported"):
+        ask = getattr(torch.cpu, question, None)
+        if ask is None or not ask():
+            return PROCESSOR
+    return "" if compiler() else "no C compiler was found (cc, gcc or clang)"
+
+
+def compiler() -> list[str]:
+    """`$CC`, or the first of cc, gcc, clang on the path; empty where there is none."""
+    chosen = shlex.split(os.environ.get("CC", ""))
+    for command in ([chosen] if chosen else []) + [["cc"], ["gcc"], ["clang"]]:
+        if shutil.which(command[0]):
+            return command
+    return []
+
+
+def compiled(source: bytes) -> Path:
+    """The shared library of `source`, from the cache or compiled now; several processes may do so at once.
+
+    Raises:
+        ValueError: the compiler refused it (its first words are in the message).
+        OSError, subprocess.SubprocessError: it could not be run or written.
+    """
+    command = [*compiler(), *FLAGS]
+    name = f"conformer-{hashlib.sha256(source + ' '.join(command).encode()).hexdigest()[:16]}.so"
+    for folder in cache_folders():
+        if (folder / name).exists():
+            return folder / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, scratch = tempfile.mkstemp(suffix=".so", dir=folder)
+        except OSError:
+            continue
+        os.close(handle)
+        try:
+            done = subprocess.run(
+                [*command, "-x", "c", "-", "-o", scratch], input=source, capture_output=True, timeout=COMPILE_SECONDS
+            )
+            if done.returncode:
+                raise ValueError(" ".join(done.stderr.decode(errors="replace").split())[:300])
+            os.replace(scratch, folder / name)
+        finally:
+            Path(scratch).unlink(missing_ok=True)
+        return folder / name
+    raise OSError("no folder to keep them in: set XDG_CACHE_HOME to one that can be written")
+
+
+def cache_folders() -> list[Path]:
+    """Where compiled files are kept: the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return [Path(base).expanduser() / "llmcodec"]

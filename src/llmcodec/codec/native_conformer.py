@@ -1,0 +1,194 @@
+"""The conformer on our own CPU kernels: every layer in one call, real frames only, fp32, bf16 or int8 matrices.
+
+The same function as conformer.py up to rounding, and the same call as `FastConformer`, which runs where these kernels
+cannot. Integers: weights symmetric with a step per output, inputs with a step (int8: and a zero point) per frame, found
+as the frame passes: no calibration, and a frame's result does not depend on its batch. bf16 and integers round what a
+matrix reads; results, norms, residuals and the softmax are fp32. Shapes: N rows (real frames of all clips), D width, M
+outputs, K inputs. Test: tests/unit/codec/test_native.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from .config import LLMCodecConfig
+from .conformer import Conformer, ConformerLayer, rotary_tables
+from .fast_attention import paired_rows
+from .fast_conformer import Done, FastConformer, Kinds, Layout
+from .native import MAX_HEAD, NativeBatch, NativeLayer, NativeMatrix, NativeModel, NativeNorm, library
+
+LANES, PANEL = 16, 64  # floats in a register; outputs in a panel of weights
+ROWS = 6  # that the kernels multiply at once
+KINDS = {"fp32": 0, "bf16": 1, "int16": 2, "int8": 3}
+WORDS = {"fp32": 1, "bf16": 2, "int16": 2, "int8": 4}  # inputs in a 32-bit word
+STORED = {"fp32": torch.float32, "bf16": torch.bfloat16, "int16": torch.int16, "int8": torch.int8}
+ROWS_PER_CALL = 4096  # rows of short clips that are coded together: memory stays flat
+ROWS_PER_THREAD = 24  # below, another thread costs more than it brings
+LARGEST_NORM = 46340  # of an int16 row, 2^15.5: two of them cannot overflow a sum
+UNBOUNDED = 1 << 30  # frames that global attention sees to each side
+
+
+def fast_conformer(conformer: Conformer, config: LLMCodecConfig, kinds: Kinds, done: Done) -> nn.Module:
+    """`conformer` packed for the device it is on: our kernels where they run, else PyTorch's operators."""
+    if native_runs(config, next(conformer.parameters()).device):
+        return NativeConformer(conformer, config, kinds, done)
+    return FastConformer(conformer, config, kinds, done)
+
+
+def native_runs(config: LLMCodecConfig, device: torch.device) -> bool:
+    """Our kernels run this architecture on this device."""
+    fits = config.hidden_size % LANES == 0 and config.head_dim % LANES == 0 and config.head_dim <= MAX_HEAD
+    return device.type == "cpu" and fits and library() is not None
+
+
+class NativeConformer(nn.Module):
+    """Stack of layers and the last norm, on packed rows.
+
+    Args:
+        conformer: the trained one, on the CPU and in evaluation mode. kinds: precision of each kind of layer.
+        done: called with each layer of `conformer` once its weights are packed.
+    """
+
+    def __init__(self, conformer: Conformer, config: LLMCodecConfig, kinds: Kinds, done: Done):
+        super().__init__()
+        loaded = library()
+        assert loaded is not None, "ask native_runs first"
+        self.kernels, self.config, self.attention = loaded, config, kinds["attention"]
+        self.kept: list[Tensor] = []  # what the C structures point at
+        self.tables: tuple[Tensor, Tensor] = (torch.empty(0, config.head_dim), torch.empty(0, config.head_dim))
+        self.layers = (NativeLayer * len(conformer.layers))()
+        for native, layer in zip(self.layers, conformer.layers, strict=True):
+            assert isinstance(layer, ConformerLayer)
+            self.fill(native, layer, kinds)
+            done(layer)
+        width, taps, window = config.hidden_size, config.conv_kernel_size, config.attention_window
+        self.model = NativeModel(
+            num_layers=len(conformer.layers),
+            width=width,
+            hidden=width * config.ffn_mult,
+            head_dim=config.head_dim,
+            kernel=taps,
+            past=taps - 1 if config.causal else taps // 2,
+            back=UNBOUNDED if window is None else window,
+            ahead=0 if config.causal else UNBOUNDED if window is None else window,
+            attention=KINDS[self.attention],
+            eps=conformer.layer_norm.eps,
+            layers=self.layers,
+            last=self.norm(conformer.layer_norm),
+        )
+        done(conformer.layer_norm)
+
+    def forward(self, x_ND: Tensor, layout: Layout) -> Tensor:
+        """(N, D) fp32 -> (N, D). Overwrites its argument."""
+        x_ND = x_ND.contiguous()
+        for first, lengths in calls(layout):
+            self.run(x_ND[first : first + sum(lengths)], lengths)
+        return x_ND
+
+    def run(self, x_ND: Tensor, lengths: list[int]) -> None:
+        """Clips of these numbers of frames, one after the other, in place."""
+        width = self.config.hidden_size
+        panels = [-(-length // PANEL) * PANEL for length in lengths]
+        starts, padded = (torch.tensor([0, *counts]).cumsum(0) for counts in (lengths, panels))
+        cosines, sines = self.rotation(max(lengths))
+        rows, columns, heads = len(x_ND), sum(panels), width // self.config.head_dim
+        words = width // WORDS[self.attention]
+        arrays = dict(
+            **dict(starts=starts, padded=padded, cosines=cosines, sines=sines, gated=torch.empty_like(x_ND)),
+            queries=torch.empty(rows + ROWS, words),  # words of what `attention` says
+            keys=torch.empty(columns, words),
+            values=torch.zeros(columns, width // (1 if self.attention == "fp32" else 2)),
+        )
+        if self.attention == "int8":
+            arrays |= dict(query_steps=torch.empty(rows, heads), key_steps=torch.empty(heads, columns))
+            arrays |= dict(key_offsets=torch.empty(heads, columns))
+        places = {name: array.data_ptr() for name, array in arrays.items()}
+        batch = NativeBatch(x=x_ND.data_ptr(), num_clips=len(lengths), **places)
+        threads = max(1, min(torch.get_num_threads(), rows // ROWS_PER_THREAD))
+        scratch = torch.empty(threads * self.kernels.scratch_bytes(self.model, batch), dtype=torch.uint8)
+        batch.scratch = scratch.data_ptr()
+        self.kernels.conformer(self.model, batch, threads)
+
+    def rotation(self, num_frames: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (T', C) of at least T frames, each angle twice, sines with the signs -, +."""
+        cosines, sines = self.tables  # read and replaced once: another thread may do the same
+        if len(cosines) < num_frames:
+            size = max(512, 1 << (num_frames - 1).bit_length())
+            cos, sin = rotary_tables(size, self.config.head_dim, torch.empty(0), exact=self.config.causal)
+            half = self.config.head_dim // 2
+            cosines = cos[:, :half].repeat_interleave(2, 1)
+            sines = torch.stack((-sin[:, :half], sin[:, :half]), -1).flatten(1)
+            self.tables = cosines, sines
+        return cosines, sines
+
+    def fill(self, native: NativeLayer, layer: ConformerLayer, kinds: Kinds) -> None:
+        """Pack one layer."""
+        attention, module, width = layer.attn, layer.conv_module, self.config.hidden_size
+        native.before_ffn1, native.before_ffn2 = self.norm(layer.ffn1_layer_norm), self.norm(layer.ffn2_layer_norm)
+        native.before_attention, native.final = self.norm(layer.attn_layer_norm), self.norm(layer.final_layer_norm)
+        native.before_convolution = self.norm(module.layer_norm)
+        for up, down, ffn in (("up1", "down1", layer.ffn1), ("up2", "down2", layer.ffn2)):
+            setattr(native, up, self.matrix(ffn.up_proj.weight, ffn.up_proj.bias, kinds["up"]))
+            half = 0.5 * ffn.down_proj.weight, 0.5 * ffn.down_proj.bias
+            setattr(native, down, self.matrix(*half, kinds["down"]))
+        rows = paired_rows(self.config.head_dim, width, torch.device("cpu"))
+        native.qkv = self.matrix(attention.to_qkv.weight[rows], None, kinds["qkv"])
+        native.out = self.matrix(attention.to_out.weight, attention.to_out.bias, kinds["out"])
+        values, gates = module.pointwise_conv1.weight.view(2, -1, LANES, width).unbind()
+        gated = torch.stack((values, gates), 1).reshape(2 * width, width)  # alternately, register by register
+        native.pointwise1 = self.matrix(gated, None, kinds["pw1"])
+        native.pointwise2 = self.matrix(module.pointwise_conv2.weight, module.pointwise_conv2.bias, kinds["pw2"])
+        norm = module.conv_norm
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        taps = module.depthwise_conv.weight[:, 0] * scale[:, None]
+        native.taps = self.keep(taps.view(-1, LANES, taps.shape[1]).transpose(1, 2))
+        native.taps_bias = self.keep(norm.bias - norm.running_mean * scale)
+
+    def norm(self, norm: nn.LayerNorm) -> NativeNorm:
+        return NativeNorm(weight=self.keep(norm.weight), bias=self.keep(norm.bias))
+
+    def matrix(self, weight_MK: Tensor, bias_M: Tensor | None, kind: str) -> NativeMatrix:
+        """Weights in panels of 64 outputs, (K / g, 64, g): the g inputs of a word lie side by side."""
+        weight_MK = weight_MK.detach().float()
+        outputs, inputs = weight_MK.shape
+        scale_M = offset_M = torch.zeros(outputs)
+        if kind in ("int8", "int16"):
+            scale_M = weight_MK.abs().amax(1).clamp(min=1e-12) / (127 if kind == "int8" else 32767)
+            if kind == "int16":
+                scale_M = scale_M.maximum(weight_MK.norm(dim=1) / (LARGEST_NORM - inputs**0.5))
+            weight_MK = (weight_MK / scale_M[:, None]).round()
+            offset_M = weight_MK.sum(1) * scale_M
+        stored = weight_MK.to(STORED[kind])
+        panels = [panel.view(len(panel), -1, WORDS[kind]).transpose(0, 1).flatten() for panel in stored.split(PANEL)]
+        return NativeMatrix(
+            kind=KINDS[kind],
+            inputs=inputs,
+            outputs=outputs,
+            weight=self.keep(torch.cat(panels), dtype=None),
+            scale=self.keep(scale_M),
+            offset=self.keep(offset_M),
+            bias=self.keep(torch.zeros(outputs) if bias_M is None else bias_M),
+        )
+
+    def keep(self, array: Tensor, dtype: torch.dtype | None = torch.float32) -> int:
+        """The address of a copy that lives as long as this module."""
+        self.kept.append(array.detach().to(dtype or array.dtype).contiguous().clone())
+        return self.kept[-1].data_ptr()
+
+
+def calls(layout: Layout) -> Iterator[tuple[int, list[int]]]:
+    """(first row, frames of each clip) of what one call codes: up to `ROWS_PER_CALL` rows, or one longer clip."""
+    first, rows, lengths = 0, 0, list[int]()
+    for _, clips, frames in layout.groups:
+        for _ in range(clips):
+            if lengths and rows + frames > ROWS_PER_CALL:
+                yield first, lengths
+                first, rows, lengths = first + rows, 0, []
+            lengths.append(frames)
+            rows += frames
+    if lengths:
+        yield first, lengths
