@@ -21,7 +21,7 @@ from .fast_ends import FastDecoder, FastEncoder, FastQuantizer
 from .fast_linear import Precision
 from .hub import HubCodec
 from .model import Decoder, Encoder, LLMCodec
-from .native import why_not
+from .native import processor_has, why_not
 from .native_conformer import native_runs
 
 Choice = Literal["auto", "fp32", "mixed", "bf16", "int16", "int8"]
@@ -39,8 +39,8 @@ PLANS: Mapping[str, Kinds] = {
     "fp32": plan("fp32", "fp32"),
     "mixed": plan("fp32", "fp32", qkv="bf16", pw1="bf16", pw2="bf16"),
     "bf16": plan("bf16", "bf16"),
-    "int16": plan("int16", "bf16", front="fp32", head="fp32"),
-    "int8": plan("int8", "int8", front="bf16", head="bf16"),
+    "int16": plan("int16", "int16", front="fp32", head="fp32"),
+    "int8": plan("int8", "int8", front="fp32", head="fp32"),
 }
 # The fastest whose tokens agree in >= 99.5 %, and whose sound is above 30 dB, on the bundled codec (docs/speed.md):
 AUTO_ENCODER, AUTO_DECODER = "int16", "int8"  # on our own kernels
@@ -180,9 +180,3 @@ def unfit(config: LLMCodecConfig, device: torch.device) -> str:
     if device.type != "cpu":
         return f"the codec is on {device}"
     return f"a width of {config.hidden_size} or a head of {config.head_dim} is no multiple of 16, or a head exceeds 256"
-
-
-def processor_has(question: str) -> bool:
-    """One of the `torch.cpu._is_..._supported` questions; no where this PyTorch cannot be asked."""
-    ask = getattr(torch.cpu, question, None)
-    return ask is not None and bool(ask())

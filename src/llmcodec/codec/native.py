@@ -1,9 +1,9 @@
 """Our own CPU kernels: native_conformer.c, compiled once by the machine's C compiler and called through ctypes.
 
-They need x86-64 with AVX-512 VNNI and BF16 (AMD Zen 4, Intel Sapphire Rapids, and newer), Linux or another POSIX
-system, and cc, gcc or clang. Where one of these is missing the codec runs on PyTorch's operators instead. The compiled
-file is kept in `$XDG_CACHE_HOME/llmcodec` (or ~/.cache/llmcodec), named by a hash of its source; `LLMCODEC_NATIVE=0`
-leaves it unused. Test: tests/unit/codec/test_native.py.
+They need x86-64 with AVX-512 VNNI (Intel Cascade and Ice Lake, AMD Zen 4, and newer; for bf16 also AVX-512 BF16), Linux
+or another POSIX system, and cc, gcc or clang. Where one of these is missing the codec runs on PyTorch's operators
+instead. The compiled file is kept in `$XDG_CACHE_HOME/llmcodec` (or ~/.cache/llmcodec), named by a hash of its source;
+`LLMCODEC_NATIVE=0` leaves it unused. Test: tests/unit/codec/test_native.py.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ import torch
 
 SOURCE = Path(__file__).with_name("native_conformer.c")
 FLAGS = ["-std=gnu11", "-O3", "-shared", "-fPIC", "-mfma", "-mavx2", "-mavx512f", "-mavx512bw", "-mavx512vl"]
-FLAGS += ["-mavx512dq", "-mavx512vnni", "-mavx512bf16"]
+FLAGS += ["-mavx512dq"]  # VNNI and BF16 are in the file's assembler
 COMPILE_SECONDS = 120
 MAX_HEAD = 256  # widest attention head
-PROCESSOR = "the processor has no AVX-512 VNNI and BF16 (AMD Zen 4, Intel Sapphire Rapids, or newer)"
+PROCESSOR = "the processor has no AVX-512 VNNI (Intel Cascade or Ice Lake, AMD Zen 4, or newer)"
 
 
 class NativeMatrix(Structure):
@@ -70,7 +70,7 @@ class NativeModel(Structure):
 
     _fields_ = [
         *((name, c_int32) for name in ("num_layers", "width", "hidden", "head_dim", "kernel")),
-        *((name, c_int32) for name in ("past", "back", "ahead", "attention")),
+        *((name, c_int32) for name in ("past", "back", "ahead", "attention", "values")),
         ("eps", c_float),
         ("layers", POINTER(NativeLayer)),
         ("last", NativeNorm),
@@ -152,11 +152,20 @@ def missing() -> str:
         return "LLMCODEC_NATIVE=0 says so"
     if os.name != "posix" or platform.machine().lower() not in ("x86_64", "amd64"):
         return "they are for x86-64 on Linux and other POSIX systems"
-    for question in ("_is_vnni_supported", "_is_avx512_bf16_supported"):
-        ask = getattr(torch.cpu, question, None)
-        if ask is None or not ask():
-            return PROCESSOR
+    if not processor_has("_is_vnni_supported"):
+        return PROCESSOR
     return "" if compiler() else "no C compiler was found (cc, gcc or clang)"
+
+
+def multiplies_bf16() -> bool:
+    """The processor has AVX-512 BF16."""
+    return processor_has("_is_avx512_bf16_supported")
+
+
+def processor_has(question: str) -> bool:
+    """One of the `torch.cpu._is_..._supported` questions; no where this PyTorch cannot be asked."""
+    ask = getattr(torch.cpu, question, None)
+    return ask is not None and bool(ask())
 
 
 def compiler() -> list[str]:

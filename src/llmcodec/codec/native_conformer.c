@@ -1,4 +1,4 @@
-/* The conformer of the codec on a CPU with AVX-512 VNNI and BF16: every layer in one pass over packed frames.
+/* The conformer of the codec on a CPU with AVX-512 VNNI (for bf16 also AVX-512 BF16): every layer in one pass over packed frames.
 
 Frames of all clips lie one after the other; each thread keeps its share of them from the first layer to the last and
 meets the others twice a layer: when keys and values are there, and when the gates beside its share are. Matrices are
@@ -50,7 +50,8 @@ typedef struct {
     int32_t num_layers, width, hidden, head_dim, kernel;
     int32_t past;        /* taps before a frame's own */
     int32_t back, ahead; /* frames that a frame sees */
-    int32_t attention;   /* FP32, BF16, or INT8: queries and keys; their weights and the values are BF16 then */
+    int32_t attention;   /* kind of queries and keys */
+    int32_t values;      /* FP32 or BF16: the values and their weights */
     float eps;
     const Layer *layers;
     Norm last;
@@ -63,7 +64,7 @@ typedef struct {
     const int64_t *padded; /* (num_clips + 1): the same where each clip takes whole panels */
     const float *cosines, *sines; /* (T, C), each angle twice; sines with the signs -, + */
     uint32_t *queries, *keys, *values; /* words of the padded rows; values are zero at first */
-    float *query_steps, *key_steps, *key_offsets; /* INT8: (N, heads), (heads, columns) of each clip */
+    float *query_steps, *key_steps, *key_offsets; /* integers: (N, heads), and (heads, columns) of each clip */
     float *gated;          /* (N, D) */
     uint8_t *scratch;      /* scratch_bytes a thread */
 } Batch;
@@ -95,7 +96,6 @@ static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t whole(int64_t n, int64_t of) { return (n + of - 1) / of * of; }
 static inline int64_t group(int kind) { return kind == INT8 ? 4 : kind == FP32 ? 1 : 2; }
-static inline int value_kind(int attention) { return attention == FP32 ? FP32 : BF16; }
 
 /* ---- elementary functions ---- */
 
@@ -140,6 +140,13 @@ static inline __m512 gelu(__m512 x) {
     const float slope = 2.0f * 0.79788456080286535588f * LOG2E;
     __m512 inner = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(slope * 0.044715f), _mm512_set1_ps(slope));
     return _mm512_mul_ps(x, sigmoid2(_mm512_mul_ps(x, inner)));
+}
+
+/* 16 floats -> bf16. In assembler, as `dot`: the compiler need not be told of instructions that not every processor has. */
+static inline __m256i halves(__m512 x) {
+    __m256i y;
+    __asm__("vcvtneps2bf16 %1, %0" : "=v"(y) : "v"(x));
+    return y;
 }
 
 /* ---- matrices ---- */
@@ -212,7 +219,7 @@ static void take(int kind, const float *row, int64_t count, uint32_t *out, float
         memcpy(out, row, (size_t)count * sizeof(float));
     } else if (kind == BF16) {
         for (int64_t i = 0; i < count; i += LANES)
-            _mm256_storeu_si256((__m256i *)((uint16_t *)out + i), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(row + i)));
+            _mm256_storeu_si256((__m256i *)((uint16_t *)out + i), halves(_mm512_loadu_ps(row + i)));
     } else if (kind == INT16) {
         __m512 top = _mm512_setzero_ps(), square = _mm512_setzero_ps();
         for (int64_t i = 0; i < count; i += LANES) {
@@ -418,7 +425,7 @@ static float take_signed(const float *row, int64_t count, int raised, uint32_t *
 /* Queries, keys and values of the rows: queries row by row, keys and values as panels of their clip and head. */
 static void project_qkv(const Conformer *model, const Layer *layer, const Batch *batch, int64_t first, int64_t count,
                         Scratch *scratch) {
-    const int kind = model->attention, value = value_kind(kind);
+    const int kind = model->attention, value = model->values;
     const int64_t width = model->width, head_dim = model->head_dim, heads = width / head_dim;
     const int64_t words = head_dim / group(kind), g = group(value);
     take_normed(layer->qkv.kind, batch->x + first * width, count, width, layer->before_attention, model->eps, scratch);
@@ -437,16 +444,16 @@ static void project_qkv(const Conformer *model, const Layer *layer, const Batch 
             uint32_t codes[MAX_HEAD], *into = batch->queries + (row * heads + head) * words;
             turn(qkv + head * head_dim, cosines, sines, scale, head_dim, query);
             turn(qkv + width + head * head_dim, cosines, sines, 1.0f, head_dim, key);
+            const int64_t place = row * heads + head, column = batch->padded[clip] * heads + head * columns + t;
+            float sum;
             if (kind == INT8) {
-                int64_t column = batch->padded[clip] * heads + head * columns + t;
-                float sum;
                 spread(query, head_dim), spread(key, head_dim);
-                batch->query_steps[row * heads + head] = take_signed(query, head_dim, 1, into, &sum);
+                batch->query_steps[place] = take_signed(query, head_dim, 1, into, &sum);
                 batch->key_steps[column] = take_signed(key, head_dim, 0, codes, &sum);
                 batch->key_offsets[column] = 128.0f * sum * batch->key_steps[column];
             } else {
-                take(kind, query, head_dim, into, NULL, NULL);
-                take(kind, key, head_dim, codes, NULL, NULL);
+                take(kind, query, head_dim, into, batch->query_steps + place, &sum);
+                take(kind, key, head_dim, codes, batch->key_steps + column, &sum);
             }
             uint32_t *keys = batch->keys + (batch->padded[clip] * heads + head * columns) * words;
             keys += t / PANEL * PANEL * words + t % PANEL;
@@ -467,18 +474,19 @@ static void project_qkv(const Conformer *model, const Layer *layer, const Batch 
 }
 
 /* Softmax of one row of scores (in powers of 2) over keys [low, high), zero elsewhere in `count`; the sum of the weights.
-   INT8: the scores are raw, with a step of the row and a step and an offset of each key. */
+   Integers: the scores are raw, with a step of the row and of each key (INT8: and an offset of each key). */
 static inline __attribute__((always_inline)) float soften(
-    const int kind, float *scores, int64_t count, int64_t low, int64_t high, float step, const float *steps,
-    const float *offsets, uint32_t *weights) {
+    const int kind, const int value, float *scores, int64_t count, int64_t low, int64_t high, float step,
+    const float *steps, const float *offsets, uint32_t *weights) {
     __m512 top = _mm512_set1_ps(-3e38f), total = _mm512_setzero_ps();
 #define SEEN(i)                                                   \
     (__mmask16)((0xffffu << most(0, least(16, low - (i)))) &      \
                 (0xffffu >> most(0, least(16, (i) + LANES - high))))
     for (int64_t i = 0; i < count; i += LANES) {
         __m512 x = _mm512_loadu_ps(scores + i);
-        if (kind == INT8) {
-            x = _mm512_fmsub_ps(x, _mm512_loadu_ps(steps + i), _mm512_loadu_ps(offsets + i));
+        if (kind == INT16) x = _mm512_mul_ps(x, _mm512_loadu_ps(steps + i));
+        if (kind == INT8) x = _mm512_fmsub_ps(x, _mm512_loadu_ps(steps + i), _mm512_loadu_ps(offsets + i));
+        if (kind == INT16 || kind == INT8) {
             x = _mm512_mul_ps(x, _mm512_set1_ps(step));
             _mm512_storeu_ps(scores + i, x);
         }
@@ -487,20 +495,34 @@ static inline __attribute__((always_inline)) float soften(
     top = _mm512_set1_ps(_mm512_reduce_max_ps(top));
     for (int64_t i = 0; i < count; i += LANES) {
         __m512 x = _mm512_max_ps(_mm512_sub_ps(_mm512_loadu_ps(scores + i), top), _mm512_set1_ps(-126.0f));
-        x = _mm512_maskz_mov_ps(SEEN(i), kind == FP32 ? exp2_of(x) : rough_exp2_of(x));
+        x = _mm512_maskz_mov_ps(SEEN(i), value == FP32 ? exp2_of(x) : rough_exp2_of(x));
         total = _mm512_add_ps(total, x);
-        if (kind == FP32)
-            _mm512_storeu_ps((float *)weights + i, x);
-        else
-            _mm256_storeu_si256((__m256i *)((uint16_t *)weights + i), (__m256i)_mm512_cvtneps_pbh(x));
+        if (value == FP32) _mm512_storeu_ps((float *)weights + i, x);
+        else _mm256_storeu_si256((__m256i *)((uint16_t *)weights + i), halves(x));
     }
     return _mm512_reduce_add_ps(total);
 }
 
+typedef float (*Soften)(float *, int64_t, int64_t, int64_t, float, const float *, const float *, uint32_t *);
+
+#define SOFTEN(kind, value)                                                                                       \
+    static __attribute__((noinline)) float soften_##kind##_##value(                                              \
+        float *scores, int64_t count, int64_t low, int64_t high, float step, const float *steps,                 \
+        const float *offsets, uint32_t *weights) {                                                               \
+        return soften(kind, value, scores, count, low, high, step, steps, offsets, weights);                     \
+    }
+SOFTEN(FP32, FP32) SOFTEN(BF16, FP32) SOFTEN(INT16, FP32) SOFTEN(INT8, FP32)
+SOFTEN(FP32, BF16) SOFTEN(BF16, BF16) SOFTEN(INT16, BF16) SOFTEN(INT8, BF16)
+
+static const Soften SOFTENINGS[2][4] = {
+    {soften_FP32_FP32, soften_BF16_FP32, soften_INT16_FP32, soften_INT8_FP32},
+    {soften_FP32_BF16, soften_BF16_BF16, soften_INT16_BF16, soften_INT8_BF16},
+};
+
 /* Rows of one clip, [t, t + count): mixed values of all heads into scratch->mixed from its row `into`. */
 static void attend(const Conformer *model, const Batch *batch, int64_t clip, int64_t t, int64_t count, int64_t into,
                    Scratch *scratch) {
-    const int kind = model->attention, value = value_kind(kind);
+    const int kind = model->attention, value = model->values;
     const int64_t width = model->width, head_dim = model->head_dim, heads = width / head_dim;
     const int64_t words = head_dim / group(kind), g = group(value);
     const int64_t start = batch->starts[clip], length = batch->starts[clip + 1] - start;
@@ -524,14 +546,10 @@ static void attend(const Conformer *model, const Batch *batch, int64_t clip, int
             for (int64_t i = 0; i < rows; i++) {
                 const int64_t from = most(0, now + i - model->back) - low;
                 const int64_t to = least(length, now + i + model->ahead + 1) - low;
-                float *scores = scratch->scores + i * stride;
-                uint32_t *weights = scratch->weights + i * (stride / g);
-                if (kind == FP32) total[i] = soften(FP32, scores, edge - low, from, to, 0, NULL, NULL, weights);
-                else if (kind == BF16) total[i] = soften(BF16, scores, edge - low, from, to, 0, NULL, NULL, weights);
-                else
-                    total[i] = soften(INT8, scores, edge - low, from, to,
-                                      batch->query_steps[(start + now + i) * heads + head],
-                                      batch->key_steps + column + low, batch->key_offsets + column + low, weights);
+                total[i] = SOFTENINGS[value][kind](
+                    scratch->scores + i * stride, edge - low, from, to,
+                    batch->query_steps[(start + now + i) * heads + head], batch->key_steps + column + low,
+                    batch->key_offsets + column + low, scratch->weights + i * (stride / g));
             }
             for (int64_t c = 0; c < head_dim; c += PANEL) {
                 _Alignas(64) float tile[ROWS * PANEL];
@@ -690,8 +708,8 @@ static void work(void *argument) {
 /* ---- what native.py calls ---- */
 
 int32_t llmcodec_supported(void) {
-    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16") &&
-           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
 /* Bytes of scratch that a thread needs. */

@@ -18,7 +18,16 @@ from .config import LLMCodecConfig
 from .conformer import Conformer, ConformerLayer, rotary_tables
 from .fast_attention import paired_rows
 from .fast_conformer import Done, FastConformer, Kinds, Layout
-from .native import MAX_HEAD, NativeBatch, NativeLayer, NativeMatrix, NativeModel, NativeNorm, library
+from .native import (
+    MAX_HEAD,
+    NativeBatch,
+    NativeLayer,
+    NativeMatrix,
+    NativeModel,
+    NativeNorm,
+    library,
+    multiplies_bf16,
+)
 
 LANES, PANEL = 16, 64  # floats in a register; outputs in a panel of weights
 ROWS = 6  # that the kernels multiply at once
@@ -33,13 +42,14 @@ UNBOUNDED = 1 << 30  # frames that global attention sees to each side
 
 def fast_conformer(conformer: Conformer, config: LLMCodecConfig, kinds: Kinds, done: Done) -> nn.Module:
     """`conformer` packed for the device it is on: our kernels where they run, else PyTorch's operators."""
-    if native_runs(config, next(conformer.parameters()).device):
+    known = multiplies_bf16() or "bf16" not in kinds.values()
+    if known and native_runs(config, next(conformer.parameters()).device):
         return NativeConformer(conformer, config, kinds, done)
     return FastConformer(conformer, config, kinds, done)
 
 
 def native_runs(config: LLMCodecConfig, device: torch.device) -> bool:
-    """Our kernels run this architecture on this device."""
+    """Our kernels run this architecture on this device, in fp32, int16 and int8."""
     fits = config.hidden_size % LANES == 0 and config.head_dim % LANES == 0 and config.head_dim <= MAX_HEAD
     return device.type == "cpu" and fits and library() is not None
 
@@ -57,6 +67,7 @@ class NativeConformer(nn.Module):
         loaded = library()
         assert loaded is not None, "ask native_runs first"
         self.kernels, self.config, self.attention = loaded, config, kinds["attention"]
+        self.values = "bf16" if self.attention != "fp32" and multiplies_bf16() else "fp32"
         self.kept: list[Tensor] = []  # what the C structures point at
         self.tables: tuple[Tensor, Tensor] = (torch.empty(0, config.head_dim), torch.empty(0, config.head_dim))
         self.layers = (NativeLayer * len(conformer.layers))()
@@ -75,6 +86,7 @@ class NativeConformer(nn.Module):
             back=UNBOUNDED if window is None else window,
             ahead=0 if config.causal else UNBOUNDED if window is None else window,
             attention=KINDS[self.attention],
+            values=KINDS[self.values],
             eps=conformer.layer_norm.eps,
             layers=self.layers,
             last=self.norm(conformer.layer_norm),
@@ -95,16 +107,15 @@ class NativeConformer(nn.Module):
         starts, padded = (torch.tensor([0, *counts]).cumsum(0) for counts in (lengths, panels))
         cosines, sines = self.rotation(max(lengths))
         rows, columns, heads = len(x_ND), sum(panels), width // self.config.head_dim
-        words = width // WORDS[self.attention]
         arrays = dict(
             **dict(starts=starts, padded=padded, cosines=cosines, sines=sines, gated=torch.empty_like(x_ND)),
-            queries=torch.empty(rows + ROWS, words),  # words of what `attention` says
-            keys=torch.empty(columns, words),
-            values=torch.zeros(columns, width // (1 if self.attention == "fp32" else 2)),
+            queries=torch.empty(rows + ROWS, width // WORDS[self.attention]),  # words of what `attention` says
+            keys=torch.empty(columns, width // WORDS[self.attention]),
+            values=torch.zeros(columns, width // WORDS[self.values]),
+            query_steps=torch.empty(rows, heads),
+            key_steps=torch.empty(heads, columns),
+            key_offsets=torch.empty(heads, columns),
         )
-        if self.attention == "int8":
-            arrays |= dict(query_steps=torch.empty(rows, heads), key_steps=torch.empty(heads, columns))
-            arrays |= dict(key_offsets=torch.empty(heads, columns))
         places = {name: array.data_ptr() for name, array in arrays.items()}
         batch = NativeBatch(x=x_ND.data_ptr(), num_clips=len(lengths), **places)
         threads = max(1, min(torch.get_num_threads(), rows // ROWS_PER_THREAD))

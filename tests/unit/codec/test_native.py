@@ -1,5 +1,6 @@
 """Our own CPU kernels against float64 models of their arithmetic, over shapes, batches, threads; compiling them."""
 
+import math
 import os
 import subprocess
 import sys
@@ -9,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcodec.codec import LLMCodecConfig, native
+from llmcodec.codec import LLMCodecConfig, native, native_conformer
+from llmcodec.codec import conformer as conformer_module
 from llmcodec.codec.conformer import Conformer
-from llmcodec.codec.fast_conformer import Layout
+from llmcodec.codec.fast_conformer import FastConformer, Layout
 from llmcodec.codec.inference import LAYERS
-from llmcodec.codec.native_conformer import ROWS_PER_CALL, NativeConformer, calls, native_runs
+from llmcodec.codec.native_conformer import ROWS_PER_CALL, NativeConformer, calls, fast_conformer, native_runs
 
 needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels here: {native.why_not()}")
 NAMES = {"up_proj": "up", "down_proj": "down", "to_qkv": "qkv", "to_out": "out"}
@@ -61,7 +63,7 @@ def noise(*sizes: int, seed: int = 0) -> Tensor:
     return torch.randn(*sizes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-INTEGERS = [kinds_of("int16", "bf16"), kinds_of("int8", "int8")]
+INTEGERS = [kinds_of("int16", "int16"), kinds_of("int8", "int8")]
 SHAPES = [
     dict(),
     dict(attention_window=3),
@@ -93,28 +95,26 @@ class Rounded(nn.Module):
     def __init__(self, linear: nn.Linear, kind: str):
         super().__init__()
         self.kind, self.bias = kind, linear.bias
-        weight = linear.weight.detach()
+        self.weight = self.symmetric(linear.weight.detach(), kind)
+
+    @staticmethod
+    def symmetric(x: Tensor, kind: str) -> Tensor:
+        """bf16, or integers with one step per row."""
         if kind == "bf16":
-            self.weight = weight.bfloat16().double()
-        else:
-            step = weight.abs().amax(1, keepdim=True) / (127 if kind == "int8" else 32767)
-            if kind == "int16":
-                limit = 46340 - weight.shape[1] ** 0.5
-                step = step.maximum(weight.norm(dim=1, keepdim=True) / limit)
-            self.weight = (weight / step).round() * step
+            return x.bfloat16().double()
+        step = x.abs().amax(-1, keepdim=True) / (127 if kind == "int8" else 32767)
+        if kind == "int16":  # the norms of two rows stay below 2^15.5
+            step = step.maximum(x.norm(dim=-1, keepdim=True) / (46340 - x.shape[-1] ** 0.5))
+        return (x / step).round() * step
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.kind == "bf16":
-            x = x.bfloat16().double()
-        elif self.kind == "int16":
-            limit = 46340 - x.shape[-1] ** 0.5
-            step = (x.abs().amax(-1, keepdim=True) / 32767).maximum(x.norm(dim=-1, keepdim=True) / limit)
-            x = (x / step).round() * step
-        else:
+        if self.kind == "int8":
             low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
             step = (high - low) / 255
             zero = (-low / step).round()
             x = ((x / step).round() + zero).clamp(0, 255).sub(zero) * step
+        else:
+            x = self.symmetric(x, self.kind)
         return F.linear(x, self.weight, self.bias)
 
 
@@ -139,17 +139,58 @@ def test_every_matrix_equals_its_own_arithmetic(layer, kind):
     assert (got.double() - expected).norm() < 0.15 * rounding
 
 
+def hadamard(size: int) -> Tensor:
+    """Sylvester's matrix; for a size that is no power of 2, blocks of 16."""
+    block = 16 if size & (size - 1) else size
+    matrix = torch.ones(1, 1, dtype=torch.float64)
+    while len(matrix) < block:
+        matrix = torch.kron(torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64), matrix)
+    return torch.block_diag(*[matrix] * (size // block)) / block**0.5
+
+
+def rounded_attention(kind: str, values: str, allowed: Tensor):
+    """`mix` of conformer.py in float64, with queries, keys, weights and values rounded as the kernels say."""
+
+    def mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        size = query.shape[-1]
+        query, key = (x.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2) for x in (query, key))  # pairs
+        if kind == "int8":
+            query, key = query @ hadamard(size), key @ hadamard(size)
+        query, key = (Rounded.symmetric(x, kind) for x in (query / size**0.5 / math.log(2), key))
+        weight = (query @ key.transpose(-1, -2)).masked_fill(~allowed, -torch.inf)
+        weight = (weight - weight.amax(-1, keepdim=True)).exp2()
+        total = weight.sum(-1, keepdim=True)
+        if values == "bf16":
+            weight, value = weight.bfloat16().double(), value.bfloat16().double()
+        return weight @ value / total
+
+    return mix
+
+
 @needs_kernels
+@pytest.mark.parametrize("values", ["fp32", "bf16"])
 @pytest.mark.parametrize("overrides", [dict(), dict(attention_window=9), dict(hidden_size=96, head_dim=48)], ids=str)
-@pytest.mark.parametrize(("kind", "low", "high"), [("bf16", 1e-4, 4e-3), ("int8", 1e-4, 1e-2)])
-def test_attention_of_lower_precision_is_near(kind, low, high, overrides):
+@pytest.mark.parametrize("kind", ["bf16", "int16", "int8"])
+def test_attention_equals_its_own_arithmetic(kind, overrides, values, monkeypatch):
+    """With and without a processor that multiplies bf16, which values and their weights are kept in where it can."""
+    if "bf16" in (values, kind) and not native.multiplies_bf16():
+        pytest.skip("no AVX-512 BF16 here")
+    monkeypatch.setattr(native_conformer, "multiplies_bf16", lambda: values == "bf16")
     config = config_of(**overrides)
     conformer = conformer_of(config)
+    with torch.no_grad():
+        conformer.layers[0].attn.to_qkv.weight[: 2 * config.hidden_size] *= 2  # attention that looks at few frames
     clip = noise(200, config.hidden_size)
+    time = torch.arange(200)
+    allowed = (time[:, None] - time).abs() <= (config.attention_window or 200)
     with torch.inference_mode():
         exact = conformer(clip[None])[0]
         (got,) = run(conformer, config, [clip], kinds_of(attention=kind))
-    assert low < (got.double() - exact).norm() / exact.norm() < high
+        monkeypatch.setattr(conformer_module, "attention_over", lambda *_: rounded_attention(kind, values, allowed))
+        expected = conformer(clip[None])[0]
+    rounding = (expected - exact).norm()
+    assert 1e-5 < rounding / exact.norm() < {"bf16": 1e-2, "int16": 2e-3, "int8": 5e-2}[kind]
+    assert (got.double() - expected).norm() < 0.15 * rounding
 
 
 @needs_kernels
@@ -248,6 +289,14 @@ def test_what_the_kernels_do_not_take(monkeypatch):
     assert not native_runs(config_of(hidden_size=512, head_dim=512), cpu)
 
 
+@needs_kernels
+def test_bf16_goes_to_pytorch_where_the_processor_has_none(monkeypatch):
+    monkeypatch.setattr(native_conformer, "multiplies_bf16", lambda: False)
+    conformer = conformer_of(config_of())
+    for kinds, kind in ((kinds_of("bf16", "bf16"), FastConformer), (kinds_of("int8", "int8"), NativeConformer)):
+        assert isinstance(fast_conformer(conformer, config_of(), kinds, lambda _: None), kind)
+
+
 # -- compiling ---------------------------------------------------------------------------------------------------------
 needs_compiler = pytest.mark.skipif(not native.compiler(), reason="no C compiler on this machine")
 
@@ -297,8 +346,7 @@ def asked(monkeypatch, **env: str) -> tuple[object, str]:
 
 
 def on_a_processor_that_has_it_all(monkeypatch) -> None:
-    for question in ("_is_vnni_supported", "_is_avx512_bf16_supported"):
-        monkeypatch.setattr(torch.cpu, question, lambda: True, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True, raising=False)
     monkeypatch.setattr(native.platform, "machine", lambda: "x86_64")
 
 
