@@ -7,7 +7,7 @@ Test: tests/unit/codec/test_inference.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
 import torch
@@ -18,6 +18,7 @@ from .config import LLMCodecConfig
 from .fast_conformer import Done, Kinds, Layout, rows_per_chunk
 from .fast_linear import PackedLinear
 from .model import Decoder, Encoder
+from .native import LANES, in_panels, library
 from .native_conformer import fast_conformer
 from .quantizer import FactorizedQuantizer, WeightNormLinear
 from .spectral import STFTFrontEnd
@@ -138,7 +139,11 @@ class FastQuantizer(nn.Module):
 
     def nearest(self, query_NC: Tensor, span: tuple[int, int]) -> Tensor:
         """Largest cosine among the codes [first, last + 1) of `span`; the first of equals, as in the plain codec."""
-        codes_CV = self.codes_of(span)
+        kernels = library() if query_NC.device.type == "cpu" else None
+        if kernels is not None:
+            codes = self.codes_of(span, LANES, in_panels)
+            return kernels.look_up(query_NC, codes, codes.numel() // query_NC.shape[1]) + span[0]
+        codes_CV = self.codes_of(span, CODES_PER_BLOCK, lambda codes_VC: codes_VC.T.contiguous())
         most = SCORES_PER_CHUNK if query_NC.device.type == "cpu" else SCORES_PER_CHUNK_GPU
         rows = max(16, most // codes_CV.shape[1] // 16 * 16)
         found = []
@@ -150,12 +155,12 @@ class FastQuantizer(nn.Module):
             found.append(block * CODES_PER_BLOCK + inside)
         return torch.cat(found) + span[0]
 
-    def codes_of(self, span: tuple[int, int]) -> Tensor:
-        """(C, V'): unit-norm codes of the span, the last one repeated up to whole blocks (the first of equals wins)."""
+    def codes_of(self, span: tuple[int, int], block: int, arrange: Callable[[Tensor], Tensor]) -> Tensor:
+        """Unit-norm codes of the span, arranged; the last one fills the last block (the first of equals wins)."""
         if span not in self.spans:
-            codes_VC = self.codebook_VC[span[0] : span[1]]
-            extra = -len(codes_VC) % CODES_PER_BLOCK
-            self.spans[span] = torch.cat((codes_VC, codes_VC[-1:].expand(extra, -1))).T.contiguous()
+            codes_VC = self.codebook_VC[span[0] : span[1]].float()
+            extra = -len(codes_VC) % block
+            self.spans[span] = arrange(torch.cat((codes_VC, codes_VC[-1:].expand(extra, -1))))
         return self.spans[span]
 
 

@@ -22,11 +22,14 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 SOURCE = Path(__file__).with_name("native_conformer.c")
 FLAGS = ["-std=gnu11", "-O3", "-shared", "-fPIC", "-mfma", "-mavx2", "-mavx512f", "-mavx512bw", "-mavx512vl"]
 FLAGS += ["-mavx512dq"]  # VNNI and BF16 are in the file's assembler
 COMPILE_SECONDS = 120
+LANES, PANEL, ROWS = 16, 64, 6  # floats in a register; outputs in a panel of weights; rows that are multiplied at once
+ROWS_PER_THREAD = 24  # below, another thread costs more than it brings
 MAX_HEAD = 256  # widest attention head
 PROCESSOR = "the processor has no AVX-512 VNNI (Intel Cascade or Ice Lake, AMD Zen 4, or newer)"
 
@@ -96,6 +99,16 @@ class OpenMP(Structure):
     _fields_ = [(name, c_void_p) for name in FUNCTIONS]
 
 
+class NativeLookUp(Structure):
+    """`LookUp` of the C file."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("openmp", "queries", "panels")),
+        *((name, c_int64) for name in ("rows", "inputs", "codes")),
+        ("found", c_void_p),
+    ]
+
+
 class Kernels:
     """The functions of the compiled file. Raises OSError where it cannot be loaded, AttributeError without OpenMP."""
 
@@ -103,6 +116,7 @@ class Kernels:
         self.functions, process = ctypes.CDLL(str(path)), ctypes.CDLL(None)
         self.functions.llmcodec_scratch_bytes.restype = c_int64
         self.functions.llmcodec_conformer.restype = None
+        self.functions.llmcodec_look_up.restype = None
         symbols = OpenMP.FUNCTIONS.items()
         self.openmp = OpenMP(**{name: ctypes.cast(getattr(process, symbol), c_void_p) for name, symbol in symbols})
 
@@ -117,6 +131,27 @@ class Kernels:
     def conformer(self, model: NativeModel, batch: NativeBatch, threads: int) -> None:
         """All layers and the last norm over `batch.x`, in place."""
         self.functions.llmcodec_conformer(*map(ctypes.byref, (model, batch)), threads, ctypes.byref(self.openmp))
+
+    def look_up(self, query_NC: Tensor, panels: Tensor, num_codes: int) -> Tensor:
+        """The code (N,) with the largest dot product, the first of equals; panels: `in_panels` of the codes."""
+        rows, inputs = query_NC.shape
+        queries = torch.nn.functional.pad(query_NC.float(), (0, 0, 0, -rows % ROWS)).contiguous()
+        found = torch.empty(rows, dtype=torch.int64)
+        places = (ctypes.addressof(self.openmp), queries.data_ptr(), panels.data_ptr())
+        task = NativeLookUp(*places, rows, inputs, num_codes, found.data_ptr())
+        self.functions.llmcodec_look_up(ctypes.byref(task), threads_for(rows))
+        return found
+
+
+def in_panels(weight_MK: Tensor, inputs_per_word: int = 1) -> Tensor:
+    """Weights as the kernels read them: panels of 64 outputs, (K / g, 64, g), g inputs in a word of 32 bits."""
+    panels = [part.view(len(part), -1, inputs_per_word).transpose(0, 1).flatten() for part in weight_MK.split(PANEL)]
+    return torch.cat(panels)
+
+
+def threads_for(rows: int) -> int:
+    """Threads for so many frames."""
+    return max(1, min(torch.get_num_threads(), rows // ROWS_PER_THREAD))
 
 
 def library() -> Kernels | None:

@@ -92,6 +92,15 @@ typedef struct {
     int64_t keys;
 } Scratch;
 
+/* The code with the largest dot product for each query; the first of equals. codes: a multiple of 16. */
+typedef struct {
+    const OpenMP *openmp;
+    const uint32_t *queries; /* (N rounded up to ROWS, inputs), floats */
+    const uint32_t *panels;  /* codes as the outputs of an FP32 matrix */
+    int64_t rows, inputs, codes;
+    int64_t *found; /* (N) */
+} LookUp;
+
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t whole(int64_t n, int64_t of) { return (n + of - 1) / of * of; }
@@ -705,6 +714,43 @@ static void work(void *argument) {
         norm_row(batch->x + row * width, width, model->last, model->eps, batch->x + row * width);
 }
 
+/* ---- code look-up ---- */
+
+static void look_up(void *argument) {
+    const LookUp *task = argument;
+    const int threads = task->openmp->threads(), thread = task->openmp->thread();
+    const int64_t part = whole((task->rows + threads - 1) / threads, ROWS), inputs = task->inputs;
+    const int64_t first = least(task->rows, thread * part), end = least(task->rows, first + part);
+    for (int64_t row = first; row < end; row += BLOCK) {
+        const int64_t count = least(BLOCK, end - row);
+        __m512 best[BLOCK];
+        __m512i where[BLOCK];
+        for (int64_t r = 0; r < count; r++) best[r] = _mm512_set1_ps(-3e38f), where[r] = _mm512_setzero_si512();
+        for (int64_t code = 0; code < task->codes; code += PANEL) {
+            const int nv = (int)(least(PANEL, task->codes - code) / LANES);
+            for (int64_t r = 0; r < count; r += ROWS) {
+                _Alignas(64) float tile[ROWS * PANEL];
+                KERNELS[FP32][nv - 1](task->queries + (row + r) * inputs, inputs, task->panels + code * inputs, nv * LANES,
+                                      inputs, tile, PANEL);
+                for (int64_t i = 0; i < least(ROWS, count - r); i++)
+                    for (int v = 0; v < nv; v++) {
+                        __m512 x = _mm512_load_ps(tile + i * PANEL + v * LANES);
+                        __mmask16 better = _mm512_cmp_ps_mask(x, best[r + i], _CMP_GT_OQ);
+                        best[r + i] = _mm512_mask_mov_ps(best[r + i], better, x);
+                        where[r + i] = _mm512_mask_mov_epi32(where[r + i], better,
+                                                             _mm512_set1_epi32((int)(code + v * LANES)));
+                    }
+            }
+        }
+        const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+        for (int64_t r = 0; r < count; r++) {
+            __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(best[r]));
+            __mmask16 equal = _mm512_cmp_ps_mask(best[r], top, _CMP_EQ_OQ);
+            task->found[row + r] = _mm512_mask_reduce_min_epi32(equal, _mm512_add_epi32(where[r], lane));
+        }
+    }
+}
+
 /* ---- what native.py calls ---- */
 
 int32_t llmcodec_supported(void) {
@@ -721,4 +767,8 @@ int64_t llmcodec_scratch_bytes(const Conformer *model, const Batch *batch) {
 void llmcodec_conformer(const Conformer *model, const Batch *batch, int32_t threads, const OpenMP *openmp) {
     Team team = {.model = model, .batch = batch, .openmp = openmp};
     openmp->parallel(work, &team, (unsigned)threads, 0);
+}
+
+void llmcodec_look_up(const LookUp *task, int32_t threads) {
+    task->openmp->parallel(look_up, (void *)task, (unsigned)threads, 0);
 }

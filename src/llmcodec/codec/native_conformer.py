@@ -19,23 +19,25 @@ from .conformer import Conformer, ConformerLayer, rotary_tables
 from .fast_attention import paired_rows
 from .fast_conformer import Done, FastConformer, Kinds, Layout
 from .native import (
+    LANES,
     MAX_HEAD,
+    PANEL,
+    ROWS,
     NativeBatch,
     NativeLayer,
     NativeMatrix,
     NativeModel,
     NativeNorm,
+    in_panels,
     library,
     multiplies_bf16,
+    threads_for,
 )
 
-LANES, PANEL = 16, 64  # floats in a register; outputs in a panel of weights
-ROWS = 6  # that the kernels multiply at once
 KINDS = {"fp32": 0, "bf16": 1, "int16": 2, "int8": 3}
 WORDS = {"fp32": 1, "bf16": 2, "int16": 2, "int8": 4}  # inputs in a 32-bit word
 STORED = {"fp32": torch.float32, "bf16": torch.bfloat16, "int16": torch.int16, "int8": torch.int8}
 ROWS_PER_CALL = 4096  # rows of short clips that are coded together: memory stays flat
-ROWS_PER_THREAD = 24  # below, another thread costs more than it brings
 LARGEST_NORM = 46340  # of an int16 row, 2^15.5: two of them cannot overflow a sum
 UNBOUNDED = 1 << 30  # frames that global attention sees to each side
 
@@ -118,7 +120,7 @@ class NativeConformer(nn.Module):
         )
         places = {name: array.data_ptr() for name, array in arrays.items()}
         batch = NativeBatch(x=x_ND.data_ptr(), num_clips=len(lengths), **places)
-        threads = max(1, min(torch.get_num_threads(), rows // ROWS_PER_THREAD))
+        threads = threads_for(rows)
         scratch = torch.empty(threads * self.kernels.scratch_bytes(self.model, batch), dtype=torch.uint8)
         batch.scratch = scratch.data_ptr()
         self.kernels.conformer(self.model, batch, threads)
@@ -163,7 +165,7 @@ class NativeConformer(nn.Module):
         return NativeNorm(weight=self.keep(norm.weight), bias=self.keep(norm.bias))
 
     def matrix(self, weight_MK: Tensor, bias_M: Tensor | None, kind: str) -> NativeMatrix:
-        """Weights in panels of 64 outputs, (K / g, 64, g): the g inputs of a word lie side by side."""
+        """Rounded as `kind` says, in panels."""
         weight_MK = weight_MK.detach().float()
         outputs, inputs = weight_MK.shape
         scale_M = offset_M = torch.zeros(outputs)
@@ -173,13 +175,11 @@ class NativeConformer(nn.Module):
                 scale_M = scale_M.maximum(weight_MK.norm(dim=1) / (LARGEST_NORM - inputs**0.5))
             weight_MK = (weight_MK / scale_M[:, None]).round()
             offset_M = weight_MK.sum(1) * scale_M
-        stored = weight_MK.to(STORED[kind])
-        panels = [panel.view(len(panel), -1, WORDS[kind]).transpose(0, 1).flatten() for panel in stored.split(PANEL)]
         return NativeMatrix(
             kind=KINDS[kind],
             inputs=inputs,
             outputs=outputs,
-            weight=self.keep(torch.cat(panels), dtype=None),
+            weight=self.keep(in_panels(weight_MK.to(STORED[kind]), WORDS[kind]), dtype=None),
             scale=self.keep(scale_M),
             offset=self.keep(offset_M),
             bias=self.keep(torch.zeros(outputs) if bias_M is None else bias_M),

@@ -7,7 +7,7 @@ import soundfile
 import torch
 
 from llmcodec.assets import codec_folder, speech_manifest
-from llmcodec.codec import LLMCodec, LLMCodecConfig, native, native_conformer
+from llmcodec.codec import LLMCodec, LLMCodecConfig, fast_conformer, fast_ends, native, native_conformer
 from llmcodec.codec.inference import (
     AUTO_DECODER,
     AUTO_ENCODER,
@@ -65,7 +65,8 @@ def assert_same(plain: LLMCodec, fast: LLMCodec, wav: torch.Tensor, mask: torch.
 def kernels(request, monkeypatch):
     """Our own kernels, or PyTorch's operators as on a machine without them."""
     if request.param == "torch":
-        monkeypatch.setattr(native_conformer, "library", lambda: None)
+        for module in (native_conformer, fast_ends):
+            monkeypatch.setattr(module, "library", lambda: None)
     return request.param
 
 
@@ -115,7 +116,7 @@ def test_a_batch_equals_its_clips(precision, window, kernels):
         assert not decoded[b, 0, frames * 320 :].any()
 
 
-def test_partitions_and_the_first_of_equal_codes():
+def test_partitions_and_the_first_of_equal_codes(kernels):
     plain = make()
     with torch.no_grad():
         plain.quantizer.codebook[150] = plain.quantizer.codebook[7] * 3  # equal directions: the first one wins
@@ -215,7 +216,8 @@ def test_the_side_that_is_not_used_stays_plain_and_works(only):
 
 def test_without_onednn_it_is_the_same_codec(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    monkeypatch.setattr(native_conformer, "library", lambda: None)
+    for module in (native_conformer, fast_ends):
+        monkeypatch.setattr(module, "library", lambda: None)
     plain = make(attention_window=5)
     assert_same(plain, optimize_for_inference(plain, "fp32"), clip(9000)[None, None])
     near = optimize_for_inference(plain, "bf16").decode(plain.encode(clip(9000)[None, None]).audio_codes)
@@ -228,11 +230,10 @@ def test_without_onednn_it_is_the_same_codec(monkeypatch):
 @pytest.mark.parametrize("overrides", VARIANTS, ids=str)
 def test_what_a_gpu_runs_is_the_same_codec(overrides, monkeypatch):
     """Clips of one length together and large chunks, without oneDNN: as on a GPU, here on the CPU."""
-    from llmcodec.codec import fast_conformer, fast_ends
-
     one_by_one, gpu = fast_ends.equal_clips, torch.device("cuda")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    monkeypatch.setattr(native_conformer, "library", lambda: None)
+    for module in (native_conformer, fast_ends):
+        monkeypatch.setattr(module, "library", lambda: None)
     monkeypatch.setattr(fast_ends, "equal_clips", lambda layout, _: one_by_one(layout, gpu))
     for module in (fast_conformer, fast_ends):
         monkeypatch.setattr(module, "rows_per_chunk", lambda _: 1 << 15)
