@@ -299,10 +299,9 @@ def test_bf16_goes_to_pytorch_where_the_processor_has_none(monkeypatch):
 
 @needs_kernels
 @pytest.mark.parametrize(
-    "size", [(1, 16, 8), (5, 1, 3), (50, 200, 8), (61, 4096, 8), (7, 333, 1), (300, 20480, 8)], ids=str
+    ("rows", "codes", "width"), [(1, 16, 8), (5, 1, 3), (50, 200, 8), (7, 333, 1), (300, 20480, 8)]
 )
-def test_the_nearest_code_and_the_first_of_equals(size):
-    rows, codes, width = size
+def test_the_nearest_code_and_the_first_of_equals(rows, codes, width):
     queries, table = noise(rows, width), F.normalize(noise(codes, width, seed=1), dim=-1)
     table[codes // 2] = table[0]
     queries[0] = table[0]
@@ -310,8 +309,8 @@ def test_the_nearest_code_and_the_first_of_equals(size):
     got = native.library().look_up(queries, native.in_panels(padded), len(padded))
     scores = queries @ table.T
     best = scores.amax(-1)
-    assert int(got[0]) == int(torch.argmax((scores[0] >= best[0] - 1e-12).int())) if width > 1 else True
     assert bool((got < codes).all()) and bool((best - scores.gather(1, got[:, None])[:, 0] < 1e-6).all())
+    assert int(got[0]) == int((scores[0] >= best[0] - 1e-9).nonzero()[0])
 
 
 # -- compiling ---------------------------------------------------------------------------------------------------------
