@@ -169,11 +169,8 @@ static inline __attribute__((always_inline)) __m512i dot(const int kind, __m512i
     return sum;
 }
 
-/* ROWS x 16 nv results. row: words of the inputs, `stride` apart; panel: `width` words a step.
-   Names instead of arrays: compilers keep arrays of registers in memory. */
-static inline __attribute__((always_inline)) void multiply(
-    const int kind, const int nv, const uint32_t *row, int64_t stride, const uint32_t *panel, int64_t width,
-    int64_t steps, float *out, int64_t out_stride) {
+/* The sums of ROWS x 16 nv products, a0 ... d5: names instead of an array, which compilers would keep in memory.
+   row: words of the inputs, `stride` apart; panel: `width` words a step. Both are moved on. */
 #define EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5)
 #define ZERO(r) __m512i a##r = _mm512_setzero_si512(), b##r = a##r, c##r = a##r, d##r = a##r;
 #define DOT(r)                                                    \
@@ -184,21 +181,32 @@ static inline __attribute__((always_inline)) void multiply(
         if (nv > 2) c##r = dot(kind, c##r, input, c);             \
         if (nv > 3) d##r = dot(kind, d##r, input, d);             \
     }
-#define FLOATS(x) (kind == INT8 || kind == INT16 ? _mm512_cvtepi32_ps(x) : _mm512_castsi512_ps(x))
-#define KEEP(r)                                                                     \
-    _mm512_storeu_ps(out + r * out_stride, FLOATS(a##r));                           \
-    if (nv > 1) _mm512_storeu_ps(out + r * out_stride + LANES, FLOATS(b##r));       \
-    if (nv > 2) _mm512_storeu_ps(out + r * out_stride + 2 * LANES, FLOATS(c##r));   \
-    if (nv > 3) _mm512_storeu_ps(out + r * out_stride + 3 * LANES, FLOATS(d##r));
-    EACH_ROW(ZERO)
-    do {
-        __m512i a = _mm512_loadu_si512(panel), b = a, c = a, d = a;
-        if (nv > 1) b = _mm512_loadu_si512(panel + LANES);
-        if (nv > 2) c = _mm512_loadu_si512(panel + 2 * LANES);
-        if (nv > 3) d = _mm512_loadu_si512(panel + 3 * LANES);
-        EACH_ROW(DOT)
-        panel += width, row++;
-    } while (--steps);
+#define SUMS(row, stride, panel, width, count)                    \
+    EACH_ROW(ZERO)                                                \
+    for (int64_t steps = count;;) {                               \
+        __m512i a = _mm512_loadu_si512(panel), b = a, c = a, d = a;      \
+        if (nv > 1) b = _mm512_loadu_si512(panel + LANES);        \
+        if (nv > 2) c = _mm512_loadu_si512(panel + 2 * LANES);    \
+        if (nv > 3) d = _mm512_loadu_si512(panel + 3 * LANES);    \
+        EACH_ROW(DOT)                                             \
+        panel += width, row++;                                    \
+        if (!--steps) break;                                      \
+    }
+
+static inline __attribute__((always_inline)) __m512 floats(const int kind, __m512i sum) {
+    return kind == INT8 || kind == INT16 ? _mm512_cvtepi32_ps(sum) : _mm512_castsi512_ps(sum);
+}
+
+/* ROWS x 16 nv results. */
+static inline __attribute__((always_inline)) void multiply(
+    const int kind, const int nv, const uint32_t *row, int64_t stride, const uint32_t *panel, int64_t width,
+    int64_t count, float *out, int64_t out_stride) {
+#define KEEP(r)                                                                            \
+    _mm512_storeu_ps(out + r * out_stride, floats(kind, a##r));                            \
+    if (nv > 1) _mm512_storeu_ps(out + r * out_stride + LANES, floats(kind, b##r));        \
+    if (nv > 2) _mm512_storeu_ps(out + r * out_stride + 2 * LANES, floats(kind, c##r));    \
+    if (nv > 3) _mm512_storeu_ps(out + r * out_stride + 3 * LANES, floats(kind, d##r));
+    SUMS(row, stride, panel, width, count)
     EACH_ROW(KEEP)
 }
 
@@ -221,6 +229,51 @@ static const Multiply KERNELS[4][4] = {
     {multiply_INT16_1, multiply_INT16_2, multiply_INT16_3, multiply_INT16_4},
     {multiply_INT8_1, multiply_INT8_2, multiply_INT8_3, multiply_INT8_4},
 };
+
+/* A raw score -> a score: integers have a step of the query and of each key (INT8: and an offset of each key). */
+static inline __attribute__((always_inline)) __m512 scaled(
+    const int kind, __m512 raw, float step, const float *steps, const float *offsets) {
+    if (kind == INT16) raw = _mm512_mul_ps(raw, _mm512_loadu_ps(steps));
+    if (kind == INT8) raw = _mm512_fmsub_ps(raw, _mm512_loadu_ps(steps), _mm512_loadu_ps(offsets));
+    return kind == INT16 || kind == INT8 ? _mm512_mul_ps(raw, _mm512_set1_ps(step)) : raw;
+}
+
+/* Scores of ROWS queries with whole panels of keys that all of them see, and the largest of each query. */
+static inline __attribute__((always_inline)) void score(
+    const int kind, const uint32_t *query, int64_t stride, const uint32_t *keys, int64_t panels, int64_t words,
+    const float *step, const float *steps, const float *offsets, float *out, int64_t out_stride, __m512 *top) {
+    const int nv = 4;
+#define SCORE_OF(r, v, sum)                                                                             \
+    {                                                                                                   \
+        __m512 x = scaled(kind, floats(kind, sum), step[r], steps + v * LANES, offsets + v * LANES);    \
+        _mm512_storeu_ps(out + r * out_stride + v * LANES, x);                                          \
+        highest = _mm512_max_ps(highest, x);                                                            \
+    }
+#define SCORE(r)                                                                                        \
+    {                                                                                                   \
+        __m512 highest = top[r];                                                                        \
+        SCORE_OF(r, 0, a##r) SCORE_OF(r, 1, b##r) SCORE_OF(r, 2, c##r) SCORE_OF(r, 3, d##r)             \
+        top[r] = highest;                                                                               \
+    }
+    for (; panels > 0; panels--, steps += PANEL, offsets += PANEL, out += PANEL) {
+        const uint32_t *row = query;
+        SUMS(row, stride, keys, PANEL, words)
+        EACH_ROW(SCORE)
+    }
+}
+
+typedef void (*Score)(const uint32_t *, int64_t, const uint32_t *, int64_t, int64_t, const float *, const float *,
+                      const float *, float *, int64_t, __m512 *);
+
+#define SCORES(kind)                                                                                                \
+    static __attribute__((noinline)) void score_##kind(                                                             \
+        const uint32_t *query, int64_t stride, const uint32_t *keys, int64_t panels, int64_t words,                 \
+        const float *step, const float *steps, const float *offsets, float *out, int64_t out_stride, __m512 *top) { \
+        score(kind, query, stride, keys, panels, words, step, steps, offsets, out, out_stride, top);                \
+    }
+SCORES(FP32) SCORES(BF16) SCORES(INT16) SCORES(INT8)
+
+static const Score SCORINGS[4] = {score_FP32, score_BF16, score_INT16, score_INT8};
 
 /* One row of floats -> what a matrix of this kind reads. Integers: its step, and its zero point times the step. */
 static void take(int kind, const float *row, int64_t count, uint32_t *out, float *step, float *shift) {
@@ -482,29 +535,29 @@ static void project_qkv(const Conformer *model, const Layer *layer, const Batch 
     }
 }
 
+/* Which of keys [i, i + 16) lie in [low, high). */
+static inline __mmask16 seen(int64_t i, int64_t low, int64_t high) {
+    if (__builtin_expect(i >= low && i + LANES <= high, 1)) return 0xffff;
+    return (__mmask16)((0xffffu << most(0, least(16, low - i))) & (0xffffu >> most(0, least(16, i + LANES - high))));
+}
+
 /* Softmax of one row of scores (in powers of 2) over keys [low, high), zero elsewhere in `count`; the sum of the weights.
-   Integers: the scores are raw, with a step of the row and of each key (INT8: and an offset of each key). */
+   Outside of [done, scored) the scores are raw, inside their largest are in `top`. */
 static inline __attribute__((always_inline)) float soften(
     const int kind, const int value, float *scores, int64_t count, int64_t low, int64_t high, float step,
-    const float *steps, const float *offsets, uint32_t *weights) {
-    __m512 top = _mm512_set1_ps(-3e38f), total = _mm512_setzero_ps();
-#define SEEN(i)                                                   \
-    (__mmask16)((0xffffu << most(0, least(16, low - (i)))) &      \
-                (0xffffu >> most(0, least(16, (i) + LANES - high))))
+    const float *steps, const float *offsets, int64_t done, int64_t scored, __m512 top, uint32_t *weights) {
+    __m512 total = _mm512_setzero_ps();
     for (int64_t i = 0; i < count; i += LANES) {
-        __m512 x = _mm512_loadu_ps(scores + i);
-        if (kind == INT16) x = _mm512_mul_ps(x, _mm512_loadu_ps(steps + i));
-        if (kind == INT8) x = _mm512_fmsub_ps(x, _mm512_loadu_ps(steps + i), _mm512_loadu_ps(offsets + i));
-        if (kind == INT16 || kind == INT8) {
-            x = _mm512_mul_ps(x, _mm512_set1_ps(step));
-            _mm512_storeu_ps(scores + i, x);
-        }
-        top = _mm512_mask_max_ps(top, SEEN(i), top, x);
+        if (i == done && scored > done) i = scored;
+        if (i >= count) break;
+        __m512 x = scaled(kind, _mm512_loadu_ps(scores + i), step, steps + i, offsets + i);
+        _mm512_storeu_ps(scores + i, x);
+        top = _mm512_mask_max_ps(top, seen(i, low, high), top, x);
     }
     top = _mm512_set1_ps(_mm512_reduce_max_ps(top));
     for (int64_t i = 0; i < count; i += LANES) {
         __m512 x = _mm512_max_ps(_mm512_sub_ps(_mm512_loadu_ps(scores + i), top), _mm512_set1_ps(-126.0f));
-        x = _mm512_maskz_mov_ps(SEEN(i), value == FP32 ? exp2_of(x) : rough_exp2_of(x));
+        x = _mm512_maskz_mov_ps(seen(i, low, high), value == FP32 ? exp2_of(x) : rough_exp2_of(x));
         total = _mm512_add_ps(total, x);
         if (value == FP32) _mm512_storeu_ps((float *)weights + i, x);
         else _mm256_storeu_si256((__m256i *)((uint16_t *)weights + i), halves(x));
@@ -512,13 +565,14 @@ static inline __attribute__((always_inline)) float soften(
     return _mm512_reduce_add_ps(total);
 }
 
-typedef float (*Soften)(float *, int64_t, int64_t, int64_t, float, const float *, const float *, uint32_t *);
+typedef float (*Soften)(float *, int64_t, int64_t, int64_t, float, const float *, const float *, int64_t, int64_t, __m512,
+                        uint32_t *);
 
 #define SOFTEN(kind, value)                                                                                       \
     static __attribute__((noinline)) float soften_##kind##_##value(                                              \
         float *scores, int64_t count, int64_t low, int64_t high, float step, const float *steps,                 \
-        const float *offsets, uint32_t *weights) {                                                               \
-        return soften(kind, value, scores, count, low, high, step, steps, offsets, weights);                     \
+        const float *offsets, int64_t done, int64_t scored, __m512 top, uint32_t *weights) {                     \
+        return soften(kind, value, scores, count, low, high, step, steps, offsets, done, scored, top, weights);  \
     }
 SOFTEN(FP32, FP32) SOFTEN(BF16, FP32) SOFTEN(INT16, FP32) SOFTEN(INT8, FP32)
 SOFTEN(FP32, BF16) SOFTEN(BF16, BF16) SOFTEN(INT16, BF16) SOFTEN(INT8, BF16)
@@ -544,7 +598,23 @@ static void attend(const Conformer *model, const Batch *batch, int64_t clip, int
             const int64_t low = most(0, now - model->back) / LANES * LANES;
             const int64_t high = least(length, now + rows + model->ahead), edge = whole(high, LANES);
             const uint32_t *query = batch->queries + ((start + now) * heads + head) * words;
+            const float *steps = batch->key_steps + column + low, *offsets = batch->key_offsets + column + low;
+            float step[ROWS];
+            __m512 top[ROWS];
+            for (int i = 0; i < ROWS; i++) {
+                step[i] = batch->query_steps[(start + now + i) * heads + head];
+                top[i] = _mm512_set1_ps(-3e38f);
+            }
+            /* Panels [done, scored) are seen by all rows; the others are masked row by row. */
+            const int64_t done = whole(most(low, now + rows - 1 - model->back), PANEL);
+            const int64_t scored = most(done, least(length, now + model->ahead + 1) / PANEL * PANEL);
+            SCORINGS[kind](query, heads * words, keys + done * words, (scored - done) / PANEL, words, step,
+                           steps + done - low, offsets + done - low, scratch->scores + done - low, stride, top);
             for (int64_t key = low; key < edge;) {
+                if (key == done && scored > done) {
+                    key = scored;
+                    continue;
+                }
                 int64_t inside = key % PANEL;
                 int nv = (int)(least(PANEL - inside, edge - key) / LANES);
                 KERNELS[kind][nv - 1](query, heads * words, keys + (key - inside) * words + inside, PANEL, words,
@@ -555,10 +625,8 @@ static void attend(const Conformer *model, const Batch *batch, int64_t clip, int
             for (int64_t i = 0; i < rows; i++) {
                 const int64_t from = most(0, now + i - model->back) - low;
                 const int64_t to = least(length, now + i + model->ahead + 1) - low;
-                total[i] = SOFTENINGS[value][kind](
-                    scratch->scores + i * stride, edge - low, from, to,
-                    batch->query_steps[(start + now + i) * heads + head], batch->key_steps + column + low,
-                    batch->key_offsets + column + low, scratch->weights + i * (stride / g));
+                total[i] = SOFTENINGS[value][kind](scratch->scores + i * stride, edge - low, from, to, step[i], steps, offsets,
+                                                   done - low, scored - low, top[i], scratch->weights + i * (stride / g));
             }
             for (int64_t c = 0; c < head_dim; c += PANEL) {
                 _Alignas(64) float tile[ROWS * PANEL];

@@ -114,7 +114,7 @@ class NativeConformer(nn.Module):
             queries=torch.empty(rows + ROWS, width // WORDS[self.attention]),  # words of what `attention` says
             keys=torch.empty(columns, width // WORDS[self.attention]),
             values=torch.zeros(columns, width // WORDS[self.values]),
-            query_steps=torch.empty(rows, heads),
+            query_steps=torch.empty(rows + ROWS, heads),
             key_steps=torch.empty(heads, columns),
             key_offsets=torch.empty(heads, columns),
         )
