@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from .config import LLMCodecConfig
 from .fast_conformer import Done, Kinds, Layout, rows_per_chunk
-from .fast_linear import PackedLinear
 from .model import Decoder, Encoder
 from .native import LANES, in_panels, library
 from .native_conformer import fast_conformer
+from .native_linear import packed_linear
 from .quantizer import FactorizedQuantizer, WeightNormLinear
 from .spectral import STFTFrontEnd
 
@@ -33,8 +33,7 @@ class FastEncoder(nn.Module):
 
     def __init__(self, encoder: Encoder, config: LLMCodecConfig, kinds: Kinds, done: Done):
         super().__init__()
-        project = encoder.frontend.input_proj
-        self.project = PackedLinear(project.weight, project.bias, kinds["front"])
+        self.project = packed_linear(encoder.frontend.input_proj, kinds["front"])
         self.frontend = STFTFrontEnd.__new__(STFTFrontEnd)  # its signal side only, without a second set of weights
         nn.Module.__init__(self.frontend)
         self.frontend.config = config
@@ -59,7 +58,7 @@ class FastDecoder(nn.Module):
         self.config = config
         project = decoder.head.output_proj
         self.conformer = fast_conformer(decoder.conformer, config, kinds, done)
-        self.project = PackedLinear(project.weight, project.bias, kinds["head"])
+        self.project = packed_linear(project, kinds["head"])
         self.window = torch.hann_window(config.n_fft, device=project.weight.device)
         done(decoder.head)
 

@@ -39,8 +39,8 @@ PLANS: Mapping[str, Kinds] = {
     "fp32": plan("fp32", "fp32"),
     "mixed": plan("fp32", "fp32", qkv="bf16", pw1="bf16", pw2="bf16"),
     "bf16": plan("bf16", "bf16"),
-    "int16": plan("int16", "int16", front="fp32", head="fp32"),
-    "int8": plan("int8", "int8", front="fp32", head="fp32"),
+    "int16": plan("int16", "int16"),
+    "int8": plan("int8", "int8", front="int16", head="int16"),
 }
 # The fastest whose tokens agree in >= 99.5 %, and whose sound is above 30 dB, on the bundled codec (docs/speed.md):
 AUTO_ENCODER, AUTO_DECODER = "int16", "int8"  # on our own kernels

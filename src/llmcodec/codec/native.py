@@ -29,8 +29,10 @@ FLAGS = ["-std=gnu11", "-O3", "-shared", "-fPIC", "-mfma", "-mavx2", "-mavx512f"
 FLAGS += ["-mavx512dq"]  # VNNI and BF16 are in the file's assembler
 COMPILE_SECONDS = 120
 LANES, PANEL, ROWS = 16, 64, 6  # floats in a register; outputs in a panel of weights; rows that are multiplied at once
+BLOCK = 48  # rows that a thread takes at once
 ROWS_PER_THREAD = 24  # below, another thread costs more than it brings
 MAX_HEAD = 256  # widest attention head
+SIZES = (LANES, PANEL, ROWS, BLOCK, MAX_HEAD)  # the same in the C file
 PROCESSOR = "the processor has no AVX-512 VNNI (Intel Cascade or Ice Lake, AMD Zen 4, or newer)"
 
 
@@ -99,6 +101,16 @@ class OpenMP(Structure):
     _fields_ = [(name, c_void_p) for name in FUNCTIONS]
 
 
+class NativeTask(Structure):
+    """`Linear` of the C file."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("openmp", "matrix", "x")),
+        ("rows", c_int64),
+        *((name, c_void_p) for name in ("out", "scratch")),
+    ]
+
+
 class NativeLookUp(Structure):
     """`LookUp` of the C file."""
 
@@ -117,6 +129,7 @@ class Kernels:
         self.functions.llmcodec_scratch_bytes.restype = c_int64
         self.functions.llmcodec_conformer.restype = None
         self.functions.llmcodec_look_up.restype = None
+        self.functions.llmcodec_linear.restype = None
         symbols = OpenMP.FUNCTIONS.items()
         self.openmp = OpenMP(**{name: ctypes.cast(getattr(process, symbol), c_void_p) for name, symbol in symbols})
 
@@ -131,6 +144,17 @@ class Kernels:
     def conformer(self, model: NativeModel, batch: NativeBatch, threads: int) -> None:
         """All layers and the last norm over `batch.x`, in place."""
         self.functions.llmcodec_conformer(*map(ctypes.byref, (model, batch)), threads, ctypes.byref(self.openmp))
+
+    def linear(self, matrix: NativeMatrix, x_NK: Tensor) -> Tensor:
+        """(N, K) -> (N, M)."""
+        x_NK = x_NK.float().contiguous()
+        rows, threads = len(x_NK), threads_for(len(x_NK))
+        out = torch.empty(rows, matrix.outputs)
+        scratch = torch.empty(threads * BLOCK * matrix.inputs)
+        places = (ctypes.addressof(self.openmp), ctypes.addressof(matrix), x_NK.data_ptr())
+        task = NativeTask(*places, rows, out.data_ptr(), scratch.data_ptr())
+        self.functions.llmcodec_linear(ctypes.byref(task), threads)
+        return out
 
     def look_up(self, query_NC: Tensor, panels: Tensor, num_codes: int) -> Tensor:
         """The code (N,) with the largest dot product, the first of equals; panels: `in_panels` of the codes."""

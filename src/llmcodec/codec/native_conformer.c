@@ -92,6 +92,16 @@ typedef struct {
     int64_t keys;
 } Scratch;
 
+/* x W^T + b. */
+typedef struct {
+    const OpenMP *openmp;
+    const Matrix *matrix;
+    const float *x; /* (N, inputs) */
+    int64_t rows;
+    float *out;        /* (N, outputs) */
+    uint32_t *scratch; /* BLOCK * inputs words a thread */
+} Linear;
+
 /* The code with the largest dot product for each query; the first of equals. codes: a multiple of 16. */
 typedef struct {
     const OpenMP *openmp;
@@ -137,18 +147,19 @@ static inline __m512 reciprocal(__m512 x) {
     return _mm512_mul_ps(guess, _mm512_fnmadd_ps(x, guess, _mm512_set1_ps(2.0f)));
 }
 
-/* 1 / (1 + 2^-x) */
-static inline __m512 sigmoid2(__m512 x) {
+/* 1 / (1 + 2^-x); rough: within 1e-4, for what is rounded to 8 bits. */
+static inline __m512 sigmoid2(__m512 x, const int rough) {
     __m512 power = _mm512_min_ps(_mm512_sub_ps(_mm512_setzero_ps(), x), _mm512_set1_ps(100.0f));
     power = _mm512_max_ps(power, _mm512_set1_ps(-100.0f));
+    if (rough) return _mm512_rcp14_ps(_mm512_add_ps(rough_exp2_of(power), _mm512_set1_ps(1.0f)));
     return reciprocal(_mm512_add_ps(exp2_of(power), _mm512_set1_ps(1.0f)));
 }
 
 /* tanh-approximated GELU: x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)) */
-static inline __m512 gelu(__m512 x) {
+static inline __m512 gelu(__m512 x, const int rough) {
     const float slope = 2.0f * 0.79788456080286535588f * LOG2E;
     __m512 inner = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(slope * 0.044715f), _mm512_set1_ps(slope));
-    return _mm512_mul_ps(x, sigmoid2(_mm512_mul_ps(x, inner)));
+    return _mm512_mul_ps(x, sigmoid2(_mm512_mul_ps(x, inner), rough));
 }
 
 /* 16 floats -> bf16. In assembler, as `dot`: the compiler need not be told of instructions that not every processor has. */
@@ -346,7 +357,7 @@ static void take_normed(
     }
 }
 
-/* A tile of raw sums -> out, as `then` says. */
+/* A tile of raw sums -> out, as `then` says. kind: FP32 stands for both floats. */
 static inline __attribute__((always_inline)) void finish(
     const int then, const int kind, const float *tile, const Matrix *matrix, int64_t column, int nv, int64_t rows,
     const float *step, const float *shift, float *out, int64_t out_stride) {
@@ -355,20 +366,21 @@ static inline __attribute__((always_inline)) void finish(
         for (int v = nv - 1; v >= 0; v--) {
             int64_t c = column + v * LANES;
             __m512 x = _mm512_load_ps(tile + r * PANEL + v * LANES), bias = _mm512_loadu_ps(matrix->bias + c);
-            if (kind == INT8) { /* int16 too: its shift is 0 */
+            if (kind != FP32) {
                 x = _mm512_mul_ps(x, _mm512_mul_ps(_mm512_loadu_ps(matrix->scale + c), _mm512_set1_ps(step[r])));
-                bias = _mm512_fnmadd_ps(_mm512_loadu_ps(matrix->offset + c), _mm512_set1_ps(shift[r]), bias);
+                if (kind == INT8)
+                    bias = _mm512_fnmadd_ps(_mm512_loadu_ps(matrix->offset + c), _mm512_set1_ps(shift[r]), bias);
             }
             x = _mm512_add_ps(x, bias);
             float *place = out + r * out_stride + c;
             if (then == STORE) {
                 _mm512_storeu_ps(place, x);
             } else if (then == GELU) {
-                _mm512_storeu_ps(place, gelu(x));
+                _mm512_storeu_ps(place, gelu(x, kind == INT8));
             } else if (then == ADD) {
                 _mm512_storeu_ps(place, _mm512_add_ps(_mm512_loadu_ps(place), x));
             } else if (v & 1) { /* GLU: values and gates alternate, 16 by 16 */
-                gate = sigmoid2(_mm512_mul_ps(x, _mm512_set1_ps(LOG2E)));
+                gate = sigmoid2(_mm512_mul_ps(x, _mm512_set1_ps(LOG2E)), kind == INT8);
             } else {
                 _mm512_storeu_ps(out + r * out_stride + c / 2, _mm512_mul_ps(x, gate));
             }
@@ -388,11 +400,12 @@ static inline __attribute__((always_inline)) void product(
         for (int64_t r = 0; r < rows; r += ROWS) {
             kernel(scratch->inputs + r * steps, steps, panel, nv * LANES, steps, tile, PANEL);
             int64_t count = least(ROWS, rows - r);
-            if (matrix->kind == INT8 || matrix->kind == INT16)
-                finish(then, INT8, tile, matrix, column, nv, count, scratch->step + r, scratch->shift + r,
-                       out + r * out_stride, out_stride);
-            else
-                finish(then, BF16, tile, matrix, column, nv, count, NULL, NULL, out + r * out_stride, out_stride);
+            float *place = out + r * out_stride;
+            const float *step = scratch->step + r, *shift = scratch->shift + r;
+            if (matrix->kind == INT8) finish(then, INT8, tile, matrix, column, nv, count, step, shift, place, out_stride);
+            else if (matrix->kind == INT16)
+                finish(then, INT16, tile, matrix, column, nv, count, step, shift, place, out_stride);
+            else finish(then, FP32, tile, matrix, column, nv, count, step, shift, place, out_stride);
         }
         panel += steps * nv * LANES;
     }
@@ -687,7 +700,7 @@ static void convolve(const Conformer *model, const Layer *layer, const float *ga
             }
 #pragma GCC unroll 8
             for (int j = 0; j < 8; j++)
-                if (i + j < count) _mm512_storeu_ps(scratch->mixed + (into + i + j) * width + c, gelu(sum[j]));
+                if (i + j < count) _mm512_storeu_ps(scratch->mixed + (into + i + j) * width + c, gelu(sum[j], layer->pointwise2.kind == INT8));
         }
     }
 }
@@ -782,6 +795,22 @@ static void work(void *argument) {
         norm_row(batch->x + row * width, width, model->last, model->eps, batch->x + row * width);
 }
 
+/* ---- one linear layer ---- */
+
+static void apply(void *argument) {
+    const Linear *task = argument;
+    const Matrix *matrix = task->matrix;
+    const int threads = task->openmp->threads(), thread = task->openmp->thread();
+    const int64_t part = whole((task->rows + threads - 1) / threads, ROWS), inputs = matrix->inputs;
+    const int64_t first = least(task->rows, thread * part), end = least(task->rows, first + part);
+    Scratch scratch = {.inputs = task->scratch + thread * BLOCK * inputs};
+    for (int64_t row = first; row < end; row += BLOCK) {
+        const int64_t count = least(BLOCK, end - row);
+        take_rows(matrix->kind, task->x + row * inputs, count, inputs, &scratch);
+        product_store(matrix, count, &scratch, task->out + row * matrix->outputs);
+    }
+}
+
 /* ---- code look-up ---- */
 
 static void look_up(void *argument) {
@@ -821,6 +850,8 @@ static void look_up(void *argument) {
 
 /* ---- what native.py calls ---- */
 
+const int32_t llmcodec_sizes[] = {LANES, PANEL, ROWS, BLOCK, MAX_HEAD}; /* native.py has the same */
+
 int32_t llmcodec_supported(void) {
     return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
@@ -835,6 +866,10 @@ int64_t llmcodec_scratch_bytes(const Conformer *model, const Batch *batch) {
 void llmcodec_conformer(const Conformer *model, const Batch *batch, int32_t threads, const OpenMP *openmp) {
     Team team = {.model = model, .batch = batch, .openmp = openmp};
     openmp->parallel(work, &team, (unsigned)threads, 0);
+}
+
+void llmcodec_linear(const Linear *task, int32_t threads) {
+    task->openmp->parallel(apply, (void *)task, (unsigned)threads, 0);
 }
 
 void llmcodec_look_up(const LookUp *task, int32_t threads) {

@@ -25,20 +25,14 @@ from .native import (
     ROWS,
     NativeBatch,
     NativeLayer,
-    NativeMatrix,
     NativeModel,
-    NativeNorm,
-    in_panels,
     library,
     multiplies_bf16,
     threads_for,
 )
+from .native_linear import KINDS, WORDS, Packed
 
-KINDS = {"fp32": 0, "bf16": 1, "int16": 2, "int8": 3}
-WORDS = {"fp32": 1, "bf16": 2, "int16": 2, "int8": 4}  # inputs in a 32-bit word
-STORED = {"fp32": torch.float32, "bf16": torch.bfloat16, "int16": torch.int16, "int8": torch.int8}
 ROWS_PER_CALL = 4096  # rows of short clips that are coded together: memory stays flat
-LARGEST_NORM = 46340  # of an int16 row, 2^15.5: two of them cannot overflow a sum
 UNBOUNDED = 1 << 30  # frames that global attention sees to each side
 
 
@@ -56,7 +50,7 @@ def native_runs(config: LLMCodecConfig, device: torch.device) -> bool:
     return device.type == "cpu" and fits and library() is not None
 
 
-class NativeConformer(nn.Module):
+class NativeConformer(Packed):
     """Stack of layers and the last norm, on packed rows.
 
     Args:
@@ -66,11 +60,8 @@ class NativeConformer(nn.Module):
 
     def __init__(self, conformer: Conformer, config: LLMCodecConfig, kinds: Kinds, done: Done):
         super().__init__()
-        loaded = library()
-        assert loaded is not None, "ask native_runs first"
-        self.kernels, self.config, self.attention = loaded, config, kinds["attention"]
+        self.config, self.attention = config, kinds["attention"]
         self.values = "bf16" if self.attention != "fp32" and multiplies_bf16() else "fp32"
-        self.kept: list[Tensor] = []  # what the C structures point at
         self.tables: tuple[Tensor, Tensor] = (torch.empty(0, config.head_dim), torch.empty(0, config.head_dim))
         self.layers = (NativeLayer * len(conformer.layers))()
         for native, layer in zip(self.layers, conformer.layers, strict=True):
@@ -160,35 +151,6 @@ class NativeConformer(nn.Module):
         taps = module.depthwise_conv.weight[:, 0] * scale[:, None]
         native.taps = self.keep(taps.view(-1, LANES, taps.shape[1]).transpose(1, 2))
         native.taps_bias = self.keep(norm.bias - norm.running_mean * scale)
-
-    def norm(self, norm: nn.LayerNorm) -> NativeNorm:
-        return NativeNorm(weight=self.keep(norm.weight), bias=self.keep(norm.bias))
-
-    def matrix(self, weight_MK: Tensor, bias_M: Tensor | None, kind: str) -> NativeMatrix:
-        """Rounded as `kind` says, in panels."""
-        weight_MK = weight_MK.detach().float()
-        outputs, inputs = weight_MK.shape
-        scale_M = offset_M = torch.zeros(outputs)
-        if kind in ("int8", "int16"):
-            scale_M = weight_MK.abs().amax(1).clamp(min=1e-12) / (127 if kind == "int8" else 32767)
-            if kind == "int16":
-                scale_M = scale_M.maximum(weight_MK.norm(dim=1) / (LARGEST_NORM - inputs**0.5))
-            weight_MK = (weight_MK / scale_M[:, None]).round()
-            offset_M = weight_MK.sum(1) * scale_M
-        return NativeMatrix(
-            kind=KINDS[kind],
-            inputs=inputs,
-            outputs=outputs,
-            weight=self.keep(in_panels(weight_MK.to(STORED[kind]), WORDS[kind]), dtype=None),
-            scale=self.keep(scale_M),
-            offset=self.keep(offset_M),
-            bias=self.keep(torch.zeros(outputs) if bias_M is None else bias_M),
-        )
-
-    def keep(self, array: Tensor, dtype: torch.dtype | None = torch.float32) -> int:
-        """The address of a copy that lives as long as this module."""
-        self.kept.append(array.detach().to(dtype or array.dtype).contiguous().clone())
-        return self.kept[-1].data_ptr()
 
 
 def calls(layout: Layout) -> Iterator[tuple[int, list[int]]]:

@@ -1,5 +1,6 @@
 """Our own CPU kernels against float64 models of their arithmetic, over shapes, batches, threads; compiling them."""
 
+import ctypes
 import math
 import os
 import subprocess
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcodec.codec import LLMCodecConfig, native, native_conformer
+from llmcodec.codec import LLMCodecConfig, native, native_conformer, native_linear
 from llmcodec.codec import conformer as conformer_module
 from llmcodec.codec.conformer import Conformer
 from llmcodec.codec.fast_conformer import FastConformer, Layout
@@ -104,7 +105,8 @@ class Rounded(nn.Module):
             return x.bfloat16().double()
         step = x.abs().amax(-1, keepdim=True) / (127 if kind == "int8" else 32767)
         if kind == "int16":  # the norms of two rows stay below 2^15.5
-            step = step.maximum(x.norm(dim=-1, keepdim=True) / (46340 - x.shape[-1] ** 0.5))
+            filled = -(-x.shape[-1] // 16) * 16
+            step = step.maximum(x.norm(dim=-1, keepdim=True) / (46340 - filled**0.5))
         return (x / step).round() * step
 
     def forward(self, x: Tensor) -> Tensor:
@@ -311,6 +313,27 @@ def test_the_nearest_code_and_the_first_of_equals(rows, codes, width):
     best = scores.amax(-1)
     assert bool((got < codes).all()) and bool((best - scores.gather(1, got[:, None])[:, 0] < 1e-6).all())
     assert int(got[0]) == int((scores[0] >= best[0] - 1e-9).nonzero()[0])
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", ["int16", "int8"])
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 5, 3), (7, 33, 64), (100, 1282, 16), (49, 16, 130)])
+def test_a_linear_layer_of_any_size(rows, inputs, outputs, kind):
+    torch.manual_seed(0)
+    linear = nn.Linear(inputs, outputs).double()
+    x = 3 * noise(rows, inputs) + 1
+    with torch.inference_mode():
+        exact = linear(x)
+        expected = Rounded(linear, kind)(x)
+        got = native_linear.packed_linear(linear, kind)(x.float())
+    assert got.shape == exact.shape
+    assert (got.double() - expected).norm() < 0.15 * (expected - exact).norm() + 1e-6 * exact.norm()
+
+
+@needs_kernels
+def test_both_files_have_the_same_sizes():
+    functions = native.library().functions
+    assert tuple((ctypes.c_int32 * len(native.SIZES)).in_dll(functions, "llmcodec_sizes")) == native.SIZES
 
 
 # -- compiling ---------------------------------------------------------------------------------------------------------

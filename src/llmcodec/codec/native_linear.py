@@ -1,0 +1,85 @@
+"""Linear layers packed for our own CPU kernels: weights rounded and laid out as native_conformer.c reads them.
+
+Shapes: N rows (frames), K inputs, M outputs. Test: tests/unit/codec/test_native.py.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .fast_linear import PackedLinear, Precision
+from .native import LANES, NativeMatrix, NativeNorm, in_panels, library
+
+KINDS = {"fp32": 0, "bf16": 1, "int16": 2, "int8": 3}
+WORDS = {"fp32": 1, "bf16": 2, "int16": 2, "int8": 4}  # inputs in a 32-bit word
+STORED = {"fp32": torch.float32, "bf16": torch.bfloat16, "int16": torch.int16, "int8": torch.int8}
+LARGEST_NORM = 46340  # of an int16 row, 2^15.5: two of them cannot overflow a sum
+
+
+def packed_linear(linear: nn.Linear, precision: Precision) -> nn.Module:
+    """A layer (N, K) -> (N, M): integers on our own kernels, floats on PyTorch's operators."""
+    kind = NativeLinear if precision in ("int16", "int8") else PackedLinear
+    return kind(linear.weight, linear.bias, precision)
+
+
+class Packed(nn.Module):
+    """A module whose weights are read by C structures.
+
+    Raises:
+        ValueError: there are no kernels on this machine.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        loaded = library()
+        if loaded is None:
+            raise ValueError("our own kernels do not run here: ask native_runs first")
+        self.kernels = loaded
+        self.kept: list[Tensor] = []  # what the structures point at
+
+    def norm(self, norm: nn.LayerNorm) -> NativeNorm:
+        return NativeNorm(weight=self.keep(norm.weight), bias=self.keep(norm.bias))
+
+    def matrix(self, weight_MK: Tensor, bias_M: Tensor | None, kind: str) -> NativeMatrix:
+        """Rounded as `kind` says, in panels."""
+        weight_MK = weight_MK.detach().float()
+        outputs, inputs = weight_MK.shape
+        scale_M = offset_M = torch.zeros(outputs)
+        if kind in ("int8", "int16"):
+            scale_M = weight_MK.abs().amax(1).clamp(min=1e-12) / (127 if kind == "int8" else 32767)
+            if kind == "int16":
+                scale_M = scale_M.maximum(weight_MK.norm(dim=1) / (LARGEST_NORM - inputs**0.5))
+            weight_MK = (weight_MK / scale_M[:, None]).round()
+            offset_M = weight_MK.sum(1) * scale_M
+        return NativeMatrix(
+            kind=KINDS[kind],
+            inputs=inputs,
+            outputs=outputs,
+            weight=self.keep(in_panels(weight_MK.to(STORED[kind]), WORDS[kind]), dtype=None),
+            scale=self.keep(scale_M),
+            offset=self.keep(offset_M),
+            bias=self.keep(torch.zeros(outputs) if bias_M is None else bias_M),
+        )
+
+    def keep(self, array: Tensor, dtype: torch.dtype | None = torch.float32) -> int:
+        """The address of a copy that lives as long as this module."""
+        self.kept.append(array.detach().to(dtype or array.dtype).contiguous().clone())
+        return self.kept[-1].data_ptr()
+
+
+class NativeLinear(Packed):
+    """`x W^T + b`, as `PackedLinear`; K and M are filled up to multiples of 16."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, precision: Precision):
+        super().__init__()
+        self.outputs, inputs = weight.shape
+        self.extra = -inputs % LANES
+        below = -self.outputs % LANES
+        whole = F.pad(weight.detach().float(), (0, self.extra, 0, below)), F.pad(bias.detach().float(), (0, below))
+        self.packed = self.matrix(*whole, precision)
+
+    def forward(self, x_NK: Tensor) -> Tensor:
+        """Floats (N, K) -> fp32 (N, M)."""
+        return self.kernels.linear(self.packed, F.pad(x_NK, (0, self.extra)))[:, : self.outputs]
