@@ -29,8 +29,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..tensorfile import read_arrays, write_arrays
-from .inference import InferenceCodec, optimize_for_inference
+from .inference import Choice, InferenceCodec, optimize_for_inference
 from .model import LLMCodec, LLMCodecDecoderOutput, LLMCodecEncoderOutput, lengths_of
+from .native_conformer import native_runs
 
 PRIOR_FILE = "token_prior.safetensors"
 CONTEXT = 64  # frames on either side of a block that are decoded with it and kept as they are
@@ -217,9 +218,11 @@ class SearchingCodec:
         self.device = codec.device
         self.sample_rate, self.hop_samples, self.frame_rate = codec.sample_rate, codec.hop_samples, codec.frame_rate
         self.num_codebooks, self.codebook_size = codec.num_codebooks, codec.codebook_size
-        # Trials are only compared with each other, so they may be rounded.
-        packed = isinstance(codec, InferenceCodec)
-        self.sketch = codec if packed else optimize_for_inference(codec, decoder="auto", only="decoder")
+        self.sketch = codec
+        if not isinstance(codec, InferenceCodec):
+            # Trials are only compared with each other, so they may be rounded a little; int8 would choose worse.
+            precision: Choice = "int16" if native_runs(codec.config, codec.device) else "auto"
+            self.sketch = optimize_for_inference(codec, precision, only="decoder")
         self.distance = MelDistance(codec.sample_rate, codec.hop_samples, codec.device)
 
     @torch.inference_mode()
