@@ -36,7 +36,7 @@ PEERS = {
     "mimi": "random:mimi",
     "snac": "random:snac_24khz",
 }
-PRECISIONS = ("fp32", "mixed", "bf16", "int8")
+PRECISIONS = ("fp32", "mixed", "bf16", "int16", "int8")
 DEFAULT = [*PEERS, *(f"ours/{p}" for p in PRECISIONS), *(f"tiny/{p}" for p in PRECISIONS)]
 PARTS = ("ceilings", "speed", "memory", "fidelity")
 

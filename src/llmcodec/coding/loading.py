@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..codec import LLMCodec
 
 RuntimeName = Literal["torch", "onnx"]
-Precision = Literal["auto", "fp32", "mixed", "bf16", "int8"]
+Precision = Literal["auto", "fp32", "mixed", "bf16", "int16", "int8"]
 Side = Literal["encoder", "decoder"]
 
 
