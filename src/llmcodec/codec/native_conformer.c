@@ -75,6 +75,17 @@ typedef struct {
     int (*threads)(void), (*thread)(void);                         /* omp_get_num_threads, omp_get_thread_num */
 } OpenMP;
 
+/* One thread, without OpenMP: a forked process has lost the others. */
+static void directly(void (*work)(void *), void *task, unsigned threads, unsigned flags) {
+    (void)threads, (void)flags;
+    work(task);
+}
+static int one(void) { return 1; }
+static int first_one(void) { return 0; }
+static const OpenMP ALONE = {directly, one, first_one};
+
+static const OpenMP *team_of(int threads, const OpenMP *openmp) { return threads == 1 ? &ALONE : openmp; }
+
 /* What the threads of one call share. */
 typedef struct {
     const Conformer *model;
@@ -864,14 +875,16 @@ int64_t llmcodec_scratch_bytes(const Conformer *model, const Batch *batch) {
 
 /* All layers and the last norm over batch->x. OpenMP may give fewer threads than asked for. */
 void llmcodec_conformer(const Conformer *model, const Batch *batch, int32_t threads, const OpenMP *openmp) {
-    Team team = {.model = model, .batch = batch, .openmp = openmp};
-    openmp->parallel(work, &team, (unsigned)threads, 0);
+    Team team = {.model = model, .batch = batch, .openmp = team_of(threads, openmp)};
+    team.openmp->parallel(work, &team, (unsigned)threads, 0);
 }
 
-void llmcodec_linear(const Linear *task, int32_t threads) {
-    task->openmp->parallel(apply, (void *)task, (unsigned)threads, 0);
+void llmcodec_linear(Linear *task, int32_t threads) {
+    task->openmp = team_of(threads, task->openmp);
+    task->openmp->parallel(apply, task, (unsigned)threads, 0);
 }
 
-void llmcodec_look_up(const LookUp *task, int32_t threads) {
-    task->openmp->parallel(look_up, (void *)task, (unsigned)threads, 0);
+void llmcodec_look_up(LookUp *task, int32_t threads) {
+    task->openmp = team_of(threads, task->openmp);
+    task->openmp->parallel(look_up, task, (unsigned)threads, 0);
 }

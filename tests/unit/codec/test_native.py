@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from llmcodec.codec.inference import LAYERS
 from llmcodec.codec.native_conformer import ROWS_PER_CALL, NativeConformer, calls, fast_conformer, native_runs
 
 needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels here: {native.why_not()}")
+THREADS = torch.get_num_threads()
 NAMES = {"up_proj": "up", "down_proj": "down", "to_qkv": "qkv", "to_out": "out"}
 NAMES |= {"pointwise_conv1": "pw1", "pointwise_conv2": "pw2"}
 
@@ -239,7 +241,6 @@ def test_a_frame_depends_on_no_other_clip_and_no_thread(kinds, overrides):
     config = config_of(**overrides)
     conformer = conformer_of(config, layers=2)
     clips = [noise(length, 64, seed=length) for length in (130, 1, 77, 64, 300)]
-    before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         alone = [run(conformer, config, [clip], kinds)[0] for clip in clips]
@@ -248,7 +249,32 @@ def test_a_frame_depends_on_no_other_clip_and_no_thread(kinds, overrides):
             for got, expected in zip(run(conformer, config, clips, kinds), alone, strict=True):
                 assert torch.equal(got, expected)
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(THREADS)
+
+
+def coded_in_a_fork(packed: NativeConformer, rows: Tensor, queue) -> None:
+    torch.set_num_threads(1)  # as in a worker of PyTorch's DataLoader
+    queue.put(packed(rows.clone(), Layout.of(1, len(rows), None)).tolist())
+
+
+@needs_kernels
+def test_a_forked_worker_codes_on_one_thread():
+    config = config_of()
+    packed = NativeConformer(conformer_of(config), config, kinds_of(), lambda _: None)
+    rows = noise(200, 64).float()
+    torch.set_num_threads(2)
+    try:
+        expected = packed(rows.clone(), Layout.of(1, 200, None))  # OpenMP has started its threads
+    finally:
+        torch.set_num_threads(THREADS)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    worker = context.Process(target=coded_in_a_fork, args=(packed, rows, queue))
+    worker.start()
+    try:
+        assert torch.equal(torch.tensor(queue.get(timeout=60)), expected)
+    finally:
+        worker.kill()
 
 
 @needs_kernels
