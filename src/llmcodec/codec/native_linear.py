@@ -1,4 +1,4 @@
-"""Linear layers packed for our own CPU kernels: weights rounded and laid out as native_conformer.c reads them.
+"""Linear layers packed for our own CPU kernels: weights rounded and laid out as native.c reads them.
 
 Shapes: N rows (frames), K inputs, M outputs. Test: tests/unit/codec/test_native.py.
 """

@@ -1,15 +1,15 @@
-/* The conformer of the codec on a CPU with AVX-512 VNNI (for bf16 also AVX-512 BF16): every layer in one pass over packed frames.
+/* Kernels of the codec for a CPU with AVX-512 VNNI (for bf16 also AVX-512 BF16): conformer, linear layer, code look-up.
 
-Frames of all clips lie one after the other; each thread keeps its share of them from the first layer to the last and
-meets the others twice a layer: when keys and values are there, and when the gates beside its share are. Matrices are
-multiplied in fp32, bf16, int16 or int8, each as its struct says. Weights lie in panels of 64 outputs, (inputs / g, 64, g)
-with g = 1, 2 or 4 inputs in a 32-bit word; sums are fp32, or int32 for integers. Integer weights have a step per output,
-integer inputs a step per frame (int8: a zero point too), so a frame's result depends on neither calibration nor batch nor
-number of threads. int16 steps keep the norms of a frame and of an output's weights below 2^15.5: no sum can overflow
-(Cauchy-Schwarz), and 11 of the 16 bits are used by a typical value, where bf16 has 8.
+Frames of all clips lie one after the other. In the conformer each thread keeps its share of them from the first layer
+to the last and meets the others twice a layer: when keys and values are there, and when the gates beside its share are.
+Matrices are multiplied in fp32, bf16, int16 or int8, each as its struct says. Weights lie in panels of 64 outputs,
+(inputs / g, 64, g) with g = 1, 2 or 4 inputs in a 32-bit word; sums are fp32, or int32 for integers. Integer weights
+have a step per output, integer inputs a step per frame (int8: a zero point too), so a frame's result depends on neither
+calibration nor batch nor number of threads. int16 steps keep the norms of a frame and of an output's weights below
+2^15.5: no sum can overflow (Cauchy-Schwarz), and a typical value has 11 of the 16 bits, where bf16 has 8.
 
 Shapes: N rows (frames of all clips), D width, F hidden width, C head width. D, F and C are multiples of 16.
-Filled and called by native.py. Test: tests/unit/codec/test_native.py. */
+Compiled and called by native.py. Test: tests/unit/codec/test_native.py. */
 
 #include <immintrin.h>
 #include <sched.h>
@@ -173,7 +173,7 @@ static inline __m512 gelu(__m512 x, const int rough) {
     return _mm512_mul_ps(x, sigmoid2(_mm512_mul_ps(x, inner), rough));
 }
 
-/* 16 floats -> bf16. In assembler, as `dot`: the compiler need not be told of instructions that not every processor has. */
+/* 16 floats -> bf16. In assembler: not every processor has it, and only those that do come here. */
 static inline __m256i halves(__m512 x) {
     __m256i y;
     __asm__("vcvtneps2bf16 %1, %0" : "=v"(y) : "v"(x));
@@ -182,7 +182,7 @@ static inline __m256i halves(__m512 x) {
 
 /* ---- matrices ---- */
 
-/* sum += input * weight, 16 words each. In assembler: GCC 12 copies the sums of its own intrinsics through the stack. */
+/* sum += input * weight, 16 words each. In assembler: GCC 12 copies the sums of intrinsics through the stack. */
 static inline __attribute__((always_inline)) __m512i dot(const int kind, __m512i sum, __m512i input, __m512i weight) {
     if (kind == INT8) __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(input), "v"(weight));
     else if (kind == INT16) __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(input), "v"(weight));
@@ -287,11 +287,12 @@ static inline __attribute__((always_inline)) void score(
 typedef void (*Score)(const uint32_t *, int64_t, const uint32_t *, int64_t, int64_t, const float *, const float *,
                       const float *, float *, int64_t, __m512 *);
 
-#define SCORES(kind)                                                                                                \
-    static __attribute__((noinline)) void score_##kind(                                                             \
-        const uint32_t *query, int64_t stride, const uint32_t *keys, int64_t panels, int64_t words,                 \
-        const float *step, const float *steps, const float *offsets, float *out, int64_t out_stride, __m512 *top) { \
-        score(kind, query, stride, keys, panels, words, step, steps, offsets, out, out_stride, top);                \
+#define SCORES(kind)                                                                                     \
+    static __attribute__((noinline)) void score_##kind(                                                  \
+        const uint32_t *query, int64_t stride, const uint32_t *keys, int64_t panels, int64_t words,      \
+        const float *step, const float *steps, const float *offsets, float *out, int64_t out_stride,     \
+        __m512 *top) {                                                                                   \
+        score(kind, query, stride, keys, panels, words, step, steps, offsets, out, out_stride, top);     \
     }
 SCORES(FP32) SCORES(BF16) SCORES(INT16) SCORES(INT8)
 
@@ -413,10 +414,12 @@ static inline __attribute__((always_inline)) void product(
             int64_t count = least(ROWS, rows - r);
             float *place = out + r * out_stride;
             const float *step = scratch->step + r, *shift = scratch->shift + r;
-            if (matrix->kind == INT8) finish(then, INT8, tile, matrix, column, nv, count, step, shift, place, out_stride);
+            if (matrix->kind == INT8)
+                finish(then, INT8, tile, matrix, column, nv, count, step, shift, place, out_stride);
             else if (matrix->kind == INT16)
                 finish(then, INT16, tile, matrix, column, nv, count, step, shift, place, out_stride);
-            else finish(then, FP32, tile, matrix, column, nv, count, step, shift, place, out_stride);
+            else
+                finish(then, FP32, tile, matrix, column, nv, count, step, shift, place, out_stride);
         }
         panel += steps * nv * LANES;
     }
@@ -437,8 +440,8 @@ static __attribute__((noinline)) void product_glu(const Matrix *m, int64_t rows,
 
 /* ---- the parts of a layer, on `count` rows from `first` ---- */
 
-static void feed_forward(
-    const Conformer *model, Norm norm, const Matrix *up, const Matrix *down, float *x, int64_t count, Scratch *scratch) {
+static void feed_forward(const Conformer *model, Norm norm, const Matrix *up, const Matrix *down, float *x,
+                         int64_t count, Scratch *scratch) {
     take_normed(up->kind, x, count, model->width, norm, model->eps, scratch);
     product_gelu(up, count, scratch, scratch->values);
     take_rows(down->kind, scratch->values, count, model->hidden, scratch);
@@ -517,7 +520,7 @@ static void project_qkv(const Conformer *model, const Layer *layer, const Batch 
     take_normed(layer->qkv.kind, batch->x + first * width, count, width, layer->before_attention, model->eps, scratch);
     product_store(&layer->qkv, count, scratch, scratch->values);
     const int64_t mixed = kind != INT8 ? 1 : (head_dim / LANES) & (head_dim / LANES - 1) ? LANES : head_dim;
-    const float scale = LOG2E / (__builtin_sqrtf((float)head_dim) * (float)mixed); /* `spread` multiplies by `mixed` */
+    const float scale = LOG2E / (__builtin_sqrtf((float)head_dim) * (float)mixed); /* `spread` times `mixed` */
     int64_t clip = clip_of(batch, first);
     for (int64_t r = 0; r < count; r++) {
         int64_t row = first + r;
@@ -565,14 +568,14 @@ static inline __mmask16 seen(int64_t i, int64_t low, int64_t high) {
     return (__mmask16)((0xffffu << most(0, least(16, low - i))) & (0xffffu >> most(0, least(16, i + LANES - high))));
 }
 
-/* Softmax of one row of scores (in powers of 2) over keys [low, high), zero elsewhere in `count`; the sum of the weights.
-   Outside of [done, scored) the scores are raw, inside their largest are in `top`. */
+/* Softmax of one row of scores (in powers of 2) over keys [low, high), zero elsewhere in `count`; gives the sum of the
+   weights. Scores in [done, scored) are finished and their largest are in `top`; the others are raw. */
 static inline __attribute__((always_inline)) float soften(
     const int kind, const int value, float *scores, int64_t count, int64_t low, int64_t high, float step,
     const float *steps, const float *offsets, int64_t done, int64_t scored, __m512 top, uint32_t *weights) {
     __m512 total = _mm512_setzero_ps();
     for (int64_t i = 0; i < count; i += LANES) {
-        if (i == done && scored > done) i = scored;
+        if (i == done) i = scored;
         if (i >= count) break;
         __m512 x = scaled(kind, _mm512_loadu_ps(scores + i), step, steps + i, offsets + i);
         _mm512_storeu_ps(scores + i, x);
@@ -589,14 +592,14 @@ static inline __attribute__((always_inline)) float soften(
     return _mm512_reduce_add_ps(total);
 }
 
-typedef float (*Soften)(float *, int64_t, int64_t, int64_t, float, const float *, const float *, int64_t, int64_t, __m512,
-                        uint32_t *);
+typedef float (*Soften)(float *, int64_t, int64_t, int64_t, float, const float *, const float *, int64_t, int64_t,
+                        __m512, uint32_t *);
 
-#define SOFTEN(kind, value)                                                                                       \
-    static __attribute__((noinline)) float soften_##kind##_##value(                                              \
-        float *scores, int64_t count, int64_t low, int64_t high, float step, const float *steps,                 \
-        const float *offsets, int64_t done, int64_t scored, __m512 top, uint32_t *weights) {                     \
-        return soften(kind, value, scores, count, low, high, step, steps, offsets, done, scored, top, weights);  \
+#define SOFTEN(kind, value)                                                                                     \
+    static __attribute__((noinline)) float soften_##kind##_##value(                                             \
+        float *scores, int64_t count, int64_t low, int64_t high, float step, const float *steps,                \
+        const float *offsets, int64_t done, int64_t scored, __m512 top, uint32_t *weights) {                    \
+        return soften(kind, value, scores, count, low, high, step, steps, offsets, done, scored, top, weights); \
     }
 SOFTEN(FP32, FP32) SOFTEN(BF16, FP32) SOFTEN(INT16, FP32) SOFTEN(INT8, FP32)
 SOFTEN(FP32, BF16) SOFTEN(BF16, BF16) SOFTEN(INT16, BF16) SOFTEN(INT8, BF16)
@@ -649,8 +652,9 @@ static void attend(const Conformer *model, const Batch *batch, int64_t clip, int
             for (int64_t i = 0; i < rows; i++) {
                 const int64_t from = most(0, now + i - model->back) - low;
                 const int64_t to = least(length, now + i + model->ahead + 1) - low;
-                total[i] = SOFTENINGS[value][kind](scratch->scores + i * stride, edge - low, from, to, step[i], steps, offsets,
-                                                   done - low, scored - low, top[i], scratch->weights + i * (stride / g));
+                total[i] = SOFTENINGS[value][kind](
+                    scratch->scores + i * stride, edge - low, from, to, step[i], steps, offsets, done - low,
+                    scored - low, top[i], scratch->weights + i * (stride / g));
             }
             for (int64_t c = 0; c < head_dim; c += PANEL) {
                 _Alignas(64) float tile[ROWS * PANEL];
@@ -670,8 +674,8 @@ static void attend(const Conformer *model, const Batch *batch, int64_t clip, int
 }
 
 /* Attention, then the first half of the convolution module up to its gates. */
-static void attend_and_gate(const Conformer *model, const Layer *layer, const Batch *batch, int64_t first, int64_t count,
-                            Scratch *scratch) {
+static void attend_and_gate(const Conformer *model, const Layer *layer, const Batch *batch, int64_t first,
+                            int64_t count, Scratch *scratch) {
     const int64_t width = model->width;
     float *x = batch->x + first * width;
     int64_t clip = clip_of(batch, first);
@@ -690,6 +694,7 @@ static void attend_and_gate(const Conformer *model, const Layer *layer, const Ba
 static void convolve(const Conformer *model, const Layer *layer, const float *gated, int64_t length, int64_t t,
                      int64_t count, int64_t into, Scratch *scratch) {
     const int64_t width = model->width, kernel = model->kernel;
+    const int rough = layer->pointwise2.kind == INT8;
     const int64_t padded = whole(count, 8), reach = padded + kernel - 1, from = t - model->past;
     for (int64_t c = 0; c < width; c += LANES) {
         const float *taps = layer->taps + c * kernel;
@@ -711,7 +716,8 @@ static void convolve(const Conformer *model, const Layer *layer, const float *ga
             }
 #pragma GCC unroll 8
             for (int j = 0; j < 8; j++)
-                if (i + j < count) _mm512_storeu_ps(scratch->mixed + (into + i + j) * width + c, gelu(sum[j], layer->pointwise2.kind == INT8));
+                if (i + j < count)
+                    _mm512_storeu_ps(scratch->mixed + (into + i + j) * width + c, gelu(sum[j], rough));
         }
     }
 }
@@ -792,7 +798,8 @@ static void work(void *argument) {
         const Layer *layer = model->layers + i;
         for (int64_t row = first; row < end; row += block) {
             int64_t count = least(block, end - row);
-            feed_forward(model, layer->before_ffn1, &layer->up1, &layer->down1, batch->x + row * width, count, &scratch);
+            float *x = batch->x + row * width;
+            feed_forward(model, layer->before_ffn1, &layer->up1, &layer->down1, x, count, &scratch);
             project_qkv(model, layer, batch, row, count, &scratch);
         }
         meet(team, threads);
@@ -838,8 +845,8 @@ static void look_up(void *argument) {
             const int nv = (int)(least(PANEL, task->codes - code) / LANES);
             for (int64_t r = 0; r < count; r += ROWS) {
                 _Alignas(64) float tile[ROWS * PANEL];
-                KERNELS[FP32][nv - 1](task->queries + (row + r) * inputs, inputs, task->panels + code * inputs, nv * LANES,
-                                      inputs, tile, PANEL);
+                KERNELS[FP32][nv - 1](task->queries + (row + r) * inputs, inputs, task->panels + code * inputs,
+                                      nv * LANES, inputs, tile, PANEL);
                 for (int64_t i = 0; i < least(ROWS, count - r); i++)
                     for (int v = 0; v < nv; v++) {
                         __m512 x = _mm512_load_ps(tile + i * PANEL + v * LANES);
