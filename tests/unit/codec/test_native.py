@@ -318,8 +318,10 @@ def test_what_the_kernels_do_not_take(monkeypatch):
 
 
 @needs_kernels
-def test_bf16_goes_to_pytorch_where_the_processor_has_none(monkeypatch):
-    monkeypatch.setattr(native_conformer, "multiplies_bf16", lambda: False)
+@pytest.mark.parametrize("amx", [False, True])
+def test_bf16_goes_to_pytorch_without_bf16_and_with_amx(amx, monkeypatch):
+    monkeypatch.setattr(native_conformer, "multiplies_bf16", lambda: amx)
+    monkeypatch.setattr(native_conformer, "processor_has", lambda question: amx)
     conformer = conformer_of(config_of())
     for kinds, kind in ((kinds_of("bf16", "bf16"), FastConformer), (kinds_of("int8", "int8"), NativeConformer)):
         assert isinstance(fast_conformer(conformer, config_of(), kinds, lambda _: None), kind)
