@@ -117,13 +117,13 @@ def optimize_for_inference(
         codec: a plain `LLMCodec`, on the device where it will run. It is left as it is, unless `consume`.
         precision: of both sides. auto: the fastest on this machine that keeps 99.5 % of the tokens and a decoder
             within 30 dB of fp32, as measured on the bundled codec; fp32: the plain codec's results; mixed: bf16 where
-            tokens allow it; bf16; int8, where our own kernels run (`native`).
+            tokens allow it; bf16; int16 and int8, where our own kernels run (native.py).
         encoder, decoder: a side that differs from `precision`.
         only: the side that will be used; the other one stays plain, which saves the time to pack it.
         consume: free the weights of `codec` as they are packed; it is of no use afterwards. Halves peak memory.
 
     Raises:
-        ValueError: unknown precision, int8 without kernels for it, a codec in training mode.
+        ValueError: unknown precision, int16 or int8 without kernels for it, a codec in training mode.
     """
     if isinstance(codec, InferenceCodec) or codec.training:
         raise ValueError("optimize_for_inference takes a plain codec in evaluation mode: call codec.eval() first")
@@ -171,12 +171,15 @@ def checked(name: str, native: bool, config: LLMCodecConfig, device: torch.devic
     if name not in PLANS:
         raise ValueError(f"no precision {name!r}: choose auto, {', '.join(PLANS)}")
     if name in ("int16", "int8") and not native:
-        raise ValueError(f"{name} runs on our own kernels, and not here: {why_not() or unfit(config, device)}")
+        raise ValueError(f"{name} runs on our own kernels, and not here: {unfit(config, device)}")
     return name
 
 
 def unfit(config: LLMCodecConfig, device: torch.device) -> str:
-    """Why a codec cannot run on kernels that this machine has."""
+    """Why a codec does not run on our kernels."""
     if device.type != "cpu":
         return f"the codec is on {device}"
-    return f"a width of {config.hidden_size} or a head of {config.head_dim} is no multiple of 16, or a head exceeds 256"
+    return (
+        why_not()
+        or f"a width of {config.hidden_size} or a head of {config.head_dim} is no multiple of 16, or a head exceeds 256"
+    )

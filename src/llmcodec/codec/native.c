@@ -298,7 +298,10 @@ SCORES(FP32) SCORES(BF16) SCORES(INT16) SCORES(INT8)
 
 static const Score SCORINGS[4] = {score_FP32, score_BF16, score_INT16, score_INT8};
 
-/* One row of floats -> what a matrix of this kind reads. Integers: its step, and its zero point times the step. */
+#define NOT_FINITE 0x99 /* of _mm512_fpclass_ps_mask: NaN of both kinds, infinity of both signs */
+
+/* One row of floats -> what a matrix of this kind reads. Integers: its step, and its zero point times the step; both are
+   NaN, and so all results, where the row is not finite. */
 static void take(int kind, const float *row, int64_t count, uint32_t *out, float *step, float *shift) {
     if (kind == FP32) {
         memcpy(out, row, (size_t)count * sizeof(float));
@@ -315,20 +318,23 @@ static void take(int kind, const float *row, int64_t count, uint32_t *out, float
         float largest = _mm512_reduce_max_ps(top) / 32767.0f;
         *step = norm > largest ? norm : largest, *shift = 0.0f;
         *step = *step > 1e-24f ? *step : 1e-24f;
+        if (!(norm < __builtin_inff())) *step = __builtin_nanf("");
         for (int64_t i = 0; i < count; i += LANES) {
             __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(row + i), _mm512_set1_ps(1.0f / *step)));
             _mm256_storeu_si256((__m256i *)((int16_t *)out + i), _mm512_cvtsepi32_epi16(code));
         }
     } else {
         __m512 low = _mm512_setzero_ps(), high = _mm512_setzero_ps();
+        __mmask16 odd = 0;
         for (int64_t i = 0; i < count; i += LANES) {
             __m512 x = _mm512_loadu_ps(row + i);
             low = _mm512_min_ps(low, x), high = _mm512_max_ps(high, x);
+            odd |= _mm512_fpclass_ps_mask(x, NOT_FINITE);
         }
         float bottom = _mm512_reduce_min_ps(low), span = _mm512_reduce_max_ps(high) - bottom;
         span = span > 1e-20f ? span : 1e-20f;
         float inverse = 255.0f / span, zero = (float)(int)(0.5f - bottom * inverse);
-        *step = span / 255.0f, *shift = zero * *step;
+        *step = odd ? __builtin_nanf("") : span / 255.0f, *shift = zero * *step;
         for (int64_t i = 0; i < count; i += LANES) {
             __m512 x = _mm512_fmadd_ps(_mm512_loadu_ps(row + i), _mm512_set1_ps(inverse), _mm512_set1_ps(zero));
             __m512i code = _mm512_max_epi32(_mm512_cvtps_epi32(x), _mm512_setzero_si512());
@@ -497,8 +503,13 @@ static void spread(float *x, int64_t count) {
 /* Symmetric int8 of one row, its step, and the sum of its codes. raised: plus 128, as the kernel wants its inputs. */
 static float take_signed(const float *row, int64_t count, int raised, uint32_t *out, float *sum) {
     __m512 top = _mm512_set1_ps(1e-20f);
-    for (int64_t i = 0; i < count; i += LANES) top = _mm512_max_ps(top, _mm512_abs_ps(_mm512_loadu_ps(row + i)));
-    float step = _mm512_reduce_max_ps(top) / 127.0f;
+    __mmask16 odd = 0;
+    for (int64_t i = 0; i < count; i += LANES) {
+        __m512 x = _mm512_loadu_ps(row + i);
+        top = _mm512_max_ps(top, _mm512_abs_ps(x));
+        odd |= _mm512_fpclass_ps_mask(x, NOT_FINITE);
+    }
+    float step = odd ? __builtin_nanf("") : _mm512_reduce_max_ps(top) / 127.0f;
     __m512i total = _mm512_setzero_si512();
     for (int64_t i = 0; i < count; i += LANES) {
         __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(row + i), _mm512_set1_ps(1.0f / step)));
@@ -583,7 +594,8 @@ static inline __attribute__((always_inline)) float soften(
     }
     top = _mm512_set1_ps(_mm512_reduce_max_ps(top));
     for (int64_t i = 0; i < count; i += LANES) {
-        __m512 x = _mm512_max_ps(_mm512_sub_ps(_mm512_loadu_ps(scores + i), top), _mm512_set1_ps(-126.0f));
+        __m512 x = _mm512_sub_ps(_mm512_loadu_ps(scores + i), top);
+        x = _mm512_max_ps(_mm512_set1_ps(-126.0f), x); /* in this order NaN stays NaN */
         x = _mm512_maskz_mov_ps(seen(i, low, high), value == FP32 ? exp2_of(x) : rough_exp2_of(x));
         total = _mm512_add_ps(total, x);
         if (value == FP32) _mm512_storeu_ps((float *)weights + i, x);

@@ -8,6 +8,7 @@ instead. The compiled file is kept in `$XDG_CACHE_HOME/llmcodec` (or ~/.cache/ll
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import os
@@ -26,7 +27,7 @@ from torch import Tensor
 
 SOURCE = Path(__file__).with_name("native.c")
 FLAGS = ["-std=gnu11", "-O3", "-shared", "-fPIC", "-mfma", "-mavx2", "-mavx512f", "-mavx512bw", "-mavx512vl"]
-FLAGS += ["-mavx512dq"]  # VNNI and BF16 are in the file's assembler
+FLAGS += ["-mavx512dq", "-fno-math-errno", "-fno-strict-aliasing"]  # VNNI and BF16 are in the file's assembler
 COMPILE_SECONDS = 120
 LANES, PANEL, ROWS = 16, 64, 6  # floats in a register; outputs in a panel of weights; rows that are multiplied at once
 BLOCK = 48  # rows that a thread takes at once
@@ -191,15 +192,19 @@ def why_not() -> str:
 @lru_cache(maxsize=1)
 def opened() -> tuple[Kernels | None, str]:
     """The kernels or why there are none, found out once a process."""
-    why = missing()
-    if why:
-        return None, why
     try:
-        kernels = Kernels(compiled(SOURCE.read_bytes()))
+        why = missing()
+        if why:
+            return None, why
+        source = SOURCE.read_bytes()
+        try:
+            kernels = Kernels(compiled(source))
+        except OSError:  # made by a machine of another kind that shares this cache
+            kernels = Kernels(compiled(source, again=True))
     except AttributeError:
         return None, "this PyTorch came without OpenMP"
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        why = f"they could not be compiled: {error}"
+    except (OSError, ValueError, RuntimeError, subprocess.SubprocessError) as error:
+        why = f"they could not be compiled and loaded: {error}"
         warnings.warn(f"kernels of the codec: {why}; it runs on PyTorch's operators, slower", stacklevel=2)
         return None, why
     return (kernels, "") if kernels.run_here() else (None, PROCESSOR)
@@ -236,38 +241,52 @@ def compiler() -> list[str]:
     return []
 
 
-def compiled(source: bytes) -> Path:
+def compiled(source: bytes, again: bool = False) -> Path:
     """The shared library of `source`, from the cache or compiled now; several processes may do so at once.
+
+    A file's name ends with the hash of its bytes: a damaged one is not loaded, which would kill the process, but made again.
+
+    Args:
+        again: compile it even if it is there.
 
     Raises:
         ValueError: the compiler refused it (its first words are in the message).
         OSError, subprocess.SubprocessError: it could not be run or written.
     """
     command = [*compiler(), *FLAGS]
-    name = f"conformer-{hashlib.sha256(source + ' '.join(command).encode()).hexdigest()[:16]}.so"
-    for folder in cache_folders():
-        if (folder / name).exists():
-            return folder / name
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            handle, scratch = tempfile.mkstemp(suffix=".so", dir=folder)
-        except OSError:
-            continue
-        os.close(handle)
-        try:
-            done = subprocess.run(
-                [*command, "-x", "c", "-", "-o", scratch], input=source, capture_output=True, timeout=COMPILE_SECONDS
-            )
-            if done.returncode:
-                raise ValueError(" ".join(done.stderr.decode(errors="replace").split())[:300])
-            os.replace(scratch, folder / name)
-        finally:
-            Path(scratch).unlink(missing_ok=True)
-        return folder / name
-    raise OSError("no folder to keep them in: set XDG_CACHE_HOME to one that can be written")
+    name = f"native-{digest(source + ' '.join(command).encode())}"
+    folder = cache_folder()
+    kept = [] if again else sorted(folder.glob(f"{name}-*.so"))
+    for path in kept:
+        if path.stem == f"{name}-{digest(path.read_bytes())}":
+            return path
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        made = Path(scratch) / "native.so"
+        done = subprocess.run(
+            [*command, "-x", "c", "-", "-o", str(made)], input=source, capture_output=True, timeout=COMPILE_SECONDS
+        )
+        if done.returncode:
+            said = " ".join(done.stderr.decode(errors="replace").split())[:300]
+            raise ValueError(f"{command[0]} ended with {done.returncode}: {said or 'and said nothing'}")
+        made.chmod(0o755)
+        final = folder / f"{name}-{digest(made.read_bytes())}.so"
+        os.replace(made, final)
+    return final
 
 
-def cache_folders() -> list[Path]:
-    """Where compiled files are kept: the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return [Path(base).expanduser() / "llmcodec"]
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """Where compiled files are kept: the user's cache, or a folder of this process alone where that cannot be written."""
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        folder = Path(base).expanduser() / "llmcodec"
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
+        private = Path(tempfile.mkdtemp(prefix="llmcodec-"))
+        atexit.register(shutil.rmtree, private, ignore_errors=True)
+        return private

@@ -1,4 +1,4 @@
-"""The conformer on our own CPU kernels: every layer in one call, real frames only, fp32, bf16 or int8 matrices.
+"""The conformer on our own CPU kernels: all layers in one call, real frames only, in fp32, bf16, int16 or int8.
 
 The same function as conformer.py up to rounding, and the same call as `FastConformer`, which runs where these kernels
 cannot. Integers: weights symmetric with a step per output, inputs with a step (int8: and a zero point) per frame, found

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,6 +67,7 @@ def noise(*sizes: int, seed: int = 0) -> Tensor:
     return torch.randn(*sizes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+CAUSAL = dict(attention_window=5, causal=True)
 INTEGERS = [kinds_of("int16", "int16"), kinds_of("int8", "int8")]
 SHAPES = [
     dict(),
@@ -235,12 +237,12 @@ def test_int16_sums_cannot_overflow(width, sign):
 
 
 @needs_kernels
-@pytest.mark.parametrize("overrides", [dict(), dict(attention_window=7), dict(attention_window=5, causal=True)])
+@pytest.mark.parametrize("overrides", [dict(), *({"attention_window": n} for n in (7, 60)), CAUSAL])
 @pytest.mark.parametrize("kinds", [kinds_of(), kinds_of("bf16", "bf16"), *INTEGERS])
 def test_a_frame_depends_on_no_other_clip_and_no_thread(kinds, overrides):
     config = config_of(**overrides)
     conformer = conformer_of(config, layers=2)
-    clips = [noise(length, 64, seed=length) for length in (130, 1, 77, 64, 300)]
+    clips = [noise(length, 64, seed=length) for length in (130, 1, 77, 64, 401)]
     try:
         torch.set_num_threads(1)
         alone = [run(conformer, config, [clip], kinds)[0] for clip in clips]
@@ -287,6 +289,24 @@ def test_silence_and_equal_frames():
             with torch.inference_mode():
                 expected = conformer(clip[None])[0]
             assert bool(got.isfinite().all()) and (got.double() - expected).norm() < 0.05 * expected.norm()
+
+
+@needs_kernels
+@pytest.mark.parametrize("kinds", [kinds_of(), kinds_of("bf16", "bf16"), *INTEGERS])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_stays_visible(kinds, bad):
+    config = config_of(attention_window=3)
+    conformer = conformer_of(config)
+    clip = noise(100, 64)
+    (clean,) = run(conformer, config, [clip], kinds)
+    clip[50, 7] = bad
+    (got,) = run(conformer, config, [clip], kinds)
+    assert bool(got[50].isnan().all())
+    assert torch.equal(got[:17], clean[:17]) and torch.equal(got[90:], clean[90:])  # out of sight, whole panels of keys
+    linear = native_linear.packed_linear(nn.Linear(64, 32), "int16" if kinds["up"] != "int8" else "int8")
+    with torch.inference_mode():
+        out = linear(clip.float())
+    assert bool(out[50].isnan().all()) and bool(out[:50].isfinite().all()) and bool(out[51:].isfinite().all())
 
 
 def test_long_batches_go_in_several_calls():
@@ -377,6 +397,34 @@ def test_it_is_compiled_once_and_kept(tmp_path, monkeypatch):
     assert native.compiled(source) == first and first.stat().st_mtime_ns == stamp
     assert native.compiled(source + b"\n") != first
     assert [path.suffix for path in first.parent.iterdir()] == [".so", ".so"], "nothing half-made is left"
+    assert first.stat().st_mode & 0o777 == 0o755, "another user of this cache may load it"
+
+
+@needs_kernels
+@pytest.mark.parametrize("size", [0, 100, 40_000])
+def test_a_damaged_file_is_made_again(size, tmp_path):
+    """Loading what is left of a library kills the process (SIGBUS), so this happens in another one."""
+    code = (
+        "from llmcodec.codec import native; print(native.why_not()); print(native.compiled(native.SOURCE.read_bytes()))"
+    )
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    (tmp_path / "llmcodec").mkdir()
+    good = native.compiled(native.SOURCE.read_bytes())
+    damaged = tmp_path / "llmcodec" / good.name
+    damaged.write_bytes(good.read_bytes()[:size])
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.splitlines() == ["", str(damaged)]
+    assert damaged.read_bytes() == good.read_bytes()
+
+
+@needs_kernels
+def test_a_library_of_another_machine_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = native.compiled(native.SOURCE.read_bytes())
+    foreign = path.with_name(path.stem.rpartition("-")[0] + f"-{native.digest(b'musl')}.so")
+    path.unlink()
+    foreign.write_bytes(b"musl")
+    assert native.opened.__wrapped__()[0] is not None and path.exists()
 
 
 @needs_compiler
@@ -429,14 +477,23 @@ def test_machines_without_it(tmp_path, monkeypatch):
     assert "VNNI" in asked(monkeypatch)[1]
 
 
-def test_a_compiler_or_a_cache_that_fails_is_said_once_and_pytorch_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("command", ["false", "true", 'gcc "'])
+def test_a_compiler_that_fails_is_said_once_and_pytorch_runs(command, tmp_path, monkeypatch):
     on_a_processor_that_has_it_all(monkeypatch)
-    with pytest.warns(UserWarning, match="could not be compiled.*PyTorch's operators"):
-        found, why = asked(monkeypatch, CC="false", XDG_CACHE_HOME=str(tmp_path))
+    with pytest.warns(UserWarning, match="could not be compiled and loaded.*PyTorch's operators"):
+        found, why = asked(monkeypatch, CC=command, XDG_CACHE_HOME=str(tmp_path))
     assert found is None and "could not be compiled" in why
+    assert not list(tmp_path.rglob("*.so"))
+
+
+@needs_kernels
+def test_without_a_cache_it_is_compiled_for_this_process(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
-    with pytest.warns(UserWarning, match="XDG_CACHE_HOME"):
-        found, why = asked(monkeypatch, CC="true", XDG_CACHE_HOME=str(tmp_path / "file"))
-    assert found is None
-    with pytest.warns(UserWarning, match="could not be compiled"):  # "compiled", and the file is empty
-        assert asked(monkeypatch, CC="true", XDG_CACHE_HOME=str(tmp_path))[0] is None
+    assert asked(monkeypatch, XDG_CACHE_HOME=str(tmp_path / "file"))[0] is not None
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def homeless(self: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    assert native.opened.__wrapped__()[0] is not None
