@@ -244,7 +244,7 @@ def compiler() -> list[str]:
 def compiled(source: bytes, again: bool = False) -> Path:
     """The shared library of `source`, from the cache or compiled now; several processes may do so at once.
 
-    A file's name ends with the hash of its bytes: a damaged one is not loaded, which would kill the process, but made again.
+    A file's name ends with the hash of its bytes: a damaged one, which would kill the process, is made again.
 
     Args:
         again: compile it even if it is there.
@@ -279,7 +279,7 @@ def digest(content: bytes) -> str:
 
 
 def cache_folder() -> Path:
-    """Where compiled files are kept: the user's cache, or a folder of this process alone where that cannot be written."""
+    """Where compiled files are kept: the user's cache, or a folder of this process where that cannot be written."""
     try:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         folder = Path(base).expanduser() / "llmcodec"
