@@ -461,6 +461,7 @@ def asked(monkeypatch, **env: str) -> tuple[object, str]:
 
 
 def on_a_processor_that_has_it_all(monkeypatch) -> None:
+    monkeypatch.delenv("LLMCODEC_NATIVE", raising=False)
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True, raising=False)
     monkeypatch.setattr(native.platform, "machine", lambda: "x86_64")
 
