@@ -55,15 +55,15 @@ def training_parser(prog: str, description: str, recipe: type) -> ArgumentParser
 
 def train_parser() -> ArgumentParser:
     """Parser of `llmcodec train`."""
-    from .training.recipe import Recipe
+    from llmcodec.training.recipe import Recipe
 
     return training_parser("llmcodec train", TRAIN_HELP, Recipe)
 
 
 def train(arguments: Sequence[str]) -> None:
     """Run `llmcodec train`."""
-    from .training.recipe import Recipe
-    from .training.trainer import Trainer
+    from llmcodec.training.recipe import Recipe
+    from llmcodec.training.trainer import Trainer
 
     parser = train_parser()
     values = vars(parser.instantiate(parser.parse_args(list(arguments))))
@@ -76,8 +76,8 @@ def train(arguments: Sequence[str]) -> None:
 
 def quickstart(arguments: Sequence[str]) -> None:
     """Run `llmcodec quickstart`."""
-    from .quickstart import run_quickstart
-    from .training.recipe import Recipe
+    from llmcodec.quickstart import run_quickstart
+    from llmcodec.training.recipe import Recipe
 
     parser = recipe_parser(
         "llmcodec quickstart",
@@ -98,7 +98,7 @@ def quickstart(arguments: Sequence[str]) -> None:
 
 def sweep(arguments: Sequence[str]) -> None:
     """Run `llmcodec sweep`."""
-    from .sweep import SweepConfig, run_sweep
+    from llmcodec.sweep import SweepConfig, run_sweep
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
@@ -299,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code. Bad input ends in one line on stderr."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
     if argv[:1] == ["--version"]:
-        from . import __version__
+        from llmcodec import __version__
 
         print(__version__)
         return 0

@@ -15,15 +15,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import assets
-from .data.manifest import VALID_SPLITS, Clip, read_manifest
+from llmcodec import assets
+from llmcodec.data.manifest import VALID_SPLITS, Clip, read_manifest
 
 if TYPE_CHECKING:
-    from .coding.runtime import Runtime
-    from .coding.tokenize import FlatRow
-    from .data.shards import ShardFormat
-    from .data.tokens import TokenProvenance
-    from .lm.recipe import LMDataConfig, TokenLMRecipe
+    from llmcodec.coding.runtime import Runtime
+    from llmcodec.coding.tokenize import FlatRow
+    from llmcodec.data.shards import ShardFormat
+    from llmcodec.data.tokens import TokenProvenance
+    from llmcodec.lm.recipe import LMDataConfig, TokenLMRecipe
 
 BUNDLED = "bundled"
 
@@ -76,8 +76,8 @@ def tokenize(
         clips_per_shard: what a kill can cost at most, in clips.
         device: `auto` takes a GPU where there is one; or cpu, cuda, cuda:1, mps.
     """
-    from .coding.loading import open_runtime
-    from .coding.tokenize import export_slamkit
+    from llmcodec.coding.loading import open_runtime
+    from llmcodec.coding.tokenize import export_slamkit
 
     path = assets.speech_manifest() if manifest == BUNDLED else Path(manifest)
     clips = read_manifest(
@@ -116,8 +116,8 @@ def tokenize_splits(
     """
     if views < 1:
         raise ValueError(f"tokenize: views must be at least 1, got {views}")
-    from .coding.tokenize import plan_views, split_folders, tokenize_clips
-    from .training.tracking import TrainingBar
+    from llmcodec.coding.tokenize import plan_views, split_folders, tokenize_clips
+    from llmcodec.training.tracking import TrainingBar
 
     folders = split_folders(clips, output) if by_split else {output: list(clips)}
     done, lost = 0.0, 0
@@ -152,15 +152,15 @@ def tokenize_splits(
 
 def lm_train_parser() -> Any:
     """Parser of `llmcodec lm train`."""
-    from .cli import training_parser
-    from .lm.recipe import TokenLMRecipe
+    from llmcodec.cli import training_parser
+    from llmcodec.lm.recipe import TokenLMRecipe
 
     return training_parser("llmcodec lm train", TRAIN_HELP, TokenLMRecipe)
 
 
 def train(arguments: Sequence[str]) -> None:
     """Run `llmcodec lm train`."""
-    from .lm.recipe import TokenLMRecipe
+    from llmcodec.lm.recipe import TokenLMRecipe
 
     parser = lm_train_parser()
     values = vars(parser.instantiate(parser.parse_args(list(arguments))))
@@ -173,7 +173,7 @@ def run_training(recipe: TokenLMRecipe, resume: bool = False, say: Callable[[str
     """Tokens (made on the way where the recipe names none), training, curves; returns the folder of the LM."""
     from transformers.utils import logging
 
-    from .lm.train import train_token_lm
+    from llmcodec.lm.train import train_token_lm
 
     logging.disable_progress_bar()
     if int(os.environ.get("RANK", "0")) > 0:
@@ -199,7 +199,7 @@ def token_rows(
     """
     folders, held_out = [Path(place) for place in data.tokens], [Path(place) for place in data.valid_tokens]
     if not folders:
-        from .coding.loading import open_runtime
+        from llmcodec.coding.loading import open_runtime
 
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError("several processes: make the tokens first (`llmcodec tokenize`) and name data.tokens")
@@ -224,7 +224,7 @@ def token_rows(
 def _read(
     folders: Sequence[Path], data: LMDataConfig, codec: TokenProvenance | None
 ) -> tuple[list[FlatRow], TokenProvenance]:
-    from .coding.tokenize import flat_rows
+    from llmcodec.coding.tokenize import flat_rows
 
     kept: list[FlatRow] = []
     for folder in folders:
@@ -252,7 +252,7 @@ def progress_callback(recipe: TokenLMRecipe, resume: bool) -> Any:
     """A trainer callback: bar, log.jsonl, curves.png."""
     from transformers import TrainerCallback
 
-    from .training.tracking import JSONLLog, TrainingBar, plot_curves, read_log
+    from llmcodec.training.tracking import JSONLLog, TrainingBar, plot_curves, read_log
 
     path = Path(recipe.run) / "log.jsonl"
 

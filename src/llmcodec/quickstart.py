@@ -16,21 +16,21 @@ from typing import Any
 
 from rich.console import Console
 
-from . import assets, audio
-from .codec import LLMCodec
-from .codec.search import BigramPrior, SearchConfig, SearchingCodec
-from .codecs.protocol import Codec
-from .data.manifest import Clip, read_manifest
-from .evaluation.figures import Curve
-from .evaluation.reconstruction import reconstruct
-from .evaluation.report import Example, ReportMeta, Track, write_report
-from .evaluation.summary import Statement, SystemRow, markdown_table, rich_table, verdict
-from .evaluation.systems import Corpus, MeasurementConfig, encode_all, measure_system, spread
-from .evaluation.token_training import MINI_LIKELIHOOD
-from .training.build import version_of
-from .training.recipe import Recipe, Weights
-from .training.tracking import read_log
-from .training.trainer import train_or_resume
+from llmcodec import assets, audio
+from llmcodec.codec import LLMCodec
+from llmcodec.codec.search import BigramPrior, SearchConfig, SearchingCodec
+from llmcodec.codecs.protocol import Codec
+from llmcodec.data.manifest import Clip, read_manifest
+from llmcodec.evaluation.figures import Curve
+from llmcodec.evaluation.reconstruction import reconstruct
+from llmcodec.evaluation.report import Example, ReportMeta, Track, write_report
+from llmcodec.evaluation.summary import Statement, SystemRow, markdown_table, rich_table, verdict
+from llmcodec.evaluation.systems import Corpus, MeasurementConfig, encode_all, measure_system, spread
+from llmcodec.evaluation.token_training import MINI_LIKELIHOOD
+from llmcodec.training.build import version_of
+from llmcodec.training.recipe import Recipe, Weights
+from llmcodec.training.tracking import read_log
+from llmcodec.training.trainer import train_or_resume
 
 BASE, CONTROL, ADAPTED, SEARCHING = "base", "control", "LLM-Codec", "LLM-Codec, search"
 SEARCH_CAVEAT = (

@@ -11,25 +11,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import assets
-from .codecs.load import BUNDLED, load_codec
-from .codecs.protocol import Codec, TokenScorer
-from .coding.torch_runtime import identity_of
-from .data.manifest import read_manifest
-from .data.salmon import SuiteSettings, build_suite
-from .evaluation.comparison import named_systems
-from .evaluation.output import Show, progress, write_text
-from .evaluation.salmon import SalmonResult, compare_salmon, salmon_accuracy
-from .evaluation.salmon_suite import open_suite
-from .evaluation.stats import Interval
-from .evaluation.systems import encode_all
-from .evaluation.token_training import MINI_LIKELIHOOD, LikelihoodConfig
-from .speak import check_codec
+from llmcodec import assets
+from llmcodec.codecs.load import BUNDLED, load_codec
+from llmcodec.codecs.protocol import Codec, TokenScorer
+from llmcodec.coding.torch_runtime import identity_of
+from llmcodec.data.manifest import read_manifest
+from llmcodec.data.salmon import SuiteSettings, build_suite
+from llmcodec.evaluation.comparison import named_systems
+from llmcodec.evaluation.output import Show, progress, write_text
+from llmcodec.evaluation.salmon import SalmonResult, compare_salmon, salmon_accuracy
+from llmcodec.evaluation.salmon_suite import open_suite
+from llmcodec.evaluation.stats import Interval
+from llmcodec.evaluation.systems import encode_all
+from llmcodec.evaluation.token_training import MINI_LIKELIHOOD, LikelihoodConfig
+from llmcodec.speak import check_codec
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from .lm.token_lm import TokenLM
+    from llmcodec.lm.token_lm import TokenLM
 
 POOLED, AVERAGE = "all pairs", "mean of the parts"
 
@@ -106,14 +106,14 @@ def evaluate_salmon(
 
 def load_token_lm(place: str, device: str) -> TokenLM:
     """As in `lm.token_lm`, imported when it is needed."""
-    from .lm import token_lm
+    from llmcodec.lm import token_lm
 
     return token_lm.load_token_lm(place, device=device)
 
 
 def _train(codec: Codec, manifest: str, config: LikelihoodConfig, seed: int, device: str, report: Show) -> TokenScorer:
     """The measuring LM, trained on the codec's tokens of the manifest's train split."""
-    from .evaluation.scorers import train_scorer
+    from llmcodec.evaluation.scorers import train_scorer
 
     clips = read_manifest(assets.speech_manifest() if manifest == BUNDLED else manifest, "train")
     codes = []
@@ -173,7 +173,7 @@ def make_salmon_suite(
     """
     from rich.console import Console
 
-    from .evaluation.cut_check import check_cut
+    from llmcodec.evaluation.cut_check import check_cut
 
     paths = [str(assets.speech_manifest()) if path == BUNDLED else path for path in manifest or [BUNDLED]]
     settings = SuiteSettings(

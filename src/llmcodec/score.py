@@ -15,13 +15,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import audio
-from .speak import check_codec, codec_of, encode_flat
+from llmcodec import audio
+from llmcodec.speak import check_codec, codec_of, encode_flat
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .lm.token_lm import TokenLM
+    from llmcodec.lm.token_lm import TokenLM
 
 Normalise = Literal["audio", "full"]
 
@@ -51,7 +51,7 @@ def score(
     from rich.console import Console
     from rich.table import Table
 
-    from .lm.token_lm import load_token_lm
+    from llmcodec.lm.token_lm import load_token_lm
 
     loaded = load_token_lm(lm, device, normalise=normalise)
     loaded.long_clips = long_clips
@@ -111,9 +111,9 @@ def _codes_to_score(
     """Names, flattened codes and tokens per second of everything named."""
     import torch
 
-    from .coding.tokenize import flat_rows
-    from .data.manifest import read_manifest
-    from .data.shards import SHARD_ENDINGS
+    from llmcodec.coding.tokenize import flat_rows
+    from llmcodec.data.manifest import read_manifest
+    from llmcodec.data.shards import SHARD_ENDINGS
 
     names: list[str] = []
     codes: list[Tensor] = []

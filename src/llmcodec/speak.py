@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 
-from . import audio
+from llmcodec import audio
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .coding.runtime import Runtime
-    from .data.tokens import TokenProvenance
-    from .lm.sampling import Prompt, SamplingConfig
-    from .lm.token_lm import TokenLM
+    from llmcodec.coding.runtime import Runtime
+    from llmcodec.data.tokens import TokenProvenance
+    from llmcodec.lm.sampling import Prompt, SamplingConfig
+    from llmcodec.lm.token_lm import TokenLM
 
 STREAM_SECONDS = 0.4
 """Of sound that are decoded together while streaming; a causal codec that keeps its state goes frame by frame."""
@@ -78,8 +78,8 @@ def sample(
         dtype: precision of the LM.
         device: cpu or cuda.
     """
-    from .lm.sampling import SamplingConfig
-    from .lm.token_lm import load_token_lm
+    from llmcodec.lm.sampling import SamplingConfig
+    from llmcodec.lm.token_lm import load_token_lm
 
     loaded = load_token_lm(lm, device, dtype)
     runtime = codec_of(loaded, codec, device)
@@ -123,7 +123,7 @@ def prompts_of(
     language: str = "",
 ) -> list[Asked]:
     """Audio files and texts as LM inputs; nothing at all asks for speech out of nothing."""
-    from .lm.sampling import speech_prompt, text_prompt
+    from llmcodec.lm.sampling import speech_prompt, text_prompt
 
     asked = []
     for path in prompts:
@@ -142,8 +142,8 @@ def write_samples(
     """Draw all clips in one batch, decode and write them; one line per clip."""
     import torch
 
-    from .lm.codec_text import codes_to_text
-    from .lm.sampling import sample as draw_clips
+    from llmcodec.lm.codec_text import codes_to_text
+    from llmcodec.lm.sampling import sample as draw_clips
 
     folder.mkdir(parents=True, exist_ok=True)
     drawn = draw_clips(lm, [one.ids for one in asked], config)
@@ -170,7 +170,7 @@ def play(lm: TokenLM, runtime: Runtime, asked: Asked, config: SamplingConfig, ou
 
     A piece is written when the frames behind it that the codec looks at are drawn, so that the sound is that of a file.
     """
-    from .lm.sampling import sample_steps
+    from llmcodec.lm.sampling import sample_steps
 
     def drawn() -> Iterator[np.ndarray]:
         if asked.codes is not None:
@@ -213,7 +213,7 @@ def export(lm: str, output: str, dtype: Literal["fp32", "bf16"] = "bf16") -> Non
         output: new folder.
         dtype: precision of the written weights.
     """
-    from .lm.export import check_layout, export_token_lm
+    from llmcodec.lm.export import check_layout, export_token_lm
 
     folder = export_token_lm(lm, output, dtype)
     facts = check_layout(folder)
@@ -227,7 +227,7 @@ def codec_of(lm: TokenLM, codec: str | None, device: str = "cpu") -> Runtime:
     Raises:
         ValueError: no name anywhere, or a codec with other weights than the LM was trained with.
     """
-    from .coding.loading import open_runtime
+    from llmcodec.coding.loading import open_runtime
 
     card = lm.card.codec
     if codec is None and card is None:
@@ -261,7 +261,7 @@ def encode_flat(runtime: Runtime, wavs: Sequence[np.ndarray]) -> list[Tensor]:
 
 def frames_of(codes: Tensor | Sequence[int], runtime: Runtime) -> np.ndarray:
     """Flattened codes -> (Q, T) int64."""
-    from .lm.codec_text import frames
+    from llmcodec.lm.codec_text import frames
 
     row = [int(code) for code in codes]
     return np.asarray(frames(row, runtime.identity.num_codebooks, runtime.identity.codebook_size), dtype=np.int64)

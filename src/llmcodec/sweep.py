@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from . import assets
-from .codec import LLMCodec
-from .codec.inference import optimize_for_inference
-from .codecs.load import load_codec
-from .codecs.protocol import Codec
-from .data.manifest import read_manifest
-from .evaluation.stats import Interval
-from .evaluation.summary import MEASURES, to_json
-from .evaluation.systems import Corpus, MeasurementConfig, encode_all, measure_system, spread
+from llmcodec import assets
+from llmcodec.codec import LLMCodec
+from llmcodec.codec.inference import optimize_for_inference
+from llmcodec.codecs.load import load_codec
+from llmcodec.codecs.protocol import Codec
+from llmcodec.data.manifest import read_manifest
+from llmcodec.evaluation.stats import Interval
+from llmcodec.evaluation.summary import MEASURES, to_json
+from llmcodec.evaluation.systems import Corpus, MeasurementConfig, encode_all, measure_system, spread
 
 PAIRED = {"lm_bits_per_second": ("lm_clips", "bits"), "mel": ("files", "mel"), "stft": ("files", "stft")}
 PAIRED |= {"pesq": ("files", "pesq"), "stoi": ("files", "stoi")}
@@ -144,7 +144,7 @@ def ready_to_run(codec: Codec) -> Codec:
 
 def searching(codec: Codec, corpus: Corpus, weight: float) -> Codec:
     """The codec, searching by the bigrams of its nearest codes on the train clips."""
-    from .codec.search import BigramPrior, SearchConfig, SearchingCodec
+    from llmcodec.codec.search import BigramPrior, SearchConfig, SearchingCodec
 
     if not isinstance(codec, LLMCodec):
         raise ValueError("sweep: search is for llmcodec's own codecs")
@@ -153,9 +153,9 @@ def searching(codec: Codec, corpus: Corpus, weight: float) -> Codec:
 
 
 def train_codec(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Path) -> Path:
-    from .cli import train_parser
-    from .training.recipe import Recipe
-    from .training.trainer import train_or_resume
+    from llmcodec.cli import train_parser
+    from llmcodec.training.recipe import Recipe
+    from llmcodec.training.trainer import train_or_resume
 
     arguments = [part for path in row.configs for part in ("--config", str(here / path))]
     arguments += [f"--data.manifest={config.manifest}", *config.options, *row.options, f"--seed={seed}", f"--run={job}"]

@@ -22,13 +22,7 @@ import torch
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.safe_load import check_folder
 from llmcodec.data.shards import TokenRow, TokenShardWriter, open_token_shards
-from llmcodec.data.tokens import (
-    TokenClip,
-    TokenProvenance,
-    load_token_file,
-    read_token_facts,
-    save_token_file,
-)
+from llmcodec.data.tokens import TokenClip, TokenProvenance, load_token_file, read_token_facts, save_token_file
 
 from ..miniature import miniature_codec
 from .mutations import damaged, damaged_json

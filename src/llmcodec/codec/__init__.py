@@ -3,10 +3,10 @@
 Importing it registers the codec with transformers' Auto classes (docs/huggingface.md).
 """
 
-from .config import LLMCodecConfig
-from .hub import register
-from .model import LLMCodec
-from .processor import LLMCodecFeatureExtractor
+from llmcodec.codec.config import LLMCodecConfig
+from llmcodec.codec.hub import register
+from llmcodec.codec.model import LLMCodec
+from llmcodec.codec.processor import LLMCodecFeatureExtractor
 
 __all__ = ["LLMCodec", "LLMCodecConfig", "LLMCodecFeatureExtractor"]
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from torch import Tensor
 from torch import hann_window as make_hann_window
 
-from .config import LLMCodecConfig
-from .model import LLMCodec
+from llmcodec.codec.config import LLMCodecConfig
+from llmcodec.codec.model import LLMCodec
 
 # ours -> AUV's, as (pattern, replacement) on whole prefixes
 PREFIXES = (

@@ -12,7 +12,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from .config import LLMCodecConfig
+from llmcodec.codec.config import LLMCodecConfig
 
 CARD = "README.md"
 

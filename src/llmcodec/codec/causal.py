@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .conformer import Attention, Conformer, ConformerLayer, ConvolutionModule, rotary_tables, rotate
-from .latency import Plan
-from .sessions import DecoderSession, EncoderSession
+from llmcodec.codec.conformer import Attention, Conformer, ConformerLayer, ConvolutionModule, rotary_tables, rotate
+from llmcodec.codec.latency import Plan
+from llmcodec.codec.sessions import DecoderSession, EncoderSession
 
 
 class LayerState:

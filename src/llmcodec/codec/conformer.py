@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
-from .config import LLMCodecConfig
-from .windowed_attention import windowed_attention
+from llmcodec.codec.config import LLMCodecConfig
+from llmcodec.codec.windowed_attention import windowed_attention
 
 MASKED_FRAMES = 384  # up to here one (T, T) mask is faster (and small); a longer clip's window goes in blocks
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries, keys, values (B, N, T, C) -> (B, N, T, C)

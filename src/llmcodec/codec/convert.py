@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ..tensorfile import atomic_file
-from .auv import config_from_auv, from_auv, to_auv
-from .folder import finished_folder
-from .model import LLMCodec
-from .torch_file import read_tensors
+from llmcodec.codec.auv import config_from_auv, from_auv, to_auv
+from llmcodec.codec.folder import finished_folder
+from llmcodec.codec.model import LLMCodec
+from llmcodec.codec.torch_file import read_tensors
+from llmcodec.tensorfile import atomic_file
 
 LANDMARK = "tokenizer.stft_head.inp.weight"  # in every AUV state dict, whatever stands in front of it
 SIDES = ("tokenizer.", "token2wav.")

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .config import LLMCodecConfig
-from .conformer import MASKED_FRAMES, attention_mask, rotary_tables
-from .windowed_attention import windowed_attention
+from llmcodec.codec.config import LLMCodecConfig
+from llmcodec.codec.conformer import MASKED_FRAMES, attention_mask, rotary_tables
+from llmcodec.codec.windowed_attention import windowed_attention
 
 SCORES_PER_BLOCK = 1 << 19  # scores of half precision held at once, all heads of a clip: what a core's cache holds
 SAFE_SCORE = 40.0  # exp of scores in [-40, 40] and sums of thousands of them neither overflow nor vanish

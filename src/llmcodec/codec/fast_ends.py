@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import LLMCodecConfig
-from .fast_conformer import Done, Kinds, Layout, rows_per_chunk
-from .model import Decoder, Encoder
-from .native import LANES, in_panels, library
-from .native_conformer import fast_conformer
-from .native_linear import packed_linear
-from .quantizer import FactorizedQuantizer, WeightNormLinear
-from .spectral import STFTFrontEnd
+from llmcodec.codec.config import LLMCodecConfig
+from llmcodec.codec.fast_conformer import Done, Kinds, Layout, rows_per_chunk
+from llmcodec.codec.model import Decoder, Encoder
+from llmcodec.codec.native import LANES, in_panels, library
+from llmcodec.codec.native_conformer import fast_conformer
+from llmcodec.codec.native_linear import packed_linear
+from llmcodec.codec.quantizer import FactorizedQuantizer, WeightNormLinear
+from llmcodec.codec.spectral import STFTFrontEnd
 
 SCORES_PER_CHUNK = 3 << 18  # cosines held at once in the code look-up: what stays in the second-level cache
 SCORES_PER_CHUNK_GPU = 1 << 27

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .card import CARD
+from llmcodec.codec.card import CARD
 
 
 @contextmanager

@@ -16,9 +16,9 @@ from typing import Any
 
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
-from .card import CARD, model_card, write_card
-from .config import LLMCodecConfig
-from .processor import LLMCodecFeatureExtractor
+from llmcodec.codec.card import CARD, model_card, write_card
+from llmcodec.codec.config import LLMCodecConfig
+from llmcodec.codec.processor import LLMCodecFeatureExtractor
 
 
 class HubCodec(PreTrainedAudioTokenizerBase):

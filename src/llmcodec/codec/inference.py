@@ -15,14 +15,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .config import LLMCodecConfig
-from .fast_conformer import Kinds
-from .fast_ends import FastDecoder, FastEncoder, FastQuantizer
-from .fast_linear import Precision
-from .hub import HubCodec
-from .model import Decoder, Encoder, LLMCodec
-from .native import processor_has, why_not
-from .native_conformer import native_runs
+from llmcodec.codec.config import LLMCodecConfig
+from llmcodec.codec.fast_conformer import Kinds
+from llmcodec.codec.fast_ends import FastDecoder, FastEncoder, FastQuantizer
+from llmcodec.codec.fast_linear import Precision
+from llmcodec.codec.hub import HubCodec
+from llmcodec.codec.model import Decoder, Encoder, LLMCodec
+from llmcodec.codec.native import processor_has, why_not
+from llmcodec.codec.native_conformer import native_runs
 
 Choice = Literal["auto", "fp32", "mixed", "bf16", "int16", "int8"]
 Side = Literal["encoder", "decoder"]

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .config import LLMCodecConfig
+from llmcodec.codec.config import LLMCodecConfig
 
 CHUNK_SECONDS = 30.0  # long files: context costs little, memory stays small
 STREAM_CHUNK_SECONDS = 1.0  # live, codecs that look ahead anyway; a causal codec goes frame by frame

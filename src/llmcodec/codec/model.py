@@ -22,16 +22,16 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from ..codecs.protocol import CodecEncoding
-from .config import LLMCodecConfig
-from .conformer import Conformer
-from .hub import HubCodec
-from .quantizer import FactorizedQuantizer
-from .safe_load import check_folder
-from .spectral import ISTFTHead, STFTFrontEnd, frame_lengths
+from llmcodec.codec.config import LLMCodecConfig
+from llmcodec.codec.conformer import Conformer
+from llmcodec.codec.hub import HubCodec
+from llmcodec.codec.quantizer import FactorizedQuantizer
+from llmcodec.codec.safe_load import check_folder
+from llmcodec.codec.spectral import ISTFTHead, STFTFrontEnd, frame_lengths
+from llmcodec.codecs.protocol import CodecEncoding
 
 if TYPE_CHECKING:
-    from .streaming import CodecStream
+    from llmcodec.codec.streaming import CodecStream
 
 
 @dataclass
@@ -308,7 +308,7 @@ class LLMCodec(HubCodec):
         audio_kind: str | None = None,
     ) -> CodecStream:
         """A live stream, `with codec.streaming() as stream:`; arguments and latency as for `streaming.CodecStream`."""
-        from .streaming import CodecStream
+        from llmcodec.codec.streaming import CodecStream
 
         return CodecStream(self, chunk_seconds, lookahead_seconds, audio_kind)
 

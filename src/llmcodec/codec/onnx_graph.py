@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .conformer import Conformer, ConformerLayer, MaskedBatchNorm
+from llmcodec.codec.conformer import Conformer, ConformerLayer, MaskedBatchNorm
 
 NEVER = np.float32(-1e9)  # score of a frame that must not be seen
 END = np.iinfo(np.int64).max

@@ -14,8 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..tensorfile import TensorEntry, read_header
-from .config import LLMCodecConfig
+from llmcodec.codec.config import LLMCodecConfig
+from llmcodec.tensorfile import TensorEntry, read_header
 
 MAX_JSON_BYTES = 1 << 20
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
@@ -186,7 +186,7 @@ def _expected_tensors(sizes: tuple[tuple[str, Any], ...]) -> dict[str, tuple[tup
     """Name -> shape and whether it is of a float type, of the model with these settings. Built without memory."""
     import torch
 
-    from .model import LLMCodec
+    from llmcodec.codec.model import LLMCodec
 
     with torch.device("meta"):
         model = LLMCodec(LLMCodecConfig(**dict(sizes)))

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import LLMCodecConfig
+from llmcodec.codec.config import LLMCodecConfig
 
 FRAMES_PER_CHUNK = 4096  # spectra of more are never held at once, without gradients: a frame of 320 samples has 1,282
 

@@ -23,13 +23,13 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from ..assets import codec_folder
-from ..codec import LLMCodec
-from ..codec.safe_load import check_foreign_folder
-from ..codec.search import PRIOR_FILE, BigramPrior, SearchConfig, SearchingCodec
-from .kinds import KINDS, kind_of
-from .protocol import Codec
-from .select import check_num_codebooks
+from llmcodec.assets import codec_folder
+from llmcodec.codec import LLMCodec
+from llmcodec.codec.safe_load import check_foreign_folder
+from llmcodec.codec.search import PRIOR_FILE, BigramPrior, SearchConfig, SearchingCodec
+from llmcodec.codecs.kinds import KINDS, kind_of
+from llmcodec.codecs.protocol import Codec
+from llmcodec.codecs.select import check_num_codebooks
 
 BUNDLED = "bundled"
 RANDOM = "random:"
@@ -67,7 +67,7 @@ def load_codec(name: str, device: str = "cpu", *, num_codebooks: int | None = No
     num_codebooks = num_codebooks if asked is None else asked
     codec: Any
     if place.startswith(RANDOM):
-        from .random_weights import build_random
+        from llmcodec.codecs.random_weights import build_random
 
         codec = build_random(place.removeprefix(RANDOM), num_codebooks, seed)
     elif place.startswith(AUV):

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..codec.model import lengths_of
+from llmcodec.codec.model import lengths_of
 
 
 @dataclass

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..codec import LLMCodec, LLMCodecConfig
-from .kinds import KINDS
-from .peer import PeerCodec, PeerCodecWithFeatures
-from .protocol import Codec
-from .select import check_num_codebooks
+from llmcodec.codec import LLMCodec, LLMCodecConfig
+from llmcodec.codecs.kinds import KINDS
+from llmcodec.codecs.peer import PeerCodec, PeerCodecWithFeatures
+from llmcodec.codecs.protocol import Codec
+from llmcodec.codecs.select import check_num_codebooks
 
 DAC_16KHZ = dict(sampling_rate=16_000, downsampling_ratios=[2, 4, 5, 8], n_codebooks=12)
 SNAC_24KHZ = dict(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import audio
+from llmcodec import audio
 
 
 @contextmanager

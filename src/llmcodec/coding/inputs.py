@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.build import AUDIO_ENDINGS
-from ..data.shards import SHARD_ENDINGS
+from llmcodec.data.build import AUDIO_ENDINGS
+from llmcodec.data.shards import SHARD_ENDINGS
 
 STANDARD_STREAM = "-"
 TOKEN_ENDINGS = (".safetensors", *SHARD_ENDINGS)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from .runtime import Runtime
+from llmcodec.coding.runtime import Runtime
 
 if TYPE_CHECKING:
-    from ..codec import LLMCodec
+    from llmcodec.codec import LLMCodec
 
 RuntimeName = Literal["torch", "onnx"]
 Precision = Literal["auto", "fp32", "mixed", "bf16", "int16", "int8"]
@@ -52,7 +52,7 @@ def codec_title(codec: str) -> str:
 
 
 def _open_onnx(codec: str, device: str, precision: Precision) -> Runtime:
-    from .onnx_runtime import OnnxRuntime
+    from llmcodec.coding.onnx_runtime import OnnxRuntime
 
     if device not in ("auto", "cpu"):
         raise ValueError(f"--runtime onnx runs on the CPU here, not on {device!r}; leave --device out")
@@ -65,9 +65,9 @@ def _open_torch(codec: str, device: str, precision: Precision, batch_seconds: fl
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    from ..codec import LLMCodec
-    from ..codecs.load import load_codec
-    from .torch_runtime import TorchRuntime, identity_of
+    from llmcodec.codec import LLMCodec
+    from llmcodec.codecs.load import load_codec
+    from llmcodec.coding.torch_runtime import TorchRuntime, identity_of
 
     loaded = load_codec(codec, pick_device(device))
     identity = identity_of(loaded, codec_title(codec))  # before the weights are packed
@@ -79,7 +79,7 @@ def _open_torch(codec: str, device: str, precision: Precision, batch_seconds: fl
 
 
 def _made_fast(codec: LLMCodec, precision: Precision, only: Side | None) -> LLMCodec:
-    from ..codec.inference import optimize_for_inference
+    from llmcodec.codec.inference import optimize_for_inference
 
     return optimize_for_inference(codec, precision, only=only, consume=True)
 

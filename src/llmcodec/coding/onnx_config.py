@@ -13,7 +13,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .runtime import CodecIdentity
+from llmcodec.coding.runtime import CodecIdentity
 
 CONFIG = "llmcodec_onnx.json"
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from .onnx_config import CONFIG, DECODER, ENCODER, OnnxConfig
-from .runtime import length_batches, one_coder
+from llmcodec.coding.onnx_config import CONFIG, DECODER, ENCODER, OnnxConfig
+from llmcodec.coding.runtime import length_batches, one_coder
 
 CHUNK_SECONDS = 30.0  # as codec/latency.py
 GLOBAL_CONTEXT_SECONDS = 5.0  # as codec/latency.py

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import torch
 
-from .. import assets
-from ..codec import LLMCodec
-from ..codec.folder import finished_folder
-from ..codec.inference import optimize_for_inference
-from ..codec.search import PRIOR_FILE, BigramPrior
-from ..codecs.load import load_codec
-from ..data.manifest import Clip, read_manifest
-from .loading import pick_device
-from .progress import ProgressBar
-from .tokenize import read_clip
-from .torch_runtime import TorchRuntime
+from llmcodec import assets
+from llmcodec.codec import LLMCodec
+from llmcodec.codec.folder import finished_folder
+from llmcodec.codec.inference import optimize_for_inference
+from llmcodec.codec.search import PRIOR_FILE, BigramPrior
+from llmcodec.codecs.load import load_codec
+from llmcodec.coding.loading import pick_device
+from llmcodec.coding.progress import ProgressBar
+from llmcodec.coding.tokenize import read_clip
+from llmcodec.coding.torch_runtime import TorchRuntime
+from llmcodec.data.manifest import Clip, read_manifest
 
 BATCH_CLIPS = 64
 

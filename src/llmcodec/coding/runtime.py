@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from ..data.tokens import TokenProvenance
+from llmcodec.data.tokens import TokenProvenance
 
 
 @dataclass(frozen=True)

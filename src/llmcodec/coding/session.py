@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from .inputs import Problem
-from .loading import Precision, RuntimeName, Side, open_runtime
-from .outputs import refuse_existing, remove_left_overs
-from .pipeline import Item, Pipeline, Report
-from .progress import ProgressBar, summarise
-from .runtime import Runtime
-from .standard_streams import StandardStreams
-from .work import DecodeWork, EncodeWork, ReconstructWork
+from llmcodec.coding.inputs import Problem
+from llmcodec.coding.loading import Precision, RuntimeName, Side, open_runtime
+from llmcodec.coding.outputs import refuse_existing, remove_left_overs
+from llmcodec.coding.pipeline import Item, Pipeline, Report
+from llmcodec.coding.progress import ProgressBar, summarise
+from llmcodec.coding.runtime import Runtime
+from llmcodec.coding.standard_streams import StandardStreams
+from llmcodec.coding.work import DecodeWork, EncodeWork, ReconstructWork
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import audio
-from ..data.manifest import Clip, manifest_hash
-from ..data.shards import ShardFormat, TokenRow, TokenShardWriter, open_token_shards
-from ..data.timed_text import later
-from ..data.tokens import TokenProvenance
-from .runtime import Runtime
-from .work import Recording
+from llmcodec import audio
+from llmcodec.coding.runtime import Runtime
+from llmcodec.coding.work import Recording
+from llmcodec.data.manifest import Clip, manifest_hash
+from llmcodec.data.shards import ShardFormat, TokenRow, TokenShardWriter, open_token_shards
+from llmcodec.data.timed_text import later
+from llmcodec.data.tokens import TokenProvenance
 
 NO_SPLIT = ""
 

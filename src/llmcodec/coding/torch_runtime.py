@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..codec.inference import InferenceCodec
-from ..codec.latency import CHUNK_SECONDS, make_plan
-from ..codec.longform import decode_blocks, encode_blocks
-from ..codec.search import SearchingCodec
-from ..codecs.protocol import Codec, device_of
-from .runtime import CodecIdentity, Coders, length_batches
+from llmcodec.codec.inference import InferenceCodec
+from llmcodec.codec.latency import CHUNK_SECONDS, make_plan
+from llmcodec.codec.longform import decode_blocks, encode_blocks
+from llmcodec.codec.search import SearchingCodec
+from llmcodec.codecs.protocol import Codec, device_of
+from llmcodec.coding.runtime import CodecIdentity, Coders, length_batches
 
 SHORTEST_SHARE_SECONDS = 8  # a batch of less audio is not worth a core of its own
 BATCH_SECONDS = 64.0  # padded audio in one call: more gains nothing on a CPU and costs memory

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import audio
-from ..data.shards import TokenRow, TokenShardWriter
-from ..data.tokens import TokenClip, load_token_file, read_token_facts, save_token_file
-from .pipeline import Item
-from .runtime import Runtime
+from llmcodec import audio
+from llmcodec.coding.pipeline import Item
+from llmcodec.coding.runtime import Runtime
+from llmcodec.data.shards import TokenRow, TokenShardWriter
+from llmcodec.data.tokens import TokenClip, load_token_file, read_token_facts, save_token_file
 
 Advance = Callable[[float], None]
 

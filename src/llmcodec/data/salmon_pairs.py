@@ -16,14 +16,7 @@ from llmcodec import audio
 from llmcodec.data.manifest import Clip
 from llmcodec.data.noise import BABBLE, BABBLE_VOICES, SYNTHETIC, babble, excerpt, noise_files, render
 from llmcodec.data.room import draw_room, impulse_response, recorded_response
-from llmcodec.data.salmon_plan import (
-    MIN_CLIP_SECONDS,
-    MIN_HALF_SECONDS,
-    VoicePlan,
-    choose_others,
-    fold_of,
-    seed_of,
-)
+from llmcodec.data.salmon_plan import MIN_CLIP_SECONDS, MIN_HALF_SECONDS, VoicePlan, choose_others, fold_of, seed_of
 from llmcodec.data.splice import (
     GRID,
     PAUSE,

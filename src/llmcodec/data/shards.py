@@ -27,8 +27,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..tensorfile import atomic_file
-from .tokens import (
+from llmcodec.data.tokens import (
     CLIP_FACTS,
     MAX_SAMPLES,
     AnyPath,
@@ -38,6 +37,7 @@ from .tokens import (
     code_dtype,
     number_in,
 )
+from llmcodec.tensorfile import atomic_file
 
 try:
     import fcntl

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from ..audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
-from ..tensorfile import read_arrays, read_header, write_arrays
+from llmcodec.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
+from llmcodec.tensorfile import read_arrays, read_header, write_arrays
 
 AnyPath = str | os.PathLike[str]
 

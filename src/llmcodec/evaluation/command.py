@@ -9,11 +9,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from .. import assets
-from ..codecs.load import BUNDLED, load_codec
-from ..codecs.protocol import Codec
-from ..data.manifest import manifest_hash, read_manifest
-from .comparison import (
+from llmcodec import assets
+from llmcodec.codecs.load import BUNDLED, load_codec
+from llmcodec.codecs.protocol import Codec
+from llmcodec.data.manifest import manifest_hash, read_manifest
+from llmcodec.evaluation.comparison import (
     all_statements,
     codec_key,
     command_line,
@@ -23,12 +23,12 @@ from .comparison import (
     run_facts,
     versions,
 )
-from .kept import cache_folder, kept
-from .output import progress, write_text
-from .report import ReportMeta, write_report
-from .summary import SystemRow, markdown_table, rich_table, to_json
-from .systems import Corpus, MeasurementConfig, Progress, measure_system
-from .token_training import MINI_LIKELIHOOD
+from llmcodec.evaluation.kept import cache_folder, kept
+from llmcodec.evaluation.output import progress, write_text
+from llmcodec.evaluation.report import ReportMeta, write_report
+from llmcodec.evaluation.summary import SystemRow, markdown_table, rich_table, to_json
+from llmcodec.evaluation.systems import Corpus, MeasurementConfig, Progress, measure_system
+from llmcodec.evaluation.token_training import MINI_LIKELIHOOD
 
 
 def compare_codecs(

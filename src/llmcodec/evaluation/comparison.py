@@ -17,16 +17,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, audio
-from ..codecs.protocol import Codec
-from ..data.manifest import Clip
-from .figures import Curve
-from .kept import key_of
-from .reconstruction import reconstruct
-from .report import Example, Track, learning_curve
-from .salmon import codec_module, weights_digest
-from .summary import Statement, SystemRow, verdict
-from .systems import spread
+from llmcodec import __version__, audio
+from llmcodec.codecs.protocol import Codec
+from llmcodec.data.manifest import Clip
+from llmcodec.evaluation.figures import Curve
+from llmcodec.evaluation.kept import key_of
+from llmcodec.evaluation.reconstruction import reconstruct
+from llmcodec.evaluation.report import Example, Track, learning_curve
+from llmcodec.evaluation.salmon import codec_module, weights_digest
+from llmcodec.evaluation.summary import Statement, SystemRow, verdict
+from llmcodec.evaluation.systems import spread
 
 TERMS_SHOWN = {
     "recon/mel": "mel loss",

@@ -9,12 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..codecs.load import BUNDLED
-from .consistency import ConsistencyResult, slice_consistency
-from .requests import check_names, clips_of, named_codecs, numbers, progress_bar, settings, write_results
-from .stability import Change, StabilityResult, compare_stability, measure_stability
-from .stats import Interval, PairedComparison, compare_paired
-from .systems import spread
+from llmcodec.codecs.load import BUNDLED
+from llmcodec.evaluation.consistency import ConsistencyResult, slice_consistency
+from llmcodec.evaluation.requests import (
+    check_names,
+    clips_of,
+    named_codecs,
+    numbers,
+    progress_bar,
+    settings,
+    write_results,
+)
+from llmcodec.evaluation.stability import Change, StabilityResult, compare_stability, measure_stability
+from llmcodec.evaluation.stats import Interval, PairedComparison, compare_paired
+from llmcodec.evaluation.systems import spread
 
 
 @dataclass(frozen=True)

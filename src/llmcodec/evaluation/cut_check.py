@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from llmcodec import audio
 from llmcodec.data.salmon import GENDER, SPEAKER, SuiteSettings, build_suite
 from llmcodec.data.salmon_pairs import Splice
-
-from .stats import Interval, wilson_interval
+from llmcodec.evaluation.stats import Interval, wilson_interval
 
 SAMPLE_RATE = 16_000
 WINDOW = 1_600

@@ -13,18 +13,18 @@ from typing import Any
 
 from rich.console import Console
 
-from ..codecs.load import BUNDLED
-from ..codecs.protocol import Codec, HasFeatures
-from ..data.manifest import Clip, manifest_hash, read_manifest
-from .codes import code_statistics
-from .likelihood import ClipBits, CurvePoint, LikelihoodConfig, PredictabilityResult
-from .likelihood import measure_predictability as measure
-from .measuring import Journal, job_key
-from .ngrams import ngram_bits
-from .plots import curves_png, frontier_png, write_png
-from .probe import MINI_PROBE, ProbeConfig, measure_probe
-from .reconstruction import evaluate_reconstruction
-from .requests import (
+from llmcodec.codecs.load import BUNDLED
+from llmcodec.codecs.protocol import Codec, HasFeatures
+from llmcodec.data.manifest import Clip, manifest_hash, read_manifest
+from llmcodec.evaluation.codes import code_statistics
+from llmcodec.evaluation.likelihood import ClipBits, CurvePoint, LikelihoodConfig, PredictabilityResult
+from llmcodec.evaluation.likelihood import measure_predictability as measure
+from llmcodec.evaluation.measuring import Journal, job_key
+from llmcodec.evaluation.ngrams import ngram_bits
+from llmcodec.evaluation.plots import curves_png, frontier_png, write_png
+from llmcodec.evaluation.probe import MINI_PROBE, ProbeConfig, measure_probe
+from llmcodec.evaluation.reconstruction import evaluate_reconstruction
+from llmcodec.evaluation.requests import (
     HELD_OUT,
     check_names,
     comma,
@@ -36,9 +36,9 @@ from .requests import (
     write_results,
     write_text,
 )
-from .summary import SystemRow, markdown_table, rich_table, to_json, verdict
-from .systems import encode_all, nominal_bits_per_second
-from .token_training import MINI_LIKELIHOOD
+from llmcodec.evaluation.summary import SystemRow, markdown_table, rich_table, to_json, verdict
+from llmcodec.evaluation.systems import encode_all, nominal_bits_per_second
+from llmcodec.evaluation.token_training import MINI_LIKELIHOOD
 
 
 def evaluate_predictability_command(

@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..codecs.load import BUNDLED
-from .codes import code_statistics
-from .measuring import Journal
-from .metrics import HIGHER_IS_BETTER, SUPERB
-from .pairs import evaluate_pairs, read_pairs
-from .reconstruction import ReconstructionResult, evaluate_reconstruction
-from .requests import (
+from llmcodec.codecs.load import BUNDLED
+from llmcodec.evaluation.codes import code_statistics
+from llmcodec.evaluation.measuring import Journal
+from llmcodec.evaluation.metrics import HIGHER_IS_BETTER, SUPERB
+from llmcodec.evaluation.pairs import evaluate_pairs, read_pairs
+from llmcodec.evaluation.reconstruction import ReconstructionResult, evaluate_reconstruction
+from llmcodec.evaluation.requests import (
     check_names,
     clips_of,
     comma,
@@ -28,8 +28,8 @@ from .requests import (
     write_csv,
     write_results,
 )
-from .summary import SystemRow, markdown_table, rich_table, to_json, verdict
-from .systems import nominal_bits_per_second, spread
+from llmcodec.evaluation.summary import SystemRow, markdown_table, rich_table, to_json, verdict
+from llmcodec.evaluation.systems import nominal_bits_per_second, spread
 
 GROUPS = {"superb": SUPERB, "fast": ("mel", "stft", "sdr"), "all": tuple(HIGHER_IS_BETTER)}
 

@@ -9,9 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from .figures import Point, scatter_svg
-from .stats import Interval
-from .summary import SystemRow
+from llmcodec.evaluation.figures import Point, scatter_svg
+from llmcodec.evaluation.stats import Interval
+from llmcodec.evaluation.summary import SystemRow
 
 
 def frontier_points(rows: Sequence[SystemRow]) -> list[Point]:

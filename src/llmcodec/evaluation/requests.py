@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import assets
-from ..codecs.load import BUNDLED, load_codec
-from ..codecs.protocol import Codec
-from ..data.manifest import Clip, manifest_hash, read_manifest
+from llmcodec import assets
+from llmcodec.codecs.load import BUNDLED, load_codec
+from llmcodec.codecs.protocol import Codec
+from llmcodec.data.manifest import Clip, manifest_hash, read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

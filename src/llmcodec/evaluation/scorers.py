@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .codes import check_codes
-from .token_model import TokenModel, pad_batch
-from .token_training import LikelihoodConfig, train_token_model
+from llmcodec.evaluation.codes import check_codes
+from llmcodec.evaluation.token_model import TokenModel, pad_batch
+from llmcodec.evaluation.token_training import LikelihoodConfig, train_token_model
 
 
 @dataclass(frozen=True)

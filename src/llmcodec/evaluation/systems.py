@@ -15,18 +15,18 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from .. import audio
-from ..codecs.protocol import Codec, device_of
-from ..data.manifest import Clip
-from .codes import code_statistics, flatten_codes
-from .consistency import slice_consistency
-from .likelihood import LikelihoodConfig, measure_predictability
-from .probe import measure_probe
-from .reconstruction import evaluate_reconstruction
-from .salmon import salmon_accuracy
-from .scorers import TokenModelScorer
-from .summary import SystemRow
-from .wer import wer_of
+from llmcodec import audio
+from llmcodec.codecs.protocol import Codec, device_of
+from llmcodec.data.manifest import Clip
+from llmcodec.evaluation.codes import code_statistics, flatten_codes
+from llmcodec.evaluation.consistency import slice_consistency
+from llmcodec.evaluation.likelihood import LikelihoodConfig, measure_predictability
+from llmcodec.evaluation.probe import measure_probe
+from llmcodec.evaluation.reconstruction import evaluate_reconstruction
+from llmcodec.evaluation.salmon import salmon_accuracy
+from llmcodec.evaluation.scorers import TokenModelScorer
+from llmcodec.evaluation.summary import SystemRow
+from llmcodec.evaluation.wer import wer_of
 
 Progress = Callable[[str, float], None]  # stage, share done
 

@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .. import assets
-from ..codec import LLMCodec, LLMCodecConfig
-from ..data.clips import ClipDataset
-from ..data.loader import ClipLoader
-from ..data.manifest import manifest_hash, read_manifest
-from ..data.sampler import ResumableSampler
-from ..objectives.adversary import Adversary
-from .recipe import BUNDLED, Recipe
+from llmcodec import assets
+from llmcodec.codec import LLMCodec, LLMCodecConfig
+from llmcodec.data.clips import ClipDataset
+from llmcodec.data.loader import ClipLoader
+from llmcodec.data.manifest import manifest_hash, read_manifest
+from llmcodec.data.sampler import ResumableSampler
+from llmcodec.objectives.adversary import Adversary
+from llmcodec.training.recipe import BUNDLED, Recipe
 
 if TYPE_CHECKING:
-    from .language import LanguageObjective
+    from llmcodec.training.language import LanguageObjective
 
 SCRATCH = {"tiny": LLMCodecConfig.tiny, "causal_tiny": LLMCodecConfig.causal_tiny, "auv": LLMCodecConfig.auv}
 
@@ -99,7 +99,7 @@ def build_language(recipe: Recipe, codec: LLMCodec, fresh: bool = True) -> Langu
     """
     if recipe.language is None:
         return None
-    from .language import LanguageObjective
+    from llmcodec.training.language import LanguageObjective
 
     terms = frozenset(recipe.weights.ever())
     language = LanguageObjective(recipe.language, codec.codebook_size, codec.config.hidden_size, recipe.seed, terms)

@@ -15,17 +15,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .. import assets
-from ..codecs.protocol import CodecEncoding
-from ..data.clips import ClipBatch
-from ..data.sampler import clip_seed
-from ..lm.backbone import BackboneConfig, BackboneOutput, FrozenCausalLM, sa_layers, text_key
-from ..lm.vocabulary import AudioVocabulary, initial_output_rows
-from ..objectives.alignment import AlignmentConfig, SemanticAlignment, pool_last
-from ..objectives.bridge import Bridge, BridgeConfig
-from ..objectives.prediction import FutureTokenPrediction, PredictionConfig
-from ..objectives.rate import RateConfig, SmallAudioLM, rate_term
-from ..objectives.schedule import Schedule
+from llmcodec import assets
+from llmcodec.codecs.protocol import CodecEncoding
+from llmcodec.data.clips import ClipBatch
+from llmcodec.data.sampler import clip_seed
+from llmcodec.lm.backbone import BackboneConfig, BackboneOutput, FrozenCausalLM, sa_layers, text_key
+from llmcodec.lm.vocabulary import AudioVocabulary, initial_output_rows
+from llmcodec.objectives.alignment import AlignmentConfig, SemanticAlignment, pool_last
+from llmcodec.objectives.bridge import Bridge, BridgeConfig
+from llmcodec.objectives.prediction import FutureTokenPrediction, PredictionConfig
+from llmcodec.objectives.rate import RateConfig, SmallAudioLM, rate_term
+from llmcodec.objectives.schedule import Schedule
 
 ALIGNMENT_TERMS = frozenset({"align/cosine", "align/contrast"})
 BACKBONE_TERMS = ALIGNMENT_TERMS | {"lm/ftp", "bridge/ce"}

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..objectives.reduction import clip_gradients
-from .recipe import GroupConfig, as_schedule
+from llmcodec.objectives.reduction import clip_gradients
+from llmcodec.training.recipe import GroupConfig, as_schedule
 
 
 class GroupOptimizer:

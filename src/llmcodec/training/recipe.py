@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..objectives.adversary import AdversaryConfig
-from ..objectives.collapse import CollapseFloors
-from ..objectives.schedule import Schedule
-from ..objectives.spectral import SpectralConfig
-from ..objectives.views import ViewConfig
-from .language import LanguageConfig
+from llmcodec.objectives.adversary import AdversaryConfig
+from llmcodec.objectives.collapse import CollapseFloors
+from llmcodec.objectives.schedule import Schedule
+from llmcodec.objectives.spectral import SpectralConfig
+from llmcodec.objectives.views import ViewConfig
+from llmcodec.training.language import LanguageConfig
 
 BUNDLED = "bundled"
 

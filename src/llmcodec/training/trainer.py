@@ -20,18 +20,25 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..codec.folder import finished_folder
-from ..codec.quantizer import CodebookUsage
-from ..codec.safe_load import WEIGHTS, check_folder
-from ..data.clips import ClipBatch
-from ..data.sampler import clip_seed
-from ..objectives.collapse import CodeStatistics
-from . import checkpoint
-from .build import build_adversary, build_codec, build_language, build_loader, partition_of, write_run_description
-from .objective import CodecObjective, LossTerms
-from .optimizer import GroupOptimizer
-from .recipe import Recipe
-from .tracking import JSONLLog, TrainingBar, plot_curves, read_log
+from llmcodec.codec.folder import finished_folder
+from llmcodec.codec.quantizer import CodebookUsage
+from llmcodec.codec.safe_load import WEIGHTS, check_folder
+from llmcodec.data.clips import ClipBatch
+from llmcodec.data.sampler import clip_seed
+from llmcodec.objectives.collapse import CodeStatistics
+from llmcodec.training import checkpoint
+from llmcodec.training.build import (
+    build_adversary,
+    build_codec,
+    build_language,
+    build_loader,
+    partition_of,
+    write_run_description,
+)
+from llmcodec.training.objective import CodecObjective, LossTerms
+from llmcodec.training.optimizer import GroupOptimizer
+from llmcodec.training.recipe import Recipe
+from llmcodec.training.tracking import JSONLLog, TrainingBar, plot_curves, read_log
 
 
 class CollapseError(ArithmeticError):

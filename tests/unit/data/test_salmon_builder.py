@@ -11,16 +11,7 @@ import pytest
 import soundfile
 
 from llmcodec import audio
-from llmcodec.data.salmon import (
-    BG_ALL,
-    BG_DOMAIN,
-    GENDER,
-    ROOM,
-    SPEAKER,
-    SuiteSettings,
-    SuiteSummary,
-    build_suite,
-)
+from llmcodec.data.salmon import BG_ALL, BG_DOMAIN, GENDER, ROOM, SPEAKER, SuiteSettings, SuiteSummary, build_suite
 from llmcodec.data.splice import PAUSE
 
 from .voices import make_corpus

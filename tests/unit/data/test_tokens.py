@@ -12,13 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcodec.data.tokens import (
-    TokenClip,
-    TokenProvenance,
-    load_token_file,
-    read_token_facts,
-    save_token_file,
-)
+from llmcodec.data.tokens import TokenClip, TokenProvenance, load_token_file, read_token_facts, save_token_file
 from llmcodec.tensorfile import read_arrays, write_arrays
 
 PROVENANCE = TokenProvenance("rate/codec", "ab" * 32, 16000, 320, 1, 4096, "c0ffee")

@@ -9,12 +9,7 @@ import pytest
 import soundfile
 
 from llmcodec.data.manifest import Clip
-from llmcodec.evaluation.reconstruction import (
-    compare_reconstruction,
-    encode_clip,
-    evaluate_reconstruction,
-    reconstruct,
-)
+from llmcodec.evaluation.reconstruction import compare_reconstruction, encode_clip, evaluate_reconstruction, reconstruct
 
 from .fake_codec import LoudnessCodec
 

@@ -10,13 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from llmcodec.objectives.adversary import (
-    Adversary,
-    AdversaryConfig,
-    discriminator_loss,
-    feature_loss,
-    generator_loss,
-)
+from llmcodec.objectives.adversary import Adversary, AdversaryConfig, discriminator_loss, feature_loss, generator_loss
 from llmcodec.objectives.discriminators import MPDConfig, MSDConfig, STFTDiscriminatorConfig
 from llmcodec.objectives.schedule import Schedule
 
