@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from llmcodec.codecs.protocol import CodecEncoding
 from llmcodec.objectives.bridge import Bridge, BridgeConfig
 from llmcodec.objectives.prediction import FutureTokenPrediction, PredictionConfig, head_weights
+from llmcodec.protocol import CodecEncoding
 
 
 def peak_bytes(call: Callable[[], None]) -> int:

@@ -45,8 +45,9 @@ def speech(seconds: float, sample_rate: int) -> Any:
     """Bundled speech, repeated up to `seconds`, (S,)."""
     import torch
 
-    from llmcodec import assets, audio
+    from llmcodec import assets
     from llmcodec.data.manifest import read_manifest
+    from llmcodec.io import audio
 
     clips = [audio.load(clip.path, sample_rate) for clip in read_manifest(assets.speech_manifest("test"))]
     wav = torch.cat([torch.from_numpy(clip) for clip in clips])
@@ -299,8 +300,8 @@ def measure_fidelity(family: str, precisions: list[str], clips: list[Any], devic
     """Per precision: tokens equal to the plain codec's, by source, and decoder SNR in dB on the plain codec's codes."""
     import torch
 
-    from llmcodec import audio
     from llmcodec.codec.inference import optimize_for_inference
+    from llmcodec.io import audio
 
     plain = plain_codec(family, device)
     fast = {p: optimize_for_inference(plain, p) for p in precisions}  # type: ignore[arg-type]

@@ -24,11 +24,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from llmcodec import assets, audio
+from llmcodec import assets
 from llmcodec.codec.inference import optimize_for_inference
 from llmcodec.codecs.load import load_codec
 from llmcodec.coding.command import encode
 from llmcodec.data.manifest import read_manifest
+from llmcodec.io import audio
 
 
 def cut_clips(manifest: Path, number: int, low: float, high: float, folder: Path) -> float:

@@ -32,11 +32,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmcodec import assets, audio
+from llmcodec import assets
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.codec.inference import optimize_for_inference
 from llmcodec.codec.latency import CHUNK_SECONDS
 from llmcodec.codec.longform import decode_blocks, encode_blocks
+from llmcodec.io import audio
 
 SEAM_SECONDS = 0.5
 

@@ -90,8 +90,8 @@ def stand_in(name: str, **members: object) -> None:
 
 
 def install_stand_ins(fixture: Path) -> None:
-    from llmcodec import audio
     from llmcodec.data.manifest import read_manifest
+    from llmcodec.io import audio
 
     clips = [
         {"audio": {"array": audio.load(clip.path, SAMPLE_RATE), "sampling_rate": SAMPLE_RATE}, "text": clip.text}

@@ -52,9 +52,9 @@ def write_lm(folder: Path) -> None:
 
 def write_clips(folder: Path) -> None:
     """Bundled clips joined until each file holds 4 s, and their manifest."""
-    from llmcodec import audio
     from llmcodec.assets import speech_manifest
     from llmcodec.data.manifest import Clip, read_manifest, write_manifest
+    from llmcodec.io import audio
 
     size, clips = round(CLIP_SECONDS * SAMPLE_RATE), []
     source = iter(read_manifest(speech_manifest("train"), with_text=True))

@@ -26,7 +26,7 @@ import numpy as np
 from scipy.fft import dct
 from tqdm import tqdm
 
-from llmcodec import audio
+from llmcodec.io import audio
 from phonemes import PAUSE, Clauses, key_of, speak_all
 
 RATE, HOP, WINDOW = 16_000, 160, 400

@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from llmcodec import audio
 from llmcodec.data.manifest import Clip, read_manifest
 from llmcodec.evaluation.stats import compare_paired
+from llmcodec.io import audio
 from llmcodec.lm.sampling import SamplingConfig, sample, speech_prompt, text_prompt
 from llmcodec.lm.token_lm import load_token_lm
 from llmcodec.speak import codec_of, encode_flat, frames_of

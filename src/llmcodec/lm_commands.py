@@ -21,8 +21,8 @@ from llmcodec.data.manifest import VALID_SPLITS, Clip, read_manifest
 if TYPE_CHECKING:
     from llmcodec.coding.runtime import Runtime
     from llmcodec.coding.tokenize import FlatRow
-    from llmcodec.data.shards import ShardFormat
-    from llmcodec.data.tokens import TokenProvenance
+    from llmcodec.io.token_file import TokenProvenance
+    from llmcodec.io.token_shards import ShardFormat
     from llmcodec.lm.recipe import LMDataConfig, TokenLMRecipe
 
 BUNDLED = "bundled"

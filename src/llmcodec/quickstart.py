@@ -16,10 +16,9 @@ from typing import Any
 
 from rich.console import Console
 
-from llmcodec import assets, audio
+from llmcodec import assets
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.search import BigramPrior, SearchConfig, SearchingCodec
-from llmcodec.codecs.protocol import Codec
 from llmcodec.data.manifest import Clip, read_manifest
 from llmcodec.evaluation.figures import Curve
 from llmcodec.evaluation.reconstruction import reconstruct
@@ -27,6 +26,8 @@ from llmcodec.evaluation.report import Example, ReportMeta, Track, write_report
 from llmcodec.evaluation.summary import Statement, SystemRow, markdown_table, rich_table, verdict
 from llmcodec.evaluation.systems import Corpus, MeasurementConfig, encode_all, measure_system, spread
 from llmcodec.evaluation.token_training import MINI_LIKELIHOOD
+from llmcodec.io import audio
+from llmcodec.protocol import Codec
 from llmcodec.training.build import version_of
 from llmcodec.training.recipe import Recipe, Weights
 from llmcodec.training.tracking import read_log

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmcodec import audio
+from llmcodec.io import audio
 from llmcodec.speak import check_codec, codec_of, encode_flat
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _codes_to_score(
 
     from llmcodec.coding.tokenize import flat_rows
     from llmcodec.data.manifest import read_manifest
-    from llmcodec.data.shards import SHARD_ENDINGS
+    from llmcodec.io.token_shards import SHARD_ENDINGS
 
     names: list[str] = []
     codes: list[Tensor] = []

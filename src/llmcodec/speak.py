@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 
-from llmcodec import audio
+from llmcodec.io import audio
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from llmcodec.coding.runtime import Runtime
-    from llmcodec.data.tokens import TokenProvenance
+    from llmcodec.io.token_file import TokenProvenance
     from llmcodec.lm.sampling import Prompt, SamplingConfig
     from llmcodec.lm.token_lm import TokenLM
 
@@ -142,7 +142,7 @@ def write_samples(
     """Draw all clips in one batch, decode and write them; one line per clip."""
     import torch
 
-    from llmcodec.lm.codec_text import codes_to_text
+    from llmcodec.io.token_text import codes_to_text
     from llmcodec.lm.sampling import sample as draw_clips
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -261,7 +261,7 @@ def encode_flat(runtime: Runtime, wavs: Sequence[np.ndarray]) -> list[Tensor]:
 
 def frames_of(codes: Tensor | Sequence[int], runtime: Runtime) -> np.ndarray:
     """Flattened codes -> (Q, T) int64."""
-    from llmcodec.lm.codec_text import frames
+    from llmcodec.io.token_text import frames
 
     row = [int(code) for code in codes]
     return np.asarray(frames(row, runtime.identity.num_codebooks, runtime.identity.codebook_size), dtype=np.int64)

@@ -22,11 +22,11 @@ from llmcodec import assets
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.inference import optimize_for_inference
 from llmcodec.codecs.load import load_codec
-from llmcodec.codecs.protocol import Codec
 from llmcodec.data.manifest import read_manifest
 from llmcodec.evaluation.stats import Interval
 from llmcodec.evaluation.summary import MEASURES, to_json
 from llmcodec.evaluation.systems import Corpus, MeasurementConfig, encode_all, measure_system, spread
+from llmcodec.protocol import Codec
 
 PAIRED = {"lm_bits_per_second": ("lm_clips", "bits"), "mel": ("files", "mel"), "stft": ("files", "stft")}
 PAIRED |= {"pesq": ("files", "pesq"), "stoi": ("files", "stoi")}

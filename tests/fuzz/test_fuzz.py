@@ -21,8 +21,8 @@ import torch
 
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.safe_load import check_folder
-from llmcodec.data.shards import TokenRow, TokenShardWriter, open_token_shards
-from llmcodec.data.tokens import TokenClip, TokenProvenance, load_token_file, read_token_facts, save_token_file
+from llmcodec.io.token_file import TokenClip, TokenProvenance, load_token_file, read_token_facts, save_token_file
+from llmcodec.io.token_shards import TokenRow, TokenShardWriter, open_token_shards
 
 from ..miniature import miniature_codec
 from .mutations import damaged, damaged_json

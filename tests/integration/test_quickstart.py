@@ -9,12 +9,13 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from llmcodec import assets, audio
+from llmcodec import assets
 from llmcodec.cli import main, shipped_recipe, train_parser
 from llmcodec.codec import LLMCodec
 from llmcodec.data.manifest import read_manifest, write_manifest
 from llmcodec.evaluation.likelihood import LikelihoodConfig
 from llmcodec.evaluation.systems import Corpus, MeasurementConfig
+from llmcodec.io import audio
 from llmcodec.quickstart import bundled_corpus, run_quickstart, without_language
 from llmcodec.training.recipe import Recipe
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from llmcodec import assets, audio
+from llmcodec import assets
 from llmcodec.cli import main
 from llmcodec.data.manifest import read_manifest
-from llmcodec.data.tokens import load_token_file
+from llmcodec.io import audio
+from llmcodec.io.token_file import load_token_file
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 

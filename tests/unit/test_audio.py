@@ -12,7 +12,7 @@ import soundfile as sf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmcodec import audio
+from llmcodec.io import audio
 
 
 def noise(num_samples: int, num_channels: int = 1, seed: int = 0) -> np.ndarray:

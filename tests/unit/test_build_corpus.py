@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmcodec import audio
 from llmcodec.data.manifest import read_manifest
+from llmcodec.io import audio
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from llmcodec import audio
 from llmcodec.cli import main
 from llmcodec.coding.tokenize import flat_rows
 from llmcodec.coding.torch_runtime import TorchRuntime
 from llmcodec.data.manifest import Clip, read_manifest, write_manifest
-from llmcodec.data.shards import read_token_shards
+from llmcodec.io import audio
+from llmcodec.io.token_shards import read_token_shards
 from llmcodec.lm import sampling
 from llmcodec.speak import Asked, play
 

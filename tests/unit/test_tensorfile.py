@@ -12,7 +12,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcodec.tensorfile import atomic_file, read_arrays, read_header, write_arrays
+from llmcodec.io.tensor_file import atomic_file, read_arrays, read_header, write_arrays
 
 DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"]
 

@@ -18,10 +18,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from llmcodec.codec.auv import config_from_auv, from_auv, to_auv
-from llmcodec.codec.folder import finished_folder
 from llmcodec.codec.model import LLMCodec
 from llmcodec.codec.torch_file import read_tensors
-from llmcodec.tensorfile import atomic_file
+from llmcodec.io.folders import finished_folder
+from llmcodec.io.tensor_file import atomic_file
 
 LANDMARK = "tokenizer.stft_head.inp.weight"  # in every AUV state dict, whatever stands in front of it
 SIDES = ("tokenizer.", "token2wav.")

@@ -28,7 +28,7 @@ from llmcodec.codec.hub import HubCodec
 from llmcodec.codec.quantizer import FactorizedQuantizer
 from llmcodec.codec.safe_load import check_folder
 from llmcodec.codec.spectral import ISTFTHead, STFTFrontEnd, frame_lengths
-from llmcodec.codecs.protocol import CodecEncoding
+from llmcodec.protocol import CodecEncoding
 
 if TYPE_CHECKING:
     from llmcodec.codec.streaming import CodecStream

@@ -18,7 +18,7 @@ import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
-from llmcodec.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, resample
+from llmcodec.io.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, resample
 
 logger = logging.get_logger(__name__)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcodec.codec.config import LLMCodecConfig
-from llmcodec.tensorfile import TensorEntry, read_header
+from llmcodec.io.tensor_file import TensorEntry, read_header
 
 MAX_JSON_BYTES = 1 << 20
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"

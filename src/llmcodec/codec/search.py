@@ -31,7 +31,7 @@ from torch import Tensor
 from llmcodec.codec.inference import Choice, InferenceCodec, optimize_for_inference
 from llmcodec.codec.model import LLMCodec, LLMCodecDecoderOutput, LLMCodecEncoderOutput, lengths_of
 from llmcodec.codec.native_conformer import native_runs
-from llmcodec.tensorfile import read_arrays, write_arrays
+from llmcodec.io.tensor_file import read_arrays, write_arrays
 
 PRIOR_FILE = "token_prior.safetensors"
 CONTEXT = 64  # frames on either side of a block that are decoded with it and kept as they are

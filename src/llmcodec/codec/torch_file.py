@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmcodec.tensorfile import read_header
+from llmcodec.io.tensor_file import read_header
 
 MAX_PICKLE_BYTES = 1 << 28
 ALLOWED_NAMES = {

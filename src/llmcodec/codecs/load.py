@@ -28,8 +28,8 @@ from llmcodec.codec import LLMCodec
 from llmcodec.codec.safe_load import check_foreign_folder
 from llmcodec.codec.search import PRIOR_FILE, BigramPrior, SearchConfig, SearchingCodec
 from llmcodec.codecs.kinds import KINDS, kind_of
-from llmcodec.codecs.protocol import Codec
 from llmcodec.codecs.select import check_num_codebooks
+from llmcodec.protocol import Codec
 
 BUNDLED = "bundled"
 RANDOM = "random:"

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.codecs.kinds import KINDS
 from llmcodec.codecs.peer import PeerCodec, PeerCodecWithFeatures
-from llmcodec.codecs.protocol import Codec
 from llmcodec.codecs.select import check_num_codebooks
+from llmcodec.protocol import Codec
 
 DAC_16KHZ = dict(sampling_rate=16_000, downsampling_ratios=[2, 4, 5, 8], n_codebooks=12)
 SNAC_24KHZ = dict(

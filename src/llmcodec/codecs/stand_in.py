@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmcodec import audio
+from llmcodec.io import audio
 
 
 @contextmanager

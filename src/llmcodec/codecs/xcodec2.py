@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmcodec import audio
 from llmcodec.codecs.fbank import kaldi_fbank
 from llmcodec.codecs.peer import PeerCodecWithFeatures, output_of
 from llmcodec.codecs.select import check_num_codebooks
+from llmcodec.io import audio
 
 if TYPE_CHECKING:
     from transformers import NeuCodecModel, Xcodec2Model

@@ -13,7 +13,6 @@ from typing import Literal
 
 import numpy as np
 
-from llmcodec.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from llmcodec.coding.inputs import AUDIO_ENDINGS, STANDARD_STREAM, TOKEN_ENDINGS, Found, Problem, find_inputs
 from llmcodec.coding.loading import Precision, RuntimeName
 from llmcodec.coding.outputs import plan_outputs
@@ -22,9 +21,10 @@ from llmcodec.coding.runtime import CodecIdentity
 from llmcodec.coding.session import Options, run_work
 from llmcodec.coding.standard_streams import StandardStreams
 from llmcodec.coding.work import DecodeWork, EncodeWork, ReconstructWork
-from llmcodec.data.shards import SHARD_ENDINGS, ShardFormat, TokenRow, TokenShardWriter, open_token_shards
-from llmcodec.data.tokens import TokenProvenance, read_token_facts
-from llmcodec.lm.codec_text import frames, parse_codec_text
+from llmcodec.io.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
+from llmcodec.io.token_file import TokenProvenance, read_token_facts
+from llmcodec.io.token_shards import SHARD_ENDINGS, ShardFormat, TokenRow, TokenShardWriter, open_token_shards
+from llmcodec.io.token_text import frames, parse_codec_text
 
 WAVE_ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 TOKEN_FILE = ".safetensors"

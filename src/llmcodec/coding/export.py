@@ -14,12 +14,12 @@ from typing import Literal
 
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.card import write_card
-from llmcodec.codec.folder import finished_folder
 from llmcodec.codec.onnx_export import export_onnx
 from llmcodec.codecs.load import load_codec
 from llmcodec.coding.loading import codec_title
 from llmcodec.coding.onnx_config import CONFIG, OnnxConfig
 from llmcodec.coding.torch_runtime import identity_of
+from llmcodec.io.folders import finished_folder
 
 ONNX_CARD = """
 ## This folder

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcodec.data.build import AUDIO_ENDINGS
-from llmcodec.data.shards import SHARD_ENDINGS
+from llmcodec.io.token_shards import SHARD_ENDINGS
 
 STANDARD_STREAM = "-"
 TOKEN_ENDINGS = (".safetensors", *SHARD_ENDINGS)

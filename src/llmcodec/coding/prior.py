@@ -15,7 +15,6 @@ import torch
 
 from llmcodec import assets
 from llmcodec.codec import LLMCodec
-from llmcodec.codec.folder import finished_folder
 from llmcodec.codec.inference import optimize_for_inference
 from llmcodec.codec.search import PRIOR_FILE, BigramPrior
 from llmcodec.codecs.load import load_codec
@@ -24,6 +23,7 @@ from llmcodec.coding.progress import ProgressBar
 from llmcodec.coding.tokenize import read_clip
 from llmcodec.coding.torch_runtime import TorchRuntime
 from llmcodec.data.manifest import Clip, read_manifest
+from llmcodec.io.folders import finished_folder
 
 BATCH_CLIPS = 64
 

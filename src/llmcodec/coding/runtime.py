@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from llmcodec.data.tokens import TokenProvenance
+from llmcodec.io.token_file import TokenProvenance
 
 
 @dataclass(frozen=True)

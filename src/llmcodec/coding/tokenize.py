@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from llmcodec import audio
 from llmcodec.coding.runtime import Runtime
 from llmcodec.coding.work import Recording
 from llmcodec.data.manifest import Clip, manifest_hash
-from llmcodec.data.shards import ShardFormat, TokenRow, TokenShardWriter, open_token_shards
 from llmcodec.data.timed_text import later
-from llmcodec.data.tokens import TokenProvenance
+from llmcodec.io import audio
+from llmcodec.io.token_file import TokenProvenance
+from llmcodec.io.token_shards import ShardFormat, TokenRow, TokenShardWriter, open_token_shards
 
 NO_SPLIT = ""
 

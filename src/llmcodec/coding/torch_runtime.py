@@ -22,8 +22,8 @@ from llmcodec.codec.inference import InferenceCodec
 from llmcodec.codec.latency import CHUNK_SECONDS, make_plan
 from llmcodec.codec.longform import decode_blocks, encode_blocks
 from llmcodec.codec.search import SearchingCodec
-from llmcodec.codecs.protocol import Codec, device_of
 from llmcodec.coding.runtime import CodecIdentity, Coders, length_batches
+from llmcodec.protocol import Codec, device_of
 
 SHORTEST_SHARE_SECONDS = 8  # a batch of less audio is not worth a core of its own
 BATCH_SECONDS = 64.0  # padded audio in one call: more gains nothing on a CPU and costs memory

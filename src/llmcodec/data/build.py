@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from llmcodec import audio
 from llmcodec.data.manifest import Clip, total_seconds, write_manifest
+from llmcodec.io import audio
 
 AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".w64", ".caf")
 TEXT_ENDINGS = (".normalized.txt", ".txt", ".lab")

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmcodec import audio
 from llmcodec.data.manifest import Clip
 from llmcodec.data.sampler import clip_seed
+from llmcodec.io import audio
 
 
 @dataclass

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llmcodec import audio
 from llmcodec.data.build import ManifestSummary, hashed_split, save
 from llmcodec.data.manifest import Clip
+from llmcodec.io import audio
 
 _SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "dev": "valid", "test": "test"}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmcodec import audio
+from llmcodec.io import audio
 
 SAMPLE_RATE = 16_000
 _ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")

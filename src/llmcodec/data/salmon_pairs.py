@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llmcodec import audio
 from llmcodec.data.manifest import Clip
 from llmcodec.data.noise import BABBLE, BABBLE_VOICES, SYNTHETIC, babble, excerpt, noise_files, render
 from llmcodec.data.room import draw_room, impulse_response, recorded_response
@@ -32,6 +31,7 @@ from llmcodec.data.splice import (
     with_bed,
     with_noise,
 )
+from llmcodec.io import audio
 
 Sound = np.ndarray
 Splice = Literal["both", "negative", "negative_hard"]

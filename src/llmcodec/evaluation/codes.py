@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmcodec.codecs.protocol import Codec, device_of
+from llmcodec.protocol import Codec, device_of
 
 
 def flatten_codes(codes_QT: Tensor, codebook_size: int) -> Tensor:

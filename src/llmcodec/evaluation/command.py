@@ -11,7 +11,6 @@ from pathlib import Path
 
 from llmcodec import assets
 from llmcodec.codecs.load import BUNDLED, load_codec
-from llmcodec.codecs.protocol import Codec
 from llmcodec.data.manifest import manifest_hash, read_manifest
 from llmcodec.evaluation.comparison import (
     all_statements,
@@ -29,6 +28,7 @@ from llmcodec.evaluation.report import ReportMeta, write_report
 from llmcodec.evaluation.summary import SystemRow, markdown_table, rich_table, to_json
 from llmcodec.evaluation.systems import Corpus, MeasurementConfig, Progress, measure_system
 from llmcodec.evaluation.token_training import MINI_LIKELIHOOD
+from llmcodec.protocol import Codec
 
 
 def compare_codecs(

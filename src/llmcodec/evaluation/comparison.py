@@ -17,8 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from llmcodec import __version__, audio
-from llmcodec.codecs.protocol import Codec
+from llmcodec import __version__
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.figures import Curve
 from llmcodec.evaluation.kept import key_of
@@ -27,6 +26,8 @@ from llmcodec.evaluation.report import Example, Track, learning_curve
 from llmcodec.evaluation.salmon import codec_module, weights_digest
 from llmcodec.evaluation.summary import Statement, SystemRow, verdict
 from llmcodec.evaluation.systems import spread
+from llmcodec.io import audio
+from llmcodec.protocol import Codec
 
 TERMS_SHOWN = {
     "recon/mel": "mel loss",

@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcodec import audio
 from llmcodec.data.salmon import GENDER, SPEAKER, SuiteSettings, build_suite
 from llmcodec.data.salmon_pairs import Splice
 from llmcodec.evaluation.stats import Interval, wilson_interval
+from llmcodec.io import audio
 
 SAMPLE_RATE = 16_000
 WINDOW = 1_600

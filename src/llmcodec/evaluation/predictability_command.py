@@ -14,7 +14,6 @@ from typing import Any
 from rich.console import Console
 
 from llmcodec.codecs.load import BUNDLED
-from llmcodec.codecs.protocol import Codec, HasFeatures
 from llmcodec.data.manifest import Clip, manifest_hash, read_manifest
 from llmcodec.evaluation.codes import code_statistics
 from llmcodec.evaluation.likelihood import ClipBits, CurvePoint, LikelihoodConfig, PredictabilityResult
@@ -39,6 +38,7 @@ from llmcodec.evaluation.requests import (
 from llmcodec.evaluation.summary import SystemRow, markdown_table, rich_table, to_json, verdict
 from llmcodec.evaluation.systems import encode_all, nominal_bits_per_second
 from llmcodec.evaluation.token_training import MINI_LIKELIHOOD
+from llmcodec.protocol import Codec, HasFeatures
 
 
 def evaluate_predictability_command(

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmcodec import audio
-from llmcodec.codecs.protocol import Codec, HasFeatures, device_of
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.likelihood import LikelihoodConfig, PredictabilityResult, measure_predictability
+from llmcodec.io import audio
+from llmcodec.protocol import Codec, HasFeatures, device_of
 
 _CHUNK_ROWS = 1024
 

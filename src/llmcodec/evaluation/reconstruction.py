@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmcodec import audio
-from llmcodec.codecs.protocol import Codec, device_of
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.codes import encode_wav, flatten_codes
 from llmcodec.evaluation.measured import Measured
 from llmcodec.evaluation.measuring import Job, Journal, Outcome, free_cores, in_order, job_key, measure_jobs
 from llmcodec.evaluation.metrics import FAST, SUPERB, check_metrics
 from llmcodec.evaluation.stats import Interval, PairedComparison, bootstrap_mean, compare_paired
+from llmcodec.io import audio
+from llmcodec.protocol import Codec, device_of
 
 if TYPE_CHECKING:
     from llmcodec.evaluation.wer import WordRow

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmcodec import assets
 from llmcodec.codecs.load import BUNDLED, load_codec
-from llmcodec.codecs.protocol import Codec
 from llmcodec.data.manifest import Clip, manifest_hash, read_manifest
+from llmcodec.protocol import Codec
 
 if TYPE_CHECKING:
     from collections.abc import Callable

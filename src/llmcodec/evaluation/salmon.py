@@ -24,10 +24,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from llmcodec.codecs.protocol import Codec, TokenScorer, device_of
 from llmcodec.evaluation.codes import flatten_codes
 from llmcodec.evaluation.salmon_suite import SuitePair, open_suite
 from llmcodec.evaluation.stats import Interval, PairedComparison, compare_paired, wilson_interval
+from llmcodec.protocol import Codec, TokenScorer, device_of
 
 BATCH_SECONDS = 60.0
 CACHE = ".codes"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from llmcodec import audio
+from llmcodec.io import audio
 
 PARTS = (
     "sentiment_consistency",

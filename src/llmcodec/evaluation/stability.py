@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmcodec import audio
-from llmcodec.codecs.protocol import Codec
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.codes import encode_wav
 from llmcodec.evaluation.stats import Interval, PairedComparison, bootstrap_ratio, compare_paired
+from llmcodec.io import audio
+from llmcodec.protocol import Codec
 
 
 @dataclass(frozen=True)

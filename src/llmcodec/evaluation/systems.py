@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from llmcodec import audio
-from llmcodec.codecs.protocol import Codec, device_of
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.codes import code_statistics, flatten_codes
 from llmcodec.evaluation.consistency import slice_consistency
@@ -27,6 +25,8 @@ from llmcodec.evaluation.salmon import salmon_accuracy
 from llmcodec.evaluation.scorers import TokenModelScorer
 from llmcodec.evaluation.summary import SystemRow
 from llmcodec.evaluation.wer import wer_of
+from llmcodec.io import audio
+from llmcodec.protocol import Codec, device_of
 
 Progress = Callable[[str, float], None]  # stage, share done
 

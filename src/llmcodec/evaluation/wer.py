@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from llmcodec import audio
-from llmcodec.codecs.protocol import Codec
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.measured import load_metric_package
 from llmcodec.evaluation.stats import Interval, PairedComparison, bootstrap_ratio, compare_paired
+from llmcodec.io import audio
+from llmcodec.protocol import Codec
 
 OFFLINE = "faster-whisper"
 ASR_RATE = 16_000

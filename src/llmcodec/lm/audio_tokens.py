@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmcodec.lm.codec_text import BEGIN, END, codec_token
+from llmcodec.io.token_text import BEGIN, END, codec_token
 
 PAD, END_OF_TEXT = "<PAD>", "<END_OF_TEXT>"
 

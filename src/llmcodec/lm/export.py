@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from llmcodec.lm.codec_text import BEGIN, END
+from llmcodec.io.token_text import BEGIN, END
 from llmcodec.lm.token_lm import TokenLM, load_token_lm
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from llmcodec.data.tokens import TokenProvenance
+from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.audio_tokens import AudioTokens, find_audio_tokens
 from llmcodec.lm.bundled import resolve_lm
 from llmcodec.lm.growth import grow_embeddings

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from llmcodec.data.tokens import TokenProvenance
+from llmcodec.io.tensor_file import atomic_file
+from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.packing import RowDataset, check_packing, collate, plan_rows
 from llmcodec.lm.prepare import Prepared, TrainedLM, prepare_model
 from llmcodec.lm.recipe import TokenLMRecipe
 from llmcodec.lm.sequences import SPEAKS_TEXT, SequenceBuilder, TokenClipLike, TokenSequence
 from llmcodec.lm.token_lm import TokenLM, TokenLMCard
-from llmcodec.tensorfile import atomic_file
 
 WEIGHTS = "trainable.safetensors"
 RUN = "run.json"

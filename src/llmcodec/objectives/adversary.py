@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from llmcodec.distributed import at_least_float32, average_gradients, clip_gradients, mean_over_ranks
 from llmcodec.objectives.discriminators import (
     Features,
     MPDConfig,
@@ -30,8 +31,7 @@ from llmcodec.objectives.discriminators import (
     MultiScaleDiscriminator,
     STFTDiscriminatorConfig,
 )
-from llmcodec.objectives.reduction import at_least_float32, average_gradients, clip_gradients, mean_over_ranks
-from llmcodec.objectives.schedule import Schedule, constant
+from llmcodec.schedule import Schedule, constant
 
 GradientReducer = Callable[[Sequence[nn.Parameter]], None]
 

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from llmcodec.objectives.reduction import at_least_float32, masked_mean, num_ranks
+from llmcodec.distributed import at_least_float32, masked_mean, num_ranks
 
 
 @dataclass(frozen=True)

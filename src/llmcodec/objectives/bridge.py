@@ -29,11 +29,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from llmcodec.codecs.protocol import CodecEncoding
+from llmcodec.distributed import at_least_float32, masked_mean
 from llmcodec.objectives.chunked import add_outer, matmul_in, row_chunks, row_dot, softmax_, to_frames, valid_rows
 from llmcodec.objectives.gumbel import FrameNoise, condition_on_token
-from llmcodec.objectives.reduction import at_least_float32, masked_mean
-from llmcodec.objectives.schedule import Schedule
+from llmcodec.protocol import CodecEncoding
+from llmcodec.schedule import Schedule
 
 BridgeMode = Literal["gumbel", "straight_through", "detach"]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from llmcodec.objectives.reduction import at_least_float32
+from llmcodec.distributed import at_least_float32
 
 # One chunk buffer is at most 16 MB in float32 (a GPU wants more work per kernel); a few of them live at a time.
 CHUNK_ELEMENTS_CPU = 1 << 22

@@ -20,9 +20,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from llmcodec.codecs.protocol import CodecEncoding
+from llmcodec.distributed import at_least_float32, masked_mean, num_ranks
 from llmcodec.objectives.chunked import add_outer, row_chunks, row_dot, softmax_, valid_rows
-from llmcodec.objectives.reduction import at_least_float32, masked_mean, num_ranks
+from llmcodec.protocol import CodecEncoding
 
 
 class _SoftUsage(torch.autograd.Function):

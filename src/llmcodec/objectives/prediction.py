@@ -18,8 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from llmcodec.distributed import at_least_float32, mean_count
 from llmcodec.objectives.chunked import linear_cross_entropy, valid_rows
-from llmcodec.objectives.reduction import at_least_float32, mean_count
 
 
 @dataclass(frozen=True)

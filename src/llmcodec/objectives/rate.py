@@ -21,12 +21,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from llmcodec.codecs.protocol import CodecEncoding
+from llmcodec.distributed import at_least_float32, mean_count
 from llmcodec.lm.cooccurrence import cooccurrence_embedding
 from llmcodec.objectives.bridge import straight_through_embed
 from llmcodec.objectives.chunked import linear_cross_entropy, to_frames, valid_rows
-from llmcodec.objectives.reduction import at_least_float32, mean_count
-from llmcodec.objectives.schedule import Schedule
+from llmcodec.protocol import CodecEncoding
+from llmcodec.schedule import Schedule
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmcodec.objectives.reduction import at_least_float32, masked_mean, sample_mask
+from llmcodec.distributed import at_least_float32, masked_mean, sample_mask
 
 # Clips more quiet than this RMS (-60 dB full scale) count as being this loud wherever a loss divides by a clip's level.
 LEVEL_FLOOR = 1e-3

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmcodec.codecs.protocol import CodecEncoding
+from llmcodec.distributed import at_least_float32, mean_count
 from llmcodec.objectives.chunked import linear_cross_entropy, valid_rows
-from llmcodec.objectives.reduction import at_least_float32, mean_count
+from llmcodec.protocol import CodecEncoding
 
 
 @dataclass(frozen=True)

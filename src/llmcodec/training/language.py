@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from llmcodec import assets
-from llmcodec.codecs.protocol import CodecEncoding
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
 from llmcodec.lm.backbone import BackboneConfig, BackboneOutput, FrozenCausalLM, sa_layers, text_key
@@ -25,7 +24,8 @@ from llmcodec.objectives.alignment import AlignmentConfig, SemanticAlignment, po
 from llmcodec.objectives.bridge import Bridge, BridgeConfig
 from llmcodec.objectives.prediction import FutureTokenPrediction, PredictionConfig
 from llmcodec.objectives.rate import RateConfig, SmallAudioLM, rate_term
-from llmcodec.objectives.schedule import Schedule
+from llmcodec.protocol import CodecEncoding
+from llmcodec.schedule import Schedule
 
 ALIGNMENT_TERMS = frozenset({"align/cosine", "align/contrast"})
 BACKBONE_TERMS = ALIGNMENT_TERMS | {"lm/ftp", "bridge/ce"}

@@ -16,14 +16,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcodec.codecs.protocol import AdaptableCodec, CodecEncoding
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
+from llmcodec.distributed import masked_mean, num_ranks
 from llmcodec.objectives.adversary import Adversary
 from llmcodec.objectives.collapse import marginal_entropy_term
-from llmcodec.objectives.reduction import masked_mean, num_ranks
 from llmcodec.objectives.spectral import SpectralLosses
 from llmcodec.objectives.views import perturb, view_term
+from llmcodec.protocol import AdaptableCodec, CodecEncoding
 from llmcodec.training.language import LanguageObjective
 from llmcodec.training.recipe import LANGUAGE_TERMS, WAVEFORM_TERMS, Recipe, as_schedule
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmcodec.objectives.reduction import clip_gradients
+from llmcodec.distributed import clip_gradients
 from llmcodec.training.recipe import GroupConfig, as_schedule
 
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from llmcodec.objectives.adversary import AdversaryConfig
 from llmcodec.objectives.collapse import CollapseFloors
-from llmcodec.objectives.schedule import Schedule
 from llmcodec.objectives.spectral import SpectralConfig
 from llmcodec.objectives.views import ViewConfig
+from llmcodec.schedule import Schedule
 from llmcodec.training.language import LanguageConfig
 
 BUNDLED = "bundled"

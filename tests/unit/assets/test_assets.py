@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from llmcodec import audio
 from llmcodec.assets import SPEECH_SPLITS, speech_manifest
 from llmcodec.data.manifest import read_manifest
+from llmcodec.io import audio
 
 ROOT = Path(__file__).parents[3]
 

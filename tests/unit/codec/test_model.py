@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcodec.codec import LLMCodec, LLMCodecConfig
-from llmcodec.codecs.protocol import AdaptableCodec, HasFeatures
+from llmcodec.protocol import AdaptableCodec, HasFeatures
 
 SIZES = dict(hidden_size=32, encoder_layers=2, decoder_layers=2, head_dim=16, codebook_size=64)
 

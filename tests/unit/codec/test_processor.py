@@ -16,8 +16,8 @@ from transformers import (
     MimiModel,
 )
 
-from llmcodec import audio
 from llmcodec.codec import LLMCodec, LLMCodecConfig, LLMCodecFeatureExtractor
+from llmcodec.io import audio
 
 RATE = 16000
 

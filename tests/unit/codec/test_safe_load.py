@@ -14,7 +14,7 @@ import torch
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.safe_load import check_folder, check_foreign_folder
 from llmcodec.codecs.load import load_codec
-from llmcodec.tensorfile import read_arrays, write_arrays
+from llmcodec.io.tensor_file import read_arrays, write_arrays
 
 from ...miniature import miniature_codec
 

@@ -12,11 +12,11 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llmcodec import audio
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.codec.latency import Latency, latency
 from llmcodec.codec.longform import decode_blocks, encode_blocks
 from llmcodec.codec.streaming import CodecStream
+from llmcodec.io import audio
 
 from .small import HOP, RATE, noise, pieces, small_codec
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llmcodec import audio
 from llmcodec.codec.auv import from_auv
 from llmcodec.codecs.auv_package import load_auv
 from llmcodec.codecs.stand_in import torchaudio_stand_in
+from llmcodec.io import audio
 
 from .tiny_peers import noise, tiny_peer
 

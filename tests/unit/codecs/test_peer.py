@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from llmcodec.codecs.peer import PeerCodec, PeerCodecWithFeatures, output_of
-from llmcodec.codecs.protocol import Codec, HasFeatures
+from llmcodec.protocol import Codec, HasFeatures
 
 from .tiny_peers import TINY, noise, tiny_peer
 

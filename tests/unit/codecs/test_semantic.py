@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from transformers import SeamlessM4TFeatureExtractor
 
-from llmcodec import audio
 from llmcodec.codecs.xcodec2 import semantic_features
+from llmcodec.io import audio
 
 from .tiny_peers import noise, tiny_peer
 

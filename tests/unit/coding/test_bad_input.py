@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from llmcodec import audio, tensorfile
-from llmcodec.data.tokens import TokenClip, load_token_file, save_token_file
+from llmcodec.io import audio
+from llmcodec.io import tensor_file as tensorfile
+from llmcodec.io.token_file import TokenClip, load_token_file, save_token_file
 
 from .commands import finish, run, start
 from .conftest import read

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmcodec import audio, tensorfile
-from llmcodec.data.shards import read_token_shards
-from llmcodec.data.tokens import load_token_file
-from llmcodec.lm.codec_text import codes_to_text
+from llmcodec.io import audio
+from llmcodec.io import tensor_file as tensorfile
+from llmcodec.io.token_file import load_token_file
+from llmcodec.io.token_shards import read_token_shards
+from llmcodec.io.token_text import codes_to_text
 
 from .commands import finish, run, start
 from .conftest import read

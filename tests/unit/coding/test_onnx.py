@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmcodec import LLMCodec, LLMCodecConfig, assets, audio
+from llmcodec import LLMCodec, LLMCodecConfig, assets
 from llmcodec.codec.longform import decode_blocks, encode_blocks
 from llmcodec.coding.export import write_onnx
 from llmcodec.coding.onnx_config import CONFIG, DECODER, ENCODER, OnnxConfig
@@ -17,6 +17,7 @@ from llmcodec.coding.onnx_runtime import OnnxRuntime, reflect_padded
 from llmcodec.coding.runtime import Runtime
 from llmcodec.coding.torch_runtime import TorchRuntime
 from llmcodec.data.manifest import read_manifest
+from llmcodec.io import audio
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
@@ -187,7 +188,7 @@ def test_the_commands_run_in_a_process_without_torch(bundled, tmp_path):
     paths = [str(one) for one in (folder, tmp_path / "in.wav", tmp_path / "in.safetensors", tmp_path / "again.wav")]
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *paths], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    from llmcodec.data.tokens import load_token_file
+    from llmcodec.io.token_file import load_token_file
 
     codes = load_token_file(tmp_path / "in.safetensors")[0].codes
     expected = TorchRuntime(codec, "bundled").encode_batch([wav])[0]

@@ -187,7 +187,7 @@ def test_results_are_written_in_the_main_thread_where_the_work_wants_it():
 def test_warnings_about_audio_are_reported_and_others_go_where_they_went():
     class Warns(Upper):
         def read(self, item: Item) -> str:
-            from llmcodec import audio
+            from llmcodec.io import audio
 
             source = audio.__file__
             warnings.warn_explicit(f"{item.label}: truncated", UserWarning, source, 1)

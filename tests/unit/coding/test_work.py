@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from llmcodec import audio
 from llmcodec.coding.pipeline import Item
 from llmcodec.coding.work import DecodeWork, EncodeWork, ReconstructWork
-from llmcodec.data.shards import TokenShardWriter, read_token_shards
-from llmcodec.data.tokens import load_token_file
+from llmcodec.io import audio
+from llmcodec.io.token_file import load_token_file
+from llmcodec.io.token_shards import TokenShardWriter, read_token_shards
 
 from .conftest import read
 from .pcm import ERROR, RATE, PCMRuntime, speech_like

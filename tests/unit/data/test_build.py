@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmcodec import audio
 from llmcodec.data.build import hashed_split, make_manifest
 from llmcodec.data.manifest import read_manifest
+from llmcodec.io import audio
 
 
 def speak(path, seconds: float = 0.5, rate: int = 16000, num_channels: int = 1) -> None:

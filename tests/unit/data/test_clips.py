@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from llmcodec import audio
 from llmcodec.assets import speech_manifest
 from llmcodec.data.clips import ClipDataset, collate
 from llmcodec.data.manifest import Clip, read_manifest
+from llmcodec.io import audio
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import datasets
 import numpy as np
 import pytest
 
-from llmcodec import audio
 from llmcodec.data.hub import make_hub_manifest
 from llmcodec.data.manifest import read_manifest
+from llmcodec.io import audio
 
 
 def content(tmp_path, number: int, ending: str = "wav") -> bytes:

@@ -9,11 +9,11 @@ import time
 import numpy as np
 import pytest
 
-from llmcodec import audio
 from llmcodec.data.clips import ClipDataset
 from llmcodec.data.loader import ClipLoader
 from llmcodec.data.manifest import Clip
 from llmcodec.data.sampler import ResumableSampler
+from llmcodec.io import audio
 
 
 @pytest.fixture

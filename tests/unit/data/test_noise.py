@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmcodec import audio
 from llmcodec.data.noise import SYNTHETIC, babble, convolve, excerpt, noise_files, render, unit_rms
+from llmcodec.io import audio
 
 RATE = 16_000
 

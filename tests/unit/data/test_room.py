@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmcodec import audio
 from llmcodec.data.room import SAMPLE_RATE, SOUND, Room, draw_room, impulse_response, recorded_response
+from llmcodec.io import audio
 
 
 def measured_t60(response: np.ndarray) -> float:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from llmcodec import audio
 from llmcodec.data.salmon import BG_ALL, BG_DOMAIN, GENDER, ROOM, SPEAKER, SuiteSettings, SuiteSummary, build_suite
 from llmcodec.data.splice import PAUSE
+from llmcodec.io import audio
 
 from .voices import make_corpus
 

@@ -1,4 +1,4 @@
-"""data/shards.py: a corpus comes back from its shards, Arrow or Parquet; what does not add up is refused."""
+"""io/token_shards.py: a corpus comes back from its shards, Arrow or Parquet; what does not add up is refused."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmcodec.data.shards import TokenRow, TokenShardWriter, open_token_shards, read_token_shards, shards_in
-from llmcodec.data.tokens import CLIP_FACTS, TokenProvenance
+from llmcodec.io.token_file import CLIP_FACTS, TokenProvenance
+from llmcodec.io.token_shards import TokenRow, TokenShardWriter, open_token_shards, read_token_shards, shards_in
 
 PROVENANCE = TokenProvenance("rate/codec", "ab" * 32, 16000, 320, 1, 4096, "c0ffee")
 both_formats = pytest.mark.parametrize("format", ["arrow", "parquet"])
@@ -142,8 +142,8 @@ def test_rows_that_could_not_be_written_are_written_with_the_next_ones(tmp_path,
 
 WRITER = """
 import sys, time
-from llmcodec.data.shards import TokenShardWriter
-from llmcodec.data.tokens import TokenProvenance
+from llmcodec.io.token_shards import TokenShardWriter
+from llmcodec.io.token_file import TokenProvenance
 writer = TokenShardWriter(sys.argv[1], TokenProvenance("rate/codec", "ab" * 32, 16000, 320, 1, 4096))
 print("open", flush=True)
 time.sleep(60)

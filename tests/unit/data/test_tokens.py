@@ -1,4 +1,4 @@
-"""data/tokens.py: token files come back as they went in; what does not add up is refused in one line."""
+"""io/token_file.py: token files come back as they went in; what does not add up is refused in one line."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcodec.data.tokens import TokenClip, TokenProvenance, load_token_file, read_token_facts, save_token_file
-from llmcodec.tensorfile import read_arrays, write_arrays
+from llmcodec.io.tensor_file import read_arrays, write_arrays
+from llmcodec.io.token_file import TokenClip, TokenProvenance, load_token_file, read_token_facts, save_token_file
 
 PROVENANCE = TokenProvenance("rate/codec", "ab" * 32, 16000, 320, 1, 4096, "c0ffee")
 
@@ -153,6 +153,8 @@ def test_a_claim_of_terabytes_takes_no_memory(tmp_path):
 
 
 def test_reading_tokens_needs_no_torch():
-    code = "import sys, llmcodec.data.shards; print(sorted({'torch', 'transformers', 'pyarrow'} & set(sys.modules)))"
+    code = (
+        "import sys, llmcodec.io.token_shards; print(sorted({'torch', 'transformers', 'pyarrow'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmcodec import audio
+from llmcodec.io import audio
 
 RATE = 16_000
 

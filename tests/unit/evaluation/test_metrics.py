@@ -10,8 +10,8 @@ import librosa
 import numpy as np
 import pytest
 
-from llmcodec import audio
 from llmcodec.evaluation import metrics
+from llmcodec.io import audio
 
 from .conftest import speech_like
 

@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from llmcodec import audio
 from llmcodec.assets import speech_manifest
 from llmcodec.data.manifest import read_manifest
 from llmcodec.evaluation.perceptual import measure_dnsmos, measure_speaker
+from llmcodec.io import audio
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from llmcodec import audio
 from llmcodec.evaluation.salmon import PairScore, PartScore, SalmonResult, compare_salmon, salmon_accuracy
 from llmcodec.evaluation.stats import wilson_interval
+from llmcodec.io import audio
 
 from .fake_codec import LoudnessCodec
 

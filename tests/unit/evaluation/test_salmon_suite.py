@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmcodec import audio
 from llmcodec.evaluation.salmon_suite import open_suite
+from llmcodec.io import audio
 
 RATE = 16_000
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmcodec.codecs.protocol import TokenScorer
 from llmcodec.evaluation.scorers import TokenModelScorer, train_scorer
 from llmcodec.evaluation.token_model import TokenModel, TokenModelConfig, score_clips
 from llmcodec.evaluation.token_training import LikelihoodConfig
+from llmcodec.protocol import TokenScorer
 
 SMALL = TokenModelConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=24)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmcodec.data.tokens import TokenProvenance
+from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.audio_tokens import add_audio_tokens, byte_tokenizer
 from llmcodec.lm.growth import grow_embeddings
 from llmcodec.lm.token_lm import TokenLM, TokenLMCard

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from llmcodec.io.token_text import codes_to_text, parse_codec_text
 from llmcodec.lm.audio_tokens import add_audio_tokens, byte_tokenizer, find_audio_tokens
-from llmcodec.lm.codec_text import codes_to_text, parse_codec_text
 
 
 def test_codes_become_ids_and_back():

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcodec.evaluation.codes import flatten_codes
-from llmcodec.lm.codec_text import BEGIN, END, codes_to_text, frames, parse_codec_text
+from llmcodec.io.token_text import BEGIN, END, codes_to_text, frames, parse_codec_text
 
 
 @given(st.lists(st.lists(st.integers(0, 99), min_size=1), min_size=1, max_size=4), st.sampled_from(["", " ", "\n"]))
@@ -53,6 +53,6 @@ def test_frames_out_of_order_or_cut():
 
 
 def test_it_needs_neither_torch_nor_numpy():
-    code = "import sys, llmcodec.lm.codec_text; print({'torch', 'numpy', 'transformers'} & set(sys.modules))"
+    code = "import sys, llmcodec.io.token_text; print({'torch', 'numpy', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from llmcodec.lm.codec_text import parse_codec_text
+from llmcodec.io.token_text import parse_codec_text
 from llmcodec.lm.export import check_layout, export_token_lm
 from llmcodec.lm.prepare import prepare_model
 from llmcodec.lm.recipe import LMModelConfig

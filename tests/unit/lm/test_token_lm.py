@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llmcodec.codecs.protocol import TokenScorer
 from llmcodec.lm.token_lm import TokenLMCard, load_token_lm
+from llmcodec.protocol import TokenScorer
 
 from .small_token_lm import CODEC, FAMILIES, random_codes, token_lm
 

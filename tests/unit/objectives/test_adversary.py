@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 
 from llmcodec.objectives.adversary import Adversary, AdversaryConfig, discriminator_loss, feature_loss, generator_loss
 from llmcodec.objectives.discriminators import MPDConfig, MSDConfig, STFTDiscriminatorConfig
-from llmcodec.objectives.schedule import Schedule
+from llmcodec.schedule import Schedule
 
 SMALL = AdversaryConfig(
     mpd=MPDConfig(periods=(2, 3), channels=(4, 6), width=1.0),

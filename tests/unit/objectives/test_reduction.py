@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmcodec.objectives.reduction import (
+from llmcodec.distributed import (
     at_least_float32,
     average_gradients,
     clip_gradients,

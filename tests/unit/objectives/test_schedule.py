@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from llmcodec.objectives.schedule import Schedule, blend, constant, progress
+from llmcodec.schedule import Schedule, blend, constant, progress
 
 
 def test_constant():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from llmcodec.codecs.protocol import CodecEncoding
+from llmcodec.protocol import CodecEncoding
 
 LENGTHS = (7, 4, 1)
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from llmcodec.codecs.protocol import CodecEncoding
 from llmcodec.data.clips import ClipBatch
 from llmcodec.lm.backbone import BackboneConfig, FrozenCausalLM, text_key
 from llmcodec.objectives.alignment import AlignmentConfig
 from llmcodec.objectives.bridge import BridgeConfig
 from llmcodec.objectives.prediction import PredictionConfig
 from llmcodec.objectives.rate import RateConfig, SmallLMConfig
-from llmcodec.objectives.schedule import Schedule
+from llmcodec.protocol import CodecEncoding
+from llmcodec.schedule import Schedule
 from llmcodec.training.language import LanguageConfig, LanguageObjective
 
 from ...miniature import NUM_CODES, miniature_batch, miniature_codec, miniature_lm

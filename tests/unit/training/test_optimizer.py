@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from llmcodec.objectives.schedule import Schedule
+from llmcodec.schedule import Schedule
 from llmcodec.training.optimizer import GroupOptimizer, is_hidden_matrix
 from llmcodec.training.recipe import GroupConfig
 

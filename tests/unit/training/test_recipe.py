@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from llmcodec.cli import shipped_recipe
-from llmcodec.objectives.schedule import Schedule
+from llmcodec.schedule import Schedule
 from llmcodec.training.recipe import (
     LANGUAGE_TERMS,
     TERMS,

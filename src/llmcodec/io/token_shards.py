@@ -27,7 +27,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llmcodec.data.tokens import (
+from llmcodec.io.tensor_file import atomic_file
+from llmcodec.io.token_file import (
     CLIP_FACTS,
     MAX_SAMPLES,
     AnyPath,
@@ -37,7 +38,6 @@ from llmcodec.data.tokens import (
     code_dtype,
     number_in,
 )
-from llmcodec.tensorfile import atomic_file
 
 try:
     import fcntl

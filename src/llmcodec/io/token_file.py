@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from llmcodec.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
-from llmcodec.tensorfile import read_arrays, read_header, write_arrays
+from llmcodec.io.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
+from llmcodec.io.tensor_file import read_arrays, read_header, write_arrays
 
 AnyPath = str | os.PathLike[str]
 
