@@ -69,7 +69,7 @@ def plain_codec(family: str, device: str) -> Any:
 
 def open_codec(name: str, device: str) -> Any:
     """`auv`, `encodec`, ..., `ours/int8`, `tiny/plain`, or any name that `load_codec` takes."""
-    from llmcodec.codec.inference import optimize_for_inference
+    from llmcodec.codec.fast.engine import optimize_for_inference
     from llmcodec.codecs.load import load_codec
 
     family, _, precision = name.partition("/")
@@ -108,7 +108,7 @@ def ceilings(device: str) -> dict[str, float]:
     import torch
     import torch.nn.functional as F
 
-    from llmcodec.codec.fast_linear import PackedLinear
+    from llmcodec.codec.fast.linear import PackedLinear
 
     def int8_product(x: Any, weight: Any) -> Callable[[], Any]:
         scale, zero = torch.ones(len(weight)), torch.zeros(len(weight), dtype=torch.int32)
@@ -300,7 +300,7 @@ def measure_fidelity(family: str, precisions: list[str], clips: list[Any], devic
     """Per precision: tokens equal to the plain codec's, by source, and decoder SNR in dB on the plain codec's codes."""
     import torch
 
-    from llmcodec.codec.inference import optimize_for_inference
+    from llmcodec.codec.fast.engine import optimize_for_inference
     from llmcodec.io import audio
 
     plain = plain_codec(family, device)

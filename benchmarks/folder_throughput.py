@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import save_file
 
 from llmcodec import assets
-from llmcodec.codec.inference import optimize_for_inference
+from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.codecs.load import load_codec
 from llmcodec.coding.command import encode
 from llmcodec.data.manifest import read_manifest

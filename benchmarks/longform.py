@@ -34,9 +34,9 @@ from torch import Tensor
 
 from llmcodec import assets
 from llmcodec.codec import LLMCodec, LLMCodecConfig
-from llmcodec.codec.inference import optimize_for_inference
-from llmcodec.codec.latency import CHUNK_SECONDS
-from llmcodec.codec.longform import decode_blocks, encode_blocks
+from llmcodec.codec.fast.engine import optimize_for_inference
+from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
+from llmcodec.codec.streaming.latency import CHUNK_SECONDS
 from llmcodec.io import audio
 
 SEAM_SECONDS = 0.5

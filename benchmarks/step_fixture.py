@@ -25,7 +25,7 @@ LM = dict(hidden_size=512, num_hidden_layers=8, num_attention_heads=8, num_key_v
 def write_fixture(folder: Path) -> None:
     """Fill `folder` with lm/, codec/, auv.pt (the same codec in AUV's keys), clips and their manifest."""
     from llmcodec.codec import LLMCodec, LLMCodecConfig
-    from llmcodec.codec.auv import to_auv
+    from llmcodec.codec.interop.auv import to_auv
 
     torch.manual_seed(0)
     codec = LLMCodec(LLMCodecConfig.auv())

@@ -20,7 +20,7 @@ import numpy as np
 
 from llmcodec import assets
 from llmcodec.codec import LLMCodec
-from llmcodec.codec.inference import optimize_for_inference
+from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.codecs.load import load_codec
 from llmcodec.data.manifest import read_manifest
 from llmcodec.evaluation.stats import Interval

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from llmcodec.codec import LLMCodec
-from llmcodec.codec.safe_load import check_folder
+from llmcodec.codec.folder import check_folder
 from llmcodec.io.token_file import TokenClip, TokenProvenance, load_token_file, read_token_facts, save_token_file
 from llmcodec.io.token_shards import TokenRow, TokenShardWriter, open_token_shards
 

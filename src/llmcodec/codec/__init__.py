@@ -4,9 +4,9 @@ Importing it registers the codec with transformers' Auto classes (docs/huggingfa
 """
 
 from llmcodec.codec.config import LLMCodecConfig
+from llmcodec.codec.feature_extractor import LLMCodecFeatureExtractor
 from llmcodec.codec.hub import register
 from llmcodec.codec.model import LLMCodec
-from llmcodec.codec.processor import LLMCodecFeatureExtractor
 
 __all__ = ["LLMCodec", "LLMCodecConfig", "LLMCodecFeatureExtractor"]
 

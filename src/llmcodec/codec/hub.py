@@ -16,9 +16,9 @@ from typing import Any
 
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
-from llmcodec.codec.card import CARD, model_card, write_card
 from llmcodec.codec.config import LLMCodecConfig
-from llmcodec.codec.processor import LLMCodecFeatureExtractor
+from llmcodec.codec.feature_extractor import LLMCodecFeatureExtractor
+from llmcodec.codec.model_card import CARD, model_card, write_card
 
 
 class HubCodec(PreTrainedAudioTokenizerBase):

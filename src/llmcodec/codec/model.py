@@ -24,14 +24,14 @@ from transformers.utils.generic import can_return_tuple
 
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.conformer import Conformer
+from llmcodec.codec.folder import check_folder
 from llmcodec.codec.hub import HubCodec
 from llmcodec.codec.quantizer import FactorizedQuantizer
-from llmcodec.codec.safe_load import check_folder
-from llmcodec.codec.spectral import ISTFTHead, STFTFrontEnd, frame_lengths
+from llmcodec.codec.stft import ISTFTHead, STFTFrontEnd, frame_lengths
 from llmcodec.protocol import CodecEncoding
 
 if TYPE_CHECKING:
-    from llmcodec.codec.streaming import CodecStream
+    from llmcodec.codec.streaming.api import CodecStream
 
 
 @dataclass
@@ -308,7 +308,7 @@ class LLMCodec(HubCodec):
         audio_kind: str | None = None,
     ) -> CodecStream:
         """A live stream, `with codec.streaming() as stream:`; arguments and latency as for `streaming.CodecStream`."""
-        from llmcodec.codec.streaming import CodecStream
+        from llmcodec.codec.streaming.api import CodecStream
 
         return CodecStream(self, chunk_seconds, lookahead_seconds, audio_kind)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.conformer import all_reduce
-from llmcodec.codec.spectral import at_least_float32
+from llmcodec.codec.stft import at_least_float32
 
 ROWS_PER_CHUNK = 1024  # frames compared with the codebook at once: bounds memory at 1024 x V
 

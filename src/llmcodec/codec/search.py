@@ -28,9 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmcodec.codec.inference import Choice, InferenceCodec, optimize_for_inference
+from llmcodec.codec.fast.cpu_conformer import native_runs
+from llmcodec.codec.fast.engine import Choice, InferenceCodec, optimize_for_inference
 from llmcodec.codec.model import LLMCodec, LLMCodecDecoderOutput, LLMCodecEncoderOutput, lengths_of
-from llmcodec.codec.native_conformer import native_runs
 from llmcodec.io.tensor_file import read_arrays, write_arrays
 
 PRIOR_FILE = "token_prior.safetensors"

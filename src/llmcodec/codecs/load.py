@@ -25,7 +25,7 @@ from typing import Any
 
 from llmcodec.assets import codec_folder
 from llmcodec.codec import LLMCodec
-from llmcodec.codec.safe_load import check_foreign_folder
+from llmcodec.codec.folder import check_foreign_folder
 from llmcodec.codec.search import PRIOR_FILE, BigramPrior, SearchConfig, SearchingCodec
 from llmcodec.codecs.kinds import KINDS, kind_of
 from llmcodec.codecs.select import check_num_codebooks

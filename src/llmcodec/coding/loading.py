@@ -79,7 +79,7 @@ def _open_torch(codec: str, device: str, precision: Precision, batch_seconds: fl
 
 
 def _made_fast(codec: LLMCodec, precision: Precision, only: Side | None) -> LLMCodec:
-    from llmcodec.codec.inference import optimize_for_inference
+    from llmcodec.codec.fast.engine import optimize_for_inference
 
     return optimize_for_inference(codec, precision, only=only, consume=True)
 

@@ -3,7 +3,7 @@
     runtime = OnnxRuntime("folder")
     codes = runtime.encode_batch([wav_a, wav_b])
 
-The folder holds encoder.onnx, decoder.onnx (described in codec/onnx_export.py) and llmcodec_onnx.json. Padding and
+The folder holds encoder.onnx, decoder.onnx (described in codec/interop/onnx_export.py) and llmcodec_onnx.json. Padding and
 reflection at the ends of a clip happen here. Streams are cut on the grid of `codec.longform`: 30 s chunks with all the
 context that a frame sees, or 5 s of it where attention has no bound.
 Shapes: S samples, T frames, P samples with the reflected ends. Test: tests/unit/coding/test_onnx.py.
@@ -23,8 +23,8 @@ import numpy as np
 from llmcodec.coding.onnx_config import CONFIG, DECODER, ENCODER, OnnxConfig
 from llmcodec.coding.runtime import length_batches, one_coder
 
-CHUNK_SECONDS = 30.0  # as codec/latency.py
-GLOBAL_CONTEXT_SECONDS = 5.0  # as codec/latency.py
+CHUNK_SECONDS = 30.0  # as codec/streaming/latency.py
+GLOBAL_CONTEXT_SECONDS = 5.0  # as codec/streaming/latency.py
 BATCH_SECONDS = 64.0
 
 

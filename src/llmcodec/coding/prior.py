@@ -15,7 +15,7 @@ import torch
 
 from llmcodec import assets
 from llmcodec.codec import LLMCodec
-from llmcodec.codec.inference import optimize_for_inference
+from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.codec.search import PRIOR_FILE, BigramPrior
 from llmcodec.codecs.load import load_codec
 from llmcodec.coding.loading import pick_device

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llmcodec.codec.inference import InferenceCodec
-from llmcodec.codec.latency import CHUNK_SECONDS, make_plan
-from llmcodec.codec.longform import decode_blocks, encode_blocks
+from llmcodec.codec.fast.engine import InferenceCodec
 from llmcodec.codec.search import SearchingCodec
+from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
+from llmcodec.codec.streaming.latency import CHUNK_SECONDS, make_plan
 from llmcodec.coding.runtime import CodecIdentity, Coders, length_batches
 from llmcodec.protocol import Codec, device_of
 

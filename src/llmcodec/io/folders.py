@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmcodec.codec.card import CARD
+from llmcodec.codec.model_card import CARD
 
 
 @contextmanager

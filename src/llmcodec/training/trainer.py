@@ -20,8 +20,8 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from llmcodec.codec.folder import WEIGHTS, check_folder
 from llmcodec.codec.quantizer import CodebookUsage
-from llmcodec.codec.safe_load import WEIGHTS, check_folder
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
 from llmcodec.io.folders import finished_folder

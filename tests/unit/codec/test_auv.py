@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llmcodec.codec import LLMCodec, LLMCodecConfig
-from llmcodec.codec.auv import auv_key, from_auv, to_auv
+from llmcodec.codec.interop.auv import auv_key, from_auv, to_auv
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from llmcodec.codec import LLMCodec, LLMCodecConfig
-from llmcodec.codec.causal import ConformerStream
 from llmcodec.codec.conformer import rotary_tables
-from llmcodec.codec.longform import decode_blocks, encode_blocks
+from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
+from llmcodec.codec.streaming.causal import ConformerStream
 from llmcodec.training.tracking import read_log
 from llmcodec.training.trainer import Trainer
 

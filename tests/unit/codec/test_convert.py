@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from llmcodec.codec import LLMCodec, LLMCodecConfig
-from llmcodec.codec.auv import from_auv, to_auv
-from llmcodec.codec.convert import auv_states, convert
-from llmcodec.codec.torch_file import ALLOWED_NAMES, read_tensors
+from llmcodec.codec.interop.auv import from_auv, to_auv
+from llmcodec.codec.interop.checkpoints import ALLOWED_NAMES, read_tensors
+from llmcodec.codec.interop.convert import auv_states, convert
 
 
 @pytest.fixture(scope="module")

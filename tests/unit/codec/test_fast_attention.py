@@ -5,7 +5,7 @@ import torch
 
 from llmcodec.codec import LLMCodecConfig
 from llmcodec.codec.conformer import Attention, attention_over, rotary_tables
-from llmcodec.codec.fast_attention import Rotation, attend, paired_rows
+from llmcodec.codec.fast.attention import Rotation, attend, paired_rows
 
 WIDTH, HEAD = 48, 16
 

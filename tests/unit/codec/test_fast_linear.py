@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from llmcodec.codec.fast_linear import PackedLinear
+from llmcodec.codec.fast.linear import PackedLinear
 
 
 def layer(rows=37, inputs=48, outputs=80):

@@ -22,7 +22,7 @@ from transformers import (
 
 from llmcodec import assets
 from llmcodec.codec import LLMCodec, LLMCodecConfig, LLMCodecFeatureExtractor
-from llmcodec.codec.card import model_card, write_card
+from llmcodec.codec.model_card import model_card, write_card
 
 FILES = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
 

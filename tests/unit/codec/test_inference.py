@@ -7,8 +7,12 @@ import soundfile
 import torch
 
 from llmcodec.assets import codec_folder, speech_manifest
-from llmcodec.codec import LLMCodec, LLMCodecConfig, fast_conformer, fast_ends, native, native_conformer
-from llmcodec.codec.inference import (
+from llmcodec.codec import LLMCodec, LLMCodecConfig
+from llmcodec.codec.fast import conformer as fast_conformer
+from llmcodec.codec.fast import cpu_conformer as native_conformer
+from llmcodec.codec.fast import cpu_kernels as native
+from llmcodec.codec.fast import ends as fast_ends
+from llmcodec.codec.fast.engine import (
     AUTO_DECODER,
     AUTO_ENCODER,
     PLANS,
@@ -17,7 +21,7 @@ from llmcodec.codec.inference import (
     InferenceCodec,
     optimize_for_inference,
 )
-from llmcodec.codec.longform import decode_blocks, encode_blocks
+from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
 
 needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels here: {native.why_not()}")
 INTEGERS = ("int16", "int8")  # on our own kernels alone

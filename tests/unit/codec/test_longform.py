@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from llmcodec import assets
 from llmcodec.codec import LLMCodec, LLMCodecConfig
-from llmcodec.codec.latency import latency, make_plan
-from llmcodec.codec.longform import decode_blocks, encode_blocks
-from llmcodec.codec.streaming import open_decoder, open_encoder
+from llmcodec.codec.streaming.api import open_decoder, open_encoder
+from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
+from llmcodec.codec.streaming.latency import latency, make_plan
 from llmcodec.io import audio
 
 from .small import HOP, RATE, noise, pieces, reach, small_codec, whole

@@ -13,12 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcodec.codec import LLMCodecConfig, native, native_conformer, native_linear
+from llmcodec.codec import LLMCodecConfig
 from llmcodec.codec import conformer as conformer_module
 from llmcodec.codec.conformer import Conformer
-from llmcodec.codec.fast_conformer import FastConformer, Layout
-from llmcodec.codec.inference import LAYERS
-from llmcodec.codec.native_conformer import ROWS_PER_CALL, NativeConformer, calls, fast_conformer, native_runs
+from llmcodec.codec.fast import cpu_conformer as native_conformer
+from llmcodec.codec.fast import cpu_kernels as native
+from llmcodec.codec.fast import cpu_linear as native_linear
+from llmcodec.codec.fast.conformer import FastConformer, Layout
+from llmcodec.codec.fast.cpu_conformer import ROWS_PER_CALL, NativeConformer, calls, fast_conformer, native_runs
+from llmcodec.codec.fast.engine import LAYERS
 
 needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels here: {native.why_not()}")
 THREADS = torch.get_num_threads()
@@ -446,7 +449,7 @@ def test_a_source_that_does_not_compile(tmp_path, monkeypatch):
 
 @needs_compiler
 def test_several_processes_compile_at_once(tmp_path):
-    code = "from llmcodec.codec.native import compiled, SOURCE; print(compiled(SOURCE.read_bytes()))"
+    code = "from llmcodec.codec.fast.cpu_kernels import compiled, SOURCE; print(compiled(SOURCE.read_bytes()))"
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     started = [subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE) for _ in range(3)]
     paths = {process.communicate(timeout=120)[0] for process in started}

@@ -1,4 +1,4 @@
-"""codec/safe_load.py: a folder asks for what its weights hold, or it is refused before memory is taken."""
+"""codec/folder.py: a folder asks for what its weights hold, or it is refused before memory is taken."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from llmcodec.codec import LLMCodec
-from llmcodec.codec.safe_load import check_folder, check_foreign_folder
+from llmcodec.codec.folder import check_folder, check_foreign_folder
 from llmcodec.codecs.load import load_codec
 from llmcodec.io.tensor_file import read_arrays, write_arrays
 

@@ -13,9 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmcodec.codec import LLMCodec, LLMCodecConfig
-from llmcodec.codec.latency import Latency, latency
-from llmcodec.codec.longform import decode_blocks, encode_blocks
-from llmcodec.codec.streaming import CodecStream
+from llmcodec.codec.streaming.api import CodecStream
+from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
+from llmcodec.codec.streaming.latency import Latency, latency
 from llmcodec.io import audio
 
 from .small import HOP, RATE, noise, pieces, small_codec

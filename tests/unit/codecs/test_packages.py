@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llmcodec.codec.auv import from_auv
+from llmcodec.codec.interop.auv import from_auv
 from llmcodec.codecs.auv_package import load_auv
 from llmcodec.codecs.stand_in import torchaudio_stand_in
 from llmcodec.io import audio

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llmcodec.codec.longform import decode_blocks, encode_blocks
+from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
 
 from .tiny_peers import noise, tiny_peer
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from llmcodec import LLMCodec, LLMCodecConfig, assets
-from llmcodec.codec.longform import decode_blocks, encode_blocks
+from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
 from llmcodec.coding.export import write_onnx
 from llmcodec.coding.onnx_config import CONFIG, DECODER, ENCODER, OnnxConfig
 from llmcodec.coding.onnx_runtime import OnnxRuntime, reflect_padded
@@ -117,7 +117,7 @@ def test_streams_equal_torchs_chunks(pair):
 
 
 def test_reflection_is_the_front_ends():
-    from llmcodec.codec.spectral import reflect_pad_each
+    from llmcodec.codec.stft import reflect_pad_each
 
     for samples in (1, 320, 641, 5000):
         wav, frames = noise(samples), -(-samples // 320)
@@ -128,8 +128,8 @@ def test_reflection_is_the_front_ends():
 
 
 def test_the_phase_of_every_quadrant_and_edge():
-    from llmcodec.codec.onnx_export import arctangent, model_of
-    from llmcodec.codec.onnx_graph import Graph
+    from llmcodec.codec.interop.onnx_export import arctangent, model_of
+    from llmcodec.codec.interop.onnx_graph import Graph
 
     graph = Graph()
     graph("Identity", arctangent(graph, "imag", "real"), name="angle")
@@ -271,7 +271,7 @@ def test_missing_packages_are_named(bundled, monkeypatch, tmp_path):
 
 
 def test_the_plan_is_longforms():
-    from llmcodec.codec import latency
+    from llmcodec.codec.streaming import latency
     from llmcodec.coding import onnx_runtime
 
     assert onnx_runtime.CHUNK_SECONDS == latency.CHUNK_SECONDS

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcodec.codec.inference import optimize_for_inference
+from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.coding.runtime import Runtime
 from llmcodec.coding.torch_runtime import TorchRuntime, identity_of, weights_sha256
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llmcodec.codec import LLMCodec, LLMCodecConfig
-from llmcodec.codec.inference import optimize_for_inference
+from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.coding.torch_runtime import TorchRuntime
 from llmcodec.evaluation.codes import encode_wav
 from llmcodec.evaluation.consistency import slice_consistency

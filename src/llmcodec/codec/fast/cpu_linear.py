@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcodec.codec.fast_linear import PackedLinear, Precision
-from llmcodec.codec.native import LANES, NativeMatrix, NativeNorm, in_panels, library
+from llmcodec.codec.fast.cpu_kernels import LANES, NativeMatrix, NativeNorm, in_panels, library
+from llmcodec.codec.fast.linear import PackedLinear, Precision
 
 KINDS = {"fp32": 0, "bf16": 1, "int16": 2, "int8": 3}
 WORDS = {"fp32": 1, "bf16": 2, "int16": 2, "int8": 4}  # inputs in a 32-bit word

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from llmcodec.codec.config import LLMCodecConfig
-from llmcodec.codec.fast_conformer import Kinds
-from llmcodec.codec.fast_ends import FastDecoder, FastEncoder, FastQuantizer
-from llmcodec.codec.fast_linear import Precision
+from llmcodec.codec.fast.conformer import Kinds
+from llmcodec.codec.fast.cpu_conformer import native_runs
+from llmcodec.codec.fast.cpu_kernels import processor_has, why_not
+from llmcodec.codec.fast.ends import FastDecoder, FastEncoder, FastQuantizer
+from llmcodec.codec.fast.linear import Precision
 from llmcodec.codec.hub import HubCodec
 from llmcodec.codec.model import Decoder, Encoder, LLMCodec
-from llmcodec.codec.native import processor_has, why_not
-from llmcodec.codec.native_conformer import native_runs
 
 Choice = Literal["auto", "fp32", "mixed", "bf16", "int16", "int8"]
 Side = Literal["encoder", "decoder"]

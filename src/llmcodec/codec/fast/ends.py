@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec.codec.config import LLMCodecConfig
-from llmcodec.codec.fast_conformer import Done, Kinds, Layout, rows_per_chunk
+from llmcodec.codec.fast.conformer import Done, Kinds, Layout, rows_per_chunk
+from llmcodec.codec.fast.cpu_conformer import fast_conformer
+from llmcodec.codec.fast.cpu_kernels import LANES, in_panels, library
+from llmcodec.codec.fast.cpu_linear import packed_linear
 from llmcodec.codec.model import Decoder, Encoder
-from llmcodec.codec.native import LANES, in_panels, library
-from llmcodec.codec.native_conformer import fast_conformer
-from llmcodec.codec.native_linear import packed_linear
 from llmcodec.codec.quantizer import FactorizedQuantizer, WeightNormLinear
-from llmcodec.codec.spectral import STFTFrontEnd
+from llmcodec.codec.stft import STFTFrontEnd
 
 SCORES_PER_CHUNK = 3 << 18  # cosines held at once in the code look-up: what stays in the second-level cache
 SCORES_PER_CHUNK_GPU = 1 << 27

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmcodec.codec.conformer import Attention, Conformer, ConformerLayer, ConvolutionModule, rotary_tables, rotate
-from llmcodec.codec.latency import Plan
-from llmcodec.codec.sessions import DecoderSession, EncoderSession
+from llmcodec.codec.streaming.latency import Plan
+from llmcodec.codec.streaming.sessions import DecoderSession, EncoderSession
 
 
 class LayerState:

@@ -27,8 +27,8 @@ import numpy as np
 import torch
 
 from llmcodec.codec.config import LLMCodecConfig
+from llmcodec.codec.interop.onnx_graph import END, Graph, array, conformer, frames_mask
 from llmcodec.codec.model import LLMCodec
-from llmcodec.codec.onnx_graph import END, Graph, array, conformer, frames_mask
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 OPSET, IR_VERSION = 20, 9  # the first opset with a tanh-GELU; ONNX Runtime 1.17 and newer

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from llmcodec.codec.causal import CausalDecoder, CausalEncoder
-from llmcodec.codec.latency import Latency, make_plan
-from llmcodec.codec.sessions import ChunkedDecoder, ChunkedEncoder, DecoderSession, EncoderSession
+from llmcodec.codec.streaming.causal import CausalDecoder, CausalEncoder
+from llmcodec.codec.streaming.latency import Latency, make_plan
+from llmcodec.codec.streaming.sessions import ChunkedDecoder, ChunkedEncoder, DecoderSession, EncoderSession
 
 
 def open_encoder(

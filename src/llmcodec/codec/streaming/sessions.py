@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmcodec.codec.latency import Plan
+from llmcodec.codec.streaming.latency import Plan
 
 
 class Tail:

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from llmcodec.codec.auv import config_from_auv, from_auv, to_auv
+from llmcodec.codec.interop.auv import config_from_auv, from_auv, to_auv
+from llmcodec.codec.interop.checkpoints import read_tensors
 from llmcodec.codec.model import LLMCodec
-from llmcodec.codec.torch_file import read_tensors
 from llmcodec.io.folders import finished_folder
 from llmcodec.io.tensor_file import atomic_file
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.conformer import Conformer, ConformerLayer, rotary_tables
-from llmcodec.codec.fast_attention import paired_rows
-from llmcodec.codec.fast_conformer import Done, FastConformer, Kinds, Layout
-from llmcodec.codec.native import (
+from llmcodec.codec.fast.attention import paired_rows
+from llmcodec.codec.fast.conformer import Done, FastConformer, Kinds, Layout
+from llmcodec.codec.fast.cpu_kernels import (
     LANES,
     MAX_HEAD,
     PANEL,
@@ -31,7 +31,7 @@ from llmcodec.codec.native import (
     processor_has,
     threads_for,
 )
-from llmcodec.codec.native_linear import KINDS, WORDS, Packed
+from llmcodec.codec.fast.cpu_linear import KINDS, WORDS, Packed
 
 ROWS_PER_CALL = 4096  # rows of short clips that are coded together: memory stays flat
 UNBOUNDED = 1 << 30  # frames that global attention sees to each side

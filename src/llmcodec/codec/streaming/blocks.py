@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from llmcodec.codec.latency import CHUNK_SECONDS
-from llmcodec.codec.streaming import open_decoder, open_encoder
+from llmcodec.codec.streaming.api import open_decoder, open_encoder
+from llmcodec.codec.streaming.latency import CHUNK_SECONDS
 
 
 def encode_blocks(

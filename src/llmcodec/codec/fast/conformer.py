@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.conformer import Conformer, ConformerLayer, FeedForward
-from llmcodec.codec.fast_attention import Rotation, attend, paired_rows
-from llmcodec.codec.fast_linear import PackedLinear, Precision
+from llmcodec.codec.fast.attention import Rotation, attend, paired_rows
+from llmcodec.codec.fast.linear import PackedLinear, Precision
 
 ROWS_PER_CHUNK = 512  # frames in a feed-forward at once: its hidden layer stays in the cache and memory stays flat
 ROWS_PER_CHUNK_GPU = 1 << 15  # a GPU wants large kernels and few of them

@@ -1,0 +1,1 @@
+"""The codec packed for inference: fused layers and our own CPU kernels."""

@@ -1,0 +1,1 @@
+"""Other formats of the same network: AUV checkpoints and ONNX graphs."""

@@ -1,0 +1,1 @@
+"""Live streams and audio of any length, coded piece by piece."""
