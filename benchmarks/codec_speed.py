@@ -58,8 +58,8 @@ def speech(seconds: float, sample_rate: int) -> Any:
 def plain_codec(family: str, device: str) -> Any:
     import torch
 
+    from llmcodec.adapters.load import load_codec
     from llmcodec.codec import LLMCodec, LLMCodecConfig
-    from llmcodec.codecs.load import load_codec
 
     if family == "tiny":
         return load_codec("bundled", device)
@@ -69,8 +69,8 @@ def plain_codec(family: str, device: str) -> Any:
 
 def open_codec(name: str, device: str) -> Any:
     """`auv`, `encodec`, ..., `ours/int8`, `tiny/plain`, or any name that `load_codec` takes."""
+    from llmcodec.adapters.load import load_codec
     from llmcodec.codec.fast.engine import optimize_for_inference
-    from llmcodec.codecs.load import load_codec
 
     family, _, precision = name.partition("/")
     if family not in ("ours", "tiny"):

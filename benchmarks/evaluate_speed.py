@@ -28,8 +28,8 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 def make_pairs(count: int) -> list[Pair]:
     """Recordings of the bundled corpus (more than once if need be) and their reconstructions."""
+    from llmcodec.adapters.load import load_codec
     from llmcodec.assets import speech_manifest
-    from llmcodec.codecs.load import load_codec
     from llmcodec.data.manifest import read_manifest
     from llmcodec.evaluation.reconstruction import reconstruct
     from llmcodec.io import audio

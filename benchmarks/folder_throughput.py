@@ -25,8 +25,8 @@ import torch
 from safetensors.torch import save_file
 
 from llmcodec import assets
+from llmcodec.adapters.load import load_codec
 from llmcodec.codec.fast.engine import optimize_for_inference
-from llmcodec.codecs.load import load_codec
 from llmcodec.coding.command import encode
 from llmcodec.data.manifest import read_manifest
 from llmcodec.io import audio

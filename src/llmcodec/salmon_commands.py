@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcodec import assets
-from llmcodec.codecs.load import BUNDLED, load_codec
+from llmcodec.adapters.load import BUNDLED, load_codec
 from llmcodec.coding.torch_runtime import identity_of
 from llmcodec.data.manifest import read_manifest
 from llmcodec.data.salmon import SuiteSettings, build_suite

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from llmcodec import assets
+from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.fast.engine import optimize_for_inference
-from llmcodec.codecs.load import load_codec
 from llmcodec.data.manifest import read_manifest
 from llmcodec.evaluation.stats import Interval
 from llmcodec.evaluation.summary import MEASURES, to_json

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from llmcodec.adapters.load import load_codec
 from llmcodec.assets import speech_manifest
 from llmcodec.cli import main
-from llmcodec.codecs.load import load_codec
 from llmcodec.coding.torch_runtime import identity_of
 from llmcodec.data.manifest import read_manifest, write_manifest
 from llmcodec.data.salmon import BG_ALL, ROOM, SPEAKER

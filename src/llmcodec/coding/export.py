@@ -12,10 +12,10 @@ import math
 from pathlib import Path
 from typing import Literal
 
+from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.interop.onnx_export import export_onnx
 from llmcodec.codec.model_card import write_card
-from llmcodec.codecs.load import load_codec
 from llmcodec.coding.loading import codec_title
 from llmcodec.coding.onnx_config import CONFIG, OnnxConfig
 from llmcodec.coding.torch_runtime import identity_of

@@ -65,8 +65,8 @@ def _open_torch(codec: str, device: str, precision: Precision, batch_seconds: fl
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    from llmcodec.adapters.load import load_codec
     from llmcodec.codec import LLMCodec
-    from llmcodec.codecs.load import load_codec
     from llmcodec.coding.torch_runtime import TorchRuntime, identity_of
 
     loaded = load_codec(codec, pick_device(device))

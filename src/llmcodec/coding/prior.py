@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from llmcodec import assets
+from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.codec.search import PRIOR_FILE, BigramPrior
-from llmcodec.codecs.load import load_codec
 from llmcodec.coding.loading import pick_device
 from llmcodec.coding.progress import ProgressBar
 from llmcodec.coding.tokenize import read_clip

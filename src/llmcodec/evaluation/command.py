@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llmcodec import assets
-from llmcodec.codecs.load import BUNDLED, load_codec
+from llmcodec.adapters.load import BUNDLED, load_codec
 from llmcodec.data.manifest import manifest_hash, read_manifest
 from llmcodec.evaluation.comparison import (
     all_statements,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmcodec.codecs.load import BUNDLED
+from llmcodec.adapters.load import BUNDLED
 from llmcodec.evaluation.consistency import ConsistencyResult, slice_consistency
 from llmcodec.evaluation.requests import (
     check_names,

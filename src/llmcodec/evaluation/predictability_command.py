@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from llmcodec.codecs.load import BUNDLED
+from llmcodec.adapters.load import BUNDLED
 from llmcodec.data.manifest import Clip, manifest_hash, read_manifest
 from llmcodec.evaluation.codes import code_statistics
 from llmcodec.evaluation.likelihood import ClipBits, CurvePoint, LikelihoodConfig, PredictabilityResult

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llmcodec.codecs.load import BUNDLED
+from llmcodec.adapters.load import BUNDLED
 from llmcodec.evaluation.codes import code_statistics
 from llmcodec.evaluation.measuring import Journal
 from llmcodec.evaluation.metrics import HIGHER_IS_BETTER, SUPERB

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcodec import assets
-from llmcodec.codecs.load import BUNDLED, load_codec
+from llmcodec.adapters.load import BUNDLED, load_codec
 from llmcodec.data.manifest import Clip, manifest_hash, read_manifest
 from llmcodec.protocol import Codec
 

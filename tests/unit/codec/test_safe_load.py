@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.folder import check_folder, check_foreign_folder
-from llmcodec.codecs.load import load_codec
 from llmcodec.io.tensor_file import read_arrays, write_arrays
 
 from ...miniature import miniature_codec

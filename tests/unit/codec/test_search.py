@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from llmcodec.adapters.load import load_codec
 from llmcodec.assets import speech_manifest
 from llmcodec.codec.search import PRIOR_FILE, BigramPrior, MelDistance, SearchConfig, SearchingCodec, around
-from llmcodec.codecs.load import load_codec
 from llmcodec.coding.torch_runtime import TorchRuntime, identity_of
 from llmcodec.data.manifest import read_manifest
 from llmcodec.evaluation.comparison import codec_key

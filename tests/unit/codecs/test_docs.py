@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmcodec.codecs.random_weights import OURS, PRESETS
+from llmcodec.adapters.random_weights import OURS, PRESETS
 from llmcodec.protocol import Codec, HasFeatures
 
 PAGE = (Path(__file__).parents[3] / "docs" / "codecs.md").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmcodec.codecs.fbank import kaldi_fbank
+from llmcodec.adapters.kaldi_fbank import kaldi_fbank
 
 from .tiny_peers import noise
 

@@ -11,11 +11,11 @@ import torch
 from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 
+from llmcodec.adapters import load
+from llmcodec.adapters.load import load_codec
+from llmcodec.adapters.registry import KINDS, kind_of
 from llmcodec.assets import codec_folder
 from llmcodec.codec import LLMCodec
-from llmcodec.codecs import load
-from llmcodec.codecs.kinds import KINDS, kind_of
-from llmcodec.codecs.load import load_codec
 
 from .tiny_peers import TINY, noise, tiny_peer
 
@@ -237,7 +237,7 @@ def test_auv_from_the_hub_is_one_file(monkeypatch, tmp_path):
 
 
 def test_every_kind_has_a_name_in_the_message_and_a_preset():
-    from llmcodec.codecs.random_weights import PRESETS
+    from llmcodec.adapters.random_weights import PRESETS
 
     assert {kind for kind, _ in PRESETS.values()} == set(KINDS)
     squeezed = load.SUPPORTED.lower().replace("-", "")

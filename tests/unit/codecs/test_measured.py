@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from llmcodec.adapters import random_weights
 from llmcodec.cli import main
-from llmcodec.codecs import random_weights
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.likelihood import LikelihoodConfig
 from llmcodec.evaluation.probe import ProbeConfig, measure_probe

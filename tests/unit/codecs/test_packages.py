@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from llmcodec.adapters.auv import load_auv
+from llmcodec.adapters.torchaudio_stub import torchaudio_stand_in
 from llmcodec.codec.interop.auv import from_auv
-from llmcodec.codecs.auv_package import load_auv
-from llmcodec.codecs.stand_in import torchaudio_stand_in
 from llmcodec.io import audio
 
 from .tiny_peers import noise, tiny_peer
@@ -86,7 +86,7 @@ def bigcodec():
         pytest.skip("bigcodec is not installed")
     with torchaudio_stand_in():
         from bigcodec import BigCodec, CodecDecoder, CodecEncoder
-    from llmcodec.codecs.bigcodec import BigCodecCodec
+    from llmcodec.adapters.bigcodec import BigCodecCodec
 
     class Small(BigCodec):
         def __init__(self):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from llmcodec.codecs.peer import PeerCodec, PeerCodecWithFeatures, output_of
+from llmcodec.adapters.base import PeerCodec, PeerCodecWithFeatures, output_of
 from llmcodec.protocol import Codec, HasFeatures
 
 from .tiny_peers import TINY, noise, tiny_peer

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from llmcodec.codecs import random_weights
-from llmcodec.codecs.kinds import KINDS
-from llmcodec.codecs.load import load_codec
-from llmcodec.codecs.random_weights import OURS, PRESETS, build_random, random_peer
+from llmcodec.adapters import random_weights
+from llmcodec.adapters.load import load_codec
+from llmcodec.adapters.random_weights import OURS, PRESETS, build_random, random_peer
+from llmcodec.adapters.registry import KINDS
 
 from .tiny_peers import TINY, noise, tiny_peer
 

@@ -64,7 +64,7 @@ def test_encodec_sends_the_level_of_each_chunk_as_a_code():
 
 
 def test_encodec_refuses_chunks_that_are_no_whole_frames(monkeypatch):
-    from llmcodec.codecs.encodec import EncodecCodec
+    from llmcodec.adapters.encodec import EncodecCodec
 
     model = tiny_peer("encodec_chunks").model
     monkeypatch.setattr(model.config, "chunk_length_s", 0.999)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from transformers import SeamlessM4TFeatureExtractor
 
-from llmcodec.codecs.xcodec2 import semantic_features
+from llmcodec.adapters.xcodec2 import semantic_features
 from llmcodec.io import audio
 
 from .tiny_peers import noise, tiny_peer

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmcodec.codecs.peer import PeerCodec
-from llmcodec.codecs.random_weights import random_peer
+from llmcodec.adapters.base import PeerCodec
+from llmcodec.adapters.random_weights import random_peer
 
 WAV2VEC_BERT = dict(
     model_type="wav2vec2-bert",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmcodec.codecs import load
+from llmcodec.adapters import load
 from llmcodec.coding.loading import codec_title, open_runtime, pick_device
 from llmcodec.coding.torch_runtime import weights_sha256
 

@@ -6,11 +6,11 @@ import re
 import pytest
 import torch
 
+from llmcodec.adapters.load import load_codec
 from llmcodec.assets import speech_manifest
 from llmcodec.cli import main
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.search import PRIOR_FILE, BigramPrior, SearchingCodec
-from llmcodec.codecs.load import load_codec
 from llmcodec.coding.torch_runtime import TorchRuntime
 from llmcodec.data.manifest import Clip, read_manifest, write_manifest
 from llmcodec.io import audio

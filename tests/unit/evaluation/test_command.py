@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from llmcodec.adapters.load import load_codec
 from llmcodec.assets import codec_folder, speech_manifest
 from llmcodec.cli import main
-from llmcodec.codecs.load import load_codec
 from llmcodec.data.manifest import read_manifest, write_manifest
 from llmcodec.evaluation import command
 from llmcodec.evaluation.comparison import (

@@ -10,8 +10,8 @@ import pytest
 from pesq import NoUtterancesError, pesq
 from scipy.signal import sosfilt
 
+from llmcodec.adapters.load import load_codec
 from llmcodec.assets import speech_manifest
-from llmcodec.codecs.load import load_codec
 from llmcodec.data.manifest import read_manifest
 from llmcodec.evaluation import p862, p862_activity, p862_model
 from llmcodec.evaluation.p862_tables import ALIGNMENT_SECTIONS, HIGH_PASS, NUM_BINS_J, WIDTH_BARK_J

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from llmcodec.codecs.peer import PeerCodecWithFeatures
-from llmcodec.codecs.select import check_num_codebooks
+from llmcodec.adapters.base import PeerCodecWithFeatures
+from llmcodec.adapters.codebooks import check_num_codebooks
 
 if TYPE_CHECKING:
     from transformers import DacModel

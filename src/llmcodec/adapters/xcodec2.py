@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmcodec.codecs.fbank import kaldi_fbank
-from llmcodec.codecs.peer import PeerCodecWithFeatures, output_of
-from llmcodec.codecs.select import check_num_codebooks
+from llmcodec.adapters.base import PeerCodecWithFeatures, output_of
+from llmcodec.adapters.codebooks import check_num_codebooks
+from llmcodec.adapters.kaldi_fbank import kaldi_fbank
 from llmcodec.io import audio
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from llmcodec.codecs.peer import PeerCodecWithFeatures, output_of
-from llmcodec.codecs.select import check_num_codebooks
+from llmcodec.adapters.base import PeerCodecWithFeatures, output_of
+from llmcodec.adapters.codebooks import check_num_codebooks
 
 if TYPE_CHECKING:
     from transformers import XcodecModel

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from llmcodec.codecs.peer import PeerCodec
+from llmcodec.adapters.base import PeerCodec
 
 
 @dataclass(frozen=True)
@@ -92,25 +92,25 @@ def _load_snac(folder: Path) -> nn.Module:
 
 
 def _build_auv(**sizes: Any) -> nn.Module:
-    from llmcodec.codecs.auv_package import build_auv
+    from llmcodec.adapters.auv import build_auv
 
     return build_auv(**sizes)
 
 
 def _load_auv(checkpoint: Path) -> nn.Module:
-    from llmcodec.codecs.auv_package import load_auv
+    from llmcodec.adapters.auv import load_auv
 
     return load_auv(checkpoint)
 
 
 def _build_bigcodec(**sizes: Any) -> nn.Module:
-    from llmcodec.codecs.bigcodec import build_bigcodec
+    from llmcodec.adapters.bigcodec import build_bigcodec
 
     return build_bigcodec(**sizes)
 
 
 def _load_bigcodec(folder: Path) -> nn.Module:
-    from llmcodec.codecs.bigcodec import load_bigcodec
+    from llmcodec.adapters.bigcodec import load_bigcodec
 
     return load_bigcodec(folder)
 

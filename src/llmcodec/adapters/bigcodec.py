@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmcodec.codecs.peer import PeerCodecWithFeatures
-from llmcodec.codecs.select import check_num_codebooks
-from llmcodec.codecs.stand_in import torchaudio_stand_in
+from llmcodec.adapters.base import PeerCodecWithFeatures
+from llmcodec.adapters.codebooks import check_num_codebooks
+from llmcodec.adapters.torchaudio_stub import torchaudio_stand_in
 
 SAMPLE_RATE = 16_000  # nothing in the package's configuration says it
 

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llmcodec.adapters.base import PeerCodec, PeerCodecWithFeatures
+from llmcodec.adapters.codebooks import check_num_codebooks
+from llmcodec.adapters.registry import KINDS
 from llmcodec.codec import LLMCodec, LLMCodecConfig
-from llmcodec.codecs.kinds import KINDS
-from llmcodec.codecs.peer import PeerCodec, PeerCodecWithFeatures
-from llmcodec.codecs.select import check_num_codebooks
 from llmcodec.protocol import Codec
 
 DAC_16KHZ = dict(sampling_rate=16_000, downsampling_ratios=[2, 4, 5, 8], n_codebooks=12)

@@ -23,12 +23,12 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from llmcodec.adapters.codebooks import check_num_codebooks
+from llmcodec.adapters.registry import KINDS, kind_of
 from llmcodec.assets import codec_folder
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.folder import check_foreign_folder
 from llmcodec.codec.search import PRIOR_FILE, BigramPrior, SearchConfig, SearchingCodec
-from llmcodec.codecs.kinds import KINDS, kind_of
-from llmcodec.codecs.select import check_num_codebooks
 from llmcodec.protocol import Codec
 
 BUNDLED = "bundled"
@@ -67,7 +67,7 @@ def load_codec(name: str, device: str = "cpu", *, num_codebooks: int | None = No
     num_codebooks = num_codebooks if asked is None else asked
     codec: Any
     if place.startswith(RANDOM):
-        from llmcodec.codecs.random_weights import build_random
+        from llmcodec.adapters.random_weights import build_random
 
         codec = build_random(place.removeprefix(RANDOM), num_codebooks, seed)
     elif place.startswith(AUV):

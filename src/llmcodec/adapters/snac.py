@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmcodec.codecs.peer import PeerCodecWithFeatures
-from llmcodec.codecs.select import check_num_codebooks
+from llmcodec.adapters.base import PeerCodecWithFeatures
+from llmcodec.adapters.codebooks import check_num_codebooks
 
 NOISE_SEED = 0
 
