@@ -27,9 +27,9 @@ from safetensors.torch import save_file
 from llmcodec import assets
 from llmcodec.adapters.load import load_codec
 from llmcodec.codec.fast.engine import optimize_for_inference
-from llmcodec.coding.command import encode
 from llmcodec.data.manifest import read_manifest
 from llmcodec.io import audio
+from llmcodec.transcode.command import encode
 
 
 def cut_clips(manifest: Path, number: int, low: float, high: float, folder: Path) -> float:

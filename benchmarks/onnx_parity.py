@@ -24,11 +24,11 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from llmcodec import LLMCodec, LLMCodecConfig, assets
-from llmcodec.coding.export import write_onnx
-from llmcodec.coding.onnx_runtime import OnnxRuntime
-from llmcodec.coding.torch_runtime import TorchRuntime
 from llmcodec.data.manifest import read_manifest
 from llmcodec.io import audio
+from llmcodec.runtime.export import write_onnx
+from llmcodec.runtime.onnx_runtime import OnnxRuntime
+from llmcodec.runtime.torch_runtime import TorchRuntime
 
 # Products outside the conformer at the beginning and end of each graph: transforms, projections, code look-up.
 ENDS = {"encoder.onnx": (3, 2), "decoder.onnx": (1, 3)}

@@ -19,11 +19,11 @@ from llmcodec import assets
 from llmcodec.data.manifest import VALID_SPLITS, Clip, read_manifest
 
 if TYPE_CHECKING:
-    from llmcodec.coding.runtime import Runtime
-    from llmcodec.coding.tokenize import FlatRow
     from llmcodec.io.token_file import TokenProvenance
     from llmcodec.io.token_shards import ShardFormat
     from llmcodec.lm.recipe import LMDataConfig, TokenLMRecipe
+    from llmcodec.runtime.base import Runtime
+    from llmcodec.transcode.tokenize import FlatRow
 
 BUNDLED = "bundled"
 
@@ -76,8 +76,8 @@ def tokenize(
         clips_per_shard: what a kill can cost at most, in clips.
         device: `auto` takes a GPU where there is one; or cpu, cuda, cuda:1, mps.
     """
-    from llmcodec.coding.loading import open_runtime
-    from llmcodec.coding.tokenize import export_slamkit
+    from llmcodec.runtime.opening import open_runtime
+    from llmcodec.transcode.tokenize import export_slamkit
 
     path = assets.speech_manifest() if manifest == BUNDLED else Path(manifest)
     clips = read_manifest(
@@ -116,8 +116,8 @@ def tokenize_splits(
     """
     if views < 1:
         raise ValueError(f"tokenize: views must be at least 1, got {views}")
-    from llmcodec.coding.tokenize import plan_views, split_folders, tokenize_clips
     from llmcodec.training.tracking import TrainingBar
+    from llmcodec.transcode.tokenize import plan_views, split_folders, tokenize_clips
 
     folders = split_folders(clips, output) if by_split else {output: list(clips)}
     done, lost = 0.0, 0
@@ -199,7 +199,7 @@ def token_rows(
     """
     folders, held_out = [Path(place) for place in data.tokens], [Path(place) for place in data.valid_tokens]
     if not folders:
-        from llmcodec.coding.loading import open_runtime
+        from llmcodec.runtime.opening import open_runtime
 
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError("several processes: make the tokens first (`llmcodec tokenize`) and name data.tokens")
@@ -224,7 +224,7 @@ def token_rows(
 def _read(
     folders: Sequence[Path], data: LMDataConfig, codec: TokenProvenance | None
 ) -> tuple[list[FlatRow], TokenProvenance]:
-    from llmcodec.coding.tokenize import flat_rows
+    from llmcodec.transcode.tokenize import flat_rows
 
     kept: list[FlatRow] = []
     for folder in folders:

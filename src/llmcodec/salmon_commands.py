@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from llmcodec import assets
 from llmcodec.adapters.load import BUNDLED, load_codec
-from llmcodec.coding.torch_runtime import identity_of
 from llmcodec.data.manifest import read_manifest
 from llmcodec.data.salmon import SuiteSettings, build_suite
 from llmcodec.evaluation.comparison import named_systems
@@ -24,6 +23,7 @@ from llmcodec.evaluation.stats import Interval
 from llmcodec.evaluation.systems import encode_all
 from llmcodec.evaluation.token_training import MINI_LIKELIHOOD, LikelihoodConfig
 from llmcodec.protocol import Codec, TokenScorer
+from llmcodec.runtime.torch_runtime import identity_of
 from llmcodec.speak import check_codec
 
 if TYPE_CHECKING:

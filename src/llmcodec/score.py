@@ -111,9 +111,9 @@ def _codes_to_score(
     """Names, flattened codes and tokens per second of everything named."""
     import torch
 
-    from llmcodec.coding.tokenize import flat_rows
     from llmcodec.data.manifest import read_manifest
     from llmcodec.io.token_shards import SHARD_ENDINGS
+    from llmcodec.transcode.tokenize import flat_rows
 
     names: list[str] = []
     codes: list[Tensor] = []

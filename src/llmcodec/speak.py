@@ -22,10 +22,10 @@ from llmcodec.io import audio
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llmcodec.coding.runtime import Runtime
     from llmcodec.io.token_file import TokenProvenance
     from llmcodec.lm.sampling import Prompt, SamplingConfig
     from llmcodec.lm.token_lm import TokenLM
+    from llmcodec.runtime.base import Runtime
 
 STREAM_SECONDS = 0.4
 """Of sound that are decoded together while streaming; a causal codec that keeps its state goes frame by frame."""
@@ -227,7 +227,7 @@ def codec_of(lm: TokenLM, codec: str | None, device: str = "cpu") -> Runtime:
     Raises:
         ValueError: no name anywhere, or a codec with other weights than the LM was trained with.
     """
-    from llmcodec.coding.loading import open_runtime
+    from llmcodec.runtime.opening import open_runtime
 
     card = lm.card.codec
     if codec is None and card is None:

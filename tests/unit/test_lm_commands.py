@@ -15,13 +15,13 @@ import pytest
 import soundfile
 
 from llmcodec.cli import main
-from llmcodec.coding.tokenize import flat_rows
-from llmcodec.coding.torch_runtime import TorchRuntime
 from llmcodec.data.manifest import Clip, read_manifest, write_manifest
 from llmcodec.io import audio
 from llmcodec.io.token_shards import read_token_shards
 from llmcodec.lm import sampling
+from llmcodec.runtime.torch_runtime import TorchRuntime
 from llmcodec.speak import Asked, play
+from llmcodec.transcode.tokenize import flat_rows
 
 from ..miniature import NUM_CODES, SAMPLE_RATE, miniature_codec, miniature_speech
 

@@ -12,10 +12,10 @@ import torch
 from llmcodec.adapters.load import load_codec
 from llmcodec.assets import speech_manifest
 from llmcodec.cli import main
-from llmcodec.coding.torch_runtime import identity_of
 from llmcodec.data.manifest import read_manifest, write_manifest
 from llmcodec.data.salmon import BG_ALL, ROOM, SPEAKER
 from llmcodec.evaluation.salmon import PairScore, PartScore, SalmonResult
+from llmcodec.runtime.torch_runtime import identity_of
 from llmcodec.salmon_commands import comparisons, percent, salmon_markdown
 
 

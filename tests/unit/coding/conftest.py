@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmcodec.coding import session
 from llmcodec.io import audio
+from llmcodec.transcode import session
 
 from .pcm import PCMRuntime, speech_like
 

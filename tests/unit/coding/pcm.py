@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from llmcodec.coding.runtime import CodecIdentity, one_coder
+from llmcodec.runtime.base import CodecIdentity, one_coder
 
 RATE, HOP, LEVELS = 16000, 8, 4096
 ERROR = 1 / 2000

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from llmcodec.cli import main
 from llmcodec.codec import LLMCodec, LLMCodecConfig
-from llmcodec.coding import export
 from llmcodec.io.folders import finished_folder
+from llmcodec.runtime import export
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""coding/inputs.py: files as they are, folders with their tree, loops that end, unreadable folders named."""
+"""transcode/inputs.py: files as they are, folders with their tree, loops that end, unreadable folders named."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llmcodec.coding import inputs
-from llmcodec.coding.inputs import AUDIO_ENDINGS, Problem, find_inputs
+from llmcodec.transcode import inputs
+from llmcodec.transcode.inputs import AUDIO_ENDINGS, Problem, find_inputs
 
 
 def touch(*paths: Path) -> None:

@@ -1,4 +1,4 @@
-"""coding/loading.py: names without machine paths, devices that are there, precisions that a runtime has."""
+"""runtime/opening.py: names without machine paths, devices that are there, precisions that a runtime has."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from llmcodec.adapters import load
-from llmcodec.coding.loading import codec_title, open_runtime, pick_device
-from llmcodec.coding.torch_runtime import weights_sha256
+from llmcodec.runtime.opening import codec_title, open_runtime, pick_device
+from llmcodec.runtime.torch_runtime import weights_sha256
 
 from ...miniature import miniature_codec
 from .pcm import speech_like

@@ -11,13 +11,13 @@ import torch
 
 from llmcodec import LLMCodec, LLMCodecConfig, assets
 from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
-from llmcodec.coding.export import write_onnx
-from llmcodec.coding.onnx_config import CONFIG, DECODER, ENCODER, OnnxConfig
-from llmcodec.coding.onnx_runtime import OnnxRuntime, reflect_padded
-from llmcodec.coding.runtime import Runtime
-from llmcodec.coding.torch_runtime import TorchRuntime
 from llmcodec.data.manifest import read_manifest
 from llmcodec.io import audio
+from llmcodec.runtime.base import Runtime
+from llmcodec.runtime.export import write_onnx
+from llmcodec.runtime.onnx_config import CONFIG, DECODER, ENCODER, OnnxConfig
+from llmcodec.runtime.onnx_runtime import OnnxRuntime, reflect_padded
+from llmcodec.runtime.torch_runtime import TorchRuntime
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
@@ -272,7 +272,7 @@ def test_missing_packages_are_named(bundled, monkeypatch, tmp_path):
 
 def test_the_plan_is_longforms():
     from llmcodec.codec.streaming import latency
-    from llmcodec.coding import onnx_runtime
+    from llmcodec.runtime import onnx_runtime
 
     assert onnx_runtime.CHUNK_SECONDS == latency.CHUNK_SECONDS
     assert onnx_runtime.GLOBAL_CONTEXT_SECONDS == latency.GLOBAL_CONTEXT_SECONDS

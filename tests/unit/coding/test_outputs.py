@@ -1,4 +1,4 @@
-"""coding/outputs.py: every result has a place of its own, inside the folder, and never that of an input."""
+"""transcode/outputs.py: every result has a place of its own, inside the folder, and never that of an input."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llmcodec.coding.inputs import Found
-from llmcodec.coding.outputs import plan_outputs, refuse_existing, remove_left_overs
+from llmcodec.transcode.inputs import Found
+from llmcodec.transcode.outputs import plan_outputs, refuse_existing, remove_left_overs
 
 WAVES = (".wav", ".flac")
 TOKENS = (".safetensors",)

@@ -1,4 +1,4 @@
-"""coding/pipeline.py: one bad file fails alone, batches hold similar lengths, long items stream, a full disk stops."""
+"""transcode/pipeline.py: one bad file fails alone, batches hold similar lengths, long items stream, a full disk stops."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from llmcodec.coding.inputs import Problem
-from llmcodec.coding.pipeline import Item, Pipeline, Report
+from llmcodec.transcode.inputs import Problem
+from llmcodec.transcode.pipeline import Item, Pipeline, Report
 
 
 class Watch:

@@ -11,9 +11,9 @@ from llmcodec.assets import speech_manifest
 from llmcodec.cli import main
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.search import PRIOR_FILE, BigramPrior, SearchingCodec
-from llmcodec.coding.torch_runtime import TorchRuntime
 from llmcodec.data.manifest import Clip, read_manifest, write_manifest
 from llmcodec.io import audio
+from llmcodec.runtime.torch_runtime import TorchRuntime
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,6 @@ def test_wrong_places(tmp_path):
     with pytest.raises(ValueError, match="only llmcodec's own"):
         load_codec("search:random:encodec_24khz")
     with pytest.raises(ValueError, match="only codecs of llmcodec itself"):
-        from llmcodec.coding.prior import make_prior
+        from llmcodec.transcode.prior import make_prior
 
         make_prior("random:encodec_24khz", str(tmp_path / "out"))

@@ -1,4 +1,4 @@
-"""coding/runtime.py: identities tell codecs apart, batches hold similar lengths within their bound, no torch."""
+"""runtime/base.py: identities tell codecs apart, batches hold similar lengths within their bound, no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcodec.coding.runtime import Runtime, length_batches
+from llmcodec.runtime.base import Runtime, length_batches
 
 from .pcm import IDENTITY, PCMRuntime
 

@@ -1,4 +1,4 @@
-"""coding/session.py: options that make sense, what exists already, SIGTERM as Ctrl-C."""
+"""transcode/session.py: options that make sense, what exists already, SIGTERM as Ctrl-C."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llmcodec.coding.pipeline import Item, Report
-from llmcodec.coding.session import Options, _termination_is_interruption
+from llmcodec.transcode.pipeline import Item, Report
+from llmcodec.transcode.session import Options, _termination_is_interruption
 
 
 def options(**changes) -> Options:

@@ -1,4 +1,4 @@
-"""coding/standard_streams.py: `-` in and out through temporary files that are gone afterwards."""
+"""transcode/standard_streams.py: `-` in and out through temporary files that are gone afterwards."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from llmcodec.coding import standard_streams
-from llmcodec.coding.standard_streams import StandardStreams
+from llmcodec.transcode import standard_streams
+from llmcodec.transcode.standard_streams import StandardStreams
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""coding/torch_runtime.py: batch == single, streams == whole, exact lengths; the hash knows weights, not precisions."""
+"""runtime/torch_runtime.py: batch == single, streams == whole, exact lengths; the hash knows weights, not precisions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcodec.codec.fast.engine import optimize_for_inference
-from llmcodec.coding.runtime import Runtime
-from llmcodec.coding.torch_runtime import TorchRuntime, identity_of, weights_sha256
+from llmcodec.runtime.base import Runtime
+from llmcodec.runtime.torch_runtime import TorchRuntime, identity_of, weights_sha256
 
 from ...miniature import miniature_codec
 from .pcm import speech_like

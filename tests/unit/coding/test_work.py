@@ -1,4 +1,4 @@
-"""coding/work.py on a codec that gives the audio back: lengths, rates, channels, streams as the whole."""
+"""transcode/work.py on a codec that gives the audio back: lengths, rates, channels, streams as the whole."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from llmcodec.coding.pipeline import Item
-from llmcodec.coding.work import DecodeWork, EncodeWork, ReconstructWork
 from llmcodec.io import audio
 from llmcodec.io.token_file import load_token_file
 from llmcodec.io.token_shards import TokenShardWriter, read_token_shards
+from llmcodec.transcode.pipeline import Item
+from llmcodec.transcode.work import DecodeWork, EncodeWork, ReconstructWork
 
 from .conftest import read
 from .pcm import ERROR, RATE, PCMRuntime, speech_like

@@ -13,18 +13,18 @@ from typing import Literal
 
 import numpy as np
 
-from llmcodec.coding.inputs import AUDIO_ENDINGS, STANDARD_STREAM, TOKEN_ENDINGS, Found, Problem, find_inputs
-from llmcodec.coding.loading import Precision, RuntimeName
-from llmcodec.coding.outputs import plan_outputs
-from llmcodec.coding.pipeline import Item, Report
-from llmcodec.coding.runtime import CodecIdentity
-from llmcodec.coding.session import Options, run_work
-from llmcodec.coding.standard_streams import StandardStreams
-from llmcodec.coding.work import DecodeWork, EncodeWork, ReconstructWork
 from llmcodec.io.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from llmcodec.io.token_file import TokenProvenance, read_token_facts
 from llmcodec.io.token_shards import SHARD_ENDINGS, ShardFormat, TokenRow, TokenShardWriter, open_token_shards
 from llmcodec.io.token_text import frames, parse_codec_text
+from llmcodec.runtime.base import CodecIdentity
+from llmcodec.runtime.opening import Precision, RuntimeName
+from llmcodec.transcode.inputs import AUDIO_ENDINGS, STANDARD_STREAM, TOKEN_ENDINGS, Found, Problem, find_inputs
+from llmcodec.transcode.outputs import plan_outputs
+from llmcodec.transcode.pipeline import Item, Report
+from llmcodec.transcode.session import Options, run_work
+from llmcodec.transcode.standard_streams import StandardStreams
+from llmcodec.transcode.work import DecodeWork, EncodeWork, ReconstructWork
 
 WAVE_ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 TOKEN_FILE = ".safetensors"

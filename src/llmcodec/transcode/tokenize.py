@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from llmcodec.coding.runtime import Runtime
-from llmcodec.coding.work import Recording
 from llmcodec.data.manifest import Clip, manifest_hash
 from llmcodec.data.timed_text import later
 from llmcodec.io import audio
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.io.token_shards import ShardFormat, TokenRow, TokenShardWriter, open_token_shards
+from llmcodec.runtime.base import Runtime
+from llmcodec.transcode.work import Recording
 
 NO_SPLIT = ""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from llmcodec.coding.runtime import Runtime
+from llmcodec.runtime.base import Runtime
 
 if TYPE_CHECKING:
     from llmcodec.codec import LLMCodec
@@ -52,7 +52,7 @@ def codec_title(codec: str) -> str:
 
 
 def _open_onnx(codec: str, device: str, precision: Precision) -> Runtime:
-    from llmcodec.coding.onnx_runtime import OnnxRuntime
+    from llmcodec.runtime.onnx_runtime import OnnxRuntime
 
     if device not in ("auto", "cpu"):
         raise ValueError(f"--runtime onnx runs on the CPU here, not on {device!r}; leave --device out")
@@ -67,7 +67,7 @@ def _open_torch(codec: str, device: str, precision: Precision, batch_seconds: fl
     logging.disable_progress_bar()
     from llmcodec.adapters.load import load_codec
     from llmcodec.codec import LLMCodec
-    from llmcodec.coding.torch_runtime import TorchRuntime, identity_of
+    from llmcodec.runtime.torch_runtime import TorchRuntime, identity_of
 
     loaded = load_codec(codec, pick_device(device))
     identity = identity_of(loaded, codec_title(codec))  # before the weights are packed

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from llmcodec.coding.pipeline import Report
+from llmcodec.transcode.pipeline import Report
 
 MAX_LISTED_WARNINGS = 20
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from llmcodec.coding.onnx_config import CONFIG, DECODER, ENCODER, OnnxConfig
-from llmcodec.coding.runtime import length_batches, one_coder
+from llmcodec.runtime.base import length_batches, one_coder
+from llmcodec.runtime.onnx_config import CONFIG, DECODER, ENCODER, OnnxConfig
 
 CHUNK_SECONDS = 30.0  # as codec/streaming/latency.py
 GLOBAL_CONTEXT_SECONDS = 5.0  # as codec/streaming/latency.py

@@ -16,10 +16,10 @@ from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.interop.onnx_export import export_onnx
 from llmcodec.codec.model_card import write_card
-from llmcodec.coding.loading import codec_title
-from llmcodec.coding.onnx_config import CONFIG, OnnxConfig
-from llmcodec.coding.torch_runtime import identity_of
 from llmcodec.io.folders import finished_folder
+from llmcodec.runtime.onnx_config import CONFIG, OnnxConfig
+from llmcodec.runtime.opening import codec_title
+from llmcodec.runtime.torch_runtime import identity_of
 
 ONNX_CARD = """
 ## This folder

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmcodec.coding.pipeline import Item
-from llmcodec.coding.runtime import Runtime
 from llmcodec.io import audio
 from llmcodec.io.token_file import TokenClip, load_token_file, read_token_facts, save_token_file
 from llmcodec.io.token_shards import TokenRow, TokenShardWriter
+from llmcodec.runtime.base import Runtime
+from llmcodec.transcode.pipeline import Item
 
 Advance = Callable[[float], None]
 

@@ -22,8 +22,8 @@ from llmcodec.codec.fast.engine import InferenceCodec
 from llmcodec.codec.search import SearchingCodec
 from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
 from llmcodec.codec.streaming.latency import CHUNK_SECONDS, make_plan
-from llmcodec.coding.runtime import CodecIdentity, Coders, length_batches
 from llmcodec.protocol import Codec, device_of
+from llmcodec.runtime.base import CodecIdentity, Coders, length_batches
 
 SHORTEST_SHARE_SECONDS = 8  # a batch of less audio is not worth a core of its own
 BATCH_SECONDS = 64.0  # padded audio in one call: more gains nothing on a CPU and costs memory

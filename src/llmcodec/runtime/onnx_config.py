@@ -13,7 +13,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llmcodec.coding.runtime import CodecIdentity
+from llmcodec.runtime.base import CodecIdentity
 
 CONFIG = "llmcodec_onnx.json"
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"

@@ -18,12 +18,12 @@ from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.codec.search import PRIOR_FILE, BigramPrior
-from llmcodec.coding.loading import pick_device
-from llmcodec.coding.progress import ProgressBar
-from llmcodec.coding.tokenize import read_clip
-from llmcodec.coding.torch_runtime import TorchRuntime
 from llmcodec.data.manifest import Clip, read_manifest
 from llmcodec.io.folders import finished_folder
+from llmcodec.runtime.opening import pick_device
+from llmcodec.runtime.torch_runtime import TorchRuntime
+from llmcodec.transcode.progress import ProgressBar
+from llmcodec.transcode.tokenize import read_clip
 
 BATCH_CLIPS = 64
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmcodec.coding.inputs import Found
+from llmcodec.transcode.inputs import Found
 
 _LEFT_OVER = re.compile(r"\..*\.[0-9a-f]{8}\.tmp")
 

@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from llmcodec.coding.inputs import Problem
-from llmcodec.coding.loading import Precision, RuntimeName, Side, open_runtime
-from llmcodec.coding.outputs import refuse_existing, remove_left_overs
-from llmcodec.coding.pipeline import Item, Pipeline, Report
-from llmcodec.coding.progress import ProgressBar, summarise
-from llmcodec.coding.runtime import Runtime
-from llmcodec.coding.standard_streams import StandardStreams
-from llmcodec.coding.work import DecodeWork, EncodeWork, ReconstructWork
+from llmcodec.runtime.base import Runtime
+from llmcodec.runtime.opening import Precision, RuntimeName, Side, open_runtime
+from llmcodec.transcode.inputs import Problem
+from llmcodec.transcode.outputs import refuse_existing, remove_left_overs
+from llmcodec.transcode.pipeline import Item, Pipeline, Report
+from llmcodec.transcode.progress import ProgressBar, summarise
+from llmcodec.transcode.standard_streams import StandardStreams
+from llmcodec.transcode.work import DecodeWork, EncodeWork, ReconstructWork
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from llmcodec.coding.inputs import Problem
-from llmcodec.coding.runtime import Coders, length_batches, one_coder
+from llmcodec.runtime.base import Coders, length_batches, one_coder
+from llmcodec.transcode.inputs import Problem
 
 WINDOW = 1024  # files sorted by length together: enough for full batches, few enough to go through a corpus in order
 READ_AHEAD = 2  # batches for every coder

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from llmcodec.coding.inputs import STANDARD_STREAM
+from llmcodec.transcode.inputs import STANDARD_STREAM
 
 
 class StandardStreams:
