@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 from llmcodec import assets
 from llmcodec.adapters.load import BUNDLED, load_codec
 from llmcodec.data.manifest import read_manifest
-from llmcodec.data.salmon import SuiteSettings, build_suite
 from llmcodec.evaluation.comparison import named_systems
 from llmcodec.evaluation.output import Show, progress, write_text
-from llmcodec.evaluation.salmon import SalmonResult, compare_salmon, salmon_accuracy
-from llmcodec.evaluation.salmon_suite import open_suite
 from llmcodec.evaluation.stats import Interval
 from llmcodec.evaluation.systems import encode_all
 from llmcodec.evaluation.token_training import MINI_LIKELIHOOD, LikelihoodConfig
 from llmcodec.protocol import Codec, TokenScorer
 from llmcodec.runtime.torch_runtime import identity_of
+from llmcodec.salmon.build import SuiteSettings, build_suite
+from llmcodec.salmon.score import SalmonResult, compare_salmon, salmon_accuracy
+from llmcodec.salmon.suite import open_suite
 from llmcodec.speak import check_codec
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def make_salmon_suite(
     """
     from rich.console import Console
 
-    from llmcodec.evaluation.cut_check import check_cut
+    from llmcodec.salmon.cut_check import check_cut
 
     paths = [str(assets.speech_manifest()) if path == BUNDLED else path for path in manifest or [BUNDLED]]
     settings = SuiteSettings(

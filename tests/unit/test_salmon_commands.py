@@ -13,9 +13,9 @@ from llmcodec.adapters.load import load_codec
 from llmcodec.assets import speech_manifest
 from llmcodec.cli import main
 from llmcodec.data.manifest import read_manifest, write_manifest
-from llmcodec.data.salmon import BG_ALL, ROOM, SPEAKER
-from llmcodec.evaluation.salmon import PairScore, PartScore, SalmonResult
 from llmcodec.runtime.torch_runtime import identity_of
+from llmcodec.salmon.build import BG_ALL, ROOM, SPEAKER
+from llmcodec.salmon.score import PairScore, PartScore, SalmonResult
 from llmcodec.salmon_commands import comparisons, percent, salmon_markdown
 
 

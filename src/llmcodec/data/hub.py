@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llmcodec.data.build import ManifestSummary, hashed_split, save
+from llmcodec.data.layouts import ManifestSummary, hashed_split, save
 from llmcodec.data.manifest import Clip
 from llmcodec.io import audio
 

@@ -23,11 +23,11 @@ from llmcodec.evaluation.figures import Curve
 from llmcodec.evaluation.kept import key_of
 from llmcodec.evaluation.reconstruction import reconstruct
 from llmcodec.evaluation.report import Example, Track, learning_curve
-from llmcodec.evaluation.salmon import codec_module, weights_digest
 from llmcodec.evaluation.summary import Statement, SystemRow, verdict
 from llmcodec.evaluation.systems import spread
 from llmcodec.io import audio
 from llmcodec.protocol import Codec
+from llmcodec.salmon.score import codec_module, weights_digest
 
 TERMS_SHOWN = {
     "recon/mel": "mel loss",

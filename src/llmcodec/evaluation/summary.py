@@ -17,9 +17,9 @@ from llmcodec.evaluation.likelihood import PredictabilityResult, compare_predict
 from llmcodec.evaluation.metrics import HIGHER_IS_BETTER
 from llmcodec.evaluation.probe import ProbeResult
 from llmcodec.evaluation.reconstruction import ReconstructionResult, compare_reconstruction
-from llmcodec.evaluation.salmon import SalmonResult
 from llmcodec.evaluation.stats import Interval, PairedComparison, bootstrap_mean, compare_paired
 from llmcodec.evaluation.wer import WordRow, compare_words, word_error_rate
+from llmcodec.salmon.score import SalmonResult
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcodec.data.build import AUDIO_ENDINGS
+from llmcodec.data.layouts import AUDIO_ENDINGS
 from llmcodec.io.token_shards import SHARD_ENDINGS
 
 STANDARD_STREAM = "-"

@@ -1,11 +1,11 @@
-"""data/build.py: manifests from plain folders and from LibriSpeech's layout."""
+"""data/layouts.py: manifests from plain folders and from LibriSpeech's layout."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from llmcodec.data.build import hashed_split, make_manifest
+from llmcodec.data.layouts import hashed_split, make_manifest
 from llmcodec.data.manifest import read_manifest
 from llmcodec.io import audio
 

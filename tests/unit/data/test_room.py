@@ -1,12 +1,12 @@
-"""data/room.py: the reverberation time asked for is the one measured, first echoes are where they must be."""
+"""salmon/reverberation.py: the reverberation time asked for is the one measured, first echoes are where they must be."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from llmcodec.data.room import SAMPLE_RATE, SOUND, Room, draw_room, impulse_response, recorded_response
 from llmcodec.io import audio
+from llmcodec.salmon.reverberation import SAMPLE_RATE, SOUND, Room, draw_room, impulse_response, recorded_response
 
 
 def measured_t60(response: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""data/salmon.py and salmon_pairs.py: suites that are deterministic, mirrored, spliced alike, and say why not."""
+"""salmon/build.py and salmon_pairs.py: suites that are deterministic, mirrored, spliced alike, and say why not."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from llmcodec.data.salmon import BG_ALL, BG_DOMAIN, GENDER, ROOM, SPEAKER, SuiteSettings, SuiteSummary, build_suite
-from llmcodec.data.splice import PAUSE
 from llmcodec.io import audio
+from llmcodec.salmon.build import BG_ALL, BG_DOMAIN, GENDER, ROOM, SPEAKER, SuiteSettings, SuiteSummary, build_suite
+from llmcodec.salmon.splice import PAUSE
 
 from .voices import make_corpus
 

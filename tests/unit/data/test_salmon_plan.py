@@ -1,4 +1,4 @@
-"""data/salmon_plan.py: who is paired with whom, which clips are taken first, the speakers file."""
+"""salmon/plan.py: who is paired with whom, which clips are taken first, the speakers file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmcodec.data.manifest import Clip
-from llmcodec.data.salmon_plan import Voice, choose_others, fold_of, plan_scenes, plan_voices, read_voices, voice_of
+from llmcodec.salmon.plan import Voice, choose_others, fold_of, plan_scenes, plan_voices, read_voices, voice_of
 
 
 def clips(label: str, num: int, language: str = "en", source: str = "s", seconds: float = 3.0) -> list[Clip]:

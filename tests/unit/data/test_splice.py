@@ -1,11 +1,11 @@
-"""data/splice.py: levels, joints and rooms against plain numpy."""
+"""salmon/splice.py: levels, joints and rooms against plain numpy."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from llmcodec.data.splice import (
+from llmcodec.salmon.splice import (
     CROSS,
     FADE,
     PAUSE,

@@ -11,9 +11,9 @@ from llmcodec.evaluation.likelihood import ClipBits, CurvePoint, LikelihoodConfi
 from llmcodec.evaluation.metrics import Measured
 from llmcodec.evaluation.probe import ProbeConfig, ProbeQuantizer, ProbeResult
 from llmcodec.evaluation.reconstruction import ClipRow, ReconstructionResult
-from llmcodec.evaluation.salmon import PairScore, PartScore, SalmonResult
 from llmcodec.evaluation.summary import SystemRow
 from llmcodec.evaluation.wer import WordRow
+from llmcodec.salmon.score import PairScore, PartScore, SalmonResult
 
 NUM = 12
 

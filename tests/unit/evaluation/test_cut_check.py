@@ -1,4 +1,4 @@
-"""evaluation/cut_check.py: the classifier finds a click that is on one side only, and nothing where there is none."""
+"""salmon/cut_check.py: the classifier finds a click that is on one side only, and nothing where there is none."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from llmcodec.data.salmon import SuiteSettings
-from llmcodec.evaluation.cut_check import WINDOW, CutCheck, check_cut, suite_cut_accuracy, window_features
 from llmcodec.evaluation.stats import wilson_interval
+from llmcodec.salmon.build import SuiteSettings
+from llmcodec.salmon.cut_check import WINDOW, CutCheck, check_cut, suite_cut_accuracy, window_features
 
 RATE = 16_000
 PART = "speaker_consistency"

@@ -10,8 +10,8 @@ import torch
 
 from llmcodec.evaluation.kept import cache_folder, kept, key_of, pack, unpack
 from llmcodec.evaluation.likelihood import LikelihoodConfig
-from llmcodec.evaluation.salmon import PairScore, PartScore, SalmonResult
 from llmcodec.evaluation.summary import to_json
+from llmcodec.salmon.score import PairScore, PartScore, SalmonResult
 
 from .made_up import made_up_row
 

@@ -8,8 +8,8 @@ import pytest
 
 from llmcodec.evaluation.figures import Curve, Point, curve_svg, scatter_svg
 from llmcodec.evaluation.report_parts import frontier_points, frontier_section, runs_section, salmon_section
-from llmcodec.evaluation.salmon import PairScore, PartScore, SalmonResult
 from llmcodec.evaluation.summary import SystemRow
+from llmcodec.salmon.score import PairScore, PartScore, SalmonResult
 
 from .made_up import made_up_row
 

@@ -1,4 +1,4 @@
-"""evaluation/salmon.py: counting by hand, ties, Wilson, the code cache, and a scorer that knows the answer."""
+"""salmon/score.py: counting by hand, ties, Wilson, the code cache, and a scorer that knows the answer."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from llmcodec.evaluation.salmon import PairScore, PartScore, SalmonResult, compare_salmon, salmon_accuracy
 from llmcodec.evaluation.stats import wilson_interval
 from llmcodec.io import audio
+from llmcodec.salmon.score import PairScore, PartScore, SalmonResult, compare_salmon, salmon_accuracy
 
 from .fake_codec import LoudnessCodec
 

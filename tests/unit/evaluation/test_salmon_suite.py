@@ -1,4 +1,4 @@
-"""evaluation/salmon_suite.py: the official folder layout and the Hugging Face data set give the same pairs."""
+"""salmon/suite.py: the official folder layout and the Hugging Face data set give the same pairs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmcodec.evaluation.salmon_suite import open_suite
 from llmcodec.io import audio
+from llmcodec.salmon.suite import open_suite
 
 RATE = 16_000
 

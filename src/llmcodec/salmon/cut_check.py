@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcodec.data.salmon import GENDER, SPEAKER, SuiteSettings, build_suite
-from llmcodec.data.salmon_pairs import Splice
 from llmcodec.evaluation.stats import Interval, wilson_interval
 from llmcodec.io import audio
+from llmcodec.salmon.build import GENDER, SPEAKER, SuiteSettings, build_suite
+from llmcodec.salmon.pairs import Splice
 
 SAMPLE_RATE = 16_000
 WINDOW = 1_600

@@ -13,10 +13,11 @@ from typing import Any, Literal
 import numpy as np
 
 from llmcodec.data.manifest import Clip
-from llmcodec.data.noise import BABBLE, BABBLE_VOICES, SYNTHETIC, babble, excerpt, noise_files, render
-from llmcodec.data.room import draw_room, impulse_response, recorded_response
-from llmcodec.data.salmon_plan import MIN_CLIP_SECONDS, MIN_HALF_SECONDS, VoicePlan, choose_others, fold_of, seed_of
-from llmcodec.data.splice import (
+from llmcodec.io import audio
+from llmcodec.salmon.backgrounds import BABBLE, BABBLE_VOICES, SYNTHETIC, babble, excerpt, noise_files, render
+from llmcodec.salmon.plan import MIN_CLIP_SECONDS, MIN_HALF_SECONDS, VoicePlan, choose_others, fold_of, seed_of
+from llmcodec.salmon.reverberation import draw_room, impulse_response, recorded_response
+from llmcodec.salmon.splice import (
     GRID,
     PAUSE,
     SAMPLE_RATE,
@@ -31,7 +32,6 @@ from llmcodec.data.splice import (
     with_bed,
     with_noise,
 )
-from llmcodec.io import audio
 
 Sound = np.ndarray
 Splice = Literal["both", "negative", "negative_hard"]

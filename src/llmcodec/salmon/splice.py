@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmcodec.data.noise import convolve, unit_rms
+from llmcodec.salmon.backgrounds import convolve, unit_rms
 
 SAMPLE_RATE = 16_000
 GRID = SAMPLE_RATE // 4

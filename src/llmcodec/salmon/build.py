@@ -21,9 +21,9 @@ import numpy as np
 import soundfile
 
 from llmcodec.data.manifest import Clip, manifest_hash, read_manifest
-from llmcodec.data.salmon_pairs import Made, Pair, Scenery, Splice, voice_pairs
-from llmcodec.data.salmon_plan import MIN_CLIP_SECONDS, Voice, VoicePlan, plan_scenes, plan_voices, read_voices, seed_of
-from llmcodec.data.splice import SAMPLE_RATE
+from llmcodec.salmon.pairs import Made, Pair, Scenery, Splice, voice_pairs
+from llmcodec.salmon.plan import MIN_CLIP_SECONDS, Voice, VoicePlan, plan_scenes, plan_voices, read_voices, seed_of
+from llmcodec.salmon.splice import SAMPLE_RATE
 
 SPEAKER, GENDER, BG_ALL, BG_DOMAIN, ROOM = (
     "speaker_consistency",

@@ -25,9 +25,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llmcodec.evaluation.codes import flatten_codes
-from llmcodec.evaluation.salmon_suite import SuitePair, open_suite
 from llmcodec.evaluation.stats import Interval, PairedComparison, compare_paired, wilson_interval
 from llmcodec.protocol import Codec, TokenScorer, device_of
+from llmcodec.salmon.suite import SuitePair, open_suite
 
 BATCH_SECONDS = 60.0
 CACHE = ".codes"
