@@ -28,8 +28,8 @@ from llmcodec.data.manifest import Clip, read_manifest
 from llmcodec.evaluation.stats import compare_paired
 from llmcodec.io import audio
 from llmcodec.lm.sampling import SamplingConfig, sample, speech_prompt, text_prompt
+from llmcodec.lm.speech import codec_of, encode_flat, frames_of
 from llmcodec.lm.token_lm import load_token_lm
-from llmcodec.speak import codec_of, encode_flat, frames_of
 
 SILENT_DB = 30.0
 """A continuation this far below its prompt (root mean square) counts as silent."""

@@ -25,8 +25,8 @@ from llmcodec.evaluation.reconstruction import reconstruct
 from llmcodec.evaluation.report import Example, ReportMeta, Track, write_report
 from llmcodec.evaluation.summary import Statement, SystemRow, markdown_table, rich_table, verdict
 from llmcodec.evaluation.systems import Corpus, MeasurementConfig, encode_all, measure_system, spread
-from llmcodec.evaluation.token_training import MINI_LIKELIHOOD
 from llmcodec.io import audio
+from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD
 from llmcodec.protocol import Codec
 from llmcodec.training.build import version_of
 from llmcodec.training.recipe import Recipe, Weights

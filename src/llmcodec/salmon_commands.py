@@ -18,13 +18,13 @@ from llmcodec.evaluation.comparison import named_systems
 from llmcodec.evaluation.output import Show, progress, write_text
 from llmcodec.evaluation.stats import Interval
 from llmcodec.evaluation.systems import encode_all
-from llmcodec.evaluation.token_training import MINI_LIKELIHOOD, LikelihoodConfig
+from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD, LikelihoodConfig
+from llmcodec.lm.speech import check_codec
 from llmcodec.protocol import Codec, TokenScorer
 from llmcodec.runtime.torch_runtime import identity_of
 from llmcodec.salmon.build import SuiteSettings, build_suite
 from llmcodec.salmon.score import SalmonResult, compare_salmon, salmon_accuracy
 from llmcodec.salmon.suite import open_suite
-from llmcodec.speak import check_codec
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -113,7 +113,7 @@ def load_token_lm(place: str, device: str) -> TokenLM:
 
 def _train(codec: Codec, manifest: str, config: LikelihoodConfig, seed: int, device: str, report: Show) -> TokenScorer:
     """The measuring LM, trained on the codec's tokens of the manifest's train split."""
-    from llmcodec.evaluation.scorers import train_scorer
+    from llmcodec.lm.small_lm_scorer import train_scorer
 
     clips = read_manifest(assets.speech_manifest() if manifest == BUNDLED else manifest, "train")
     codes = []

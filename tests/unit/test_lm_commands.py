@@ -19,8 +19,8 @@ from llmcodec.data.manifest import Clip, read_manifest, write_manifest
 from llmcodec.io import audio
 from llmcodec.io.token_shards import read_token_shards
 from llmcodec.lm import sampling
+from llmcodec.lm.speech import Asked, play
 from llmcodec.runtime.torch_runtime import TorchRuntime
-from llmcodec.speak import Asked, play
 from llmcodec.transcode.tokenize import flat_rows
 
 from ..miniature import NUM_CODES, SAMPLE_RATE, miniature_codec, miniature_speech

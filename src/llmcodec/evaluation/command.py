@@ -27,7 +27,7 @@ from llmcodec.evaluation.output import progress, write_text
 from llmcodec.evaluation.report import ReportMeta, write_report
 from llmcodec.evaluation.summary import SystemRow, markdown_table, rich_table, to_json
 from llmcodec.evaluation.systems import Corpus, MeasurementConfig, Progress, measure_system
-from llmcodec.evaluation.token_training import MINI_LIKELIHOOD
+from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD
 from llmcodec.protocol import Codec
 
 

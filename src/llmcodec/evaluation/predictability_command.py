@@ -19,7 +19,6 @@ from llmcodec.evaluation.codes import code_statistics
 from llmcodec.evaluation.likelihood import ClipBits, CurvePoint, LikelihoodConfig, PredictabilityResult
 from llmcodec.evaluation.likelihood import measure_predictability as measure
 from llmcodec.evaluation.measuring import Journal, job_key
-from llmcodec.evaluation.ngrams import ngram_bits
 from llmcodec.evaluation.plots import curves_png, frontier_png, write_png
 from llmcodec.evaluation.probe import MINI_PROBE, ProbeConfig, measure_probe
 from llmcodec.evaluation.reconstruction import evaluate_reconstruction
@@ -37,7 +36,8 @@ from llmcodec.evaluation.requests import (
 )
 from llmcodec.evaluation.summary import SystemRow, markdown_table, rich_table, to_json, verdict
 from llmcodec.evaluation.systems import encode_all, nominal_bits_per_second
-from llmcodec.evaluation.token_training import MINI_LIKELIHOOD
+from llmcodec.lm.ngrams import ngram_bits
+from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD
 from llmcodec.protocol import Codec, HasFeatures
 
 

@@ -21,10 +21,10 @@ from llmcodec.evaluation.consistency import slice_consistency
 from llmcodec.evaluation.likelihood import LikelihoodConfig, measure_predictability
 from llmcodec.evaluation.probe import measure_probe
 from llmcodec.evaluation.reconstruction import evaluate_reconstruction
-from llmcodec.evaluation.scorers import TokenModelScorer
 from llmcodec.evaluation.summary import SystemRow
 from llmcodec.evaluation.wer import wer_of
 from llmcodec.io import audio
+from llmcodec.lm.small_lm_scorer import TokenModelScorer
 from llmcodec.protocol import Codec, device_of
 from llmcodec.salmon.score import salmon_accuracy
 

@@ -12,7 +12,7 @@ from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.likelihood import LikelihoodConfig
 from llmcodec.evaluation.probe import ProbeConfig, measure_probe
 from llmcodec.evaluation.systems import Corpus, MeasurementConfig, measure_system, nominal_bits_per_second
-from llmcodec.evaluation.token_model import TokenModelConfig
+from llmcodec.lm.small_lm import TokenModelConfig
 
 from .tiny_peers import TINY, tiny_peer
 

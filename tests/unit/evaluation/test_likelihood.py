@@ -19,7 +19,7 @@ from llmcodec.evaluation.likelihood import (
     compare_predictability,
     measure_predictability,
 )
-from llmcodec.evaluation.token_model import TokenModelConfig
+from llmcodec.lm.small_lm import TokenModelConfig
 
 SMALL = LikelihoodConfig(
     model=TokenModelConfig(num_layers=1, hidden_size=32, num_heads=2, intermediate_size=48, dropout=0.0),

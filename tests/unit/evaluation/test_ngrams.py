@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmcodec.evaluation.ngrams import MAX_DISCOUNT, MIN_DISCOUNT, NGramModel, ngram_bits
+from llmcodec.lm.ngrams import MAX_DISCOUNT, MIN_DISCOUNT, NGramModel, ngram_bits
 
 START = "<s>"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.likelihood import LikelihoodConfig
 from llmcodec.evaluation.probe import ProbeConfig, fit_probe, latents_of, measure_probe, nearest, pooled
-from llmcodec.evaluation.token_model import TokenModelConfig
+from llmcodec.lm.small_lm import TokenModelConfig
 
 from .fake_codec import LoudnessCodec
 

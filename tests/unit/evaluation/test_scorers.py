@@ -1,13 +1,13 @@
-"""evaluation/scorers.py: log-likelihoods equal those of plain scoring, windows count every token once."""
+"""lm/small_lm_scorer.py: log-likelihoods equal those of plain scoring, windows count every token once."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from llmcodec.evaluation.scorers import TokenModelScorer, train_scorer
-from llmcodec.evaluation.token_model import TokenModel, TokenModelConfig, score_clips
-from llmcodec.evaluation.token_training import LikelihoodConfig
+from llmcodec.lm.small_lm import TokenModel, TokenModelConfig, score_clips
+from llmcodec.lm.small_lm_scorer import TokenModelScorer, train_scorer
+from llmcodec.lm.small_lm_training import LikelihoodConfig
 from llmcodec.protocol import TokenScorer
 
 SMALL = TokenModelConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=24)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from llmcodec.evaluation import token_model as tm
+from llmcodec.lm import small_lm as tm
 
 SMALL = tm.TokenModelConfig(num_layers=2, hidden_size=32, num_heads=2, intermediate_size=48)
 

@@ -16,14 +16,7 @@ from torch import Tensor
 
 from llmcodec.data.sampler import clip_seed
 from llmcodec.evaluation.codes import UnigramModel
-from llmcodec.evaluation.token_model import (
-    TokenModel,
-    TokenModelConfig,
-    pad_batch,
-    plan_batches,
-    split_long,
-    start_embedding,
-)
+from llmcodec.lm.small_lm import TokenModel, TokenModelConfig, pad_batch, plan_batches, split_long, start_embedding
 
 
 @dataclass(frozen=True)

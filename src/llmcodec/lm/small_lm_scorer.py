@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmcodec.evaluation.codes import check_codes
-from llmcodec.evaluation.token_model import TokenModel, pad_batch
-from llmcodec.evaluation.token_training import LikelihoodConfig, train_token_model
+from llmcodec.lm.small_lm import TokenModel, pad_batch
+from llmcodec.lm.small_lm_training import LikelihoodConfig, train_token_model
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmcodec.io import audio
-from llmcodec.speak import check_codec, codec_of, encode_flat
+from llmcodec.lm.speech import check_codec, codec_of, encode_flat
 
 if TYPE_CHECKING:
     from torch import Tensor
