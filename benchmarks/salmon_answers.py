@@ -19,7 +19,7 @@ import numpy as np
 import soundfile
 from transformers.audio_utils import mel_filter_bank
 
-from llmcodec.evaluation.stats import wilson_interval
+from llmcodec.metrics.statistics import wilson_interval
 
 RATE = 16_000
 VOICE_PARTS = ("speaker_consistency", "gender_consistency")

@@ -115,7 +115,7 @@ def chain(clauses: Clauses, numbers: dict[str, int]) -> tuple[np.ndarray, np.nda
 
 def cepstra(wav_S: np.ndarray) -> np.ndarray:
     """Mel cepstra and their slopes, (T, 2 x CEPSTRA)."""
-    from llmcodec.evaluation.metrics import mel_filters_NM
+    from llmcodec.metrics.spectral import mel_filters_NM
 
     padded = np.pad(wav_S, (WINDOW // 2, WINDOW // 2 + HOP))
     frames_TN = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP] * np.hamming(WINDOW)

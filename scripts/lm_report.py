@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 
 from llmcodec.data.manifest import Clip, read_manifest
-from llmcodec.evaluation.stats import compare_paired
 from llmcodec.io import audio
 from llmcodec.lm.sampling import SamplingConfig, sample, speech_prompt, text_prompt
 from llmcodec.lm.speech import codec_of, encode_flat, frames_of
 from llmcodec.lm.token_lm import load_token_lm
+from llmcodec.metrics.statistics import compare_paired
 
 SILENT_DB = 30.0
 """A continuation this far below its prompt (root mean square) counts as silent."""

@@ -21,8 +21,8 @@ from llmcodec.evaluation.requests import (
     write_results,
 )
 from llmcodec.evaluation.stability import Change, StabilityResult, compare_stability, measure_stability
-from llmcodec.evaluation.stats import Interval, PairedComparison, compare_paired
 from llmcodec.evaluation.systems import spread
+from llmcodec.metrics.statistics import Interval, PairedComparison, compare_paired
 
 
 @dataclass(frozen=True)

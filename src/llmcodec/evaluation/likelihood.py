@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llmcodec.evaluation.codes import UnigramModel, check_codes
-from llmcodec.evaluation.stats import Interval, PairedComparison, bootstrap_ratio, compare_paired
 from llmcodec.lm.small_lm import TokenModel, score_clips
 from llmcodec.lm.small_lm_training import LikelihoodConfig, train_token_model
+from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_ratio, compare_paired
+from llmcodec.metrics.token_statistics import UnigramModel, check_codes
 
 LN2 = math.log(2)
 # Pairing by clip cannot see the luck of a training. On the same tokens three seeds differ by .14 % (full corpus) and

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmcodec.evaluation.measured import Measured
-from llmcodec.evaluation.metrics import measure_pair
 from llmcodec.io import audio
+from llmcodec.metrics.measured import Measured
+from llmcodec.metrics.spectral import measure_pair
 
 if TYPE_CHECKING:
     from llmcodec.evaluation.wer import WordRow

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcodec.evaluation.measuring import Job, Journal, free_cores, job_key, measure_jobs
-from llmcodec.evaluation.metrics import SUPERB, check_metrics
 from llmcodec.evaluation.reconstruction import ClipRow, ReconstructionResult
+from llmcodec.metrics.spectral import SUPERB, check_metrics
 
 REQUIRED = ("reference", "reconstruction")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcodec.evaluation.figures import PALETTE
-from llmcodec.evaluation.stats import Interval
+from llmcodec.metrics.statistics import Interval
 
 
 def frontier_png(points: Mapping[str, tuple[Interval, Interval]], x_label: str, y_label: str, title: str) -> bytes:

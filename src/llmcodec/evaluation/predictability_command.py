@@ -15,7 +15,6 @@ from rich.console import Console
 
 from llmcodec.adapters.load import BUNDLED
 from llmcodec.data.manifest import Clip, manifest_hash, read_manifest
-from llmcodec.evaluation.codes import code_statistics
 from llmcodec.evaluation.likelihood import ClipBits, CurvePoint, LikelihoodConfig, PredictabilityResult
 from llmcodec.evaluation.likelihood import measure_predictability as measure
 from llmcodec.evaluation.measuring import Journal, job_key
@@ -38,6 +37,7 @@ from llmcodec.evaluation.summary import SystemRow, markdown_table, rich_table, t
 from llmcodec.evaluation.systems import encode_all, nominal_bits_per_second
 from llmcodec.lm.ngrams import ngram_bits
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD
+from llmcodec.metrics.token_statistics import code_statistics
 from llmcodec.protocol import Codec, HasFeatures
 
 

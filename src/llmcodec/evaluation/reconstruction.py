@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from llmcodec.data.manifest import Clip
-from llmcodec.evaluation.codes import encode_wav, flatten_codes
-from llmcodec.evaluation.measured import Measured
 from llmcodec.evaluation.measuring import Job, Journal, Outcome, free_cores, in_order, job_key, measure_jobs
-from llmcodec.evaluation.metrics import FAST, SUPERB, check_metrics
-from llmcodec.evaluation.stats import Interval, PairedComparison, bootstrap_mean, compare_paired
 from llmcodec.io import audio
+from llmcodec.metrics.measured import Measured
+from llmcodec.metrics.spectral import FAST, SUPERB, check_metrics
+from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_mean, compare_paired
+from llmcodec.metrics.token_statistics import encode_wav, flatten_codes
 from llmcodec.protocol import Codec, device_of
 
 if TYPE_CHECKING:

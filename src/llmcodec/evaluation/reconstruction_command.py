@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcodec.adapters.load import BUNDLED
-from llmcodec.evaluation.codes import code_statistics
 from llmcodec.evaluation.measuring import Journal
-from llmcodec.evaluation.metrics import HIGHER_IS_BETTER, SUPERB
 from llmcodec.evaluation.pairs import evaluate_pairs, read_pairs
 from llmcodec.evaluation.reconstruction import ReconstructionResult, evaluate_reconstruction
 from llmcodec.evaluation.requests import (
@@ -30,6 +28,8 @@ from llmcodec.evaluation.requests import (
 )
 from llmcodec.evaluation.summary import SystemRow, markdown_table, rich_table, to_json, verdict
 from llmcodec.evaluation.systems import nominal_bits_per_second, spread
+from llmcodec.metrics.spectral import HIGHER_IS_BETTER, SUPERB
+from llmcodec.metrics.token_statistics import code_statistics
 
 GROUPS = {"superb": SUPERB, "fast": ("mel", "stft", "sdr"), "all": tuple(HIGHER_IS_BETTER)}
 

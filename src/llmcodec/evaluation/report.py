@@ -20,8 +20,8 @@ import numpy as np
 from llmcodec.evaluation.figures import Curve, curve_svg, spectrogram_png
 from llmcodec.evaluation.page import PAGE, STYLE
 from llmcodec.evaluation.report_parts import frontier_section, runs_section, salmon_section
-from llmcodec.evaluation.stats import Interval
 from llmcodec.evaluation.summary import Measure, Statement, SystemRow, compare, format_value, used_measures
+from llmcodec.metrics.statistics import Interval
 
 MAX_BYTES = 6_000_000
 

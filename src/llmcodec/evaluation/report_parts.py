@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from llmcodec.evaluation.figures import Point, scatter_svg
-from llmcodec.evaluation.stats import Interval
 from llmcodec.evaluation.summary import SystemRow
+from llmcodec.metrics.statistics import Interval
 
 
 def frontier_points(rows: Sequence[SystemRow]) -> list[Point]:

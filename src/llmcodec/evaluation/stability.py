@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmcodec.data.manifest import Clip
-from llmcodec.evaluation.codes import encode_wav
-from llmcodec.evaluation.stats import Interval, PairedComparison, bootstrap_ratio, compare_paired
 from llmcodec.io import audio
+from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_ratio, compare_paired
+from llmcodec.metrics.token_statistics import encode_wav
 from llmcodec.protocol import Codec
 
 

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmcodec.evaluation.codes import CodeStatistics
 from llmcodec.evaluation.consistency import ConsistencyResult
 from llmcodec.evaluation.likelihood import PredictabilityResult, compare_predictability
-from llmcodec.evaluation.metrics import HIGHER_IS_BETTER
 from llmcodec.evaluation.probe import ProbeResult
 from llmcodec.evaluation.reconstruction import ReconstructionResult, compare_reconstruction
-from llmcodec.evaluation.stats import Interval, PairedComparison, bootstrap_mean, compare_paired
 from llmcodec.evaluation.wer import WordRow, compare_words, word_error_rate
+from llmcodec.metrics.spectral import HIGHER_IS_BETTER
+from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_mean, compare_paired
+from llmcodec.metrics.token_statistics import CodeStatistics
 from llmcodec.salmon.score import SalmonResult
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from llmcodec.data.manifest import Clip
-from llmcodec.evaluation.codes import code_statistics, flatten_codes
 from llmcodec.evaluation.consistency import slice_consistency
 from llmcodec.evaluation.likelihood import LikelihoodConfig, measure_predictability
 from llmcodec.evaluation.probe import measure_probe
@@ -25,6 +24,7 @@ from llmcodec.evaluation.summary import SystemRow
 from llmcodec.evaluation.wer import wer_of
 from llmcodec.io import audio
 from llmcodec.lm.small_lm_scorer import TokenModelScorer
+from llmcodec.metrics.token_statistics import code_statistics, flatten_codes
 from llmcodec.protocol import Codec, device_of
 from llmcodec.salmon.score import salmon_accuracy
 

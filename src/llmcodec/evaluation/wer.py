@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from llmcodec.data.manifest import Clip
-from llmcodec.evaluation.measured import load_metric_package
-from llmcodec.evaluation.stats import Interval, PairedComparison, bootstrap_ratio, compare_paired
 from llmcodec.io import audio
+from llmcodec.metrics.measured import load_metric_package
+from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_ratio, compare_paired
 from llmcodec.protocol import Codec
 
 OFFLINE = "faster-whisper"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from llmcodec.evaluation.codes import check_codes
+from llmcodec.metrics.token_statistics import check_codes
 
 MIN_DISCOUNT, MAX_DISCOUNT = 0.05, 0.95
 

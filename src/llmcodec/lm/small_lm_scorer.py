@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmcodec.evaluation.codes import check_codes
 from llmcodec.lm.small_lm import TokenModel, pad_batch
 from llmcodec.lm.small_lm_training import LikelihoodConfig, train_token_model
+from llmcodec.metrics.token_statistics import check_codes
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmcodec.data.sampler import clip_seed
-from llmcodec.evaluation.codes import UnigramModel
 from llmcodec.lm.small_lm import TokenModel, TokenModelConfig, pad_batch, plan_batches, split_long, start_embedding
+from llmcodec.metrics.token_statistics import UnigramModel
 
 
 @dataclass(frozen=True)

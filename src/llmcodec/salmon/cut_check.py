@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcodec.evaluation.stats import Interval, wilson_interval
 from llmcodec.io import audio
+from llmcodec.metrics.statistics import Interval, wilson_interval
 from llmcodec.salmon.build import GENDER, SPEAKER, SuiteSettings, build_suite
 from llmcodec.salmon.pairs import Splice
 

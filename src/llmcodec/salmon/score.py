@@ -24,8 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from llmcodec.evaluation.codes import flatten_codes
-from llmcodec.evaluation.stats import Interval, PairedComparison, compare_paired, wilson_interval
+from llmcodec.metrics.statistics import Interval, PairedComparison, compare_paired, wilson_interval
+from llmcodec.metrics.token_statistics import flatten_codes
 from llmcodec.protocol import Codec, TokenScorer, device_of
 from llmcodec.salmon.suite import SuitePair, open_suite
 

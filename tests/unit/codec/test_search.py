@@ -13,9 +13,9 @@ from llmcodec.assets import speech_manifest
 from llmcodec.codec.search import PRIOR_FILE, BigramPrior, MelDistance, SearchConfig, SearchingCodec, around
 from llmcodec.data.manifest import read_manifest
 from llmcodec.evaluation.comparison import codec_key
-from llmcodec.evaluation.metrics import measure_pair, mel_filters_NM
 from llmcodec.evaluation.requests import fingerprint
 from llmcodec.io import audio
+from llmcodec.metrics.spectral import measure_pair, mel_filters_NM
 from llmcodec.protocol import Codec, HasFeatures
 from llmcodec.runtime.torch_runtime import TorchRuntime, identity_of
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from llmcodec.evaluation.codes import code_statistics
 from llmcodec.evaluation.consistency import ConsistencyResult, SliceRow
 from llmcodec.evaluation.likelihood import ClipBits, CurvePoint, LikelihoodConfig, PredictabilityResult
-from llmcodec.evaluation.metrics import Measured
 from llmcodec.evaluation.probe import ProbeConfig, ProbeQuantizer, ProbeResult
 from llmcodec.evaluation.reconstruction import ClipRow, ReconstructionResult
 from llmcodec.evaluation.summary import SystemRow
 from llmcodec.evaluation.wer import WordRow
+from llmcodec.metrics.spectral import Measured
+from llmcodec.metrics.token_statistics import code_statistics
 from llmcodec.salmon.score import PairScore, PartScore, SalmonResult
 
 NUM = 12

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from llmcodec.evaluation.stats import wilson_interval
+from llmcodec.metrics.statistics import wilson_interval
 from llmcodec.salmon.build import SuiteSettings
 from llmcodec.salmon.cut_check import WINDOW, CutCheck, check_cut, suite_cut_accuracy, window_features
 

@@ -7,7 +7,7 @@ import pystoi
 import pytest
 from pystoi.utils import resample_oct
 
-from llmcodec.evaluation.intelligibility import TooLittleSpeech, resample, stoi
+from llmcodec.metrics.stoi import TooLittleSpeech, resample, stoi
 
 from .conftest import speech_like
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmcodec.evaluation.codes import unigram_cross_entropy
 from llmcodec.evaluation.likelihood import (
     SEED_LUCK,
     ClipBits,
@@ -20,6 +19,7 @@ from llmcodec.evaluation.likelihood import (
     measure_predictability,
 )
 from llmcodec.lm.small_lm import TokenModelConfig
+from llmcodec.metrics.token_statistics import unigram_cross_entropy
 
 SMALL = LikelihoodConfig(
     model=TokenModelConfig(num_layers=1, hidden_size=32, num_heads=2, intermediate_size=48, dropout=0.0),

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from llmcodec.evaluation.measuring import Job, Journal, job_key, measure_jobs, run_job
-from llmcodec.evaluation.metrics import SUPERB, measure_pair
+from llmcodec.metrics.spectral import SUPERB, measure_pair
 
 from .conftest import speech_like
 

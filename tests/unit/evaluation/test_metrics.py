@@ -10,8 +10,8 @@ import librosa
 import numpy as np
 import pytest
 
-from llmcodec.evaluation import metrics
 from llmcodec.io import audio
+from llmcodec.metrics import spectral as metrics
 
 from .conftest import speech_like
 

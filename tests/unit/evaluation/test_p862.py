@@ -13,10 +13,12 @@ from scipy.signal import sosfilt
 from llmcodec.adapters.load import load_codec
 from llmcodec.assets import speech_manifest
 from llmcodec.data.manifest import read_manifest
-from llmcodec.evaluation import p862, p862_activity, p862_model
-from llmcodec.evaluation.p862_tables import ALIGNMENT_SECTIONS, HIGH_PASS, NUM_BINS_J, WIDTH_BARK_J
 from llmcodec.evaluation.reconstruction import reconstruct
 from llmcodec.io import audio
+from llmcodec.metrics.pesq import activity as p862_activity
+from llmcodec.metrics.pesq import model as p862_model
+from llmcodec.metrics.pesq import wideband as p862
+from llmcodec.metrics.pesq.tables import ALIGNMENT_SECTIONS, HIGH_PASS, NUM_BINS_J, WIDTH_BARK_J
 
 from .conftest import speech_like
 
@@ -140,7 +142,7 @@ def test_the_high_pass_is_the_packages_bit_for_bit(alone: bool, monkeypatch: pyt
 def test_scipys_signal_processing_is_not_imported() -> None:
     """It takes half a second; and it can still be imported afterwards."""
     code = (
-        "import sys, numpy as np; from llmcodec.evaluation.p862 import wideband_pesq;"
+        "import sys, numpy as np; from llmcodec.metrics.pesq.wideband import wideband_pesq;"
         "wav = np.random.default_rng(0).standard_normal(20000).astype(np.float32);"
         "wideband_pesq(wav, wav); assert 'scipy.signal' not in sys.modules, 'imported';"
         "import scipy.signal; scipy.signal.sosfilt([[1, 0, 0, 1, 0, 0]], wav); wideband_pesq(wav, wav)"

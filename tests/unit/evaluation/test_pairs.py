@@ -9,8 +9,8 @@ import pytest
 import soundfile
 
 from llmcodec.evaluation.measuring import Journal
-from llmcodec.evaluation.metrics import measure_pair
 from llmcodec.evaluation.pairs import evaluate_pairs, read_pairs
+from llmcodec.metrics.spectral import measure_pair
 
 from .conftest import speech_like
 

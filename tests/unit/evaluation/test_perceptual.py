@@ -9,8 +9,8 @@ import pytest
 
 from llmcodec.assets import speech_manifest
 from llmcodec.data.manifest import read_manifest
-from llmcodec.evaluation.perceptual import measure_dnsmos, measure_speaker
 from llmcodec.io import audio
+from llmcodec.metrics.learned import measure_dnsmos, measure_speaker
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import parselmouth
 import pytest
 
-from llmcodec.evaluation.pitch import dtw_path, measure_f0_correlation, pitch_cents
+from llmcodec.metrics.pitch import dtw_path, measure_f0_correlation, pitch_cents
 
 from .conftest import speech_like
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from llmcodec.evaluation.stats import wilson_interval
 from llmcodec.io import audio
+from llmcodec.metrics.statistics import wilson_interval
 from llmcodec.salmon.score import PairScore, PartScore, SalmonResult, compare_salmon, salmon_accuracy
 
 from .fake_codec import LoudnessCodec

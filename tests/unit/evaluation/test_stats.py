@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from llmcodec.evaluation import stats
+from llmcodec.metrics import statistics as stats
 
 
 def test_bootstrap_mean_matches_the_normal_interval_for_many_rows() -> None:

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcodec.evaluation.codes import flatten_codes
 from llmcodec.io.token_text import BEGIN, END, codes_to_text, frames, parse_codec_text
+from llmcodec.metrics.token_statistics import flatten_codes
 
 
 @given(st.lists(st.lists(st.integers(0, 99), min_size=1), min_size=1, max_size=4), st.sampled_from(["", " ", "\n"]))

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from llmcodec.evaluation.measured import Measured, load_metric_package
+from llmcodec.metrics.measured import Measured, load_metric_package
 
 LABEL_RATE = 22_050
 """Codec-SUPERB tells Praat that every file has this sample rate, whatever it really has. At 16 kHz the pitch floor of

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from llmcodec.evaluation.measured import INSTALL, Measured, load_metric_package
+from llmcodec.metrics.measured import INSTALL, Measured, load_metric_package
 
 MIN_SECONDS = 0.5
 SAMPLE_RATE = 16_000

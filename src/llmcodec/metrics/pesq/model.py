@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from llmcodec.evaluation.p862_alignment import Utterance
-from llmcodec.evaluation.p862_tables import (
+from llmcodec.metrics.pesq.alignment import Utterance
+from llmcodec.metrics.pesq.tables import (
     BAND_GAIN_J,
     HEARING_THRESHOLD_J,
     LOUDNESS_SCALE,

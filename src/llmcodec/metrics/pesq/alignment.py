@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llmcodec.evaluation.p862_activity import activity, stretches, telephone_band
-from llmcodec.evaluation.p862_delays import FRAME, HOP, Heard, elect, envelope_delays
-from llmcodec.evaluation.p862_tables import MARGIN, MARGIN_WINDOWS, WINDOW
+from llmcodec.metrics.pesq.activity import activity, stretches, telephone_band
+from llmcodec.metrics.pesq.delays import FRAME, HOP, Heard, elect, envelope_delays
+from llmcodec.metrics.pesq.tables import MARGIN, MARGIN_WINDOWS, WINDOW
 
 SHORTEST_UTTERANCE, SHORTEST_SPLIT = 50, 200
 MAX_BREAKPOINTS, MAX_UTTERANCES = 40, 50

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from llmcodec.evaluation.p862_tables import ALIGNMENT_SECTIONS, MARGIN, WINDOW
+from llmcodec.metrics.pesq.tables import ALIGNMENT_SECTIONS, MARGIN, WINDOW
 
 TAPS, BLOCK, BLOCKS_AT_ONCE = 512, 3072, 64
 """Of the alignment filter, whose response has fallen below 1e-14 by then."""

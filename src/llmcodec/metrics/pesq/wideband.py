@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from llmcodec.evaluation.p862_alignment import find_utterances
-from llmcodec.evaluation.p862_model import raw_score
-from llmcodec.evaluation.p862_tables import HIGH_PASS, MARGIN, RATE, SHORTEST, TAIL
+from llmcodec.metrics.pesq.alignment import find_utterances
+from llmcodec.metrics.pesq.model import raw_score
+from llmcodec.metrics.pesq.tables import HIGH_PASS, MARGIN, RATE, SHORTEST, TAIL
 
 TARGET_POWER = 1e7
 LEVEL_BAND_HZ = ((300, 350), (3250, 3500))

@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from llmcodec.evaluation.intelligibility import TooLittleSpeech, stoi
-from llmcodec.evaluation.measured import Measured, load_metric_package
-from llmcodec.evaluation.p862 import NoScore, wideband_pesq
-from llmcodec.evaluation.perceptual import measure_dnsmos, measure_speaker
-from llmcodec.evaluation.pitch import measure_f0_correlation
 from llmcodec.io import audio
+from llmcodec.metrics.learned import measure_dnsmos, measure_speaker
+from llmcodec.metrics.measured import Measured, load_metric_package
+from llmcodec.metrics.pesq.wideband import NoScore, wideband_pesq
+from llmcodec.metrics.pitch import measure_f0_correlation
+from llmcodec.metrics.stoi import TooLittleSpeech, stoi
 
 SAMPLE_RATE = 16_000
 MEL_BANDS = {2048: 150, 512: 80}

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from llmcodec.evaluation.p862_activity import TAPS
-from llmcodec.evaluation.p862_tables import MARGIN, WINDOW
+from llmcodec.metrics.pesq.activity import TAPS
+from llmcodec.metrics.pesq.tables import MARGIN, WINDOW
 
 FRAME, HOP = 1024, 256
 FRAMES_AT_ONCE = 128
