@@ -87,7 +87,7 @@ def published(reference: np.ndarray, other: np.ndarray) -> dict[str, float]:
 
 
 def ours(pairs: list[Pair], workers: int) -> list[dict[str, float]]:
-    from llmcodec.evaluation.measuring import Job, measure_jobs
+    from llmcodec.evaluation.workers import Job, measure_jobs
     from llmcodec.metrics.spectral import SUPERB
 
     jobs = (Job(str(i), str(i), a, b, RATE, SUPERB) for i, (a, b) in enumerate(pairs))

@@ -16,7 +16,7 @@ from llmcodec.adapters.load import BUNDLED, load_codec
 from llmcodec.data.manifest import read_manifest
 from llmcodec.evaluation.comparison import named_systems
 from llmcodec.evaluation.output import Show, progress, write_text
-from llmcodec.evaluation.systems import encode_all
+from llmcodec.evaluation.system import encode_all
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD, LikelihoodConfig
 from llmcodec.lm.speech import check_codec
 from llmcodec.metrics.statistics import Interval

@@ -13,8 +13,8 @@ from llmcodec import assets
 from llmcodec.cli import main, shipped_recipe, train_parser
 from llmcodec.codec import LLMCodec
 from llmcodec.data.manifest import read_manifest, write_manifest
-from llmcodec.evaluation.likelihood import LikelihoodConfig
-from llmcodec.evaluation.systems import Corpus, MeasurementConfig
+from llmcodec.evaluation.predictability import LikelihoodConfig
+from llmcodec.evaluation.system import Corpus, MeasurementConfig
 from llmcodec.io import audio
 from llmcodec.quickstart import bundled_corpus, run_quickstart, without_language
 from llmcodec.training.recipe import Recipe

@@ -12,6 +12,7 @@ from pathlib import Path
 from llmcodec import assets
 from llmcodec.adapters.load import BUNDLED, load_codec
 from llmcodec.data.manifest import manifest_hash, read_manifest
+from llmcodec.evaluation.cache import cache_folder, kept
 from llmcodec.evaluation.comparison import (
     all_statements,
     codec_key,
@@ -22,13 +23,12 @@ from llmcodec.evaluation.comparison import (
     run_facts,
     versions,
 )
-from llmcodec.evaluation.kept import cache_folder, kept
 from llmcodec.evaluation.output import progress, write_text
-from llmcodec.evaluation.report import ReportMeta, write_report
-from llmcodec.evaluation.summary import SystemRow, markdown_table, rich_table, to_json
-from llmcodec.evaluation.systems import Corpus, MeasurementConfig, Progress, measure_system
+from llmcodec.evaluation.system import Corpus, MeasurementConfig, Progress, measure_system
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD
 from llmcodec.protocol import Codec
+from llmcodec.report.page import ReportMeta, write_report
+from llmcodec.report.tables import SystemRow, markdown_table, rich_table, to_json
 
 
 def compare_codecs(

@@ -19,14 +19,14 @@ from typing import Any
 
 from llmcodec import __version__
 from llmcodec.data.manifest import Clip
-from llmcodec.evaluation.figures import Curve
-from llmcodec.evaluation.kept import key_of
+from llmcodec.evaluation.cache import key_of
 from llmcodec.evaluation.reconstruction import reconstruct
-from llmcodec.evaluation.report import Example, Track, learning_curve
-from llmcodec.evaluation.summary import Statement, SystemRow, verdict
-from llmcodec.evaluation.systems import spread
+from llmcodec.evaluation.system import spread
 from llmcodec.io import audio
 from llmcodec.protocol import Codec
+from llmcodec.report.figures import Curve
+from llmcodec.report.page import Example, Track, learning_curve
+from llmcodec.report.tables import Statement, SystemRow, verdict
 from llmcodec.salmon.score import codec_module, weights_digest
 
 TERMS_SHOWN = {

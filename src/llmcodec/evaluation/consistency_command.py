@@ -21,7 +21,7 @@ from llmcodec.evaluation.requests import (
     write_results,
 )
 from llmcodec.evaluation.stability import Change, StabilityResult, compare_stability, measure_stability
-from llmcodec.evaluation.systems import spread
+from llmcodec.evaluation.system import spread
 from llmcodec.metrics.statistics import Interval, PairedComparison, compare_paired
 
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcodec.evaluation.measuring import Job, Journal, free_cores, job_key, measure_jobs
 from llmcodec.evaluation.reconstruction import ClipRow, ReconstructionResult
+from llmcodec.evaluation.workers import Job, Journal, free_cores, job_key, measure_jobs
 from llmcodec.metrics.spectral import SUPERB, check_metrics
 
 REQUIRED = ("reference", "reconstruction")

@@ -15,10 +15,8 @@ from rich.console import Console
 
 from llmcodec.adapters.load import BUNDLED
 from llmcodec.data.manifest import Clip, manifest_hash, read_manifest
-from llmcodec.evaluation.likelihood import ClipBits, CurvePoint, LikelihoodConfig, PredictabilityResult
-from llmcodec.evaluation.likelihood import measure_predictability as measure
-from llmcodec.evaluation.measuring import Journal, job_key
-from llmcodec.evaluation.plots import curves_png, frontier_png, write_png
+from llmcodec.evaluation.predictability import ClipBits, CurvePoint, LikelihoodConfig, PredictabilityResult
+from llmcodec.evaluation.predictability import measure_predictability as measure
 from llmcodec.evaluation.probe import MINI_PROBE, ProbeConfig, measure_probe
 from llmcodec.evaluation.reconstruction import evaluate_reconstruction
 from llmcodec.evaluation.requests import (
@@ -33,12 +31,14 @@ from llmcodec.evaluation.requests import (
     write_results,
     write_text,
 )
-from llmcodec.evaluation.summary import SystemRow, markdown_table, rich_table, to_json, verdict
-from llmcodec.evaluation.systems import encode_all, nominal_bits_per_second
+from llmcodec.evaluation.system import encode_all, nominal_bits_per_second
+from llmcodec.evaluation.workers import Journal, job_key
 from llmcodec.lm.ngrams import ngram_bits
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD
 from llmcodec.metrics.token_statistics import code_statistics
 from llmcodec.protocol import Codec, HasFeatures
+from llmcodec.report.plots import curves_png, frontier_png, write_png
+from llmcodec.report.tables import SystemRow, markdown_table, rich_table, to_json, verdict
 
 
 def evaluate_predictability_command(

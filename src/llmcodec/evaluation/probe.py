@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from llmcodec.data.manifest import Clip
-from llmcodec.evaluation.likelihood import LikelihoodConfig, PredictabilityResult, measure_predictability
+from llmcodec.evaluation.predictability import LikelihoodConfig, PredictabilityResult, measure_predictability
 from llmcodec.io import audio
 from llmcodec.protocol import Codec, HasFeatures, device_of
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from llmcodec.data.manifest import Clip
-from llmcodec.evaluation.measuring import Job, Journal, Outcome, free_cores, in_order, job_key, measure_jobs
+from llmcodec.evaluation.workers import Job, Journal, Outcome, free_cores, in_order, job_key, measure_jobs
 from llmcodec.io import audio
 from llmcodec.metrics.measured import Measured
 from llmcodec.metrics.spectral import FAST, SUPERB, check_metrics

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from llmcodec.adapters.load import BUNDLED
-from llmcodec.evaluation.measuring import Journal
 from llmcodec.evaluation.pairs import evaluate_pairs, read_pairs
 from llmcodec.evaluation.reconstruction import ReconstructionResult, evaluate_reconstruction
 from llmcodec.evaluation.requests import (
@@ -26,10 +25,11 @@ from llmcodec.evaluation.requests import (
     write_csv,
     write_results,
 )
-from llmcodec.evaluation.summary import SystemRow, markdown_table, rich_table, to_json, verdict
-from llmcodec.evaluation.systems import nominal_bits_per_second, spread
+from llmcodec.evaluation.system import nominal_bits_per_second, spread
+from llmcodec.evaluation.workers import Journal
 from llmcodec.metrics.spectral import HIGHER_IS_BETTER, SUPERB
 from llmcodec.metrics.token_statistics import code_statistics
+from llmcodec.report.tables import SystemRow, markdown_table, rich_table, to_json, verdict
 
 GROUPS = {"superb": SUPERB, "fast": ("mel", "stft", "sdr"), "all": tuple(HIGHER_IS_BETTER)}
 

@@ -9,9 +9,9 @@ import soundfile
 from llmcodec.adapters import random_weights
 from llmcodec.cli import main
 from llmcodec.data.manifest import Clip
-from llmcodec.evaluation.likelihood import LikelihoodConfig
+from llmcodec.evaluation.predictability import LikelihoodConfig
 from llmcodec.evaluation.probe import ProbeConfig, measure_probe
-from llmcodec.evaluation.systems import Corpus, MeasurementConfig, measure_system, nominal_bits_per_second
+from llmcodec.evaluation.system import Corpus, MeasurementConfig, measure_system, nominal_bits_per_second
 from llmcodec.lm.small_lm import TokenModelConfig
 
 from .tiny_peers import TINY, tiny_peer

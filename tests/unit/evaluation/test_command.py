@@ -25,7 +25,7 @@ from llmcodec.evaluation.comparison import (
     run_facts,
     versions,
 )
-from llmcodec.evaluation.summary import SystemRow
+from llmcodec.report.tables import SystemRow
 
 from .made_up import made_up_row
 
@@ -137,11 +137,11 @@ def test_keys_see_weights_and_settings():
 
 
 def test_code_that_measures_changes_the_key_and_code_that_draws_does_not(tmp_path):
-    for name in ("audio.py", "codec/a.py", "codecs/b.py", "lm/c.py", "metrics/statistics.py", "evaluation/page.py"):
+    for name in ("audio.py", "codec/a.py", "codecs/b.py", "lm/c.py", "metrics/statistics.py", "report/style.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x = 1")
     before = code_digest(tmp_path)
-    (tmp_path / "evaluation/page.py").write_text("x = 2")
+    (tmp_path / "report/style.py").write_text("x = 2")
     assert code_digest(tmp_path) == before
     (tmp_path / "codec/a.py").write_text("x = 2")
     assert code_digest(tmp_path) != before and len(code_digest()) == 24

@@ -13,7 +13,7 @@ from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.evaluation.consistency import slice_consistency
 from llmcodec.evaluation.probe import latents_of
 from llmcodec.evaluation.reconstruction import encode_clip, reconstruct
-from llmcodec.evaluation.systems import encode_all
+from llmcodec.evaluation.system import encode_all
 from llmcodec.metrics.token_statistics import encode_wav
 from llmcodec.protocol import device_of
 from llmcodec.runtime.torch_runtime import TorchRuntime

@@ -1,4 +1,4 @@
-"""evaluation/kept.py: results come back as they were; other keys, damage and strange classes never do."""
+"""evaluation/cache.py: results come back as they were; other keys, damage and strange classes never do."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from llmcodec.evaluation.kept import cache_folder, kept, key_of, pack, unpack
-from llmcodec.evaluation.likelihood import LikelihoodConfig
-from llmcodec.evaluation.summary import to_json
+from llmcodec.evaluation.cache import cache_folder, kept, key_of, pack, unpack
+from llmcodec.evaluation.predictability import LikelihoodConfig
+from llmcodec.report.tables import to_json
 from llmcodec.salmon.score import PairScore, PartScore, SalmonResult
 
 from .made_up import made_up_row

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmcodec.evaluation.likelihood import (
+from llmcodec.evaluation.predictability import (
     SEED_LUCK,
     ClipBits,
     LikelihoodConfig,

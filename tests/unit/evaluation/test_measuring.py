@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from llmcodec.evaluation.measuring import Job, Journal, job_key, measure_jobs, run_job
+from llmcodec.evaluation.workers import Job, Journal, job_key, measure_jobs, run_job
 from llmcodec.metrics.spectral import SUPERB, measure_pair
 
 from .conftest import speech_like

@@ -98,7 +98,7 @@ def test_other_sample_rates_are_resampled_where_a_metric_needs_16_khz() -> None:
 
 
 def test_worker_processes_need_no_torch() -> None:
-    code = "import sys, llmcodec.evaluation.measuring; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = "import sys, llmcodec.evaluation.workers; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from llmcodec.evaluation.measuring import Journal
 from llmcodec.evaluation.pairs import evaluate_pairs, read_pairs
+from llmcodec.evaluation.workers import Journal
 from llmcodec.metrics.spectral import measure_pair
 
 from .conftest import speech_like

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from matplotlib.image import imread
 
-from llmcodec.evaluation.plots import _undominated, curves_png, frontier_png, write_png
 from llmcodec.metrics.statistics import Interval
+from llmcodec.report.plots import _undominated, curves_png, frontier_png, write_png
 
 
 def test_the_frontier_is_the_lower_left_staircase() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llmcodec.data.manifest import Clip
-from llmcodec.evaluation.likelihood import LikelihoodConfig
+from llmcodec.evaluation.predictability import LikelihoodConfig
 from llmcodec.evaluation.probe import ProbeConfig, fit_probe, latents_of, measure_probe, nearest, pooled
 from llmcodec.lm.small_lm import TokenModelConfig
 

@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from llmcodec.evaluation import summary
-from llmcodec.evaluation.summary import SystemRow
+from llmcodec.report import tables as summary
+from llmcodec.report.tables import SystemRow
 
 from .made_up import NUM, made_up_row
 

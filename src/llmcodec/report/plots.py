@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmcodec.evaluation.figures import PALETTE
 from llmcodec.metrics.statistics import Interval
+from llmcodec.report.figures import PALETTE
 
 
 def frontier_png(points: Mapping[str, tuple[Interval, Interval]], x_label: str, y_label: str, title: str) -> bytes:

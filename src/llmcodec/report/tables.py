@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmcodec.evaluation.consistency import ConsistencyResult
-from llmcodec.evaluation.likelihood import PredictabilityResult, compare_predictability
+from llmcodec.evaluation.predictability import PredictabilityResult, compare_predictability
 from llmcodec.evaluation.probe import ProbeResult
 from llmcodec.evaluation.reconstruction import ReconstructionResult, compare_reconstruction
 from llmcodec.evaluation.wer import WordRow, compare_words, word_error_rate

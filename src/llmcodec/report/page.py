@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from llmcodec.evaluation.figures import Curve, curve_svg, spectrogram_png
-from llmcodec.evaluation.page import PAGE, STYLE
-from llmcodec.evaluation.report_parts import frontier_section, runs_section, salmon_section
-from llmcodec.evaluation.summary import Measure, Statement, SystemRow, compare, format_value, used_measures
 from llmcodec.metrics.statistics import Interval
+from llmcodec.report.figures import Curve, curve_svg, spectrogram_png
+from llmcodec.report.sections import frontier_section, runs_section, salmon_section
+from llmcodec.report.style import PAGE, STYLE
+from llmcodec.report.tables import Measure, Statement, SystemRow, compare, format_value, used_measures
 
 MAX_BYTES = 6_000_000
 
