@@ -14,7 +14,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from llmcodec.cli import shipped_recipe, train_parser
+from llmcodec.cli.main import shipped_recipe, train_parser
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.manifest import Clip, write_manifest

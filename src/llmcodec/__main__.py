@@ -2,7 +2,7 @@
 
 import sys
 
-from llmcodec.cli import main
+from llmcodec.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

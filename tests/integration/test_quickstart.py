@@ -10,13 +10,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from llmcodec import assets
-from llmcodec.cli import main, shipped_recipe, train_parser
+from llmcodec.cli.main import main, shipped_recipe, train_parser
 from llmcodec.codec import LLMCodec
 from llmcodec.data.manifest import read_manifest, write_manifest
 from llmcodec.evaluation.predictability import LikelihoodConfig
 from llmcodec.evaluation.system import Corpus, MeasurementConfig
+from llmcodec.experiments.quickstart import bundled_corpus, run_quickstart, without_language
 from llmcodec.io import audio
-from llmcodec.quickstart import bundled_corpus, run_quickstart, without_language
 from llmcodec.training.recipe import Recipe
 
 LITTLE = LikelihoodConfig(audio_seconds=30.0, batch_seconds=6.0, num_evaluations=1)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llmcodec import assets
-from llmcodec.cli import main
+from llmcodec.cli.main import main
 from llmcodec.data.manifest import read_manifest
 from llmcodec.io import audio
 from llmcodec.io.token_file import load_token_file

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from llmcodec.assets import speech_manifest
-from llmcodec.cli import main
+from llmcodec.cli.main import main
 from llmcodec.data.manifest import read_manifest, write_manifest
-from llmcodec.sweep import beside, claim, paired_difference
+from llmcodec.experiments.sweep import beside, claim, paired_difference
 
 SWEEP = """
 folder: {folder}

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from llmcodec import __version__
-from llmcodec.cli import COMMANDS, Command, main
+from llmcodec.cli.main import COMMANDS, Command, main
 
 EVERY = [
     *(name for name, command in COMMANDS.items() if isinstance(command, Command)),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from llmcodec.cli import main
+from llmcodec.cli.main import main
 from llmcodec.data.manifest import Clip, read_manifest, write_manifest
 from llmcodec.io import audio
 from llmcodec.io.token_shards import read_token_shards

@@ -11,12 +11,12 @@ import torch
 
 from llmcodec.adapters.load import load_codec
 from llmcodec.assets import speech_manifest
-from llmcodec.cli import main
+from llmcodec.cli.main import main
+from llmcodec.cli.salmon import comparisons, percent, salmon_markdown
 from llmcodec.data.manifest import read_manifest, write_manifest
 from llmcodec.runtime.torch_runtime import identity_of
 from llmcodec.salmon.build import BG_ALL, ROOM, SPEAKER
 from llmcodec.salmon.score import PairScore, PartScore, SalmonResult
-from llmcodec.salmon_commands import comparisons, percent, salmon_markdown
 
 
 @pytest.fixture(scope="module")

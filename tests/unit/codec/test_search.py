@@ -10,10 +10,10 @@ import torch
 
 from llmcodec.adapters.load import load_codec
 from llmcodec.assets import speech_manifest
+from llmcodec.cli.requests import fingerprint
 from llmcodec.codec.search import PRIOR_FILE, BigramPrior, MelDistance, SearchConfig, SearchingCodec, around
 from llmcodec.data.manifest import read_manifest
-from llmcodec.evaluation.comparison import codec_key
-from llmcodec.evaluation.requests import fingerprint
+from llmcodec.experiments.comparison import codec_key
 from llmcodec.io import audio
 from llmcodec.metrics.spectral import measure_pair, mel_filters_NM
 from llmcodec.protocol import Codec, HasFeatures

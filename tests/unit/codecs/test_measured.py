@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from llmcodec.adapters import random_weights
-from llmcodec.cli import main
+from llmcodec.cli.main import main
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.predictability import LikelihoodConfig
 from llmcodec.evaluation.probe import ProbeConfig, measure_probe

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llmcodec.cli import main
+from llmcodec.cli.main import main
 
 HERE = Path(__file__).parent
 OPEN_PCM = f"""

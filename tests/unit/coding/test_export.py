@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llmcodec.cli import main
+from llmcodec.cli.main import main
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.io.folders import finished_folder
 from llmcodec.runtime import export

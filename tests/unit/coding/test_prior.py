@@ -8,7 +8,7 @@ import torch
 
 from llmcodec.adapters.load import load_codec
 from llmcodec.assets import speech_manifest
-from llmcodec.cli import main
+from llmcodec.cli.main import main
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.search import PRIOR_FILE, BigramPrior, SearchingCodec
 from llmcodec.data.manifest import Clip, read_manifest, write_manifest

@@ -11,10 +11,10 @@ import pytest
 
 from llmcodec.adapters.load import load_codec
 from llmcodec.assets import codec_folder, speech_manifest
-from llmcodec.cli import main
+from llmcodec.cli import compare as command
+from llmcodec.cli.main import main
 from llmcodec.data.manifest import read_manifest, write_manifest
-from llmcodec.evaluation import command
-from llmcodec.evaluation.comparison import (
+from llmcodec.experiments.comparison import (
     System,
     all_statements,
     code_digest,

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from llmcodec.cli import main
+from llmcodec.cli import evaluate_predictability as predictability_command
+from llmcodec.cli import requests
+from llmcodec.cli.main import main
 from llmcodec.data.manifest import Clip, write_manifest
-from llmcodec.evaluation import predictability_command, requests
 
 from .conftest import speech_like
 from .fake_codec import LoudnessCodec

@@ -1,4 +1,4 @@
-"""evaluation/output.py: files appear whole, the status line takes shares."""
+"""cli/output.py: files appear whole, the status line takes shares."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from llmcodec.evaluation.output import progress, write_text
+from llmcodec.cli.output import progress, write_text
 
 
 def test_files_appear_whole(tmp_path):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from llmcodec.cli import requests
 from llmcodec.codec import LLMCodec, LLMCodecConfig
-from llmcodec.evaluation import requests
 
 from .fake_codec import LoudnessCodec
 

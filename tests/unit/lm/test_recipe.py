@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from llmcodec.cli import shipped_recipe
+from llmcodec.cli.lm import lm_train_parser
+from llmcodec.cli.main import shipped_recipe
 from llmcodec.lm.recipe import LMDataConfig, LMModelConfig, TokenLMRecipe
-from llmcodec.lm_commands import lm_train_parser
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmcodec.cli import shipped_recipe
+from llmcodec.cli.main import shipped_recipe
 from llmcodec.schedule import Schedule
 from llmcodec.training.recipe import (
     LANGUAGE_TERMS,

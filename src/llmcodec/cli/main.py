@@ -76,7 +76,7 @@ def train(arguments: Sequence[str]) -> None:
 
 def quickstart(arguments: Sequence[str]) -> None:
     """Run `llmcodec quickstart`."""
-    from llmcodec.quickstart import run_quickstart
+    from llmcodec.experiments.quickstart import run_quickstart
     from llmcodec.training.recipe import Recipe
 
     parser = recipe_parser(
@@ -98,7 +98,7 @@ def quickstart(arguments: Sequence[str]) -> None:
 
 def sweep(arguments: Sequence[str]) -> None:
     """Run `llmcodec sweep`."""
-    from llmcodec.sweep import SweepConfig, run_sweep
+    from llmcodec.experiments.sweep import SweepConfig, run_sweep
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(

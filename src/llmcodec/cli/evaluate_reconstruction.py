@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcodec.adapters.load import BUNDLED
-from llmcodec.evaluation.pairs import evaluate_pairs, read_pairs
-from llmcodec.evaluation.reconstruction import ReconstructionResult, evaluate_reconstruction
-from llmcodec.evaluation.requests import (
+from llmcodec.cli.requests import (
     check_names,
     clips_of,
     comma,
@@ -25,6 +23,8 @@ from llmcodec.evaluation.requests import (
     write_csv,
     write_results,
 )
+from llmcodec.evaluation.pairs import evaluate_pairs, read_pairs
+from llmcodec.evaluation.reconstruction import ReconstructionResult, evaluate_reconstruction
 from llmcodec.evaluation.system import nominal_bits_per_second, spread
 from llmcodec.evaluation.workers import Journal
 from llmcodec.metrics.spectral import HIGHER_IS_BETTER, SUPERB

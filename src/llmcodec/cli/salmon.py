@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from llmcodec import assets
 from llmcodec.adapters.load import BUNDLED, load_codec
+from llmcodec.cli.output import Show, progress, write_text
 from llmcodec.data.manifest import read_manifest
-from llmcodec.evaluation.comparison import named_systems
-from llmcodec.evaluation.output import Show, progress, write_text
 from llmcodec.evaluation.system import encode_all
+from llmcodec.experiments.comparison import named_systems
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD, LikelihoodConfig
 from llmcodec.lm.speech import check_codec
 from llmcodec.metrics.statistics import Interval

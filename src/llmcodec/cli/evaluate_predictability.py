@@ -14,12 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from llmcodec.adapters.load import BUNDLED
-from llmcodec.data.manifest import Clip, manifest_hash, read_manifest
-from llmcodec.evaluation.predictability import ClipBits, CurvePoint, LikelihoodConfig, PredictabilityResult
-from llmcodec.evaluation.predictability import measure_predictability as measure
-from llmcodec.evaluation.probe import MINI_PROBE, ProbeConfig, measure_probe
-from llmcodec.evaluation.reconstruction import evaluate_reconstruction
-from llmcodec.evaluation.requests import (
+from llmcodec.cli.requests import (
     HELD_OUT,
     check_names,
     comma,
@@ -31,6 +26,11 @@ from llmcodec.evaluation.requests import (
     write_results,
     write_text,
 )
+from llmcodec.data.manifest import Clip, manifest_hash, read_manifest
+from llmcodec.evaluation.predictability import ClipBits, CurvePoint, LikelihoodConfig, PredictabilityResult
+from llmcodec.evaluation.predictability import measure_predictability as measure
+from llmcodec.evaluation.probe import MINI_PROBE, ProbeConfig, measure_probe
+from llmcodec.evaluation.reconstruction import evaluate_reconstruction
 from llmcodec.evaluation.system import encode_all, nominal_bits_per_second
 from llmcodec.evaluation.workers import Journal, job_key
 from llmcodec.lm.ngrams import ngram_bits

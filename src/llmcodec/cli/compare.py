@@ -11,9 +11,11 @@ from pathlib import Path
 
 from llmcodec import assets
 from llmcodec.adapters.load import BUNDLED, load_codec
+from llmcodec.cli.output import progress, write_text
 from llmcodec.data.manifest import manifest_hash, read_manifest
 from llmcodec.evaluation.cache import cache_folder, kept
-from llmcodec.evaluation.comparison import (
+from llmcodec.evaluation.system import Corpus, MeasurementConfig, Progress, measure_system
+from llmcodec.experiments.comparison import (
     all_statements,
     codec_key,
     command_line,
@@ -23,8 +25,6 @@ from llmcodec.evaluation.comparison import (
     run_facts,
     versions,
 )
-from llmcodec.evaluation.output import progress, write_text
-from llmcodec.evaluation.system import Corpus, MeasurementConfig, Progress, measure_system
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD
 from llmcodec.protocol import Codec
 from llmcodec.report.page import ReportMeta, write_report

@@ -10,16 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmcodec.adapters.load import BUNDLED
+from llmcodec.cli.requests import check_names, clips_of, named_codecs, numbers, progress_bar, settings, write_results
 from llmcodec.evaluation.consistency import ConsistencyResult, slice_consistency
-from llmcodec.evaluation.requests import (
-    check_names,
-    clips_of,
-    named_codecs,
-    numbers,
-    progress_bar,
-    settings,
-    write_results,
-)
 from llmcodec.evaluation.stability import Change, StabilityResult, compare_stability, measure_stability
 from llmcodec.evaluation.system import spread
 from llmcodec.metrics.statistics import Interval, PairedComparison, compare_paired

@@ -153,7 +153,7 @@ def searching(codec: Codec, corpus: Corpus, weight: float) -> Codec:
 
 
 def train_codec(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Path) -> Path:
-    from llmcodec.cli import train_parser
+    from llmcodec.cli.main import train_parser
     from llmcodec.training.recipe import Recipe
     from llmcodec.training.trainer import train_or_resume
 

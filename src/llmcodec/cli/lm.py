@@ -152,7 +152,7 @@ def tokenize_splits(
 
 def lm_train_parser() -> Any:
     """Parser of `llmcodec lm train`."""
-    from llmcodec.cli import training_parser
+    from llmcodec.cli.main import training_parser
     from llmcodec.lm.recipe import TokenLMRecipe
 
     return training_parser("llmcodec lm train", TRAIN_HELP, TokenLMRecipe)

@@ -1,0 +1,1 @@
+"""The command line: parses arguments, makes one library call, prints."""

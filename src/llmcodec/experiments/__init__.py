@@ -1,0 +1,1 @@
+"""Whole experiments as functions: the quickstart, the comparison, the sweep."""
