@@ -4,7 +4,7 @@ DistributedDataParallel averages gradients over ranks. A rank that divides by it
 them the wrong weight as soon as the counts differ; dividing by the mean count over ranks makes the averaged gradient
 equal to that of one process holding all clips.
 
-Shapes: B batch, S samples. Test: `pytest tests/unit/objectives/test_reduction.py`.
+Shapes: B batch, S samples. Test: `pytest tests/test_distributed.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Any codec with a differentiable latent and a codebook can be adapted by meeting `AdaptableCodec`.
 Shapes: B batch, S samples, T frames, Q codebooks, D codec width, C code dimension, V codebook size.
-Test: tests/unit/codec/test_model.py.
+Test: tests/codec/test_model.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Numbers that change over training, as pure functions of the step: nothing to save, nothing to resume.
 
 One dataclass serves weights (`delay` + ramp), temperatures (start to end) and learning rates (warm-up, then decay).
-Test: `pytest tests/unit/objectives/test_schedule.py`.
+Test: `pytest tests/test_schedule.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The package imports torchaudio for one resampling function that 16 kHz input never calls (stand_in.py). It floors
 lengths and needs 481 samples: clips are zero-padded to whole frames, at least two.
-Source: arXiv 2509.21968. Test: tests/unit/codecs/test_packages.py.
+Source: arXiv 2509.21968. Test: tests/adapters/test_packages.py.
 """
 
 from __future__ import annotations

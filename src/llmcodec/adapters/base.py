@@ -8,7 +8,7 @@ third, `latents_of`, it subclasses `PeerCodecWithFeatures`. The rest is here:
   tokens of nearly all these models: a batch gives every clip the codes it has alone;
 - codes outside a codebook, empty clips and padding on the left are refused.
 
-Shapes: B batch, S samples, Q codebooks, T frames, D width. Test: tests/unit/codecs/test_peer.py.
+Shapes: B batch, S samples, Q codebooks, T frames, D width. Test: tests/adapters/test_base.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """BigCodec through the PyPI package `bigcodec`: a folder or hub id that its `save_pretrained` wrote.
 
 The package imports torchaudio for its own demonstration: a stand-in is shown to it (stand_in.py). Clips are zero-padded
-to whole frames. Source: arXiv 2409.05377. Test: tests/unit/codecs/test_packages.py.
+to whole frames. Source: arXiv 2409.05377. Test: tests/adapters/test_packages.py.
 """
 
 from __future__ import annotations

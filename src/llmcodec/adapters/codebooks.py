@@ -1,6 +1,6 @@
 """How many codebooks of a codec to use: one check with one message for all adapters.
 
-Test: tests/unit/codecs/test_load.py.
+Test: tests/adapters/test_load.py.
 """
 
 from __future__ import annotations

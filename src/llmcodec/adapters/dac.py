@@ -2,7 +2,7 @@
 
 Clips are zero-padded to whole frames as DacFeatureExtractor does it. Where a stride is odd (16 and 24 kHz), the
 published decoder gives a few samples less than T * hop; they are zeros here.
-Source: arXiv 2306.06546. Test: tests/unit/codecs/test_residual.py.
+Source: arXiv 2306.06546. Test: tests/adapters/test_residual.py.
 """
 
 from __future__ import annotations

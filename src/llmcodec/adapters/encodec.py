@@ -4,7 +4,7 @@
 overlap (published: by 10 ms), so that frames stay on one grid of `hop_samples`; a mono clip plays in both channels; and
 each chunk's level, which the published codec sends beside the codes as a float, is a first codebook of its own: the
 chunk's level in steps of 0.1 dB, the same code in all frames of the chunk.
-Source: arXiv 2210.13438. Test: tests/unit/codecs/test_residual.py.
+Source: arXiv 2210.13438. Test: tests/adapters/test_residual.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Log filter banks as Kaldi computes them (25 ms povey windows every 10 ms, 80 bins), which speech encoders of the
 wav2vec2-BERT kind read. torchaudio has them too, but its wheels do not import beside every PyTorch.
 
-Source: Kaldi, feat/feature-fbank.cc with its defaults, no dither, no energy. Test: tests/unit/codecs/test_fbank.py.
+Source: Kaldi, feat/feature-fbank.cc with its defaults, no dither, no energy. Test: tests/adapters/test_kaldi_fbank.py.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@
     load_codec("search@0.2:FOLDER")          # half the usual weight on the rate; FOLDER: of `llmcodec prior`
 
 What a folder holds is read from its config.json. Supported kinds, their sizes and defaults: docs/codecs.md.
-Test: tests/unit/codecs/test_load.py.
+Test: tests/adapters/test_load.py.
 """
 
 from __future__ import annotations

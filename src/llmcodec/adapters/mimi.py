@@ -1,6 +1,6 @@
 """Mimi (`kyutai/mimi`) through transformers' MimiModel.
 
-Source: arXiv 2410.00037. Test: tests/unit/codecs/test_residual.py.
+Source: arXiv 2410.00037. Test: tests/adapters/test_residual.py.
 """
 
 from __future__ import annotations

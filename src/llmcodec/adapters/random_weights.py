@@ -4,7 +4,7 @@
 
 Weights are the model's own initialisation from a seed; where that would give one token all the time, codebooks are
 filled and projections centred on a made-up signal. Such a codec says nothing about quality: only about speed, memory
-and plumbing. Test: tests/unit/codecs/test_random_weights.py.
+and plumbing. Test: tests/adapters/test_random_weights.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 To add one: write an adapter (`peer.PeerCodec`, two functions), add a row to `KINDS`, and, if it can be made without its
 weights, a preset in `random_weights`. docs/codecs.md shows it in 40 lines.
-Test: tests/unit/codecs/test_load.py.
+Test: tests/adapters/test_load.py.
 """
 
 from __future__ import annotations

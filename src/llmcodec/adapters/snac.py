@@ -8,7 +8,7 @@ The 32 and 44 kHz models pad clips to whole attention windows (0.38 and 0.28 s).
 are not kept; to decode, the last window is filled up with the codes of silence.
 The decoder adds noise: it is drawn from a fixed seed for every clip, so that equal codes give equal samples, and clips
 are decoded one by one.
-Source: arXiv 2410.14411. Test: tests/unit/codecs/test_snac.py.
+Source: arXiv 2410.14411. Test: tests/adapters/test_snac.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A stand-in for torchaudio, for packages that import it but need hardly anything of it.
 
 torchaudio's wheels import only beside the very PyTorch they were built with; AUV and BigCodec need one function of it
-or none. Test: tests/unit/codecs/test_packages.py.
+or none. Test: tests/adapters/test_packages.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """X-codec (`hf-audio/xcodec-hubert-librispeech` and others) through transformers' XcodecModel.
 
 Clips are zero-padded to whole frames. The codebooks are residual, so that N of them are the first N of all.
-Source: arXiv 2408.17175. Test: tests/unit/codecs/test_semantic.py.
+Source: arXiv 2408.17175. Test: tests/adapters/test_semantic.py.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Both read the waveform and, for a wav2vec2-BERT, Kaldi filter banks of the same 
 models' own feature extractors need torchaudio. Paddings are those of the extractors; the frame that covers nothing but
 padding is not kept. The decoders cannot take a single frame: it is decoded as two equal ones and cut.
 NeuCodec listens at 16 kHz and speaks at 24 kHz. A codec has one rate here, that of its speech: input is resampled.
-Source: arXiv 2502.04128, 2509.09550. Test: tests/unit/codecs/test_semantic.py.
+Source: arXiv 2502.04128, 2509.09550. Test: tests/adapters/test_semantic.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`llmcodec compare`: measure one or more codecs on one corpus, alike: a table, words, and a page to look at and hear.
 
-Test: tests/unit/evaluation/test_command.py.
+Test: tests/cli/test_compare.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`llmcodec evaluate consistency`: do tokens stay the same where the sound does?
 
-Test: `pytest tests/unit/evaluation/test_evaluate_commands.py`.
+Test: `pytest tests/cli/test_evaluate.py`.
 """
 
 from __future__ import annotations

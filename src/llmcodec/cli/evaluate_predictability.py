@@ -1,6 +1,6 @@
 """`llmcodec evaluate predictability`: how well a language model predicts the tokens of codecs, by one protocol.
 
-Test: `pytest tests/unit/evaluation/test_evaluate_commands.py`.
+Test: `pytest tests/cli/test_evaluate.py`.
 """
 
 from __future__ import annotations

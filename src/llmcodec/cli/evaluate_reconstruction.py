@@ -1,6 +1,6 @@
 """`llmcodec evaluate reconstruction`: how faithful codecs are, per file, per codec and per domain.
 
-Test: `pytest tests/unit/evaluation/test_evaluate_commands.py`.
+Test: `pytest tests/cli/test_evaluate.py`.
 """
 
 from __future__ import annotations

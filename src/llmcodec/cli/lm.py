@@ -3,7 +3,7 @@
     llmcodec tokenize --manifest corpus/manifest.jsonl -o tokens
     llmcodec lm train --config recipes/lm_small.yaml --data.tokens '[tokens]'
 
-Scoring, sampling and export are in `speak.py`. Test: tests/unit/test_lm_commands.py.
+Scoring, sampling and export are in `speak.py`. Test: tests/cli/test_lm.py.
 """
 
 from __future__ import annotations

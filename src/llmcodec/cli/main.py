@@ -1,7 +1,7 @@
 """The console script `llmcodec`: every command is a typed function, its help comes from the docstring.
 
 The table `COMMANDS` names them; a command's module is imported when it runs, so `llmcodec --help` answers at once.
-Test: tests/unit/test_cli.py.
+Test: tests/cli/test_main.py.
 """
 
 from __future__ import annotations

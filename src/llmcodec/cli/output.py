@@ -1,6 +1,6 @@
 """What commands of this room do alike: a status line while they work, files that appear whole.
 
-Test: tests/unit/evaluation/test_output.py.
+Test: tests/cli/test_output.py.
 """
 
 from __future__ import annotations

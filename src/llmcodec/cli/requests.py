@@ -1,6 +1,6 @@
 """What the commands of `llmcodec evaluate` are asked for: codecs by name, clips of a manifest, where results go.
 
-Test: `pytest tests/unit/evaluation/test_requests.py`.
+Test: `pytest tests/cli/test_requests.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`llmcodec evaluate salmon` and `llmcodec data salmon`: score codecs on a suite; make a suite from a corpus.
 
-Test: tests/unit/test_salmon_commands.py.
+Test: tests/cli/test_salmon.py.
 """
 
 from __future__ import annotations

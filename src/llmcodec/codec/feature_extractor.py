@@ -6,7 +6,7 @@
 
 Arguments as in DacFeatureExtractor and EncodecFeatureExtractor of transformers. Two things differ on purpose: audio of
 another rate is resampled (they refuse it), and nothing is padded to whole hops (the codec keeps every length).
-Shapes: B batch, S samples. Test: tests/unit/codec/test_processor.py.
+Shapes: B batch, S samples. Test: tests/codec/test_feature_extractor.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `LLMCodec.from_pretrained` and `codecs.load` call `check_folder` on local folders, which may have come from anybody. A
 config that asks for terabytes, a weights file that is cut short, a pickle, a tensor that is missing (transformers would
-draw it at random and warn) end in one line. Test: tests/unit/codec/test_safe_load.py, tests/fuzz/test_fuzz.py.
+draw it at random and warn) end in one line. Test: tests/codec/test_folder.py, tests/fuzz/test_fuzz.py.
 """
 
 from __future__ import annotations

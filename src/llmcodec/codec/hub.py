@@ -4,7 +4,7 @@
     codec.push_to_hub("name/my-codec", private=True)
     codec = LLMCodec.from_pretrained("name/my-codec")
 
-Test: tests/unit/codec/test_hub.py.
+Test: tests/codec/test_hub.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """LLMCodec: waveform <-> tokens. AUV's architecture with lengths, masks and batches that can be relied on.
 
 Shapes: B batch, S samples, T frames, D width, C code dimension, V codes. Hugging Face's shapes at the public edge:
-`input_values (B, 1, S)`, `audio_codes (B, 1, T)`, `audio_values (B, 1, S)`. Test: tests/unit/codec/test_model.py.
+`input_values (B, 1, S)`, `audio_codes (B, 1, T)`, `audio_values (B, 1, S)`. Test: tests/codec/test_model.py.
 
     codec = LLMCodec.from_pretrained("folder or hub id")
     codes = codec.encode(wav[None, None]).audio_codes

@@ -12,7 +12,7 @@ Analysis by synthesis (Atal & Remde 1982, multi-pulse coding) with the Lagrangia
 (Chou, Lookabaugh & Gray 1989). What it gains and costs: docs/search.md.
 
 Shapes: B clips, S samples, T frames, C code dimension, V codes, K nearest codes of a frame, P frames tried at once,
-A trials for each. Test: tests/unit/codec/test_search.py.
+A trials for each. Test: tests/codec/test_search.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Both ends of the codec: the STFT front end and the "same"-padded inverse STFT head (as in AUV and Vocos).
 
-Shapes: B batch, S samples, T frames, F = n_fft / 2 + 1 bins, D codec width. Test: tests/unit/codec/test_model.py.
+Shapes: B batch, S samples, T frames, F = n_fft / 2 + 1 bins, D codec width. Test: tests/codec/test_model.py.
 Both run in float32 or better: transforms and phases do not survive bfloat16.
 """
 

@@ -1,6 +1,6 @@
 """Self-attention within a window in blocks: each block of queries meets its own stretch of keys, never T x T.
 
-Shapes: B clips, N heads, T frames, C head width. Test: tests/unit/codec/test_windowed_attention.py.
+Shapes: B clips, N heads, T frames, C head width. Test: tests/codec/test_windowed_attention.py.
 """
 
 from __future__ import annotations

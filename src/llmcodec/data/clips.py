@@ -1,6 +1,6 @@
 """Clips as batches of waveforms, read by seek: whole utterances or crops, zero-padded to the longest of the batch.
 
-Shapes: B batch, S samples (of the longest clip). Tests: `pytest tests/unit/data/test_clips.py`.
+Shapes: B batch, S samples (of the longest clip). Tests: `pytest tests/data/test_clips.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Audio comes undecoded and is decoded by libsndfile; no torchcodec is needed. Files that
 lie on this disk already are used in place, everything else is streamed to FLAC beside the manifest. Needs the extra
-`datasets`. Tests: `pytest tests/unit/data/test_hub.py`.
+`datasets`. Tests: `pytest tests/data/test_hub.py`.
 """
 
 from __future__ import annotations

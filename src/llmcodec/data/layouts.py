@@ -2,7 +2,7 @@
 
 Any folder works. Transcripts stand beside the audio (`x.normalized.txt`, `x.txt` or `x.lab` for `x.flac`), or, in the
 layout of LibriSpeech (`speaker/chapter/speaker-chapter-0000.flac`), in `speaker-chapter.trans.txt` of the same folder.
-Only headers are read. Tests: `pytest tests/unit/data/test_build.py`.
+Only headers are read. Tests: `pytest tests/data/test_layouts.py`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
         batch = next(loader)
         saved = loader.state_dict()     # the position behind `batch`, however far the thread has read
 
-Decoding releases the GIL, so one thread overlaps with the step. Tests: `pytest tests/unit/data/test_loader.py`.
+Decoding releases the GIL, so one thread overlaps with the step. Tests: `pytest tests/data/test_loader.py`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
      "speaker": "1034", "language": "en", "source": "LibriSpeech", "license": "CC-BY-4.0", "split": "train"}
 
 `audio` is relative to the manifest's folder (or absolute), `duration` is in seconds; `id`, `audio` and `duration` are
-required, keys that are not fields of `Clip` are ignored. Tests: `pytest tests/unit/data/test_manifest.py`.
+required, keys that are not fields of `Clip` are ignored. Tests: `pytest tests/data/test_manifest.py`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     saved = sampler.state_dict()                 # JSON; load_state_dict(saved) goes on as if nothing had happened
 
 Batches are made for all ranks together and then cut in rank order: two ranks of 8 clips read what one rank of 16 reads.
-Tests: `pytest tests/unit/data/test_sampler.py`.
+Tests: `pytest tests/data/test_sampler.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A unit is a phoneme, a word, whatever an aligner gives (scripts/align.py here, the Montreal Forced Aligner, whisper). It
 lasts until the next one begins: a mark with nothing behind it ends none, except that a last one may stand there.
-Test: `pytest tests/unit/data/test_timed_text.py`.
+Test: `pytest tests/data/test_timed_text.py`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 Results are nested dataclasses of this room; they are written with their class names and read back as they were. Only
 dataclasses of `llmcodec.evaluation` are ever made from a file. What an older version wrote is measured again.
-Test: tests/unit/evaluation/test_kept.py.
+Test: tests/evaluation/test_cache.py.
 """
 
 from __future__ import annotations

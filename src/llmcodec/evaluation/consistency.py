@@ -2,7 +2,7 @@
 
 A language model reads tokens as if they named sounds; where the same sound gets another token because its
 neighbourhood was cut away, the tokens carry noise. Shapes: Q codebooks, T frames, S samples. Source of the measure:
-Liu et al., ACL 2025 (arXiv 2409.19283). Test: `pytest tests/unit/evaluation/test_consistency.py`.
+Liu et al., ACL 2025 (arXiv 2409.19283). Test: `pytest tests/evaluation/test_consistency.py`.
 """
 
 from __future__ import annotations

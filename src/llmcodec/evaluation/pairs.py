@@ -4,7 +4,7 @@
     clips/1.wav,out/dac/1.wav,DAC,speech
 
 `reference` and `reconstruction` are needed; `codec`, `domain`, `text` and `language` may be there. Paths are relative
-to the CSV's folder, or to the current one. Test: `pytest tests/unit/evaluation/test_pairs.py`.
+to the CSV's folder, or to the current one. Test: `pytest tests/evaluation/test_pairs.py`.
 """
 
 from __future__ import annotations

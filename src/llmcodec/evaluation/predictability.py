@@ -4,7 +4,7 @@ One small causal transformer is trained from scratch on audio tokens only (token
 initialisation seed, the same data and the same budget in seconds of audio for every codec; its cross-entropy on
 unseen clips, times the token rate, is the bitrate an ideal coder driven by it would need. Source of the protocol:
 docs/evaluation.md.
-Codes are 1-D int64 tensors, one per clip. Test: `pytest tests/unit/evaluation/test_likelihood.py`.
+Codes are 1-D int64 tensors, one per clip. Test: `pytest tests/evaluation/test_predictability.py`.
 """
 
 from __future__ import annotations

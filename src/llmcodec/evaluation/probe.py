@@ -8,7 +8,7 @@ equal for all codecs, so these two may be compared where tokens may not. After R
 Frame rates: latents faster than `max_frame_rate` are averaged down to it (each output frame is the mean over its time
 span); slower ones stay, because repeated frames would be guessed for free. Perplexities at different rates say
 different things: `bits_per_second` of the result takes the rate into account.
-Shapes: N rows, T frames, D latent width, K probe codes. Test: `pytest tests/unit/evaluation/test_probe.py`.
+Shapes: N rows, T frames, D latent width, K probe codes. Test: `pytest tests/evaluation/test_probe.py`.
 """
 
 from __future__ import annotations

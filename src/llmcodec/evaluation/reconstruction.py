@@ -2,7 +2,7 @@
 failures.
 
 Shapes: S samples, Q codebooks, T frames. Worker processes measure while the codec encodes the next clips.
-Test: `pytest tests/unit/evaluation/test_reconstruction.py`.
+Test: `pytest tests/evaluation/test_reconstruction.py`.
 """
 
 from __future__ import annotations

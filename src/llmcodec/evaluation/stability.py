@@ -2,7 +2,7 @@
 
 A listener hears no difference after any of these; a language model that reads other tokens has to learn several
 spellings of one sound. Shapes: Q codebooks, T frames, S samples. In the spirit of Liu et al., ACL 2025
-(arXiv 2409.19283), whose slices are in `consistency.py`. Test: `pytest tests/unit/evaluation/test_stability.py`.
+(arXiv 2409.19283), whose slices are in `consistency.py`. Test: `pytest tests/evaluation/test_stability.py`.
 """
 
 from __future__ import annotations

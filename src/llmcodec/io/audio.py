@@ -8,7 +8,7 @@
 Everything libsndfile knows is read: wav, flac, ogg, opus, mp3, aiff and more. Shapes: S samples, C channels; one
 channel is (S,), several are (S, C). What is wrong with a file is said in one line as a ValueError; a truncated file
 gives what is there, with a warning; a length field that cannot be true is an error.
-Imports nothing of llmcodec. Tests: `pytest tests/unit/test_audio.py`.
+Imports nothing of llmcodec. Tests: `pytest tests/io/test_audio.py`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     with finished_folder("out") as folder:
         codec.save_pretrained(folder)
 
-Test: tests/unit/coding/test_export.py.
+Test: tests/runtime/test_export.py.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 The format (https://github.com/huggingface/safetensors): 8 bytes little-endian header length, a JSON object
 {name: {dtype, shape, data_offsets}}, then the tensors without holes. Equal content gives equal bytes here, which the
 library does not promise for metadata. Imports nothing of llmcodec, neither torch nor transformers.
-Test: tests/unit/test_tensorfile.py.
+Test: tests/io/test_tensor_file.py.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ few files see shards.py.
     clip, provenance = load_token_file("a.safetensors")
 
 Shapes: C coded channels (1 after a down-mix), Q codebooks, T frames. Sizes are checked before memory is taken, codes
-against the codebook. Imports neither torch nor transformers. Test: tests/unit/data/test_tokens.py.
+against the codebook. Imports neither torch nor transformers. Test: tests/io/test_token_file.py.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
 Columns: id, text, speaker, language, codes (list of C * Q lists of T codes), channels (C), num_samples, duration
 (seconds), original_sample_rate, original_num_samples, original_channels; the schema's metadata is that of token files.
 Readers take either format. Shapes: C coded channels, Q codebooks, T frames. Needs pyarrow (the `datasets` extra), no
-torch, no transformers. Test: tests/unit/data/test_shards.py.
+torch, no transformers. Test: tests/io/test_token_shards.py.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 
 Id i is code i of a codec with one codebook. With Q codebooks of V codes, code v of codebook q is i = q V + v, and the
 codes of a frame follow each other (the order of `evaluation.codes.flatten_codes`). Imports the standard library alone.
-Test: `pytest tests/unit/lm/test_codec_text.py`.
+Test: `pytest tests/io/test_token_text.py`.
 """
 
 from __future__ import annotations

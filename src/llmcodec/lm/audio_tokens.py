@@ -5,7 +5,7 @@
     ids = tokens.ids(codes)                                   # codes -> token ids of the language model
 
 The codes are ordinary added tokens, so that servers which skip special tokens keep them in the text they return; begin
-and end are special. Test: `pytest tests/unit/lm/test_audio_tokens.py`.
+and end are special. Test: `pytest tests/lm/test_audio_tokens.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Any Hugging Face causal LM by name or path. Right-padded inputs only: with causal attention a real position never sees
 the padding after it, so no mask enters the attention and the fast causal kernels run.
-Shapes: B batch, L positions, H width. Test: `pytest tests/unit/lm/test_backbone.py`.
+Shapes: B batch, L positions, H width. Test: `pytest tests/lm/test_backbone.py`.
 """
 
 from __future__ import annotations

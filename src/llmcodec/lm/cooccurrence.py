@@ -2,7 +2,7 @@
 
 A language model from scratch spends most of a small budget finding out which tokens are alike, and when it finds out is
 luck of the seed. The factorised co-occurrence matrix tells it at once, deterministically and in the same way for every
-codec. Shapes: V vocabulary, H width. Test: tests/unit/lm/test_cooccurrence.py.
+codec. Shapes: V vocabulary, H width. Test: tests/lm/test_cooccurrence.py.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     export_token_lm("runs/lm_paper", "handover", dtype="bf16")      # LoRA and audio rows merged
     check_layout(Path("handover"))                                   # what vLLM and llama.cpp's converter look for
 
-Test: `pytest tests/unit/lm/test_export.py`.
+Test: `pytest tests/lm/test_export.py`.
 """
 
 from __future__ import annotations

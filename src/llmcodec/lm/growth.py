@@ -4,7 +4,7 @@
     rows = attach_rows(model, tokens)                  # only these rows train (with LoRA, or by themselves)
     merge_rows(model)                                  # written back: a plain model again
 
-Shapes: N = V + 2 audio rows (begin, end, codes), H width. Test: `pytest tests/unit/lm/test_growth.py`.
+Shapes: N = V + 2 audio rows (begin, end, codes), H width. Test: `pytest tests/lm/test_growth.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From hidden states to log-likelihoods, computing no more logits than are wanted.
 
 A codec's LM spends its output layer on 50,000 or 150,000 text rows that cannot follow inside audio; here only wanted
-positions meet only wanted rows. Shapes: N positions, H width, K wanted rows. Test: tests/unit/lm/test_logits.py.
+positions meet only wanted rows. Shapes: N positions, H width, K wanted rows. Test: tests/lm/test_logits.py.
 """
 
 from __future__ import annotations

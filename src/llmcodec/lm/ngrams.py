@@ -4,7 +4,7 @@ Interpolated Kneser-Ney (Kneser & Ney 1995; Chen & Goodman 1999, section 2.7, on
 counts, lower orders by the number of different tokens that come before, last of all the uniform distribution, so every
 token has a probability and they sum to 1. Contexts are numbered from the right by sorted arrays, no dictionaries.
 Codes are 1-D int64 tensors, one per clip; V vocabulary, N positions, G distinct n-grams.
-Test: `pytest tests/unit/evaluation/test_ngrams.py`.
+Test: `pytest tests/lm/test_ngrams.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Each sequence of a row counts its positions from 0. Hugging Face's attention starts a new block wherever the positions
 do, so a packed row costs no padding and gives every sequence the loss it has alone (`check_packing` makes sure).
-Shapes: B rows, L positions. Test: `pytest tests/unit/lm/test_packing.py`.
+Shapes: B rows, L positions. Test: `pytest tests/lm/test_packing.py`.
 """
 
 from __future__ import annotations

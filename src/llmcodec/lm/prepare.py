@@ -3,7 +3,7 @@
     prepared = prepare_model(recipe.model, num_codes=4096, seed=0)
     prepared.module(input_ids=.., position_ids=.., labels=..)     # summed nats of the targets, and their number
 
-Shapes: B rows, L positions, K output rows. Test: `pytest tests/unit/lm/test_prepare.py`.
+Shapes: B rows, L positions, K output rows. Test: `pytest tests/lm/test_prepare.py`.
 """
 
 from __future__ import annotations

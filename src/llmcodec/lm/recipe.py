@@ -1,6 +1,6 @@
 """A token LM's training in frozen dataclasses: what `recipes/lm_*.yaml` say and `llmcodec lm train --help` explains.
 
-Test: tests/unit/lm/test_recipe.py parses every shipped recipe.
+Test: tests/lm/test_recipe.py parses every shipped recipe.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Where new vocabulary rows start: the distribution of the text rows, as mean and covariance.
 
-Shapes: V audio vocabulary, H LLM width. Test: `pytest tests/unit/lm/test_vocabulary.py`.
+Shapes: V audio vocabulary, H LLM width. Test: `pytest tests/lm/test_vocabulary.py`.
 """
 
 from __future__ import annotations

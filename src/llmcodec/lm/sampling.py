@@ -6,7 +6,7 @@
 
 Prompts of any length share a batch (padded on the left, keys and values cached); every clip has a random generator of
 its own, keyed by seed and place, so a batch draws what single calls draw. Rows that have ended leave the batch.
-Shapes: B clips, K = V + 1 columns (end of audio, codes). Test: `pytest tests/unit/lm/test_sampling.py`.
+Shapes: B clips, K = V + 1 columns (end of audio, codes). Test: `pytest tests/lm/test_sampling.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     llmcodec lm score runs/lm_small speech/*.wav --output scores.csv
 
-Test: tests/unit/test_lm_commands.py.
+Test: tests/cli/test_lm.py.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
     interleaved   clips of one speaker one after another, each as text or as audio by a coin; targets: everything
 
 Nothing is dropped in silence: what does not fit is counted by reason (`Built.left_out`).
-Test: `pytest tests/unit/lm/test_sequences.py`.
+Test: `pytest tests/lm/test_sequences.py`.
 """
 
 from __future__ import annotations

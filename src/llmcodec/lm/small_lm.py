@@ -2,7 +2,7 @@
 
 Shapes: B clips, T tokens, H width, V audio vocabulary (all codebooks). Id V is the start token, which is read but never
 predicted. Clips are right-padded and the attention is causal, so no real token ever sees padding or another clip.
-Test: `pytest tests/unit/evaluation/test_token_model.py`.
+Test: `pytest tests/lm/test_small_lm.py`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     scorer = TokenModelScorer(model, max_tokens)                             # a TokenModel that exists
 
 Codes are 1-D int64 tensors, one per clip, flattened where a codec has several codebooks.
-Test: tests/unit/evaluation/test_scorers.py.
+Test: tests/lm/test_small_lm_scorer.py.
 """
 
 from __future__ import annotations

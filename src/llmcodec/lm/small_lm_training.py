@@ -1,7 +1,7 @@
 """The training of the measuring LM: one loop for everything that needs such a model.
 
 `likelihood.py` scores its checkpoints, `scorers.py` keeps the last one. Codes are 1-D int64 tensors, one per clip.
-Test: tests/unit/evaluation/test_likelihood.py.
+Test: tests/evaluation/test_predictability.py.
 """
 
 from __future__ import annotations

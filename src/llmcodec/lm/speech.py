@@ -4,7 +4,7 @@
     llmcodec lm sample runs/lm_tts --text "_ p l i: z _" --language en --speaker ast_en_allison -o said
     llmcodec lm export runs/lm_small handover
 
-Test: tests/unit/test_lm_commands.py.
+Test: tests/cli/test_lm.py.
 """
 
 from __future__ import annotations

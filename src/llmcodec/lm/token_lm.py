@@ -5,7 +5,7 @@
 
 A clip is read as <CODEC_BEGIN> code code ..; row t of the result has seen the codes before t and nothing else. The
 softmax runs over the codes alone (`normalise: audio`: what is comparable between codecs and LMs) or over the LM's whole
-vocabulary (`full`). Shapes: T tokens. Test: `pytest tests/unit/lm/test_token_lm.py`.
+vocabulary (`full`). Shapes: T tokens. Test: `pytest tests/lm/test_token_lm.py`.
 """
 
 from __future__ import annotations

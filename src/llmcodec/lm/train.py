@@ -3,7 +3,7 @@
 The loss sums nats over targets and divides by their number in the whole optimizer step, so neither packing nor
 accumulation changes it. Evaluation is `TokenLM.token_log_likelihoods` on held-out clips, as bits per second.
 Checkpoints hold what trains, the optimizer, the random states and the position; a checkpoint that a kill left
-unfinished is passed over. Test: `pytest tests/unit/lm/test_train.py`.
+unfinished is passed over. Test: `pytest tests/lm/test_train.py`.
 """
 
 from __future__ import annotations

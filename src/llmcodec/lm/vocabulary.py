@@ -2,7 +2,7 @@
 
 Text rows stay in the frozen backbone; audio tokens are rows of a matrix of their own, so the optimizer holds nothing
 else. Shapes: B batch, T frames, L = T + 1 LLM positions, V audio vocabulary, H LLM width.
-Test: `pytest tests/unit/lm/test_vocabulary.py`.
+Test: `pytest tests/lm/test_vocabulary.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 DNSMOS: package `speechmos` (Reddy et al. 2021, models inside). Speaker similarity: package `resemblyzer` (GE2E, Wan et
 al. 2018, weights inside). Both are imported where used. Waveforms are numpy float32 (S,) at 16 kHz.
-Test: `pytest tests/unit/evaluation/test_perceptual.py`.
+Test: `pytest tests/metrics/test_learned.py`.
 """
 
 from __future__ import annotations

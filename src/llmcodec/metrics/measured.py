@@ -1,6 +1,6 @@
 """A number, or the reason why there is none: what every metric returns. And how optional packages are imported.
 
-Test: `pytest tests/unit/evaluation/test_metrics.py`.
+Test: `pytest tests/metrics/test_spectral.py`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Praat's autocorrelation pitch (package `praat-parselmouth`) of both signals, voiced frames in cents around their own
 median, aligned by dynamic time warping, then Pearson's correlation over the warping path. Source: github
 voidful/Codec-SUPERB, SoundCodec/metrics.py. Shapes: S samples, N and M voiced frames.
-Test: `pytest tests/unit/evaluation/test_pitch.py`.
+Test: `pytest tests/metrics/test_pitch.py`.
 """
 
 from __future__ import annotations

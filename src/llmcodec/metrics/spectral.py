@@ -3,7 +3,7 @@
 Shapes: S samples, N frequency bins, M mel bands, F analysis frames. Waveforms are numpy float32 (S,), of equal length,
 at the reference's sample rate. A metric that cannot be computed is a `Measured` with a named failure, never a default
 score. PESQ needs scipy, pitch `praat-parselmouth` (`pip install llmcodec[metrics]`). Numpy, no torch, so that worker
-processes start at once. Test: `pytest tests/unit/evaluation/test_metrics.py`.
+processes start at once. Test: `pytest tests/metrics/test_spectral.py`.
 """
 
 from __future__ import annotations

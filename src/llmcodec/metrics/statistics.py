@@ -2,7 +2,7 @@
 
 Everything works on one value per clip ("row"), because clips are what an evaluation draws at random: frames inside a
 clip are not independent. All randomness comes from an explicit seed. Test: `pytest
-tests/unit/evaluation/test_stats.py`.
+tests/metrics/test_statistics.py`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Taal, Hendriks, Heusdens, Jensen, "An Algorithm for Intelligibility Prediction o
 IEEE TASLP 2011, with the resampler of the package `pystoi` (Octave's), whose numbers it gives to 1e-9 at a fifth of the
 time: frames, bands and segments are arrays, not loops. Numpy alone, so that worker processes start at once.
 Shapes: S samples, F frames, N bins, J bands, M segments, L frames per segment, W filter taps, O outputs per window.
-Test: `pytest tests/unit/evaluation/test_intelligibility.py`.
+Test: `pytest tests/metrics/test_stoi.py`.
 """
 
 from __future__ import annotations

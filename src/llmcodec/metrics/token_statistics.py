@@ -1,7 +1,7 @@
 """What the tokens of a codec look like, without a neural model: codebook use, entropies, repeats, unigram fit.
 
 A clip is a 1-D int64 tensor of codes. Codecs with Q codebooks are flattened frame by frame (`flatten_codes`), so that
-every token has its own range of ids. Bits are base-2. Test: `pytest tests/unit/evaluation/test_codes.py`.
+every token has its own range of ids. Bits are base-2. Test: `pytest tests/metrics/test_token_statistics.py`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 The discriminators' parameters require gradients only inside `step`. So the codec's backward pass never fills them, and
 a data-parallel wrapper or an optimizer that takes every trainable parameter of an enclosing module leaves them alone.
 
-Shapes: B batch, S samples. Test: `pytest tests/unit/objectives/test_adversary.py`.
+Shapes: B batch, S samples. Test: `pytest tests/objectives/test_adversary.py`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ of that layer of up to 512 past utterances, a ring that keeps refreshing. Texts 
 
 Align only audio that speaks all of its text: whole utterances, never a random crop. Clips without text are left out.
 Shapes: B batch, L LLM positions, H LLM width, Q bank slots, M layers. Source: LLM-Codec, arXiv 2604.17852.
-Test: `pytest tests/unit/objectives/test_alignment.py`.
+Test: `pytest tests/objectives/test_alignment.py`.
 """
 
 from __future__ import annotations

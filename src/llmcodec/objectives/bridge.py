@@ -16,7 +16,7 @@ Modes: `gumbel` perturbs the logits (in `native` only those of the backward pass
 `detach` sends no gradient to the codec.
 
 Shapes: B batch, T frames, N real frames, D codec width, C code dimension, V audio vocabulary, H LLM width.
-Test: `pytest tests/unit/objectives/test_bridge.py`. Memory and time: `python benchmarks/bridge_memory.py`.
+Test: `pytest tests/objectives/test_bridge.py`. Memory and time: `python benchmarks/bridge_memory.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Row-wise losses over the whole audio vocabulary in constant memory: the (rows, V) logits never stand together.
 
 Shapes: N rows (real frames of a batch, flattened), H hidden width, V audio vocabulary, C code dimension.
-Test: `pytest tests/unit/objectives/test_chunked.py`. Memory and time: `python benchmarks/bridge_memory.py`.
+Test: `pytest tests/objectives/test_chunked.py`. Memory and time: `python benchmarks/bridge_memory.py`.
 """
 
 from __future__ import annotations

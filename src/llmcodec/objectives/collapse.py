@@ -6,7 +6,7 @@ distribution would look alike but has no gradient where it is needed). Against b
 frozen teacher's latents, and floors on plain statistics of the codes, shown and checked while training.
 
 Shapes: B batch, T frames, N real frames, V codes, C code dimension, D codec width.
-Test: `pytest tests/unit/objectives/test_collapse.py`.
+Test: `pytest tests/objectives/test_collapse.py`.
 """
 
 from __future__ import annotations

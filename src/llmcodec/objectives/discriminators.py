@@ -8,7 +8,7 @@ normalisation, whose power iteration would make a forward pass change the state)
 folded plane are written as 1-D convolutions with the period folded into the batch: the same numbers, less time.
 
 Shapes: B batch, S samples, P period, C channels, T frames, F frequency bins.
-Test: `pytest tests/unit/objectives/test_discriminators.py`; speed: `python benchmarks/discriminators.py`.
+Test: `pytest tests/objectives/test_discriminators.py`; speed: `python benchmarks/discriminators.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The noise of frame t of a clip comes from a generator keyed by (clip key, t // 16), so any frame can be drawn again at
 any time, in the backward pass for one, without keeping the noise of the others.
-Shapes: B batch, T frames, N real frames, V audio vocabulary. Test: `pytest tests/unit/objectives/test_gumbel.py`.
+Shapes: B batch, T frames, N real frames, V audio vocabulary. Test: `pytest tests/objectives/test_gumbel.py`.
 """
 
 from __future__ import annotations

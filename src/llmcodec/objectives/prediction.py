@@ -7,7 +7,7 @@ and the first code is predicted from the start embedding. `paper_as_released` fe
 
 Loss = sum_k w_k CE_k with w_k = (1/k) / sum_j (1/j). Targets carry no gradient (see `rate` for those that do).
 Shapes: B batch, T frames, H LLM width, V audio vocabulary, K heads. Test: `pytest
-tests/unit/objectives/test_prediction.py`.
+tests/objectives/test_prediction.py`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ bridge that made the LM's input). Frozen targets, as in FTP, only ever teach the
 
 p is `backbone` (the frozen LLM with its trained audio rows and FTP head 1: `rate_term` on its hidden states) or
 `small_lm` (`SmallAudioLM`, trained along with the codec). Minimised alone it collapses the codes: see `collapse`.
-Shapes: B batch, T frames, V codes, C code dimension, H hidden width. Test: `pytest tests/unit/objectives/test_rate.py`.
+Shapes: B batch, T frames, V codes, C code dimension, H hidden width. Test: `pytest tests/objectives/test_rate.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Short-time Fourier transforms of a batch of windows, each computed once and shared by the losses that need it.
 
 Shapes: B batch, S samples, T frames, N window samples, F frequency bins, X any number of bins.
-Test: `pytest tests/unit/objectives/test_spectral.py`.
+Test: `pytest tests/objectives/test_spectral.py`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ of ours are named in the configs. Frames are centred on multiples of the hop and
 any S >= 1 works and a clip gives the same value alone and zero-padded in a batch (with `lengths_B`).
 
 Shapes: B batch, S samples, T frames, N window samples, F frequency bins, M mel bands.
-Test: `pytest tests/unit/objectives/test_spectral.py`.
+Test: `pytest tests/objectives/test_spectral.py`.
 """
 
 from __future__ import annotations

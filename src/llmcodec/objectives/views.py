@@ -5,7 +5,7 @@ that nobody hears. `codes/view` encodes a perturbed copy (shifted by less than a
 pulls its look-up queries to the codes of the original: the term is a cross-entropy of softmax(similarity / tau) to the
 original's hard code. After Liu et al., ACL 2025 (arXiv 2409.19283), who do this with slices.
 
-Shapes: B batch, S samples, T frames, V codes, C code dimension. Test: `pytest tests/unit/objectives/test_views.py`.
+Shapes: B batch, S samples, T frames, V codes, C code dimension. Test: `pytest tests/objectives/test_views.py`.
 """
 
 from __future__ import annotations

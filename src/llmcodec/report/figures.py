@@ -1,7 +1,7 @@
 """Pictures for the report: spectrograms as PNG, curves as SVG that follows the page's light or dark colours.
 
 Shapes: S samples, N frequency bins, F frames. matplotlib's Agg and SVG back ends, no display, no global state.
-Test: `pytest tests/unit/evaluation/test_report.py`.
+Test: `pytest tests/report/test_page.py`.
 """
 
 from __future__ import annotations

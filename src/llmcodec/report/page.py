@@ -1,7 +1,7 @@
 """One self-contained HTML page: verdict, table, audio players, spectrograms, curves, commands. No external requests.
 
 Audio is embedded as 16-bit FLAC, pictures as PNG and SVG; the page follows light and dark mode and fits a phone.
-Test: `pytest tests/unit/evaluation/test_report.py`.
+Test: `pytest tests/report/test_page.py`.
 """
 
 from __future__ import annotations

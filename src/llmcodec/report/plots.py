@@ -1,6 +1,6 @@
 """Plots of `llmcodec evaluate` as PNG files: the frontier of bits against quality, and learning curves.
 
-matplotlib's Agg back end, no display, no global state. Test: `pytest tests/unit/evaluation/test_plots.py`.
+matplotlib's Agg back end, no display, no global state. Test: `pytest tests/report/test_plots.py`.
 """
 
 from __future__ import annotations

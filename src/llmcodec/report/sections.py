@@ -1,6 +1,6 @@
 """Sections of the report page that not every page has: the frontier, SALMon by task, training runs.
 
-Test: tests/unit/evaluation/test_report_parts.py.
+Test: tests/report/test_sections.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Results of several systems as one table (terminal, Markdown, JSON) and as words: what improved, what it cost.
 
 A system is one codec on one set of clips. Differences are called real only by the paired test of stats.py; every
-sentence names its number of files and seeds. Test: `pytest tests/unit/evaluation/test_summary.py`.
+sentence names its number of files and seeds. Test: `pytest tests/report/test_tables.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the commands ask of a codec, whatever runs it: numpy in, numpy out. Imports neither torch nor transformers.
 
 `TorchRuntime` (torch_runtime.py) drives any codec of the house, `OnnxRuntime` (onnx_runtime.py) an exported folder.
-Shapes: S samples at the codec's rate, Q codebooks, T frames. Test: tests/unit/coding/test_runtime.py.
+Shapes: S samples at the codec's rate, Q codebooks, T frames. Test: tests/runtime/test_base.py.
 """
 
 from __future__ import annotations

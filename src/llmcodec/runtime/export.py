@@ -3,7 +3,7 @@
     llmcodec export bundled exported --format onnx     then: llmcodec encode speech/ --runtime onnx --codec exported
     llmcodec export runs/rate/codec my-codec --format hf --licence cc-by-4.0
 
-Test: tests/unit/coding/test_export.py.
+Test: tests/runtime/test_export.py.
 """
 
 from __future__ import annotations

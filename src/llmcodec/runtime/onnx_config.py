@@ -3,7 +3,7 @@
     config = OnnxConfig.load("folder")
     config.identity.sample_rate
 
-Test: tests/unit/coding/test_onnx.py.
+Test: tests/runtime/test_onnx.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Opening a codec for the commands: by name or folder, on a device, in a precision, by torch or ONNX.
 
-torch and transformers are imported for `--runtime torch` only. Test: tests/unit/coding/test_loading.py.
+torch and transformers are imported for `--runtime torch` only. Test: tests/runtime/test_opening.py.
 """
 
 from __future__ import annotations

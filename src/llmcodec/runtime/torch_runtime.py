@@ -3,7 +3,7 @@
     runtime = TorchRuntime(load_codec("bundled"), "bundled")
     codes = runtime.encode_batch([wav_a, wav_b])     # batched by length, padding masked
 
-Shapes: B batch, S samples, Q codebooks, T frames. Test: tests/unit/coding/test_torch_runtime.py.
+Shapes: B batch, S samples, Q codebooks, T frames. Test: tests/runtime/test_torch_runtime.py.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 Layout of the original: `<part>/sample_<i>_<0 positive|1 negative>.wav`, 16 kHz; beside it `suite.json` says what every
 pair is made of. Construction after Maimon, Roth & Adi (arXiv 2409.07437), with both sides of a pair spliced alike.
-Same settings, same bytes. Tests: tests/unit/data/test_salmon_builder.py.
+Same settings, same bytes. Tests: tests/salmon/test_build.py.
 """
 
 from __future__ import annotations

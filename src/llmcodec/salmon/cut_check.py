@@ -4,7 +4,7 @@ It is trained on the pairs of one fold and tested on those of the other (no clip
 that every pair is tested once. On a suite whose two sides are spliced alike it must be at chance; on the two that are
 spoiled on purpose it must not be, or it could not have noticed anything. Only voice parts are checked: where
 background or room change, the change itself lies at the joint. Shapes: N windows, W samples, F features.
-Test: tests/unit/evaluation/test_cut_check.py.
+Test: tests/salmon/test_cut_check.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The sounds of a consistency suite: two mirrored pairs from every planned set of clips.
 
-Shapes: S samples at 16 kHz, float64. Test: tests/unit/data/test_salmon_builder.py.
+Shapes: S samples at 16 kHz, float64. Test: tests/salmon/test_build.py.
 """
 
 from __future__ import annotations

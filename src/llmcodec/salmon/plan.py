@@ -3,7 +3,7 @@
 Pairs come as mirrored twos ("quartets" of files): what is the second half of the negative in one pair is the second
 half of the positive in the other, so a model that does not look across the joint gets exactly one of the two right.
 Every clip belongs to fold 0 or 1 by a hash of its id and meets clips of its fold only. Shapes: none, names only.
-Test: tests/unit/data/test_salmon_plan.py.
+Test: tests/salmon/test_plan.py.
 """
 
 from __future__ import annotations

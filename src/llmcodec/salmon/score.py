@@ -5,7 +5,7 @@
 
 Score of a part: share of pairs whose consistent side has the higher log-likelihood, ties 0.5 (arXiv 2409.07437), with
 the mean over tokens and with the sum. Codes are kept beside the suite, so a second model costs no encoding.
-Shapes: S samples, Q codebooks, T frames. Test: tests/unit/evaluation/test_salmon.py.
+Shapes: S samples, Q codebooks, T frames. Test: tests/salmon/test_score.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Sound by sound, how a consistency pair is put together: halves, levels, joints. Every side of a pair gets the same.
 
-Shapes: S samples at 16 kHz, float64. Test: tests/unit/data/test_splice.py.
+Shapes: S samples at 16 kHz, float64. Test: tests/salmon/test_splice.py.
 """
 
 from __future__ import annotations

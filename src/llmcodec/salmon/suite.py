@@ -2,7 +2,7 @@
 
 Folder: `<part>/sample_<i>_<0 positive|1 negative>.wav`. Data set (`slprl/SALMon`): one configuration per part with
 columns `positive_audio` and `negative_audio`; audio comes undecoded and is decoded by libsndfile. Shapes: S samples.
-Test: tests/unit/evaluation/test_salmon_suite.py.
+Test: tests/salmon/test_suite.py.
 """
 
 from __future__ import annotations

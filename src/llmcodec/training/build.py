@@ -1,6 +1,6 @@
 """From a recipe to living objects: codec, adversary, language side, loader.
 
-Test: tests/unit/training/test_trainer.py.
+Test: tests/training/test_trainer.py.
 """
 
 from __future__ import annotations

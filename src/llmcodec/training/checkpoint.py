@@ -4,7 +4,7 @@ A checkpoint is a folder `step_00001234`: one safetensors file per item (objecti
 sampler, progress ...) for its tensors and one `state.json` for everything that is not a tensor. It is written under a
 temporary name, flushed and renamed, and renamed again before it is deleted: a folder with the final name is whole, and
 a killed save leaves the previous one.
-Test: tests/unit/training/test_checkpoint.py, tests/integration/test_kill.py.
+Test: tests/training/test_checkpoint.py, tests/integration/test_kill.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     codes -> bridge -> [start, e_0 .. e_(T-1)] -> frozen LM -> heads (FTP, rate) and pooled states (alignment)
 
-Shapes: B batch, T frames, V audio vocabulary, H LM width. Test: tests/unit/training/test_language.py.
+Shapes: B batch, T frames, V audio vocabulary, H LM width. Test: tests/training/test_language.py.
 """
 
 from __future__ import annotations

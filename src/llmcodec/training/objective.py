@@ -3,7 +3,7 @@
 The whole clip is encoded (language terms need all of it), a window is decoded (waveform terms are the expensive ones).
 Being a single forward, it can be wrapped by DistributedDataParallel. Weights come from the recipe; a term of weight 0
 is not computed. Shapes: B batch, S samples, T frames, W window frames, D width.
-Test: tests/unit/training/test_objective.py.
+Test: tests/training/test_objective.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Optimizers of a run: one per group of parameters, learning rates from schedules, saved as plain tensors.
 
 Groups: codec, bridge, audio (embedding rows, start, heads), audio_lm. SGD and AdamW are fused: one pass over memory per
-step instead of one per operation. Test: tests/unit/training/test_optimizer.py.
+step instead of one per operation. Test: tests/training/test_optimizer.py.
 """
 
 from __future__ import annotations

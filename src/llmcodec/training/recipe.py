@@ -1,6 +1,6 @@
 """A training run in frozen dataclasses: what `recipes/*.yaml` say and `llmcodec train --help` explains.
 
-A run is a recipe, a manifest and a commit. Test: tests/unit/training/test_recipe.py parses every shipped recipe.
+A run is a recipe, a manifest and a commit. Test: tests/training/test_recipe.py parses every shipped recipe.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a run leaves for people: a JSONL log, a progress bar, curves as PNG, optional accelerate trackers.
 
-Test: tests/unit/training/test_tracking.py.
+Test: tests/training/test_tracking.py.
 """
 
 from __future__ import annotations

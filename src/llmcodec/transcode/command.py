@@ -1,7 +1,7 @@
 """`llmcodec encode`, `decode`, `reconstruct`: files, folders or standard input through a codec.
 
 Nothing here imports torch before a torch codec is opened, so `--runtime onnx` never does.
-Test: tests/unit/coding/test_command.py, tests/unit/coding/test_bad_input.py.
+Test: tests/transcode/test_command.py, tests/transcode/test_bad_input.py.
 """
 
 from __future__ import annotations

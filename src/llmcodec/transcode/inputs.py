@@ -3,7 +3,7 @@
     found, problems = find_inputs(["speech/", "a.wav"], AUDIO_ENDINGS)
 
 A link back to a folder above it is a problem of that link alone; hidden files are left out. Imports no torch.
-Test: tests/unit/coding/test_inputs.py.
+Test: tests/transcode/test_inputs.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Where results go, decided before any work: no two results at one place, nothing outside the folder, no input hit.
 
-Imports no torch. Test: tests/unit/coding/test_outputs.py.
+Imports no torch. Test: tests/transcode/test_outputs.py.
 """
 
 from __future__ import annotations

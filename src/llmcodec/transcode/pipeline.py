@@ -5,7 +5,7 @@ pauses while results are handed over.
 
 A file that fails is named in the report and the others go on; a full disk or Ctrl-C stops at once, and what is finished
 stays. Long files go one by one through the work's `stream`, in constant memory. Imports no torch.
-Test: tests/unit/coding/test_pipeline.py.
+Test: tests/transcode/test_pipeline.py.
 """
 
 from __future__ import annotations

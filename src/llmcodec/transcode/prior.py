@@ -3,7 +3,7 @@
     llmcodec prior runs/rate searched --manifest corpus/manifest.jsonl
     llmcodec encode speech/ --codec search:searched -o tokens/
 
-Test: tests/unit/coding/test_prior.py.
+Test: tests/transcode/test_prior.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a person sees while files are coded: a bar with real-time factor and time left, a summary, what failed.
 
 Everything goes to standard error, so that standard output stays free for audio and tokens. Imports no torch.
-Test: tests/unit/coding/test_progress.py.
+Test: tests/transcode/test_progress.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One run of a coding command: options in common, what exists already, bar, summary, Ctrl-C. Imports no torch.
 
-Test: tests/unit/coding/test_session.py.
+Test: tests/transcode/test_session.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`-` as input or output: standard input is kept in a temporary file, and so is what goes to standard output.
 
 A temporary file, because audio formats want to seek; memory stays constant. Imports no torch.
-Test: tests/unit/coding/test_standard_streams.py.
+Test: tests/transcode/test_standard_streams.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What encode, decode and reconstruct do with one file: the three `Work`s of pipeline.py. Imports no torch.
 
 Shapes: S samples at the codec's rate, C coded channels, Q codebooks, T frames.
-Test: tests/unit/coding/test_work.py.
+Test: tests/transcode/test_work.py.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ nothing, so a batch gives every clip what it has alone.
 Both transforms are real matrix products with the window folded in; each uses the symmetry of the cosine and the
 antisymmetry of the sine, which halves the work. ONNX has no two-argument arctangent: the phase comes from the
 arctangent of the smaller part over the larger.
-Shapes: B batch, T frames, N = n_fft, F = N / 2 + 1 bins, D width. Test: tests/unit/coding/test_onnx.py.
+Shapes: B batch, T frames, N = n_fft, F = N / 2 + 1 bins, D width. Test: tests/runtime/test_onnx.py.
 """
 
 from __future__ import annotations

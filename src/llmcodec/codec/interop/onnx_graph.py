@@ -9,7 +9,7 @@ depthwise convolution, the halves of the macaron into its weights, the attention
 bound runs in blocks of `attention_window` frames, each with its neighbours: time and memory grow with the length, not
 with its square.
 Shapes: B batch, T frames, D width, N heads, H head width, W attention window, K blocks of W frames.
-Test: tests/unit/coding/test_onnx.py.
+Test: tests/runtime/test_onnx.py.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 
 Blocks may have any sizes; the result does not depend on them. With bounded attention (`tiny`) it is that of the whole
 signal; with global attention it depends on `chunk_seconds` and `lookahead_seconds` (docs/longform.md has figures).
-Works with every codec of `codecs.protocol.Codec`. Test: tests/unit/codec/test_longform.py.
+Works with every codec of `codecs.protocol.Codec`. Test: tests/codec/test_blocks.py.
 """
 
 from __future__ import annotations

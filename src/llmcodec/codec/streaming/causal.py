@@ -4,7 +4,7 @@ What is kept between steps: per layer the last `attention_window` keys and value
 they never grow) and the last `conv_kernel_size - 1` inputs of the depthwise convolution; half an STFT window of samples
 in the encoder; the frames whose inverse STFT still overlaps the future in the decoder. Batch norm in evaluation is a
 scale and a shift. Shapes: B batch (1), T frames, D width, N heads, P past frames.
-Test: tests/unit/codec/test_causal.py.
+Test: tests/codec/test_causal.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What PESQ's search for delays hears: the telephone band of both signals, and where in it there is speech.
 
 ITU-T P.862, section 10.1, after the package `pesq`. Shapes: S samples of the padded signals (`p862_tables`), W windows
-of 4 ms, N frequency bins. Test: `pytest tests/unit/evaluation/test_p862.py`.
+of 4 ms, N frequency bins. Test: `pytest tests/metrics/test_pesq.py`.
 """
 
 from __future__ import annotations

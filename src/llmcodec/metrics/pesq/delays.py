@@ -3,7 +3,7 @@
 ITU-T P.862, section 10.1, after the package `pesq`; frames, stretches and breakpoints are arrays here. Shapes: S
 samples of the padded signals (`p862_tables`), W windows of 4 ms, F frames, N frequency bins, L lags, K lags that have
 votes, B stretches or breakpoints. Positions without a unit in their name are windows; delays are samples, positive
-where the second signal is late. Test: `pytest tests/unit/evaluation/test_p862.py`.
+where the second signal is late. Test: `pytest tests/metrics/test_pesq.py`.
 """
 
 from __future__ import annotations

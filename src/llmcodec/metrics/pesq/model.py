@@ -3,7 +3,7 @@
 ITU-T P.862, section 10.2, after the package `pesq`; frames and bands are arrays here. Where frames differ beyond
 belief, their delay is looked for once more, and the smaller of the two disturbances counts. Shapes: S samples of the
 padded signals (`p862_tables`), F frames of 512 samples every 256, J Bark bands. Power and loudness are float64.
-Test: `pytest tests/unit/evaluation/test_p862.py`.
+Test: `pytest tests/metrics/test_pesq.py`.
 """
 
 from __future__ import annotations

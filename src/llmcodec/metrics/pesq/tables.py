@@ -1,7 +1,7 @@
 """The numbers of wide-band PESQ at 16 kHz: layout of the padded signals, filters, and the 49 bands of the ear's model.
 
 Facts from ITU-T P.862 and P.862.2, as the package `pesq` states them. Test:
-`pytest tests/unit/evaluation/test_p862.py`.
+`pytest tests/metrics/test_pesq.py`.
 """
 
 from __future__ import annotations

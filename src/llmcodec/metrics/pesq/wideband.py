@@ -4,7 +4,7 @@ ITU-T P.862 and P.862.2, with the numbers of the package `pesq`, whose source sa
 written anew over arrays of frames, bands and candidate delays, which takes less than half of the package's time. Two
 known differences: the package keeps 32-bit floats where we keep 64, and writes over its own memory where it finds more
 than 50 utterances (a few minutes of speech). Needs scipy.
-Test: `pytest tests/unit/evaluation/test_p862.py`.
+Test: `pytest tests/metrics/test_pesq.py`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,167 @@
+"""`llmcodec compare`: names, run folders, the page and its files, measurements kept, bad input in one line."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from llmcodec.adapters.load import load_codec
+from llmcodec.assets import codec_folder, speech_manifest
+from llmcodec.cli import compare as command
+from llmcodec.cli.main import main
+from llmcodec.data.manifest import read_manifest, write_manifest
+from llmcodec.experiments.comparison import (
+    System,
+    all_statements,
+    code_digest,
+    codec_key,
+    command_line,
+    curves,
+    named_systems,
+    run_facts,
+    versions,
+)
+from llmcodec.report.tables import SystemRow
+
+from ..report.made_up import made_up_row
+
+BUDGET = ["--measurement.likelihood.audio_seconds", "20", "--measurement.likelihood.model.num_layers", "1"]
+BUDGET += ["--measurement.slow_metrics", "false", "--measurement.workers", "0"]
+BUDGET += ["--measurement.likelihood.num_evaluations", "2", "--measurement.consistency_clips", "2"]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder as `llmcodec train` leaves one."""
+    run = tmp_path_factory.mktemp("runs") / "mine"
+    shutil.copytree(codec_folder(), run / "codec")
+    rows = [{"step": step, "recon/multi_mel": 1 / step, "lm/rate_bits": None} for step in range(1, 50)]
+    (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 50, "recon')
+    recipe = {"steps": 50, "seed": 3, "weights": {"rate": {"value": 0.15, "delay": 10}, "multi_mel": 5.0, "ftp": 0.0}}
+    told = {
+        "recipe": recipe,
+        "manifest": {"path": "m.jsonl", "hash": "abc"},
+        "versions": {"torch": "2"},
+        "commit": None,
+    }
+    (run / "run.json").write_text(json.dumps(told))
+    return run
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> str:
+    clips = [
+        clip
+        for split in ("train", "valid", "test")
+        for clip in [c for c in read_manifest(speech_manifest(split)) if c.duration < 2.5 and c.text][:3]
+    ]
+    return str(write_manifest(tmp_path_factory.mktemp("few") / "manifest.jsonl", clips))
+
+
+def test_page_table_and_numbers_and_a_second_call_that_only_draws(run_folder, manifest, tmp_path, monkeypatch, capsys):
+    arguments = ["compare", "bundled", str(run_folder), "--manifest", manifest, "--cache", str(tmp_path / "cache")]
+    arguments += ["-o", str(tmp_path / "out" / "report.html"), *BUDGET]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "mine" in shown and "Mel distance" in shown and "report.html" in shown
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    for word in ("Faithful or predictable", "Listen and look", "Training: multi-scale mel loss", "Training runs"):
+        assert word in page
+    assert page.count("<audio") == 3 * 3 and "rate 0.15, multi_mel 5.0" in page and "transformers" in page
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page) and "<script" not in page
+    table = (tmp_path / "out" / "report.md").read_text("utf-8")
+    assert table.startswith("| | bundled | mine |")
+    numbers = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert numbers["bundled"]["measures"] == numbers["mine"]["measures"]  # the same weights
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+    def never(*_: object) -> SystemRow:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(command, "measure_system", never)
+    assert main([*arguments, "--recordings", "1"]) == 0
+    again = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert again.count("<audio") == 3 and json.loads((tmp_path / "out" / "report.json").read_text("utf-8")) == numbers
+    with pytest.raises(AssertionError, match="measured again"):
+        main([*arguments, "--fresh", "true"])
+
+
+def test_names(run_folder):
+    systems = named_systems(["bundled", "a=b/c", str(run_folder), f"x={run_folder / 'codec'}"])
+    assert [system.name for system in systems] == ["bundled", "a", "mine", "x"]
+    assert systems[0].run is None and systems[2].run == run_folder == systems[3].run
+    with pytest.raises(ValueError, match="two codecs are called 'bundled'"):
+        named_systems(["bundled", "bundled"])
+
+
+def test_run_facts_and_curves(run_folder, tmp_path):
+    systems = [System("mine", str(run_folder)), System("bundled", "bundled")]
+    facts = run_facts(systems)
+    assert facts == {
+        "mine": {
+            "folder": str(run_folder),
+            "steps": "50",
+            "seed": "3",
+            "weights": "rate 0.15, multi_mel 5.0",
+            "manifest": "m.jsonl (abc)",
+            "commit": "unknown",
+            "versions": "torch 2",
+        }
+    }
+    (curve,) = curves([SystemRow("mine", 500.0)], systems)
+    assert curve.title == "Training: multi-scale mel loss" and list(curve.series) == ["mine"]
+    assert curve.series["mine"][0] == list(range(1, 50)) and list(curve.order) == ["mine", "bundled"]
+    (tmp_path / "log.jsonl").write_text("")
+    (tmp_path / "run.json").write_text('{"recipe": 3}')
+    assert "cannot be read" in run_facts([System("broken", str(tmp_path))])["broken"]["run.json"]
+
+
+def test_the_caveat_is_said_once():
+    rows = [made_up_row("a"), made_up_row("b", bits=270), made_up_row("c", bits=280)]
+    texts = [statement.text for statement in all_statements(rows)]
+    assert sum("luck of a training run" in text for text in texts) == 1 and "luck of a training run" in texts[-1]
+    assert sum(text.startswith("LM bits per second") for text in texts) == 2 and all_statements(rows[:1]) == []
+
+
+def test_keys_see_weights_and_settings():
+    codec = load_codec("bundled")
+    key = codec_key(codec, "settings")
+    assert key == codec_key(load_codec("bundled"), "settings") and key != codec_key(codec, "others")
+    next(iter(codec.parameters())).data.view(-1)[0] += 1.0  # type: ignore[attr-defined]
+    assert codec_key(codec, "settings") != key
+    assert codec_key(object(), "settings") is None  # type: ignore[arg-type]
+
+
+def test_code_that_measures_changes_the_key_and_code_that_draws_does_not(tmp_path):
+    for name in ("audio.py", "codec/a.py", "codecs/b.py", "lm/c.py", "metrics/statistics.py", "report/style.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x = 1")
+    before = code_digest(tmp_path)
+    (tmp_path / "report/style.py").write_text("x = 2")
+    assert code_digest(tmp_path) == before
+    (tmp_path / "codec/a.py").write_text("x = 2")
+    assert code_digest(tmp_path) != before and len(code_digest()) == 24
+
+
+def test_command_and_versions(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/bin/llmcodec", "compare", "a b", "-o", "x.html"])
+    assert command_line(["ignored"]) == "llmcodec compare 'a b' -o x.html"
+    monkeypatch.setattr("sys.argv", ["pytest"])
+    assert command_line(["compare", "bundled"]) == "llmcodec compare bundled"
+    assert {"llmcodec", "python", "torch", "transformers"} <= set(versions())
+
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    for arguments, message in (
+        (["no/such/codec/at/all"], "no codec"),
+        (["bundled", "bundled"], "two codecs are called"),
+        (["bundled", "-o", str(tmp_path)], "is a folder; give the name of the page"),
+        (["bundled", "--manifest", str(tmp_path / "none.jsonl")], "no such manifest"),
+    ):
+        assert main(["compare", *arguments]) == 1
+        error = capsys.readouterr().err.strip()
+        assert message in error and len(error.splitlines()) == 1

@@ -1,0 +1,183 @@
+"""codec/folder.py: a folder asks for what its weights hold, or it is refused before memory is taken."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llmcodec.adapters.load import load_codec
+from llmcodec.codec import LLMCodec
+from llmcodec.codec.folder import check_folder, check_foreign_folder
+from llmcodec.io.tensor_file import read_arrays, write_arrays
+
+from ..miniature import miniature_codec
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("codec")
+    miniature_codec().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "codec"))
+
+
+def settings(folder: Path, **changes) -> None:
+    values = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in values.items() if v != "REMOVED"}))
+
+
+def tensors(folder: Path, **changes: np.ndarray | None) -> None:
+    arrays, metadata = read_arrays(folder / "model.safetensors", 1 << 30)
+    arrays = {name: value for name, value in (arrays | changes).items() if value is not None}
+    write_arrays(folder / "model.safetensors", arrays, metadata)
+
+
+def refused(folder: Path, said: str) -> None:
+    """Refused by the check, by `LLMCodec.from_pretrained` and by `load_codec`, in one line."""
+    for load in (check_folder, LLMCodec.from_pretrained, lambda place: load_codec(str(place))):
+        with pytest.raises(ValueError, match=said) as failure:
+            load(folder)
+        assert "\n" not in str(failure.value)
+
+
+def test_what_we_save_passes(folder):
+    config = check_folder(folder)
+    assert (config.hidden_size, config.codebook_size, config.attention_window) == (32, 64, 8)
+    loaded = LLMCodec.from_pretrained(folder)
+    assert torch.equal(loaded.quantizer.codebook, miniature_codec().quantizer.codebook)
+
+
+@pytest.mark.parametrize("overrides", [{}, {"attention_window": None}, {"causal": True}, {"auv_floor_frames": True}])
+def test_every_variant_and_precision_passes(tmp_path, overrides):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        miniature_codec(**overrides).to(dtype).save_pretrained(tmp_path)
+        check_folder(tmp_path)
+        LLMCodec.from_pretrained(tmp_path)
+
+
+def test_settings_left_at_their_default_need_not_be_written(tmp_path):
+    codec = miniature_codec(ffn_mult=4)
+    codec.save_pretrained(tmp_path)
+    settings(tmp_path, ffn_mult="REMOVED", hop_samples="REMOVED", n_fft="REMOVED")
+    assert check_folder(tmp_path).ffn_mult == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"codebook_size": 2**31 - 1},
+            r"asks for quantizer.codebook of shape \(2147483647, 8\), the weights have \(64, 8\)",
+        ),
+        ({"hidden_size": 2**30}, "asks for encoder.frontend.input_proj.weight|head_dim"),
+        ({"n_fft": 320 * 10**6}, "asks for encoder.frontend.input_proj.weight"),
+        ({"ffn_mult": 10**6}, "asks for .*up_proj"),
+        ({"conv_kernel_size": 10**9 + 1}, "asks for .*depthwise_conv"),
+        ({"encoder_layers": 10**9}, "asks for 1000000000 encoder layers, the weights have 1"),
+        ({"decoder_layers": 2}, "asks for 2 decoder layers, the weights have 1"),
+        ({"head_dim": 64}, "head_dim 64 is more than hidden_size 32"),
+        ({"head_dim": 5}, "head_dim must be even and divide"),
+        ({"hidden_size": 10**30}, "hidden_size cannot be"),
+        ({"hidden_size": "32"}, "hidden_size cannot be '32'"),
+        ({"hidden_size": 32.0}, "hidden_size cannot be 32.0|'32.0'"),
+        ({"hop_samples": 0}, "hop_samples cannot be"),
+        ({"causal": 1}, "causal cannot be"),
+        ({"codebook_partitions": {"speech": [0, 99]}}, "partition 'speech'"),
+        ({"codebook_partitions": [1]}, "codebook_partitions cannot be"),
+        ({"dtype": "float8"}, "dtype cannot be 'float8'"),
+        ({"dtype": ["float16"]}, "dtype cannot be"),
+        ({"model_type": "encodec"}, "of type 'encodec'|EnCodec|encodec"),
+        ({"surprise": 1}, "unknown setting 'surprise'; made by a newer llmcodec"),
+        ({"id2label": 3}, "id2label cannot be"),
+    ],
+)
+def test_a_configuration_that_the_weights_do_not_bear_is_refused(folder, changes, said):
+    settings(folder, **changes)
+    with pytest.raises(ValueError, match=said) as failure:
+        check_folder(folder)
+    assert "\n" not in str(failure.value)
+
+
+def test_nothing_large_is_allocated_for_an_absurd_configuration(folder):
+    settings(folder, codebook_size=2**31 - 1, codebook_dim=2**20, hidden_size=2**30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(folder, "asks for")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_weights_that_are_missing_too_many_or_of_another_shape_are_refused(folder):
+    weight = read_arrays(folder / "model.safetensors", 1 << 30)[0]["decoder.head.output_proj.weight"]
+    tensors(folder, **{"decoder.head.output_proj.weight": None})
+    refused(folder, "decoder.head.output_proj.weight is missing from the weights")
+    tensors(folder, **{"decoder.head.output_proj.weight": weight[:, :-1]})
+    refused(folder, r"output_proj.weight is F32 \(1282, 31\) in the weights, not of shape \(1282, 32\)")
+    tensors(folder, **{"decoder.head.output_proj.weight": weight.astype(np.int32)})
+    refused(folder, "output_proj.weight is I32")
+    tensors(folder, **{"decoder.head.output_proj.weight": weight, "extra": np.zeros(3, np.float32)})
+    refused(folder, "extra is unknown but in the weights")
+
+
+def test_files_that_are_not_there_or_not_what_they_should_be(folder, tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        check_folder(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", r"config.json")
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-10])
+    refused(folder, "cut short or not what its header says")
+    (folder / "model.safetensors").write_bytes((10 * 2**40).to_bytes(8, "little") + weights[8:])
+    refused(folder, "a header of 10995116277760 bytes")
+    (folder / "model.safetensors").unlink()
+    refused(folder, "no model.safetensors in it")
+    (folder / "codec.pt").write_bytes(b"PK")
+    refused(folder, "codec.pt: pickled weights could run code")
+    for text, said in (("{", "JSON|config.json cannot be read"), ("[]", "object"), ("[" * 200_000, "config.json")):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=said):
+            check_folder(folder)
+    (folder / "config.json").write_text(" " * (1 << 21))
+    with pytest.raises(ValueError, match="too large for a configuration"):
+        check_folder(folder)
+
+
+def test_weights_in_several_files_are_checked_together(folder):
+    arrays, metadata = read_arrays(folder / "model.safetensors", 1 << 30)
+    (folder / "model.safetensors").unlink()
+    names = sorted(arrays)
+    files = {"model-00001-of-00002.safetensors": names[:40], "model-00002-of-00002.safetensors": names[40:]}
+    for file, part in files.items():
+        write_arrays(folder / file, {name: arrays[name] for name in part}, metadata)
+    index = {"metadata": {}, "weight_map": {name: file for file, part in files.items() for name in part}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    check_folder(folder)
+    for value in ("../model.safetensors", "model.bin", 3):
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": value}}))
+        with pytest.raises(ValueError, match="is not a safetensors file of this folder"):
+            check_folder(folder)
+    for text in ("{", "[]", '{"weight_map": 3}'):
+        (folder / "model.safetensors.index.json").write_text(text)
+        with pytest.raises(ValueError, match="not an index of weight files"):
+            check_folder(folder)
+
+
+def test_other_architectures_are_checked_as_far_as_one_can(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "dac", "sizes": [4, {"hidden_size": 64}]}')
+    check_foreign_folder(tmp_path)  # no safetensors: nothing to compare with
+    write_arrays(tmp_path / "model.safetensors", {"a": np.zeros((64, 64), np.float32)}, {})
+    check_foreign_folder(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "dac", "sizes": [4, {"hidden_size": 1000000000000}]}')
+    with pytest.raises(ValueError, match="asks for 1000000000000 of something, the weights have 1048576"):
+        check_foreign_folder(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"\x80\x02" + bytes(100))
+    with pytest.raises(ValueError, match="pickled"):
+        check_foreign_folder(tmp_path)

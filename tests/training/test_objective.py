@@ -1,0 +1,198 @@
+"""The objective: fake and real are the same stretch, masks hold, what weighs nothing is not computed, sums add up."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from llmcodec.data.clips import ClipBatch
+from llmcodec.data.sampler import clip_seed
+from llmcodec.objectives.adversary import Adversary, AdversaryConfig
+from llmcodec.objectives.discriminators import MPDConfig
+from llmcodec.objectives.spectral import MelLossConfig, MultiScaleMelLossConfig, SpectralConfig, STFTLossConfig
+from llmcodec.training.objective import CodecObjective
+from llmcodec.training.recipe import CodecConfig, Recipe, Weights
+
+from ..miniature import NUM_CODES, miniature_batch, miniature_codec
+
+SMALL = SpectralConfig(
+    MelLossConfig(256, 64, 20),
+    MultiScaleMelLossConfig((128, 256), (8, 12)),
+    STFTLossConfig((256,)),
+    STFTLossConfig((256,)),
+)
+GAN = AdversaryConfig(mpd=MPDConfig(periods=(2,), channels=(4,)), msd=None)
+NOTHING = {name: 0.0 for name in vars(Weights())}
+
+
+def objective_of(weights: dict[str, float], partition: tuple[int, int] | None = None, **recipe: Any) -> CodecObjective:
+    """Miniature codec and tiny losses; the adversary is built when one is asked for."""
+    recipe.setdefault("precision", "fp32")
+    made = Recipe(weights=Weights(**NOTHING | weights), spectral=SMALL, **recipe)
+    adversary = None if made.adversary is None else Adversary(made.adversary)
+    return CodecObjective(made, miniature_codec(), adversary=adversary, partition=partition).train()
+
+
+def select(batch: ClipBatch, *clips: int) -> ClipBatch:
+    """Some clips of a batch as a batch of their own, without the padding they do not need."""
+    rows = list(clips)
+    lengths = batch.lengths_B[rows]
+    texts, ids = [batch.texts[i] for i in rows], [batch.ids[i] for i in rows]
+    return ClipBatch(batch.wav_BS[rows, : int(lengths.max())], lengths, texts, ids)
+
+
+def test_the_window_is_the_same_stretch_of_codes_and_samples():
+    objective, batch = objective_of({"mel": 1.0}, window_seconds=0.2), miniature_batch((16000, 9001, 1000))
+    encoding = objective.codec.encode_latents(batch.wav_BS, batch.lengths_B)
+    seen = set()
+    for step in range(8):
+        window = objective.cut_window(encoding, batch, step)
+        for clip, (frames, length) in enumerate(((50, 16000), (29, 9001), (4, 1000))):
+            start = clip_seed(0, step, batch.ids[clip], "window") % max(1, frames - 10 + 1)
+            real = min(10, frames - start)
+            assert torch.equal(window.quantized_BWD[clip, :real], encoding.quantized_BTD[clip, start : start + real])
+            assert window.mask_BW[clip].tolist() == [True] * real + [False] * (10 - real)
+            samples = min(length - 320 * start, 3200)
+            assert window.lengths_B[clip] == samples
+            assert torch.equal(window.real_BS[clip, :samples], batch.wav_BS[clip, 320 * start :][:samples])
+            assert not window.real_BS[clip, samples:].any()
+            seen.add((clip, start))
+    assert len(seen) > 12, "the place changes from step to step"
+
+
+def test_a_window_decodes_to_what_the_whole_decodes_to_inside_the_receptive_field():
+    objective, batch = objective_of({"mel": 1.0}, window_seconds=1.6), miniature_batch((48000, 36000))
+    codec = objective.codec
+    reach = math.ceil(codec.context_frames[1])
+    with torch.no_grad():
+        encoding = codec.encode_latents(batch.wav_BS, batch.lengths_B)
+        whole_BS = codec.decode_latents(encoding.quantized_BTD, encoding.mask_BT)
+        window_BS = objective.decode_window(objective.cut_window(encoding, batch, 3))
+    for clip, frames in enumerate((150, 113)):
+        start = clip_seed(0, 3, batch.ids[clip], "window") % (frames - 80 + 1)
+        inside = slice(reach * 320, (80 - reach) * 320)
+        expected = whole_BS[clip, start * 320 :][: 80 * 320][inside]
+        assert expected.numel() > 5000 and torch.allclose(window_BS[clip][inside], expected, atol=1e-5)
+        assert not torch.allclose(window_BS[clip, :3200], whole_BS[clip, start * 320 :][:3200], atol=1e-5)
+
+
+def test_without_a_window_all_is_decoded_and_silent_behind_each_clip():
+    objective, batch = objective_of({"mel": 1.0}), miniature_batch((8000, 5000))
+    terms = objective(batch, 0)
+    assert terms.fake_BS is not None and terms.real_BS is not None and terms.fake_BS.shape == (2, 8000)
+    assert torch.equal(terms.real_BS, batch.wav_BS)
+    assert not terms.fake_BS[1, 5000:].any() and terms.fake_BS[1, 4900:5000].abs().min() > 0
+
+
+def test_waveform_terms_of_a_clip_do_not_depend_on_its_company():
+    weights = {"mel": 1.0, "multi_mel": 1.0, "mrstft": 1.0, "complex_stft": 1.0, "generator": 1.0, "feature": 1.0}
+    objective = objective_of(weights, adversary=GAN, window_seconds=0.2, adversary_seconds=0.1)
+    batch = miniature_batch((16000, 9001, 1000))
+    together = objective(batch, 5)
+    alone = [objective(select(batch, clip), 5) for clip in range(3)]
+    assert together.fake_BS is not None and together.fake_BS.shape == (3, 1600)
+    for clip, one in enumerate(alone):
+        assert torch.allclose(together.fake_BS[clip], one.fake_BS[0], atol=1e-5)
+        assert torch.equal(together.real_BS[clip], one.real_BS[0])
+    full_windows = objective(select(batch, 0, 1), 5)  # terms that weigh clips by their frames need equal windows
+    for term, value in full_windows.raw.items():
+        assert torch.isclose(value, torch.stack([one.raw[term] for one in alone[:2]]).mean(), rtol=1e-4), term
+
+
+def test_the_discriminators_see_real_sound_at_the_same_place_of_fake_and_real():
+    objective = objective_of({"generator": 1.0}, adversary=GAN, window_seconds=0.3, adversary_seconds=0.1)
+    batch = miniature_batch((16000, 2500))
+    batch = replace(batch, wav_BS=torch.arange(1, 16001).float().expand(2, -1) * (batch.wav_BS != 0))
+    encoding = objective.codec.encode_latents(batch.wav_BS, batch.lengths_B)
+    starts = set()
+    for step in range(6):
+        window = objective.cut_window(encoding, batch, step)
+        fake_BS, real_BS = objective.adversary_window(-window.real_BS, window, batch.ids, step)
+        assert torch.equal(fake_BS, -real_BS) and real_BS.shape == (2, 1600)
+        assert torch.equal(real_BS[:, 1:] - real_BS[:, :-1], torch.ones(2, 1599)), "consecutive samples inside the clip"
+        starts |= {float(real_BS[1, 0])}
+    assert len(starts) > 3
+    short = objective.cut_window(encoding, batch, 0)
+    objective.recipe = replace(objective.recipe, adversary_seconds=0.5)
+    fake_BS, real_BS = objective.adversary_window(short.real_BS, short, batch.ids, 0)
+    assert real_BS.shape == (2, 8000) and not real_BS[:, 4800:].any()
+
+
+def test_total_is_the_weighted_sum_of_the_raw_terms():
+    weights = {"mel": 1.5, "mrstft": 0.5, "commit": 0.25, "codebook": 2.0, "marginal_entropy": 0.1, "feature": 3.0}
+    terms = objective_of(weights | {"generator": 0.7}, adversary=GAN)(miniature_batch(), 0)
+    expected = sum(
+        weight * terms.raw[name].double()
+        for name, weight in {
+            "recon/mel": 1.5, "recon/mrstft": 0.5, "vq/commit": 0.25, "vq/codebook": 2.0,
+            "codes/marginal_entropy": 0.1, "adv/feature": 3.0, "adv/generator": 0.7,
+        }.items()
+    )  # fmt: skip
+    assert len(terms.raw) == 7 and torch.isclose(terms.total.double(), expected, rtol=1e-6)
+    assert terms.total.dtype == torch.float32
+
+
+def test_only_the_total_carries_the_graph_beside_the_raw_terms():
+    terms = objective_of({"mel": 1.0, "commit": 1.0})(miniature_batch(), 0)
+    assert terms.total.requires_grad and not terms.fake_BS.requires_grad
+    encoding = terms.encoding
+    assert not any(x.requires_grad for x in (encoding.query_BTC, encoding.quantized_BTD, encoding.latent_BTD))
+
+
+def never(*_: Any, **__: Any) -> Any:
+    raise AssertionError("this costs time and weighs nothing")
+
+
+def test_a_term_of_weight_0_is_not_computed(monkeypatch):
+    objective = objective_of({"commit": 1.0}, adversary=GAN, window_seconds=0.1)
+    monkeypatch.setattr(type(objective.codec), "decode_latents", never)
+    monkeypatch.setattr("llmcodec.training.objective.marginal_entropy_term", never)
+    terms = objective(miniature_batch(), 0)
+    assert set(terms.raw) == {"vq/commit"} and terms.fake_BS is None
+    monkeypatch.undo()
+    objective = objective_of({"mel": 1.0}, adversary=GAN)
+    for term in ("recon/multi_mel", "recon/mrstft", "recon/complex_stft"):
+        monkeypatch.setattr(objective.spectral.losses[term], "forward", never)
+    monkeypatch.setattr(objective._adversary[0], "judge", never)
+    assert set(objective(miniature_batch(), 0).raw) == {"recon/mel"}
+
+
+def test_padding_changes_no_term():
+    objective = objective_of({"mel": 1.0, "mrstft": 1.0, "commit": 1.0, "codebook": 1.0, "marginal_entropy": 1.0})
+    batch = miniature_batch((5000,))
+    longer = replace(batch, wav_BS=torch.nn.functional.pad(batch.wav_BS, (0, 4000)))
+    tight, padded = objective(batch, 0), objective(longer, 0)
+    for name, value in tight.raw.items():
+        assert torch.isclose(value, padded.raw[name], rtol=1e-4), name
+
+
+def test_batch_norm_statistics_move_only_when_the_recipe_says_so():
+    for frozen in (True, False):
+        objective = objective_of({"commit": 1.0}, codec=CodecConfig(freeze_batch_norm=frozen))
+        before = {name: value.clone() for name, value in objective.named_buffers()}
+        objective(miniature_batch(), 0)
+        moved = {name for name, value in objective.named_buffers() if not torch.equal(value, before[name])}
+        assert bool(moved) != frozen
+
+
+def test_a_partition_keeps_codes_and_entropy_to_itself():
+    objective = objective_of({"marginal_entropy": 1.0}, partition=(16, 32))
+    terms = objective(miniature_batch(), 0)
+    codes = terms.encoding.codes_BT[terms.encoding.mask_BT]
+    assert int(codes.min()) >= 16 and int(codes.max()) < 32
+    assert 0 < terms.raw["codes/marginal_entropy"].item() <= math.log(16)
+    whole = objective_of({"marginal_entropy": 1.0})(miniature_batch(), 0)
+    assert torch.unique(whole.encoding.codes_BT).numel() > 1 and int(whole.encoding.codes_BT.max()) < NUM_CODES
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gradient_reaches_every_part_of_the_codec(precision):
+    weights = {"mel": 1.0, "complex_stft": 1.0, "commit": 1.0, "codebook": 1.0}
+    objective = objective_of(weights, precision=precision, window_seconds=0.3)
+    objective(miniature_batch(), 0).total.backward()
+    without = [name for name, p in objective.codec.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []

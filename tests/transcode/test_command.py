@@ -1,0 +1,266 @@
+"""`llmcodec encode`, `decode`, `reconstruct` as a user calls them, on a codec that gives the audio back."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmcodec.io import audio
+from llmcodec.io import tensor_file as tensorfile
+from llmcodec.io.token_file import load_token_file
+from llmcodec.io.token_shards import read_token_shards
+from llmcodec.io.token_text import codes_to_text
+
+from ..pcm import HOP, LEVELS, RATE, PCMRuntime, speech_like
+from .commands import finish, run, start
+from .conftest import read
+
+CLOSE = 3e-3
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def folder(clip, tmp_path) -> Path:
+    """Nine recordings in a tree: formats, rates, channels, names."""
+    clip("in/a.wav", 4000)
+    clip("in/one sample.wav", 1)
+    clip("in/deep/er/b.flac", 12000, 44100, 2)
+    clip("in/deep/c.ogg", 16000)
+    clip("in/deep/d.opus", 24000, 48000)
+    clip("in/e.mp3", 20000, 22050)
+    clip("in/Größe 音声/f g.wav", 3000, 8000)
+    clip("in/h.wav", 9000, 192000, 7)
+    clip("in/i.aiff", 5000)
+    return tmp_path / "in"
+
+
+def test_a_folder_forth_and_back_keeps_tree_lengths_and_rates(pcm, folder, tmp_path, capsys):
+    assert run("encode", folder, "-o", tmp_path / "tokens") == 0
+    assert "encoded 9 files" in capsys.readouterr().err
+    expected = [str(Path(name).with_suffix("")) for name in tree(folder)]
+    assert tree(tmp_path / "tokens") == [f"{name}.safetensors" for name in expected]
+    assert run("decode", tmp_path / "tokens", "--output", tmp_path / "again") == 0
+    assert tree(tmp_path / "again") == [f"{name}.wav" for name in expected]
+    for name in tree(folder):
+        before, rate = audio.read(folder / name)
+        after, again = read((tmp_path / "again" / name).with_suffix(".wav"))
+        assert again == rate and after.shape == before.shape, name
+    assert capsys.readouterr().out == ""
+
+
+def test_channels_can_be_kept_apart(pcm, clip, tmp_path):
+    source = clip("a.wav", 5000, channels=7, subtype="FLOAT")
+    assert run("encode", source, "--channels", "split") == 0
+    assert load_token_file(tmp_path / "a.safetensors")[0].codes.shape == (7, HOP, 625)
+    assert run("decode", tmp_path / "a.safetensors", "-o", tmp_path / "b.flac") == 0
+    np.testing.assert_allclose(read(tmp_path / "b.flac")[0], read(source)[0], atol=CLOSE)
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg"])
+def test_formats_and_rates_of_the_result(pcm, clip, tmp_path, ending):
+    source = clip("a.wav", 16000, 16000)
+    assert run("reconstruct", source, "-o", tmp_path / f"b.{ending}", "--sample_rate", 48000) == 0
+    wav, rate = read(tmp_path / f"b.{ending}")
+    assert rate == 48000 and len(wav) == 48000
+    assert run("reconstruct", source, "-o", tmp_path / "out", "--format", ending) == 0
+    assert tree(tmp_path / "out") == [f"a.{ending}"] and len(read(tmp_path / "out" / f"a.{ending}")[0]) == 16000
+
+
+def test_one_file_needs_no_output_and_nothing_is_overwritten(pcm, clip, tmp_path, capsys):
+    source = clip("a.wav")
+    before = source.read_bytes()
+    assert run("encode", source) == run("decode", tmp_path / "a.safetensors") == run("reconstruct", source) == 0
+    assert tree(tmp_path) == ["a.decoded.wav", "a.reconstructed.wav", "a.safetensors", "a.wav"]
+    assert source.read_bytes() == before
+    capsys.readouterr()
+    assert run("encode", source) == 1
+    error = capsys.readouterr().err
+    assert "a.safetensors: is there already; --resume keeps" in error and len(error.splitlines()) == 1
+    assert run("encode", source, "--overwrite") == 0
+
+
+def test_resume_does_the_rest_and_only_the_rest(pcm, folder, tmp_path, capsys):
+    tokens = tmp_path / "tokens"
+    assert run("encode", folder, "-o", tokens) == 0
+    removed = tokens / "deep" / "c.safetensors"
+    kept = {name: (tokens / name).stat().st_mtime_ns for name in tree(tokens)}
+    removed.unlink()
+    capsys.readouterr()
+    assert run("encode", folder, "-o", tokens, "--resume") == 0
+    assert "encoded 1 file, 1.0 s of audio" in (shown := capsys.readouterr().err) and "8 files done before" in shown
+    changed = [name for name in tree(tokens) if (tokens / name).stat().st_mtime_ns != kept[name]]
+    assert changed == ["deep/c.safetensors"]
+
+
+def test_resume_does_not_mix_codecs(pcm, folder, tmp_path, capsys, monkeypatch):
+    assert run("encode", folder, "-o", tmp_path / "tokens") == 0
+    (tmp_path / "tokens/a.safetensors").unlink()
+    import dataclasses
+
+    pcm.identity = dataclasses.replace(pcm.identity, name="other", weights_sha256="cd" * 32)
+    assert run("encode", folder, "-o", tmp_path / "tokens", "--resume") == 1
+    assert "tokens of codec 'pcm'" in capsys.readouterr().err
+    assert not (tmp_path / "tokens/a.safetensors").exists()
+
+
+def test_long_files_are_streamed_in_the_same_folder_run(pcm, clip, tmp_path):
+    clip("in/short.wav", 8000)
+    clip("in/long.wav", 80000, 16000)
+    assert run("encode", tmp_path / "in", "-o", tmp_path / "t", "--long_seconds", 3) == 0
+    assert ("encode_stream", 1) in pcm.calls and ("encode", 1) in pcm.calls
+    pcm.calls.clear()
+    assert run("decode", tmp_path / "t", "-o", tmp_path / "w", "--long_seconds", 3) == 0
+    assert ("decode_stream", 1) in pcm.calls
+    for name in ("short", "long"):
+        np.testing.assert_allclose(
+            read(tmp_path / f"w/{name}.wav")[0], read(tmp_path / f"in/{name}.wav")[0], atol=CLOSE
+        )
+
+
+@pytest.mark.parametrize("format", ["arrow", "parquet"])
+def test_a_corpus_as_shards_and_back(pcm, folder, tmp_path, capsys, format):
+    shards = tmp_path / "shards"
+    assert run("encode", folder, "--format", format, "-o", shards) == 0
+    rows = {row.id: row for row in read_token_shards(shards)}
+    assert set(rows) == {str(Path(name).with_suffix("")) for name in tree(folder)}
+    assert rows["deep/er/b"].original_channels == 2 and rows["h"].original_sample_rate == 192000
+    assert run("encode", folder, "--format", format, "-o", shards) == 1
+    assert "holds token shards already" in capsys.readouterr().err
+    assert run("encode", folder, "--format", format, "-o", shards, "--resume") == 0
+    assert "9 files done before" in capsys.readouterr().err
+    assert run("decode", shards, "-o", tmp_path / "w") == run("encode", folder, "-o", tmp_path / "t") == 0
+    assert run("decode", tmp_path / "t", "-o", tmp_path / "v") == 0
+    assert tree(tmp_path / "w") == tree(tmp_path / "v")
+    assert all((tmp_path / "w" / n).read_bytes() == (tmp_path / "v" / n).read_bytes() for n in tree(tmp_path / "w"))
+
+
+@pytest.mark.parametrize("format", ["arrow", "parquet"])
+def test_one_bad_file_or_the_end_of_memory_costs_no_other_row_of_a_shard(
+    pcm, folder, tmp_path, capsys, monkeypatch, format
+):
+    shutil.copy(folder / "i.aiff", folder / "j.aiff")
+    (folder / "bad.wav").write_text("this is text\n" * 9)
+    encode, calls = pcm.encode_batch, []
+
+    def until_memory_ends(wavs):
+        calls.append(len(wavs))
+        if len(calls) == 3:
+            raise RuntimeError("out of memory")
+        return encode(wavs)
+
+    monkeypatch.setattr(pcm, "encode_batch", until_memory_ends)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run("encode", folder, "--format", format, "-o", tmp_path / "s", "--batch_seconds", 0.5)
+    assert len(list(read_token_shards(tmp_path / "s"))) == sum(calls[:2])
+    assert run("encode", folder, "--format", format, "-o", tmp_path / "s", "--resume") == 1
+    assert "1 file failed" in capsys.readouterr().err
+    assert len({row.id for row in read_token_shards(tmp_path / "s")}) == 10
+    assert run("encode", folder, "--format", format, "-o", tmp_path / "t") == 1
+    assert len({row.id for row in read_token_shards(tmp_path / "t")}) == 10
+
+
+def test_arrow_says_what_it_needs(pcm, clip, tmp_path, capsys):
+    source = clip("a.wav")
+    assert run("encode", source, "--format", "arrow") == 1
+    assert "name it with --output" in capsys.readouterr().err
+    assert run("encode", source, "--format", "arrow", "-o", tmp_path / "s", "--overwrite") == 1
+    assert "delete the folder" in capsys.readouterr().err
+    clip("b/a.wav")
+    assert run("encode", source, tmp_path / "b/a.wav", "--format", "arrow", "-o", tmp_path / "s") == 1
+    assert "would both have the id 'a'" in capsys.readouterr().err
+
+
+def text_of(codes_QT: np.ndarray) -> str:
+    return codes_to_text((codes_QT + LEVELS * np.arange(HOP)[:, None]).T.reshape(-1))
+
+
+def test_tokens_as_text(pcm, tmp_path, capsys, monkeypatch):
+    wav = speech_like(4000)
+    codes = PCMRuntime().encode_batch([wav])[0]
+    text = f"Say it: <CODEC_BEGIN>{text_of(codes)}<CODEC_END> done"
+    assert run("decode", "--text", text, "-o", tmp_path / "a.wav") == 0
+    back, rate = read(tmp_path / "a.wav")
+    assert rate == RATE
+    np.testing.assert_allclose(back, wav, atol=CLOSE)
+    halves = f"{text_of(codes[:, :250])} and {text_of(codes[:, 250:])}"
+    monkeypatch.setattr("sys.stdin", io.StringIO(halves))
+    assert run("decode", "--text", "-", "-o", tmp_path / "b.flac", "--sample_rate", 8000) == 0
+    assert len(read(tmp_path / "b.flac")[0]) == 2000
+    for arguments, said in (
+        (["--text", "no tokens", "-o", tmp_path / "c.wav"], "no token like <CODEC_17>"),
+        (["--text", f"<CODEC_{HOP * LEVELS}>", "-o", tmp_path / "c.wav"], "but this codec has"),
+        (["--text", "<CODEC_1>", "-o", tmp_path / "c.wav"], "no whole frames"),
+        (["--text", text], "--text needs --output"),
+        ([], "or give --text"),
+        (["x.safetensors", "--text", text, "-o", tmp_path / "c.wav"], "one of the two"),
+    ):
+        assert run("decode", *arguments) == 1
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "c.wav").exists()
+
+
+def test_pipes(clip, tmp_path):
+    source = clip("a.flac", 44100, 44100)
+    code, tokens, error = finish(start("encode", "-"), source.read_bytes())
+    assert code == 0 and "encoded 1 file" in error and "standard output" in error
+    code, wav, error = finish(start("decode", "-", "--format", "flac"), tokens)
+    assert code == 0, error
+    (tmp_path / "b.flac").write_bytes(wav)
+    back, rate = read(tmp_path / "b.flac")
+    assert rate == 44100 and len(back) == 44100
+    code, out, error = finish(start("reconstruct", "-", "-o", tmp_path / "c.wav"), b"")
+    assert (code, out) == (1, b"") and "standard input: the file is empty" in error
+    code, out, error = finish(start("decode", "-"), b"\x00" * 100)
+    assert (code, out) == (1, b"") and "standard input: " in error and "llmcodec-" not in error
+
+
+def test_one_bad_file_among_good_ones_is_listed_and_the_others_are_done(pcm, folder, tmp_path, capsys):
+    (folder / "bad.wav").write_text("this is text\n" * 9)
+    (folder / "deep" / "empty.flac").touch()
+    assert run("encode", folder, "-o", tmp_path / "tokens") == 1
+    error = capsys.readouterr().err
+    assert "encoded 9 files" in error and "2 files failed" in error
+    listed = [line.strip() for line in error.splitlines() if line.startswith("  ")]
+    assert listed[0].startswith(f"{folder}/bad.wav: not an audio file that can be read")
+    assert listed[1] == f"{folder}/deep/empty.flac: the file is empty (0 bytes)"
+    assert len(tree(tmp_path / "tokens")) == 9
+
+
+def test_help_needs_no_codec_and_wrong_options_are_said(pcm, clip, capsys, tmp_path):
+    source = clip("a.wav")
+    for arguments, said in (
+        (["--sample_rate", "5"], "cannot be right"),
+        (["--workers", "-2"], "--workers"),
+        (["--resume", "--overwrite"], "choose one"),
+        (["-o", tmp_path / "b.flac", "--format", "wav"], "contradicts"),
+    ):
+        assert run("reconstruct", source, *arguments) == 1
+        assert said in capsys.readouterr().err
+    for arguments in (["--format", "wma"], ["--channels", "left"], ["--nonsense"]):
+        with pytest.raises(SystemExit) as stopped:
+            run("reconstruct", source, *arguments)
+        assert stopped.value.code == 2
+
+
+def test_the_output_folder_inside_the_input_is_not_read_again(pcm, clip, tmp_path):
+    clip("in/a.wav")
+    for _ in range(2):
+        assert run("reconstruct", tmp_path / "in", "-o", tmp_path / "in/out", "--overwrite") == 0
+    assert tree(tmp_path / "in") == ["a.wav", "out/a.wav"]
+
+
+def test_the_result_does_not_depend_on_workers_or_batches(pcm, folder, tmp_path):
+    shutil.copy(folder / "a.wav", folder / "a2.wav")
+    made = []
+    for number, options in enumerate((["--workers", 1], ["--workers", 4, "--batch_seconds", 0.2])):
+        assert run("encode", folder, "-o", tmp_path / str(number), *options) == 0
+        made.append([(name, (tmp_path / str(number) / name).read_bytes()) for name in tree(tmp_path / str(number))])
+    assert made[0] == made[1]
+    assert tensorfile.read_header(tmp_path / "0/a.safetensors").metadata["codec"] == "pcm"
