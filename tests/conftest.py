@@ -1,4 +1,4 @@
-"""The fixture `two_ranks`: run a function on two gloo processes that meet in a file (no port, no network)."""
+"""Fixtures that several packages share: two gloo ranks, a few short recordings."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+from llmcodec.data.manifest import Clip
+
+from .speech import speech_like
 
 Result = dict[str, torch.Tensor]
 
@@ -22,9 +27,26 @@ def _rank(rank: int, function: Callable[[int], Result], folder: str) -> None:
         dist.destroy_process_group()
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[Clip]:
+    """Four recordings of 1 to 2.5 s."""
+    made = []
+    for index, seconds in enumerate((1.0, 1.5, 2.0, 2.5)):
+        soundfile.write(tmp_path / f"{index}.flac", speech_like(seconds, index), 16_000)
+        made.append(Clip(id=f"clip-{index}", audio=f"{index}.flac", duration=seconds, folder=str(tmp_path)))
+    return made
+
+
 @pytest.fixture
 def two_ranks(tmp_path: Path) -> Callable[[Callable[[int], Result]], tuple[Result, Result]]:
-    """Call it with a function of the rank that returns tensors by name; it returns what both ranks returned."""
+    """Two gloo processes that meet in a file (no port, no network).
+
+    Call it with a function of the rank that returns tensors by name; it returns what both ranks returned."""
 
     def run(function: Callable[[int], Result]) -> tuple[Result, Result]:
         # Forked, so that functions of test modules (which no child could import) can run.

@@ -12,7 +12,7 @@ import pytest
 from llmcodec.data.manifest import read_manifest
 from llmcodec.io import audio
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 @pytest.fixture(scope="module")

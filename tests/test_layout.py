@@ -173,7 +173,7 @@ def test_a_file_is_read_in_one_sitting(path):
 
 def test_everything_that_is_installed_for_tests_is_pinned():
     tomllib = pytest.importorskip("tomllib", reason="Python 3.11 and newer")
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[1]
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     installed = ("metrics", "quickstart", "datasets", "lm", "test")

@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from llmcodec._compat import install
+
 if TYPE_CHECKING:
     from llmcodec.codec.config import LLMCodecConfig
     from llmcodec.codec.model import LLMCodec
@@ -18,6 +20,9 @@ __version__ = "0.1.0"
 __all__ = ["LLMCodec", "LLMCodecConfig", "__version__"]
 
 _HOMES = {"LLMCodec": "llmcodec.codec.model", "LLMCodecConfig": "llmcodec.codec.config"}
+
+
+install()
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ import torch
 from llmcodec.adapters.random_weights import OURS, PRESETS
 from llmcodec.protocol import Codec, HasFeatures
 
-PAGE = (Path(__file__).parents[3] / "docs" / "codecs.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "codecs.md").read_text(encoding="utf-8")
 
 
 def test_the_example_of_an_adapter_runs_and_is_g711s_curve():

@@ -15,7 +15,7 @@ from llmcodec.assets import SPEECH_SPLITS, speech_manifest
 from llmcodec.data.manifest import read_manifest
 from llmcodec.io import audio
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 def test_every_clip_is_there_as_its_manifest_says():
@@ -73,6 +73,6 @@ def test_the_wheel_carries_speech_and_licences(tmp_path):
     }
     assert len(expected) == 196 and expected <= names
     assert {"llmcodec/recipes/quickstart.yaml", "llmcodec/assets/codec_tiny/model.safetensors"} <= names
-    assert {"llmcodec/py.typed", "llmcodec/audio.py", "llmcodec/codec/native.c"} <= names
+    assert {"llmcodec/py.typed", "llmcodec/io/audio.py", "llmcodec/codec/fast/cpu_kernels.c"} <= names
     assert "License-Expression: Apache-2.0 AND CC-BY-SA-3.0 AND CC-BY-3.0 AND BSD-2-Clause" in metadata
     assert "License-File: src/llmcodec/assets/speech/LICENSES.md" in metadata

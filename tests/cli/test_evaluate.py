@@ -16,9 +16,9 @@ from llmcodec.cli import requests
 from llmcodec.cli.main import main
 from llmcodec.data.manifest import Clip, write_manifest
 
-from ..evaluation.conftest import speech_like
 from ..evaluation.test_probe import TINY_LM, ShownCodec
 from ..fake_codec import LoudnessCodec
+from ..speech import speech_like
 
 Run = Callable[..., str]
 

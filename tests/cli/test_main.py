@@ -42,5 +42,5 @@ def test_bad_input_is_one_line_and_exit_code_1(tmp_path, capsys):
 
 
 def test_help_needs_no_torch():
-    code = "import sys; from llmcodec.cli import main; main(['--help']); assert 'torch' not in sys.modules"
+    code = "import sys; from llmcodec.cli.main import main; main(['--help']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -25,7 +25,7 @@ KINDS = {
     "global": dict(encoder_layers=1, decoder_layers=1, attention_window=None),
     "causal": dict(causal=True),
 }
-PAGE = (Path(__file__).parents[3] / "docs" / "longform.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "longform.md").read_text(encoding="utf-8")
 CODECS = {kind: small_codec(torch.float32, **sizes) for kind, sizes in KINDS.items()}
 
 

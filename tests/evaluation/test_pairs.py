@@ -12,7 +12,7 @@ from llmcodec.evaluation.pairs import evaluate_pairs, read_pairs
 from llmcodec.evaluation.workers import Journal
 from llmcodec.metrics.spectral import measure_pair
 
-from .conftest import speech_like
+from ..speech import speech_like
 
 FAST = ("mel", "stft", "sdr")
 

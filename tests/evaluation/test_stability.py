@@ -12,7 +12,7 @@ from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.stability import Change, changed, compare_stability, measure_stability, rotated
 
 from ..fake_codec import LoudnessCodec
-from .conftest import speech_like
+from ..speech import speech_like
 
 
 class SignCodec(LoudnessCodec):

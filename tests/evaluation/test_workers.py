@@ -12,7 +12,7 @@ import soundfile
 from llmcodec.evaluation.workers import Job, Journal, job_key, measure_jobs, run_job
 from llmcodec.metrics.spectral import SUPERB, measure_pair
 
-from .conftest import speech_like
+from ..speech import speech_like
 
 
 def job(name: str, reference: np.ndarray | str, reconstruction: np.ndarray | str, **more: object) -> Job:

@@ -20,7 +20,7 @@ from llmcodec.metrics.pesq import model as p862_model
 from llmcodec.metrics.pesq import wideband as p862
 from llmcodec.metrics.pesq.tables import ALIGNMENT_SECTIONS, HIGH_PASS, NUM_BINS_J, WIDTH_BARK_J
 
-from ..evaluation.conftest import speech_like
+from ..speech import speech_like
 
 RATE = 16_000
 Rng = np.random.Generator

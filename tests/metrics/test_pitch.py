@@ -9,7 +9,7 @@ import pytest
 
 from llmcodec.metrics.pitch import dtw_path, measure_f0_correlation, pitch_cents
 
-from ..evaluation.conftest import speech_like
+from ..speech import speech_like
 
 
 def published(reference: np.ndarray, other: np.ndarray) -> float:

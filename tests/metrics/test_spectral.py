@@ -13,7 +13,7 @@ import pytest
 from llmcodec.io import audio
 from llmcodec.metrics import spectral as metrics
 
-from ..evaluation.conftest import speech_like
+from ..speech import speech_like
 
 
 def hz_to_mel(hz: float) -> float:

@@ -9,7 +9,7 @@ from pystoi.utils import resample_oct
 
 from llmcodec.metrics.stoi import TooLittleSpeech, resample, stoi
 
-from ..evaluation.conftest import speech_like
+from ..speech import speech_like
 
 
 @pytest.mark.parametrize("sample_rate", [16_000, 10_000, 24_000, 8_000])

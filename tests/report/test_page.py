@@ -16,7 +16,7 @@ from llmcodec.report.figures import Curve, curve_svg, spectrogram_png
 from llmcodec.report.page import Example, ReportMeta, Track, learning_curve, write_report
 from llmcodec.report.tables import SystemRow, verdict
 
-from ..evaluation.conftest import speech_like
+from ..speech import speech_like
 from .made_up import made_up_row
 
 

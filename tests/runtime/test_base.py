@@ -53,9 +53,9 @@ def test_the_test_codec_is_a_runtime():
 
 
 def test_the_commands_load_neither_torch_nor_transformers():
-    modules = "command, inputs, outputs, pipeline, work, progress, session, loading, standard_streams, runtime"
+    modules = "command, inputs, outputs, pipeline, work, progress, session, standard_streams"
     code = (
-        f"import sys; from llmcodec.coding import {modules}; import llmcodec.cli; "
+        f"import sys; from llmcodec.transcode import {modules}; import llmcodec.cli.main; "
         "print(sorted({'torch', 'transformers', 'pyarrow', 'onnxruntime'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

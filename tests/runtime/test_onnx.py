@@ -173,7 +173,7 @@ class Never:
         if name.split(".")[0] in ("torch", "transformers"):
             raise AssertionError(name + " was imported")
 sys.meta_path.insert(0, Never())
-from llmcodec.cli import main
+from llmcodec.cli.main import main
 folder, wav, tokens, again = sys.argv[1:]
 assert main(["encode", wav, "-o", tokens, "--runtime", "onnx", "--codec", folder]) == 0
 assert main(["decode", tokens, "-o", again, "--runtime", "onnx", "--codec", folder]) == 0

@@ -1,4 +1,4 @@
-"""runtime/torch_runtime.py: batch == single, streams == whole, exact lengths; the hash knows weights, not precisions."""
+"""torch_runtime.py: batch == single, streams == whole, exact lengths; the hash knows weights, not precisions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""salmon/reverberation.py: the reverberation time asked for is the one measured, first echoes are where they must be."""
+"""reverberation.py: the reverberation time asked for is the one measured, first echoes are where they must be."""
 
 from __future__ import annotations
 

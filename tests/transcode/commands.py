@@ -9,15 +9,15 @@ from typing import Any
 
 from llmcodec.cli.main import main
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 OPEN_PCM = f"""
 import importlib.util, sys, time
 spec = importlib.util.spec_from_file_location("pcm", {str(HERE / "pcm.py")!r})
 pcm = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(pcm)
-from llmcodec.coding import session
+from llmcodec.transcode import session
 session.open_runtime = lambda *arguments: pcm.PCMRuntime()
-from llmcodec.cli import main
+from llmcodec.cli.main import main
 """
 
 

@@ -1,4 +1,4 @@
-"""transcode/pipeline.py: one bad file fails alone, batches hold similar lengths, long items stream, a full disk stops."""
+"""pipeline.py: one bad file fails alone, batches hold similar lengths, long items stream, a full disk stops."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ KINDS: Mapping[str, Kind] = {
         ("ngf", "vq_num_quantizers"),
     ),
     "auv": Kind(
-        "auv_package:AuvCodec",
+        "auv:AuvCodec",
         "auv",
         _build_auv,
         _load_auv,

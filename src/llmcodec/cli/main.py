@@ -171,8 +171,8 @@ def _spelled_out(arguments: Sequence[str], flags: Set[str], names: Set[str]) -> 
 
 def shipped_recipe(name: str) -> Path:
     """Path of a recipe that comes with the package: inside it when installed as a wheel, beside `src` in a checkout."""
-    inside = Path(__file__).parent / "recipes" / f"{name}.yaml"
-    beside = Path(__file__).parents[2] / "recipes" / f"{name}.yaml"
+    inside = Path(__file__).parents[1] / "recipes" / f"{name}.yaml"
+    beside = Path(__file__).parents[3] / "recipes" / f"{name}.yaml"
     for path in (inside, beside):
         if path.is_file():
             return path
@@ -216,63 +216,63 @@ class Command:
 COMMANDS: dict[str, Command | dict[str, Command]] = {
     "quickstart": Command(
         "adapt the bundled codec on bundled speech, ten minutes, table and report",
-        "cli:quickstart",
+        "cli.main:quickstart",
         reads_arguments=True,
     ),
-    "train": Command("train a codec, or adapt one through a frozen language model", "cli:train", reads_arguments=True),
+    "train": Command(
+        "train a codec, or adapt one through a frozen language model", "cli.main:train", reads_arguments=True
+    ),
     "sweep": Command(
-        "train and measure several recipes with several seeds, as one table", "cli:sweep", reads_arguments=True
+        "train and measure several recipes with several seeds, as one table", "cli.main:sweep", reads_arguments=True
     ),
     "compare": Command(
-        "measure codecs alike: fidelity, LM bits per second, token health", "evaluation.command:compare_codecs", "codec"
+        "measure codecs alike: fidelity, LM bits per second, token health", "cli.compare:compare_codecs", "codec"
     ),
-    "encode": Command("audio files to token files", "coding.command:encode", "inputs"),
-    "decode": Command("token files, or tokens as text, back to audio", "coding.command:decode", "inputs"),
-    "reconstruct": Command("audio through a codec and back", "coding.command:reconstruct", "inputs"),
+    "encode": Command("audio files to token files", "transcode.command:encode", "inputs"),
+    "decode": Command("token files, or tokens as text, back to audio", "transcode.command:decode", "inputs"),
+    "reconstruct": Command("audio through a codec and back", "transcode.command:reconstruct", "inputs"),
     "export": Command(
-        "write a codec for others: Hugging Face folder with a card, or ONNX", "coding.export:export_codec"
+        "write a codec for others: Hugging Face folder with a card, or ONNX", "runtime.export:export_codec"
     ),
     "prior": Command(
-        "count which codes follow each other, for encoding that searches for cheap ones", "coding.prior:make_prior"
+        "count which codes follow each other, for encoding that searches for cheap ones", "transcode.prior:make_prior"
     ),
-    "convert": Command("AUV and LLM-Codec checkpoints to codec folders, and back", "codec.convert:convert"),
+    "convert": Command("AUV and LLM-Codec checkpoints to codec folders, and back", "codec.interop.convert:convert"),
     "evaluate": {
         "reconstruction": Command(
             "how faithful: Codec-SUPERB's metrics, WER and more, per file, codec and domain",
-            "evaluation.reconstruction_command:evaluate_reconstruction_command",
+            "cli.evaluate_reconstruction:evaluate_reconstruction_command",
             repeat="codec",
         ),
         "predictability": Command(
             "how predictable: LM bits per second, n-grams, probe, the frontier against quality",
-            "evaluation.predictability_command:evaluate_predictability_command",
+            "cli.evaluate_predictability:evaluate_predictability_command",
             repeat="codec",
         ),
         "consistency": Command(
             "do tokens stay the same in slices, after shifts, phase changes and light noise?",
-            "evaluation.consistency_command:evaluate_consistency_command",
+            "cli.evaluate_consistency:evaluate_consistency_command",
             repeat="codec",
         ),
         "salmon": Command(
             "does a language model over the tokens hear a change of speaker, background or room?",
-            "salmon_commands:evaluate_salmon",
+            "cli.salmon:evaluate_salmon",
             repeat="codec",
         ),
     },
-    "tokenize": Command("turn a corpus into token shards that language models train on", "lm_commands:tokenize"),
+    "tokenize": Command("turn a corpus into token shards that language models train on", "cli.lm:tokenize"),
     "lm": {
-        "train": Command(
-            "train a language model on codec tokens, or adapt one", "lm_commands:train", reads_arguments=True
-        ),
-        "score": Command("log-likelihood of speech, per file and per token", "score:score", many="inputs"),
-        "sample": Command("speak: continue a prompt, read a text", "speak:sample", repeat="prompt,text"),
-        "export": Command("write a plain Hugging Face model that others can serve", "speak:export"),
+        "train": Command("train a language model on codec tokens, or adapt one", "cli.lm:train", reads_arguments=True),
+        "score": Command("log-likelihood of speech, per file and per token", "lm.scoring:score", many="inputs"),
+        "sample": Command("speak: continue a prompt, read a text", "lm.speech:sample", repeat="prompt,text"),
+        "export": Command("write a plain Hugging Face model that others can serve", "lm.speech:export"),
     },
     "data": {
-        "manifest": Command("make a manifest from a folder or a LibriSpeech layout", "data.build:make_manifest"),
+        "manifest": Command("make a manifest from a folder or a LibriSpeech layout", "data.layouts:make_manifest"),
         "hub": Command("make a manifest from a data set of the Hugging Face hub", "data.hub:make_hub_manifest"),
         "salmon": Command(
             "make a SALMon-style suite of consistency pairs from any corpus",
-            "salmon_commands:make_salmon_suite",
+            "cli.salmon:make_salmon_suite",
             repeat="manifest",
         ),
     },

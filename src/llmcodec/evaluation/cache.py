@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
-HOME = "llmcodec.evaluation."
+HOME = "llmcodec."
 
 
 def cache_folder() -> Path:
@@ -87,7 +87,7 @@ def unpack(value: Any) -> Any:
     if "!dict" in value:
         return {unpack(key): unpack(entry) for key, entry in value["!dict"]}
     module, _, name = value["!class"].partition(":")
-    if not module.isidentifier() or not name.isidentifier():
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
         raise ValueError(f"{value['!class']} is no class of results")
     kind = getattr(importlib.import_module(HOME + module), name)
     if not dataclasses.is_dataclass(kind) or not isinstance(kind, type):

@@ -3,7 +3,7 @@
     runtime = OnnxRuntime("folder")
     codes = runtime.encode_batch([wav_a, wav_b])
 
-The folder holds encoder.onnx, decoder.onnx (described in codec/interop/onnx_export.py) and llmcodec_onnx.json. Padding and
+The folder holds encoder.onnx, decoder.onnx (codec/interop/onnx_export.py) and llmcodec_onnx.json. Padding and
 reflection at the ends of a clip happen here. Streams are cut on the grid of `codec.longform`: 30 s chunks with all the
 context that a frame sees, or 5 s of it where attention has no bound.
 Shapes: S samples, T frames, P samples with the reflected ends. Test: tests/runtime/test_onnx.py.

@@ -1,4 +1,4 @@
-"""Our own CPU kernels: native.c, compiled once by the machine's C compiler and called through ctypes.
+"""Our own CPU kernels: cpu_kernels.c, compiled once by the machine's C compiler and called through ctypes.
 
 They need x86-64 with AVX-512 VNNI (Intel Cascade and Ice Lake, AMD Zen 4, and newer; for bf16 also AVX-512 BF16), Linux
 or another POSIX system, and cc, gcc or clang. Where one of these is missing the codec runs on PyTorch's operators
@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("native.c")
+SOURCE = Path(__file__).with_name("cpu_kernels.c")
 FLAGS = ["-std=gnu11", "-O3", "-shared", "-fPIC", "-mfma", "-mavx2", "-mavx512f", "-mavx512bw", "-mavx512vl"]
 FLAGS += ["-mavx512dq", "-fno-math-errno", "-fno-strict-aliasing"]  # VNNI and BF16 are in the file's assembler
 COMPILE_SECONDS = 120

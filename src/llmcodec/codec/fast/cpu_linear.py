@@ -1,4 +1,4 @@
-"""Linear layers packed for our own CPU kernels: weights rounded and laid out as native.c reads them.
+"""Linear layers packed for our own CPU kernels: weights rounded and laid out as cpu_kernels.c reads them.
 
 Shapes: N rows (frames), K inputs, M outputs. Test: tests/codec/test_cpu_kernels.py.
 """

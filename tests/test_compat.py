@@ -1,0 +1,40 @@
+"""_compat.py: every module path of 0.1 gives the module that took its place, and says so once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from importlib import import_module
+
+import pytest
+
+from llmcodec._compat import MOVED
+
+
+@pytest.mark.parametrize("old", sorted(MOVED))
+def test_an_old_path_is_the_new_module(old):
+    new = import_module(f"llmcodec.{MOVED[old]}")
+    sys.modules.pop(f"llmcodec.{old}", None)
+    with pytest.warns(FutureWarning, match=f"llmcodec.{old} is llmcodec.{MOVED[old]} now"):
+        assert import_module(f"llmcodec.{old}") is new
+    assert new.__name__ == new.__spec__.name == f"llmcodec.{MOVED[old]}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert import_module(f"llmcodec.{old}") is new
+
+
+def test_names_of_modules_that_became_packages():
+    from llmcodec.codec import streaming
+    from llmcodec.codec.streaming.api import CodecStream
+
+    with pytest.warns(FutureWarning, match="streaming.api"):
+        assert streaming.CodecStream is CodecStream
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = streaming.nothing
+
+
+def test_new_paths_do_not_warn():
+    code = "import llmcodec.adapters.load, llmcodec.io.audio, llmcodec.runtime.opening, llmcodec.cli.main"
+    done = subprocess.run([sys.executable, "-W", "error::FutureWarning", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
