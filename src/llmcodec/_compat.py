@@ -27,7 +27,6 @@ MOVED = {
     "codec.fast_conformer": "codec.fast.conformer",
     "codec.fast_ends": "codec.fast.ends",
     "codec.fast_linear": "codec.fast.linear",
-    "codec.folder": "io.folders",
     "codec.inference": "codec.fast.engine",
     "codec.latency": "codec.streaming.latency",
     "codec.longform": "codec.streaming.blocks",
