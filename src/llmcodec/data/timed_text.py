@@ -1,6 +1,6 @@
 """Transcripts that say when: `<|0.00|> _ <|0.21|> p <|0.30|> l ..`, seconds before every unit, as Whisper writes them.
 
-A unit is a phoneme, a word, whatever an aligner gives (scripts/align.py here, the Montreal Forced Aligner, whisper). It
+A unit is a phoneme, a word, whatever an aligner gives (examples/align.py here, the Montreal Forced Aligner, whisper). It
 lasts until the next one begins: a mark with nothing behind it ends none, except that a last one may stand there.
 Test: `pytest tests/data/test_timed_text.py`.
 """
@@ -23,7 +23,7 @@ def timed_units(text: str) -> list[tuple[str, float]]:
     if not parts or before.strip():
         raise ValueError(
             f"transcript {text[:40]!r}: expected seconds before every unit, as in '<|0.00|> p <|0.12|> l', "
-            "which scripts/align.py writes"
+            "which examples/align.py writes"
         )
     units = [(" ".join(name.split()), float(time)) for time, name in zip(parts[::2], parts[1::2], strict=True)]
     units = [unit for place, unit in enumerate(units) if unit[0] or place == len(units) - 1]

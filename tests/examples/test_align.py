@@ -10,7 +10,7 @@ import pytest
 
 from llmcodec.data.timed_text import timed_units
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import align  # noqa: E402
 import phonemes  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""scripts/build_corpus.py on synthetic recordings: deterministic, deduplicated, split without shared texts."""
+"""examples/build_corpus.py on synthetic recordings: deterministic, deduplicated, split without shared texts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 from llmcodec.data.manifest import read_manifest
 from llmcodec.io import audio
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
 def build_corpus():
-    sys.path.insert(0, str(SCRIPTS))
+    sys.path.insert(0, str(EXAMPLES))
     yield importlib.import_module("build_corpus")
-    sys.path.remove(str(SCRIPTS))
+    sys.path.remove(str(EXAMPLES))
 
 
 def recordings(count: int):

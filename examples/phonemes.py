@@ -1,8 +1,8 @@
 """A manifest whose texts are phonemes, meant for text-to-speech LMs that have hours of speech and not days.
 
     apt-get install espeak-ng
-    python scripts/phonemes.py corpus/manifest.jsonl -o corpus/phonemes.jsonl
-    python scripts/phonemes.py corpus/manifest.jsonl -o corpus/units.jsonl --apart     # for tts_aligned: _ p l i: z _
+    python examples/phonemes.py corpus/manifest.jsonl -o corpus/phonemes.jsonl
+    python examples/phonemes.py corpus/manifest.jsonl -o corpus/units.jsonl --apart     # for tts_aligned: _ p l i: z _
 
 Texts go through espeak-ng in its ASCII notation, without stress marks; a language that espeak-ng does not know keeps
 its spelling and is named. With --apart a space stands between any two phonemes and `_` for every pause: before, behind

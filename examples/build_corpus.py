@@ -4,9 +4,9 @@
 Everything comes from Debian `main` through `apt-get download` (nothing is installed), is unpacked with `dpkg -x`,
 decoded, trimmed and written as 16 kHz mono 16-bit FLAC with JSONL manifests. Running it twice gives the same bytes.
 
-    python scripts/build_corpus.py                        # corpus/: 5,857 clips, 296 minutes, 345 MB
-    python scripts/build_corpus.py --mini mini            # and the part that llmcodec bundles: 191 clips, 9.5 minutes
-    python scripts/build_corpus.py --narrowband corpus_nb # and 165 minutes of English at 11 kHz
+    python examples/build_corpus.py                        # corpus/: 5,857 clips, 296 minutes, 345 MB
+    python examples/build_corpus.py --mini mini            # and the part that llmcodec bundles: 191 clips, 9.5 minutes
+    python examples/build_corpus.py --narrowband corpus_nb # and 165 minutes of English at 11 kHz
 
 Needs apt-get and dpkg (any Debian or Ubuntu) and from PyPI: numpy scipy soundfile av. About three minutes.
 

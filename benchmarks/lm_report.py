@@ -1,7 +1,7 @@
 """Does a token LM keep the voice it is given, and can it read? Measures for docs/lm.md, with audio examples.
 
-    python scripts/lm_report.py voice --lm runs/lm_small --manifest corpus/manifest.jsonl -o voice
-    python scripts/lm_report.py read --lm runs/lm_tts --manifest corpus/manifest.jsonl --texts corpus/units.jsonl \\
+    python benchmarks/lm_report.py voice --lm runs/lm_small --manifest corpus/manifest.jsonl -o voice
+    python benchmarks/lm_report.py read --lm runs/lm_tts --manifest corpus/manifest.jsonl --texts corpus/units.jsonl \\
         --speaker ast_en_allison --seconds 8 -o read
 
 voice: the first seconds of held-out clips are continued. Each continuation is compared with its own prompt and with the

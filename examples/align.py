@@ -1,7 +1,7 @@
 """When each phoneme is spoken: a manifest with timed phonemes as texts, for text-to-speech LMs (format tts_aligned).
 
     apt-get install espeak-ng; pip install 'llmcodec[metrics]'        # scipy
-    python scripts/align.py corpus/manifest.jsonl -o corpus/aligned.jsonl --languages en
+    python examples/align.py corpus/manifest.jsonl -o corpus/aligned.jsonl --languages en
 
 Texts become `<|0.00|> _ <|0.21|> p <|0.30|> l ..`: seconds as Whisper writes them, phonemes of espeak-ng, `_` for a
 pause. The times are found without any model: three Gaussian states a phoneme, one for pauses, which may stand between
