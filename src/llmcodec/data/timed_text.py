@@ -1,6 +1,6 @@
 """Transcripts that say when: `<|0.00|> _ <|0.21|> p <|0.30|> l ..`, seconds before every unit, as Whisper writes them.
 
-A unit is a phoneme, a word, whatever an aligner gives (examples/align.py here, the Montreal Forced Aligner, whisper). It
+A unit is a phoneme, a word, whatever an aligner gives (examples/align.py, the Montreal Forced Aligner, Whisper). It
 lasts until the next one begins: a mark with nothing behind it ends none, except that a last one may stand there.
 Test: `pytest tests/data/test_timed_text.py`.
 """

@@ -31,7 +31,7 @@ class LMDataConfig:
     """Keep clips of these speakers."""
     formats: list[str] = field(default_factory=lambda: ["audio"])
     """audio, tts (text to audio), tts_stream (text and audio in turn, for voices that start before the text is there),
-    tts_aligned (phoneme after phoneme with its audio; needs times in the texts, examples/align.py), asr (audio to text),
+    tts_aligned (phoneme after phoneme with its audio; needs timed texts, see examples/align.py), asr (audio to text),
     interleaved (clips of a speaker in turn); or several of them."""
     text_template: str = "{text}"
     """What the LM reads for a transcript: {text}, {speaker}, {language} are filled in."""
