@@ -14,6 +14,7 @@ from llmcodec.assets import codec_folder, speech_manifest
 from llmcodec.cli import compare as command
 from llmcodec.cli.main import main
 from llmcodec.data.manifest import read_manifest, write_manifest
+from llmcodec.evaluation.results import SystemRow
 from llmcodec.experiments.comparison import (
     System,
     all_statements,
@@ -25,7 +26,6 @@ from llmcodec.experiments.comparison import (
     run_facts,
     versions,
 )
-from llmcodec.report.tables import SystemRow
 
 from ..report.made_up import made_up_row
 

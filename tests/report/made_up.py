@@ -9,10 +9,10 @@ from llmcodec.evaluation.consistency import ConsistencyResult, SliceRow
 from llmcodec.evaluation.predictability import ClipBits, CurvePoint, LikelihoodConfig, PredictabilityResult
 from llmcodec.evaluation.probe import ProbeConfig, ProbeQuantizer, ProbeResult
 from llmcodec.evaluation.reconstruction import ClipRow, ReconstructionResult
+from llmcodec.evaluation.results import SystemRow
 from llmcodec.evaluation.wer import WordRow
 from llmcodec.metrics.spectral import Measured
 from llmcodec.metrics.token_statistics import code_statistics
-from llmcodec.report.tables import SystemRow
 from llmcodec.salmon.score import PairScore, PartScore, SalmonResult
 
 NUM = 12

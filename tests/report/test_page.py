@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from llmcodec.evaluation.results import SystemRow
 from llmcodec.report.figures import Curve, curve_svg, spectrogram_png
 from llmcodec.report.page import Example, ReportMeta, Track, learning_curve, write_report
-from llmcodec.report.tables import SystemRow, verdict
+from llmcodec.report.tables import verdict
 
 from ..speech import speech_like
 from .made_up import made_up_row

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from llmcodec.evaluation.results import SystemRow
 from llmcodec.report.figures import Curve, Point, curve_svg, scatter_svg
 from llmcodec.report.sections import frontier_points, frontier_section, runs_section, salmon_section
-from llmcodec.report.tables import SystemRow
 from llmcodec.salmon.score import PairScore, PartScore, SalmonResult
 
 from .made_up import made_up_row

@@ -14,6 +14,7 @@ from llmcodec.adapters.load import BUNDLED, load_codec
 from llmcodec.cli.output import progress, write_text
 from llmcodec.data.manifest import manifest_hash, read_manifest
 from llmcodec.evaluation.cache import cache_folder, kept
+from llmcodec.evaluation.results import SystemRow
 from llmcodec.evaluation.system import Corpus, MeasurementConfig, Progress, measure_system
 from llmcodec.experiments.comparison import (
     all_statements,
@@ -28,7 +29,7 @@ from llmcodec.experiments.comparison import (
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD
 from llmcodec.protocol import Codec
 from llmcodec.report.page import ReportMeta, write_report
-from llmcodec.report.tables import SystemRow, markdown_table, rich_table, to_json
+from llmcodec.report.tables import markdown_table, rich_table, to_json
 
 
 def compare_codecs(

@@ -31,6 +31,7 @@ from llmcodec.evaluation.predictability import ClipBits, CurvePoint, LikelihoodC
 from llmcodec.evaluation.predictability import measure_predictability as measure
 from llmcodec.evaluation.probe import MINI_PROBE, ProbeConfig, measure_probe
 from llmcodec.evaluation.reconstruction import evaluate_reconstruction
+from llmcodec.evaluation.results import SystemRow
 from llmcodec.evaluation.system import encode_all, nominal_bits_per_second
 from llmcodec.evaluation.workers import Journal, job_key
 from llmcodec.lm.ngrams import ngram_bits
@@ -38,7 +39,7 @@ from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD
 from llmcodec.metrics.token_statistics import code_statistics
 from llmcodec.protocol import Codec, HasFeatures
 from llmcodec.report.plots import curves_png, frontier_png, write_png
-from llmcodec.report.tables import SystemRow, markdown_table, rich_table, to_json, verdict
+from llmcodec.report.tables import markdown_table, rich_table, to_json, verdict
 
 
 def evaluate_predictability_command(

@@ -25,11 +25,12 @@ from llmcodec.cli.requests import (
 )
 from llmcodec.evaluation.pairs import evaluate_pairs, read_pairs
 from llmcodec.evaluation.reconstruction import ReconstructionResult, evaluate_reconstruction
+from llmcodec.evaluation.results import SystemRow
 from llmcodec.evaluation.system import nominal_bits_per_second, spread
 from llmcodec.evaluation.workers import Journal
 from llmcodec.metrics.spectral import HIGHER_IS_BETTER, SUPERB
 from llmcodec.metrics.token_statistics import code_statistics
-from llmcodec.report.tables import SystemRow, markdown_table, rich_table, to_json, verdict
+from llmcodec.report.tables import markdown_table, rich_table, to_json, verdict
 
 GROUPS = {"superb": SUPERB, "fast": ("mel", "stft", "sdr"), "all": tuple(HIGHER_IS_BETTER)}
 

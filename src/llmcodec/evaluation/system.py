@@ -20,12 +20,12 @@ from llmcodec.evaluation.consistency import slice_consistency
 from llmcodec.evaluation.predictability import LikelihoodConfig, measure_predictability
 from llmcodec.evaluation.probe import measure_probe
 from llmcodec.evaluation.reconstruction import evaluate_reconstruction
+from llmcodec.evaluation.results import SystemRow
 from llmcodec.evaluation.wer import wer_of
 from llmcodec.io import audio
 from llmcodec.lm.small_lm_scorer import TokenModelScorer
 from llmcodec.metrics.token_statistics import code_statistics, flatten_codes
 from llmcodec.protocol import Codec, device_of
-from llmcodec.report.tables import SystemRow
 from llmcodec.salmon.score import salmon_accuracy
 
 Progress = Callable[[str, float], None]  # stage, share done

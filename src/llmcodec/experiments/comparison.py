@@ -21,12 +21,13 @@ from llmcodec import __version__
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.cache import key_of
 from llmcodec.evaluation.reconstruction import reconstruct
+from llmcodec.evaluation.results import SystemRow
 from llmcodec.evaluation.system import spread
 from llmcodec.io import audio
 from llmcodec.protocol import Codec
 from llmcodec.report.figures import Curve
 from llmcodec.report.page import Example, Track, learning_curve
-from llmcodec.report.tables import Statement, SystemRow, verdict
+from llmcodec.report.tables import Statement, verdict
 from llmcodec.salmon.score import codec_module, weights_digest
 
 TERMS_SHOWN = {

@@ -21,13 +21,14 @@ from llmcodec.codec import LLMCodec
 from llmcodec.codec.search import BigramPrior, SearchConfig, SearchingCodec
 from llmcodec.data.manifest import Clip, read_manifest
 from llmcodec.evaluation.reconstruction import reconstruct
+from llmcodec.evaluation.results import SystemRow
 from llmcodec.evaluation.system import Corpus, MeasurementConfig, encode_all, measure_system, spread
 from llmcodec.io import audio
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD
 from llmcodec.protocol import Codec
 from llmcodec.report.figures import Curve
 from llmcodec.report.page import Example, ReportMeta, Track, write_report
-from llmcodec.report.tables import Statement, SystemRow, markdown_table, rich_table, verdict
+from llmcodec.report.tables import Statement, markdown_table, rich_table, verdict
 from llmcodec.training.build import version_of
 from llmcodec.training.recipe import Recipe, Weights
 from llmcodec.training.tracking import read_log

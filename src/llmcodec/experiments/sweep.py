@@ -23,10 +23,11 @@ from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.data.manifest import read_manifest
+from llmcodec.evaluation.results import MEASURES
 from llmcodec.evaluation.system import Corpus, MeasurementConfig, encode_all, measure_system, spread
 from llmcodec.metrics.statistics import Interval
 from llmcodec.protocol import Codec
-from llmcodec.report.tables import MEASURES, to_json
+from llmcodec.report.tables import to_json
 
 PAIRED = {"lm_bits_per_second": ("lm_clips", "bits"), "mel": ("files", "mel"), "stft": ("files", "stft")}
 PAIRED |= {"pesq": ("files", "pesq"), "stoi": ("files", "stoi")}

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
+from llmcodec.evaluation.results import Measure, SystemRow, compare, used_measures
 from llmcodec.metrics.statistics import Interval
 from llmcodec.report.figures import Curve, curve_svg, spectrogram_png
 from llmcodec.report.sections import frontier_section, runs_section, salmon_section
 from llmcodec.report.style import PAGE, STYLE
-from llmcodec.report.tables import Measure, Statement, SystemRow, compare, format_value, used_measures
+from llmcodec.report.tables import Statement, format_value
 
 MAX_BYTES = 6_000_000
 

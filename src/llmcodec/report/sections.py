@@ -9,9 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from llmcodec.evaluation.results import SystemRow
 from llmcodec.metrics.statistics import Interval
 from llmcodec.report.figures import Point, scatter_svg
-from llmcodec.report.tables import SystemRow
 
 
 def frontier_points(rows: Sequence[SystemRow]) -> list[Point]:

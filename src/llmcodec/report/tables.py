@@ -7,137 +7,18 @@ sentence names its number of files and seeds. Test: `pytest tests/report/test_ta
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmcodec.evaluation.consistency import ConsistencyResult
-from llmcodec.evaluation.predictability import PredictabilityResult, compare_predictability
-from llmcodec.evaluation.probe import ProbeResult
-from llmcodec.evaluation.reconstruction import ReconstructionResult, compare_reconstruction
-from llmcodec.evaluation.wer import WordRow, compare_words, word_error_rate
-from llmcodec.metrics.spectral import HIGHER_IS_BETTER
-from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_mean, compare_paired
-from llmcodec.metrics.token_statistics import CodeStatistics
-from llmcodec.salmon.score import SalmonResult
+from llmcodec.evaluation.results import MEASURES, Measure, SystemRow, compare, used_measures
+from llmcodec.metrics.statistics import Interval, PairedComparison
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 COLLAPSE_FLOOR = 0.95
 """Used codes, unigram and within-utterance entropy below this share of the control's are warned about."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One line of the table."""
-
-    key: str
-    label: str
-    digits: int
-    higher_is_better: bool | None
-    """None where neither direction is good in itself."""
-    unit: str = ""
-
-    @property
-    def arrow(self) -> str:
-        return {True: "↑", False: "↓", None: ""}[self.higher_is_better]
-
-
-MEASURES = (
-    Measure("mel", "Mel distance", 3, False),
-    Measure("stft", "STFT distance", 3, False),
-    Measure("pesq", "PESQ", 2, True),
-    Measure("stoi", "STOI", 3, True),
-    Measure("f0corr", "F0 correlation", 3, True),
-    Measure("sdr", "SDR", 1, True, "dB"),
-    Measure("logmel", "Log-mel distance", 3, False),
-    Measure("dnsmos", "DNSMOS", 2, True),
-    Measure("speaker", "Speaker similarity", 3, True),
-    Measure("wer", "Word error rate", 3, False),
-    Measure("lm_bits_per_second", "LM bits per second", 1, False, "bit/s"),
-    Measure("lm_bits_per_token", "LM bits per token", 3, False, "bit"),
-    Measure("unigram_bits", "Unigram bits per token", 3, None, "bit"),
-    Measure("ngram_1", "1-gram bits per token", 3, None, "bit"),
-    Measure("ngram_2", "2-gram bits per token", 3, None, "bit"),
-    Measure("ngram_3", "3-gram bits per token", 3, None, "bit"),
-    Measure("ngram_4", "4-gram bits per token", 3, None, "bit"),
-    Measure("context_gain", "Context gain per token", 3, True, "bit"),
-    Measure("accuracy", "Next-token accuracy", 3, True),
-    Measure("probe_accuracy", "P-ACC", 3, True),
-    Measure("probe_perplexity", "P-PPL", 0, False),
-    Measure("probe_bits_per_second", "Probe bits per second", 1, False, "bit/s"),
-    Measure("salmon", "SALMon-style accuracy", 3, True),
-    Measure("within_utterance_bits", "Within-utterance entropy", 3, None, "bit"),
-    Measure("used_codes", "Used codes", 0, None),
-    Measure("repeat_rate", "Repeat rate", 3, None),
-    Measure("slice_consistency", "Slice consistency", 3, True),
-    Measure("zipf_exponent", "Zipf exponent", 2, None),
-    Measure("nominal_bits_per_second", "Nominal bitrate", 0, None, "bit/s"),
-    Measure("entropy_bits_per_second", "Unigram-entropy bitrate", 0, None, "bit/s"),
-)
-_RECONSTRUCTION = tuple(HIGHER_IS_BETTER)
-
-
-@dataclass(frozen=True)
-class SystemRow:
-    """Everything measured about one system; None where it was not measured."""
-
-    name: str
-    nominal_bits_per_second: float
-    reconstruction: ReconstructionResult | None = None
-    predictability: PredictabilityResult | None = None
-    codes: CodeStatistics | None = None
-    consistency: ConsistencyResult | None = None
-    words: list[WordRow] | None = None
-    probe: ProbeResult | None = None
-    salmon: SalmonResult | None = None
-    more: Mapping[str, float] = field(default_factory=dict)
-    """Further values by `Measure.key`, without intervals."""
-
-    def cells(self) -> dict[str, Interval]:
-        """Measured values by `Measure.key`; numbers without an interval have NaN bounds."""
-        cells: dict[str, Interval] = {}
-        if self.reconstruction is not None:
-            names = [name for name in _RECONSTRUCTION if name in self.reconstruction.metric_names]
-            cells.update({name: self.reconstruction.mean(name) for name in names})
-        if (lm := self.predictability) is not None:
-            bits, clips = lm.interval(), len(lm.clips)
-            rate = lm.token_rate
-            cells["lm_bits_per_second"] = bits
-            cells["lm_bits_per_token"] = Interval(bits.value / rate, bits.low / rate, bits.high / rate, clips)
-            cells["unigram_bits"] = _point(lm.unigram_bits_per_token, clips)
-            cells["context_gain"] = _point(lm.context_gain, clips)
-            cells["accuracy"] = _point(lm.accuracy, clips)
-        if self.codes is not None:
-            cells["within_utterance_bits"] = bootstrap_mean(self.codes.within_utterance_bits)
-            cells["used_codes"] = _point(self.codes.used_codes, self.codes.num_clips)
-            cells["repeat_rate"] = _point(self.codes.repeat_rate, self.codes.num_clips)
-        if self.consistency is not None:
-            cells["slice_consistency"] = self.consistency.share()
-        if self.words:
-            cells["wer"] = word_error_rate(self.words)
-        if self.probe is not None:
-            clips = len(self.probe.predictability.clips)
-            cells["probe_accuracy"] = _point(self.probe.accuracy, clips)
-            cells["probe_perplexity"] = _point(self.probe.perplexity, clips)
-        if self.salmon is not None:
-            cells["salmon"] = self.salmon.overall
-        if math.isfinite(self.nominal_bits_per_second):
-            cells["nominal_bits_per_second"] = _point(self.nominal_bits_per_second, 0)
-        cells.update({key: _point(value, 0) for key, value in self.more.items()})
-        return cells
-
-    def failures(self) -> dict[str, dict[str, int]]:
-        """Failed files by metric and reason, metrics without failures left out."""
-        if self.reconstruction is None:
-            return {}
-        counted = {name: self.reconstruction.failures(name) for name in self.reconstruction.metric_names}
-        return {name: reasons for name, reasons in counted.items() if reasons}
-
-
-def _point(value: float, num: int) -> Interval:
-    return Interval(float(value), math.nan, math.nan, num)
 
 
 def format_value(cell: Interval | None, digits: int, with_interval: bool = True) -> str:
@@ -147,30 +28,6 @@ def format_value(cell: Interval | None, digits: int, with_interval: bool = True)
     if not with_interval or not math.isfinite(cell.low):
         return f"{cell.value:,.{digits}f}"
     return f"{cell.value:,.{digits}f} [{cell.low:,.{digits}f}, {cell.high:,.{digits}f}]"
-
-
-def compare(a: SystemRow, b: SystemRow, key: str) -> PairedComparison | None:
-    """Paired comparison of B with A in one measure; None where it is missing or has no per-clip rows."""
-    if key in _RECONSTRUCTION:
-        if a.reconstruction is None or b.reconstruction is None or key not in b.reconstruction.metric_names:
-            return None
-        both = set(a.reconstruction.failed_ids(key)) | set(b.reconstruction.failed_ids(key))
-        if len(both) == len(a.reconstruction.rows):
-            return None
-        return compare_reconstruction(a.reconstruction, b.reconstruction, key)
-    if key == "lm_bits_per_second" and a.predictability is not None and b.predictability is not None:
-        return compare_predictability(a.predictability, b.predictability)
-    if key == "wer" and a.words and b.words:
-        return compare_words(a.words, b.words)
-    if key == "within_utterance_bits" and a.codes is not None and b.codes is not None:
-        return compare_paired(a.codes.within_utterance_bits, b.codes.within_utterance_bits)
-    return None
-
-
-def used_measures(rows: Sequence[SystemRow]) -> list[Measure]:
-    """The measures that at least one system has, in table order."""
-    present = {key for row in rows for key in row.cells()}
-    return [measure for measure in MEASURES if measure.key in present]
 
 
 def _label(measure: Measure) -> str:
