@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 
 from llmcodec.cli.main import main
 from llmcodec.codec import LLMCodec, LLMCodecConfig
-from llmcodec.io.folders import finished_folder
 from llmcodec.runtime import export
 
 
@@ -63,10 +62,3 @@ def test_what_cannot_be_exported_is_named(folder, tmp_path, capsys, monkeypatch)
         error = capsys.readouterr().err.strip()
         assert message in error and len(error.splitlines()) == 1
     assert os.listdir(tmp_path) == ["file"]
-
-
-def test_a_folder_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(OSError, match="disk"), finished_folder(tmp_path / "out") as inside:
-        (inside / "half").write_text("x")
-        raise OSError("disk full")
-    assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@
 Everything libsndfile knows is read: wav, flac, ogg, opus, mp3, aiff and more. Shapes: S samples, C channels; one
 channel is (S,), several are (S, C). What is wrong with a file is said in one line as a ValueError; a truncated file
 gives what is there, with a warning; a length field that cannot be true is an error.
-Imports nothing of llmcodec. Tests: `pytest tests/io/test_audio.py`.
+Tests: `pytest tests/io/test_audio.py`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ import errno
 import math
 import os
 import re
-import secrets
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +27,8 @@ from types import TracebackType
 import numpy as np
 import soundfile as sf
 import soxr
+
+from llmcodec.io.atomic import atomic_path
 
 AnyPath = str | os.PathLike[str]
 
@@ -177,7 +178,7 @@ class AudioWriter:
         subtype: str | None = None,
         durable: bool = True,
     ) -> None:
-        self.path, self.durable = Path(path), durable
+        self.path = Path(path)
         ending = self.path.suffix.lower().lstrip(".")
         opus = ending == "opus"
         file_format = "OGG" if opus else ending.upper()
@@ -185,11 +186,11 @@ class AudioWriter:
             raise ValueError(
                 f"{path}: cannot write audio with the ending '.{ending}'; use .wav, .flac, .ogg, .opus or .mp3"
             )
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self.path.with_name(f".{self.path.name[:48]}.{secrets.token_hex(4)}.tmp")
+        self._stack = ExitStack()
+        temporary = self._stack.enter_context(atomic_path(self.path, durable))
         try:
             self._file = sf.SoundFile(
-                self._temporary,
+                temporary,
                 "w",
                 sample_rate,
                 num_channels,
@@ -197,10 +198,11 @@ class AudioWriter:
                 subtype="OPUS" if opus else subtype,
             )
         except (sf.SoundFileError, ValueError) as error:
-            self._discard()
+            self._stack.__exit__(type(error), error, error.__traceback__)
             raise ValueError(
                 f"{path}: cannot be written at {sample_rate} Hz as {subtype or file_format}: {error}"
             ) from error
+        self._stack.callback(self._file.close)
 
     def write(self, wav: np.ndarray) -> None:
         if not np.isfinite(wav).all():
@@ -216,19 +218,7 @@ class AudioWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            self._file.close()
-            if kind is None:
-                if self.durable:
-                    with open(self._temporary, "rb") as file:
-                        os.fsync(file.fileno())
-                os.replace(self._temporary, self.path)
-        finally:
-            self._discard()
-
-    def _discard(self) -> None:
-        with suppress(FileNotFoundError):
-            self._temporary.unlink()
+        self._stack.__exit__(kind, error, traceback)
 
 
 class _ForwardFile(sf.SoundFile):

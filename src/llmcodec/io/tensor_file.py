@@ -1,4 +1,4 @@
-"""The ground beside audio.py: safetensors files whose header is checked before any memory is taken, written atomically.
+"""Safetensors files whose header is checked before any memory is taken, written atomically.
 
     header = read_header("model.safetensors")                 # names, dtypes, shapes, metadata; nothing is loaded
     arrays, metadata = read_arrays("clip.safetensors", max_bytes=1 << 30)
@@ -6,7 +6,7 @@
 
 The format (https://github.com/huggingface/safetensors): 8 bytes little-endian header length, a JSON object
 {name: {dtype, shape, data_offsets}}, then the tensors without holes. Equal content gives equal bytes here, which the
-library does not promise for metadata. Imports nothing of llmcodec, neither torch nor transformers.
+library does not promise for metadata.
 Test: tests/io/test_tensor_file.py.
 """
 
@@ -15,14 +15,14 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+
+from llmcodec.io.atomic import atomic_file
 
 AnyPath = str | os.PathLike[str]
 
@@ -120,33 +120,6 @@ def write_arrays(
     with atomic_file(path, durable) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.writelines(chunks)
-
-
-@contextmanager
-def atomic_file(path: AnyPath, durable: bool = True) -> Iterator[IO[bytes]]:
-    """A binary file that gets its name when the `with` block ends without an error; otherwise nothing is left.
-
-    durable: wait for the disk, so that the file survives a power failure; costs milliseconds. A kill of the process
-    leaves no half file either way.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(target)
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-
-
-def temporary_name(target: Path) -> Path:
-    """Hidden name beside `target`; a long name is shortened, because most file systems end at 255 bytes."""
-    return target.with_name(f".{target.name[:48]}.{secrets.token_hex(4)}.tmp")
 
 
 def _open(path: AnyPath) -> IO[bytes]:

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llmcodec.io.tensor_file import atomic_file
+from llmcodec.io.atomic import atomic_file
 from llmcodec.io.token_file import (
     CLIP_FACTS,
     MAX_SAMPLES,
@@ -146,7 +146,7 @@ class TokenShardWriter:
             **{name: pa.array([getattr(row, name) for row in rows], pa.int64()) for name in CLIP_FACTS},
         }
         table = pa.table(columns).replace_schema_metadata(self.provenance.metadata())
-        with atomic_file(self.folder / f"shard-{self._next:05d}.{self.format}") as file:
+        with atomic_file(self.folder / f"shard-{self._next:05d}.{self.format}", durable=True) as file:
             if self.format == "parquet":
                 pa.parquet.write_table(table, file, compression="zstd", write_page_checksum=True)
             else:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from llmcodec.io.tensor_file import atomic_file
+from llmcodec.io.atomic import write_text
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.packing import RowDataset, check_packing, collate, plan_rows
 from llmcodec.lm.prepare import Prepared, TrainedLM, prepare_model
@@ -214,7 +214,7 @@ def train_token_lm(
         prepared.save(run / "lm", card)
         if held_out is not None:
             final = held_out.measure(prepared.module)
-            (run / "result.json").write_text(json.dumps(final, indent=1) + "\n", encoding="utf-8")
+            write_text(run / "result.json", json.dumps(final, indent=1) + "\n")
     return run / "lm"
 
 
@@ -254,8 +254,7 @@ def _start(
     if any(run.glob("checkpoint-*")) or (run / "lm").exists():
         raise ValueError(f"{run}: holds a run already; go on with --resume, or name another folder with --run")
     if _writes():
-        with atomic_file(path) as file:
-            file.write((json.dumps(facts, indent=1) + "\n").encode())
+        write_text(path, json.dumps(facts, indent=1) + "\n", durable=True)
     return None
 
 

@@ -16,7 +16,7 @@ from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.interop.onnx_export import export_onnx
 from llmcodec.codec.model_card import write_card
-from llmcodec.io.folders import finished_folder
+from llmcodec.io.atomic import atomic_folder
 from llmcodec.runtime.onnx_config import CONFIG, OnnxConfig
 from llmcodec.runtime.opening import codec_title
 from llmcodec.runtime.torch_runtime import identity_of
@@ -56,7 +56,7 @@ def export_codec(
     if not isinstance(model, LLMCodec):
         raise ValueError(f"{codec}: is a {type(model).__name__}; only codecs of llmcodec itself can be exported")
     name = Path(output).resolve().name
-    with finished_folder(output, overwrite) as folder:
+    with atomic_folder(output, merge=overwrite) as folder:
         if format == "onnx":
             write_onnx(model, codec_title(codec), folder)
             write_card(folder, model.card(name, licence) + ONNX_CARD)

@@ -24,7 +24,7 @@ from llmcodec.codec.folder import WEIGHTS, check_folder
 from llmcodec.codec.quantizer import CodebookUsage
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
-from llmcodec.io.folders import finished_folder
+from llmcodec.io.atomic import atomic_folder
 from llmcodec.objectives.collapse import CodeStatistics
 from llmcodec.training import checkpoint
 from llmcodec.training.build import (
@@ -272,7 +272,7 @@ class Trainer:
             codec: Any = self.codec if self.ema is None else self.ema.module
             codec = codec.float()
             # Behind the parts: with its codec a run is finished. The card is not to name the temporary folder.
-            with finished_folder(folder, overwrite=True) as temporary:
+            with atomic_folder(folder, merge=True) as temporary:
                 codec.save_pretrained(temporary, card=codec.card(f"{self.folder.resolve().name}/codec"))
             plot_curves(read_log(self.folder / "log.jsonl"), self.folder / "curves.png", self.recipe.name)
         if self.recipe.trackers:

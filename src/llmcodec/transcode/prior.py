@@ -19,7 +19,7 @@ from llmcodec.codec import LLMCodec
 from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.codec.search import PRIOR_FILE, BigramPrior
 from llmcodec.data.manifest import Clip, read_manifest
-from llmcodec.io.folders import finished_folder
+from llmcodec.io.atomic import atomic_folder
 from llmcodec.runtime.opening import pick_device
 from llmcodec.runtime.torch_runtime import TorchRuntime
 from llmcodec.transcode.progress import ProgressBar
@@ -61,7 +61,7 @@ def make_prior(
         raise ValueError(f"{codec}: is a {type(model).__name__}; only codecs of llmcodec itself can search")
     path = assets.speech_manifest() if manifest == "bundled" else Path(manifest)
     clips = read_manifest(path, split, sources=sources)
-    with finished_folder(output, overwrite) as folder:  # before the work, so that a folder in use is refused first
+    with atomic_folder(output, merge=overwrite) as folder:  # before the work, so that a folder in use is refused first
         tokens = _tokens(TorchRuntime(optimize_for_inference(model, "fp32"), codec), clips)
         prior = BigramPrior.fit(tokens, model.codebook_size)
         model.save_pretrained(folder)

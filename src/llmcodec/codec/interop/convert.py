@@ -20,8 +20,7 @@ from torch import Tensor
 from llmcodec.codec.interop.auv import config_from_auv, from_auv, to_auv
 from llmcodec.codec.interop.checkpoints import read_tensors
 from llmcodec.codec.model import LLMCodec
-from llmcodec.io.folders import finished_folder
-from llmcodec.io.tensor_file import atomic_file
+from llmcodec.io.atomic import atomic_file, atomic_folder
 
 LANDMARK = "tokenizer.stft_head.inp.weight"  # in every AUV state dict, whatever stands in front of it
 SIDES = ("tokenizer.", "token2wav.")
@@ -68,7 +67,7 @@ def convert(
     config = config_from_auv(state)
     config.auv_floor_frames = not ceil_frames
     codec = from_auv(state, config)
-    with finished_folder(output, overwrite) as folder:
+    with atomic_folder(output, merge=overwrite) as folder:
         codec.save_pretrained(folder, card=codec.card(Path(output).resolve().name, licence, MEASURED))
     left = len(tensors) - len(state)
     print(
@@ -105,7 +104,7 @@ def convert_back(folder: str, output: str, overwrite: bool = False) -> None:
     if codec.config.causal or codec.config.attention_window is not None:
         raise ValueError(f"{folder}: its attention is bounded, AUV's is not; the published package cannot run it")
     state = {name: tensor.contiguous() for name, tensor in to_auv(codec).items()}
-    with atomic_file(place) as file:
+    with atomic_file(place, durable=True) as file:
         if place.suffix == ".safetensors":
             file.write(save(state, {"format": "pt"}))
         else:
