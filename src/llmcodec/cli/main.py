@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, set_parsing_settings
+
+if TYPE_CHECKING:
+    from llmcodec.training.recipe import Recipe
 
 TRAIN_HELP = """\
 Train a codec: from scratch, or adapt a pretrained one through a frozen language model.
@@ -60,17 +63,28 @@ def train_parser() -> ArgumentParser:
     return training_parser("llmcodec train", TRAIN_HELP, Recipe)
 
 
-def train(arguments: Sequence[str]) -> None:
-    """Run `llmcodec train`."""
+def read_recipe(arguments: Sequence[str]) -> Recipe:
+    """The recipe that options of `llmcodec train` describe, without training it."""
+    return _recipe_and_resume(arguments)[0]
+
+
+def _recipe_and_resume(arguments: Sequence[str]) -> tuple[Recipe, bool]:
     from llmcodec.training.recipe import Recipe
-    from llmcodec.training.trainer import Trainer
 
     parser = train_parser()
     values = vars(parser.instantiate(parser.parse_args(list(arguments))))
     values.pop("config")
     resume = values.pop("resume")
+    return Recipe(**values), resume
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Run `llmcodec train`."""
+    from llmcodec.training.trainer import Trainer
+
+    recipe, resume = _recipe_and_resume(arguments)
     quiet_transformers()
-    folder = Trainer(Recipe(**values), resume=resume).run()
+    folder = Trainer(recipe, resume=resume).run()
     print(f"codec: {folder}")
 
 
@@ -115,7 +129,7 @@ def sweep(arguments: Sequence[str]) -> None:
     values = vars(parser.instantiate(parser.parse_args(extra)))
     values.pop("config"), values.pop("file")
     quiet_transformers()
-    print(run_sweep(SweepConfig(**values), Path(file or ".").parent).read_text(encoding="utf-8"))
+    print(run_sweep(SweepConfig(**values), Path(file or ".").parent, read_recipe).read_text(encoding="utf-8"))
 
 
 def run_function(

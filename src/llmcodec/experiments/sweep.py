@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +28,10 @@ from llmcodec.evaluation.system import Corpus, MeasurementConfig, encode_all, me
 from llmcodec.metrics.statistics import Interval
 from llmcodec.protocol import Codec
 from llmcodec.report.tables import to_json
+from llmcodec.training.recipe import Recipe
+from llmcodec.training.trainer import train_or_resume
 
+ReadRecipe = Callable[[Sequence[str]], Recipe]
 PAIRED = {"lm_bits_per_second": ("lm_clips", "bits"), "mel": ("files", "mel"), "stft": ("files", "stft")}
 PAIRED |= {"pesq": ("files", "pesq"), "stoi": ("files", "stoi")}
 
@@ -84,8 +87,14 @@ class SweepConfig:
         return row.seeds or self.seeds
 
 
-def run_sweep(config: SweepConfig, here: Path) -> Path:
-    """Do all jobs that nobody has done or is doing, then write and return `table.md`."""
+def run_sweep(config: SweepConfig, here: Path, read_recipe: ReadRecipe) -> Path:
+    """Do all jobs that nobody has done or is doing, then write and return `table.md`.
+
+    Args:
+        config: rows, seeds, protocol.
+        here: folder of the sweep file, where the paths of its recipes start.
+        read_recipe: makes a recipe of the options of `llmcodec train`.
+    """
     folder = Path(config.folder)
     folder.mkdir(parents=True, exist_ok=True)
     later_seeds = replace(config.measurement, probe=None, salmon=None)  # the slow columns, on the first seed only
@@ -104,7 +113,7 @@ def run_sweep(config: SweepConfig, here: Path) -> Path:
             elif not beside(job, ".json").exists():
                 print(f"sweep: {name}, seed {seed}", flush=True)
                 first = replace(config, measurement=config.measurement if index == 0 else later_seeds)
-                run_job(first, config.rows[name], seed, job, here)
+                run_job(first, config.rows[name], seed, job, here, read_recipe)
     return write_table(config)
 
 
@@ -113,12 +122,12 @@ def beside(job: Path, ending: str) -> Path:
     return job.with_name(job.name + ending)
 
 
-def run_job(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Path) -> None:
+def run_job(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Path, read_recipe: ReadRecipe) -> None:
     """Train (or resume) one codec and measure it; the result appears whole or not at all."""
     if row.of is not None:
         source = config.rows[row.of].codec or str(job.parent / f"{row.of}-{seed}" / "codec")
     else:
-        source = row.codec or str(train_codec(config, row, seed, job, here))
+        source = row.codec or str(train_codec(config, row, seed, job, here, read_recipe))
     if config.only_train:
         return
     keep: dict[str, Any] = {"sources": config.sources, "languages": config.languages, "min_seconds": 0.5}
@@ -153,17 +162,11 @@ def searching(codec: Codec, corpus: Corpus, weight: float) -> Codec:
     return SearchingCodec(codec, prior, SearchConfig(weight=weight))
 
 
-def train_codec(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Path) -> Path:
-    from llmcodec.cli.main import train_parser
-    from llmcodec.training.recipe import Recipe
-    from llmcodec.training.trainer import train_or_resume
-
+def train_codec(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Path, read_recipe: ReadRecipe) -> Path:
+    """Train, or go on training, the recipes of a row with one seed; returns the codec's folder."""
     arguments = [part for path in row.configs for part in ("--config", str(here / path))]
     arguments += [f"--data.manifest={config.manifest}", *config.options, *row.options, f"--seed={seed}", f"--run={job}"]
-    parser = train_parser()
-    values = vars(parser.instantiate(parser.parse_args(arguments)))
-    values.pop("config"), values.pop("resume")
-    return train_or_resume(Recipe(**{**values, "name": job.name}))
+    return train_or_resume(replace(read_recipe(arguments), name=job.name))
 
 
 @contextmanager
