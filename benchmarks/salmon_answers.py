@@ -5,7 +5,7 @@
 Each compares what is before the joint with what is behind it and calls the side positive whose halves are more alike:
 `spectrum` by the statistics of log-mel frames, `voice` by a pretrained speaker encoder (`resemblyzer`, voice parts
 only). `half` hears the second half alone and judges by its loudness: pairs are mirrored, so it must get just 50 %.
-A part in which the other two are at chance would measure nothing. Figures: docs/log.md.
+A part in which the other two are at chance would measure nothing. Figures: docs/results/salmon_suites.md.
 """
 
 from __future__ import annotations

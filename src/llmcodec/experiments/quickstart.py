@@ -105,7 +105,7 @@ def run_quickstart(
         versions={name: version_of(name) for name in ("llmcodec", "torch", "transformers")},
         settings=settings_of(recipe),
         notes=[
-            "One seed, ten minutes of speech: a demonstration, not a result. docs/log.md has the full corpus.",
+            "One seed, ten minutes of speech: a demonstration, not a result. docs/results has the full corpus.",
             SEARCH_CAVEAT,
         ],
         reference=CONTROL,
