@@ -7,14 +7,15 @@ Test: tests/cli/test_main.py.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, set_parsing_settings
+
+from llmcodec.cli.parser import run_function
 
 if TYPE_CHECKING:
     from llmcodec.training.recipe import Recipe
@@ -130,57 +131,6 @@ def sweep(arguments: Sequence[str]) -> None:
     values.pop("config"), values.pop("file")
     quiet_transformers()
     print(run_sweep(SweepConfig(**values), Path(file or ".").parent, read_recipe).read_text(encoding="utf-8"))
-
-
-def run_function(
-    function: Callable[..., Any], program: str, arguments: Sequence[str], many: str = "", repeat: str = ""
-) -> Any:
-    """A typed function as a command: its docstring is the help, required parameters are positional.
-
-    many: a list parameter that takes several positional values, none where it has a default. repeat: list parameters
-    (joined by commas) given as options that may be repeated (`--codec A --codec B`). `-o` is short for `--output`, and
-    an option of type bool may stand alone (`--resume`).
-    """
-    description, _, parameters = (function.__doc__ or "").partition("Args:")
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog=program, description=description.strip())
-    known = signature(function).parameters
-    repeats = [name for name in repeat.split(",") if name]
-    abouts = {
-        name: parameters.partition(f"{name}:")[2].splitlines()[0].strip() for name in filter(None, (many, *repeats))
-    }
-
-    def add_many() -> None:
-        optional = known[many].default is not Parameter.empty
-        parser.add_argument(many, nargs="*" if optional else "+", type=str, help=abouts[many])
-
-    if many and many == next(iter(known)):
-        add_many()
-    for name in repeats:
-        parser.add_argument(f"--{name}", dest=name, action="append", type=str, help=abouts[name])
-    parser.add_function_arguments(function, as_positional=True, skip={*abouts})
-    if many and many != next(iter(known)):  # positional values come in the order of the parameters
-        add_many()
-    flags = {f"--{name}" for name, one in known.items() if isinstance(one.default, bool)}
-    return function(**vars(parser.instantiate(parser.parse_args(_spelled_out(arguments, flags, set(known))))))
-
-
-def _spelled_out(arguments: Sequence[str], flags: Set[str], names: Set[str]) -> list[str]:
-    """`-o` as `--output`, `--min-seconds` as `--min_seconds`, and a flag that stands alone with its value."""
-
-    def spelled(argument: str) -> str:
-        name, equals, value = argument.partition("=")
-        plain = name.removeprefix("--").replace("-", "_")
-        if argument == "-o":
-            return "--output"
-        return f"--{plain}{equals}{value}" if name.startswith("--") and plain in names else argument
-
-    spelled_out = [spelled(argument) for argument in arguments]
-    following = [*spelled_out, ""][1:]
-    return [
-        f"{argument}=true" if argument in flags and after not in ("true", "false") else argument
-        for argument, after in zip(spelled_out, following, strict=True)
-    ]
 
 
 def shipped_recipe(name: str) -> Path:

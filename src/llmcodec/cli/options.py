@@ -1,0 +1,145 @@
+"""The options that commands share: a command takes one of these groups as an argument and its fields become options.
+
+    def tokenize(codec: CodecOptions, corpus: ClipOptions, output: OutputOptions) -> None: ...
+    llmcodec tokenize --codec bundled --manifest corpus.jsonl --sources a,b --min-seconds 1 -o tokens
+
+An option means the same wherever it appears. A command with another default says so in its signature
+(`output: OutputOptions = OutputOptions("tokens")`); an `Args:` entry that carries a field's name replaces that field's
+help. Imports no torch, so `--runtime onnx` never does. Test: tests/cli/test_options.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmcodec import assets
+from llmcodec.data.manifest import Clip, read_manifest
+from llmcodec.runtime.base import Runtime
+from llmcodec.runtime.opening import Precision, RuntimeName, Side, open_runtime, pick_device
+
+BUNDLED = "bundled"
+HELD_OUT = ("valid", "test")
+
+
+class OptionGroup:
+    """A dataclass whose fields are top-level options; the string below a field is its help."""
+
+
+@dataclass(frozen=True)
+class DeviceOptions(OptionGroup):
+    """Where models run."""
+
+    device: str = "auto"
+    """auto takes a GPU where there is one, else the CPU; or cpu, cuda, cuda:1, mps."""
+
+    def torch_device(self) -> str:
+        """The device by PyTorch's name. Raises ValueError for one that this machine does not have."""
+        return pick_device(self.device)
+
+
+@dataclass(frozen=True)
+class CodecOptions(DeviceOptions):
+    """One codec and how it runs."""
+
+    codec: str = BUNDLED
+    """bundled, a folder, or a Hugging Face hub id."""
+    precision: Precision = "auto"
+    """auto takes the fastest that keeps the tokens; fp32 is exact."""
+    runtime: RuntimeName = "torch"
+    """torch, or onnx for a folder that `llmcodec export --format onnx` wrote."""
+
+    def open(self, only: Side | None = None, batch_seconds: float = 64.0) -> Runtime:
+        """The codec, ready to run.
+
+        Args:
+            only: the side that will be used; the other one works too, but is not made fast.
+            batch_seconds: padded seconds of audio in one call.
+        """
+        return open_runtime(self.codec, self.runtime, self.device, self.precision, batch_seconds, only)
+
+
+@dataclass(frozen=True)
+class CorpusOptions(OptionGroup):
+    """A corpus of which a command takes the splits train, valid and test."""
+
+    manifest: str = BUNDLED
+    """JSONL manifest; bundled is the corpus in the package."""
+    sources: list[str] | None = None
+    """Keep clips of these sources, joined by commas."""
+    languages: list[str] | None = None
+    """Keep clips of these languages, joined by commas."""
+    min_seconds: float = 0.5
+    """Leave out shorter clips."""
+    max_seconds: float = math.inf
+    """Leave out longer clips."""
+
+    @property
+    def path(self) -> Path:
+        """Path of the manifest."""
+        return assets.speech_manifest() if self.manifest == BUNDLED else Path(self.manifest)
+
+    def read(self, split: str | list[str] | None = None) -> list[Clip]:
+        """Clips of one split or several (None: of all) that pass the filters; ValueError where none does."""
+        return read_manifest(
+            self.path,
+            split,
+            sources=self.sources,
+            languages=self.languages,
+            min_seconds=self.min_seconds,
+            max_seconds=self.max_seconds,
+        )
+
+
+@dataclass(frozen=True)
+class ClipOptions(CorpusOptions):
+    """Clips of one corpus, of the splits that are named."""
+
+    split: list[str] | None = None
+    """Take these splits, joined by commas."""
+
+    def clips(self) -> list[Clip]:
+        """Clips of the splits that are named, all where none is."""
+        return self.read(self.split)
+
+    def held_out_clips(self) -> list[Clip]:
+        """Clips of the splits that are named; without names the held-out ones, or all if the manifest has none."""
+        clips = self.clips()
+        held_out = [clip for clip in clips if clip.split in HELD_OUT]
+        return clips if self.split is not None else held_out or clips
+
+
+@dataclass(frozen=True)
+class OutputOptions(OptionGroup):
+    """Where results go."""
+
+    output: str | None = None
+    """File or folder for the results."""
+
+    @property
+    def place(self) -> Path:
+        """The output of a command that cannot do without. Raises ValueError where it was not named."""
+        if self.output is None:
+            raise ValueError("name the output: -o NAME")
+        return Path(self.output)
+
+
+@dataclass(frozen=True)
+class ReplaceOptions(OutputOptions):
+    """Where results go, and whether they may replace others."""
+
+    overwrite: bool = False
+    """Replace results that are there."""
+
+
+@dataclass(frozen=True)
+class ResumeOptions(ReplaceOptions):
+    """Where results go, and what happens to results that are there."""
+
+    resume: bool = False
+    """Keep finished results and do the rest."""
+
+    def __post_init__(self) -> None:
+        if self.resume and self.overwrite:
+            raise ValueError("--resume keeps results and --overwrite replaces them: choose one")

@@ -1,0 +1,122 @@
+"""cli/parser.py: a function's signature and docstring become options and help; every spelling of an option is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+
+from llmcodec.cli.options import ClipOptions, CodecOptions, OutputOptions, ResumeOptions
+from llmcodec.cli.parser import options_of, run_function
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What it may cost."""
+
+    num_steps: int = 1
+    """Steps."""
+
+
+CODES = OutputOptions("codes")
+
+
+def command(
+    inputs: list[str],
+    codec: CodecOptions,
+    corpus: ClipOptions,
+    output: OutputOptions = CODES,
+    kind: Literal["a", "b"] = "a",
+    parts: list[str] | None = None,
+    range_db: tuple[float, float] = (0.0, 15.0),
+    budget: Budget | None = None,
+    mel: bool = True,
+) -> dict[str, Any]:
+    """Do it, to 95 % of them.
+
+      llmcodec it a.wav b.wav -o there
+
+    Args:
+        inputs: files that are read,
+            several of them.
+        codec: the codec's name, 100 % of it.
+        corpus: which speech.
+        output: folder for the codes.
+        kind: what kind.
+        parts: some parts.
+        range_db: lowest and highest.
+        budget: what it may cost.
+        mel: also Mel.
+
+    Raises:
+        ValueError: never.
+    """
+    return locals()
+
+
+def run(*arguments: str, **more: Any) -> dict[str, Any]:
+    return run_function(command, "llmcodec it", arguments, many="inputs", **more)
+
+
+def test_groups_get_their_fields_and_defaults() -> None:
+    got = run("x", "y")
+    assert got["inputs"] == ["x", "y"] and got["codec"] == CodecOptions() and got["corpus"] == ClipOptions()
+    assert got["output"] == CODES and got["mel"] is True and got["range_db"] == (0.0, 15.0) and got["budget"] is None
+    got = run(
+        "x", "--codec", "mine", "--runtime=onnx", "-o", "there", "--min-seconds", "2", "--split", "dev", "--mel=false"
+    )
+    assert got["codec"] == CodecOptions(codec="mine", runtime="onnx") and got["output"].output == "there"
+    assert got["corpus"] == ClipOptions(min_seconds=2.0, split=["dev"]) and got["mel"] is False
+
+
+@pytest.mark.parametrize("text", ["en,no", "en, no", "[en,no]", "[en, no]", "['en', \"no\"]"])
+def test_names_are_joined_by_commas_with_or_without_brackets(text: str) -> None:
+    assert run("x", "--languages", text)["corpus"].languages == ["en", "no"]
+    assert run("x", f"--parts={text}")["parts"] == ["en", "no"]
+
+
+def test_numbers_are_joined_alike() -> None:
+    assert run("x", "--range-db=-3,4")["range_db"] == run("x", "--range_db=[-3, 4]")["range_db"] == (-3.0, 4.0)
+    for wrong in ("1", "1,2,3", "1,loud"):
+        with pytest.raises(ValueError, match="--range-db takes 2 values joined by commas"):
+            run("x", f"--range-db={wrong}")
+
+
+def test_underscores_and_lone_flags_are_read() -> None:
+    got = run("x", "--min_seconds=2", "--max_seconds", "3", "--mel", "--kind", "b", "--budget.num_steps", "4")
+    assert (got["corpus"].min_seconds, got["corpus"].max_seconds, got["mel"], got["kind"]) == (2.0, 3.0, True, "b")
+    assert got["budget"] == Budget(4)
+
+
+def test_an_old_name_works_and_warns_once(capsys: pytest.CaptureFixture[str]) -> None:
+    got = run("x", "--bits", "a", "--bits=b,c", renamed={"bits": "parts"})
+    assert got["parts"] == ["b", "c"]
+    assert capsys.readouterr().err == "llmcodec it: --bits is --parts now; the old name goes with the next release\n"
+
+
+def test_help_comes_from_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("--help")
+    shown = " ".join(capsys.readouterr().out.split())
+    for text in (
+        "Do it, to 95 % of them. llmcodec it a.wav b.wav -o there positional",
+        "files that are read, several of them.",
+        "the codec's name, 100 % of it.",
+        "-o OUTPUT, --output OUTPUT folder for the codes.",
+        "--min-seconds MIN_SECONDS Leave out shorter clips. (type: float, default: 0.5)",
+        "--range-db A,B lowest and highest. (type: str | null, default: 0.0,15.0)",
+    ):
+        assert text in shown, text
+    assert "never" not in shown
+
+
+def test_every_field_of_a_group_has_a_help() -> None:
+    def every(clips: ClipOptions, codec: CodecOptions, output: ResumeOptions) -> None:
+        """Nothing."""
+
+    every.__annotations__ = {"clips": ClipOptions, "codec": CodecOptions, "output": ResumeOptions}
+    options = options_of(every)
+    assert all(option.help.endswith(".") for option in options)
+    assert {option.name for option in options} >= {"manifest", "split", "sources", "languages", "min_seconds"}
+    assert {option.name for option in options} >= {"device", "precision", "runtime", "output", "resume"}
