@@ -1,0 +1,90 @@
+"""The one progress bar and the one status line of all commands; nothing is drawn where nobody looks.
+
+    with ProgressBar("resample", total=100) as bar:
+        bar.update(40)
+    with status_line() as show:
+        show("encode", 0.25)                    # encode 25%
+
+Both go to standard error, so that standard output stays free for results; a command that prints a table with a console
+of its own passes that. What only one command shows is a column that it passes. Test: tests/io/test_progress.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Show = Callable[[str, float], None]
+"""Takes the name of a stage and the share of it that is done, 0 to 1."""
+Bar = TypeVar("Bar", bound="ProgressBar")
+
+
+class ProgressBar:
+    """A bar on a terminal, nothing elsewhere.
+
+    Args:
+        text: what is done, to the left of the bar.
+        total: what `update` reaches at the end; None while that is unknown.
+        done: where it starts.
+        columns: to the right of the bar; percent and time left by default.
+        console: where it is drawn, standard error by default.
+        transient: it goes when it is finished.
+        enabled: False draws nothing in any case (all processes but the first).
+        fields: values that `columns` show, as `{task.fields[name]}`.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        total: float | None = 1.0,
+        *,
+        done: float = 0.0,
+        columns: Sequence[ProgressColumn] | None = None,
+        console: Console | None = None,
+        transient: bool = True,
+        enabled: bool = True,
+        **fields: Any,
+    ) -> None:
+        self.console = console or _standard_error()
+        self.live = enabled and self.console.is_terminal
+        if columns is None:
+            columns = (TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn())
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            *columns,
+            console=self.console,
+            transient=transient,
+            disable=not self.live,
+        )
+        self.task = self.bar.add_task(text, total=total, completed=done, **fields)  # type: ignore[arg-type]
+
+    def update(self, done: float, **fields: Any) -> None:
+        """Say how far it is, in units of `total`."""
+        self.bar.update(self.task, completed=done, **fields)
+
+    def __enter__(self: Bar) -> Bar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+
+@contextmanager
+def status_line(console: Console | None = None) -> Iterator[Show]:
+    """One line that says stage and share while a command works."""
+    with (console or _standard_error()).status("") as status:
+        yield lambda stage, share: status.update(f"{stage} {share:.0%}")
+
+
+def _standard_error() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
