@@ -16,7 +16,6 @@ Shapes: B clips, T frames of 10 ms, D features, S states of a chain, K states in
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +25,9 @@ import numpy as np
 from scipy.fft import dct
 from tqdm import tqdm
 
+from corpus.listing import Row, read_rows, write_rows
 from llmcodec.io import audio
+from llmcodec.metrics.spectral import mel_filters_NM
 from phonemes import PAUSE, Clauses, key_of, speak_all
 
 RATE, HOP, WINDOW = 16_000, 160, 400
@@ -41,7 +42,7 @@ BATCH_NUMBERS = 20_000_000  # clips x frames x states at once: 160 MB
 class Utterance:
     """A clip and the chain of states that it must run through."""
 
-    row: dict[str, str]
+    row: Row
     features_TD: np.ndarray
     states_S: np.ndarray
     optional_S: np.ndarray
@@ -57,9 +58,8 @@ def main() -> None:
     parser.add_argument("--languages", nargs="+", help="only these; default: all that espeak-ng speaks")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of alignment and training")
     options = parser.parse_args()
-    rows = [json.loads(line) for line in options.manifest.read_text(encoding="utf-8").splitlines() if line.strip()]
-    by_language: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for row in rows:
+    by_language: dict[str, list[Row]] = defaultdict(list)
+    for row in read_rows(options.manifest):
         if options.languages is None or row.get("language", "") in options.languages:
             by_language[row.get("language", "")].append(row)
     done = []
@@ -68,20 +68,18 @@ def main() -> None:
         print(f"{language or 'no language'}: {len(utterances)} of {len(members)} clips can be aligned")
         if utterances:
             done += align(utterances, options.rounds)
-    options.output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in done), encoding="utf-8")
+    write_rows(options.output, done)
     print(f"{options.output}: {len(done)} clips")
 
 
-def prepare(rows: list[dict[str, str]], folder: Path) -> list[Utterance]:
+def prepare(rows: list[Row], folder: Path) -> list[Utterance]:
     """Features and chains of the clips that have phonemes and are long enough for them."""
     spoken = speak_all(rows)
     numbers: dict[str, int] = {PAUSE: 0}
     prepared = []
     for row in tqdm(rows, desc="features"):
         clauses = spoken.get(key_of(row))
-        if clauses is None:
-            continue
-        if not any(word for clause in clauses for word in clause):
+        if not any(word for clause in clauses or () for word in clause):
             continue
         features_TD = cepstra(audio.load(folder / row["audio"], RATE))
         one = Utterance(row, features_TD, *chain(clauses, numbers))
@@ -115,8 +113,6 @@ def chain(clauses: Clauses, numbers: dict[str, int]) -> tuple[np.ndarray, np.nda
 
 def cepstra(wav_S: np.ndarray) -> np.ndarray:
     """Mel cepstra and their slopes, (T, 2 x CEPSTRA)."""
-    from llmcodec.metrics.spectral import mel_filters_NM
-
     padded = np.pad(wav_S, (WINDOW // 2, WINDOW // 2 + HOP))
     frames_TN = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP] * np.hamming(WINDOW)
     magnitudes = np.abs(np.fft.rfft(frames_TN, 512))[:, : 1 + 512 * TOP_HZ // RATE]
@@ -127,7 +123,7 @@ def cepstra(wav_S: np.ndarray) -> np.ndarray:
     return np.concatenate([static_TD, slope_TD], 1).astype(np.float32)
 
 
-def align(utterances: list[Utterance], rounds: int) -> list[dict[str, str]]:
+def align(utterances: list[Utterance], rounds: int) -> list[Row]:
     """Train and align in turn; rows with timed texts."""
     paths = [flat_start(one) for one in utterances]
     order = sorted(range(len(utterances)), key=lambda place: len(utterances[place].features_TD))
@@ -205,45 +201,32 @@ def viterbi(utterances: list[Utterance], model_KF: np.ndarray) -> tuple[list[np.
     """Likeliest places in the chain of every clip, and their log likelihoods."""
     longest = max(len(one.features_TD) for one in utterances)
     states = max(len(one.states_S) for one in utterances)
-    emission_TBS = np.full((longest, len(utterances), states), -1e30)
+    total_TBS = np.full((longest, len(utterances), states), -1e30)
     skip_BS = np.full((len(utterances), states), -1e30)
     for clip, one in enumerate(utterances):
         density_TK = expand(one.features_TD) @ model_KF.T
-        emission_TBS[: len(density_TK), clip, : len(one.states_S)] = density_TK[:, one.states_S]
+        total_TBS[: len(density_TK), clip, : len(one.states_S)] = density_TK[:, one.states_S]
         skip_BS[clip, 1 : len(one.states_S)][one.optional_S[:-1]] = 0.0  # over the optional state before
-    skip_BS[:, 0] = -1e30
-    score_BS = np.full((len(utterances), states), -1e30)
-    score_BS[:, :2] = emission_TBS[0, :, :2]
-    best_TB = np.zeros((longest, len(utterances)))
+    total_TBS[0, :, 2:] = -1e30
     step_TBS = np.zeros((longest, len(utterances), states), dtype=np.int8)
-    finals = np.zeros((longest, len(utterances)), dtype=np.int64)
-    ends_B = np.asarray([len(one.states_S) for one in utterances])
-    each = np.arange(len(utterances))
-    for frame in range(longest):
-        if frame:
-            one_BS = np.full_like(score_BS, -1e30)
-            one_BS[:, 1:] = score_BS[:, :-1]
-            two_BS = np.full_like(score_BS, -1e30)
-            two_BS[:, 2:] = score_BS[:, :-2] + skip_BS[:, 2:]
-            options = np.stack([score_BS, one_BS, two_BS])
-            step_TBS[frame] = options.argmax(0)
-            score_BS = options.max(0) + emission_TBS[frame]
-        last, before = score_BS[each, ends_B - 1], score_BS[each, ends_B - 2]
-        best_TB[frame] = np.maximum(last, before)
-        finals[frame] = np.where(last >= before, ends_B - 1, ends_B - 2)
+    for frame in range(1, longest):  # adds the best path before it to each density
+        before_BS = np.pad(total_TBS[frame - 1], ((0, 0), (2, 0)), constant_values=-1e30)
+        options = np.stack([before_BS[:, 2:], before_BS[:, 1:-1], before_BS[:, :-2] + skip_BS])
+        step_TBS[frame] = options.argmax(0)
+        total_TBS[frame] += options.max(0)
     paths, scores = [], []
     for clip, one in enumerate(utterances):
-        frames = len(one.features_TD)
-        path_T = np.zeros(frames, dtype=np.int64)
-        path_T[-1] = finals[frames - 1, clip]
+        frames, last = len(one.features_TD), len(one.states_S) - 1
+        end_S = total_TBS[frames - 1, clip]
+        path_T = np.full(frames, last - int(end_S[last - 1] > end_S[last]))  # the pause at the end may be left out
         for frame in range(frames - 1, 0, -1):
             path_T[frame - 1] = path_T[frame] - step_TBS[frame, clip, path_T[frame]]
         paths.append(path_T)
-        scores.append(best_TB[frames - 1, clip])
+        scores.append(end_S[path_T[-1]])
     return paths, np.asarray(scores)
 
 
-def timed(one: Utterance, path_T: np.ndarray) -> dict[str, str]:
+def timed(one: Utterance, path_T: np.ndarray) -> Row:
     """The row with its text in units and seconds; pauses that were left out are not written."""
     words = []
     for number, (name, first) in enumerate(one.units):

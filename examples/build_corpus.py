@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import collections
 import hashlib
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,8 +32,8 @@ import soundfile as sf
 from corpus.amazon_queen import PACKAGE as AMAZON_QUEEN
 from corpus.amazon_queen import amazon_queen
 from corpus.debian import fetch
-from corpus.listing import Row, print_summary, split_rows, unit_hash, write_lists
-from corpus.sources import ASTERISK_SPEAKERS, PACKAGES, Recording, everything
+from corpus.listing import Row, print_summary, read_rows, split_rows, unit_hash, write_lists
+from corpus.sources import ASTERISK, PACKAGES, Recording, everything
 from corpus.speech import SAMPLE_RATE, trim
 
 MIN_SECONDS = 0.5
@@ -72,8 +71,8 @@ def build(recordings: Iterable[Recording], out: Path) -> tuple[list[Row], collec
         relative = f"audio/{row['id']}.flac"
         (out / relative).parent.mkdir(parents=True, exist_ok=True)
         sf.write(out / relative, pcm_S, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
-        rest = {key: value for key, value in row.items() if key != "id"}
-        rows.append({"id": row["id"], "audio": relative, "duration": round(len(pcm_S) / SAMPLE_RATE, 3), **rest})
+        first = {"id": row["id"], "audio": relative, "duration": round(len(pcm_S) / SAMPLE_RATE, 3)}
+        rows.append(first | row)
     split_rows(rows)
     write_lists(rows, out)
     return rows, dropped
@@ -81,11 +80,11 @@ def build(recordings: Iterable[Recording], out: Path) -> tuple[list[Row], collec
 
 def build_mini(corpus: Path, out: Path) -> list[Row]:
     """The bundled part: English prompts with text, and a few clips of every other speaker that may be bundled."""
-    rows = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if row["text"] and row["source"] != "fillets-ng" and 1.0 <= row["duration"] <= 12.0]
+    rows = [row for row in read_rows(corpus / "manifest.jsonl") if row["text"] and 1.0 <= row["duration"] <= 12.0]
+    rows = [row for row in rows if row["source"] != "fillets-ng"]
     if (out / "audio").exists():
         shutil.rmtree(out / "audio")
-    english = ASTERISK_SPEAKERS["en"]
+    english = ASTERISK["en"][0]
     others = sorted({row["speaker"] for row in rows if row["speaker"] != english})
     picked: list[Row] = []
     used = 0

@@ -12,11 +12,12 @@ and at punctuation. Everything else of a row stays, paths included, so write the
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from corpus.listing import read_rows, write_rows
 
 VOICES = {"en": "en-us", "fr": "fr-fr"}
 """Manifest language -> espeak-ng voice where they are called differently."""
@@ -31,15 +32,14 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--apart", action="store_true", help="phonemes apart, pauses as _")
     options = parser.parse_args()
-    rows = [json.loads(line) for line in options.manifest.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = read_rows(options.manifest)
     spoken = speak_all(rows)
     unknown = Counter(language for (language, _), clauses in spoken.items() if clauses is None)
     for row in rows:
         clauses = spoken.get(key_of(row))
         if clauses is not None:
             row["text"] = apart(clauses) if options.apart else together(clauses)
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    options.output.write_text("".join(lines), encoding="utf-8")
+    write_rows(options.output, rows)
     print(f"{options.output}: {len(rows)} clips, {len(spoken) - unknown.total()} texts as phonemes")
     for language, count in unknown.items():
         print(f"language {language!r}: espeak-ng does not speak it; {count} texts keep their spelling")

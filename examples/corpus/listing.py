@@ -6,30 +6,13 @@ import collections
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
 
-_ALLISON = "Recorded by Allison Smith (theivrvoice.com); funded by Digium, Inc. Copyright 2003-2010 Allison Smith."
-_JUNE = (
-    "Recorded by June Wallack (junewallack.com). Copyright 2006-2008 June Wallack. "
-    "Translated by Clod Patry, Kristopher Lalletti, June Wallack."
-)
-_CARLO = "Recorded by Carlo Flora (carloflora.com). Copyright 2012 Carlo Flora. Translated by Silvia Petrin."
-CREDITS = {
-    ("asterisk-core-sounds", "en"): _ALLISON,
-    ("asterisk-core-sounds", "es"): _ALLISON,
-    ("asterisk-core-sounds", "fr"): _JUNE,
-    ("asterisk-core-sounds", "it"): _CARLO,
-    ("asterisk-core-sounds", "ru"): "Provided by Maxim Topal (ivrvoice.ru). Copyright 2010 Maxim.",
-    "fillets-ng": "Fish Fillets NG, ALTAR interactive, Ivo and Pavel Danihelka and others; GNU GPL version 2.",
-    "pocketsphinx-testdata": "Carnegie Mellon University test data; the reading is a LibriVox recording of "
-    "Jane Austen, Sense and Sensibility.",
-    "flight-of-the-amazon-queen": "Copyright 1995 John Passfield and Steven Stamatiadis. MODIFIED VERSION: "
-    "voice files extracted from the game. Not to be sold.",
-}
+CREDITS: dict[str, str] = json.loads((Path(__file__).parent / "credits.json").read_text(encoding="utf-8"))
 _LICENSES_HEAD = (
     "# Where the audio comes from\n\n"
     "CC-BY-SA-3.0: https://creativecommons.org/licenses/by-sa/3.0/  "
@@ -61,27 +44,31 @@ def write_lists(rows: list[Row], out: Path) -> None:
     """manifest.jsonl, one manifest per split, and LICENSES.md."""
     rows.sort(key=lambda row: row["id"])
     for name, split in (("manifest", None), ("train", "train"), ("valid", "valid"), ("test", "test")):
-        with open(out / f"{name}.jsonl", "w", encoding="utf-8") as file:
-            for row in rows:
-                if split in (None, row["split"]):
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        write_rows(out / f"{name}.jsonl", [row for row in rows if split in (None, row["split"])])
     with open(out / "LICENSES.md", "w", encoding="utf-8") as file:
         file.write(_LICENSES_HEAD)
         for source, licence, language in sorted({(row["source"], row["license"], row["language"]) for row in rows}):
-            credit = CREDITS.get((source, language), CREDITS.get(source, ""))
+            credit = CREDITS.get(f"{source} ({language})", CREDITS.get(source, ""))
             file.write(f"- {source} ({language}): {licence}. {credit}\n")
 
 
 def print_summary(name: str, rows: list[Row], dropped: Mapping[str, int], out: Path) -> None:
+    """Clips, minutes and texts of the corpus, by language, speaker and split."""
     size = sum(path.stat().st_size for path in out.rglob("*.flac"))
     minutes = sum(row["duration"] for row in rows) / 60
     print(f"\n== {name}: {len(rows)} clips, {minutes:.1f} min, {size / 1e6:.1f} MB FLAC; dropped {dict(dropped)}")
     for field in ("language", "speaker", "split"):
-        totals: dict[str, list[float]] = collections.defaultdict(lambda: [0, 0.0, 0])
-        for row in rows:
-            total = totals[row[field]]
-            total[0] += 1
-            total[1] += row["duration"]
-            total[2] += bool(row["text"])
-        for key, (count, seconds, texts) in sorted(totals.items(), key=lambda item: -item[1][1])[:40]:
-            print(f"  {field:9s} {key:24s} {count:5.0f} clips {seconds / 60:7.2f} min {texts:5.0f} with text")
+        for key in sorted({row[field] for row in rows}):
+            own = [row for row in rows if row[field] == key]
+            minutes, texts = sum(row["duration"] for row in own) / 60, sum(bool(row["text"]) for row in own)
+            print(f"  {field:9s} {key:24s} {len(own):5d} clips {minutes:7.2f} min {texts:5d} with text")
+
+
+def read_rows(manifest: Path) -> list[Row]:
+    """Rows of a manifest as they stand there, with every key."""
+    return [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def write_rows(manifest: Path, rows: Iterable[Row]) -> None:
+    """A manifest with these rows."""
+    manifest.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -9,6 +9,7 @@ import gzip
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,15 @@ from corpus.speech import read_container, read_file
 
 Recording = tuple[dict[str, Any], Callable[[], np.ndarray]]
 
-ASTERISK_SPEAKERS = {
-    "en": "ast_en_allison",
-    "es": "ast_es_allison",
-    "fr": "ast_fr_june",
-    "it": "ast_it_carlo",
-    "ru": "ast_ru_ivrvoice",
-}
-ASTERISK_LICENSES = {
-    "en": "CC-BY-SA-3.0",
-    "es": "CC-BY-SA-3.0",
-    "fr": "CC-BY-SA-3.0",
-    "it": "CC-BY-3.0",
-    "ru": "CC-BY-3.0",
+ASTERISK = {  # language -> speaker, licence
+    "en": ("ast_en_allison", "CC-BY-SA-3.0"),
+    "es": ("ast_es_allison", "CC-BY-SA-3.0"),
+    "fr": ("ast_fr_june", "CC-BY-SA-3.0"),
+    "it": ("ast_it_carlo", "CC-BY-3.0"),
+    "ru": ("ast_ru_ivrvoice", "CC-BY-3.0"),
 }
 PACKAGES = [
-    *(f"asterisk-core-sounds-{language}{codec}" for language in ASTERISK_SPEAKERS for codec in ("", "-g722")),
+    *(f"asterisk-core-sounds-{language}{codec}" for language in ASTERISK for codec in ("", "-g722")),
     "fillets-ng-data",
     "fillets-ng-data-cs",
     "fillets-ng-data-nl",
@@ -51,14 +45,13 @@ _FILLETS_DIALOGUE = re.compile(
 
 
 def everything(roots: Path) -> Iterator[Recording]:
-    yield from asterisk(roots)
-    yield from fillets(roots)
-    yield from librivox(roots)
+    """All recordings of `PACKAGES`, unpacked below `roots`."""
+    return chain(asterisk(roots), fillets(roots), librivox(roots))
 
 
 def asterisk(roots: Path) -> Iterator[Recording]:
     """Telephone prompts in five languages, wide band (G.722, up to about 7.5 kHz), one studio reader each."""
-    for language, speaker in ASTERISK_SPEAKERS.items():
+    for language, (speaker, licence) in ASTERISK.items():
         package = f"asterisk-core-sounds-{language}"
         text = _asterisk_text(roots / package / "usr/share/doc" / package / f"core-sounds-{language}.txt.gz")
         (base,) = (roots / f"{package}-g722/usr/share/asterisk/sounds").iterdir()
@@ -78,24 +71,16 @@ def asterisk(roots: Path) -> Iterator[Recording]:
                 "language": language,
                 "text": clean(words),
                 "source": "asterisk-core-sounds",
-                "license": ASTERISK_LICENSES[language],
+                "license": licence,
                 "bandwidth_hz": 7000,
             }
-            yield row, partial(_read_g722, path)
-
-
-def _read_g722(path: Path) -> np.ndarray:
-    return read_container(path.read_bytes(), "g722")
+            yield row, partial(read_container, path.read_bytes(), "g722")
 
 
 def _asterisk_text(path: Path) -> dict[str, str]:
-    text = {}
     with gzip.open(path, "rt", encoding="utf-8-sig") as lines:
-        for line in lines:
-            if not line.startswith(";") and ":" in line:
-                key, words = line.split(":", 1)
-                text[key.strip()] = words.strip()
-    return text
+        pairs = (line.split(":", 1) for line in lines if not line.startswith(";") and ":" in line)
+        return {key.strip(): words.strip() for key, words in pairs}
 
 
 def fillets(roots: Path) -> Iterator[Recording]:

@@ -23,8 +23,8 @@ from llmcodec.metrics.token_statistics import UnigramModel, check_codes
 
 LN2 = math.log(2)
 # Pairing by clip cannot see the luck of a training. On the same tokens three seeds differ by .14 % (full corpus) and
-# by 1.0 % (bundled ten minutes), on tokens of three trainings of one recipe by .2 to .6 % (docs/results). Differences up
-# to this share, over the root of the number of LM seeds, are not called real.
+# by 1.0 % (bundled ten minutes), on tokens of three trainings of one recipe by .2 to .6 % (docs/results). Differences
+# up to this share, over the root of the number of LM seeds, are not called real.
 SEED_LUCK = 0.01
 
 
