@@ -10,7 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.codec.conformer import rotary_tables
 from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
-from llmcodec.codec.streaming.causal import ConformerStream
 from llmcodec.training.tracking import read_log
 from llmcodec.training.trainer import Trainer
 
@@ -114,7 +113,7 @@ def test_the_state_and_the_work_of_a_step_are_constant(codec):
             stream.decode(stream.encode(noise(HOP, step)))
         held = []
         for session in (stream.encoder, stream.decoder):
-            states = session.stream.states or []
+            states = session.states
             held += [t.untyped_storage().nbytes() for s in states for t in (s.key, s.value, s.convolution)]
             held += [part.untyped_storage().nbytes() for part in session.tail.parts]
         held.append(0 if stream.decoder.hidden_BTD is None else stream.decoder.hidden_BTD.untyped_storage().nbytes())
@@ -125,14 +124,14 @@ def test_the_state_and_the_work_of_a_step_are_constant(codec):
 
 
 def test_the_ring_holds_the_window_and_no_more(codec):
-    stream = ConformerStream(codec.encoder.conformer)
+    states = codec.encoder.conformer.open_stream()
     hidden = noise(16 * 40, 3).reshape(1, 40, 16)
     expected = codec.encoder.conformer(hidden)
     got = []
     for size in (1, 2, 3, 1, 13, 20):
         at = sum(part.shape[1] for part in got)
-        got.append(stream(hidden[:, at : at + size]))
-        assert all(state.key.shape[2] == min(at + size, 3) for state in stream.states)
+        got.append(codec.encoder.conformer(hidden[:, at : at + size], states=states))
+        assert all(state.key.shape[2] == min(at + size, 3) for state in states)
     torch.testing.assert_close(torch.cat(got, dim=1), expected, rtol=0, atol=1e-12)
 
 

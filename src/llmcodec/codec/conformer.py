@@ -1,13 +1,15 @@
 """Masked conformer with rotary attention: macaron feed-forward, self-attention, convolution module, feed-forward.
 
 Padding never reaches a real frame: masked keys in attention, zeroed input of the depthwise convolution, masked batch
-statistics. Module names follow AUV's state dict. Shapes: B batch, T frames, D width, N heads. Test: tests/unit/codec.
+statistics. A causal conformer also codes a stream call by call (`Conformer.open_stream`): the same layers, with a
+`LayerState` that puts what is past in front of the new frames. Module names follow AUV's state dict.
+Shapes: B batch, T frames, P past frames, D width, N heads, C head width. Test: tests/codec/test_model.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -18,7 +20,35 @@ from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.windowed_attention import windowed_attention
 
 MASKED_FRAMES = 384  # up to here one (T, T) mask is faster (and small); a longer clip's window goes in blocks
-Mix = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries, keys, values (B, N, T, C) -> (B, N, T, C)
+Mix = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries (B, N, T, C), keys, values (B, N, P + T, C) -> (B, N, T, C)
+
+
+class LayerState:
+    """What one causal layer remembers of a stream; its size is bounded by the window.
+
+    Args:
+        layer: whose stream it is.
+        window: frames that attention looks back.
+    """
+
+    def __init__(self, layer: ConformerLayer, window: int) -> None:
+        like = layer.final_layer_norm.weight
+        self.window, self.taps = window, layer.conv_module.past
+        head_dim = layer.attn.head_dim
+        self.key = self.value = like.new_zeros(1, len(like) // head_dim, 0, head_dim)  # not rotated: that is relative
+        self.convolution = like.new_zeros(1, self.taps, len(like))
+
+    def extend_attention(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """New keys and values (B, N, T, C) -> the past ones and they, (B, N, P + T, C); the last ones are kept."""
+        key, value = torch.cat((self.key, key), dim=2), torch.cat((self.value, value), dim=2)
+        self.key, self.value = key[:, :, -self.window :].clone(), value[:, :, -self.window :].clone()
+        return key, value
+
+    def extend_convolution(self, hidden_BTD: Tensor) -> Tensor:
+        """New inputs (B, T, D) -> the past ones and they, (B, K - 1 + T, D); the last ones are kept."""
+        hidden_BTD = torch.cat((self.convolution, hidden_BTD), dim=1)
+        self.convolution = hidden_BTD[:, hidden_BTD.shape[1] - self.taps :].clone()
+        return hidden_BTD
 
 
 def rotary_tables(
@@ -37,35 +67,57 @@ def rotary_tables(
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Apply rotary position embedding to (B, N, T, head_dim)."""
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 def attention_mask(
-    num_frames: int, mask_BT: Tensor | None, window: int | None, device: torch.device, causal: bool = False
+    num_frames: int,
+    mask_BT: Tensor | None,
+    window: int | None,
+    device: torch.device,
+    causal: bool = False,
+    past: int = 0,
 ) -> Tensor | None:
-    """Boolean (B or 1, 1, T, T), True where a frame may look; None when every frame sees every other."""
+    """Where a frame may look: boolean (B or 1, 1, T, P + T); None when every frame sees every other.
+
+    Args:
+        num_frames: T.
+        mask_BT: True at real frames; None: all are.
+        window: frames to each side (`causal`: back) that a frame sees; None: all.
+        device: of the result.
+        causal: no frame sees a later one.
+        past: P frames of a stream before the first one.
+    """
     allowed = None
     if causal or (window is not None and window < num_frames - 1):
-        position = torch.arange(num_frames, device=device)
-        back = position[:, None] - position
-        allowed = ((back if causal else back.abs()) <= (num_frames if window is None else window))[None, None]
+        position = torch.arange(past + num_frames, device=device)
+        back = position[past:, None] - position
+        allowed = ((back if causal else back.abs()) <= (len(position) if window is None else window))[None, None]
         allowed = allowed & (back >= 0) if causal else allowed
     if mask_BT is not None:
         keys = mask_BT[:, None, None, :]
         allowed = keys if allowed is None else allowed & keys
-        allowed = allowed | torch.eye(
-            num_frames, dtype=torch.bool, device=device
-        )  # a padded query needs one key: itself
+        itself = torch.eye(num_frames, dtype=torch.bool, device=device)
+        allowed = allowed | itself  # a padded query needs one key: itself
     return allowed
 
 
 def attention_over(
-    num_frames: int, mask_BT: Tensor | None, window: int | None, device: torch.device, causal: bool = False
+    num_frames: int,
+    mask_BT: Tensor | None,
+    window: int | None,
+    device: torch.device,
+    causal: bool = False,
+    past: int | None = None,
 ) -> Mix:
-    """Attention where every frame sees what `attention_mask` allows; the mask is not built for long windowed clips."""
-    if window is None or num_frames <= MASKED_FRAMES:
-        allowed = attention_mask(num_frames, mask_BT, window, device, causal)
+    """Attention where every frame sees what `attention_mask` allows; the mask is not built for long windowed clips.
+
+    Arguments as for `attention_mask`; `past` is None outside a stream.
+    """
+    if window is None or num_frames <= MASKED_FRAMES or past is not None:
+        allowed = attention_mask(num_frames, mask_BT, window, device, causal, past or 0)
         return partial(F.scaled_dot_product_attention, attn_mask=allowed)
     back, ahead = window, 0 if causal else window
 
@@ -84,15 +136,15 @@ class Attention(nn.Module):
         self.to_qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
         self.to_out = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, hidden_BTD: Tensor, cos: Tensor, sin: Tensor, mix: Mix) -> Tensor:
+    def forward(
+        self, hidden_BTD: Tensor, cos: Tensor, sin: Tensor, mix: Mix, state: LayerState | None = None
+    ) -> Tensor:
         batch, num_frames, width = hidden_BTD.shape
         qkv = self.to_qkv(hidden_BTD).view(batch, num_frames, 3, width // self.head_dim, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        query, key = (
-            rotate(query, cos.to(query.dtype), sin.to(query.dtype)),
-            rotate(key, cos.to(key.dtype), sin.to(key.dtype)),
-        )
-        mixed = mix(query, key, value)
+        if state is not None:
+            key, value = state.extend_attention(key, value)
+        mixed = mix(rotate(query, cos[-num_frames:], sin[-num_frames:]), rotate(key, cos, sin), value)
         return self.to_out(mixed.transpose(1, 2).reshape(batch, num_frames, width))
 
 
@@ -109,13 +161,17 @@ class FeedForward(nn.Module):
 class MaskedBatchNorm(nn.BatchNorm1d):
     """Batch normalisation over (B, T, D) whose training statistics see real frames only, of all ranks together."""
 
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """What it multiplies with and adds in evaluation mode, (D,) each."""
+        assert self.running_mean is not None and self.running_var is not None
+        scale_D = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale_D, self.bias - self.running_mean * scale_D
+
     def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:  # type: ignore[override]
         assert self.running_mean is not None and self.running_var is not None
         if not self.training:
-            scale = self.weight * (self.running_var + self.eps).rsqrt()
-            return hidden_BTD * scale.to(hidden_BTD.dtype) + (self.bias - self.running_mean * scale).to(
-                hidden_BTD.dtype
-            )
+            scale_D, shift_D = self.scale_and_shift()
+            return hidden_BTD * scale_D.to(hidden_BTD.dtype) + shift_D.to(hidden_BTD.dtype)
         with torch.autocast(hidden_BTD.device.type, enabled=False):
             x = hidden_BTD.float() if hidden_BTD.dtype in (torch.bfloat16, torch.float16) else hidden_BTD
             weight = torch.ones_like(x[..., :1]) if mask_BT is None else mask_BT[..., None].to(x.dtype)
@@ -150,22 +206,20 @@ class ConvolutionModule(nn.Module):
         self.past = kernel_size - 1 if causal else 0  # zeros in front instead of on both sides
         self.layer_norm = nn.LayerNorm(hidden_size)
         self.pointwise_conv1 = nn.Linear(hidden_size, 2 * hidden_size, bias=False)
+        padding = 0 if causal else kernel_size // 2
         self.depthwise_conv = nn.Conv1d(
-            hidden_size,
-            hidden_size,
-            kernel_size,
-            padding=0 if causal else kernel_size // 2,
-            groups=hidden_size,
-            bias=False,
+            hidden_size, hidden_size, kernel_size, padding=padding, groups=hidden_size, bias=False
         )
         self.conv_norm = MaskedBatchNorm(hidden_size)
         self.pointwise_conv2 = nn.Linear(hidden_size, hidden_size, bias=False)
 
-    def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+    def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None, state: LayerState | None = None) -> Tensor:
         hidden_BTD = F.glu(self.pointwise_conv1(self.layer_norm(hidden_BTD)), dim=-1)
         if mask_BT is not None:
             hidden_BTD = hidden_BTD * mask_BT[..., None]
-        if self.past:
+        if state is not None:
+            hidden_BTD = state.extend_convolution(hidden_BTD)
+        elif self.past:
             hidden_BTD = F.pad(hidden_BTD, (0, 0, self.past, 0))
         hidden_BTD = self.depthwise_conv(hidden_BTD.transpose(1, 2)).transpose(1, 2)
         hidden_BTD = F.gelu(self.conv_norm(hidden_BTD, mask_BT), approximate="tanh")
@@ -185,10 +239,18 @@ class ConformerLayer(nn.Module):
         self.ffn2 = FeedForward(width, width * config.ffn_mult)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    def forward(self, hidden_BTD: Tensor, cos: Tensor, sin: Tensor, mix: Mix, mask_BT: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        hidden_BTD: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mix: Mix,
+        mask_BT: Tensor | None,
+        state: LayerState | None = None,
+    ) -> Tensor:
         hidden_BTD = hidden_BTD + 0.5 * self.ffn1(self.ffn1_layer_norm(hidden_BTD))
-        hidden_BTD = hidden_BTD + self.attn(self.attn_layer_norm(hidden_BTD), cos, sin, mix)
-        hidden_BTD = hidden_BTD + self.conv_module(hidden_BTD, mask_BT)
+        hidden_BTD = hidden_BTD + self.attn(self.attn_layer_norm(hidden_BTD), cos, sin, mix, state)
+        hidden_BTD = hidden_BTD + self.conv_module(hidden_BTD, mask_BT, state)
         hidden_BTD = hidden_BTD + 0.5 * self.ffn2(self.ffn2_layer_norm(hidden_BTD))
         return self.final_layer_norm(hidden_BTD)
 
@@ -204,11 +266,25 @@ class Conformer(nn.Module):
         self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(num_layers))
         self.layer_norm = nn.LayerNorm(config.hidden_size)
 
-    def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
-        """`mask_BT` is True at real frames; None means that all are real."""
+    def open_stream(self) -> list[LayerState]:
+        """States of a stream of which nothing has come yet, for `forward`; the conformer must be causal."""
+        assert self.causal and self.attention_window is not None
+        return [LayerState(layer, self.attention_window) for layer in self.layers]
+
+    def forward(
+        self, hidden_BTD: Tensor, mask_BT: Tensor | None = None, states: Sequence[LayerState] | None = None
+    ) -> Tensor:
+        """(B, T, D) -> (B, T, D).
+
+        Args:
+            hidden_BTD: frames of whole clips, or (1, T, D) that continue a stream.
+            mask_BT: True at real frames; None means that all are real.
+            states: of `open_stream`, updated in place; None outside a stream.
+        """
         num_frames = hidden_BTD.shape[1]
-        cos, sin = rotary_tables(num_frames, self.head_dim, hidden_BTD, exact=self.causal)
-        mix = attention_over(num_frames, mask_BT, self.attention_window, hidden_BTD.device, self.causal)
-        for layer in self.layers:
-            hidden_BTD = layer(hidden_BTD, cos, sin, mix, mask_BT)
+        past = states[0].key.shape[2] if states else None
+        cos, sin = rotary_tables((past or 0) + num_frames, self.head_dim, hidden_BTD, exact=self.causal)
+        mix = attention_over(num_frames, mask_BT, self.attention_window, hidden_BTD.device, self.causal, past)
+        for layer, state in zip(self.layers, states or [None] * len(self.layers), strict=True):
+            hidden_BTD = layer(hidden_BTD, cos, sin, mix, mask_BT, state)
         return self.layer_norm(hidden_BTD)

@@ -31,8 +31,13 @@ class WeightNormLinear(nn.Module):
         with torch.no_grad():
             self.magnitude.copy_(self.direction.norm(dim=1, keepdim=True))
 
+    @property
+    def weight(self) -> Tensor:
+        """(out, in), what a plain linear layer would hold."""
+        return self.direction * (self.magnitude / self.direction.norm(dim=1, keepdim=True))
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.direction * (self.magnitude / self.direction.norm(dim=1, keepdim=True)), self.bias)
+        return F.linear(x, self.weight, self.bias)
 
 
 class FactorizedQuantizer(nn.Module):

@@ -127,10 +127,9 @@ class FastConvolution(nn.Module):
         self.norm = norm_of(module.layer_norm)
         self.first = PackedLinear(module.pointwise_conv1.weight, None, kinds["pw1"])
         self.second = PackedLinear(second.weight, second.bias, kinds["pw2"])
-        assert norm.running_mean is not None and norm.running_var is not None
-        scale = (norm.weight * (norm.running_var + norm.eps).rsqrt()).detach().float()
-        weight = module.depthwise_conv.weight.detach().float() * scale[:, None, None]
-        self.bias = (norm.bias - norm.running_mean * scale).detach().float()
+        scale_D, shift_D = (one.detach().float() for one in norm.scale_and_shift())
+        weight = module.depthwise_conv.weight.detach().float() * scale_D[:, None, None]
+        self.bias = shift_D
         self.weight = weight
         taps = weight.shape[-1]
         self.past, self.ahead = (taps - 1, 0) if module.past else (taps // 2, taps // 2)

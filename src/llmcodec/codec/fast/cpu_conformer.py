@@ -147,12 +147,10 @@ class NativeConformer(Packed):
         gated = torch.stack((values, gates), 1).reshape(2 * width, width)  # alternately, register by register
         native.pointwise1 = self.matrix(gated, None, kinds["pw1"])
         native.pointwise2 = self.matrix(module.pointwise_conv2.weight, module.pointwise_conv2.bias, kinds["pw2"])
-        norm = module.conv_norm
-        assert norm.running_mean is not None and norm.running_var is not None
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        taps = module.depthwise_conv.weight[:, 0] * scale[:, None]
+        scale_D, shift_D = module.conv_norm.scale_and_shift()
+        taps = module.depthwise_conv.weight[:, 0] * scale_D[:, None]
         native.taps = self.keep(taps.view(-1, LANES, taps.shape[1]).transpose(1, 2))
-        native.taps_bias = self.keep(norm.bias - norm.running_mean * scale)
+        native.taps_bias = self.keep(shift_D)
 
 
 def calls(layout: Layout) -> Iterator[tuple[int, list[int]]]:

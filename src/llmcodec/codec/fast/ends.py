@@ -165,9 +165,7 @@ class FastQuantizer(nn.Module):
 
 def folded(linear: WeightNormLinear) -> tuple[Tensor, Tensor]:
     """Weight and bias of a weight-normed layer as those of a plain one."""
-    direction = linear.direction.detach().float()
-    weight = direction * (linear.magnitude.detach().float() / direction.norm(dim=1, keepdim=True))
-    return weight, linear.bias.detach().float().clone()
+    return linear.weight.detach().float(), linear.bias.detach().float().clone()
 
 
 def equal_clips(layout: Layout, device: torch.device) -> Iterator[tuple[slice, int]]:

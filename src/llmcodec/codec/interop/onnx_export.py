@@ -86,7 +86,7 @@ def encoder_model(codec: LLMCodec) -> Any:
     projection = codec.encoder.frontend.input_proj
     latent = conformer(graph, codec.encoder.conformer, graph.linear(features, projection.weight, projection.bias), mask)
     quantizer = codec.quantizer
-    query = graph.linear(latent, folded(quantizer.in_proj), quantizer.in_proj.bias)
+    query = graph.linear(latent, quantizer.in_proj.weight, quantizer.in_proj.bias)
     length = graph("Max", graph("ReduceL2", query, [-1], keepdims=1), 1e-12)
     similarity = graph("MatMul", graph("Div", query, length), np.ascontiguousarray(array(codec.codebook_VC).T))
     codes = graph("Mul", graph("ArgMax", similarity, axis=-1, keepdims=0), graph("Cast", mask, to=7))
@@ -107,7 +107,7 @@ def decoder_model(codec: LLMCodec) -> Any:
     codes = graph("Squeeze", "audio_codes", [1])
     mask = frames_mask(graph, codes, "num_frames")
     vectors = graph("Gather", array(quantizer.codebook), codes, axis=0)
-    quantized = graph.linear(vectors, folded(quantizer.out_proj), quantizer.out_proj.bias)
+    quantized = graph.linear(vectors, quantizer.out_proj.weight, quantizer.out_proj.bias)
     hidden = conformer(graph, codec.decoder.conformer, quantized, mask)
     spectrum = graph.linear(hidden, head.output_proj.weight, head.output_proj.bias)
     log_magnitude, phase = graph("Split", spectrum, outputs=2, axis=-1, num_outputs=2)
@@ -198,9 +198,3 @@ def arctangent(graph: Graph, imag: str, real: str) -> str:
     angle = graph("Where", graph("Greater", across, along), graph("Sub", math.pi / 2, angle), angle)
     angle = graph("Where", graph("Less", real, 0.0), graph("Sub", math.pi, angle), angle)
     return graph("Where", graph("Less", imag, 0.0), graph("Neg", angle), angle)
-
-
-def folded(projection: Any) -> np.ndarray:
-    """Weight of a weight-normed layer as one matrix."""
-    direction = projection.direction
-    return array(direction * (projection.magnitude / direction.norm(dim=1, keepdim=True)))

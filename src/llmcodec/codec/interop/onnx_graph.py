@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llmcodec.codec.conformer import Conformer, ConformerLayer, MaskedBatchNorm
+from llmcodec.codec.conformer import Conformer, ConformerLayer, ConvolutionModule, FeedForward
 
 NEVER = np.float32(-1e9)  # score of a frame that must not be seen
 END = np.iinfo(np.int64).max
@@ -176,29 +176,27 @@ class Attention:
         return self.graph("MatMul", self.graph("Softmax", self.graph("Add", scores, self.bias), axis=-1), value)
 
 
-def feed_forward(graph: Graph, edge: str, norm: nn.LayerNorm, layer: Any) -> str:
+def feed_forward(graph: Graph, edge: str, norm: nn.LayerNorm, layer: FeedForward) -> str:
     """Half of a macaron: 0.5 * down(gelu(up(norm(x)))); halving is exact, so it goes into the weights."""
     up = graph.linear(graph.layer_norm(edge, norm), layer.up_proj.weight, layer.up_proj.bias)
     gelu = graph("Gelu", up, approximate="tanh")
     return graph.linear(gelu, 0.5 * layer.down_proj.weight, 0.5 * layer.down_proj.bias)
 
 
-def convolution(graph: Graph, edge: str, layer: Any, mask: str) -> str:
+def convolution(graph: Graph, edge: str, layer: ConvolutionModule, mask: str) -> str:
     """Convolution module; batch norm's scale and shift are folded into the depthwise convolution."""
     gated = graph.linear(graph.layer_norm(edge, layer.layer_norm), layer.pointwise_conv1.weight)
     value, gate = graph("Split", gated, outputs=2, axis=-1, num_outputs=2)
     hidden = graph("Mul", graph("Mul", value, graph("Sigmoid", gate)), mask)
-    norm: MaskedBatchNorm = layer.conv_norm
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    kernel = layer.depthwise_conv.weight * scale[:, None, None]
+    scale_D, shift_D = layer.conv_norm.scale_and_shift()
+    kernel = layer.depthwise_conv.weight * scale_D[:, None, None]
     size, _, taps = kernel.shape
     pads = [layer.past, 0] if layer.past else [taps // 2, taps // 2]
     hidden = graph(
         "Conv",
         graph("Transpose", hidden, perm=[0, 2, 1]),
         array(kernel),
-        array(norm.bias - norm.running_mean * scale),
+        array(shift_D),
         group=size,
         kernel_shape=[taps],
         pads=pads,

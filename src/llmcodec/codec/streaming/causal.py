@@ -1,9 +1,7 @@
 """A causal codec on a live stream: state instead of repeated context, so that every step costs the same.
 
-What is kept between steps: per layer the last `attention_window` keys and values (a ring; positions are relative, so
-they never grow) and the last `conv_kernel_size - 1` inputs of the depthwise convolution; half an STFT window of samples
-in the encoder; the frames whose inverse STFT still overlaps the future in the decoder. Batch norm in evaluation is a
-scale and a shift. Shapes: B batch (1), T frames, D width, N heads, P past frames.
+What is kept between steps: what each layer remembers (`conformer.LayerState`), half an STFT window of samples in the
+encoder, the frames whose inverse STFT still overlaps the future in the decoder. Shapes: B batch (1), T frames, D width.
 Test: tests/codec/test_causal.py.
 """
 
@@ -15,68 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmcodec.codec.conformer import Attention, Conformer, ConformerLayer, ConvolutionModule, rotary_tables, rotate
 from llmcodec.codec.streaming.latency import Plan
 from llmcodec.codec.streaming.sessions import DecoderSession, EncoderSession
-
-
-class LayerState:
-    """Past of one conformer layer: rotary-free keys and values (B, N, P, head), convolution inputs (B, K - 1, D)."""
-
-    def __init__(self, layer: ConformerLayer, like: Tensor) -> None:
-        width, past = like.shape[-1], layer.conv_module.past
-        heads = width // layer.attn.head_dim
-        self.key = self.value = like.new_zeros(1, heads, 0, layer.attn.head_dim)
-        self.convolution = like.new_zeros(1, past, width)
-
-
-class ConformerStream:
-    """A causal conformer, some frames at a time: the same numbers as the whole signal at once, up to rounding."""
-
-    def __init__(self, conformer: Conformer) -> None:
-        assert conformer.causal and conformer.attention_window is not None
-        self.conformer, self.window = conformer, conformer.attention_window
-        self.states: list[LayerState] | None = None
-
-    def __call__(self, hidden_BTD: Tensor) -> Tensor:
-        if self.states is None:
-            self.states = [LayerState(layer, hidden_BTD) for layer in self.layers]
-        past, new = self.states[0].key.shape[2], hidden_BTD.shape[1]
-        cos, sin = rotary_tables(past + new, self.conformer.head_dim, hidden_BTD, exact=True)
-        position = torch.arange(past + new, device=hidden_BTD.device)
-        back = position[past:, None] - position
-        allowed = ((back >= 0) & (back <= self.window))[None, None]
-        for layer, state in zip(self.layers, self.states, strict=True):
-            hidden_BTD = hidden_BTD + 0.5 * layer.ffn1(layer.ffn1_layer_norm(hidden_BTD))
-            attended = self.attend(layer.attn, layer.attn_layer_norm(hidden_BTD), state, cos, sin, allowed)
-            hidden_BTD = hidden_BTD + attended
-            hidden_BTD = hidden_BTD + self.convolve(layer.conv_module, hidden_BTD, state)
-            hidden_BTD = hidden_BTD + 0.5 * layer.ffn2(layer.ffn2_layer_norm(hidden_BTD))
-            hidden_BTD = layer.final_layer_norm(hidden_BTD)
-        return self.conformer.layer_norm(hidden_BTD)
-
-    @property
-    def layers(self) -> list[Any]:
-        return list(self.conformer.layers)
-
-    def attend(
-        self, attention: Attention, hidden_BTD: Tensor, state: LayerState, cos: Tensor, sin: Tensor, allowed: Tensor
-    ) -> Tensor:
-        batch, new, width = hidden_BTD.shape
-        qkv = attention.to_qkv(hidden_BTD).view(batch, new, 3, width // attention.head_dim, attention.head_dim)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        key, value = torch.cat((state.key, key), dim=2), torch.cat((state.value, value), dim=2)
-        query = rotate(query, cos[-new:], sin[-new:])
-        mixed = F.scaled_dot_product_attention(query, rotate(key, cos, sin), value, attn_mask=allowed)
-        state.key, state.value = key[:, :, -self.window :].clone(), value[:, :, -self.window :].clone()
-        return attention.to_out(mixed.transpose(1, 2).reshape(batch, new, width))
-
-    def convolve(self, module: ConvolutionModule, hidden_BTD: Tensor, state: LayerState) -> Tensor:
-        gated = F.glu(module.pointwise_conv1(module.layer_norm(hidden_BTD)), dim=-1)
-        gated = torch.cat((state.convolution, gated), dim=1)
-        state.convolution = gated[:, gated.shape[1] - module.past :].clone()
-        mixed = module.depthwise_conv(gated.transpose(1, 2)).transpose(1, 2)
-        return module.pointwise_conv2(F.gelu(module.conv_norm(mixed), approximate="tanh"))
 
 
 class CausalEncoder(EncoderSession):
@@ -84,7 +22,7 @@ class CausalEncoder(EncoderSession):
 
     def __init__(self, codec: Any, plan: Plan, audio_kind: str | None = None) -> None:
         super().__init__(codec, plan, audio_kind)
-        self.stream = ConformerStream(codec.encoder.conformer)
+        self.states = codec.encoder.conformer.open_stream()
         self.partitions = codec.partitions_of(None if audio_kind is None else [audio_kind], 1)
         self.overlap = -(-plan.lookahead_samples // self.hop)  # frames that see beyond the start of the kept samples
 
@@ -105,7 +43,8 @@ class CausalEncoder(EncoderSession):
         self.tail.drop(min(end, max(0, self.next_frame - self.overlap) * self.hop))
         if features.shape[1] == 0:
             return self.empty()
-        return self.codec.quantizer(self.stream(features), self.partitions)[0].cpu()
+        latent_BTD = self.codec.encoder.conformer(features, states=self.states)
+        return self.codec.quantizer(latent_BTD, self.partitions)[0].cpu()
 
 
 class CausalDecoder(DecoderSession):
@@ -113,7 +52,7 @@ class CausalDecoder(DecoderSession):
 
     def __init__(self, codec: Any, plan: Plan, length: int | None = None) -> None:
         super().__init__(codec, plan, length)
-        self.stream = ConformerStream(codec.decoder.conformer)
+        self.states = codec.decoder.conformer.open_stream()
         self.kept = codec.config.n_fft // self.hop - 1  # frames that overlap the samples still to come
         self.hidden_BTD: Tensor | None = None
 
@@ -125,7 +64,7 @@ class CausalDecoder(DecoderSession):
         done = max(0, self.next_frame * self.hop - self.plan.lookahead_samples)
         if stop > self.next_frame:
             codes = self.tail.view(self.next_frame, stop).to(self.device)
-            new_BTD = self.stream(self.codec.quantizer.embed(codes))
+            new_BTD = self.codec.decoder.conformer(self.codec.quantizer.embed(codes), states=self.states)
             self.hidden_BTD = new_BTD if self.hidden_BTD is None else torch.cat((self.hidden_BTD, new_BTD), dim=1)
         assert self.hidden_BTD is not None
         first = stop - self.hidden_BTD.shape[1]
