@@ -24,14 +24,14 @@ from llmcodec.assets import speech_manifest
 from llmcodec.data.manifest import read_manifest
 from llmcodec.lm.packing import RowDataset, collate, plan_rows
 from llmcodec.lm.prepare import prepare_model
-from llmcodec.lm.recipe import LMModelConfig, SmallModelConfig
+from llmcodec.lm.recipe import LMModelConfig
 from llmcodec.lm.sampling import SamplingConfig, sample, speech_prompt
 from llmcodec.lm.sequences import SequenceBuilder
 from llmcodec.lm.token_lm import TokenLM
 
 CLOCK: Callable[[], float] = time.perf_counter
 NUM_CODES, FRAME_RATE = 4096, 50
-MODEL = LMModelConfig(small=SmallModelConfig(num_layers=4, hidden_size=256, num_heads=4, intermediate_size=768))
+MODEL = LMModelConfig()
 
 
 @dataclass

@@ -12,13 +12,13 @@ from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.predictability import LikelihoodConfig
 from llmcodec.evaluation.probe import ProbeConfig, measure_probe
 from llmcodec.evaluation.system import Corpus, MeasurementConfig, measure_system, nominal_bits_per_second
-from llmcodec.lm.small_lm import TokenModelConfig
+from llmcodec.lm.small_lm import SmallLMConfig
 
 from .tiny_peers import TINY, tiny_peer
 
 PEERS = {"encodec": 3, "encodec_chunks": None, "snac": None, "neucodec": None, "xcodec": 2}
 LIKELIHOOD = LikelihoodConfig(
-    model=TokenModelConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=24, dropout=0.0),
+    model=SmallLMConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=24, dropout=0.0),
     audio_seconds=4.0,
     batch_seconds=1.0,
     context_seconds=1.0,

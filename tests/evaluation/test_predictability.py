@@ -18,11 +18,11 @@ from llmcodec.evaluation.predictability import (
     compare_predictability,
     measure_predictability,
 )
-from llmcodec.lm.small_lm import TokenModelConfig
+from llmcodec.lm.small_lm import SmallLMConfig
 from llmcodec.metrics.token_statistics import unigram_cross_entropy
 
 SMALL = LikelihoodConfig(
-    model=TokenModelConfig(num_layers=1, hidden_size=32, num_heads=2, intermediate_size=48, dropout=0.0),
+    model=SmallLMConfig(num_layers=1, hidden_size=32, num_heads=2, intermediate_size=48, dropout=0.0),
     audio_seconds=1_200.0,
     batch_seconds=4.0,
     num_evaluations=3,

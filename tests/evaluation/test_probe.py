@@ -10,12 +10,12 @@ from torch import Tensor
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.predictability import LikelihoodConfig
 from llmcodec.evaluation.probe import ProbeConfig, fit_probe, latents_of, measure_probe, nearest, pooled
-from llmcodec.lm.small_lm import TokenModelConfig
+from llmcodec.lm.small_lm import SmallLMConfig
 
 from ..fake_codec import LoudnessCodec
 
 TINY_LM = LikelihoodConfig(
-    model=TokenModelConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=16),
+    model=SmallLMConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=16),
     audio_seconds=30,
     batch_seconds=5,
     num_evaluations=2,

@@ -7,11 +7,12 @@ import torch
 
 from llmcodec.lm.audio_tokens import add_audio_tokens, byte_tokenizer
 from llmcodec.lm.prepare import prepare_model
-from llmcodec.lm.recipe import LMModelConfig, SmallModelConfig
+from llmcodec.lm.recipe import LMModelConfig
+from llmcodec.lm.small_lm import SmallLMConfig
 
 from .small_token_lm import NUM_CODES, causal, random_codes
 
-SMALL = SmallModelConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=24, max_positions=128)
+SMALL = SmallLMConfig(1, 16, 2, 24, dropout=0.0, max_positions=128)
 
 
 def test_a_model_from_scratch_starts_from_neighbours_and_the_seed():
@@ -47,4 +48,4 @@ def test_a_tokenizer_ahead_of_its_model(tmp_path):
 
 def test_heads_that_do_not_divide_the_width():
     with pytest.raises(ValueError, match="not divisible by num_heads"):
-        prepare_model(LMModelConfig(small=SmallModelConfig(hidden_size=18, num_heads=4)), NUM_CODES, True)
+        prepare_model(LMModelConfig(small=SmallLMConfig(hidden_size=18, num_heads=4)), NUM_CODES, True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from llmcodec.cli.lm import lm_train_parser
 from llmcodec.cli.main import shipped_recipe
 from llmcodec.lm.recipe import LMDataConfig, LMModelConfig, TokenLMRecipe
+from llmcodec.lm.small_lm import SmallLMConfig
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,20 @@ def test_the_paper(parse):
     assert "whole vocabulary" in one.loss_in_words()
 
 
+def test_the_small_model_in_new_and_old_spelling(parse):
+    default = parse().model.small
+    assert (default.num_layers, default.hidden_size, default.intermediate_size, default.start_window) == (
+        4,
+        256,
+        768,
+        2,
+    )
+    assert parse("--model.small.cooccurrence", "false").model.small == replace(default, start_window=0)
+    assert parse("--model.small", "{hidden_size: 64, cooccurrence: true}").model.small == replace(
+        default, hidden_size=64
+    )
+
+
 @pytest.mark.parametrize(
     ("make", "line"),
     [
@@ -43,6 +60,7 @@ def test_the_paper(parse):
         (lambda: LMDataConfig(formats=["song"]), "choose from audio"),
         (lambda: LMDataConfig(text_template="x"), "must contain"),
         (lambda: LMModelConfig(train="lora"), "from scratch trains in full"),
+        (lambda: LMModelConfig(small=SmallLMConfig()), "has a dropout of its own"),
         (lambda: TokenLMRecipe(steps=0), "steps must be at least 1"),
         (lambda: TokenLMRecipe(accumulate=0), "accumulate must be at least 1"),
     ],

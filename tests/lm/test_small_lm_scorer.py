@@ -5,18 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmcodec.lm.small_lm import TokenModel, TokenModelConfig, score_clips
-from llmcodec.lm.small_lm_scorer import TokenModelScorer, train_scorer
+from llmcodec.lm.small_lm import SmallLM, SmallLMConfig
+from llmcodec.lm.small_lm_scorer import SmallLMScorer, score_clips, train_scorer
 from llmcodec.lm.small_lm_training import LikelihoodConfig
 from llmcodec.protocol import TokenScorer
 
-SMALL = TokenModelConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=24)
+SMALL = SmallLMConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=24)
 
 
-def model(max_tokens: int = 40) -> TokenModel:
-    made = TokenModel(SMALL, torch.full((12,), 1 / 12).log(), max_tokens, seed=0)
-    torch.nn.init.ones_(made.gain_H)  # away from the unigram model it starts as
-    return made
+def model() -> SmallLM:
+    return SmallLM(SMALL, 12, seed=0, start_in_table=True)
 
 
 def clips() -> list[torch.Tensor]:
@@ -25,7 +23,7 @@ def clips() -> list[torch.Tensor]:
 
 
 def test_sums_equal_those_of_the_measuring_code():
-    scorer = TokenModelScorer(model(), 40, batch_tokens=50)
+    scorer = SmallLMScorer(model(), 40, batch_tokens=50)
     assert isinstance(scorer, TokenScorer)
     rows = scorer.token_log_likelihoods(clips())
     assert [len(row) for row in rows] == [7, 30, 1, 19] and all((row < 0).all() for row in rows)
@@ -34,7 +32,7 @@ def test_sums_equal_those_of_the_measuring_code():
 
 
 def test_a_row_does_not_depend_on_what_comes_later_or_who_is_in_the_batch():
-    scorer = TokenModelScorer(model(), 40)
+    scorer = SmallLMScorer(model(), 40)
     (clip,) = [c for c in clips() if len(c) == 30]
     alone = scorer.token_log_likelihoods([clip])[0]
     torch.testing.assert_close(scorer.token_log_likelihoods([clip[:11]])[0], alone[:11], rtol=1e-5, atol=1e-6)
@@ -42,10 +40,10 @@ def test_a_row_does_not_depend_on_what_comes_later_or_who_is_in_the_batch():
 
 
 def test_long_clips_are_read_in_windows_that_overlap_by_half():
-    scorer = TokenModelScorer(model(10), 10)
+    scorer = SmallLMScorer(model(), 10)
     clip = clips()[1]
     row = scorer.token_log_likelihoods([clip])[0]
-    whole = TokenModelScorer(scorer.model, 10)
+    whole = SmallLMScorer(scorer.model, 10)
     torch.testing.assert_close(row[:10], whole.token_log_likelihoods([clip[:10]])[0])
     torch.testing.assert_close(row[10:15], whole.token_log_likelihoods([clip[5:15]])[0][5:])
     assert len(row) == 30 and (row < 0).all()
@@ -65,6 +63,6 @@ def test_training_learns_an_alternation_and_repeats_itself():
 
 def test_codes_of_another_codec_are_refused():
     with pytest.raises(ValueError, match="outside"):
-        TokenModelScorer(model(), 40).token_log_likelihoods([torch.tensor([12])])
+        SmallLMScorer(model(), 40).token_log_likelihoods([torch.tensor([12])])
     with pytest.raises(ValueError, match="train_codes"):
         train_scorer([torch.tensor([9])], 4, 25.0)

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from llmcodec.lm.prepare import merged_model, prepare_model
-from llmcodec.lm.recipe import LMDataConfig, LMModelConfig, SmallModelConfig, TokenLMRecipe
+from llmcodec.lm.recipe import LMDataConfig, LMModelConfig, TokenLMRecipe
+from llmcodec.lm.small_lm import SmallLMConfig
 from llmcodec.lm.token_lm import load_token_lm
 from llmcodec.lm.train import _start, newest_checkpoint, train_token_lm
 
 from .small_token_lm import CODEC, NUM_CODES, causal, random_codes, rows
 
-SMALL = SmallModelConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=24, max_positions=128)
+SMALL = SmallLMConfig(1, 16, 2, 24, dropout=0.0, max_positions=128)
 
 
 def recipe(run, **options):
@@ -127,13 +128,21 @@ def test_a_run_from_before_a_field_existed_resumes(tmp_path):
     _start(run, one, CODEC, False, print)
     facts = json.loads((run / "run.json").read_text())
     fields = facts["recipe"]
-    del fields["data"]["turns"], fields["model"]["small"]["cooccurrence"], fields["everywhere"]
+    del fields["data"]["turns"], fields["everywhere"]
+    sizes = {name: getattr(SMALL, name) for name in ("num_layers", "hidden_size", "num_heads", "intermediate_size")}
+    fields["model"]["small"] = sizes | {"max_positions": 128, "initializer_range": 0.02}
     fields["data"]["gone"] = 1  # a field of then
     (run / "run.json").write_text(json.dumps(facts))
     assert _start(run, one, CODEC, True, print) is None
     other = replace(one, data=replace(one.data, turns=(3, 8)), model=LMModelConfig(small=replace(SMALL, num_heads=1)))
     with pytest.raises(ValueError, match=r"run: data.turns, model.small.num_heads differ from"):
         _start(run, other, CODEC, True, print)
+    fields["model"]["small"]["cooccurrence"] = False  # the old spelling of start_window
+    (run / "run.json").write_text(json.dumps(facts))
+    drawn = replace(one, model=LMModelConfig(small=replace(SMALL, start_window=0)))
+    assert _start(run, drawn, CODEC, True, print) is None
+    with pytest.raises(ValueError, match=r"run: model.small.start_window differ from"):
+        _start(run, one, CODEC, True, print)
 
 
 def test_accumulation_and_packing_do_not_change_the_step(tmp_path):

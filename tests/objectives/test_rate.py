@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from llmcodec.objectives.rate import RateConfig, SmallAudioLM, SmallLMConfig, rate_term, scale_gradient
+from llmcodec.lm.small_lm import SmallLM
+from llmcodec.objectives.rate import RateConfig, rate_term, scale_gradient, small_lm_rate
 
 from .toy_codec import LENGTHS, gradients, one_hot, straight_through, toy_encoding
 
 NUM_CODES, WIDTH, TAU = 11, 5, 0.3
-SMALL = SmallLMConfig(hidden_size=16, num_layers=2, head_dim=8, ffn_size=24, max_frames=64)
+SMALL = replace(RateConfig().small_lm, hidden_size=16, num_layers=2, head_dim=8, intermediate_size=24, max_positions=64)
 
 
 def _states():
@@ -43,7 +45,7 @@ def test_value_and_gradients_equal_loops():
     assert not ours[2][~encoding.mask_BT].any()
 
 
-def _dense_small_lm(lm: SmallAudioLM, encoding, codebook):
+def _dense_small_lm(lm: SmallLM, encoding, codebook):
     """One-hots, matrix products and whole logits, through the same transformer."""
     mask = encoding.mask_BT[..., None]
     soft = torch.softmax(encoding.query_BTC @ codebook.T / TAU, -1)
@@ -58,9 +60,9 @@ def _dense_small_lm(lm: SmallAudioLM, encoding, codebook):
 
 def test_small_lm_equals_the_dense_computation_in_targets_and_contexts():
     encoding, codebook = toy_encoding()
-    lm = SmallAudioLM(SMALL, NUM_CODES).double()
+    lm = SmallLM(SMALL, NUM_CODES).double()
     lm.start_from([torch.arange(NUM_CODES) % 7, torch.tensor([0, 1, 0, 1, 5])])
-    loss, expected = lm(encoding, codebook, TAU)["lm/rate"], _dense_small_lm(lm, encoding, codebook)
+    loss, expected = small_lm_rate(lm, encoding, codebook, TAU)["lm/rate"], _dense_small_lm(lm, encoding, codebook)
     torch.testing.assert_close(loss, expected)
     learners = (encoding.query_BTC, codebook, *lm.parameters())
     # The rotary angles of the transformer are float32 even in a float64 model.
@@ -69,7 +71,7 @@ def test_small_lm_equals_the_dense_computation_in_targets_and_contexts():
 
 def test_the_small_lm_starts_near_the_unigram_model_and_knows_which_codes_stand_together():
     clips = [torch.tensor([0, 3, 6, 3] * 20), torch.tensor([1, 4] * 10)]
-    lm = SmallAudioLM(SMALL, NUM_CODES)
+    lm = SmallLM(SMALL, NUM_CODES)
     lm.start_from(clips)
     states, rows = lm.output(lm.hidden_states(torch.zeros(1, 3, 16)))
     p = (states[0, -1] @ rows.T).softmax(-1)
@@ -81,8 +83,8 @@ def test_the_small_lm_starts_near_the_unigram_model_and_knows_which_codes_stand_
 
 def test_every_parameter_of_the_small_lm_learns():
     encoding, codebook = toy_encoding()
-    lm = SmallAudioLM(SMALL, NUM_CODES).double()
-    lm(encoding, codebook, TAU)["lm/rate"].backward()
+    lm = SmallLM(SMALL, NUM_CODES).double()
+    small_lm_rate(lm, encoding, codebook, TAU)["lm/rate"].backward()
     idle = [name for name, p in lm.named_parameters() if p.grad is None or not p.grad.any()]
     assert not idle
 
@@ -90,11 +92,11 @@ def test_every_parameter_of_the_small_lm_learns():
 def test_the_small_lm_learns_a_pattern_and_predicts_the_first_code_from_its_start():
     encoding, codebook = toy_encoding((12, 12, 12), dtype=torch.float32)
     encoding.codes_BT = (torch.arange(12) % 4).expand(3, 12).clone()
-    lm = SmallAudioLM(SMALL, NUM_CODES)
+    lm = SmallLM(SMALL, NUM_CODES)
     optimizer = torch.optim.Adam(lm.parameters(), lr=1e-2)
     for _ in range(60):
         optimizer.zero_grad()
-        terms = lm(encoding, codebook, TAU, codec_scale=0.0)
+        terms = small_lm_rate(lm, encoding, codebook, TAU, codec_scale=0.0)
         terms["lm/rate"].backward()
         optimizer.step()
     assert terms["lm/rate_bits"].item() < 0.1 < math.log2(NUM_CODES)
@@ -102,7 +104,7 @@ def test_the_small_lm_learns_a_pattern_and_predicts_the_first_code_from_its_star
 
 
 def test_the_small_lm_is_causal_and_ignores_padding():
-    lm = SmallAudioLM(SMALL, NUM_CODES).double()
+    lm = SmallLM(SMALL, NUM_CODES).double()
     embeds = torch.randn(1, 6, 16, dtype=torch.float64)
     states = lm.hidden_states(embeds)
     changed = embeds.clone()
@@ -117,8 +119,8 @@ def test_codec_scale_scales_the_codecs_gradient_alone():
     found = {}
     for scale in (1.0, 0.25):
         encoding, codebook = toy_encoding()
-        lm = SmallAudioLM(SMALL, NUM_CODES).double()
-        loss = lm(encoding, codebook, TAU, codec_scale=scale)["lm/rate"]
+        lm = SmallLM(SMALL, NUM_CODES).double()
+        loss = small_lm_rate(lm, encoding, codebook, TAU, codec_scale=scale)["lm/rate"]
         found[scale] = gradients(loss, encoding.query_BTC, codebook, *lm.parameters())
     torch.testing.assert_close(found[0.25][:2], [0.25 * g for g in found[1.0][:2]])
     torch.testing.assert_close(found[0.25][2:], found[1.0][2:])
@@ -135,7 +137,7 @@ def test_initial_weights_depend_on_the_seed_and_leave_the_global_generator_alone
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    first, second, third = (SmallAudioLM(SMALL, NUM_CODES, seed) for seed in (1, 1, 2))
+    first, second, third = (SmallLM(SMALL, NUM_CODES, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert not torch.equal(first.start_H, third.start_H)
@@ -146,8 +148,8 @@ def _half(rank: int) -> dict[str, torch.Tensor]:
     keep = slice(0, 1) if rank == 0 else slice(1, 3)
     for name in ("codes_BT", "mask_BT", "query_BTC"):
         setattr(encoding, name, getattr(encoding, name)[keep])
-    lm = SmallAudioLM(SMALL, NUM_CODES).double()
-    loss = lm(encoding, codebook, TAU)["lm/rate"]
+    lm = SmallLM(SMALL, NUM_CODES).double()
+    loss = small_lm_rate(lm, encoding, codebook, TAU)["lm/rate"]
     return {
         "loss": loss.detach(),
         "grad": torch.cat([g.flatten() for g in gradients(loss, codebook, *lm.parameters())]),
@@ -157,8 +159,8 @@ def _half(rank: int) -> dict[str, torch.Tensor]:
 def test_two_ranks_equal_one(two_ranks):
     first, second = two_ranks(_half)
     encoding, codebook = toy_encoding()
-    lm = SmallAudioLM(SMALL, NUM_CODES).double()
-    loss = lm(encoding, codebook, TAU)["lm/rate"]
+    lm = SmallLM(SMALL, NUM_CODES).double()
+    loss = small_lm_rate(lm, encoding, codebook, TAU)["lm/rate"]
     torch.testing.assert_close((first["loss"] + second["loss"]) / 2, loss.detach())
     whole = torch.cat([g.flatten() for g in gradients(loss, codebook, *lm.parameters())])
     torch.testing.assert_close((first["grad"] + second["grad"]) / 2, whole, rtol=1e-6, atol=1e-9)
@@ -170,6 +172,6 @@ def test_errors_say_what_is_wrong():
     with pytest.raises(ValueError, match="as many hidden states"):
         rate_term(hidden[:, :3], output, encoding, codebook, TAU)
     with pytest.raises(ValueError, match="head_dim"):
-        SmallLMConfig(hidden_size=10, head_dim=4)
+        replace(RateConfig().small_lm, hidden_size=10, head_dim=4)
     with pytest.raises(ValueError, match="backbone or small_lm"):
         RateConfig(model="none")  # type: ignore[arg-type]

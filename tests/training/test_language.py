@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,14 +14,14 @@ from llmcodec.lm.backbone import BackboneConfig, FrozenCausalLM, text_key
 from llmcodec.objectives.alignment import AlignmentConfig
 from llmcodec.objectives.bridge import BridgeConfig
 from llmcodec.objectives.prediction import PredictionConfig
-from llmcodec.objectives.rate import RateConfig, SmallLMConfig
+from llmcodec.objectives.rate import RateConfig
 from llmcodec.protocol import CodecEncoding
 from llmcodec.schedule import Schedule
 from llmcodec.training.language import LanguageConfig, LanguageObjective
 
 from ..miniature import NUM_CODES, miniature_batch, miniature_codec, miniature_lm
 
-SMALL_LM = SmallLMConfig(hidden_size=16, num_layers=1, head_dim=8, ffn_size=16)
+SMALL_LM = replace(RateConfig().small_lm, hidden_size=16, num_layers=1, head_dim=8, intermediate_size=16)
 
 
 @pytest.fixture(scope="module")

@@ -158,6 +158,16 @@ def test_the_rate_of_a_backbone_that_has_read_its_target_is_refused():
     Recipe(weights=Weights(rate=0.1), language=language(released_no_start=True))
 
 
+def test_the_small_lm_of_the_rate_term_in_new_and_old_spelling():
+    """Recipes and runs of 0.1 say ffn_size and max_frames."""
+    new = "{hidden_size: 96, num_layers: 2, head_dim: 32, intermediate_size: 288, max_positions: 512, start_clips: 9}"
+    old = new.replace("intermediate_size", "ffn_size").replace("max_positions", "max_frames")
+    found = [recipe_of(f"--language.rate.small_lm={text}").language.rate.small_lm for text in (new, old)]
+    assert found[0] == found[1] and found[0].intermediate_size == 288 and found[0].max_positions == 512
+    assert (found[0].family, found[0].num_heads, found[0].dropout) == ("qwen3", None, 0.0)
+    assert recipe_of("--language.rate.small_lm.ffn_size=7").language.rate.small_lm.intermediate_size == 7
+
+
 def test_weights_at_a_step_leave_out_what_is_zero():
     weights = Weights(mel=2, ftp=Schedule(0.2, delay=10, warmup=1), commit=0.0)
     assert weights.at(0) == {"recon/mel": 2.0, "vq/codebook": 1.0}

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llmcodec.lm.small_lm import TokenModel, score_clips
-from llmcodec.lm.small_lm_training import LikelihoodConfig, train_token_model
+from llmcodec.lm.small_lm import SmallLM
+from llmcodec.lm.small_lm_scorer import score_clips
+from llmcodec.lm.small_lm_training import LikelihoodConfig, train_small_lm
 from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_ratio, compare_paired
 from llmcodec.metrics.token_statistics import UnigramModel, check_codes
 
@@ -131,7 +132,7 @@ def measure_predictability(
     test_ids: Sequence[str] | None = None,
     device: str = "cpu",
     on_progress: Callable[[float], None] | None = None,
-    on_model: Callable[[int, TokenModel], None] | None = None,
+    on_model: Callable[[int, SmallLM], None] | None = None,
 ) -> PredictabilityResult:
     """Train the token LM on the train clips and score unseen clips.
 
@@ -160,7 +161,7 @@ def measure_predictability(
                 on_progress((number + share) / len(config.seeds))
 
         checkpoints = []
-        for seconds, model in train_token_model(
+        for seconds, model in train_small_lm(
             train_codes, vocabulary, token_rate, config, seed, device=device, on_progress=report
         ):
             checkpoints.append((seconds, *score_clips(model, held_out, config.max_tokens(token_rate))))

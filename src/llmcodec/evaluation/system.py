@@ -23,7 +23,7 @@ from llmcodec.evaluation.reconstruction import evaluate_reconstruction
 from llmcodec.evaluation.results import SystemRow
 from llmcodec.evaluation.wer import wer_of
 from llmcodec.io import audio
-from llmcodec.lm.small_lm_scorer import TokenModelScorer
+from llmcodec.lm.small_lm_scorer import SmallLMScorer
 from llmcodec.metrics.token_statistics import code_statistics, flatten_codes
 from llmcodec.protocol import Codec, device_of
 from llmcodec.salmon.score import salmon_accuracy
@@ -89,7 +89,7 @@ def measure_system(
         codec, pieces, num_workers=config.workers, slow_metrics=config.slow_metrics, on_progress=report("reconstruct")
     )
     train, valid, test = (encode_all(codec, clips) for clips in (corpus.train, corpus.valid, corpus.test))
-    scorers: list[TokenModelScorer] = []
+    scorers: list[SmallLMScorer] = []
     context = config.likelihood.max_tokens(codec.frame_rate * codec.num_codebooks)
     predictability = measure_predictability(
         train,
@@ -103,7 +103,7 @@ def measure_system(
         test_ids=[clip.id for clip in corpus.test],
         device=str(device_of(codec)),
         on_progress=report("token LM"),
-        on_model=lambda _, model: scorers.append(TokenModelScorer(model.eval(), context)),
+        on_model=lambda _, model: scorers.append(SmallLMScorer(model.eval(), context)),
     )
     consistency = None
     if config.consistency_clips != 0:

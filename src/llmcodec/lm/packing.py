@@ -1,4 +1,4 @@
-"""Sequences side by side in one row, without seeing each other.
+"""Sequences side by side: packed into one row without seeing each other, and long clips scored in windows.
 
 Each sequence of a row counts its positions from 0. Hugging Face's attention starts a new block wherever the positions
 do, so a packed row costs no padding and gives every sequence the loss it has alone (`check_packing` makes sure).
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import bisect
 import random
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -107,3 +107,61 @@ def check_packing(model: Any, vocabulary: int) -> None:
             f"packing: in {type(model).__name__} packed sequences see each other (states differ by {difference:.1%}); "
             "set packing to false"
         )
+
+
+class Window(NamedTuple):
+    """Tokens [start, stop) of a clip; those from `first` on count."""
+
+    clip: int
+    start: int
+    stop: int
+    first: int
+
+
+def plan_windows(lengths: Sequence[int], most: int) -> list[Window]:
+    """Windows of at most `most` tokens that overlap by half: each token counts once, where it has read most."""
+    planned = []
+    for clip, length in enumerate(lengths):
+        first = 0
+        for start in range(0, length, max(1, most // 2)):
+            stop = min(start + most, length)
+            if stop > first:
+                planned.append(Window(clip, start, stop, first))
+                first = stop
+    return planned
+
+
+def batches_by_length(lengths: Sequence[int], max_total: int) -> list[list[int]]:
+    """Places grouped by length, longest first, padded size within `max_total`."""
+    batches: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_total:
+            batches[-1].append(place)
+        else:
+            batches.append([place])
+    return batches
+
+
+def score_in_windows(
+    clips: Sequence[Tensor],
+    most: int,
+    batch_tokens: int,
+    score: Callable[[list[Tensor], list[int]], list[Tensor]],
+    start_tokens: int = 0,
+) -> list[Tensor]:
+    """One score per token of every clip; clips longer than `most` are read in windows (`plan_windows`).
+
+    Args:
+        batch_tokens: padded tokens of a batch, each piece with its `start_tokens`.
+        score: pieces and how many tokens to leave out in front of each -> scores of the others.
+    """
+    planned = plan_windows([len(clip) for clip in clips], most)
+    parts: dict[int, Tensor] = {}
+    for batch in batches_by_length([start_tokens + one.stop - one.start for one in planned], batch_tokens):
+        chosen = [planned[place] for place in batch]
+        pieces = [clips[one.clip][one.start : one.stop] for one in chosen]
+        parts |= zip(batch, score(pieces, [one.first - one.start for one in chosen]), strict=True)
+    rows: list[list[Tensor]] = [[] for _ in clips]
+    for place, one in enumerate(planned):
+        rows[one.clip].append(parts[place])
+    return [torch.cat(row) for row in rows]

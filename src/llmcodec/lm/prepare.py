@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec.lm.audio_tokens import AudioTokens, add_audio_tokens, byte_tokenizer
-from llmcodec.lm.cooccurrence import cooccurrence_embedding
 from llmcodec.lm.growth import AudioRows, attach_rows, grow_embeddings, merge_rows
 from llmcodec.lm.logits import check_head, hidden_states, output_rows, target_nats
 from llmcodec.lm.packing import IGNORE
-from llmcodec.lm.recipe import LMModelConfig, SmallModelConfig
+from llmcodec.lm.recipe import LMModelConfig
+from llmcodec.lm.small_lm import small_causal_lm, start_causal_lm
 from llmcodec.lm.token_lm import AUDIO_ROWS, TokenLM, TokenLMCard
 
 
@@ -159,7 +159,8 @@ def prepare_model(
 
     if config.base is None:
         tokenizer = byte_tokenizer()
-        model = small_model(config.small, len(tokenizer), tokenizer, seed)
+        ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        model = small_causal_lm(config.small, len(tokenizer), seed, **ends)
     else:
         place = resolve_lm(config.base)
         tokenizer = AutoTokenizer.from_pretrained(place)
@@ -169,8 +170,8 @@ def prepare_model(
     tokens = add_audio_tokens(tokenizer, num_codes)
     if fresh:  # an LM that already speaks this codec keeps its rows
         grow_embeddings(model, tokens, seed, config.audio_rows)
-        if config.base is None and config.small.cooccurrence and clips:
-            start_from_neighbours(model, tokens, clips)
+        if config.base is None:
+            start_causal_lm(model, config.small, clips, tokens.first, num_codes)
     elif model.get_input_embeddings().weight.shape[0] <= int(tokens.all_ids.max()):
         raise ValueError(f"{config.base}: its tokenizer has codec tokens, its model has no rows for them")
     check_head(model)
@@ -186,44 +187,6 @@ def prepare_model(
     rows = attach_rows(model, tokens)
     module = TrainedLM(model, tokens, rows, audio_only, config.dropout)
     return Prepared(module, tokenizer, tokens, config, peft_model)
-
-
-def small_model(config: SmallModelConfig, vocabulary: int, tokenizer: Any, seed: int) -> Any:
-    """A Llama with random weights, tied rows."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    if config.hidden_size % config.num_heads:
-        raise ValueError(f"recipe: model.small.hidden_size {config.hidden_size} is not divisible by num_heads")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=vocabulary,
-                hidden_size=config.hidden_size,
-                num_hidden_layers=config.num_layers,
-                num_attention_heads=config.num_heads,
-                num_key_value_heads=config.num_heads,
-                intermediate_size=config.intermediate_size,
-                max_position_embeddings=config.max_positions,
-                initializer_range=config.initializer_range,
-                tie_word_embeddings=True,
-                bos_token_id=None,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )
-
-
-@torch.no_grad()
-def start_from_neighbours(model: Any, tokens: AudioTokens, clips: Sequence[Tensor]) -> None:
-    """Rows of the codes of a small model from the co-occurrence of its training tokens.
-
-    The final norm's gain starts small, so that the larger rows do not start with confident wrong guesses.
-    """
-    weight = model.get_input_embeddings().weight
-    rows = cooccurrence_embedding(clips, tokens.num_codes, weight.shape[1])
-    weight[tokens.first : tokens.first + tokens.num_codes] += rows.to(weight)
-    model.base_model.norm.weight.fill_(0.1)
 
 
 def _add_lora(model: Any, config: LMModelConfig) -> Any:

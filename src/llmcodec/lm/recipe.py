@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from llmcodec.lm.sequences import FORMATS, SPEAKS_TEXT
+from llmcodec.lm.small_lm import SmallLMConfig
 
 
 @dataclass(frozen=True)
@@ -61,34 +62,17 @@ class LMDataConfig:
 
 
 @dataclass(frozen=True)
-class SmallModelConfig:
-    """A Llama from scratch with a byte tokenizer: what works offline."""
-
-    num_layers: int = 4
-    """Transformer layers."""
-    hidden_size: int = 256
-    """Width."""
-    num_heads: int = 4
-    """Attention heads."""
-    intermediate_size: int = 768
-    """Width inside the feed-forward blocks."""
-    max_positions: int = 2048
-    """Longest sequence that the model will ever read."""
-    initializer_range: float = 0.02
-    """Standard deviation of the initial weights."""
-    cooccurrence: bool = True
-    """Rows of the codes start from what stands beside what in the training tokens (lm/cooccurrence.py); false draws
-    them like the rest. The same rule for every codec, and many steps ahead of drawn rows."""
-
-
-@dataclass(frozen=True)
 class LMModelConfig:
     """Which language model, and what of it trains."""
 
     base: str | None = None
     """Hugging Face name or folder of a causal LM, or `smollm2`; null builds `small` from scratch."""
-    small: SmallModelConfig = field(default_factory=SmallModelConfig)
-    """The model from scratch."""
+    small: SmallLMConfig = field(
+        default_factory=lambda: SmallLMConfig(
+            num_layers=4, hidden_size=256, intermediate_size=768, dropout=0.0, max_positions=2048
+        )
+    )
+    """The model from scratch, with a byte tokenizer: what works offline."""
     train: Literal["full", "lora", "embeddings"] = "full"
     """full: every weight. lora: adapters and the audio rows. embeddings: the audio rows alone."""
     dtype: Literal["fp32", "bf16"] = "fp32"
@@ -110,6 +94,8 @@ class LMModelConfig:
     def __post_init__(self) -> None:
         if self.base is None and self.train != "full":
             raise ValueError(f"recipe: model.train is {self.train!r}, but a model from scratch trains in full")
+        if self.base is None and (self.small.dropout or self.small.token_dropout):
+            raise ValueError("recipe: model.small has a dropout of its own; `lm train` takes model.dropout")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"recipe: model.dropout must be in [0, 1), got {self.dropout}")
         if self.lora_rank < 1:

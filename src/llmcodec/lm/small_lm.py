@@ -1,36 +1,41 @@
-"""The small language model that measures tokens: a causal transformer over audio tokens only, from scratch.
+"""The small language model: one configuration and one class wherever an LM over audio tokens starts from scratch.
 
-Shapes: B clips, T tokens, H width, V audio vocabulary (all codebooks). Id V is the start token, which is read but never
-predicted. Clips are right-padded and the attention is causal, so no real token ever sees padding or another clip.
-Test: `pytest tests/lm/test_small_lm.py`.
+    lm = SmallLM(SmallLMConfig(), vocabulary=4096, seed=0)
+    lm.start_from(train_codes)                                  # rows by co-occurrence, bias by frequency
+    logits_NV, targets_N = lm(*pad_batch(clips, lm.vocabulary))
+
+It measures codecs (small_lm_training.py, small_lm_scorer.py), gives the rate term its probabilities while it trains
+along with the codec (objectives/rate.py), and `llmcodec lm train` builds it with text tokens as a plain Hugging Face
+model (`small_causal_lm`). Attention is causal and clips are padded on the right, so no token ever sees padding.
+
+Shapes: B clips, T tokens, N real tokens of a batch, H width, V audio vocabulary (all codebooks).
+Test: tests/lm/test_small_lm.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import InitVar, dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec.lm.cooccurrence import cooccurrence_embedding
-
-IGNORE = -100
-_POOL_CLIPS = 256
-"""Clips are sorted by length inside random pools of this size, so batches hold little padding but stay random."""
+from llmcodec.lm.packing import IGNORE
 
 
 @dataclass(frozen=True)
-class TokenModelConfig:
-    """Architecture of the token language model; the same for every codec that is compared."""
+class SmallLMConfig:
+    """Architecture and starting point of the small language model."""
 
     num_layers: int = 2
-    """Transformer layers (Llama blocks: RMSNorm, rotary attention, SwiGLU)."""
+    """Transformer layers (RMSNorm, rotary attention, SwiGLU)."""
     hidden_size: int = 128
     """Width of embeddings and layers."""
-    num_heads: int = 4
-    """Attention heads."""
+    num_heads: int | None = 4
+    """Attention heads; null: hidden_size / head_dim."""
     intermediate_size: int = 384
     """Width inside the feed-forward blocks."""
     dropout: float = 0.1
@@ -44,85 +49,182 @@ class TokenModelConfig:
     (lm/cooccurrence.py); 0 draws them at random, and then the seed decides when the model learns to repeat."""
     start_rms: float = 0.2
     """Size of those embeddings, root mean square."""
+    start_clips: int | None = None
+    """Take the initial embeddings from at most this many training clips; null from all, 0 draws them at random."""
+    head_dim: int | None = None
+    """Width of one attention head; null: hidden_size / num_heads."""
+    family: Literal["llama", "qwen3"] = "llama"
+    """Transformer blocks of Hugging Face; qwen3 also normalises queries and keys."""
+    max_positions: int = 4096
+    """Longest sequence that the model reads (rotary positions; costs no memory)."""
+    ffn_size: InitVar[int | None] = None
+    """Old name of intermediate_size."""
+    max_frames: InitVar[int | None] = None
+    """Old name of max_positions."""
+    cooccurrence: InitVar[bool | None] = None
+    """Old spelling of start_window: true is 2, false is 0."""
+
+    def __post_init__(self, ffn_size: int | None, max_frames: int | None, cooccurrence: bool | None) -> None:
+        window = None if cooccurrence is None else 2 * cooccurrence
+        for name, value in (("intermediate_size", ffn_size), ("max_positions", max_frames), ("start_window", window)):
+            if value is not None:
+                object.__setattr__(self, name, value)
+        if self.num_heads is None and self.head_dim is None:
+            raise ValueError("small language model: num_heads or head_dim must be a number, both are null")
+        missing = self.num_heads or self.head_dim
+        if None in (self.num_heads, self.head_dim) and self.hidden_size % (missing or 1) or self.head_width % 2:
+            raise ValueError(
+                f"small language model: hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads} "
+                f"or head_dim {self.head_dim} into heads of even width"
+            )
+
+    @property
+    def head_width(self) -> int:
+        """Numbers of a query in one head."""
+        return self.head_dim or self.hidden_size // (self.num_heads or 1)
+
+    def transformer(self, vocabulary: int, **options: Any) -> Any:
+        """The configuration as Hugging Face has it."""
+        from transformers import AutoConfig
+
+        heads = self.num_heads or self.hidden_size // self.head_width
+        return AutoConfig.for_model(
+            self.family,
+            vocab_size=vocabulary,
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            head_dim=self.head_width,
+            intermediate_size=self.intermediate_size,
+            max_position_embeddings=self.max_positions,
+            initializer_range=self.initializer_range,
+            **{"bos_token_id": None, "eos_token_id": None, "pad_token_id": None} | options,
+        )
+
+    def start_rows(self, clips: Sequence[Tensor], vocabulary: int) -> Tensor | None:
+        """What is added to the drawn embeddings (V, H), the same for every seed; None where nothing is."""
+        most = len(clips) if self.start_clips is None else min(self.start_clips, len(clips))
+        if self.start_window == 0 or most == 0:
+            return None
+        spread = [clips[place * len(clips) // most] for place in range(most)]
+        return cooccurrence_embedding(
+            spread, vocabulary, self.hidden_size, window=self.start_window, rms=self.start_rms
+        )
 
 
-class TokenModel(nn.Module):
-    """Tied embeddings around a transformers `LlamaModel`; starts exactly at the given unigram distribution.
-
-    The output is `hidden * gain @ embedding.T + bias` with gain 0 and bias log p_unigram at the start, so before
-    training the model *is* the unigram model, whatever the vocabulary: all codecs start from context gain 0.
+class SmallLM(nn.Module):
+    """Causal transformer over audio tokens with tied rows: logits = (hidden * gain) @ embedding^T + bias.
 
     Args:
-        config: sizes. unigram_log_prob_V: natural log. max_tokens: longest clip. seed: of the initial weights.
-        start_VH: initial embeddings beside the noise (`start_embedding`); None for noise alone.
+        config: sizes.
+        vocabulary: V.
+        seed: of the initial weights; the global generator is left as it was.
+        start_in_table: the start token is row V of the embedding, for callers that read token ids (`forward`); else it
+            is a parameter of its own, for callers that read embeddings (`hidden_states`).
     """
 
-    def __init__(
-        self,
-        config: TokenModelConfig,
-        unigram_log_prob_V: Tensor,
-        max_tokens: int,
-        seed: int,
-        start_VH: Tensor | None = None,
-    ) -> None:
-        from transformers import LlamaConfig, LlamaModel
+    def __init__(self, config: SmallLMConfig, vocabulary: int, seed: int = 0, *, start_in_table: bool = False) -> None:
+        from transformers import AutoModel
 
         super().__init__()
-        self.config = config
-        self.vocabulary = unigram_log_prob_V.numel()
+        self.config, self.vocabulary = config, vocabulary
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # layers first: their initial weights do not depend on the vocabulary
-            self.body = LlamaModel(
-                LlamaConfig(
-                    vocab_size=1,
-                    hidden_size=config.hidden_size,
-                    num_hidden_layers=config.num_layers,
-                    num_attention_heads=config.num_heads,
-                    num_key_value_heads=config.num_heads,
-                    intermediate_size=config.intermediate_size,
-                    max_position_embeddings=max_tokens,
-                    initializer_range=config.initializer_range,
-                    use_cache=False,
-                    pad_token_id=None,
-                    bos_token_id=None,
-                    eos_token_id=None,
-                )
-            )
-            table_VH = torch.randn(self.vocabulary + 1, config.hidden_size) * config.initializer_range
-        if start_VH is not None:
-            table_VH[: self.vocabulary] += start_VH
-        self.embedding_VH = nn.Parameter(table_VH)
-        self.gain_H = nn.Parameter(torch.zeros(config.hidden_size))
-        self.bias_V = nn.Parameter(unigram_log_prob_V.to(torch.get_default_dtype()).clone())
+            model = AutoModel.from_config(config.transformer(1))
+            rows_VH = torch.randn(vocabulary + start_in_table, config.hidden_size) * config.initializer_range
+            start_H = torch.randn(config.hidden_size) * config.initializer_range
+        # Tokens arrive as embeddings, and a parameter without gradient would stop DDP.
+        model.register_module("embed_tokens", None)
+        self.embedding_VH = nn.Parameter(rows_VH)
+        self.gain_H = nn.Parameter(torch.ones(config.hidden_size))
+        self.bias_V = nn.Parameter(torch.zeros(vocabulary))
+        self.start_H = None if start_in_table else nn.Parameter(start_H)
+        self.model = model
 
-    def hidden(self, inputs_BT: Tensor) -> Tensor:
-        """Last hidden states (B, T, H): state t has read the start token and the t tokens before position t."""
-        embedded_BTH = F.embedding(inputs_BT, self.embedding_VH)
-        if self.training and self.config.token_dropout > 0:
-            kept_BT = torch.rand(inputs_BT.shape, device=inputs_BT.device) >= self.config.token_dropout
-            embedded_BTH = embedded_BTH * kept_BT.unsqueeze(-1)
-        embedded_BTH = F.dropout(embedded_BTH, self.config.dropout, self.training)
-        hidden_BTH = self.body(inputs_embeds=embedded_BTH, use_cache=False).last_hidden_state
-        return F.dropout(hidden_BTH, self.config.dropout, self.training)
+    @torch.no_grad()
+    def start_from(self, clips: Sequence[Tensor], log_prob_V: Tensor | None = None, gain: float = 0.1) -> None:
+        """Begin as a unigram model that knows which codes are alike.
 
-    def logits(self, hidden_NH: Tensor) -> Tensor:
-        """(N, H) hidden states -> (N, V) logits over audio tokens only."""
-        scores_NV = F.linear(hidden_NH * self.gain_H, self.embedding_VH[: self.vocabulary])
-        return scores_NV.to(self.bias_V.dtype) + self.bias_V  # the bias stays exact under autocast
+        Args:
+            clips: codes of training clips, 1-D int64 each.
+            log_prob_V: of the unigram model; None: add-one-half smoothed frequencies of the clips.
+            gain: of the hidden states; with 0 the model *is* the unigram model, whatever the vocabulary.
+        """
+        if log_prob_V is None:
+            counts_V = torch.bincount(torch.cat(list(clips)), minlength=self.vocabulary).double() + 0.5
+            log_prob_V = (counts_V / counts_V.sum()).log()
+        self.bias_V.copy_(log_prob_V)
+        rows_VH = self.config.start_rows(clips, self.vocabulary)
+        if rows_VH is not None:
+            self.embedding_VH[: self.vocabulary].add_(rows_VH.to(self.embedding_VH))
+        self.gain_H.fill_(gain)
 
     def forward(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and targets of the real positions only: (N, V) and (N,)."""
+        """Logits (N, V) and targets (N,) of the positions whose target is not IGNORE."""
         real_BT = targets_BT != IGNORE
         return self.logits(self.hidden(inputs_BT)[real_BT]), targets_BT[real_BT]
 
+    def hidden(self, inputs_BT: Tensor) -> Tensor:
+        """Last hidden states (B, T, H) of token ids: state t has read the start token and the t tokens before it."""
+        return self._read(F.embedding(inputs_BT, self.embedding_VH))
 
-def start_embedding(config: TokenModelConfig, train_codes: Sequence[Tensor], vocabulary: int) -> Tensor | None:
-    """Initial embeddings (V, H) of the protocol, the same for every seed; None where the config draws them."""
-    if config.start_window == 0:
-        return None
-    return cooccurrence_embedding(
-        train_codes, vocabulary, config.hidden_size, window=config.start_window, rms=config.start_rms
-    )
+    def hidden_states(self, embeds_BTH: Tensor) -> Tensor:
+        """Last hidden states (B, T, H) of the inputs [start, e_0, .., e_(T-2)]."""
+        assert self.start_H is not None
+        start = self.start_H.to(embeds_BTH.dtype).expand(embeds_BTH.shape[0], 1, -1)
+        return self._read(torch.cat([start, embeds_BTH[:, :-1]], dim=1))
+
+    def _read(self, embeds_BTH: Tensor) -> Tensor:
+        config = self.config
+        if self.training and config.token_dropout > 0:
+            kept_BT = torch.rand(embeds_BTH.shape[:2], device=embeds_BTH.device) >= config.token_dropout
+            embeds_BTH = embeds_BTH * kept_BT.unsqueeze(-1)
+        embeds_BTH = F.dropout(embeds_BTH, config.dropout, self.training)
+        hidden_BTH = self.model(inputs_embeds=embeds_BTH, use_cache=False).last_hidden_state
+        return F.dropout(hidden_BTH, config.dropout, self.training)
+
+    def logits(self, hidden_NH: Tensor) -> Tensor:
+        """(N, H) hidden states -> (N, V) logits."""
+        scores_NV = F.linear(hidden_NH * self.gain_H, self.embedding_VH[: self.vocabulary])
+        return scores_NV.to(self.bias_V.dtype) + self.bias_V  # the bias stays exact under autocast
+
+    def output(self, hidden_BTH: Tensor) -> tuple[Tensor, Tensor]:
+        """States and output rows whose product are the logits, for losses that never hold all of them.
+
+        The bias is two columns of the rows, so that bfloat16 products keep it to 16 bits.
+        """
+        high_V = self.bias_V + (self.bias_V.bfloat16() - self.bias_V).detach()  # its gradient is not rounded
+        low_V = (self.bias_V - high_V).detach()
+        rows = torch.cat([self.embedding_VH[: self.vocabulary], high_V[:, None], low_V[:, None]], dim=1)
+        scaled = hidden_BTH * self.gain_H.to(hidden_BTH.dtype)
+        return torch.cat([scaled, scaled.new_ones(*scaled.shape[:-1], 2)], dim=-1), rows
+
+
+def small_causal_lm(config: SmallLMConfig, vocabulary: int, seed: int, **options: Any) -> Any:
+    """The same architecture as a Hugging Face causal LM with random weights and tied rows, for text and audio tokens.
+
+    Args:
+        options: of its configuration, such as eos_token_id.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config.transformer(vocabulary, tie_word_embeddings=True, **options))
+
+
+@torch.no_grad()
+def start_causal_lm(model: Any, config: SmallLMConfig, clips: Sequence[Tensor], first: int, num_codes: int) -> None:
+    """Add `config.start_rows` to the rows of the codes, tokens `first` and following, of a `small_causal_lm`.
+
+    The final norm's gain starts small, so that the larger rows do not start with confident wrong guesses.
+    """
+    rows_VH = config.start_rows(clips, num_codes)
+    if rows_VH is not None:
+        weight = model.get_input_embeddings().weight
+        weight[first : first + num_codes] += rows_VH.to(weight)
+        model.base_model.norm.weight.fill_(0.1)
 
 
 def pad_batch(clips: Sequence[Tensor], start_token: int) -> tuple[Tensor, Tensor]:
@@ -134,66 +236,3 @@ def pad_batch(clips: Sequence[Tensor], start_token: int) -> tuple[Tensor, Tensor
         inputs_BT[row, 1 : clip.numel()] = clip[:-1]
         targets_BT[row, : clip.numel()] = clip
     return inputs_BT, targets_BT
-
-
-def split_long(clips: Sequence[Tensor], max_tokens: int) -> tuple[list[Tensor], list[int]]:
-    """Cut clips into pieces of at most max_tokens (each gets a start token) and name the clip of each piece."""
-    pieces: list[Tensor] = []
-    owners: list[int] = []
-    for index, clip in enumerate(clips):
-        for start in range(0, clip.numel(), max_tokens):
-            pieces.append(clip[start : start + max_tokens])
-            owners.append(index)
-    return pieces, owners
-
-
-def plan_batches(lengths: Sequence[int], max_tokens: int, generator: torch.Generator) -> list[list[int]]:
-    """One epoch of batches of clip indices: random pools, sorted by length, cut at max_tokens, order shuffled."""
-    order = torch.randperm(len(lengths), generator=generator).tolist()
-    batches: list[list[int]] = []
-    for start in range(0, len(order), _POOL_CLIPS):
-        pool = sorted(order[start : start + _POOL_CLIPS], key=lambda index: -lengths[index])
-        batches.extend(_cut(pool, lengths, max_tokens))
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
-
-
-def _cut(indices: Sequence[int], lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    batch: list[int] = []
-    tokens = 0
-    for index in indices:
-        if batch and tokens + lengths[index] > max_tokens:
-            yield batch
-            batch, tokens = [], 0
-        batch.append(index)
-        tokens += lengths[index]
-    if batch:
-        yield batch
-
-
-def score_clips(
-    model: TokenModel, clips: Sequence[Tensor], max_tokens: int, batch_tokens: int = 2048
-) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihood in nats (float64) and number of correct first guesses of every clip, (num_clips,).
-
-    Always in the model's own precision: training may round, scoring does not.
-    """
-    pieces, owners = split_long(clips, max_tokens)
-    order = sorted(range(len(pieces)), key=lambda index: -pieces[index].numel())
-    nats = torch.zeros(len(clips), dtype=torch.float64)
-    correct = torch.zeros(len(clips), dtype=torch.int64)
-    device = model.bias_V.device
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        for batch in _cut(order, [piece.numel() for piece in pieces], batch_tokens):
-            inputs_BT, targets_BT = pad_batch([pieces[i] for i in batch], model.vocabulary)
-            logits_NV, targets_N = model(inputs_BT.to(device), targets_BT.to(device))
-            nats_N = F.cross_entropy(logits_NV, targets_N, reduction="none").double().cpu()
-            hits_N = (logits_NV.argmax(-1) == targets_N).long().cpu()
-            owner_N = torch.repeat_interleave(
-                torch.tensor([owners[i] for i in batch]), torch.tensor([pieces[i].numel() for i in batch])
-            )
-            nats.index_add_(0, owner_N, nats_N)
-            correct.index_add_(0, owner_N, hits_N)
-    model.train(was_training)
-    return nats, correct

@@ -1,10 +1,10 @@
-"""Token language models for SALMon: the measuring LM trained on the spot, or one that `llmcodec lm train` made.
+"""Scores of clips under the small language model: per clip for measuring, per token for SALMon.
 
-    scorer = train_scorer(codes, codec.codebook_size, codec.frame_rate)      # small, from scratch, audio tokens only
-    scorer = TokenModelScorer(model, max_tokens)                             # a TokenModel that exists
+    scorer = train_scorer(codes, codec.codebook_size, codec.frame_rate)      # from scratch, audio tokens only
+    scorer = SmallLMScorer(model, max_tokens)                                # a SmallLM that exists
 
-Codes are 1-D int64 tensors, one per clip, flattened where a codec has several codebooks.
-Test: tests/lm/test_small_lm_scorer.py.
+Scores are computed in the model's own precision: training may round, scoring does not. Codes are 1-D int64 tensors, one
+per clip, flattened where a codec has several codebooks. Test: tests/lm/test_small_lm_scorer.py.
 """
 
 from __future__ import annotations
@@ -16,17 +16,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmcodec.lm.small_lm import TokenModel, pad_batch
-from llmcodec.lm.small_lm_training import LikelihoodConfig, train_token_model
+from llmcodec.lm.packing import score_in_windows
+from llmcodec.lm.small_lm import SmallLM, pad_batch
+from llmcodec.lm.small_lm_training import LikelihoodConfig, cut_batches, split_long, train_small_lm
 from llmcodec.metrics.token_statistics import check_codes
 
 
-@dataclass(frozen=True)
-class TokenModelScorer:
-    """The measuring LM as a `TokenScorer`. Clips longer than it was trained on are scored in windows that overlap by
-    half: every token has read at least half a window, except at the clip's start."""
+@torch.no_grad()
+def token_nats(model: SmallLM, pieces: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood (float64) of the tokens of all pieces, joined, and whether each is the first guess."""
+    inputs_BT, targets_BT = pad_batch(pieces, model.vocabulary)
+    device = model.bias_V.device
+    was_training = model.training
+    model.eval()
+    logits_NV, targets_N = model(inputs_BT.to(device), targets_BT.to(device))
+    model.train(was_training)
+    nats_N = F.cross_entropy(logits_NV, targets_N, reduction="none").double().cpu()
+    return nats_N, (logits_NV.argmax(-1) == targets_N).long().cpu()
 
-    model: TokenModel
+
+def score_clips(
+    model: SmallLM, clips: Sequence[Tensor], max_tokens: int, batch_tokens: int = 2048
+) -> tuple[Tensor, Tensor]:
+    """Nats (float64) and number of correct first guesses of every clip, (num_clips,); long clips are cut."""
+    pieces, owners = split_long(clips, max_tokens)
+    lengths = torch.tensor([piece.numel() for piece in pieces])
+    nats = torch.zeros(len(clips), dtype=torch.float64)
+    correct = torch.zeros(len(clips), dtype=torch.int64)
+    order = sorted(range(len(pieces)), key=lambda index: -pieces[index].numel())
+    for batch in cut_batches(order, lengths.tolist(), batch_tokens):
+        nats_N, hits_N = token_nats(model, [pieces[i] for i in batch])
+        owner_N = torch.repeat_interleave(torch.tensor([owners[i] for i in batch]), lengths[batch])
+        nats.index_add_(0, owner_N, nats_N)
+        correct.index_add_(0, owner_N, hits_N)
+    return nats, correct
+
+
+@dataclass(frozen=True)
+class SmallLMScorer:
+    """The small LM as a `TokenScorer`. Clips longer than it was trained on are scored in windows that overlap by half:
+    every token has read at least half a window, except at the clip's start."""
+
+    model: SmallLM
     max_tokens: int
     """Longest context."""
     batch_tokens: int = 4096
@@ -38,44 +69,11 @@ class TokenModelScorer:
             ValueError: an empty clip or codes outside the vocabulary.
         """
         check_codes(codes, self.model.vocabulary, "codes")
-        windows = [window for index, clip in enumerate(codes) for window in self._windows(index, len(clip))]
-        out = [torch.zeros(len(clip), dtype=torch.float64) for clip in codes]
-        was_training = self.model.training
-        self.model.eval()
-        for batch in self._batches(windows):
-            pieces = [codes[index][start:stop] for index, start, stop, _ in batch]
-            for (index, start, stop, scored), row in zip(batch, self._score(pieces), strict=True):
-                out[index][scored:stop] = row[scored - start :]
-        self.model.train(was_training)
-        return out
+        return score_in_windows(codes, self.max_tokens, self.batch_tokens, self._score)
 
-    def _windows(self, index: int, length: int) -> list[tuple[int, int, int, int]]:
-        """(clip, start, stop, first token that counts): each token counts once, where it has read most."""
-        windows, scored = [], 0
-        for start in range(0, length, max(1, self.max_tokens // 2)):
-            stop = min(start + self.max_tokens, length)
-            if stop > scored:
-                windows.append((index, start, stop, scored))
-                scored = stop
-        return windows
-
-    def _batches(self, windows: list[tuple[int, int, int, int]]) -> list[list[tuple[int, int, int, int]]]:
-        batches: list[list[tuple[int, int, int, int]]] = []
-        for window in sorted(windows, key=lambda w: w[1] - w[2]):
-            longest = batches[-1][0][2] - batches[-1][0][1] if batches else 0
-            if batches and (len(batches[-1]) + 1) * longest <= self.batch_tokens:
-                batches[-1].append(window)
-            else:
-                batches.append([window])
-        return batches
-
-    @torch.no_grad()
-    def _score(self, pieces: Sequence[Tensor]) -> list[Tensor]:
-        inputs_BT, targets_BT = pad_batch(pieces, self.model.vocabulary)
-        device = self.model.bias_V.device
-        logits_NV, targets_N = self.model(inputs_BT.to(device), targets_BT.to(device))
-        nats_N = F.cross_entropy(logits_NV, targets_N, reduction="none").double().cpu()
-        return [-row for row in nats_N.split([len(piece) for piece in pieces])]
+    def _score(self, pieces: list[Tensor], skips: list[int]) -> list[Tensor]:
+        rows = token_nats(self.model, pieces)[0].split([len(piece) for piece in pieces])
+        return [-row[skip:] for row, skip in zip(rows, skips, strict=True)]
 
 
 def train_scorer(
@@ -88,8 +86,8 @@ def train_scorer(
     seed: int = 0,
     device: str = "cpu",
     on_progress: Callable[[float], None] | None = None,
-) -> TokenModelScorer:
-    """Train the measuring LM of `likelihood.py` on a codec's tokens, with its budget, and give it as a scorer.
+) -> SmallLMScorer:
+    """Train the small LM on a codec's tokens, with the budget of `config`, and give it as a scorer.
 
     The model of the last step is taken: SALMon's pairs choose nothing. Same seed, same model on the same machine.
 
@@ -100,7 +98,7 @@ def train_scorer(
     vocabulary, token_rate = codebook_size * num_codebooks, frame_rate * num_codebooks
     check_codes(train_codes, vocabulary, "train_codes")
     config = replace(config, num_evaluations=1)
-    *_, (_, model) = train_token_model(
+    *_, (_, model) = train_small_lm(
         train_codes, vocabulary, token_rate, config, seed, device=device, on_progress=on_progress
     )
-    return TokenModelScorer(model.eval(), config.max_tokens(token_rate))
+    return SmallLMScorer(model.eval(), config.max_tokens(token_rate))

@@ -1,30 +1,33 @@
-"""The training of the measuring LM: one loop for everything that needs such a model.
+"""Training of the LM that measures codecs: one loop for everything that needs such a model.
 
-`likelihood.py` scores its checkpoints, `scorers.py` keeps the last one. Codes are 1-D int64 tensors, one per clip.
-Test: tests/evaluation/test_predictability.py.
+`evaluation/predictability.py` scores its checkpoints, `small_lm_scorer.py` keeps the last one. Codes are 1-D int64
+tensors, one per clip. Test: tests/lm/test_small_lm.py, tests/evaluation/test_predictability.py.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from llmcodec.data.sampler import clip_seed
-from llmcodec.lm.small_lm import TokenModel, TokenModelConfig, pad_batch, plan_batches, split_long, start_embedding
+from llmcodec.lm.small_lm import SmallLM, SmallLMConfig, pad_batch
 from llmcodec.metrics.token_statistics import UnigramModel
+
+_POOL_CLIPS = 256
+"""Clips are sorted by length inside random pools of this size, so batches hold little padding but stay random."""
 
 
 @dataclass(frozen=True)
 class LikelihoodConfig:
     """The protocol. Two results may be compared only if they were made with the same values."""
 
-    model: TokenModelConfig = field(default_factory=TokenModelConfig)
-    """Architecture of the token language model."""
+    model: SmallLMConfig = field(default_factory=SmallLMConfig)
+    """Architecture and starting point of the small LM; the longest context is `context_seconds`."""
     audio_seconds: float = 32_000.0
     """Training budget in seconds of audio seen (about two passes over the 4.5 hours of the full corpus)."""
     batch_seconds: float = 20.0
@@ -55,12 +58,12 @@ class LikelihoodConfig:
 
 
 MINI_LIKELIHOOD = LikelihoodConfig(
-    model=TokenModelConfig(dropout=0.2), audio_seconds=3_200.0, batch_seconds=10.0, num_evaluations=8
+    model=SmallLMConfig(dropout=0.2), audio_seconds=3_200.0, batch_seconds=10.0, num_evaluations=8
 )
 """For the ten bundled minutes: about seven passes over eight minutes, well under a minute on one core."""
 
 
-def train_token_model(
+def train_small_lm(
     train_codes: Sequence[Tensor],
     vocabulary: int,
     token_rate: float,
@@ -69,7 +72,7 @@ def train_token_model(
     *,
     device: str = "cpu",
     on_progress: Callable[[float], None] | None = None,
-) -> Iterator[tuple[float, TokenModel]]:
+) -> Iterator[tuple[float, SmallLM]]:
     """Train one model and give (seconds of audio seen, the model) before the first step, `num_evaluations` - 1 times
     on the way and after the last step. It is always the same object: score it before going on.
 
@@ -80,9 +83,10 @@ def train_token_model(
     budget = config.audio_seconds * token_rate
     pieces, _ = split_long(train_codes, max_tokens)
     lengths = [piece.numel() for piece in pieces]
-    start_VH = start_embedding(config.model, train_codes, vocabulary)
-    unigram = UnigramModel.fit(train_codes, vocabulary)
-    model = TokenModel(config.model, unigram.log_prob_V, max_tokens, seed, start_VH).to(device)
+    sizes = replace(config.model, max_positions=max_tokens)
+    model = SmallLM(sizes, vocabulary, seed, start_in_table=True)
+    model.start_from(train_codes, UnigramModel.fit(train_codes, vocabulary).log_prob_V, gain=0.0)
+    model.to(device)
     optimizer = _optimizer(model, config)
     order = torch.Generator().manual_seed(seed)
     seen = shown = 0
@@ -109,7 +113,7 @@ def train_token_model(
     yield seen / token_rate, model
 
 
-def _optimizer(model: TokenModel, config: LikelihoodConfig) -> torch.optim.Optimizer:
+def _optimizer(model: SmallLM, config: LikelihoodConfig) -> torch.optim.Optimizer:
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -123,7 +127,7 @@ def _set_rate(optimizer: torch.optim.Optimizer, config: LikelihoodConfig, share:
 
 
 def _step(
-    model: TokenModel, optimizer: torch.optim.Optimizer, clips: list[Tensor], config: LikelihoodConfig, device: str
+    model: SmallLM, optimizer: torch.optim.Optimizer, clips: list[Tensor], config: LikelihoodConfig, device: str
 ) -> None:
     inputs_BT, targets_BT = pad_batch(clips, model.vocabulary)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.bf16):
@@ -133,3 +137,38 @@ def _step(
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
     optimizer.step()
+
+
+def split_long(clips: Sequence[Tensor], max_tokens: int) -> tuple[list[Tensor], list[int]]:
+    """Cut clips into pieces of at most max_tokens (each gets a start token) and name the clip of each piece."""
+    pieces: list[Tensor] = []
+    owners: list[int] = []
+    for index, clip in enumerate(clips):
+        for start in range(0, clip.numel(), max_tokens):
+            pieces.append(clip[start : start + max_tokens])
+            owners.append(index)
+    return pieces, owners
+
+
+def plan_batches(lengths: Sequence[int], max_tokens: int, generator: torch.Generator) -> list[list[int]]:
+    """One epoch of batches of clip indices: random pools, sorted by length, cut at max_tokens, order shuffled."""
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    batches: list[list[int]] = []
+    for start in range(0, len(order), _POOL_CLIPS):
+        pool = sorted(order[start : start + _POOL_CLIPS], key=lambda index: -lengths[index])
+        batches.extend(cut_batches(pool, lengths, max_tokens))
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def cut_batches(indices: Sequence[int], lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Batches of the indices in their order, of at most max_tokens real tokens (or of one clip)."""
+    batch: list[int] = []
+    tokens = 0
+    for index in indices:
+        if batch and tokens + lengths[index] > max_tokens:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(index)
+        tokens += lengths[index]
+    if batch:
+        yield batch

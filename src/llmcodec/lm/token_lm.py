@@ -25,6 +25,7 @@ from llmcodec.lm.audio_tokens import AudioTokens, find_audio_tokens
 from llmcodec.lm.bundled import resolve_lm
 from llmcodec.lm.growth import grow_embeddings
 from llmcodec.lm.logits import hidden_states, output_rows, target_nats
+from llmcodec.lm.packing import score_in_windows
 
 CARD = "token_lm.json"
 ADAPTER = "adapter_config.json"
@@ -142,62 +143,35 @@ class TokenLM:
         Raises:
             ValueError: no codes, codes of another codec, or a clip longer than the LM can read.
         """
-        pieces = self._pieces(codes)
-        results = [torch.zeros(len(clip), dtype=self._result_dtype()) for clip in codes]
+        rows = [self._ids(row, f"clip {clip}") for clip, row in enumerate(codes)]
         was_training = self.model.training
         self.model.eval()
         with torch.no_grad():
-            for batch in _batches([len(piece.ids) for piece in pieces], self.batch_tokens):
-                for number, nats in zip(batch, self._score([pieces[i] for i in batch]), strict=True):
-                    piece = pieces[number]
-                    results[piece.clip][piece.start : piece.start + len(nats)] = -nats
+            results = score_in_windows(rows, self.max_codes, self.batch_tokens, self._score, start_tokens=1)
         self.model.train(was_training)
         return results
 
-    def _result_dtype(self) -> torch.dtype:
-        weight = self.model.get_input_embeddings().weight
-        return torch.float64 if weight.dtype == torch.float64 else torch.float32
+    def _ids(self, codes_T: Tensor, name: str) -> Tensor:
+        if codes_T.ndim != 1 or len(codes_T) == 0:
+            raise ValueError(f"{name}: expected a row of codes, got shape {tuple(codes_T.shape)}")
+        if len(codes_T) > self.max_codes and self.long_clips == "refuse":
+            raise ValueError(
+                f"{name}: {len(codes_T)} tokens, but this language model reads {self.max_codes}; cut the clip, "
+                "or score it in windows (--long-clips window)"
+            )
+        return self.tokens.ids(codes_T.cpu())
 
-    def _pieces(self, codes: Sequence[Tensor]) -> list[_Piece]:
-        pieces = []
-        for clip, row in enumerate(codes):
-            if row.ndim != 1 or len(row) == 0:
-                raise ValueError(f"clip {clip}: expected a row of codes, got shape {tuple(row.shape)}")
-            ids = torch.cat([torch.tensor([self.tokens.begin]), self.tokens.ids(row.cpu())])
-            if len(row) <= self.max_codes:
-                pieces.append(_Piece(ids, clip, 0, 1))
-                continue
-            if self.long_clips == "refuse":
-                raise ValueError(
-                    f"clip {clip}: {len(row)} tokens, but this language model reads {self.max_codes}; cut the clip, "
-                    "or score it in windows (--long-clips window)"
-                )
-            pieces += self._windows(ids[1:], clip)
-        return pieces
-
-    def _windows(self, ids: Tensor, clip: int) -> list[_Piece]:
-        """Windows that overlap by half; each code is counted in the window where it has read most."""
-        window = self.max_codes
-        half = max(1, window // 2)
-        begin = torch.tensor([self.tokens.begin])
-        pieces, done = [], 0
-        for start in range(0, len(ids), half):
-            part = ids[start : start + window]
-            skip = done - start
-            if len(part) > skip:
-                pieces.append(_Piece(torch.cat([begin, part]), clip, done, 1 + skip))
-                done = start + len(part)
-        return pieces
-
-    def _score(self, pieces: list[_Piece]) -> list[Tensor]:
-        longest = max(len(piece.ids) for piece in pieces)
-        ids_BL = torch.full((len(pieces), longest - 1), self.tokens.end)
+    def _score(self, pieces: list[Tensor], skips: list[int]) -> list[Tensor]:
+        """Log-likelihoods of the ids of each piece, but for the first `skip`, behind a begin token."""
+        longest = max(len(piece) for piece in pieces)
+        ids_BL = torch.full((len(pieces), longest), self.tokens.end)
         wanted_BL = torch.zeros(ids_BL.shape, dtype=torch.bool)
-        for row, piece in enumerate(pieces):
-            ids_BL[row, : len(piece.ids) - 1] = piece.ids[:-1]
-            wanted_BL[row, piece.skip - 1 : len(piece.ids) - 1] = True
+        ids_BL[:, 0] = self.tokens.begin
+        for row, (piece, skip) in enumerate(zip(pieces, skips, strict=True)):
+            ids_BL[row, 1 : len(piece)] = piece[:-1]
+            wanted_BL[row, skip : len(piece)] = True
         hidden_BLH = hidden_states(self.model, input_ids=ids_BL.to(self.device))
-        targets_N = torch.cat([piece.ids[piece.skip :] for piece in pieces]).to(self.device)
+        targets_N = torch.cat([piece[skip:] for piece, skip in zip(pieces, skips, strict=True)]).to(self.device)
         if self.normalise == "audio":
             first = self.tokens.first
             code_ids = torch.arange(first, first + self.num_codes, device=self.device)
@@ -205,28 +179,7 @@ class TokenLM:
         else:
             rows = output_rows(self.model, None)
         nats_N = target_nats(self.model, hidden_BLH[wanted_BL.to(self.device)], targets_N, rows).cpu()
-        return list(nats_N.split([len(piece.ids) - piece.skip for piece in pieces]))
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """ids: begin token and codes. Codes from `skip` on are scored; they are codes `start`.. of clip `clip`."""
-
-    ids: Tensor
-    clip: int
-    start: int
-    skip: int
-
-
-def _batches(lengths: Sequence[int], max_total: int) -> list[list[int]]:
-    """Places grouped by length, longest first, padded size within `max_total`."""
-    batches: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_total:
-            batches[-1].append(place)
-        else:
-            batches.append([place])
-    return batches
+        return [-row for row in nats_N.split([len(piece) - skip for piece, skip in zip(pieces, skips, strict=True)])]
 
 
 def load_token_lm(

@@ -260,7 +260,10 @@ def _start(
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Fields of two recipes that differ; a field that is younger than the run had its default then."""
-    known = _flat(json.loads(json.dumps(dataclasses.asdict(TokenLMRecipe())))) | _flat(before)
+    default = TokenLMRecipe()
+    small = dataclasses.replace(default.model.small, **before["model"]["small"])  # reads old spellings too
+    before = before | {"model": before["model"] | {"small": dataclasses.asdict(small)}}
+    known = _flat(json.loads(json.dumps(dataclasses.asdict(default)))) | _flat(before)
     return [name for name, value in _flat(now).items() if known.get(name) != value]
 
 

@@ -104,7 +104,7 @@ def build_language(recipe: Recipe, codec: LLMCodec, fresh: bool = True) -> Langu
     terms = frozenset(recipe.weights.ever())
     language = LanguageObjective(recipe.language, codec.codebook_size, codec.config.hidden_size, recipe.seed, terms)
     start_clips = recipe.language.rate.small_lm.start_clips
-    from_codes = fresh and start_clips and recipe.language.audio_lm is None and recipe.codec.start not in SCRATCH
+    from_codes = fresh and start_clips != 0 and recipe.language.audio_lm is None and recipe.codec.start not in SCRATCH
     if language.audio_lm is not None and from_codes:
         language.audio_lm.start_from(list(training_codes(codec, recipe, start_clips)))
     return language

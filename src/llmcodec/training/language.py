@@ -19,11 +19,12 @@ from llmcodec import assets
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
 from llmcodec.lm.backbone import BackboneConfig, BackboneOutput, FrozenCausalLM, sa_layers, text_key
+from llmcodec.lm.small_lm import SmallLM
 from llmcodec.lm.vocabulary import AudioVocabulary, initial_output_rows
 from llmcodec.objectives.alignment import AlignmentConfig, SemanticAlignment, pool_last
 from llmcodec.objectives.bridge import Bridge, BridgeConfig
 from llmcodec.objectives.prediction import FutureTokenPrediction, PredictionConfig
-from llmcodec.objectives.rate import RateConfig, SmallAudioLM, rate_term
+from llmcodec.objectives.rate import RateConfig, rate_term, small_lm_rate
 from llmcodec.protocol import CodecEncoding
 from llmcodec.schedule import Schedule
 
@@ -98,7 +99,7 @@ class LanguageObjective(nn.Module):
                 self.layers = sa_layers(self.backbone.num_layers)
                 self.alignment = SemanticAlignment(self.layers, self.backbone.hidden_size, config.alignment)
         if "lm/rate" in terms and config.rate.model == "small_lm":
-            self.audio_lm = SmallAudioLM(config.rate.small_lm, codebook_size, seed)
+            self.audio_lm = SmallLM(config.rate.small_lm, codebook_size, seed)
             if config.audio_lm is not None:
                 load_parts(self.audio_lm, audio_lm_path(config.audio_lm))
 
@@ -134,7 +135,9 @@ class LanguageObjective(nn.Module):
             share = self.config.rate_to_codec
             share = share(step) if isinstance(share, Schedule) else share
             rate = self.config.rate
-            terms |= self.audio_lm(encoding, codebook_VC, rate.tau(step), codec_scale=share, bf16=rate.bf16)
+            terms |= small_lm_rate(
+                self.audio_lm, encoding, codebook_VC, rate.tau(step), codec_scale=share, bf16=rate.bf16
+            )
         if BACKBONE_TERMS & active or ("lm/rate" in active and self.audio_lm is None):
             terms |= self._through_backbone(encoding, codebook_VC, batch, step, active)
         return (
