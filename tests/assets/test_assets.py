@@ -74,5 +74,6 @@ def test_the_wheel_carries_speech_and_licences(tmp_path):
     assert len(expected) == 196 and expected <= names
     assert {"llmcodec/recipes/quickstart.yaml", "llmcodec/assets/codec_tiny/model.safetensors"} <= names
     assert {"llmcodec/py.typed", "llmcodec/io/audio.py", "llmcodec/codec/fast/cpu_kernels.c"} <= names
+    assert "llmcodec/report/report.html.jinja" in names
     assert "License-Expression: Apache-2.0 AND CC-BY-SA-3.0 AND CC-BY-3.0 AND BSD-2-Clause" in metadata
     assert "License-File: src/llmcodec/assets/speech/LICENSES.md" in metadata

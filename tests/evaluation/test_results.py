@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmcodec.evaluation.results import MEASURES, SystemRow, compare
+from llmcodec.evaluation.results import MEASURES, Measure, SystemRow, compare
 
 from ..report.made_up import NUM, made_up_row
 
@@ -32,3 +32,12 @@ def test_failures_are_counted_and_compared_without_them() -> None:
 def test_what_was_not_measured_is_not_compared() -> None:
     bare, full = SystemRow("bare", 500.0), made_up_row("full")
     assert compare(bare, full, "mel") is None and compare(bare, full, "lm_bits_per_second") is None
+
+
+def test_a_difference_is_judged_by_the_measures_direction() -> None:
+    result = compare(made_up_row("a", mel=0.7), made_up_row("b", mel=0.8), "mel")
+    same = compare(made_up_row("a"), made_up_row("b", bits=270), "mel")
+    assert result is not None and same is not None
+    directions = {False: "worse", True: "better", None: "changed"}
+    assert {better: Measure("mel", "", 3, better).judge(result) for better in directions} == directions
+    assert {Measure("mel", "", 3, better).judge(same) for better in directions} == {"same"}

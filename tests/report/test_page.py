@@ -5,17 +5,20 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
 from llmcodec.evaluation.results import SystemRow
-from llmcodec.report.figures import Curve, curve_svg, spectrogram_png
-from llmcodec.report.page import Example, ReportMeta, Track, learning_curve, write_report
-from llmcodec.report.tables import verdict
+from llmcodec.report.figures import Curve
+from llmcodec.report.page import Example, ReportMeta, Track, write_report
+from llmcodec.report.verdict import verdict
+from llmcodec.salmon.score import PairScore, PartScore, SalmonResult
 
 from ..speech import speech_like
 from .made_up import made_up_row
@@ -72,7 +75,7 @@ def test_the_page_is_well_formed_and_makes_no_requests(tmp_path: Path) -> None:
             assert not value or value.startswith(("data:", "#")), value
     assert "url(http" not in text and "@import" not in text and not page.all("script")
     assert any(attrs.get("name") == "viewport" for attrs in page.all("meta"))
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_words_tables_failures_and_commands_are_there(tmp_path: Path) -> None:
@@ -107,13 +110,6 @@ def test_a_large_page_leaves_examples_out_and_says_so(tmp_path: Path) -> None:
     assert left is not None and Page(small).all("audio").__len__() == 2 * (5 - int(left[1]))
 
 
-def test_learning_curves_are_in_minutes_and_bits_per_second() -> None:
-    curve = learning_curve([made_up_row("a"), SystemRow("not measured", 500.0)])
-    assert list(curve.series) == ["a"]
-    minutes, bits = curve.series["a"]
-    assert minutes == pytest.approx([0, 100 / 60, 200 / 60, 300 / 60]) and bits == pytest.approx([455, 450, 445, 440])
-
-
 def test_bad_systems_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="different names"):
         write_report(tmp_path / "r.html", [made_up_row("a"), made_up_row("a")], [], [], ReportMeta("t"))
@@ -121,21 +117,26 @@ def test_bad_systems_are_refused(tmp_path: Path) -> None:
         write_report(tmp_path / "r.html", [made_up_row("a")], [], [], ReportMeta("t", reference="b"))
 
 
-def test_a_tone_is_a_line_at_its_height() -> None:
-    from matplotlib.image import imread
-
-    tone = np.sin(2 * np.pi * 2000 * np.arange(16_000) / 16_000).astype(np.float32)
-    picture = imread(io.BytesIO(spectrogram_png(tone, 16_000, height=161)), format="png")
-    brightness = picture[:, 10:-10, :3].sum(axis=(1, 2))
-    assert picture.shape[0] == 161 and abs(int(brightness.argmax()) - 120) <= 1  # 2 of 8 kHz, from the bottom
+def write(path: Path, rows: list[SystemRow], **meta: Any) -> str:
+    return write_report(path / "r.html", rows, [], [], ReportMeta("t", **meta)).read_text("utf-8")
 
 
-def test_silence_and_tiny_clips_have_pictures() -> None:
-    assert spectrogram_png(np.zeros(16_000, np.float32), 16_000).startswith(b"\x89PNG")
-    assert spectrogram_png(np.ones(3, np.float32), 16_000).startswith(b"\x89PNG")
+def test_the_frontier_needs_two_systems(tmp_path: Path) -> None:
+    assert "<svg" not in write(tmp_path, [made_up_row("a")])
+    page = write(tmp_path, [made_up_row("a"), made_up_row("<b>", mel=0.8)])
+    assert "Lower left is better" in page and "&lt;b&gt;" in page and "<b>" not in page and "<svg role=" in page
 
 
-def test_curves_take_the_colour_of_the_page() -> None:
-    svg = curve_svg(Curve("t", "x", "y", {"one": ([0, 1], [1, 2])}))
-    assert svg.startswith("<svg") and "currentColor" in svg and "#010203" not in svg
-    assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", svg)
+def test_salmon_by_task(tmp_path: Path) -> None:
+    result = SalmonResult({"rir_consistency": PartScore([PairScore(i, float(i % 4), 0.5, 1, 1) for i in range(100)])})
+    rows = [replace(made_up_row("a"), salmon=result), SystemRow("b", 500.0)]
+    section = write(tmp_path, rows).partition("(SALMon)")[2].partition("</section>")[0]
+    assert "rir consistency" in section and "<td>75.0<small>65.7 … 82.5</small></td>" in section
+    assert ">a<" in section and ">b<" not in section
+    assert "SALMon)" not in write(tmp_path, rows[1:])
+
+
+def test_runs(tmp_path: Path) -> None:
+    page = write(tmp_path, [made_up_row("a")], runs={"a<": {"steps": "160", "commit": "abc"}})
+    assert "<h3>a&lt;</h3>" in page and "<dt>steps</dt><dd>160</dd>" in page
+    assert "Training runs" not in write(tmp_path, [made_up_row("a")])

@@ -34,12 +34,14 @@ from llmcodec.evaluation.reconstruction import evaluate_reconstruction
 from llmcodec.evaluation.results import SystemRow
 from llmcodec.evaluation.system import encode_all, nominal_bits_per_second
 from llmcodec.evaluation.workers import Journal, job_key
+from llmcodec.io.atomic import write_bytes
 from llmcodec.lm.ngrams import ngram_bits
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD
 from llmcodec.metrics.token_statistics import code_statistics
 from llmcodec.protocol import Codec, HasFeatures
-from llmcodec.report.plots import curves_png, frontier_png, write_png
-from llmcodec.report.tables import markdown_table, rich_table, to_json, verdict
+from llmcodec.report.figures import Curve, frontier, to_png
+from llmcodec.report.tables import markdown_table, rich_table, to_json
+from llmcodec.report.verdict import verdict
 
 
 def evaluate_predictability_command(
@@ -64,8 +66,8 @@ def evaluate_predictability_command(
       llmcodec evaluate predictability --codec bundled --codec mine=runs/rate/codec --manifest corpus --probe -o bits
 
     The model sees audio tokens alone, from the same seeds, with the same budget in seconds of audio; codecs with
-    several codebooks are read token by token. With `-o NAME`: tables, everything as JSON, NAME.frontier.png (bits
-    against Mel distance) and NAME.curves.png; codecs that are done are not trained again.
+    several codebooks are read token by token. With `-o NAME`: tables, everything as JSON, NAME.frontier.png (Mel
+    distance against bits) and NAME.curves.png; codecs that are done are not trained again.
 
     Args:
         codec: `bundled`, a folder or hub id, or NAME=one of these; the first is what others are compared with.
@@ -228,15 +230,10 @@ def load_result(path: Path, protocol: LikelihoodConfig) -> PredictabilityResult 
 def draw(rows: Sequence[SystemRow], stem: Path) -> list[Path]:
     """The frontier (where Mel distances were measured) and the learning curves."""
     drawn = []
-    points = {
-        row.name: (row.reconstruction.mean("mel"), row.predictability.interval())
-        for row in rows
-        if row.reconstruction is not None and row.predictability is not None
-    }
-    if points:
-        drawn.append(stem.with_name(stem.name + ".frontier.png"))
-        png = frontier_png(points, "Mel distance", "LM bits per second", "Left and below is better (95 % intervals)")
-        write_png(drawn[-1], png)
+    plane = frontier(rows)
+    if plane.series:
+        plane = replace(plane, title=f"{plane.title}: lower left is better (95 % intervals)")
+        drawn.append(write_bytes(stem.with_name(stem.name + ".frontier.png"), to_png(plane)))
     curves = {}
     for row in rows:
         assert row.predictability is not None
@@ -247,7 +244,6 @@ def draw(rows: Sequence[SystemRow], stem: Path) -> list[Path]:
                 [point.audio_seconds for point in these],
                 [point.test_bits * row.predictability.token_rate for point in these],
             )
-    drawn.append(stem.with_name(stem.name + ".curves.png"))
     title = "The measuring language model while it learns (test clips)"
-    write_png(drawn[-1], curves_png(curves, "Seconds of audio seen", "Bits per second", title))
-    return drawn
+    picture = Curve(title, "Seconds of audio seen", "Bits per second", curves)
+    return [*drawn, write_bytes(stem.with_name(stem.name + ".curves.png"), to_png(picture))]

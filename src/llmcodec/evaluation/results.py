@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from llmcodec.evaluation.consistency import ConsistencyResult
 from llmcodec.evaluation.predictability import PredictabilityResult, compare_predictability
@@ -33,42 +34,79 @@ class Measure:
     higher_is_better: bool | None
     """None where neither direction is good in itself."""
     unit: str = ""
+    explanation: str = ""
+    """A few words for the report page."""
 
     @property
     def arrow(self) -> str:
+        """Which way is better: ↑, ↓ or nothing."""
         return {True: "↑", False: "↓", None: ""}[self.higher_is_better]
+
+    def judge(self, result: PairedComparison) -> Literal["same", "changed", "better", "worse"]:
+        """The paired comparison in a word: `same` where no difference is shown."""
+        if not result.real:
+            return "same"
+        if self.higher_is_better is None:
+            return "changed"
+        return "better" if (result.difference.value > 0) == self.higher_is_better else "worse"
 
 
 MEASURES = (
-    Measure("mel", "Mel distance", 3, False),
-    Measure("stft", "STFT distance", 3, False),
-    Measure("pesq", "PESQ", 2, True),
-    Measure("stoi", "STOI", 3, True),
-    Measure("f0corr", "F0 correlation", 3, True),
-    Measure("sdr", "SDR", 1, True, "dB"),
+    Measure("mel", "Mel distance", 3, False, explanation="Codec-SUPERB's distance between mel spectrograms"),
+    Measure("stft", "STFT distance", 3, False, explanation="the same between magnitude spectrograms"),
+    Measure("pesq", "PESQ", 2, True, explanation="wide-band quality score, 1.0 to 4.6"),
+    Measure("stoi", "STOI", 3, True, explanation="intelligibility score, 0 to 1"),
+    Measure("f0corr", "F0 correlation", 3, True, explanation="how alike the pitch contours are, -1 to 1"),
+    Measure("sdr", "SDR", 1, True, "dB", "signal to sample-exact error"),
     Measure("logmel", "Log-mel distance", 3, False),
     Measure("dnsmos", "DNSMOS", 2, True),
     Measure("speaker", "Speaker similarity", 3, True),
-    Measure("wer", "Word error rate", 3, False),
-    Measure("lm_bits_per_second", "LM bits per second", 1, False, "bit/s"),
-    Measure("lm_bits_per_token", "LM bits per token", 3, False, "bit"),
-    Measure("unigram_bits", "Unigram bits per token", 3, None, "bit"),
+    Measure("wer", "Word error rate", 3, False, explanation="words that a recogniser gets wrong"),
+    Measure(
+        "lm_bits_per_second",
+        "LM bits per second",
+        1,
+        False,
+        "bit/s",
+        "what a small language model needs to write the tokens of one second",
+    ),
+    Measure("lm_bits_per_token", "LM bits per token", 3, False, "bit", "the same for one token"),
+    Measure("unigram_bits", "Unigram bits per token", 3, None, "bit", "cost without any context"),
     Measure("ngram_1", "1-gram bits per token", 3, None, "bit"),
     Measure("ngram_2", "2-gram bits per token", 3, None, "bit"),
     Measure("ngram_3", "3-gram bits per token", 3, None, "bit"),
     Measure("ngram_4", "4-gram bits per token", 3, None, "bit"),
-    Measure("context_gain", "Context gain per token", 3, True, "bit"),
-    Measure("accuracy", "Next-token accuracy", 3, True),
-    Measure("probe_accuracy", "P-ACC", 3, True),
-    Measure("probe_perplexity", "P-PPL", 0, False),
+    Measure("context_gain", "Context gain per token", 3, True, "bit", "what context saves"),
+    Measure("accuracy", "Next-token accuracy", 3, True, explanation="how often the model's first guess is right"),
+    Measure(
+        "probe_accuracy", "P-ACC", 3, True, explanation="the same after a common 8,192-code quantiser of the latents"
+    ),
+    Measure("probe_perplexity", "P-PPL", 0, False, explanation="its perplexity"),
     Measure("probe_bits_per_second", "Probe bits per second", 1, False, "bit/s"),
-    Measure("salmon", "SALMon-style accuracy", 3, True),
-    Measure("within_utterance_bits", "Within-utterance entropy", 3, None, "bit"),
-    Measure("used_codes", "Used codes", 0, None),
-    Measure("repeat_rate", "Repeat rate", 3, None),
-    Measure("slice_consistency", "Slice consistency", 3, True),
+    Measure(
+        "salmon",
+        "SALMon-style accuracy",
+        3,
+        True,
+        explanation="pairs whose consistent side the token LM finds more likely",
+    ),
+    Measure(
+        "within_utterance_bits", "Within-utterance entropy", 3, None, "bit", "variety of tokens inside an utterance"
+    ),
+    Measure("used_codes", "Used codes", 0, None, explanation="codes that occur at all"),
+    Measure("repeat_rate", "Repeat rate", 3, None, explanation="tokens equal to the one before"),
+    Measure(
+        "slice_consistency", "Slice consistency", 3, True, explanation="tokens that stay when a slice is encoded alone"
+    ),
     Measure("zipf_exponent", "Zipf exponent", 2, None),
-    Measure("nominal_bits_per_second", "Nominal bitrate", 0, None, "bit/s"),
+    Measure(
+        "nominal_bits_per_second",
+        "Nominal bitrate",
+        0,
+        None,
+        "bit/s",
+        "frames times the logarithm of the codebook size",
+    ),
     Measure("entropy_bits_per_second", "Unigram-entropy bitrate", 0, None, "bit/s"),
 )
 _RECONSTRUCTION = tuple(HIGHER_IS_BETTER)
@@ -153,7 +191,8 @@ def compare(a: SystemRow, b: SystemRow, key: str) -> PairedComparison | None:
     return None
 
 
-def used_measures(rows: Sequence[SystemRow]) -> list[Measure]:
-    """The measures that at least one system has, in table order."""
-    present = {key for row in rows for key in row.cells()}
-    return [measure for measure in MEASURES if measure.key in present]
+def table_cells(rows: Sequence[SystemRow]) -> list[tuple[Measure, list[Interval | None]]]:
+    """The measures that at least one system has, in table order, each with one cell a system."""
+    cells = [row.cells() for row in rows]
+    used = [measure for measure in MEASURES if any(measure.key in cell for cell in cells)]
+    return [(measure, [cell.get(measure.key) for cell in cells]) for measure in used]

@@ -25,9 +25,9 @@ from llmcodec.evaluation.results import SystemRow
 from llmcodec.evaluation.system import spread
 from llmcodec.io import audio
 from llmcodec.protocol import Codec
-from llmcodec.report.figures import Curve
-from llmcodec.report.page import Example, Track, learning_curve
-from llmcodec.report.tables import Statement, verdict
+from llmcodec.report.figures import Curve, learning_curve
+from llmcodec.report.page import Example, Track
+from llmcodec.report.verdict import Statement, verdict
 from llmcodec.salmon.score import codec_module, weights_digest
 
 TERMS_SHOWN = {

@@ -28,7 +28,8 @@ from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD
 from llmcodec.protocol import Codec
 from llmcodec.report.figures import Curve
 from llmcodec.report.page import Example, ReportMeta, Track, write_report
-from llmcodec.report.tables import Statement, markdown_table, rich_table, verdict
+from llmcodec.report.tables import markdown_table, rich_table
+from llmcodec.report.verdict import Statement, verdict
 from llmcodec.training.build import version_of
 from llmcodec.training.recipe import Recipe, Weights
 from llmcodec.training.tracking import read_log

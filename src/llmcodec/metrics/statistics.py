@@ -27,15 +27,21 @@ class Interval:
     num: int
     """How many clips (or trials) the estimate stands on."""
 
+    @property
+    def has_bounds(self) -> bool:
+        """Whether the interval is known; NaN bounds say that it is not."""
+        return math.isfinite(self.low)
+
     def excludes(self, point: float) -> bool:
         """True if `point` lies outside the interval."""
         return not self.low <= point <= self.high
 
-    def format(self, digits: int = 3) -> str:
-        """Text such as `1.234 [1.200, 1.270]`; `-` when there is no value."""
+    def format(self, digits: int = 3, with_bounds: bool = True) -> str:
+        """Text such as `1.234 [1.200, 1.270]`, without brackets where there are no bounds; `-` for no value."""
         if not math.isfinite(self.value):
             return "-"
-        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        bounds = f" [{self.low:,.{digits}f}, {self.high:,.{digits}f}]" if with_bounds and self.has_bounds else ""
+        return f"{self.value:,.{digits}f}{bounds}"
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,33 @@
-"""Pictures for the report: spectrograms as PNG, curves as SVG that follows the page's light or dark colours.
+"""Pictures of results: curves, systems in a plane, spectrograms. SVG for the report page, PNG for `llmcodec evaluate`.
 
-Shapes: S samples, N frequency bins, F frames. matplotlib's Agg and SVG back ends, no display, no global state.
-Test: `pytest tests/report/test_page.py`.
+A picture is data (`Curve`, `Scatter`); `to_svg` and `to_png` draw it. matplotlib without a display or global state.
+Shapes: S samples, N frequency bins, F frames, W samples of a window.
+Test: tests/report/test_figures.py.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from html import escape
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from llmcodec.evaluation.results import SystemRow
+from llmcodec.metrics.statistics import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PALETTE = ("#6b7280", "#2563eb", "#d9480f", "#0f9d76", "#9333ea", "#b58900")
 """Readable on white and on near-black; the first is for the reference."""
 MARKERS = ("o", "s", "^", "D")
+INK = "#010203"
+"""Text and axes of an SVG while it is drawn; replaced by the colour of the surrounding text."""
 
 
 @dataclass(frozen=True)
@@ -32,97 +43,161 @@ class Curve:
     order: Sequence[str] = ()
     """All names of the page: a name has one colour in every picture, and a legend even where it stands alone."""
 
-
-def spectrogram_png(wav_S: np.ndarray, sample_rate: int, floor_db: float = -75.0, height: int = 160) -> bytes:
-    """Log-magnitude spectrogram (32 ms Hann, 8 ms hop), 0 Hz at the bottom, floor_db .. 0 dB below the loudest bin.
-
-    No axes: the page's caption gives duration and bandwidth, so the picture scales with the column it stands in.
-    """
-    from matplotlib import colormaps
-    from matplotlib.image import imsave
-
-    window = max(16, round(0.032 * sample_rate))
-    hop = window // 4
-    padded = np.pad(np.asarray(wav_S, dtype=np.float64), (window // 2, window))
-    starts = np.arange(0, max(1, wav_S.size), hop)
-    frames_FW = padded[starts[:, None] + np.arange(window)] * np.hanning(window)
-    magnitude_NF = np.abs(np.fft.rfft(frames_FW, axis=1)).T
-    decibel_NF = 20 * np.log10(np.maximum(magnitude_NF, 1e-10) / max(float(magnitude_NF.max()), 1e-6))
-    rows = np.linspace(0, decibel_NF.shape[0] - 1, height).round().astype(int)
-    buffer = io.BytesIO()
-    colours = colormaps["magma"](np.clip(1 - decibel_NF[rows] / floor_db, 0, 1), bytes=True)[::-1, :, :3]
-    imsave(buffer, np.ascontiguousarray(colours), format="png")
-    return buffer.getvalue()
-
-
-@dataclass(frozen=True)
-class Point:
-    """One system in a plane, with the half-widths of its intervals (below, above) where they are known."""
-
-    name: str
-    x: float
-    y: float
-    x_error: tuple[float, float] | None = None
-    y_error: tuple[float, float] | None = None
-
-
-def curve_svg(curve: Curve, number: int = 0) -> str:
-    """Lines with a legend as an inline SVG; text and axes take the colour of the surrounding text."""
-
-    def draw(axes: Any) -> None:
-        order = list(curve.order or curve.series)
-        for name, (x, y) in curve.series.items():
+    def draw(self, axes: Any) -> None:
+        """Draw the lines, with a legend if there are several names, on matplotlib axes."""
+        order = list(self.order or self.series)
+        for name, (x, y) in self.series.items():
             axes.plot(list(x), list(y), label=name, color=PALETTE[order.index(name) % len(PALETTE)], linewidth=1.8)
         if len(order) > 1:
             axes.legend(frameon=False)
 
-    return _svg(draw, curve.x_label, curve.y_label, f"llmcodec-{number}")
 
+@dataclass(frozen=True)
+class Scatter:
+    """Systems as points in a plane where lower left is better; a line joins those that no other beats in both."""
 
-def scatter_svg(points: Sequence[Point], x_label: str, y_label: str, salt: str = "scatter") -> str:
-    """Systems as points with interval bars, in the report's colours, named in a legend."""
+    title: str
+    x_label: str
+    y_label: str
+    series: Mapping[str, tuple[Interval, Interval]]
+    """Name -> (x, y), with bars where their bounds are finite."""
+    caption: str = ""
 
-    def draw(axes: Any) -> None:
-        for index, point in enumerate(points):
+    def draw(self, axes: Any) -> None:
+        """Draw points, bars, line and legend on matplotlib axes."""
+        best = _undominated((x.value, y.value) for x, y in self.series.values())
+        axes.plot(*zip(*best, strict=True), color="#9ca3af", linewidth=1, zorder=1)
+        for index, (name, (x, y)) in enumerate(self.series.items()):
             axes.errorbar(
-                [point.x],
-                [point.y],
-                xerr=None if point.x_error is None else [[point.x_error[0]], [point.x_error[1]]],
-                yerr=None if point.y_error is None else [[point.y_error[0]], [point.y_error[1]]],
+                [x.value],
+                [y.value],
+                xerr=_bars(x),
+                yerr=_bars(y),
                 fmt=MARKERS[index // len(PALETTE) % len(MARKERS)],
                 markersize=8,
                 capsize=3,
                 elinewidth=1.2,
                 color=PALETTE[index % len(PALETTE)],
-                label=point.name,
+                label=name,
             )
         axes.margins(0.15)
         axes.legend(frameon=False, loc="best")
 
-    return _svg(draw, x_label, y_label, f"llmcodec-{salt}")
+
+def _bars(cell: Interval) -> list[list[float]] | None:
+    """Lengths of the bars below and above the value, or None where the interval is unknown."""
+    if not cell.has_bounds:
+        return None
+    return [[max(0.0, cell.value - cell.low)], [max(0.0, cell.high - cell.value)]]
 
 
-def _svg(draw: Callable[[Any], None], x_label: str, y_label: str, salt: str) -> str:
+def _undominated(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The lower left staircase, by x."""
+    best: list[tuple[float, float]] = []
+    for x, y in sorted(points):
+        if not best or y < best[-1][1]:
+            best.append((x, y))
+    return best
+
+
+def learning_curve(rows: Sequence[SystemRow]) -> Curve:
+    """Held-out bits per second of the token language model against audio seen, one line per system, mean over seeds."""
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for row in rows:
+        if (lm := row.predictability) is None:
+            continue
+        by_seed = [[p for p in lm.curve if p.seed == seed] for seed in lm.config.seeds]
+        steps = list(zip(*by_seed, strict=True))
+        minutes = [sum(p.audio_seconds for p in points) / len(points) / 60 for points in steps]
+        bits = [sum(p.test_bits for p in points) / len(points) * lm.token_rate for points in steps]
+        series[row.name] = (minutes, bits)
+    caption = "Every system starts at its unigram cost; the reported value is the checkpoint chosen on the other split."
+    return Curve("Token language model", "minutes of audio seen", "bits per second, test clips", series, caption)
+
+
+def frontier(rows: Sequence[SystemRow]) -> Scatter:
+    """Mel distance against LM bits per second, for the systems that have both: the picture that decides."""
+    points = {}
+    for row in rows:
+        cells = row.cells()
+        pair = [cells[key] for key in ("lm_bits_per_second", "mel") if key in cells]
+        if len(pair) == 2 and all(math.isfinite(cell.value) for cell in pair):
+            points[row.name] = (pair[0], pair[1])
+    caption = (
+        "Lower left is better; a line joins the systems that no other beats in both. Bars: 95 % bootstrap intervals "
+        "over files, each system by itself; whether two systems differ is told by the paired tests above, which are "
+        "sharper."
+    )
+    return Scatter("Faithful or predictable", "LM bits per second", "Mel distance", points, caption)
+
+
+def to_svg(picture: Curve | Scatter, salt: str) -> str:
+    """An inline SVG without size or title, which takes the text colour of the page around it.
+
+    Args:
+        picture: what to draw.
+        salt: makes the ids inside the SVG differ from those of other pictures on the page.
+    """
     from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
 
-    ink = "#010203"
-    style = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 11, "axes.edgecolor": ink}
-    style |= {"text.color": ink, "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink}
-    with rc_context(cast(Any, style)):
-        figure = Figure(figsize=(5.6, 3.3), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        draw(axes)
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.18, color=ink)
-        buffer = io.StringIO()
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": f"llmcodec-{salt}", "font.size": 11}
+    style |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    style |= {"axes.edgecolor": INK, "grid.color": INK}
+    buffer = io.StringIO()
+    with rc_context(style):
+        figure = _figure(picture, (5.6, 3.3))
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(ink, "currentColor")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    return re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    label = escape(f"{picture.title}: {picture.y_label} against {picture.x_label} for {', '.join(picture.series)}")
+    return svg.replace(INK, "currentColor").replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+def to_png(picture: Curve | Scatter) -> bytes:
+    """A PNG of 1,050 x 675 pixels with the title above."""
+    figure = _figure(picture, (7, 4.5))
+    figure.axes[0].set_title(picture.title)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
+def _figure(picture: Curve | Scatter, inches: tuple[float, float]) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=inches, layout="constrained")
+    axes = figure.add_subplot()
+    picture.draw(axes)
+    axes.set(xlabel=picture.x_label, ylabel=picture.y_label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.18)
+    return figure
+
+
+def spectrogram_png(wav_S: np.ndarray, sample_rate: int, floor_db: float = -75.0, height: int = 160) -> bytes:
+    """Log-magnitude spectrogram (32 ms Hann, 8 ms hop), 0 Hz at the bottom, floor_db .. 0 dB below the loudest bin.
+
+    No axes: the page's caption gives duration and bandwidth, so the picture scales with the column it stands in.
+
+    Args:
+        wav_S: mono samples, float (S,).
+        sample_rate: in Hz.
+        floor_db: what is quieter, in dB below the loudest bin, is black.
+        height: of the picture, in pixels.
+    """
+    from matplotlib import colormaps
+    from matplotlib.image import imsave
+
+    window = max(16, round(0.032 * sample_rate))
+    padded = np.pad(np.asarray(wav_S, dtype=np.float64), (window // 2, window))
+    starts = np.arange(0, max(1, wav_S.size), window // 4)
+    frames_FW = padded[starts[:, None] + np.arange(window)] * np.hanning(window)
+    magnitude_NF = np.abs(np.fft.rfft(frames_FW, axis=1)).T
+    decibel_NF = 20 * np.log10(np.maximum(magnitude_NF, 1e-10) / max(float(magnitude_NF.max()), 1e-6))
+    rows = np.linspace(0, decibel_NF.shape[0] - 1, height).round().astype(int)
+    colours = colormaps["magma"](np.clip(1 - decibel_NF[rows] / floor_db, 0, 1), bytes=True)[::-1, :, :3]
+    buffer = io.BytesIO()
+    imsave(buffer, np.ascontiguousarray(colours), format="png")
+    return buffer.getvalue()

@@ -1,0 +1,89 @@
+"""What changed between two systems, in sentences: only paired differences are called better or worse.
+
+Every sentence names its number of files and seeds. Test: tests/report/test_verdict.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from llmcodec.evaluation.results import MEASURES, Measure, SystemRow, compare
+from llmcodec.metrics.statistics import PairedComparison
+
+COLLAPSE_FLOOR = 0.95
+"""Used codes, unigram and within-utterance entropy below this share of the control's are warned about."""
+VERDICT_KEYS = ("lm_bits_per_second", "mel", "stft", "pesq", "stoi")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One sentence of the verdict."""
+
+    kind: Literal["better", "worse", "same", "warning"]
+    text: str
+
+
+def verdict(
+    control: SystemRow, adapted: SystemRow, num_training_seeds: int = 1, keys: Sequence[str] = VERDICT_KEYS
+) -> list[Statement]:
+    """What `adapted` changed against `control`, in words, in the order: predictability, quality, token health, caveat.
+
+    A difference is called real only where the paired bootstrap interval and the paired t-test both exclude 0.
+    """
+    compared = [(m, compare(control, adapted, m.key)) for key in keys for m in MEASURES if m.key == key]
+    statements = [_sentence(m, result, control, adapted) for m, result in compared if result is not None]
+    lm = adapted.predictability
+    seeds = f", {_count(len(lm.config.seeds), 'language-model seed')} each" if lm is not None else ""
+    plural = "One training run" if num_training_seeds == 1 else f"{num_training_seeds} training runs"
+    caveat = f"{plural} of each system{seeds}: the intervals cover the choice of files"
+    caveat += ", not the luck of a training run." if num_training_seeds == 1 else "; compare the seeds for the rest."
+    return [*statements, *_health(control, adapted), Statement("same", caveat)]
+
+
+def _count(num: int, noun: str) -> str:
+    return f"{num} {noun}" if num == 1 else f"{num} {noun}s"
+
+
+def _sentence(measure: Measure, result: PairedComparison, control: SystemRow, adapted: SystemRow) -> Statement:
+    unit = f" {measure.unit}" if measure.unit else ""
+    numbers = f"{result.mean_b:.{measure.digits}f} against {result.mean_a:.{measure.digits}f}{unit}"
+    if math.isfinite(result.ratio.value):
+        value, low, high = (
+            f"{100 * (x - 1):+.1f} %" for x in (result.ratio.value, result.ratio.low, result.ratio.high)
+        )
+    else:
+        d = result.difference
+        value, low, high = (f"{x:+.{measure.digits}f}" for x in (d.value, d.low, d.high))
+        value += unit
+    evidence = f"({numbers}; paired 95 % interval {low} to {high}, {_count(result.num, 'file')})"
+    kind = measure.judge(result)
+    if kind == "same":
+        if result.margin and result.difference.excludes(0.0):
+            evidence += f", within the {result.margin:.1%} that the luck of a language-model seed may explain"
+        found = f"no difference shown between {adapted.name} and {control.name}"
+    elif kind == "changed":
+        return Statement("same", f"{measure.label}: {adapted.name} differs from {control.name}, {value} {evidence}.")
+    else:
+        found = f"{adapted.name} is {kind} than {control.name}"
+    return Statement(kind, f"{measure.label}: {found}, {value} {evidence}.")
+
+
+def _health(control: SystemRow, adapted: SystemRow) -> list[Statement]:
+    """Collapse watch: predictable tokens are worthless if they say less."""
+    if control.codes is None or adapted.codes is None:
+        return []
+    pairs = (
+        ("used codes", control.codes.used_codes, adapted.codes.used_codes),
+        ("unigram entropy", control.codes.unigram_entropy_bits, adapted.codes.unigram_entropy_bits),
+        ("within-utterance entropy", control.codes.within_utterance_entropy, adapted.codes.within_utterance_entropy),
+    )
+    shares = {name: new / old for name, old, new in pairs if old > 0}
+    low = [f"{name} {share:.0%}" for name, share in shares.items() if share < COLLAPSE_FLOOR]
+    if low:
+        text = f"Tokens are poorer: {', '.join(low)} of {control.name} (floor {COLLAPSE_FLOOR:.0%}); "
+        return [Statement("warning", text + "part of any gain in bits is this loss.")]
+    told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    return [Statement("same", f"Tokens stay rich: {told} of {control.name}.")]
