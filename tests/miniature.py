@@ -5,7 +5,6 @@ Used by tests/unit/training and tests/integration.
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import soundfile
 import torch
 from torch import Tensor
 
-from llmcodec.cli.main import shipped_recipe, train_parser
+from llmcodec.assets import shipped_recipe
+from llmcodec.cli.train import train_parser
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.manifest import Clip, write_manifest
@@ -73,16 +73,9 @@ def miniature_batch(lengths: tuple[int, ...] = (8000, 5000), dtype: torch.dtype 
     return ClipBatch(wav_BS, torch.tensor(lengths), texts, [f"clip{number}" for number in range(len(lengths))])
 
 
-@cache
-def parser() -> Any:
-    return train_parser()
-
-
 def recipe_of(*arguments: str) -> Recipe:
     """A recipe as the command line makes it."""
-    values = vars(parser().instantiate(parser().parse_args(list(arguments))))
-    del values["config"], values["resume"]
-    return Recipe(**values)
+    return train_parser().read_recipe(arguments)
 
 
 # What turns any LLM recipe into a miniature in which every term counts from the first step, R1 is taken every second

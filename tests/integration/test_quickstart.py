@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from llmcodec import assets
-from llmcodec.cli.main import main, shipped_recipe, train_parser
+from llmcodec.cli.main import main
+from llmcodec.cli.train import train_parser
 from llmcodec.codec import LLMCodec
 from llmcodec.data.manifest import read_manifest, write_manifest
 from llmcodec.evaluation.predictability import LikelihoodConfig
@@ -37,10 +38,8 @@ def little_lm(tmp_path_factory) -> Path:
 
 
 def quickstart_recipe(lm: Path, *options: str) -> Recipe:
-    parser = train_parser()
-    arguments = ["--config", str(shipped_recipe("quickstart")), f"--language.backbone.name={lm}", "--steps=2", *options]
-    values = vars(parser.instantiate(parser.parse_args([*arguments, "--language.backbone.num_layers=3"])))
-    return Recipe(**{key: value for key, value in values.items() if key not in ("config", "resume")})
+    arguments = ["--config", "quickstart", f"--language.backbone.name={lm}", "--steps=2", *options]
+    return train_parser().read_recipe([*arguments, "--language.backbone.num_layers=3"])
 
 
 @pytest.fixture(scope="module")

@@ -6,31 +6,23 @@ from dataclasses import replace
 
 import pytest
 
+from llmcodec.assets import shipped_recipe
 from llmcodec.cli.lm import lm_train_parser
-from llmcodec.cli.main import shipped_recipe
 from llmcodec.lm.recipe import LMDataConfig, LMModelConfig, TokenLMRecipe
 from llmcodec.lm.small_lm import SmallLMConfig
 
 
-@pytest.fixture(scope="module")
-def parse():
-    parser = lm_train_parser()
-
-    def read(*arguments: str) -> TokenLMRecipe:
-        values = vars(parser.instantiate(parser.parse_args(list(arguments))))
-        del values["config"], values["resume"]
-        return TokenLMRecipe(**values)
-
-    return read
+def parse(*arguments: str) -> TokenLMRecipe:
+    return lm_train_parser().read_recipe(arguments)
 
 
 @pytest.mark.parametrize("name", ["lm_small", "lm_paper", "lm_tts"])
-def test_shipped_recipes(parse, name):
+def test_shipped_recipes(name):
     one = parse("--config", str(shipped_recipe(name)))
     assert one.name == name and one.run == f"runs/{name}"
 
 
-def test_the_paper(parse):
+def test_the_paper():
     one = parse("--config", str(shipped_recipe("lm_paper")), "--epochs", "1")
     assert one.model.train == "lora" and one.model.lora_rank == 64 and one.lr == 1e-4 and one.epochs == 1
     assert one.rows_per_batch * one.accumulate == 32 and not one.data.packing and one.warmup_share == 0.1

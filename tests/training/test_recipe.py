@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmcodec.cli.main import shipped_recipe
+from llmcodec.assets import shipped_recipe
+from llmcodec.cli.train import train_parser
 from llmcodec.schedule import Schedule
 from llmcodec.training.recipe import (
     LANGUAGE_TERMS,
@@ -21,7 +22,7 @@ from llmcodec.training.recipe import (
     as_schedule,
 )
 
-from ..miniature import parser, recipe_of
+from ..miniature import recipe_of
 
 FOLDER = shipped_recipe("paper").parent
 WHOLE = [
@@ -177,6 +178,6 @@ def test_weights_at_a_step_leave_out_what_is_zero():
 
 
 def test_help_explains_every_field():
-    text = re.sub(r"\s+", " ", parser().format_help())
+    text = re.sub(r"\s+", " ", train_parser().parser.format_help())
     assert "Optimizer steps." in text and "Largest gradient norm of the group." in text
     assert "recon/mel: log-mel L1" in text and "Expand" not in text

@@ -1,7 +1,8 @@
-"""What makes the first run work offline: bundled speech (and, beside it, the bundled codec).
+"""What makes the first run work offline: bundled speech, the bundled codec, and the recipes.
 
-    from llmcodec.assets import speech_manifest
-    manifest = speech_manifest("train")    # a path; audio paths inside are relative to it
+    from llmcodec import assets
+    manifest = assets.speech_manifest("train")    # a path; audio paths inside are relative to it
+    recipe = assets.shipped_recipe("rate")
 
 The recordings keep their own licences, see `speech/LICENSES.md`.
 """
@@ -35,3 +36,22 @@ def codec_folder() -> Path:
     if not (path / "model.safetensors").is_file():
         raise ValueError(f"the bundled codec is missing at {path}: reinstall llmcodec with pip")
     return path
+
+
+def shipped_recipe(name: str) -> Path:
+    """Path of a recipe of the package, such as `rate` or `ablations/causal`; ValueError for a name that it lacks."""
+    path = _recipes() / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(f"no recipe {name!r} in the package; it has {', '.join(recipe_names())}")
+    return path
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes of the package, in order."""
+    return sorted(path.relative_to(_recipes()).with_suffix("").as_posix() for path in _recipes().rglob("*.yaml"))
+
+
+def _recipes() -> Path:
+    """The folder of the recipes: inside the package when installed as a wheel, beside `src` in a checkout."""
+    inside, beside = Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes"
+    return inside if inside.is_dir() else beside

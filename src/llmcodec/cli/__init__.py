@@ -2,7 +2,4 @@
 
 from llmcodec._compat import forward
 
-__getattr__ = forward(
-    __name__,
-    dict.fromkeys(("train_parser", "shipped_recipe"), "llmcodec.cli.main"),
-)
+__getattr__ = forward(__name__, {"shipped_recipe": "llmcodec.assets"})

@@ -12,10 +12,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmcodec import assets
+from llmcodec.cli.recipes import TrainingParser
 from llmcodec.data.manifest import VALID_SPLITS, Clip, read_manifest
 
 if TYPE_CHECKING:
@@ -26,15 +28,22 @@ if TYPE_CHECKING:
     from llmcodec.transcode.tokenize import FlatRow
 
 BUNDLED = "bundled"
+SHORT_NAMES = {
+    "output": "run",
+    "manifest": "data.manifest",
+    "sources": "data.sources",
+    "languages": "data.languages",
+    "codec": "data.codec",
+}
 
 TRAIN_HELP = """\
 Train a language model on codec tokens: from scratch, or any causal LM of the Hugging Face hub.
 
-  llmcodec lm train --config recipes/lm_small.yaml                              bundled speech, works offline
-  llmcodec lm train --config recipes/lm_small.yaml --data.tokens '[tokens]'     shards of `llmcodec tokenize`
-  llmcodec lm train --config recipes/lm_paper.yaml --data.tokens '[tokens]'     Qwen3-4B with LoRA
-  llmcodec lm train --config recipes/lm_small.yaml --resume                     go on where it stopped
-  torchrun --nproc-per-node 4 -m llmcodec lm train --config recipes/lm_paper.yaml
+  llmcodec lm train --config lm_small                  bundled speech, works offline
+  llmcodec lm train --config lm_small --data.tokens '[tokens]'     shards of `llmcodec tokenize`
+  llmcodec lm train --config lm_paper --data.tokens '[tokens]'     Qwen3-4B with LoRA
+  llmcodec lm train --config lm_small --resume                     go on where it stopped
+  torchrun --nproc-per-node 4 -m llmcodec lm train --config lm_paper
 
 The run folder gets run.json, log.jsonl, curves.png, checkpoint-N/, result.json and lm/, which `llmcodec lm score`,
 `lm sample`, `lm export` and `evaluate salmon` read."""
@@ -150,23 +159,18 @@ def tokenize_splits(
     return list(folders)
 
 
-def lm_train_parser() -> Any:
+@cache
+def lm_train_parser() -> TrainingParser[TokenLMRecipe]:
     """Parser of `llmcodec lm train`."""
-    from llmcodec.cli.main import training_parser
     from llmcodec.lm.recipe import TokenLMRecipe
 
-    return training_parser("llmcodec lm train", TRAIN_HELP, TokenLMRecipe)
+    return TrainingParser(TokenLMRecipe, "llmcodec lm train", TRAIN_HELP, SHORT_NAMES)
 
 
 def train(arguments: Sequence[str]) -> None:
     """Run `llmcodec lm train`."""
-    from llmcodec.lm.recipe import TokenLMRecipe
-
-    parser = lm_train_parser()
-    values = vars(parser.instantiate(parser.parse_args(list(arguments))))
-    values.pop("config")
-    resume = values.pop("resume")
-    run_training(TokenLMRecipe(**values), resume)
+    recipe, resume = lm_train_parser().start(arguments)
+    run_training(recipe, resume)
 
 
 def run_training(recipe: TokenLMRecipe, resume: bool = False, say: Callable[[str], None] = print) -> Path:

@@ -58,8 +58,7 @@ class Option:
         """The text of a list or tuple as such; other values as they are. Raises ValueError that names the option."""
         if not self.items or not isinstance(value, str):
             return value
-        parts = [part.strip().strip("'\"") for part in value.strip().removeprefix("[").removesuffix("]").split(",")]
-        parts = [part for part in parts if part]
+        parts = split_names(value)
         kind, many = self.items[0], get_origin(self.hint) is tuple and self.items[-1] is not ...
         try:
             if many and len(parts) != len(self.items):
@@ -69,6 +68,12 @@ class Option:
             number = f"{len(self.items)} " if many else ""
             raise ValueError(f"{self.flag} takes {number}values joined by commas; not {value!r}") from None
         return tuple(read) if many else read
+
+
+def split_names(text: str) -> list[str]:
+    """`a,b`, `[a, b]` or `["a", "b"]` -> the names."""
+    parts = text.strip().removeprefix("[").removesuffix("]").split(",")
+    return [part.strip().strip("'\"") for part in parts if part.strip()]
 
 
 def options_of(function: Callable[..., Any]) -> list[Option]:
@@ -169,6 +174,17 @@ def rename(program: str, arguments: Sequence[str], renamed: Mapping[str, str]) -
             print(f"{program}: {flag} is --{new} now; the old name goes with the next release", file=sys.stderr)
         now.append(argument if new is None else f"--{new}{equals}{value}")
     return now
+
+
+def positions(arguments: Sequence[str], flags: Sequence[str] = ()) -> list[int]:
+    """Where positional values stand among arguments whose other options take one value each."""
+    found, skip = [], False
+    for at, argument in enumerate(arguments):
+        if not skip and (argument == "-" or not argument.startswith("-")):
+            found.append(at)
+        skip = not skip and argument.startswith("-") and argument != "-" and "=" not in argument
+        skip = skip and argument not in (*flags, "-h", "--help")
+    return found
 
 
 def spell_out(arguments: Sequence[str], names: set[str], flags: set[str]) -> list[str]:

@@ -1,0 +1,57 @@
+"""`llmcodec quickstart` and `llmcodec sweep`: whole experiments, unattended.
+
+Test: tests/cli/test_recipes.py, tests/integration/test_quickstart.py, test_sweep.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llmcodec import assets
+from llmcodec.cli.parser import positions
+from llmcodec.cli.recipes import SHORT_NAMES, RecipeParser
+from llmcodec.cli.train import train_parser
+
+QUICKSTART_HELP = """\
+Adapt the bundled codec on the bundled speech through a pretrained LM, against a control: table, verdict, report.html.
+About ten minutes on two cores; a second run resumes. Recipe: quickstart.
+
+  llmcodec quickstart -o runs/quickstart"""
+SWEEP_HELP = """\
+Train and measure several recipes with several seeds, unattended; prints one table. Start it again to resume, or in a
+second process to share the work.
+
+  llmcodec sweep recipes/sweep_objectives.yaml"""
+SWEEP_NAMES = {"output": "folder", "manifest": "manifest", "sources": "sources", "languages": "languages"}
+
+
+def quickstart(arguments: Sequence[str]) -> None:
+    """Run `llmcodec quickstart`."""
+    from llmcodec.experiments.quickstart import run_quickstart
+    from llmcodec.training.recipe import Recipe
+
+    short_names = {name: key for name, key in SHORT_NAMES.items() if name != "output"}
+    recipes = RecipeParser(
+        Recipe,
+        "llmcodec quickstart",
+        QUICKSTART_HELP,
+        short_names,
+        default_config_files=[str(assets.shipped_recipe("quickstart"))],
+    )
+    add = recipes.parser.add_argument
+    add("-o", "--output", type=str, default="runs/quickstart", help="Folder for runs, table and report.")
+    add("--restart", action="store_true", help="Delete what an earlier quickstart left and start over.")
+    recipe, options = recipes.read(arguments)
+    run_quickstart(recipe, **options)
+
+
+def sweep(arguments: Sequence[str]) -> None:
+    """Run `llmcodec sweep`."""
+    from llmcodec.experiments.sweep import SweepConfig, run_sweep
+
+    recipes = RecipeParser(SweepConfig, "llmcodec sweep", SWEEP_HELP, SWEEP_NAMES)
+    recipes.parser.add_argument("file", type=str, help="Sweep file (YAML); options win over it.")
+    file = next((arguments[at] for at in positions(arguments)), None)
+    config, _ = recipes.read(arguments if file is None else ["--config", file, *arguments])
+    print(run_sweep(config, Path(file or ".").parent, train_parser().read_recipe).read_text(encoding="utf-8"))

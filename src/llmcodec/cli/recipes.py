@@ -1,0 +1,145 @@
+"""Commands that take a recipe: `--config` files that stack, an option for every field, short names for common ones.
+
+    llmcodec train --config rate --manifest corpus.jsonl -o runs/mine     the same as --data.manifest and --run
+
+Test: tests/cli/test_recipes.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from llmcodec import assets
+from llmcodec.cli.options import DeviceOptions
+from llmcodec.cli.parser import new_parser, parameter_helps, split_names
+from llmcodec.runtime.opening import pick_device
+
+RecipeType = TypeVar("RecipeType")
+SHORT_NAMES = {
+    "output": "run",
+    "manifest": "data.manifest",
+    "split": "data.split",
+    "sources": "data.sources",
+    "languages": "data.languages",
+    "min_seconds": "data.min_seconds",
+    "max_seconds": "data.max_seconds",
+    "codec": "codec.start",
+}
+"""Option of the other commands -> the recipe's key."""
+LISTS = ("sources", "languages")
+
+
+class RecipeParser(Generic[RecipeType]):
+    """Reads the arguments of a command into a recipe; `parser` takes further options of the command.
+
+    Args:
+        kind: the dataclass of the recipe; its fields are options.
+        program: what the user typed before the arguments.
+        description: of the command; what the short names stand for is added.
+        short_names: option -> the recipe's key.
+        settings: of the `ArgumentParser`.
+    """
+
+    def __init__(
+        self,
+        kind: type[RecipeType],
+        program: str,
+        description: str,
+        short_names: Mapping[str, str] = SHORT_NAMES,
+        **settings: Any,
+    ) -> None:
+        self.kind, self.short_names = kind, short_names
+        pairs = ", ".join(f"{flag_of(name)} for --{key}" for name, key in short_names.items())
+        text = f"{description}\n\nShort names, as in other commands: {pairs}."
+        self.parser = new_parser(program, text, usage=f"{program} [options]", **settings)
+        self.parser.add_argument(
+            "--config", action="config", help="Recipe: a YAML file, or the name of one in the package; several stack."
+        )
+        self.parser.add_class_arguments(kind)
+
+    def read(self, arguments: Sequence[str]) -> tuple[RecipeType, dict[str, Any]]:
+        """The recipe, and the values of the command's further options."""
+        values = vars(self.parser.instantiate(self.parser.parse_args(self.spell_out(arguments))))
+        del values["config"]
+        recipe = self.kind(**{field.name: values.pop(field.name) for field in fields(self.kind)})  # type: ignore[arg-type]
+        return recipe, values
+
+    def spell_out(self, arguments: Sequence[str]) -> list[str]:
+        """The arguments with short names as the recipe's keys, and shipped recipes as paths."""
+        spelled: list[str] = []
+        behind = ""
+        for argument in arguments:
+            if behind:
+                spelled.append(value_of(behind, argument))
+                behind = ""
+                continue
+            flag, equals, value = argument.partition("=")
+            name = "output" if flag == "-o" else flag.removeprefix("--").replace("-", "_")
+            if not flag.startswith("-") or name not in (*self.short_names, "config"):
+                spelled.append(argument)
+                continue
+            key = self.short_names.get(name, name)
+            spelled.append(f"--{key}={value_of(name, value)}" if equals else f"--{key}")
+            behind = "" if equals else name
+        return spelled
+
+
+class TrainingParser(RecipeParser[RecipeType]):
+    """Of a command that trains what the recipe says; takes the same arguments as `RecipeParser`."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.parser.add_argument("--resume", action="store_true", help="Go on from the newest checkpoint of the run.")
+        self.parser.add_argument("--device", type=str, default="auto", help=parameter_helps(DeviceOptions)["device"])
+
+    def read_recipe(self, arguments: Sequence[str]) -> RecipeType:
+        """The recipe that the arguments describe."""
+        return self.read(arguments)[0]
+
+    def start(self, arguments: Sequence[str]) -> tuple[RecipeType, bool]:
+        """The recipe and whether to resume, once this process sees the device to train on and no other."""
+        recipe, options = self.read(arguments)
+        show_device(options["device"])
+        return recipe, options["resume"]
+
+
+def show_device(device: str) -> None:
+    """Let accelerate, which picks the device of a training, see this one alone; before CUDA is used.
+
+    Raises:
+        ValueError: a card by its number for several processes, which take one card each.
+    """
+    kind, _, number = device.partition(":")
+    if number and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"--device {device}: several processes take a GPU each; choose them by CUDA_VISIBLE_DEVICES")
+    if kind == "cpu":
+        os.environ |= {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+    elif number:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = dict(enumerate(visible)).get(int(number), "") if visible[0] else number
+    pick_device(kind)
+
+
+def value_of(name: str, text: str) -> str:
+    """What stands behind an option: lists as JSON, so that no YAML reader takes `no` for false."""
+    if name in LISTS and text != "null":
+        return json.dumps(split_names(text))
+    return find_recipe(text) if name == "config" else text
+
+
+def find_recipe(place: str) -> str:
+    """A file as it is; `rate` and `recipes/rate.yaml` as the path of the recipe in the package, if there is one."""
+    name = place.removeprefix("recipes/").removesuffix(".yaml")
+    if Path(place).is_file() or name not in assets.recipe_names():
+        return place
+    return str(assets.shipped_recipe(name))
+
+
+def flag_of(name: str) -> str:
+    """`-o/--output`, `--min-seconds`."""
+    return f"{'-o/' if name == 'output' else ''}--{name.replace('_', '-')}"

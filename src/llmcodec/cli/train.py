@@ -1,0 +1,39 @@
+"""`llmcodec train`: a codec from scratch, or adapted through a frozen language model.
+
+Test: tests/cli/test_train.py, tests/training/test_recipe.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from llmcodec.cli.recipes import TrainingParser
+from llmcodec.training.recipe import Recipe
+
+HELP = """\
+Train a codec: from scratch, or adapt a pretrained one through a frozen language model.
+
+  llmcodec train --config rate --manifest corpus/manifest.jsonl -o runs/mine
+  llmcodec train --config rate --config control                  recipes stack, later ones win
+  llmcodec train --config rate --weights.rate 0.2 --steps 800    options win over recipes
+  llmcodec train --config rate --resume                          go on where it stopped
+  llmcodec train --config rate --print_config                    show the whole recipe, train nothing
+  torchrun --nproc-per-node 4 -m llmcodec train --config paper   several processes
+
+A weight or learning rate is a number or a schedule, {value: 0.2, delay: 10000, warmup: 2000}. The run folder gets
+run.json (the resolved recipe), log.jsonl, checkpoints/, curves.png and codec/, which `llmcodec compare` reads."""
+
+
+@cache
+def train_parser() -> TrainingParser[Recipe]:
+    """Parser of `llmcodec train`."""
+    return TrainingParser(Recipe, "llmcodec train", HELP)
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Run `llmcodec train`."""
+    recipe, resume = train_parser().start(arguments)
+    from llmcodec.training.trainer import Trainer
+
+    print(f"codec: {Trainer(recipe, resume).run()}")

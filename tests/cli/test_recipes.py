@@ -1,0 +1,74 @@
+"""cli/recipes.py: short names are the recipe's keys, shipped recipes are found by name, a training sees its device."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmcodec import assets
+from llmcodec.cli.lm import lm_train_parser
+from llmcodec.cli.recipes import find_recipe, show_device
+from llmcodec.cli.train import train_parser
+
+
+def test_short_names_are_the_recipes_keys() -> None:
+    clips = "--manifest m.jsonl --sources a,b --languages [no] --min-seconds 1 --max_seconds=9 --split dev"
+    short = train_parser().read_recipe(f"--config control -o there --codec tiny {clips}".split())
+    long = "--run=there --data.manifest=m.jsonl --data.sources=[a,b] --data.min_seconds=1 --data.max_seconds=9"
+    keys = [*long.split(), "--codec.start=tiny", '--data.languages=["no"]', "--data.split=dev"]
+    assert short == train_parser().read_recipe(["--config", str(assets.shipped_recipe("control")), *keys])
+    assert short.run == "there" and short.data.languages == ["no"] and short.codec.start == "tiny"
+    assert train_parser().read_recipe(["--config=rate", "--sources", "null"]).data.sources is None
+    lm = lm_train_parser().read_recipe(["--output", "there", "--codec", "mine", "--sources", "a"])
+    assert (lm.run, lm.data.codec, lm.data.sources) == ("there", "mine", ["a"])
+
+
+def test_later_arguments_win_whatever_their_spelling() -> None:
+    assert train_parser().read_recipe(["--run", "a", "-o", "b"]).run == "b"
+    assert train_parser().read_recipe(["--output=b", "--run=a"]).run == "a"
+
+
+def test_help_says_what_short_names_stand_for() -> None:
+    shown = " ".join(train_parser().parser.format_help().split())
+    assert "-o/--output for --run, --manifest for --data.manifest" in shown and "--min-seconds for" in shown
+
+
+def test_recipes_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = str(assets.shipped_recipe("rate"))
+    assert find_recipe("rate") == find_recipe("recipes/rate.yaml") == shipped
+    assert find_recipe("ablations/causal").endswith("ablations/causal.yaml")
+    assert find_recipe("{steps: 1}") == "{steps: 1}" and find_recipe("mine.yaml") == "mine.yaml"
+    (tmp_path / "rate.yaml").write_text("steps: 1\n")
+    assert find_recipe("rate.yaml") == "rate.yaml"
+    with pytest.raises(ValueError, match="no recipe 'loud' in the package; it has ablations/"):
+        assets.shipped_recipe("loud")
+
+
+def test_the_sweep_file_may_stand_anywhere(tmp_path: Path) -> None:
+    from llmcodec.cli.main import main
+
+    (tmp_path / "sweep.yaml").write_text("folder: nowhere\nmanifest: x\nrows: {}\n")
+    assert main(["sweep", "-o", str(tmp_path / "out"), str(tmp_path / "sweep.yaml"), "--sources", "a,b"]) == 0
+    assert (tmp_path / "out" / "table.md").exists()
+
+
+def test_a_training_sees_its_device_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="not there"):
+        show_device("gpu")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="a GPU each"):
+        show_device("cuda:1")
+    code = """
+from llmcodec.cli.recipes import show_device
+show_device("cpu")
+from accelerate import Accelerator
+from transformers import TrainingArguments
+import torch
+assert Accelerator().device.type == "cpu" and not torch.cuda.is_available()
+"""
+    monkeypatch.delenv("WORLD_SIZE")
+    subprocess.run([sys.executable, "-c", code], check=True)
