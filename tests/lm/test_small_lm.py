@@ -1,5 +1,6 @@
 """The small language model: starts at the unigram, leaks nothing, scores like a float64 loop over prefixes, and gives
-the numbers that it gave when measuring, rate term and `lm train` had one each (small_lm_golden.json, commit f9f99d7)."""
+the numbers that it gave when measuring, rate term and `lm train` had one each (small_lm_golden.json, made
+at commit f9f99d7)."""
 
 from __future__ import annotations
 
