@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from llmcodec.lm.prediction_heads import PredictionHeads
 from llmcodec.objectives.bridge import Bridge, BridgeConfig
-from llmcodec.objectives.prediction import FutureTokenPrediction, PredictionConfig, head_weights
+from llmcodec.objectives.prediction import PredictionConfig, head_weights, prediction_terms
 from llmcodec.protocol import CodecEncoding
 
 
@@ -93,12 +94,11 @@ def main() -> None:
             loss = loss + F.cross_entropy(scores.flatten(0, 1), codes.flatten())
         loss.backward()
 
-    heads = FutureTokenPrediction(PredictionConfig(num_heads=args.heads), torch.randn(num_codes, width) * 0.02)
+    heads = PredictionHeads(args.heads, "linear", torch.randn(num_codes, width) * 0.02)
 
     def predict(bf16: bool) -> None:
         clear()
-        object.__setattr__(heads, "config", PredictionConfig(num_heads=args.heads, bf16=bf16))
-        heads(hidden, codes, mask)["lm/ftp"].backward()
+        prediction_terms(heads, hidden, codes, mask, PredictionConfig(bf16=bf16))["lm/ftp"].backward()
 
     def dense_predict() -> None:
         clear()

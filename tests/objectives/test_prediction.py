@@ -8,23 +8,26 @@ import types
 import pytest
 import torch
 
+from llmcodec.lm.prediction_heads import PredictionHeads
 from llmcodec.lm.vocabulary import AudioVocabulary
-from llmcodec.objectives.prediction import FutureTokenPrediction, PredictionConfig, head_weights
+from llmcodec.objectives.prediction import PredictionConfig, head_weights, prediction_terms
 
 from .toy_codec import gradients, toy_encoding
 
 NUM_CODES, WIDTH, HEADS = 11, 5, 4
 
 
-def _heads(kind="linear", num_heads=HEADS, **options) -> FutureTokenPrediction:
+def _heads(kind="linear", num_heads=HEADS) -> PredictionHeads:
     torch.manual_seed(0)
-    heads = FutureTokenPrediction(
-        PredictionConfig(num_heads=num_heads, kind=kind, **options), torch.randn(NUM_CODES, WIDTH)
-    ).double()
+    heads = PredictionHeads(num_heads, kind, torch.randn(NUM_CODES, WIDTH)).double()
     # Heads start equal (linear) or as the identity (residual): move them apart, so that a mix-up shows.
     for parameter in heads.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return heads
+
+
+def _loss(heads, hidden, codes, mask, **options) -> torch.Tensor:
+    return prediction_terms(heads, hidden, codes, mask, PredictionConfig(**options))["lm/ftp"]
 
 
 def _hidden(frames=8):
@@ -42,11 +45,11 @@ def _by_loops(heads, hidden, codes, lengths):
             for t in range(length):  # hidden[t] has read codes 0 .. t-1; the k-th after them is t + k - 1
                 if t + k - 1 < length:
                     state = hidden[clip, t]
-                    if heads.config.kind == "residual":
+                    if len(heads.blocks):
                         linear = heads.blocks[k - 1].linear
                         a = linear.weight @ state + linear.bias
                         state = state + a * torch.sigmoid(a)
-                    rows = heads.rows[k - 1 if heads.config.kind == "linear" else 0]
+                    rows = heads.rows[0 if len(heads.blocks) else k - 1]
                     logits = rows @ state
                     total = total + torch.logsumexp(logits, 0) - logits[codes[clip, t + k - 1]]
                     count += 1
@@ -59,7 +62,7 @@ def _by_loops(heads, hidden, codes, lengths):
 def test_equals_loops_in_value_and_gradient(kind, lengths):
     encoding, _ = toy_encoding(lengths)
     heads, hidden = _heads(kind), _hidden()
-    terms = heads(hidden, encoding.codes_BT, encoding.mask_BT)
+    terms = prediction_terms(heads, hidden, encoding.codes_BT, encoding.mask_BT, PredictionConfig())
     losses = _by_loops(heads, hidden, encoding.codes_BT, lengths)
     expected = sum(w * loss for w, loss in zip(head_weights(HEADS), losses, strict=True))
     torch.testing.assert_close(terms["lm/ftp"], expected)
@@ -100,12 +103,12 @@ def test_with_the_released_shift_head_one_learns_to_copy():
     vocabulary = AudioVocabulary(rows, torch.zeros(16))
     final = {}
     for start in (True, False):
-        heads = FutureTokenPrediction(PredictionConfig(num_heads=1), torch.zeros(NUM_CODES, 16))
+        heads = PredictionHeads(1, "linear", torch.zeros(NUM_CODES, 16))
         optimizer = torch.optim.Adam(heads.parameters(), lr=0.1)
         for _ in range(60):
             optimizer.zero_grad()
             hidden = vocabulary.inputs(rows[codes], mask, start=start).embeds_BLH.detach()
-            loss = heads(hidden, codes, mask)["lm/ftp"]
+            loss = _loss(heads, hidden, codes, mask)
             loss.backward()
             optimizer.step()
         final[start] = loss.item()
@@ -116,41 +119,32 @@ def test_with_the_released_shift_head_one_learns_to_copy():
 def test_targets_and_padding_carry_no_gradient():
     encoding, codebook = toy_encoding()
     hidden = _hidden()
-    loss = _heads()(hidden, encoding.codes_BT, encoding.mask_BT)["lm/ftp"]
+    loss = _loss(_heads(), hidden, encoding.codes_BT, encoding.mask_BT)
     found = gradients(loss, hidden, encoding.query_BTC, codebook)
     assert not found[0][:, : encoding.mask_BT.shape[1]][~encoding.mask_BT].any()
     assert not found[0][:, 7:].any() and not found[1].any() and not found[2].any()
-
-
-def test_initial_heads_are_the_given_rows():
-    rows = torch.randn(NUM_CODES, WIDTH)
-    linear = FutureTokenPrediction(PredictionConfig(num_heads=3), rows)
-    assert len(linear.rows) == 3 and all(torch.equal(head, rows) for head in linear.rows)
-    residual = FutureTokenPrediction(PredictionConfig(num_heads=3, kind="residual"), rows)
-    state, output = residual.head(2, torch.ones(1, WIDTH))
-    assert len(residual.rows) == 1 and torch.equal(output, rows) and torch.equal(state, torch.ones(1, WIDTH))
 
 
 def test_memory_never_holds_all_logits():
     from .memory_probe import peak_bytes
 
     batch, frames, num_codes, width, num_heads = 2, 200, 8192, 32, 5
-    heads = FutureTokenPrediction(PredictionConfig(num_heads=num_heads), torch.randn(num_codes, width))
+    heads = PredictionHeads(num_heads, "linear", torch.randn(num_codes, width))
     hidden = torch.randn(batch, frames, width, requires_grad=True)
     codes = torch.randint(0, num_codes, (batch, frames))
     mask = torch.ones_like(codes, dtype=torch.bool)
     weights = num_heads * num_codes * width * 4
 
-    peak = peak_bytes(lambda: heads(hidden, codes, mask)["lm/ftp"].backward())
+    peak = peak_bytes(lambda: _loss(heads, hidden, codes, mask).backward())
     # Gradients of the heads exist anyway; a head's gradient is scaled once more on its way.
     assert peak < 1.5 * weights + 0.25 * num_heads * batch * frames * num_codes * 4
 
 
 def test_liger_is_optional_and_used_when_asked(monkeypatch):
     encoding, _ = toy_encoding()
-    heads = _heads(kernel="liger")
+    heads = _heads()
     with pytest.raises(ValueError, match="pip install liger-kernel"):
-        heads(_hidden(), encoding.codes_BT, encoding.mask_BT)
+        _loss(heads, _hidden(), encoding.codes_BT, encoding.mask_BT, kernel="liger")
 
     def stand_in(hidden, weight, target, reduction):
         return torch.nn.functional.cross_entropy(hidden @ weight.T, target, reduction=reduction), None
@@ -160,15 +154,16 @@ def test_liger_is_optional_and_used_when_asked(monkeypatch):
     for name in ("liger_kernel", "liger_kernel.transformers"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers.functional", functional)
-    own = _heads()(_hidden(), encoding.codes_BT, encoding.mask_BT)["lm/ftp"]
-    torch.testing.assert_close(heads(_hidden(), encoding.codes_BT, encoding.mask_BT)["lm/ftp"], own)
+    own = _loss(_heads(), _hidden(), encoding.codes_BT, encoding.mask_BT)
+    fused = _loss(heads, _hidden(), encoding.codes_BT, encoding.mask_BT, kernel="liger")
+    torch.testing.assert_close(fused, own)
 
 
 def _half(rank: int) -> dict[str, torch.Tensor]:
     encoding, _ = toy_encoding((7, 4, 1))
     keep = slice(0, 1) if rank == 0 else slice(1, 3)
     heads, hidden = _heads(), _hidden()
-    loss = heads(hidden[keep], encoding.codes_BT[keep], encoding.mask_BT[keep])["lm/ftp"]
+    loss = _loss(heads, hidden[keep], encoding.codes_BT[keep], encoding.mask_BT[keep])
     return {"loss": loss.detach(), "grad": torch.cat([g.flatten() for g in gradients(loss, *heads.parameters())])}
 
 
@@ -176,7 +171,7 @@ def test_two_ranks_equal_one(two_ranks):
     first, second = two_ranks(_half)
     encoding, _ = toy_encoding((7, 4, 1))
     heads = _heads()
-    loss = heads(_hidden(), encoding.codes_BT, encoding.mask_BT)["lm/ftp"]
+    loss = _loss(heads, _hidden(), encoding.codes_BT, encoding.mask_BT)
     torch.testing.assert_close((first["loss"] + second["loss"]) / 2, loss.detach())
     whole = torch.cat([g.flatten() for g in gradients(loss, *heads.parameters())])
     torch.testing.assert_close((first["grad"] + second["grad"]) / 2, whole)
@@ -185,7 +180,7 @@ def test_two_ranks_equal_one(two_ranks):
 def test_errors_say_what_is_wrong():
     encoding, _ = toy_encoding()
     with pytest.raises(ValueError, match="as many hidden states"):
-        _heads()(_hidden(3), encoding.codes_BT, encoding.mask_BT)
+        _loss(_heads(), _hidden(3), encoding.codes_BT, encoding.mask_BT)
     with pytest.raises(ValueError, match="num_heads"):
         PredictionConfig(num_heads=0)
     with pytest.raises(ValueError, match="linear or residual"):

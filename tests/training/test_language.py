@@ -170,13 +170,13 @@ def test_the_bank_keeps_texts_by_key_in_training_and_never_an_empty_one(backbone
 
 
 class Capture(nn.Module):
-    """In the place of the heads: keeps what they would be given."""
+    """In the place of the heads: one head, which keeps the states from which it should predict the codes."""
 
-    def forward(self, hidden_BLH: Tensor, codes_BT: Tensor, mask_BT: Tensor) -> dict[str, Tensor]:
-        num_frames = codes_BT.shape[1]  # head 1 predicts code t from hidden[t]
-        self.states = hidden_BLH[:, :num_frames].flatten(0, 1).detach()
-        self.targets = codes_BT.flatten()
-        return {"lm/ftp": hidden_BLH.sum()}
+    num_heads = 1
+
+    def head(self, k: int, hidden_NH: Tensor) -> tuple[Tensor, Tensor]:
+        self.states = hidden_NH.detach()  # head 1 predicts code t from hidden[t]
+        return hidden_NH, torch.zeros(NUM_CODES, hidden_NH.shape[1])
 
 
 def head_accuracy(backbone: FrozenCausalLM, released: bool) -> float:
@@ -187,7 +187,7 @@ def head_accuracy(backbone: FrozenCausalLM, released: bool) -> float:
     codes = torch.randint(0, 16, (80, 25), generator=torch.Generator().manual_seed(2))
     batch = ClipBatch(torch.zeros(80, 1), torch.ones(80, dtype=torch.int64), [""] * 80, [str(i) for i in range(80)])
     language(encoding_of(codes, codebook[codes]), codebook, batch, 0, frozenset({"lm/ftp"}))
-    states, targets = language.prediction.states.double(), language.prediction.targets
+    states, targets = language.prediction.states.double(), codes.flatten()
     states = torch.cat([states, torch.ones_like(states[:, :1])], 1)
     train, test = slice(0, 1000), slice(1000, None)
     gram = states[train].T @ states[train] + 1e-3 * torch.eye(states.shape[1], dtype=torch.float64)

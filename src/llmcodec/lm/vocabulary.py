@@ -92,12 +92,3 @@ class AudioVocabulary(nn.Module):
                 found = tuple(rows[name].shape) if name in rows else "nothing"
                 raise ValueError(f"audio rows: {path} has {found} for {name}, this run needs {tuple(own.shape)}")
         self.load_state_dict(rows)
-
-
-def initial_output_rows(backbone: FrozenCausalLM, codebook_size: int, seed: int = 0) -> Tensor:
-    """Initial output rows (V, H) of the audio tokens.
-
-    The same as the initial embedding rows where the LLM ties the two; else drawn with the same noise from the
-    statistics of its output rows.
-    """
-    return sample_rows(backbone.output_statistics(), codebook_size, seed)

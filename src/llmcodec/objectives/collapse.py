@@ -2,8 +2,8 @@
 
 A predictability loss is best served by constant tokens, or by tokens constant within an utterance. Against the first:
 `codes/marginal_entropy` = log V - H(u), u the mean soft assignment of all frames (a cross-entropy of u to the uniform
-distribution would look alike but has no gradient where it is needed). Against both: reconstruction as the anchor, a
-frozen teacher's latents, and floors on plain statistics of the codes, shown and checked while training.
+distribution would look alike but has no gradient where it is needed). Against both: reconstruction as the anchor, and
+floors on plain statistics of the codes, shown and checked while training.
 
 Shapes: B batch, T frames, N real frames, V codes, C code dimension, D codec width.
 Test: `pytest tests/objectives/test_collapse.py`.
@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from llmcodec.distributed import at_least_float32, masked_mean, num_ranks
+from llmcodec.distributed import at_least_float32, num_ranks
 from llmcodec.objectives.chunked import add_outer, row_chunks, row_dot, softmax_, valid_rows
 from llmcodec.protocol import CodecEncoding
 
@@ -79,13 +79,6 @@ def marginal_entropy_term(encoding: CodecEncoding, codebook_VC: Tensor, tau: flo
     return math.log(codebook_VC.shape[0]) + (usage_V * usage_V.clamp_min(tiny).log()).sum()
 
 
-def teacher_term(encoding: CodecEncoding, teacher_BTD: Tensor) -> Tensor:
-    """Squared distance of the latent to the starting codec's, relative to the latter's mean square: 0 at the start."""
-    latent, teacher = at_least_float32(encoding.latent_BTD), at_least_float32(teacher_BTD.detach())
-    distance = masked_mean((latent - teacher).square().mean(-1), encoding.mask_BT)
-    return distance / masked_mean(teacher.square().mean(-1), encoding.mask_BT).clamp_min(1e-12)
-
-
 def entropy_bits(counts: Tensor) -> Tensor:
     """Plug-in entropy in bits of the last dimension's counts; 0 for no counts."""
     counts = counts.double()
@@ -141,13 +134,6 @@ class CodeStatistics(nn.Module):
             "codes/utterance_entropy": entropy / clips.clamp_min(1e-12),
             "codes/repeat_rate": repeats / pairs.clamp_min(1e-12),
         }
-
-
-def code_statistics(codes_BT: Tensor, mask_BT: Tensor, codebook_size: int) -> dict[str, Tensor]:
-    """The same statistics for one batch alone."""
-    statistics = CodeStatistics(codebook_size, decay=0.0).to(codes_BT.device)
-    statistics.update(codes_BT, mask_BT)
-    return statistics.summary()
 
 
 @dataclass(frozen=True)

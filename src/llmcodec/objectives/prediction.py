@@ -1,4 +1,4 @@
-"""Future-token prediction: K heads on the frozen LLM's last hidden state (Medusa style; LLM-Codec, arXiv 2604.17852).
+"""Future-token prediction: the loss of K heads on the frozen LLM's last hidden state (LLM-Codec, arXiv 2604.17852).
 
 The shift: the LLM reads [start, e_0, e_1, ...] (`lm.vocabulary.AudioVocabulary.inputs`), so hidden[t] has read the
 codes before t and head k predicts code t + k - 1 (k = 1, 2, ..): a state that has seen codes up to t predicts t + k,
@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llmcodec.distributed import at_least_float32, mean_count
+from llmcodec.lm.prediction_heads import PredictionHeads
 from llmcodec.objectives.chunked import linear_cross_entropy, valid_rows
 
 
@@ -50,69 +51,36 @@ def head_weights(num_heads: int) -> list[float]:
     return [1.0 / k / total for k in range(1, num_heads + 1)]
 
 
-class ResidualHead(nn.Module):
-    """h + SiLU(Linear(h)), starting as the identity."""
-
-    def __init__(self, hidden_size: int):
-        super().__init__()
-        self.linear = nn.Linear(hidden_size, hidden_size)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return hidden + nn.functional.silu(self.linear(hidden))
-
-
-class FutureTokenPrediction(nn.Module):
-    """K prediction heads and their weighted loss.
+def prediction_terms(
+    heads: PredictionHeads, hidden_BLH: Tensor, codes_BT: Tensor, mask_BT: Tensor, config: PredictionConfig
+) -> dict[str, Tensor]:
+    """Terms `lm/ftp` (sum of w_k CE_k, nats) and, without gradient, `lm/ftp_1` .. `lm/ftp_K`.
 
     Args:
-        config: number and kind of heads.
-        initial_rows_VH: the LLM's output rows for the audio tokens (`lm.vocabulary.initial_output_rows`).
+        hidden_BLH: last hidden states, L >= T; position t has read the codes before t.
+        codes_BT: int64 targets. mask_BT: real frames, right-padded.
     """
+    num_frames = codes_BT.shape[1]
+    if hidden_BLH.shape[1] < num_frames:
+        raise ValueError(f"FTP: {num_frames} codes need as many hidden states, got {hidden_BLH.shape[1]}")
+    total = hidden_BLH.new_zeros((), dtype=at_least_float32(hidden_BLH).dtype)
+    terms: dict[str, Tensor] = {}
+    for k, weight in enumerate(head_weights(heads.num_heads), start=1):
+        usable = max(0, num_frames - k + 1)
+        mask = mask_BT[:, k - 1 :]  # the target is real, hence every frame before it
+        states, rows_VH = heads.head(k, valid_rows(hidden_BLH[:, :usable], mask))
+        loss = _cross_entropy(states, rows_VH, codes_BT[:, k - 1 :][mask], config) / mean_count(mask).clamp_min(1e-9)
+        loss = loss.to(total.dtype)
+        total = total + weight * loss
+        terms[f"lm/ftp_{k}"] = loss.detach()
+    return {"lm/ftp": total, **terms}
 
-    def __init__(self, config: PredictionConfig, initial_rows_VH: Tensor):
-        super().__init__()
-        self.config = config
-        num_matrices = config.num_heads if config.kind == "linear" else 1
-        self.rows = nn.ParameterList([nn.Parameter(initial_rows_VH.detach().clone()) for _ in range(num_matrices)])
-        num_blocks = config.num_heads if config.kind == "residual" else 0
-        self.blocks = nn.ModuleList([ResidualHead(initial_rows_VH.shape[1]) for _ in range(num_blocks)])
 
-    def head(self, k: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Head k (1..K) as (states, output rows): its logits are `states @ rows.T`."""
-        if self.config.kind == "linear":
-            return hidden, self.rows[k - 1]
-        # The blocks are small: under autocast they run in bf16, without it in the parameters' precision.
-        return self.blocks[k - 1](hidden.to(self.rows[0].dtype)), self.rows[0]
-
-    def forward(self, hidden_BLH: Tensor, codes_BT: Tensor, mask_BT: Tensor) -> dict[str, Tensor]:
-        """Terms `lm/ftp` (sum of w_k CE_k, nats) and, without gradient, `lm/ftp_1` .. `lm/ftp_K`.
-
-        Args:
-            hidden_BLH: last hidden states, L >= T; position t has read the codes before t.
-            codes_BT: int64 targets. mask_BT: real frames, right-padded.
-        """
-        num_frames = codes_BT.shape[1]
-        if hidden_BLH.shape[1] < num_frames:
-            raise ValueError(f"FTP: {num_frames} codes need as many hidden states, got {hidden_BLH.shape[1]}")
-        total = hidden_BLH.new_zeros((), dtype=at_least_float32(hidden_BLH).dtype)
-        terms: dict[str, Tensor] = {}
-        for k, weight in enumerate(head_weights(self.config.num_heads), start=1):
-            usable = max(0, num_frames - k + 1)
-            mask = mask_BT[:, k - 1 :]  # the target is real, hence every frame before it
-            states, rows_VH = self.head(k, valid_rows(hidden_BLH[:, :usable], mask))
-            loss = self._cross_entropy(states, rows_VH, codes_BT[:, k - 1 :][mask]) / mean_count(mask).clamp_min(1e-9)
-            loss = loss.to(total.dtype)
-            total = total + weight * loss
-            terms[f"lm/ftp_{k}"] = loss.detach()
-        return {"lm/ftp": total, **terms}
-
-    def _cross_entropy(self, states_NH: Tensor, rows_VH: Tensor, targets_N: Tensor) -> Tensor:
-        dtype = torch.bfloat16 if self.config.bf16 else None
-        if self.config.kernel == "liger":
-            return _liger_cross_entropy(states_NH if dtype is None else states_NH.to(dtype), rows_VH, targets_N)
-        return linear_cross_entropy(states_NH, rows_VH, targets_N, matmul_dtype=dtype)[0]
+def _cross_entropy(states_NH: Tensor, rows_VH: Tensor, targets_N: Tensor, config: PredictionConfig) -> Tensor:
+    dtype = torch.bfloat16 if config.bf16 else None
+    if config.kernel == "liger":
+        return _liger_cross_entropy(states_NH if dtype is None else states_NH.to(dtype), rows_VH, targets_N)
+    return linear_cross_entropy(states_NH, rows_VH, targets_N, matmul_dtype=dtype)[0]
 
 
 def _liger_cross_entropy(states_NH: Tensor, rows_VH: Tensor, targets_N: Tensor) -> Tensor:

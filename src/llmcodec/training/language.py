@@ -19,11 +19,12 @@ from llmcodec import assets
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
 from llmcodec.lm.backbone import BackboneConfig, BackboneOutput, FrozenCausalLM, sa_layers, text_key
+from llmcodec.lm.prediction_heads import PredictionHeads
 from llmcodec.lm.small_lm import SmallLM
-from llmcodec.lm.vocabulary import AudioVocabulary, initial_output_rows
+from llmcodec.lm.vocabulary import AudioVocabulary
 from llmcodec.objectives.alignment import AlignmentConfig, SemanticAlignment, pool_last
 from llmcodec.objectives.bridge import Bridge, BridgeConfig
-from llmcodec.objectives.prediction import FutureTokenPrediction, PredictionConfig
+from llmcodec.objectives.prediction import PredictionConfig, prediction_terms
 from llmcodec.objectives.rate import RateConfig, rate_term, small_lm_rate
 from llmcodec.protocol import CodecEncoding
 from llmcodec.schedule import Schedule
@@ -93,8 +94,10 @@ class LanguageObjective(nn.Module):
             if config.audio_rows is not None:
                 self.vocabulary.load_rows(config.audio_rows)
             if "lm/ftp" in terms or "lm/rate" in terms:
-                rows_VH = initial_output_rows(self.backbone, codebook_size, seed)
-                self.prediction = FutureTokenPrediction(config.prediction, rows_VH)
+                heads = config.prediction
+                self.prediction = PredictionHeads.from_backbone(
+                    self.backbone, heads.num_heads, heads.kind, codebook_size, seed
+                )
             if ALIGNMENT_TERMS & terms:
                 self.layers = sa_layers(self.backbone.num_layers)
                 self.alignment = SemanticAlignment(self.layers, self.backbone.hidden_size, config.alignment)
@@ -159,7 +162,9 @@ class LanguageObjective(nn.Module):
         states = self.backbone(inputs.embeds_BLH, inputs.mask_BL, layers)
         if "lm/ftp" in active:
             assert self.prediction is not None
-            terms |= self.prediction(states.last_BLH, encoding.codes_BT, encoding.mask_BT)
+            terms |= prediction_terms(
+                self.prediction, states.last_BLH, encoding.codes_BT, encoding.mask_BT, self.config.prediction
+            )
         if "lm/rate" in active and self.audio_lm is None:
             assert self.prediction is not None
             head_states, rows_VH = self.prediction.head(1, states.last_BLH)

@@ -1,0 +1,66 @@
+"""Prediction heads on the last hidden state of a frozen language model (Medusa style; LLM-Codec, arXiv 2604.17852).
+
+Head k (k = 1, 2, ..) predicts the k-th token after those that a state has read. The loss is in
+objectives/prediction.py. Shapes: H LLM width, V audio vocabulary, N states. Test: tests/lm/test_prediction_heads.py.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from llmcodec.lm.backbone import FrozenCausalLM
+from llmcodec.lm.rows import sample_rows
+
+
+class ResidualHead(nn.Module):
+    """h + SiLU(Linear(h)), starting as the identity."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, hidden_size)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden + nn.functional.silu(self.linear(hidden))
+
+
+class PredictionHeads(nn.Module):
+    """K heads.
+
+    Args:
+        num_heads: K.
+        kind: linear has one V x H matrix per head (the paper), residual one H x H block per head and one matrix.
+        initial_rows_VH: what every matrix starts as.
+    """
+
+    def __init__(self, num_heads: int, kind: Literal["linear", "residual"], initial_rows_VH: Tensor):
+        super().__init__()
+        matrices, blocks = (num_heads, 0) if kind == "linear" else (1, num_heads)
+        self.num_heads = num_heads
+        self.rows = nn.ParameterList([nn.Parameter(initial_rows_VH.detach().clone()) for _ in range(matrices)])
+        self.blocks = nn.ModuleList([ResidualHead(initial_rows_VH.shape[1]) for _ in range(blocks)])
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: FrozenCausalLM,
+        num_heads: int,
+        kind: Literal["linear", "residual"],
+        codebook_size: int,
+        seed: int = 0,
+    ) -> PredictionHeads:
+        """Matrices drawn from mean and covariance of the LLM's output rows of text.
+
+        Where the LLM ties its rows, they are those that the audio embeddings start as (`AudioVocabulary`).
+        """
+        return cls(num_heads, kind, sample_rows(backbone.output_statistics(), codebook_size, seed))
+
+    def head(self, k: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Head k (1..K) as (states, output rows): its logits are `states @ rows.T`."""
+        if not self.blocks:
+            return hidden, self.rows[k - 1]
+        # The blocks are small: under autocast they run in bf16, without it in the parameters' precision.
+        return self.blocks[k - 1](hidden.to(self.rows[0].dtype)), self.rows[0]
