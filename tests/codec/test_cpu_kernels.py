@@ -16,14 +16,12 @@ from torch import Tensor, nn
 from llmcodec.codec import LLMCodecConfig
 from llmcodec.codec import conformer as conformer_module
 from llmcodec.codec.conformer import Conformer
-from llmcodec.codec.fast import cpu_conformer as native_conformer
-from llmcodec.codec.fast import cpu_kernels as native
-from llmcodec.codec.fast import cpu_linear as native_linear
-from llmcodec.codec.fast.conformer import FastConformer, Layout
-from llmcodec.codec.fast.cpu_conformer import ROWS_PER_CALL, NativeConformer, calls, fast_conformer, native_runs
+from llmcodec.codec.fast import cpu_conformer, cpu_kernels, cpu_linear
+from llmcodec.codec.fast.conformer import Layout, PackedConformer
+from llmcodec.codec.fast.cpu_conformer import ROWS_PER_CALL, CpuConformer, calls, kernels_run, pack_conformer
 from llmcodec.codec.fast.engine import LAYERS
 
-needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels here: {native.why_not()}")
+needs_kernels = pytest.mark.skipif(cpu_kernels.library() is None, reason=f"no kernels here: {cpu_kernels.why_not()}")
 THREADS = torch.get_num_threads()
 NAMES = {"up_proj": "up", "down_proj": "down", "to_qkv": "qkv", "to_out": "out"}
 NAMES |= {"pointwise_conv1": "pw1", "pointwise_conv2": "pw2"}
@@ -57,7 +55,7 @@ def kinds_of(precision: str = "fp32", attention: str = "fp32", **others: str) ->
 
 def run(conformer: Conformer, config: LLMCodecConfig, clips: list[Tensor], kinds: dict[str, str]) -> list[Tensor]:
     """The kernels on a padded batch of clips (T, D)."""
-    packed = NativeConformer(conformer, config, kinds, lambda _: None)
+    packed = CpuConformer(conformer, config, kinds, lambda _: None)
     lengths = torch.tensor([len(clip) for clip in clips])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
     batch = nn.utils.rnn.pad_sequence(clips, batch_first=True, padding_value=7.0).float()
@@ -182,9 +180,9 @@ def rounded_attention(kind: str, values: str, allowed: Tensor):
 @pytest.mark.parametrize("kind", ["bf16", "int16", "int8"])
 def test_attention_equals_its_own_arithmetic(kind, overrides, values, monkeypatch):
     """With and without a processor that multiplies bf16, which values and their weights are kept in where it can."""
-    if "bf16" in (values, kind) and not native.multiplies_bf16():
+    if "bf16" in (values, kind) and not cpu_kernels.multiplies_bf16():
         pytest.skip("no AVX-512 BF16 here")
-    monkeypatch.setattr(native_conformer, "multiplies_bf16", lambda: values == "bf16")
+    monkeypatch.setattr(cpu_conformer, "multiplies_bf16", lambda: values == "bf16")
     config = config_of(**overrides)
     conformer = conformer_of(config)
     with torch.no_grad():
@@ -257,7 +255,7 @@ def test_a_frame_depends_on_no_other_clip_and_no_thread(kinds, overrides):
         torch.set_num_threads(THREADS)
 
 
-def coded_in_a_fork(packed: NativeConformer, rows: Tensor, queue) -> None:
+def coded_in_a_fork(packed: CpuConformer, rows: Tensor, queue) -> None:
     torch.set_num_threads(1)  # as in a worker of PyTorch's DataLoader
     queue.put(packed(rows.clone(), Layout.of(1, len(rows), None)).tolist())
 
@@ -265,7 +263,7 @@ def coded_in_a_fork(packed: NativeConformer, rows: Tensor, queue) -> None:
 @needs_kernels
 def test_a_forked_worker_codes_on_one_thread():
     config = config_of()
-    packed = NativeConformer(conformer_of(config), config, kinds_of(), lambda _: None)
+    packed = CpuConformer(conformer_of(config), config, kinds_of(), lambda _: None)
     rows = noise(200, 64).float()
     torch.set_num_threads(2)
     try:
@@ -306,7 +304,7 @@ def test_what_is_not_finite_stays_visible(kinds, bad):
     (got,) = run(conformer, config, [clip], kinds)
     assert bool(got[50].isnan().all())
     assert torch.equal(got[:17], clean[:17]) and torch.equal(got[90:], clean[90:])  # out of sight, whole panels of keys
-    linear = native_linear.packed_linear(nn.Linear(64, 32), "int16" if kinds["up"] != "int8" else "int8")
+    linear = cpu_linear.pack_linear(nn.Linear(64, 32), "int16" if kinds["up"] != "int8" else "int8")
     with torch.inference_mode():
         out = linear(clip.float())
     assert bool(out[50].isnan().all()) and bool(out[:50].isfinite().all()) and bool(out[51:].isfinite().all())
@@ -333,21 +331,21 @@ def test_many_short_clips_over_several_calls():
 
 def test_what_the_kernels_do_not_take(monkeypatch):
     cpu = torch.device("cpu")
-    assert native_runs(config_of(), cpu) == (native.library() is not None)
-    assert not native_runs(config_of(), torch.device("meta"))
-    assert not native_runs(config_of(hidden_size=40, head_dim=40), cpu)
-    assert not native_runs(config_of(hidden_size=64, head_dim=8), cpu)
-    assert not native_runs(config_of(hidden_size=512, head_dim=512), cpu)
+    assert kernels_run(config_of(), cpu) == (cpu_kernels.library() is not None)
+    assert not kernels_run(config_of(), torch.device("meta"))
+    assert not kernels_run(config_of(hidden_size=40, head_dim=40), cpu)
+    assert not kernels_run(config_of(hidden_size=64, head_dim=8), cpu)
+    assert not kernels_run(config_of(hidden_size=512, head_dim=512), cpu)
 
 
 @needs_kernels
 @pytest.mark.parametrize("amx", [False, True])
 def test_bf16_goes_to_pytorch_without_bf16_and_with_amx(amx, monkeypatch):
-    monkeypatch.setattr(native_conformer, "multiplies_bf16", lambda: amx)
-    monkeypatch.setattr(native_conformer, "processor_has", lambda question: amx)
+    monkeypatch.setattr(cpu_conformer, "multiplies_bf16", lambda: amx)
+    monkeypatch.setattr(cpu_conformer, "processor_has", lambda question: amx)
     conformer = conformer_of(config_of())
-    for kinds, kind in ((kinds_of("bf16", "bf16"), FastConformer), (kinds_of("int8", "int8"), NativeConformer)):
-        assert isinstance(fast_conformer(conformer, config_of(), kinds, lambda _: None), kind)
+    for kinds, kind in ((kinds_of("bf16", "bf16"), PackedConformer), (kinds_of("int8", "int8"), CpuConformer)):
+        assert isinstance(pack_conformer(conformer, config_of(), kinds, lambda _: None), kind)
 
 
 @needs_kernels
@@ -359,7 +357,7 @@ def test_the_nearest_code_and_the_first_of_equals(rows, codes, width):
     table[codes // 2] = table[0]
     queries[0] = table[0]
     padded = torch.cat((table, table[-1:].expand(-codes % 16, -1))).float()
-    got = native.library().look_up(queries, native.in_panels(padded), len(padded))
+    got = cpu_kernels.library().look_up(queries, cpu_kernels.in_panels(padded), len(padded))
     scores = queries @ table.T
     best = scores.amax(-1)
     assert bool((got < codes).all()) and bool((best - scores.gather(1, got[:, None])[:, 0] < 1e-6).all())
@@ -376,29 +374,29 @@ def test_a_linear_layer_of_any_size(rows, inputs, outputs, kind):
     with torch.inference_mode():
         exact = linear(x)
         expected = Rounded(linear, kind)(x)
-        got = native_linear.packed_linear(linear, kind)(x.float())
+        got = cpu_linear.pack_linear(linear, kind)(x.float())
     assert got.shape == exact.shape
     assert (got.double() - expected).norm() < 0.15 * (expected - exact).norm() + 1e-6 * exact.norm()
 
 
 @needs_kernels
 def test_both_files_have_the_same_sizes():
-    functions = native.library().functions
-    assert tuple((ctypes.c_int32 * len(native.SIZES)).in_dll(functions, "llmcodec_sizes")) == native.SIZES
+    functions = cpu_kernels.library().functions
+    assert tuple((ctypes.c_int32 * len(cpu_kernels.SIZES)).in_dll(functions, "llmcodec_sizes")) == cpu_kernels.SIZES
 
 
 # -- compiling ---------------------------------------------------------------------------------------------------------
-needs_compiler = pytest.mark.skipif(not native.compiler(), reason="no C compiler on this machine")
+needs_compiler = pytest.mark.skipif(not cpu_kernels.compiler(), reason="no C compiler on this machine")
 
 
 @needs_compiler
 def test_it_is_compiled_once_and_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = b"int answer(void) { return 42; }"
-    first = native.compiled(source)
+    first = cpu_kernels.compiled(source)
     stamp = first.stat().st_mtime_ns
-    assert native.compiled(source) == first and first.stat().st_mtime_ns == stamp
-    assert native.compiled(source + b"\n") != first
+    assert cpu_kernels.compiled(source) == first and first.stat().st_mtime_ns == stamp
+    assert cpu_kernels.compiled(source + b"\n") != first
     assert [path.suffix for path in first.parent.iterdir()] == [".so", ".so"], "nothing half-made is left"
     assert first.stat().st_mode & 0o777 == 0o755, "another user of this cache may load it"
 
@@ -408,12 +406,12 @@ def test_it_is_compiled_once_and_kept(tmp_path, monkeypatch):
 def test_a_damaged_file_is_made_again(size, tmp_path):
     """Loading what is left of a library kills the process (SIGBUS), so this happens in another one."""
     code = (
-        "from llmcodec.codec.fast import cpu_kernels as native; print(native.why_not()); "
-        "print(native.compiled(native.SOURCE.read_bytes()))"
+        "from llmcodec.codec.fast import cpu_kernels; print(cpu_kernels.why_not()); "
+        "print(cpu_kernels.compiled(cpu_kernels.SOURCE.read_bytes()))"
     )
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     (tmp_path / "llmcodec").mkdir()
-    good = native.compiled(native.SOURCE.read_bytes())
+    good = cpu_kernels.compiled(cpu_kernels.SOURCE.read_bytes())
     damaged = tmp_path / "llmcodec" / good.name
     damaged.write_bytes(good.read_bytes()[:size])
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
@@ -424,18 +422,18 @@ def test_a_damaged_file_is_made_again(size, tmp_path):
 @needs_kernels
 def test_a_library_of_another_machine_is_made_again(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    path = native.compiled(native.SOURCE.read_bytes())
-    foreign = path.with_name(path.stem.rpartition("-")[0] + f"-{native.digest(b'musl')}.so")
+    path = cpu_kernels.compiled(cpu_kernels.SOURCE.read_bytes())
+    foreign = path.with_name(path.stem.rpartition("-")[0] + f"-{cpu_kernels.digest(b'musl')}.so")
     path.unlink()
     foreign.write_bytes(b"musl")
-    assert native.opened.__wrapped__()[0] is not None and path.exists()
+    assert cpu_kernels.opened.__wrapped__()[0] is not None and path.exists()
 
 
 @needs_compiler
-@pytest.mark.skipif(native.platform.machine() != "x86_64", reason="instructions of another processor")
+@pytest.mark.skipif(cpu_kernels.platform.machine() != "x86_64", reason="instructions of another processor")
 def test_no_warning_of_the_compiler(tmp_path):
-    strict = ["-Wall", "-Wextra", "-Werror", "-o", str(tmp_path / "library.so"), str(native.SOURCE)]
-    command = [*native.compiler(), *native.FLAGS, *strict]
+    strict = ["-Wall", "-Wextra", "-Werror", "-o", str(tmp_path / "library.so"), str(cpu_kernels.SOURCE)]
+    command = [*cpu_kernels.compiler(), *cpu_kernels.FLAGS, *strict]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -444,7 +442,7 @@ def test_no_warning_of_the_compiler(tmp_path):
 def test_a_source_that_does_not_compile(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(ValueError, match="error"):
-        native.compiled(b"this is no C")
+        cpu_kernels.compiled(b"this is no C")
     assert not list((tmp_path / "llmcodec").iterdir())
 
 
@@ -461,22 +459,22 @@ def test_several_processes_compile_at_once(tmp_path):
 def asked(monkeypatch, **env: str) -> tuple[object, str]:
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    return native.opened.__wrapped__()
+    return cpu_kernels.opened.__wrapped__()
 
 
 def on_a_processor_that_has_it_all(monkeypatch) -> None:
     monkeypatch.delenv("LLMCODEC_NATIVE", raising=False)
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True, raising=False)
-    monkeypatch.setattr(native.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(cpu_kernels.platform, "machine", lambda: "x86_64")
 
 
 def test_machines_without_it(tmp_path, monkeypatch):
     assert asked(monkeypatch, LLMCODEC_NATIVE="0") == (None, "LLMCODEC_NATIVE=0 says so")
     monkeypatch.delenv("LLMCODEC_NATIVE")
-    monkeypatch.setattr(native.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(cpu_kernels.platform, "machine", lambda: "arm64")
     assert "x86-64" in asked(monkeypatch)[1]
     on_a_processor_that_has_it_all(monkeypatch)
-    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    monkeypatch.setattr(cpu_kernels.shutil, "which", lambda name: None)
     assert asked(monkeypatch) == (None, "no C compiler was found (cc, gcc or clang)")
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     assert "VNNI" in asked(monkeypatch)[1]
@@ -501,4 +499,4 @@ def test_without_a_cache_it_is_compiled_for_this_process(tmp_path, monkeypatch):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "expanduser", homeless)
-    assert native.opened.__wrapped__()[0] is not None
+    assert cpu_kernels.opened.__wrapped__()[0] is not None

@@ -8,14 +8,11 @@ import torch
 
 from llmcodec.assets import codec_folder, speech_manifest
 from llmcodec.codec import LLMCodec, LLMCodecConfig
-from llmcodec.codec.fast import conformer as fast_conformer
-from llmcodec.codec.fast import cpu_conformer as native_conformer
-from llmcodec.codec.fast import cpu_kernels as native
-from llmcodec.codec.fast import ends as fast_ends
+from llmcodec.codec.fast import conformer, cpu_conformer, cpu_kernels, ends
 from llmcodec.codec.fast.engine import (
     AUTO_DECODER,
     AUTO_ENCODER,
-    PLANS,
+    PRECISIONS,
     TORCH_DECODER,
     TORCH_ENCODER,
     InferenceCodec,
@@ -23,7 +20,7 @@ from llmcodec.codec.fast.engine import (
 )
 from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
 
-needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels here: {native.why_not()}")
+needs_kernels = pytest.mark.skipif(cpu_kernels.library() is None, reason=f"no kernels here: {cpu_kernels.why_not()}")
 INTEGERS = ("int16", "int8")  # on our own kernels alone
 SIZES = dict(hidden_size=32, encoder_layers=2, decoder_layers=2, head_dim=16, codebook_size=200)
 
@@ -65,11 +62,11 @@ def assert_same(plain: LLMCodec, fast: LLMCodec, wav: torch.Tensor, mask: torch.
     assert wanted.abs().max() > 1e-3
 
 
-@pytest.fixture(params=[pytest.param("native", marks=needs_kernels), "torch"])
+@pytest.fixture(params=[pytest.param("ours", marks=needs_kernels), "torch"])
 def kernels(request, monkeypatch):
     """Our own kernels, or PyTorch's operators as on a machine without them."""
     if request.param == "torch":
-        for module in (native_conformer, fast_ends):
+        for module in (cpu_conformer, ends):
             monkeypatch.setattr(module, "library", lambda: None)
     return request.param
 
@@ -88,7 +85,7 @@ VARIANTS = [
 def test_fp32_equals_the_plain_codec(overrides, kernels):
     plain = make(**overrides)
     fast = optimize_for_inference(plain, "fp32")
-    assert isinstance(fast.encoder.conformer, native_conformer.NativeConformer) == (kernels == "native")
+    assert isinstance(fast.encoder.conformer, cpu_conformer.CpuConformer) == (kernels == "ours")
     for samples in (1, 319, 700, 33_000) if not overrides.get("auv_floor_frames") else (700, 33_000):
         assert_same(plain, fast, clip(samples)[None, None])
     lengths = torch.tensor([9000, 700, 9000, 5000])
@@ -188,7 +185,7 @@ def test_auto_takes_what_the_machine_has(bundled, kernels, monkeypatch):
     for half, without in ((True, (TORCH_ENCODER, TORCH_DECODER)), (False, ("fp32", "fp32"))):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda half=half: half)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        expected = (AUTO_ENCODER, AUTO_DECODER) if kernels == "native" else without
+        expected = (AUTO_ENCODER, AUTO_DECODER) if kernels == "ours" else without
         assert optimize_for_inference(codec).precisions == expected
     assert optimize_for_inference(codec, "bf16", encoder="fp32").precisions == ("fp32", "bf16")
 
@@ -220,7 +217,7 @@ def test_the_side_that_is_not_used_stays_plain_and_works(only):
 
 def test_without_onednn_it_is_the_same_codec(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    for module in (native_conformer, fast_ends):
+    for module in (cpu_conformer, ends):
         monkeypatch.setattr(module, "library", lambda: None)
     plain = make(attention_window=5)
     assert_same(plain, optimize_for_inference(plain, "fp32"), clip(9000)[None, None])
@@ -234,12 +231,12 @@ def test_without_onednn_it_is_the_same_codec(monkeypatch):
 @pytest.mark.parametrize("overrides", VARIANTS, ids=str)
 def test_what_a_gpu_runs_is_the_same_codec(overrides, monkeypatch):
     """Clips of one length together and large chunks, without oneDNN: as on a GPU, here on the CPU."""
-    one_by_one, gpu = fast_ends.equal_clips, torch.device("cuda")
+    one_by_one, gpu = ends.equal_clips, torch.device("cuda")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    for module in (native_conformer, fast_ends):
+    for module in (cpu_conformer, ends):
         monkeypatch.setattr(module, "library", lambda: None)
-    monkeypatch.setattr(fast_ends, "equal_clips", lambda layout, _: one_by_one(layout, gpu))
-    for module in (fast_conformer, fast_ends):
+    monkeypatch.setattr(ends, "equal_clips", lambda layout, _: one_by_one(layout, gpu))
+    for module in (conformer, ends):
         monkeypatch.setattr(module, "rows_per_chunk", lambda _: 1 << 15)
     plain = make(**overrides)
     fast = optimize_for_inference(plain, "fp32")
@@ -285,4 +282,4 @@ def test_what_is_refused(tmp_path):
         with pytest.raises(ValueError, match=message):
             call()
     assert fast.eval() is fast and fast.to("cpu") is fast and not fast.state_dict()
-    assert set(PLANS["fp32"].values()) == {"fp32"}
+    assert set(PRECISIONS["fp32"].values()) == {"fp32"}

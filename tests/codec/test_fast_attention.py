@@ -21,8 +21,7 @@ def both(frames, window, causal, half, scale=1.0, batch=2):
     with torch.no_grad():
         expected = module(x, cos, sin, attention_over(frames, None, window, x.device, causal))
         weight = module.to_qkv.weight[paired_rows(HEAD, WIDTH, x.device)]
-        tables = Rotation(config).tables(frames, x.device)
-        got = attend(x @ weight.T, tables, HEAD, window, causal, half)
+        got = attend(x @ weight.T, Rotation(config), HEAD, window, causal, half)
     return got, expected
 
 
@@ -53,5 +52,5 @@ def test_a_window_never_makes_all_pairs():
             return out
 
     with torch.no_grad(), Watch():
-        attend(x, Rotation(config).tables(frames, x.device), HEAD, 8, False, False)
+        attend(x, Rotation(config), HEAD, 8, False, False)
     assert sizes and max(sizes) < 20 * frames * WIDTH

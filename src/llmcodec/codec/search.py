@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmcodec.codec.fast.cpu_conformer import native_runs
+from llmcodec.codec.fast.cpu_conformer import kernels_run
 from llmcodec.codec.fast.engine import Choice, InferenceCodec, optimize_for_inference
 from llmcodec.codec.model import LLMCodec, LLMCodecDecoderOutput, LLMCodecEncoderOutput, lengths_of
 from llmcodec.io.tensor_file import read_arrays, write_arrays
@@ -221,7 +221,7 @@ class SearchingCodec:
         self.sketch = codec
         if not isinstance(codec, InferenceCodec):
             # Trials are only compared with each other, so they may be rounded a little; int8 would choose worse.
-            precision: Choice = "int16" if native_runs(codec.config, codec.device) else "auto"
+            precision: Choice = "int16" if kernels_run(codec.config, codec.device) else "auto"
             self.sketch = optimize_for_inference(codec, precision, only="decoder")
         self.distance = MelDistance(codec.sample_rate, codec.hop_samples, codec.device)
 

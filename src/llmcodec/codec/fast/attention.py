@@ -31,39 +31,41 @@ def paired_rows(head_dim: int, width: int, device: torch.device) -> Tensor:
 
 
 class Rotation:
-    """Complex rotations of queries (scaled by 1 / sqrt(C)) and keys, kept for the longest clip so far."""
+    """The angles of rotary attention, kept for the longest clip so far and laid out as `attend` reads them."""
 
     def __init__(self, config: LLMCodecConfig):
         self.head_dim, self.exact = config.head_dim, config.causal
-        self.table = torch.empty(0, 2, 1, config.head_dim // 2, dtype=torch.complex64)
+        self.kept: tuple[Tensor, ...] = ()
 
-    def tables(self, num_frames: int, device: torch.device) -> Tensor:
-        """(T, 2, 1, C / 2) complex64: for queries and keys."""
-        table = self.table  # read and replaced once each: another thread may do the same
-        if table.shape[0] < num_frames or table.device != device:
-            size = max(512, 1 << (num_frames - 1).bit_length())
-            like = torch.empty(0, device=device)
-            cos, sin = rotary_tables(size, self.head_dim, like, exact=self.exact)
-            half = self.head_dim // 2
-            turn = torch.complex(cos[:, :half].contiguous(), sin[:, :half].contiguous())
-            table = torch.stack((turn / math.sqrt(self.head_dim), turn), 1)[:, :, None]
-            self.table = table
-        return table[:num_frames]
+    def tables(self, num_frames: int, device: torch.device) -> tuple[Tensor, ...]:
+        """What `arrange` makes of at least so many frames."""
+        kept = self.kept  # read and replaced once each: another thread may do the same
+        if not kept or len(kept[0]) < num_frames or kept[0].device != device:
+            size, half = max(512, 1 << (num_frames - 1).bit_length()), self.head_dim // 2
+            cos, sin = rotary_tables(size, self.head_dim, torch.empty(0, device=device), exact=self.exact)
+            kept = self.kept = self.arrange(cos[:, :half].contiguous(), sin[:, :half].contiguous())
+        return kept
+
+    def arrange(self, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+        """(T, C / 2) each -> one complex table (T, 2, 1, C / 2), for queries (scaled by 1 / sqrt(C)) and keys."""
+        turn = torch.complex(cos, sin)
+        return (torch.stack((turn / math.sqrt(self.head_dim), turn), 1)[:, :, None],)
 
 
-def attend(qkv_BTE: Tensor, rotation: Tensor, head_dim: int, window: int | None, causal: bool, half: bool) -> Tensor:
+def attend(qkv_BTE: Tensor, rotation: Rotation, head_dim: int, window: int | None, causal: bool, half: bool) -> Tensor:
     """(B, T, 3 N C), queries and keys in the order of `paired_rows` -> mixed values (B, T, N C).
 
     Args:
         qkv_BTE: fp32 or bf16.
-        rotation: of `Rotation.tables` for T frames.
+        rotation: the angles.
         window: frames to each side (`causal`: back) that a frame sees; None: all.
         half: scores and their sums in bf16 (fp32 inside the softmax).
     """
     batch, num_frames, width = qkv_BTE.shape[0], qkv_BTE.shape[1], qkv_BTE.shape[2] // 3
     parts = qkv_BTE.view(batch, num_frames, 3, width // head_dim, head_dim)
+    (table,) = rotation.tables(num_frames, qkv_BTE.device)
     pairs = parts[:, :, :2].float().unflatten(-1, (head_dim // 2, 2))
-    turned = torch.view_as_real(torch.view_as_complex(pairs) * rotation).flatten(-2)
+    turned = torch.view_as_real(torch.view_as_complex(pairs) * table[:num_frames]).flatten(-2)
     query, key = turned[:, :, 0].transpose(1, 2), turned[:, :, 1].transpose(1, 2)  # (B, N, T, C)
     value = parts[:, :, 2].transpose(1, 2)
     if causal or (window is not None and window < num_frames - 1):

@@ -22,7 +22,7 @@ from llmcodec.codec.fast.linear import PackedLinear, Precision
 
 ROWS_PER_CHUNK = 512  # frames in a feed-forward at once: its hidden layer stays in the cache and memory stays flat
 ROWS_PER_CHUNK_GPU = 1 << 15  # a GPU wants large kernels and few of them
-Kinds = Mapping[str, Precision]  # kind of layer -> precision; see inference.PLANS
+Precisions = Mapping[str, Precision]  # kind of layer -> precision; see engine.PRECISIONS
 Done = Callable[[nn.Module], None]
 
 
@@ -81,52 +81,51 @@ class Layout:
             yield from x_BTD.split(max(1, most // x_BTD.shape[1]))
 
 
-class FastFeedForward(nn.Module):
+class PackedFeedForward(nn.Module):
     """`x += 0.5 * ffn(norm(x))`, chunk by chunk."""
 
-    def __init__(self, norm: nn.LayerNorm, ffn: FeedForward, kinds: Kinds):
+    def __init__(self, norm: nn.LayerNorm, ffn: FeedForward, precisions: Precisions):
         super().__init__()
         self.norm = norm_of(norm)
-        self.up = PackedLinear(ffn.up_proj.weight, ffn.up_proj.bias, kinds["up"], gelu=True)
-        self.down = PackedLinear(0.5 * ffn.down_proj.weight, 0.5 * ffn.down_proj.bias, kinds["down"])
+        self.up = PackedLinear(ffn.up_proj.weight, ffn.up_proj.bias, precisions["up"], gelu=True)
+        self.down = PackedLinear(0.5 * ffn.down_proj.weight, 0.5 * ffn.down_proj.bias, precisions["down"])
 
     def forward(self, x_ND: Tensor) -> None:
         for rows in x_ND.split(rows_per_chunk(x_ND.device)):
             rows.add_(self.down(self.up.after_norm(rows, *self.norm)))
 
 
-class FastAttention(nn.Module):
+class PackedAttention(nn.Module):
     """`x += attention(norm(x))`."""
 
-    def __init__(self, layer: ConformerLayer, config: LLMCodecConfig, kinds: Kinds):
+    def __init__(self, layer: ConformerLayer, config: LLMCodecConfig, precisions: Precisions):
         super().__init__()
         qkv, out = layer.attn.to_qkv, layer.attn.to_out
         rows = paired_rows(config.head_dim, config.hidden_size, qkv.weight.device)
         self.norm = norm_of(layer.attn_layer_norm)
-        self.qkv = PackedLinear(qkv.weight[rows], None, kinds["qkv"])
-        self.out = PackedLinear(out.weight, out.bias, kinds["out"])
+        self.qkv = PackedLinear(qkv.weight[rows], None, precisions["qkv"])
+        self.out = PackedLinear(out.weight, out.bias, precisions["out"])
         self.head_dim, self.window, self.causal = config.head_dim, config.attention_window, config.causal
-        self.half_precision = kinds["attention"] == "bf16"
+        self.half_precision = precisions["attention"] == "bf16"
 
     def forward(self, x_ND: Tensor, layout: Layout, rotation: Rotation) -> None:
         for clips in layout.chunks(x_ND):
             rows = clips.flatten(0, 1)
             qkv = self.qkv.after_norm(rows, *self.norm).view(*clips.shape[:2], -1)
-            tables = rotation.tables(clips.shape[1], rows.device)
-            mixed = attend(qkv, tables, self.head_dim, self.window, self.causal, self.half_precision)
+            mixed = attend(qkv, rotation, self.head_dim, self.window, self.causal, self.half_precision)
             rows.add_(self.out(mixed.flatten(0, 1)))
 
 
-class FastConvolution(nn.Module):
+class PackedConvolution(nn.Module):
     """`x += convolution module(x)`: batch norm inside the depthwise weights, channels last, GELU in the kernel."""
 
-    def __init__(self, layer: ConformerLayer, kinds: Kinds):
+    def __init__(self, layer: ConformerLayer, precisions: Precisions):
         super().__init__()
         module = layer.conv_module
         second, norm = module.pointwise_conv2, module.conv_norm
         self.norm = norm_of(module.layer_norm)
-        self.first = PackedLinear(module.pointwise_conv1.weight, None, kinds["pw1"])
-        self.second = PackedLinear(second.weight, second.bias, kinds["pw2"])
+        self.first = PackedLinear(module.pointwise_conv1.weight, None, precisions["pw1"])
+        self.second = PackedLinear(second.weight, second.bias, precisions["pw2"])
         scale_D, shift_D = (one.detach().float() for one in norm.scale_and_shift())
         weight = module.depthwise_conv.weight.detach().float() * scale_D[:, None, None]
         self.bias = shift_D
@@ -159,21 +158,17 @@ class FastConvolution(nn.Module):
         return out_BDT.transpose(1, 2)
 
 
-class FastConformer(nn.Module):
+class PackedConformer(nn.Module):
     """Stack of layers and the last norm, on packed rows.
 
     Args:
-        conformer: the trained one, in evaluation mode. kinds: fp32 or bf16 for each kind of layer.
+        conformer: the trained one, in evaluation mode.
+        config: of the codec.
+        precisions: fp32 or bf16 for each kind of layer.
         done: called with each layer of `conformer` once its weights are packed.
     """
 
-    def __init__(
-        self,
-        conformer: Conformer,
-        config: LLMCodecConfig,
-        kinds: Kinds,
-        done: Done,
-    ):
+    def __init__(self, conformer: Conformer, config: LLMCodecConfig, precisions: Precisions, done: Done):
         super().__init__()
         self.rotation = Rotation(config)
         self.blocks = nn.ModuleList()
@@ -181,10 +176,10 @@ class FastConformer(nn.Module):
         for layer in conformer.layers:
             assert isinstance(layer, ConformerLayer)
             parts = (
-                FastFeedForward(layer.ffn1_layer_norm, layer.ffn1, kinds),
-                FastAttention(layer, config, kinds),
-                FastConvolution(layer, kinds),
-                FastFeedForward(layer.ffn2_layer_norm, layer.ffn2, kinds),
+                PackedFeedForward(layer.ffn1_layer_norm, layer.ffn1, precisions),
+                PackedAttention(layer, config, precisions),
+                PackedConvolution(layer, precisions),
+                PackedFeedForward(layer.ffn2_layer_norm, layer.ffn2, precisions),
             )
             self.blocks.append(nn.ModuleList(parts))
             self.norms.append(norm_of(layer.final_layer_norm))

@@ -1,6 +1,6 @@
 """The conformer on our own CPU kernels: all layers in one call, real frames only, in fp32, bf16, int16 or int8.
 
-The same function as conformer.py up to rounding, and the same call as `FastConformer`, which runs where these kernels
+The same function as conformer.py up to rounding, and the same call as `PackedConformer`, which runs where these kernels
 cannot. Integers: weights symmetric with a step per output, inputs with a step (int8: and a zero point) per frame, found
 as the frame passes: no calibration, and a frame's result does not depend on its batch. bf16 and integers round what a
 matrix reads; results, norms, residuals and the softmax are fp32. Shapes: N rows (real frames of all clips), D width, M
@@ -15,63 +15,73 @@ import torch
 from torch import Tensor, nn
 
 from llmcodec.codec.config import LLMCodecConfig
-from llmcodec.codec.conformer import Conformer, ConformerLayer, rotary_tables
-from llmcodec.codec.fast.attention import paired_rows
-from llmcodec.codec.fast.conformer import Done, FastConformer, Kinds, Layout
+from llmcodec.codec.conformer import Conformer, ConformerLayer
+from llmcodec.codec.fast.attention import Rotation, paired_rows
+from llmcodec.codec.fast.conformer import Done, Layout, PackedConformer, Precisions
 from llmcodec.codec.fast.cpu_kernels import (
     LANES,
     MAX_HEAD,
     PANEL,
     ROWS,
-    NativeBatch,
-    NativeLayer,
-    NativeModel,
+    CBatch,
+    CConformer,
+    CLayer,
     library,
     multiplies_bf16,
     processor_has,
     threads_for,
 )
-from llmcodec.codec.fast.cpu_linear import KINDS, WORDS, Packed
+from llmcodec.codec.fast.cpu_linear import PRECISION_CODES, WORDS, CpuModule
 
 ROWS_PER_CALL = 4096  # rows of short clips that are coded together: memory stays flat
 UNBOUNDED = 1 << 30  # frames that global attention sees to each side
 
 
-def fast_conformer(conformer: Conformer, config: LLMCodecConfig, kinds: Kinds, done: Done) -> nn.Module:
+def pack_conformer(conformer: Conformer, config: LLMCodecConfig, precisions: Precisions, done: Done) -> nn.Module:
     """`conformer` packed for the device it is on: our kernels where they run, else PyTorch's operators."""
     # oneDNN multiplies bf16 in AMX tiles where there are some, many times as fast as any vector instruction.
-    ours = (multiplies_bf16() and not processor_has("_is_amx_tile_supported")) or "bf16" not in kinds.values()
-    if ours and native_runs(config, next(conformer.parameters()).device):
-        return NativeConformer(conformer, config, kinds, done)
-    return FastConformer(conformer, config, kinds, done)
+    ours = (multiplies_bf16() and not processor_has("_is_amx_tile_supported")) or "bf16" not in precisions.values()
+    if ours and kernels_run(config, next(conformer.parameters()).device):
+        return CpuConformer(conformer, config, precisions, done)
+    return PackedConformer(conformer, config, precisions, done)
 
 
-def native_runs(config: LLMCodecConfig, device: torch.device) -> bool:
+def kernels_run(config: LLMCodecConfig, device: torch.device) -> bool:
     """Our kernels run this architecture on this device, in fp32, int16 and int8."""
     fits = config.hidden_size % LANES == 0 and config.head_dim % LANES == 0 and config.head_dim <= MAX_HEAD
     return device.type == "cpu" and fits and library() is not None
 
 
-class NativeConformer(Packed):
+class CpuRotation(Rotation):
+    """The angles as the kernels read them."""
+
+    def arrange(self, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+        """Cosines and sines (T, C), each angle twice, sines with the signs -, +."""
+        return cos.repeat_interleave(2, 1), torch.stack((-sin, sin), -1).flatten(1)
+
+
+class CpuConformer(CpuModule):
     """Stack of layers and the last norm, on packed rows.
 
     Args:
-        conformer: the trained one, on the CPU and in evaluation mode. kinds: precision of each kind of layer.
+        conformer: the trained one, on the CPU and in evaluation mode.
+        config: of the codec.
+        precisions: precision of each kind of layer.
         done: called with each layer of `conformer` once its weights are packed.
     """
 
-    def __init__(self, conformer: Conformer, config: LLMCodecConfig, kinds: Kinds, done: Done):
+    def __init__(self, conformer: Conformer, config: LLMCodecConfig, precisions: Precisions, done: Done):
         super().__init__()
-        self.config, self.attention = config, kinds["attention"]
+        self.config, self.attention = config, precisions["attention"]
         self.values = "bf16" if self.attention != "fp32" and multiplies_bf16() else "fp32"
-        self.tables: tuple[Tensor, Tensor] = (torch.empty(0, config.head_dim), torch.empty(0, config.head_dim))
-        self.layers = (NativeLayer * len(conformer.layers))()
-        for native, layer in zip(self.layers, conformer.layers, strict=True):
+        self.rotation = CpuRotation(config)
+        self.layers = (CLayer * len(conformer.layers))()
+        for packed, layer in zip(self.layers, conformer.layers, strict=True):
             assert isinstance(layer, ConformerLayer)
-            self.fill(native, layer, kinds)
+            self.fill(packed, layer, precisions)
             done(layer)
         width, taps, window = config.hidden_size, config.conv_kernel_size, config.attention_window
-        self.model = NativeModel(
+        self.model = CConformer(
             num_layers=len(conformer.layers),
             width=width,
             hidden=width * config.ffn_mult,
@@ -80,8 +90,8 @@ class NativeConformer(Packed):
             past=taps - 1 if config.causal else taps // 2,
             back=UNBOUNDED if window is None else window,
             ahead=0 if config.causal else UNBOUNDED if window is None else window,
-            attention=KINDS[self.attention],
-            values=KINDS[self.values],
+            attention=PRECISION_CODES[self.attention],
+            values=PRECISION_CODES[self.values],
             eps=conformer.layer_norm.eps,
             layers=self.layers,
             last=self.norm(conformer.layer_norm),
@@ -100,7 +110,7 @@ class NativeConformer(Packed):
         width = self.config.hidden_size
         panels = [-(-length // PANEL) * PANEL for length in lengths]
         starts, padded = (torch.tensor([0, *counts]).cumsum(0) for counts in (lengths, panels))
-        cosines, sines = self.rotation(max(lengths))
+        cosines, sines = self.rotation.tables(max(lengths), x_ND.device)
         rows, columns, heads = len(x_ND), sum(panels), width // self.config.head_dim
         arrays = dict(
             **dict(starts=starts, padded=padded, cosines=cosines, sines=sines, gated=torch.empty_like(x_ND)),
@@ -112,45 +122,33 @@ class NativeConformer(Packed):
             key_offsets=torch.empty(heads, columns),
         )
         places = {name: array.data_ptr() for name, array in arrays.items()}
-        batch = NativeBatch(x=x_ND.data_ptr(), num_clips=len(lengths), **places)
+        batch = CBatch(x=x_ND.data_ptr(), num_clips=len(lengths), **places)
         threads = threads_for(rows)
         scratch = torch.empty(threads * self.kernels.scratch_bytes(self.model, batch), dtype=torch.uint8)
         batch.scratch = scratch.data_ptr()
         self.kernels.conformer(self.model, batch, threads)
 
-    def rotation(self, num_frames: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (T', C) of at least T frames, each angle twice, sines with the signs -, +."""
-        cosines, sines = self.tables  # read and replaced once: another thread may do the same
-        if len(cosines) < num_frames:
-            size = max(512, 1 << (num_frames - 1).bit_length())
-            cos, sin = rotary_tables(size, self.config.head_dim, torch.empty(0), exact=self.config.causal)
-            half = self.config.head_dim // 2
-            cosines = cos[:, :half].repeat_interleave(2, 1)
-            sines = torch.stack((-sin[:, :half], sin[:, :half]), -1).flatten(1)
-            self.tables = cosines, sines
-        return cosines, sines
-
-    def fill(self, native: NativeLayer, layer: ConformerLayer, kinds: Kinds) -> None:
+    def fill(self, packed: CLayer, layer: ConformerLayer, precisions: Precisions) -> None:
         """Pack one layer."""
         attention, module, width = layer.attn, layer.conv_module, self.config.hidden_size
-        native.before_ffn1, native.before_ffn2 = self.norm(layer.ffn1_layer_norm), self.norm(layer.ffn2_layer_norm)
-        native.before_attention, native.final = self.norm(layer.attn_layer_norm), self.norm(layer.final_layer_norm)
-        native.before_convolution = self.norm(module.layer_norm)
+        packed.before_ffn1, packed.before_ffn2 = self.norm(layer.ffn1_layer_norm), self.norm(layer.ffn2_layer_norm)
+        packed.before_attention, packed.final = self.norm(layer.attn_layer_norm), self.norm(layer.final_layer_norm)
+        packed.before_convolution = self.norm(module.layer_norm)
         for up, down, ffn in (("up1", "down1", layer.ffn1), ("up2", "down2", layer.ffn2)):
-            setattr(native, up, self.matrix(ffn.up_proj.weight, ffn.up_proj.bias, kinds["up"]))
+            setattr(packed, up, self.matrix(ffn.up_proj.weight, ffn.up_proj.bias, precisions["up"]))
             half = 0.5 * ffn.down_proj.weight, 0.5 * ffn.down_proj.bias
-            setattr(native, down, self.matrix(*half, kinds["down"]))
+            setattr(packed, down, self.matrix(*half, precisions["down"]))
         rows = paired_rows(self.config.head_dim, width, torch.device("cpu"))
-        native.qkv = self.matrix(attention.to_qkv.weight[rows], None, kinds["qkv"])
-        native.out = self.matrix(attention.to_out.weight, attention.to_out.bias, kinds["out"])
+        packed.qkv = self.matrix(attention.to_qkv.weight[rows], None, precisions["qkv"])
+        packed.out = self.matrix(attention.to_out.weight, attention.to_out.bias, precisions["out"])
         values, gates = module.pointwise_conv1.weight.view(2, -1, LANES, width).unbind()
         gated = torch.stack((values, gates), 1).reshape(2 * width, width)  # alternately, register by register
-        native.pointwise1 = self.matrix(gated, None, kinds["pw1"])
-        native.pointwise2 = self.matrix(module.pointwise_conv2.weight, module.pointwise_conv2.bias, kinds["pw2"])
+        packed.pointwise1 = self.matrix(gated, None, precisions["pw1"])
+        packed.pointwise2 = self.matrix(module.pointwise_conv2.weight, module.pointwise_conv2.bias, precisions["pw2"])
         scale_D, shift_D = module.conv_norm.scale_and_shift()
         taps = module.depthwise_conv.weight[:, 0] * scale_D[:, None]
-        native.taps = self.keep(taps.view(-1, LANES, taps.shape[1]).transpose(1, 2))
-        native.taps_bias = self.keep(shift_D)
+        packed.taps = self.keep(taps.view(-1, LANES, taps.shape[1]).transpose(1, 2))
+        packed.taps_bias = self.keep(shift_D)
 
 
 def calls(layout: Layout) -> Iterator[tuple[int, list[int]]]:

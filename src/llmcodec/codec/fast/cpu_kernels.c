@@ -9,7 +9,7 @@ calibration nor batch nor number of threads. int16 steps keep the norms of a fra
 2^15.5: no sum can overflow (Cauchy-Schwarz), and a typical value has 11 of the 16 bits, where bf16 has 8.
 
 Shapes: N rows (frames of all clips), D width, F hidden width, C head width. D, F and C are multiples of 16.
-Compiled and called by native.py. Test: tests/codec/test_cpu_kernels.py. */
+Compiled and called by cpu_kernels.py. Test: tests/codec/test_cpu_kernels.py. */
 
 #include <immintrin.h>
 #include <sched.h>
@@ -69,7 +69,7 @@ typedef struct {
     uint8_t *scratch;      /* scratch_bytes a thread */
 } Batch;
 
-/* PyTorch's own OpenMP, found by native.py: its threads are there already, and may still be spinning on every core. */
+/* PyTorch's own OpenMP, found by cpu_kernels.py: its threads are there already, and may still be spinning on every core. */
 typedef struct {
     void (*parallel)(void (*)(void *), void *, unsigned, unsigned); /* GOMP_parallel */
     int (*threads)(void), (*thread)(void);                         /* omp_get_num_threads, omp_get_thread_num */
@@ -878,9 +878,9 @@ static void look_up(void *argument) {
     }
 }
 
-/* ---- what native.py calls ---- */
+/* ---- what cpu_kernels.py calls ---- */
 
-const int32_t llmcodec_sizes[] = {LANES, PANEL, ROWS, BLOCK, MAX_HEAD}; /* native.py has the same */
+const int32_t llmcodec_sizes[] = {LANES, PANEL, ROWS, BLOCK, MAX_HEAD}; /* cpu_kernels.py has the same */
 
 int32_t llmcodec_supported(void) {
     return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&

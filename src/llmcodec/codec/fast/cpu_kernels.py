@@ -21,6 +21,7 @@ import warnings
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,123 +38,109 @@ SIZES = (LANES, PANEL, ROWS, BLOCK, MAX_HEAD)  # the same in the C file
 PROCESSOR = "the processor has no AVX-512 VNNI (Intel Cascade or Ice Lake, AMD Zen 4, or newer)"
 
 
-class NativeMatrix(Structure):
+def fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    """Fields of one C type, for a `Structure`."""
+    return [(name, kind) for name in names.split()]
+
+
+class CMatrix(Structure):
     """`Matrix` of the C file."""
 
-    _fields_ = [
-        ("kind", c_int32),
-        ("inputs", c_int32),
-        ("outputs", c_int32),
-        ("reserved", c_int32),
-        ("weight", c_void_p),
-        ("scale", c_void_p),
-        ("offset", c_void_p),
-        ("bias", c_void_p),
-    ]
+    _fields_ = fields(c_int32, "kind inputs outputs reserved") + fields(c_void_p, "weight scale offset bias")
 
 
-class NativeNorm(Structure):
+class CNorm(Structure):
     """`Norm` of the C file."""
 
-    _fields_ = [("weight", c_void_p), ("bias", c_void_p)]
+    _fields_ = fields(c_void_p, "weight bias")
 
 
-class NativeLayer(Structure):
+class CLayer(Structure):
     """`Layer` of the C file."""
 
-    NORMS = ("before_ffn1", "before_attention", "before_convolution", "before_ffn2", "final")
-    MATRICES = ("up1", "down1", "qkv", "out", "pointwise1", "pointwise2", "up2", "down2")
     _fields_ = [
-        *((name, NativeNorm) for name in NORMS),
-        *((name, NativeMatrix) for name in MATRICES),
-        ("taps", c_void_p),
-        ("taps_bias", c_void_p),
+        *fields(CNorm, "before_ffn1 before_attention before_convolution before_ffn2 final"),
+        *fields(CMatrix, "up1 down1 qkv out pointwise1 pointwise2 up2 down2"),
+        *fields(c_void_p, "taps taps_bias"),
     ]
 
 
-class NativeModel(Structure):
+class CConformer(Structure):
     """`Conformer` of the C file."""
 
     _fields_ = [
-        *((name, c_int32) for name in ("num_layers", "width", "hidden", "head_dim", "kernel")),
-        *((name, c_int32) for name in ("past", "back", "ahead", "attention", "values")),
+        *fields(c_int32, "num_layers width hidden head_dim kernel past back ahead attention values"),
         ("eps", c_float),
-        ("layers", POINTER(NativeLayer)),
-        ("last", NativeNorm),
+        ("layers", POINTER(CLayer)),
+        ("last", CNorm),
     ]
 
 
-class NativeBatch(Structure):
+class CBatch(Structure):
     """`Batch` of the C file."""
 
     _fields_ = [
         ("x", c_void_p),
         ("num_clips", c_int64),
-        *((name, c_void_p) for name in ("starts", "padded", "cosines", "sines")),
-        *((name, c_void_p) for name in ("queries", "keys", "values")),
-        *((name, c_void_p) for name in ("query_steps", "key_steps", "key_offsets", "gated", "scratch")),
+        *fields(c_void_p, "starts padded cosines sines queries keys values"),
+        *fields(c_void_p, "query_steps key_steps key_offsets gated scratch"),
     ]
 
 
-class OpenMP(Structure):
+class COpenMP(Structure):
     """`OpenMP` of the C file: addresses of the functions that PyTorch itself has loaded."""
 
     FUNCTIONS = {"parallel": "GOMP_parallel", "threads": "omp_get_num_threads", "thread": "omp_get_thread_num"}
-    _fields_ = [(name, c_void_p) for name in FUNCTIONS]
+    _fields_ = fields(c_void_p, "parallel threads thread")
 
 
-class NativeTask(Structure):
+class CLinear(Structure):
     """`Linear` of the C file."""
 
-    _fields_ = [
-        *((name, c_void_p) for name in ("openmp", "matrix", "x")),
-        ("rows", c_int64),
-        *((name, c_void_p) for name in ("out", "scratch")),
-    ]
+    _fields_ = fields(c_void_p, "openmp matrix x") + [("rows", c_int64)] + fields(c_void_p, "out scratch")
 
 
-class NativeLookUp(Structure):
+class CLookUp(Structure):
     """`LookUp` of the C file."""
 
     _fields_ = [
-        *((name, c_void_p) for name in ("openmp", "queries", "panels")),
-        *((name, c_int64) for name in ("rows", "inputs", "codes")),
+        *fields(c_void_p, "openmp queries panels"),
+        *fields(c_int64, "rows inputs codes"),
         ("found", c_void_p),
     ]
 
 
 class Kernels:
-    """The functions of the compiled file. Raises OSError where it cannot be loaded, AttributeError without OpenMP."""
+    """The functions of the compiled file. Raises OSError where it cannot be loaded, AttributeError without COpenMP."""
 
     def __init__(self, path: Path):
         self.functions, process = ctypes.CDLL(str(path)), ctypes.CDLL(None)
         self.functions.llmcodec_scratch_bytes.restype = c_int64
-        self.functions.llmcodec_conformer.restype = None
-        self.functions.llmcodec_look_up.restype = None
-        self.functions.llmcodec_linear.restype = None
-        symbols = OpenMP.FUNCTIONS.items()
-        self.openmp = OpenMP(**{name: ctypes.cast(getattr(process, symbol), c_void_p) for name, symbol in symbols})
+        for name in ("conformer", "look_up", "linear"):
+            getattr(self.functions, f"llmcodec_{name}").restype = None
+        symbols = COpenMP.FUNCTIONS.items()
+        self.openmp = COpenMP(**{name: ctypes.cast(getattr(process, symbol), c_void_p) for name, symbol in symbols})
 
     def run_here(self) -> bool:
         """The processor has the instructions."""
         return bool(self.functions.llmcodec_supported())
 
-    def scratch_bytes(self, model: NativeModel, batch: NativeBatch) -> int:
+    def scratch_bytes(self, model: CConformer, batch: CBatch) -> int:
         """Working memory that a thread needs."""
         return self.functions.llmcodec_scratch_bytes(ctypes.byref(model), ctypes.byref(batch))
 
-    def conformer(self, model: NativeModel, batch: NativeBatch, threads: int) -> None:
+    def conformer(self, model: CConformer, batch: CBatch, threads: int) -> None:
         """All layers and the last norm over `batch.x`, in place."""
         self.functions.llmcodec_conformer(*map(ctypes.byref, (model, batch)), threads, ctypes.byref(self.openmp))
 
-    def linear(self, matrix: NativeMatrix, x_NK: Tensor) -> Tensor:
+    def linear(self, matrix: CMatrix, x_NK: Tensor) -> Tensor:
         """(N, K) -> (N, M)."""
         x_NK = x_NK.float().contiguous()
         rows, threads = len(x_NK), threads_for(len(x_NK))
         out = torch.empty(rows, matrix.outputs)
         scratch = torch.empty(threads * BLOCK * matrix.inputs)
         places = (ctypes.addressof(self.openmp), ctypes.addressof(matrix), x_NK.data_ptr())
-        task = NativeTask(*places, rows, out.data_ptr(), scratch.data_ptr())
+        task = CLinear(*places, rows, out.data_ptr(), scratch.data_ptr())
         self.functions.llmcodec_linear(ctypes.byref(task), threads)
         return out
 
@@ -163,7 +150,7 @@ class Kernels:
         queries = torch.nn.functional.pad(query_NC.float(), (0, 0, 0, -rows % ROWS)).contiguous()
         found = torch.empty(rows, dtype=torch.int64)
         places = (ctypes.addressof(self.openmp), queries.data_ptr(), panels.data_ptr())
-        task = NativeLookUp(*places, rows, inputs, num_codes, found.data_ptr())
+        task = CLookUp(*places, rows, inputs, num_codes, found.data_ptr())
         self.functions.llmcodec_look_up(ctypes.byref(task), threads_for(rows))
         return found
 

@@ -9,22 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcodec.codec.fast.cpu_kernels import LANES, NativeMatrix, NativeNorm, in_panels, library
+from llmcodec.codec.fast.cpu_kernels import LANES, CMatrix, CNorm, in_panels, library
 from llmcodec.codec.fast.linear import PackedLinear, Precision
 
-KINDS = {"fp32": 0, "bf16": 1, "int16": 2, "int8": 3}
+PRECISION_CODES = {"fp32": 0, "bf16": 1, "int16": 2, "int8": 3}
 WORDS = {"fp32": 1, "bf16": 2, "int16": 2, "int8": 4}  # inputs in a 32-bit word
 STORED = {"fp32": torch.float32, "bf16": torch.bfloat16, "int16": torch.int16, "int8": torch.int8}
 LARGEST_NORM = 46340  # of an int16 row, 2^15.5: two of them cannot overflow a sum
 
 
-def packed_linear(linear: nn.Linear, precision: Precision) -> nn.Module:
+def pack_linear(linear: nn.Linear, precision: Precision) -> nn.Module:
     """A layer (N, K) -> (N, M): integers on our own kernels, floats on PyTorch's operators."""
-    kind = NativeLinear if precision in ("int16", "int8") else PackedLinear
-    return kind(linear.weight, linear.bias, precision)
+    layer = CpuLinear if precision in ("int16", "int8") else PackedLinear
+    return layer(linear.weight, linear.bias, precision)
 
 
-class Packed(nn.Module):
+class CpuModule(nn.Module):
     """A module whose weights are read by C structures.
 
     Raises:
@@ -35,29 +35,29 @@ class Packed(nn.Module):
         super().__init__()
         loaded = library()
         if loaded is None:
-            raise ValueError("our own kernels do not run here: ask native_runs first")
+            raise ValueError("our own kernels do not run here: ask kernels_run first")
         self.kernels = loaded
         self.kept: list[Tensor] = []  # what the structures point at
 
-    def norm(self, norm: nn.LayerNorm) -> NativeNorm:
-        return NativeNorm(weight=self.keep(norm.weight), bias=self.keep(norm.bias))
+    def norm(self, norm: nn.LayerNorm) -> CNorm:
+        return CNorm(weight=self.keep(norm.weight), bias=self.keep(norm.bias))
 
-    def matrix(self, weight_MK: Tensor, bias_M: Tensor | None, kind: str) -> NativeMatrix:
-        """Rounded as `kind` says, in panels."""
+    def matrix(self, weight_MK: Tensor, bias_M: Tensor | None, precision: Precision) -> CMatrix:
+        """Rounded as `precision` says, in panels."""
         weight_MK = weight_MK.detach().float()
         outputs, inputs = weight_MK.shape
         scale_M = offset_M = torch.zeros(outputs)
-        if kind in ("int8", "int16"):
-            scale_M = weight_MK.abs().amax(1).clamp(min=1e-12) / (127 if kind == "int8" else 32767)
-            if kind == "int16":
+        if precision in ("int8", "int16"):
+            scale_M = weight_MK.abs().amax(1).clamp(min=1e-12) / (127 if precision == "int8" else 32767)
+            if precision == "int16":
                 scale_M = scale_M.maximum(weight_MK.norm(dim=1) / (LARGEST_NORM - inputs**0.5))
             weight_MK = (weight_MK / scale_M[:, None]).round()
             offset_M = weight_MK.sum(1) * scale_M
-        return NativeMatrix(
-            kind=KINDS[kind],
+        return CMatrix(
+            kind=PRECISION_CODES[precision],
             inputs=inputs,
             outputs=outputs,
-            weight=self.keep(in_panels(weight_MK.to(STORED[kind]), WORDS[kind]), dtype=None),
+            weight=self.keep(in_panels(weight_MK.to(STORED[precision]), WORDS[precision]), dtype=None),
             scale=self.keep(scale_M),
             offset=self.keep(offset_M),
             bias=self.keep(torch.zeros(outputs) if bias_M is None else bias_M),
@@ -69,7 +69,7 @@ class Packed(nn.Module):
         return self.kept[-1].data_ptr()
 
 
-class NativeLinear(Packed):
+class CpuLinear(CpuModule):
     """`x W^T + b`, as `PackedLinear`; K and M are filled up to multiples of 16."""
 
     def __init__(self, weight: Tensor, bias: Tensor, precision: Precision):

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec.codec.config import LLMCodecConfig
-from llmcodec.codec.fast.conformer import Done, Kinds, Layout, rows_per_chunk
-from llmcodec.codec.fast.cpu_conformer import fast_conformer
+from llmcodec.codec.fast.conformer import Done, Layout, Precisions, rows_per_chunk
+from llmcodec.codec.fast.cpu_conformer import pack_conformer
 from llmcodec.codec.fast.cpu_kernels import LANES, in_panels, library
-from llmcodec.codec.fast.cpu_linear import packed_linear
+from llmcodec.codec.fast.cpu_linear import pack_linear
 from llmcodec.codec.model import Decoder, Encoder
 from llmcodec.codec.quantizer import FactorizedQuantizer, WeightNormLinear
 from llmcodec.codec.stft import STFTFrontEnd
@@ -28,17 +28,17 @@ SCORES_PER_CHUNK_GPU = 1 << 27
 CODES_PER_BLOCK = 64  # the maximum is taken over blocks first: much faster than one argmax over all codes
 
 
-class FastEncoder(nn.Module):
+class PackedEncoder(nn.Module):
     """Front end and conformer: same call as `Encoder`; latents are 0 at padding."""
 
-    def __init__(self, encoder: Encoder, config: LLMCodecConfig, kinds: Kinds, done: Done):
+    def __init__(self, encoder: Encoder, config: LLMCodecConfig, precisions: Precisions, done: Done):
         super().__init__()
-        self.project = packed_linear(encoder.frontend.input_proj, kinds["front"])
+        self.project = pack_linear(encoder.frontend.input_proj, precisions["front"])
         self.frontend = STFTFrontEnd.__new__(STFTFrontEnd)  # its signal side only, without a second set of weights
         nn.Module.__init__(self.frontend)
         self.frontend.config = config
         done(encoder.frontend)
-        self.conformer = fast_conformer(encoder.conformer, config, kinds, done)
+        self.conformer = pack_conformer(encoder.conformer, config, precisions, done)
 
     def forward(self, wav_BS: Tensor, lengths_B: Tensor, mask_BT: Tensor | None) -> Tensor:
         frames_BTW = self.frontend.frames(wav_BS.float(), lengths_B)
@@ -50,15 +50,15 @@ class FastEncoder(nn.Module):
         return layout.unpack(self.conformer(torch.cat(parts), layout))
 
 
-class FastDecoder(nn.Module):
+class PackedDecoder(nn.Module):
     """Conformer and inverse STFT head: same call as `Decoder`; samples are 0 at padding."""
 
-    def __init__(self, decoder: Decoder, config: LLMCodecConfig, kinds: Kinds, done: Done):
+    def __init__(self, decoder: Decoder, config: LLMCodecConfig, precisions: Precisions, done: Done):
         super().__init__()
         self.config = config
         project = decoder.head.output_proj
-        self.conformer = fast_conformer(decoder.conformer, config, kinds, done)
-        self.project = packed_linear(project, kinds["head"])
+        self.conformer = pack_conformer(decoder.conformer, config, precisions, done)
+        self.project = pack_linear(project, precisions["head"])
         self.window = torch.hann_window(config.n_fft, device=project.weight.device)
         done(decoder.head)
 
@@ -105,7 +105,7 @@ class FastDecoder(nn.Module):
         return (there @ self.window.square().view(overlap, hop)).clamp_(min=1e-11).reciprocal_()
 
 
-class FastQuantizer(nn.Module):
+class PackedQuantizer(nn.Module):
     """Folded weight norm, kept unit-norm codebook, blocked exact look-up: same call as `FactorizedQuantizer`.
 
     The differentiable losses of the plain quantiser are not computed.

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from llmcodec.codec.config import LLMCodecConfig
-from llmcodec.codec.fast.conformer import Kinds
-from llmcodec.codec.fast.cpu_conformer import native_runs
+from llmcodec.codec.fast.conformer import Precisions
+from llmcodec.codec.fast.cpu_conformer import kernels_run
 from llmcodec.codec.fast.cpu_kernels import processor_has, why_not
-from llmcodec.codec.fast.ends import FastDecoder, FastEncoder, FastQuantizer
+from llmcodec.codec.fast.ends import PackedDecoder, PackedEncoder, PackedQuantizer
 from llmcodec.codec.fast.linear import Precision
 from llmcodec.codec.hub import HubCodec
 from llmcodec.codec.model import Decoder, Encoder, LLMCodec
@@ -29,18 +29,18 @@ Side = Literal["encoder", "decoder"]
 LAYERS = ("front", "up", "down", "qkv", "out", "pw1", "pw2", "head")
 
 
-def plan(precision: Precision, attention: Precision, **others: Precision) -> Kinds:
+def of_all(precision: Precision, attention: Precision, **others: Precision) -> Precisions:
     """Precision of every kind of layer."""
     return {**dict.fromkeys(LAYERS, precision), "attention": attention, **others}
 
 
 # mixed: bf16 only where more than 99.5 % of the tokens stay (a bf16 product also rounds its result to bf16).
-PLANS: Mapping[str, Kinds] = {
-    "fp32": plan("fp32", "fp32"),
-    "mixed": plan("fp32", "fp32", qkv="bf16", pw1="bf16", pw2="bf16"),
-    "bf16": plan("bf16", "bf16"),
-    "int16": plan("int16", "int16"),
-    "int8": plan("int8", "int8", front="int16", head="int16"),
+PRECISIONS: Mapping[str, Precisions] = {
+    "fp32": of_all("fp32", "fp32"),
+    "mixed": of_all("fp32", "fp32", qkv="bf16", pw1="bf16", pw2="bf16"),
+    "bf16": of_all("bf16", "bf16"),
+    "int16": of_all("int16", "int16"),
+    "int8": of_all("int8", "int8", front="int16", head="int16"),
 }
 # The fastest whose tokens agree in >= 99.5 %, and whose sound is above 30 dB, on the bundled codec (docs/speed.md):
 AUTO_ENCODER, AUTO_DECODER = "int16", "int8"  # on our own kernels
@@ -50,7 +50,7 @@ TORCH_ENCODER, TORCH_DECODER = "mixed", "bf16"  # on PyTorch's operators, with b
 class InferenceCodec(LLMCodec):
     """`LLMCodec` whose parts are packed for speed. It cannot be trained, saved or moved to another device."""
 
-    def __init__(self, codec: LLMCodec, encoder: nn.Module, quantizer: FastQuantizer, decoder: nn.Module):
+    def __init__(self, codec: LLMCodec, encoder: nn.Module, quantizer: PackedQuantizer, decoder: nn.Module):
         HubCodec.__init__(self, codec.config)  # not LLMCodec's: it would build what is put in its place here
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder  # type: ignore[assignment]
         self.place = codec.device
@@ -117,7 +117,7 @@ def optimize_for_inference(
         codec: a plain `LLMCodec`, on the device where it will run. It is left as it is, unless `consume`.
         precision: of both sides. auto: the fastest on this machine that keeps 99.5 % of the tokens and a decoder
             within 30 dB of fp32, as measured on the bundled codec; fp32: the plain codec's results; mixed: bf16 where
-            tokens allow it; bf16; int16 and int8, where our own kernels run (native.py).
+            tokens allow it; bf16; int16 and int8, where our own kernels run (cpu_kernels.py).
         encoder, decoder: a side that differs from `precision`.
         only: the side that will be used; the other one stays plain, which saves the time to pack it.
         consume: free the weights of `codec` as they are packed; it is of no use afterwards. Halves peak memory.
@@ -128,11 +128,11 @@ def optimize_for_inference(
     if isinstance(codec, InferenceCodec) or codec.training:
         raise ValueError("optimize_for_inference takes a plain codec in evaluation mode: call codec.eval() first")
     config: LLMCodecConfig = codec.config
-    native = native_runs(config, codec.device)
-    automatic = automatic_sides(codec.device, native)
+    kernels = kernels_run(config, codec.device)
+    automatic = automatic_sides(codec.device, kernels)
     chosen: dict[Side, str] = {"encoder": encoder or precision, "decoder": decoder or precision}
     sides = {
-        side: automatic[side] if name == "auto" else checked(name, native, config, codec.device)
+        side: automatic[side] if name == "auto" else checked(name, kernels, config, codec.device)
         for side, name in chosen.items()
         if only in (None, side)
     }
@@ -145,18 +145,18 @@ def optimize_for_inference(
     parts: dict[str, nn.Module] = {"encoder": codec.encoder, "decoder": codec.decoder}
     if "encoder" in sides:
         assert isinstance(codec.encoder, Encoder)
-        parts["encoder"] = FastEncoder(codec.encoder, config, PLANS[sides["encoder"]], done)
+        parts["encoder"] = PackedEncoder(codec.encoder, config, PRECISIONS[sides["encoder"]], done)
     if "decoder" in sides:
         assert isinstance(codec.decoder, Decoder)
-        parts["decoder"] = FastDecoder(codec.decoder, config, PLANS[sides["decoder"]], done)
-    fast = InferenceCodec(codec, parts["encoder"], FastQuantizer(codec.quantizer, done), parts["decoder"])
+        parts["decoder"] = PackedDecoder(codec.decoder, config, PRECISIONS[sides["decoder"]], done)
+    fast = InferenceCodec(codec, parts["encoder"], PackedQuantizer(codec.quantizer, done), parts["decoder"])
     fast.precisions = (sides.get("encoder", "fp32"), sides.get("decoder", "fp32"))
     return fast
 
 
-def automatic_sides(device: torch.device, native: bool) -> dict[Side, str]:
+def automatic_sides(device: torch.device, kernels: bool) -> dict[Side, str]:
     """What auto stands for, by what the machine multiplies fast."""
-    if native:
+    if kernels:
         return {"encoder": AUTO_ENCODER, "decoder": AUTO_DECODER}
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return {"encoder": TORCH_ENCODER, "decoder": "fp32"}
@@ -166,11 +166,11 @@ def automatic_sides(device: torch.device, native: bool) -> dict[Side, str]:
     return {"encoder": "fp32", "decoder": "fp32"}
 
 
-def checked(name: str, native: bool, config: LLMCodecConfig, device: torch.device) -> str:
+def checked(name: str, kernels: bool, config: LLMCodecConfig, device: torch.device) -> str:
     """A precision that exists and runs here. Raises ValueError otherwise."""
-    if name not in PLANS:
-        raise ValueError(f"no precision {name!r}: choose auto, {', '.join(PLANS)}")
-    if name in ("int16", "int8") and not native:
+    if name not in PRECISIONS:
+        raise ValueError(f"no precision {name!r}: choose auto, {', '.join(PRECISIONS)}")
+    if name in ("int16", "int8") and not kernels:
         raise ValueError(f"{name} runs on our own kernels, and not here: {unfit(config, device)}")
     return name
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Precision = Literal["fp32", "bf16", "int16", "int8"]  # integers: native_conformer.py alone
+Precision = Literal["fp32", "bf16", "int16", "int8"]  # integers: on our own kernels alone
 FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
