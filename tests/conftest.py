@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,12 +11,17 @@ import soundfile
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from hypothesis import settings
 
 from llmcodec.data.manifest import Clip
 
 from .speech import speech_like
 
 Result = dict[str, torch.Tensor]
+
+# The same examples in every run. To look for new ones: HYPOTHESIS_PROFILE=default python -m pytest tests/io
+settings.register_profile("fixed", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 def _rank(rank: int, function: Callable[[int], Result], folder: str) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llmcodec.codec.config import LLMCodecConfig
     from llmcodec.codec.model import LLMCodec
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"  # the only version string; pyproject.toml reads it
 __all__ = ["LLMCodec", "LLMCodecConfig", "__version__"]
 
 _HOMES = {"LLMCodec": "llmcodec.codec.model", "LLMCodecConfig": "llmcodec.codec.config"}
