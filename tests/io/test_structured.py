@@ -82,7 +82,7 @@ def test_files_have_a_size_an_encoding_and_a_kind(tmp_path):
     assert path.read_text("utf-8") == '{\n "ü": [\n  1.5\n ]\n}\n' and read_object(path) == {"ü": [1.5]}
     assert "more than 10 bytes, too large" in refused(read_object, path, max_bytes=10)
     path.write_bytes(b"\xff\xfe")
-    assert "not a text file in UTF-8" in refused(read_object, path)
+    assert "not a text in UTF-8" in refused(read_object, path)
     path.write_text("[]")
     assert "not a JSON object" in refused(read_object, path)
     path.write_text("\ufeff{}", encoding="utf-8")
@@ -100,7 +100,7 @@ def test_lines_are_counted_and_named(tmp_path):
     path.write_text("1\n" + "[" * 100_000)
     assert f"{path}:2: not JSON (nested too deeply" in refused(lambda: list(read_lines(path)))
     path.write_bytes(b"1\n\xff")
-    assert "not a text file in UTF-8" in refused(lambda: list(read_lines(path)))
+    assert "not a text in UTF-8" in refused(lambda: list(read_lines(path)))
 
 
 def test_yaml_aliases_that_explode_are_refused_at_once(tmp_path):

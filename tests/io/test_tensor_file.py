@@ -90,10 +90,10 @@ def test_equal_content_gives_equal_bytes(tmp_path):
         (raw({"__metadata__": {"a": 1}}), "not a map of strings"),
         (raw({"__metadata__": [1]}), "not a map of strings"),
         (raw([1]), "not a JSON object"),
-        (raw(b"{"), "not readable JSON"),
-        (raw(b"\xff\xfe"), "not readable JSON"),
+        (raw(b"{"), "safetensors header: not JSON"),
+        (raw(b"\xff\xfe"), "safetensors header: not a text in UTF-8"),
         (raw(b"[" * 100_000), "nested too deeply"),
-        (raw(b'{"a": 1, "a": 2}'), "a name stands twice"),
+        (raw(b'{"a": 1, "a": 2}'), "the key 'a' stands twice"),
         (pickle.dumps({"a": 1}), "pickled"),
         (b"PK\x03\x04" + bytes(100), "pickled"),
     ],
@@ -125,3 +125,13 @@ def test_larger_than_allowed_is_not_read(tmp_path):
     assert read_arrays(tmp_path / "b", 1000)[0]["x"].dtype == np.int8
     with pytest.raises(ValueError, match="cannot store complex128"):
         write_arrays(tmp_path / "c", {"x": np.zeros(1, complex)}, {})
+
+
+@pytest.mark.parametrize("length", [640, 640 + 256, 640 + 512, 640 + 768])
+def test_a_header_whose_length_looks_like_the_start_of_a_pickle(length, tmp_path):
+    for padding in range(length):
+        write_arrays(tmp_path / "a", {"x": np.arange(3)}, {"note": "-" * padding})
+        if int.from_bytes((tmp_path / "a").read_bytes()[:8], "little") == length:
+            break
+    assert (tmp_path / "a").read_bytes()[0] == 0x80
+    assert read_arrays(tmp_path / "a", 1 << 20)[0]["x"].tolist() == [0, 1, 2]

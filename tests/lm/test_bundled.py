@@ -26,13 +26,6 @@ def test_other_names_pass_through():
     assert bundled.resolve_lm("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
 
 
-def test_the_cache_folder_is_where_the_user_says(tmp_path, monkeypatch):
-    monkeypatch.setenv("LLMCODEC_CACHE", str(tmp_path))
-    assert bundled.cache_folder() == tmp_path
-    monkeypatch.delenv("LLMCODEC_CACHE")
-    assert bundled.cache_folder().parts[-2:] == (".cache", "llmcodec")
-
-
 def test_converted_once_even_by_two_at_a_time(package, monkeypatch):
     runs = []
 

@@ -1,4 +1,4 @@
-"""JSON, JSON lines and YAML that may come from anybody: limits on size, depth and aliases, messages of one line.
+"""JSON, JSON lines, CSV and YAML that may come from anybody: limits on size, depth and aliases, messages of one line.
 
     settings = read_object("config.json", max_bytes=1 << 20)     # a JSON object
     for number, row in read_lines("manifest.jsonl"): ...
@@ -11,11 +11,13 @@ values; here both are a ValueError that names file and line. Test: tests/io/test
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +34,18 @@ MAX_YAML_NODES = 100_000
 _BRACKET_OR_TEXT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]|\n', re.DOTALL)
 
 
-def parse_json(text: str, where: object, strict: bool = False) -> Any:
+def parse_json(content: str | bytes, where: object, strict: bool = False) -> Any:
     """JSON as Python values.
 
     Args:
-        text: the document.
+        content: the document; bytes are UTF-8.
         where: names it in messages, a path or `path:line`.
         strict: refuse NaN and infinity, and an object that names a key twice.
 
     Raises:
-        ValueError: not JSON, nested too deeply, or what `strict` refuses.
+        ValueError: not UTF-8, not JSON, nested too deeply, or what `strict` refuses.
     """
+    text = content if isinstance(content, str) else _decoded(content, where)
     if text.count("[") + text.count("{") > MAX_DEPTH:
         _check_depth(text, where)
     try:
@@ -61,9 +64,9 @@ def read_json(path: AnyPath, max_bytes: int = MAX_BYTES, strict: bool = False) -
 
     Raises:
         OSError: it cannot be opened.
-        ValueError: too large, not UTF-8, or as `parse_json`.
+        ValueError: too large, or as `parse_json`.
     """
-    return parse_json(_read_text(path, max_bytes), path, strict)
+    return parse_json(_read(path, max_bytes), path, strict)
 
 
 def read_object(path: AnyPath, max_bytes: int = MAX_BYTES, strict: bool = False) -> dict[str, Any]:
@@ -82,12 +85,21 @@ def read_lines(path: AnyPath, strict: bool = False) -> Iterator[tuple[int, Any]]
                 if line.strip():
                     yield number, parse_json(line, f"{path}:{number}", strict)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8 ({error})") from error
+        raise ValueError(f"{path}: not a text in UTF-8 ({error})") from error
 
 
 def write_json(path: AnyPath, value: Any, durable: bool = False, **options: Any) -> Path:
     """Write a JSON file whole or not at all, indented by one space where `options` of json.dumps do not differ."""
     return write_text(path, json.dumps(value, **{"indent": 1, **options}) + "\n", durable)
+
+
+def write_csv(path: AnyPath, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write a CSV file with these columns, whole or not at all; missing values are empty, others are left out."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return write_text(path, buffer.getvalue())
 
 
 def check_yaml(text: str, where: object) -> None:
@@ -102,6 +114,7 @@ def check_yaml(text: str, where: object) -> None:
     anchors: dict[str, int] = {}
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            assert event.start_mark is not None
             line = f"{where}, line {event.start_mark.line + 1}"
             if isinstance(event, yaml.CollectionStartEvent):
                 open_nodes.append((event.anchor or "", 1))
@@ -126,20 +139,24 @@ def read_yaml(path: AnyPath, max_bytes: int = MAX_BYTES) -> Any:
     """The YAML file `path` as plain values; raises as `read_json` and `check_yaml`."""
     import yaml
 
-    text = _read_text(path, max_bytes)
+    text = _decoded(_read(path, max_bytes), path)
     check_yaml(text, path)
     return yaml.safe_load(text)
 
 
-def _read_text(path: AnyPath, max_bytes: int) -> str:
+def _read(path: AnyPath, max_bytes: int) -> bytes:
     with open(path, "rb") as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise ValueError(f"{path}: more than {max_bytes:,} bytes, too large for a configuration or a result")
+    return content
+
+
+def _decoded(content: bytes, where: object) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8 ({error})") from error
+        raise ValueError(f"{where}: not a text in UTF-8 ({error})") from error
 
 
 def _check_depth(text: str, where: object) -> None:

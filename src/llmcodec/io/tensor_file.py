@@ -23,6 +23,7 @@ from typing import IO, Any
 import numpy as np
 
 from llmcodec.io.atomic import atomic_file
+from llmcodec.io.structured import parse_json
 
 AnyPath = str | os.PathLike[str]
 
@@ -76,6 +77,12 @@ def read_header(path: AnyPath, max_header_bytes: int = MAX_HEADER_BYTES) -> Tens
     """
     with _open(path) as file:
         return _header(path, file, max_header_bytes)
+
+
+def check_header(path: AnyPath) -> Path:
+    """`path`, once its header is known to be sound: `safetensors.torch.load_file(check_header(path))`."""
+    read_header(path)
+    return Path(path)
 
 
 def read_arrays(path: AnyPath, max_bytes: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -139,18 +146,16 @@ def _header(path: AnyPath, file: IO[bytes], max_header_bytes: int) -> TensorHead
     start = file.read(8)
     if len(start) < 8:
         raise ValueError(f"{path}: only {size} bytes, not a safetensors file")
-    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
-        raise ValueError(f"{path}: is a pickled PyTorch file, which could run code; only safetensors are read")
     length = int.from_bytes(start, "little")
-    if length > size - 8:
+    too_long = length > size - 8
+    # A sound header of 640 bytes starts as a pickle does.
+    if start.startswith(b"PK\x03\x04") or (too_long and start[0] == 0x80 and start[1] in range(2, 6)):
+        raise ValueError(f"{path}: is a pickled PyTorch file, which could run code; only safetensors are read")
+    if too_long:
         raise ValueError(f"{path}: not a safetensors file, or cut short: a header of {length} bytes in {size}")
     if length > max_header_bytes:
         raise ValueError(f"{path}: a header of {length} bytes, more than the {max_header_bytes} that are plausible")
-    try:
-        header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_without_doubles)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:120]
-        raise ValueError(f"{path}: the safetensors header is not readable JSON ({reason})") from error
+    header = parse_json(file.read(length), f"{path}: the safetensors header", strict=True)
     if not isinstance(header, dict):
         raise ValueError(f"{path}: the safetensors header is not a JSON object")
     metadata = header.pop("__metadata__", {})
@@ -189,10 +194,3 @@ def _sizes(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 1 << 63 for one in value
     )
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        raise ValueError("a name stands twice")
-    return row

@@ -7,7 +7,6 @@ Shapes: B batch, L positions, H width. Test: `pytest tests/lm/test_backbone.py`.
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from llmcodec.io.digests import digest, digest_number
 from llmcodec.lm.rows import RowStatistics, row_statistics
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -200,7 +200,7 @@ class FrozenCausalLM(nn.Module):
         if self.tokenizer is None:
             raise ValueError("backbone: text states need a tokenizer, and this LM was built without one")
         wanted = tuple(layers)
-        keys = [text_digest(text) for text in texts]
+        keys = [digest(text) for text in texts]
         found: dict[str, dict[int, Tensor]] = {}
         missing: dict[str, str] = {}
         for key, text in zip(keys, texts, strict=True):
@@ -249,14 +249,9 @@ class FrozenCausalLM(nn.Module):
         return None if bos is None else self.model.get_input_embeddings().weight[bos]
 
 
-def text_digest(text: str) -> str:
-    """Hash of a text, 16 hexadecimal digits of BLAKE2."""
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
 def text_key(text: str) -> int:
     """Key by which the alignment bank tells texts apart: 63 bits, -1 for an empty text."""
-    return int(text_digest(text), 16) >> 1 if text.strip() else -1
+    return digest_number(text) >> 1 if text.strip() else -1
 
 
 def _truncate(base: Any, layers_name: str, num_layers: int) -> None:

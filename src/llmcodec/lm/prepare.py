@@ -8,9 +8,6 @@ Shapes: B rows, L positions, K output rows. Test: `pytest tests/lm/test_prepare.
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmcodec.io.atomic import atomic_folder
 from llmcodec.lm.audio_tokens import AudioTokens, add_audio_tokens, byte_tokenizer
 from llmcodec.lm.growth import AudioRows, attach_rows, grow_embeddings, merge_rows
 from llmcodec.lm.logits import check_head, hidden_states, output_rows, target_nats
@@ -107,9 +105,7 @@ class Prepared:
         """Write what `load_token_lm` reads: a plain model, or the adapter and the audio rows; whole or not at all."""
         from safetensors.torch import save_file
 
-        temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
-        temporary.mkdir(parents=True)
-        try:
+        with atomic_folder(folder, replace=True) as temporary:
             rows = self.module.rows
             if rows is None:
                 causal = self.module.causal
@@ -123,10 +119,6 @@ class Prepared:
                     (temporary / "README.md").unlink(missing_ok=True)  # a form with nothing filled in
             self.tokenizer.save_pretrained(temporary)
             card.save(temporary)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
         return folder
 
     @property

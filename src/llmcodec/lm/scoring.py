@@ -7,15 +7,13 @@ Test: tests/cli/test_lm.py.
 
 from __future__ import annotations
 
-import csv
 import math
-import os
-import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmcodec.io import audio
+from llmcodec.io.structured import write_csv
 from llmcodec.lm.speech import check_codec, codec_of, encode_flat
 
 if TYPE_CHECKING:
@@ -74,16 +72,15 @@ def score(
     rate = nats / count / math.log(2) * token_rate
     console.print(f"all: {len(rows)} files, {count} tokens, {nats / count:.4f} nats/token, {rate:.1f} bits/s")
     if output:
-        _write_csv(Path(output), [{k: v for k, v in row.items() if k != "log_likelihoods"} for row in rows])
+        columns = [name for name in rows[0] if name != "log_likelihoods"]
+        print(f"written: {write_csv(output, columns, rows)}")
     if tokens:
-        _write_csv(
-            Path(tokens),
-            [
-                {"file": row["file"], "position": place, "log_likelihood": value}
-                for row in rows
-                for place, value in enumerate(row["log_likelihoods"])
-            ],
+        each = (
+            {"file": row["file"], "position": place, "log_likelihood": value}
+            for row in rows
+            for place, value in enumerate(row["log_likelihoods"])
         )
+        print(f"written: {write_csv(tokens, ('file', 'position', 'log_likelihood'), each)}")
 
 
 def score_rows(lm: TokenLM, names: Sequence[str], codes: Sequence[Tensor], token_rate: float) -> list[dict[str, Any]]:
@@ -142,14 +139,3 @@ def _codes_to_score(
     if not names:
         raise ValueError("nothing to score: name audio files, manifests or folders of token shards")
     return names, codes, token_rate
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
-    print(f"written: {path}")

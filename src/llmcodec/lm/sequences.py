@@ -14,7 +14,6 @@ Test: `pytest tests/lm/test_sequences.py`.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor
 
 from llmcodec.data.timed_text import timed_units, without_times
+from llmcodec.io.digests import digest
 from llmcodec.lm.audio_tokens import AudioTokens
 
 Format = Literal["audio", "tts", "tts_stream", "tts_aligned", "asr", "interleaved"]
@@ -278,7 +278,7 @@ class SequenceBuilder:
 
     def _one_way(self, row: TokenClipLike) -> Tensor:
         """A clip as text or as audio; always audio where it has no text."""
-        key = hashlib.blake2b(f"{self.seed}:{row.id}".encode(), digest_size=8).hexdigest()
+        key = digest(f"{self.seed}:{row.id}")
         if words_of(row) and random.Random(key).random() < 0.5:
             return torch.cat([self.text_ids(row.text, row.speaker, row.language), torch.tensor([self._end_of_text()])])
         return self._marked(self.audio_ids(row))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 import numpy as np
 
 from llmcodec.io import audio
+from llmcodec.io.atomic import write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -162,7 +163,7 @@ def write_samples(
         ended = "ended by itself" if len(codes) < config.max_codes else "stopped at --seconds"
         new = len(codes) / runtime.identity.frame_rate / runtime.identity.num_codebooks
         yield f"{path}: {new:.2f} s of new audio, {ended}"
-    (folder / "tokens.txt").write_text("".join(lines), encoding="utf-8")
+    write_text(folder / "tokens.txt", "".join(lines))
 
 
 def play(lm: TokenLM, runtime: Runtime, asked: Asked, config: SamplingConfig, out: BinaryIO, with_header: bool) -> None:

@@ -11,7 +11,6 @@ vocabulary (`full`). Shapes: T tokens. Test: `pytest tests/lm/test_token_lm.py`.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from llmcodec.io.structured import read_object, write_json
+from llmcodec.io.tensor_file import check_header
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.audio_tokens import AudioTokens, find_audio_tokens
 from llmcodec.lm.bundled import resolve_lm
@@ -61,8 +62,7 @@ class TokenLMCard:
     """Names of its units where they are few (phonemes): others are refused."""
 
     def save(self, folder: Path) -> None:
-        facts = dataclasses.asdict(self)
-        (folder / CARD).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / CARD, dataclasses.asdict(self))
 
     @staticmethod
     def load(folder: Path) -> TokenLMCard:
@@ -70,7 +70,7 @@ class TokenLMCard:
         if not path.is_file():
             return TokenLMCard()
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts = read_object(path)
             codec, turns = facts.pop("codec", None), facts.pop("turns", None)
             known = {f.name for f in dataclasses.fields(TokenLMCard)}
             return TokenLMCard(
@@ -237,7 +237,7 @@ def _load_adapter(folder: Path, card: TokenLMCard, tokens: AudioTokens, dtype: t
 
     model = AutoModelForCausalLM.from_pretrained(resolve_lm(card.base), dtype=dtype)
     grow_embeddings(model, tokens, card.seed)
-    rows = load_file(str(folder / AUDIO_ROWS))
+    rows = load_file(check_header(folder / AUDIO_ROWS))
     with torch.no_grad():
         for name, module in (("input_NH", model.get_input_embeddings()), ("output_NH", model.get_output_embeddings())):
             if name in rows:

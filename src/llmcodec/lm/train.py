@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from llmcodec.io.atomic import write_text
+from llmcodec.io.structured import read_json, read_object, write_json
+from llmcodec.io.tensor_file import check_header
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.packing import RowDataset, check_packing, collate, plan_rows
 from llmcodec.lm.prepare import Prepared, TrainedLM, prepare_model
@@ -85,7 +86,7 @@ class LMTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         from safetensors.torch import load_file
 
-        self.trained.load_trainable_state(load_file(str(Path(resume_from_checkpoint) / WEIGHTS)))
+        self.trained.load_trainable_state(load_file(check_header(Path(resume_from_checkpoint) / WEIGHTS)))
 
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None
@@ -214,7 +215,7 @@ def train_token_lm(
         prepared.save(run / "lm", card)
         if held_out is not None:
             final = held_out.measure(prepared.module)
-            write_text(run / "result.json", json.dumps(final, indent=1) + "\n")
+            write_json(run / "result.json", final)
     return run / "lm"
 
 
@@ -223,9 +224,9 @@ def newest_checkpoint(run: Path, say: Callable[[str], None] = print) -> Path | N
     found = [path for path in run.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     for path in sorted(found, key=lambda path: -int(path.name.removeprefix("checkpoint-"))):
         try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # written last
+            read_json(path / "trainer_state.json")  # written last
             return path
-        except (OSError, json.JSONDecodeError):
+        except (OSError, ValueError):
             say(f"{path}: unfinished, passed over")
             if _writes():
                 shutil.rmtree(path, ignore_errors=True)
@@ -244,7 +245,7 @@ def _start(
     facts = json.loads(json.dumps({"recipe": dataclasses.asdict(recipe), "codec": dataclasses.asdict(codec)}))
     path = run / RUN
     if resume and path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_object(path)
         changed = [name for name in _changed(before["recipe"], facts["recipe"]) if name not in MAY_CHANGE]
         if before["codec"]["weights_sha256"] != codec.weights_sha256:
             raise ValueError(f"{run}: the run was started with tokens of codec {before['codec']['codec']!r}")
@@ -254,7 +255,7 @@ def _start(
     if any(run.glob("checkpoint-*")) or (run / "lm").exists():
         raise ValueError(f"{run}: holds a run already; go on with --resume, or name another folder with --run")
     if _writes():
-        write_text(path, json.dumps(facts, indent=1) + "\n", durable=True)
+        write_json(path, facts, durable=True)
     return None
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from llmcodec.io.atomic import atomic_path
+from llmcodec.io.tensor_file import check_header
 from llmcodec.lm.backbone import FrozenCausalLM
 from llmcodec.lm.rows import sample_rows
 
@@ -78,7 +80,8 @@ class AudioVocabulary(nn.Module):
         """Write the rows as safetensors, for another run to start from (`load_rows`)."""
         from safetensors.torch import save_file
 
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, str(path))
+        with atomic_path(path) as temporary:
+            save_file({name: value.contiguous() for name, value in self.state_dict().items()}, temporary)
 
     def load_rows(self, path: str | os.PathLike[str]) -> None:
         """Start from the rows of an adapted run: same codebook size and LLM width."""
@@ -86,7 +89,7 @@ class AudioVocabulary(nn.Module):
 
         if not Path(path).is_file():
             raise ValueError(f"audio rows: no such file: {path}")
-        rows = load_file(str(path))
+        rows = load_file(check_header(path))
         for name, own in self.state_dict().items():
             if name not in rows or rows[name].shape != own.shape:
                 found = tuple(rows[name].shape) if name in rows else "nothing"

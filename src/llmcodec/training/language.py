@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from llmcodec import assets
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
+from llmcodec.io.atomic import atomic_path
+from llmcodec.io.tensor_file import check_header
 from llmcodec.lm.backbone import BackboneConfig, BackboneOutput, FrozenCausalLM, sa_layers, text_key
 from llmcodec.lm.prediction_heads import PredictionHeads
 from llmcodec.lm.small_lm import SmallLM
@@ -125,9 +127,8 @@ class LanguageObjective(nn.Module):
         if self.vocabulary is not None:
             self.vocabulary.save_rows(folder / "audio_rows.safetensors")
         if self.audio_lm is not None:
-            save_file(
-                {k: v.contiguous() for k, v in self.audio_lm.state_dict().items()}, folder / "audio_lm.safetensors"
-            )
+            with atomic_path(folder / "audio_lm.safetensors") as path:
+                save_file({k: v.contiguous() for k, v in self.audio_lm.state_dict().items()}, path)
 
     def forward(
         self, encoding: CodecEncoding, codebook_VC: Tensor, batch: ClipBatch, step: int, active: Set[str]
@@ -196,7 +197,7 @@ def load_parts(module: nn.Module, path: Path) -> None:
     """Load a file of `save_parts`; ValueError when it is missing or of another size."""
     if not path.is_file():
         raise ValueError(f"recipe: language.audio_lm: no such file: {path}")
-    state, own = load_file(path), module.state_dict()
+    state, own = load_file(check_header(path)), module.state_dict()
     wrong = [key for key in own if key not in state or state[key].shape != own[key].shape]
     if wrong or len(state) != len(own):
         raise ValueError(f"recipe: language.audio_lm: {path} is of another codec or size ({(wrong or list(state))[0]})")
