@@ -26,8 +26,8 @@ LOSSES = HERE / "losses.json"
 
 DIFFERENCES = {"control": ["rate"], "paper_as_released": ["paper"], "paper_tiny": ["rate"]}
 FIRST_STEPS = 10
-LATER = (0.5, 0.65, 0.9, 0.95)
-"""Shares of the recipe's steps at which four more steps are taken: by then every schedule has done its work."""
+LATER = (0.5, 0.65, 0.9, 0.95, 0.99)
+"""Shares of the recipe's steps at which five more steps are taken: by then every schedule has done its work."""
 
 
 def stacks() -> list[tuple[str, ...]]:
@@ -79,7 +79,7 @@ def miniature_recipe(names: tuple[str, ...], folder: Path) -> Recipe:
 
 
 def losses(names: tuple[str, ...], folder: Path) -> dict[str, list[float | None]]:
-    """Total, raw terms and gradient norms of ten steps from 0 and of four later ones, before rounding to float32.
+    """Total, raw terms and gradient norms of ten steps from 0 and of five later ones, before rounding to float32.
 
     The working directory must hold what `write_starting_points` wrote.
     """
