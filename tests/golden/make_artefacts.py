@@ -26,13 +26,14 @@ import pytest
 import soundfile
 import torch
 
-from llmcodec import LLMCodec, audio
-from llmcodec.cli import main
-from llmcodec.coding.loading import open_runtime
+from llmcodec import LLMCodec
+from llmcodec.cli.main import main
 from llmcodec.data.manifest import Clip, write_manifest
-from llmcodec.data.shards import read_token_shards
-from llmcodec.data.tokens import load_token_file
+from llmcodec.io import audio
+from llmcodec.io.token_file import load_token_file
+from llmcodec.io.token_shards import read_token_shards
 from llmcodec.lm.token_lm import load_token_lm
+from llmcodec.runtime.opening import open_runtime
 from llmcodec.training import trainer as trainer_module
 from llmcodec.training.checkpoint import list_checkpoints, load_checkpoint
 from llmcodec.training.recipe import Recipe

@@ -11,8 +11,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from llmcodec.cli import shipped_recipe
-from llmcodec.objectives.rate import SmallAudioLM, SmallLMConfig
+from llmcodec.assets import shipped_recipe
+from llmcodec.lm.small_lm import SmallLM
+from llmcodec.objectives.rate import RateConfig
 from llmcodec.training.build import SCRATCH
 from llmcodec.training.recipe import TERMS, Recipe
 from llmcodec.training.trainer import Trainer
@@ -49,7 +50,7 @@ def write_starting_points(folder: Path) -> None:
     miniature_codec().save_pretrained(folder / "codec")
     miniature_lm(folder / "lm", layers=2)
     sizes = yaml.safe_load(OVERLAY.read_text(encoding="utf-8"))["language"]["rate"]["small_lm"]
-    state = SmallAudioLM(SmallLMConfig(**sizes), NUM_CODES, seed=2).state_dict()
+    state = SmallLM(dataclasses.replace(RateConfig().small_lm, **sizes), NUM_CODES, seed=2).state_dict()
     save_file({name: value.contiguous() for name, value in state.items()}, folder / "audio_lm.safetensors")
 
 

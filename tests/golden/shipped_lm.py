@@ -10,11 +10,11 @@ import pytest
 import torch
 import yaml
 
-from llmcodec.coding.tokenize import FlatRow
-from llmcodec.data.tokens import TokenProvenance
+from llmcodec.cli.lm import lm_train_parser
+from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm import train as lm_train
 from llmcodec.lm.recipe import TokenLMRecipe
-from llmcodec.lm_commands import lm_train_parser
+from llmcodec.transcode.tokenize import FlatRow
 
 from ..miniature import NUM_CODES, SAMPLE_RATE
 from .shipped import FIRST_STEPS, HERE, RECIPES, fitting
@@ -27,10 +27,7 @@ CODEC = TokenProvenance("miniature", "0" * 64, SAMPLE_RATE, HOP, 1, NUM_CODES)
 
 def lm_recipe_of(*arguments: str) -> TokenLMRecipe:
     """A recipe as the command line makes it."""
-    parser = lm_train_parser()
-    values = vars(parser.instantiate(parser.parse_args(list(arguments))))
-    del values["config"], values["resume"]
-    return TokenLMRecipe(**values)
+    return lm_train_parser().read_recipe(arguments)
 
 
 def miniature_lm_recipe(name: str, folder: Path) -> TokenLMRecipe:

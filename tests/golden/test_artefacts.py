@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from llmcodec import audio
-from llmcodec.data.shards import TokenShardWriter, open_token_shards
-from llmcodec.data.tokens import load_token_file, save_token_file
+from llmcodec.io import audio
+from llmcodec.io.token_file import load_token_file, save_token_file
+from llmcodec.io.token_shards import TokenShardWriter, open_token_shards
 from llmcodec.training.trainer import Trainer
 
 from ..miniature import SAMPLE_RATE

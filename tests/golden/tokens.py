@@ -10,11 +10,12 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from llmcodec import assets, audio
-from llmcodec.coding.loading import open_runtime
-from llmcodec.coding.runtime import Runtime
-from llmcodec.coding.torch_runtime import TorchRuntime
+from llmcodec import assets
 from llmcodec.data.manifest import read_manifest
+from llmcodec.io import audio
+from llmcodec.runtime.base import Runtime
+from llmcodec.runtime.opening import open_runtime
+from llmcodec.runtime.torch_runtime import TorchRuntime
 
 from ..miniature import miniature_codec
 
