@@ -88,7 +88,7 @@ def published(reference: np.ndarray, other: np.ndarray) -> dict[str, float]:
 
 def ours(pairs: list[Pair], workers: int) -> list[dict[str, float]]:
     from llmcodec.evaluation.workers import Job, measure_jobs
-    from llmcodec.metrics.spectral import SUPERB
+    from llmcodec.metrics.registry import SUPERB
 
     jobs = (Job(str(i), str(i), a, b, RATE, SUPERB) for i, (a, b) in enumerate(pairs))
     outcomes = {int(outcome.key): outcome for outcome in measure_jobs(jobs, workers)}

@@ -15,7 +15,8 @@ from llmcodec.codec.search import PRIOR_FILE, BigramPrior, MelDistance, SearchCo
 from llmcodec.data.manifest import read_manifest
 from llmcodec.experiments.comparison import codec_key
 from llmcodec.io import audio
-from llmcodec.metrics.spectral import measure_pair, mel_filters_NM
+from llmcodec.metrics.registry import measure_pair
+from llmcodec.metrics.spectral import mel_filters_NM
 from llmcodec.protocol import Codec, HasFeatures
 from llmcodec.runtime.torch_runtime import TorchRuntime, identity_of
 

@@ -10,7 +10,7 @@ import soundfile
 
 from llmcodec.evaluation.pairs import evaluate_pairs, read_pairs
 from llmcodec.evaluation.workers import Journal
-from llmcodec.metrics.spectral import measure_pair
+from llmcodec.metrics.registry import measure_pair
 
 from ..speech import speech_like
 

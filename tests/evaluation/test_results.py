@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llmcodec.evaluation.results import MEASURES, Measure, SystemRow, compare
+from llmcodec.evaluation.results import MEASURES, SystemRow, compare
+from llmcodec.metrics.base import Measure
 
 from ..report.made_up import NUM, made_up_row
 

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from llmcodec.evaluation.workers import Job, Journal, job_key, measure_jobs, run_job
-from llmcodec.metrics.spectral import SUPERB, measure_pair
+from llmcodec.metrics.registry import SUPERB, measure_pair
 
 from ..speech import speech_like
 

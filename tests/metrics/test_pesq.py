@@ -15,10 +15,12 @@ from llmcodec.assets import speech_manifest
 from llmcodec.data.manifest import read_manifest
 from llmcodec.evaluation.reconstruction import reconstruct
 from llmcodec.io import audio
-from llmcodec.metrics.pesq import activity as p862_activity
-from llmcodec.metrics.pesq import model as p862_model
-from llmcodec.metrics.pesq import wideband as p862
+from llmcodec.metrics.base import NoScore
+from llmcodec.metrics.pesq import wideband
+from llmcodec.metrics.pesq.activity import telephone_band
+from llmcodec.metrics.pesq.model import _smooth
 from llmcodec.metrics.pesq.tables import ALIGNMENT_SECTIONS, HIGH_PASS, NUM_BINS_J, WIDTH_BARK_J
+from llmcodec.metrics.pesq.wideband import measure_pesq
 
 from ..speech import speech_like
 
@@ -92,7 +94,7 @@ DAMAGE = {
 def test_the_numbers_are_those_of_the_package(damage: str, recordings: list[np.ndarray]) -> None:
     for seed, wav in enumerate(recordings):
         other = DAMAGE[damage](wav, np.random.default_rng(seed))
-        assert p862.wideband_pesq(wav, other) == pytest.approx(pesq(RATE, wav, other, "wb"), abs=2e-4), seed
+        assert measure_pesq(wav, other) == pytest.approx(pesq(RATE, wav, other, "wb"), abs=2e-4), seed
 
 
 def test_several_utterances_between_silences(recordings: list[np.ndarray]) -> None:
@@ -105,29 +107,29 @@ def test_several_utterances_between_silences(recordings: list[np.ndarray]) -> No
         others += [pause, delayed(noisy(wav[: 3 * RATE], 25, rng), int(rng.integers(-900, 900)))]
     for start in (0, 1):
         pair = [np.concatenate(signal[2 * start :]) for signal in (parts, others)]
-        assert p862.wideband_pesq(*pair) == pytest.approx(pesq(RATE, *pair, "wb"), abs=1e-3)
+        assert measure_pesq(*pair) == pytest.approx(pesq(RATE, *pair, "wb"), abs=1e-3)
 
 
 def test_what_a_codec_makes(recordings: list[np.ndarray]) -> None:
     codec = load_codec("bundled")
     for wav in recordings[:4]:
         other = reconstruct(codec, wav)[0]
-        assert p862.wideband_pesq(wav, other) == pytest.approx(pesq(RATE, wav, other, "wb"), abs=1e-4)
+        assert measure_pesq(wav, other) == pytest.approx(pesq(RATE, wav, other, "wb"), abs=1e-4)
 
 
 def test_a_constant_brings_out_the_packages_rounding(recordings: list[np.ndarray]) -> None:
     """A constant beside speech: the 32-bit high-pass makes noise of it, which is heard."""
     wav = recordings[0]
     other = noisy(wav, 40, np.random.default_rng(0)) + np.float32(0.3 * np.abs(wav).max())
-    assert p862.wideband_pesq(wav, other) == pytest.approx(pesq(RATE, wav, other, "wb"), abs=1e-3)
+    assert measure_pesq(wav, other) == pytest.approx(pesq(RATE, wav, other, "wb"), abs=1e-3)
 
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_the_high_pass_is_the_packages_bit_for_bit(alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through scipy's compiled loop by itself, and through `scipy.signal` where that is not found."""
     if not alone:
-        monkeypatch.setattr(p862.PathFinder, "find_spec", lambda name, path: None)
-        monkeypatch.setattr(p862, "_recursion", p862._recursion.__wrapped__)
+        monkeypatch.setattr(wideband.PathFinder, "find_spec", lambda name, path: None)
+        monkeypatch.setattr(wideband, "_recursion", wideband._recursion.__wrapped__)
     wav = (1000 * np.random.default_rng(0).standard_normal(3000) + 500).astype(np.float32)
     (b0, b1, b2), (_, a1, a2) = np.array(HIGH_PASS, np.float32)
     z1 = z2 = np.float32(0)
@@ -136,16 +138,16 @@ def test_the_high_pass_is_the_packages_bit_for_bit(alone: bool, monkeypatch: pyt
         z0 = (sample - a1 * z1) - a2 * z2
         expected.append(b0 * z0 + b1 * z1 + b2 * z2)
         z1, z2 = z0, z1
-    np.testing.assert_array_equal(p862._high_pass(wav), np.array(expected))
+    np.testing.assert_array_equal(wideband._high_pass(wav), np.array(expected))
 
 
 def test_scipys_signal_processing_is_not_imported() -> None:
     """It takes half a second; and it can still be imported afterwards."""
     code = (
-        "import sys, numpy as np; from llmcodec.metrics.pesq.wideband import wideband_pesq;"
+        "import sys, numpy as np; from llmcodec.metrics.pesq.wideband import measure_pesq;"
         "wav = np.random.default_rng(0).standard_normal(20000).astype(np.float32);"
-        "wideband_pesq(wav, wav); assert 'scipy.signal' not in sys.modules, 'imported';"
-        "import scipy.signal; scipy.signal.sosfilt([[1, 0, 0, 1, 0, 0]], wav); wideband_pesq(wav, wav)"
+        "measure_pesq(wav, wav); assert 'scipy.signal' not in sys.modules, 'imported';"
+        "import scipy.signal; scipy.signal.sosfilt([[1, 0, 0, 1, 0, 0]], wav); measure_pesq(wav, wav)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
@@ -158,7 +160,7 @@ def test_the_alignment_filter_is_that_of_its_sections() -> None:
     fade = (0.5 + np.arange(64)) / 64
     faded[:, 4800:4864] *= fade
     faded[:, -4864:-4800] *= fade[::-1]
-    np.testing.assert_allclose(p862_activity.telephone_band(pair), sosfilt(ALIGNMENT_SECTIONS, faded), atol=1e-6)
+    np.testing.assert_allclose(telephone_band(pair), sosfilt(ALIGNMENT_SECTIONS, faded), atol=1e-6)
 
 
 def test_gains_are_smoothed_recursively() -> None:
@@ -167,7 +169,7 @@ def test_gains_are_smoothed_recursively() -> None:
         expected = [first]
         for value in gain[1:]:
             expected.append(0.2 * expected[-1] + 0.8 * value)
-        np.testing.assert_allclose(p862_model._smooth(gain, before), expected, rtol=1e-12)
+        np.testing.assert_allclose(_smooth(gain, before), expected, rtol=1e-12)
 
 
 def test_the_bands_cover_the_spectrum() -> None:
@@ -176,24 +178,24 @@ def test_the_bands_cover_the_spectrum() -> None:
 
 def test_what_has_no_score() -> None:
     wav = speech_like(1.0)
-    with pytest.raises(p862.NoScore, match="1/4 of a second"):
-        p862.wideband_pesq(wav[:3999], wav[:3999])
+    with pytest.raises(NoScore, match="1/4 of a second"):
+        measure_pesq(wav[:3999], wav[:3999])
     wav, burst = np.tile(wav, 3), np.zeros(3 * RATE, np.float32)
     burst[20_000:21_500] = np.random.default_rng(0).standard_normal(1500)
     with pytest.raises(NoUtterancesError, match="No utterances detected"):
         pesq(RATE, burst, wav, "wb")
-    with pytest.raises(p862.NoScore, match="No utterances detected"):
-        p862.wideband_pesq(burst, wav)
-    with pytest.raises(p862.NoScore, match="silent beside"):
-        p862.wideband_pesq(np.float32(1e30) * wav, np.float32(1e-30) * wav)
+    with pytest.raises(NoScore, match="No utterances detected"):
+        measure_pesq(burst, wav)
+    with pytest.raises(NoScore, match="silent beside"):
+        measure_pesq(np.float32(1e30) * wav, np.float32(1e-30) * wav)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-5, 1e4, 1e36])
 def test_loudness_does_not_matter(scale: float) -> None:
     wav = speech_like(1.0)
     other = noisy(wav, 20, np.random.default_rng(0))
-    expected = p862.wideband_pesq(wav, other)
-    assert p862.wideband_pesq(wav * np.float32(scale), other * np.float32(scale)) == pytest.approx(expected, abs=1e-4)
+    expected = measure_pesq(wav, other)
+    assert measure_pesq(wav * np.float32(scale), other * np.float32(scale)) == pytest.approx(expected, abs=1e-4)
 
 
 def test_more_utterances_than_the_package_has_memory_for(recordings: list[np.ndarray]) -> None:
@@ -201,5 +203,5 @@ def test_more_utterances_than_the_package_has_memory_for(recordings: list[np.nda
     rng = np.random.default_rng(0)
     part = [np.concatenate([wav[: 2 * RATE], np.zeros(RATE, np.float32)]) for wav in recordings[:3]]
     wav = np.concatenate(part * 20)
-    scores = [p862.wideband_pesq(wav, noisy(wav, snr, rng)) for snr in (40, 20, 0)]
+    scores = [measure_pesq(wav, noisy(wav, snr, rng)) for snr in (40, 20, 0)]
     assert 4.5 > scores[0] > scores[1] > scores[2] > 1

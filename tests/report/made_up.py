@@ -11,7 +11,7 @@ from llmcodec.evaluation.probe import ProbeConfig, ProbeQuantizer, ProbeResult
 from llmcodec.evaluation.reconstruction import ClipRow, ReconstructionResult
 from llmcodec.evaluation.results import SystemRow
 from llmcodec.evaluation.wer import WordRow
-from llmcodec.metrics.spectral import Measured
+from llmcodec.metrics.base import Measured
 from llmcodec.metrics.token_statistics import code_statistics
 from llmcodec.salmon.score import PairScore, PartScore, SalmonResult
 

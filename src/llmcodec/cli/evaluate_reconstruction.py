@@ -28,12 +28,12 @@ from llmcodec.evaluation.reconstruction import ReconstructionResult, evaluate_re
 from llmcodec.evaluation.results import SystemRow
 from llmcodec.evaluation.system import nominal_bits_per_second, spread
 from llmcodec.evaluation.workers import Journal
-from llmcodec.metrics.spectral import HIGHER_IS_BETTER, SUPERB
+from llmcodec.metrics.registry import FAST, METRICS, SUPERB
 from llmcodec.metrics.token_statistics import code_statistics
 from llmcodec.report.tables import markdown_table, rich_table, to_json
 from llmcodec.report.verdict import verdict
 
-GROUPS = {"superb": SUPERB, "fast": ("mel", "stft", "sdr"), "all": tuple(HIGHER_IS_BETTER)}
+GROUPS = {"superb": SUPERB, "fast": FAST, "all": tuple(METRICS)}
 
 
 def evaluate_reconstruction_command(

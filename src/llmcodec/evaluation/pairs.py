@@ -17,7 +17,7 @@ from pathlib import Path
 
 from llmcodec.evaluation.reconstruction import ClipRow, ReconstructionResult
 from llmcodec.evaluation.workers import Job, Journal, free_cores, job_key, measure_jobs
-from llmcodec.metrics.spectral import SUPERB, check_metrics
+from llmcodec.metrics.registry import SUPERB, check_metrics
 
 REQUIRED = ("reference", "reconstruction")
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.workers import Job, Journal, Outcome, free_cores, in_order, job_key, measure_jobs
 from llmcodec.io import audio
-from llmcodec.metrics.measured import Measured
-from llmcodec.metrics.spectral import FAST, SUPERB, check_metrics
+from llmcodec.metrics.base import Measured
+from llmcodec.metrics.registry import FAST, SUPERB, check_metrics
 from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_mean, compare_paired
 from llmcodec.metrics.token_statistics import encode_wav, flatten_codes
 from llmcodec.protocol import Codec, device_of
@@ -134,7 +134,7 @@ def evaluate_reconstruction(
     Args:
         num_workers: processes that measure; None takes as many as there are free cores, 0 measures in this process.
         slow_metrics: False takes only Mel, STFT and SDR, which need no packages.
-        metrics: names from `metrics.HIGHER_IS_BETTER`; None takes Codec-SUPERB's six.
+        metrics: names from `metrics.registry.METRICS`; None takes Codec-SUPERB's six.
         asr: recogniser for word errors (`wer.load_transcriber`); None: none.
         journal: where outcomes are kept and looked up; `fingerprint` names the codec's weights in it.
         domain: field of the manifest by which tables are split.

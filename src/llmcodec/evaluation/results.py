@@ -11,57 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from llmcodec.evaluation.consistency import ConsistencyResult
 from llmcodec.evaluation.predictability import PredictabilityResult, compare_predictability
 from llmcodec.evaluation.probe import ProbeResult
 from llmcodec.evaluation.reconstruction import ReconstructionResult, compare_reconstruction
 from llmcodec.evaluation.wer import WordRow, compare_words, word_error_rate
-from llmcodec.metrics.spectral import HIGHER_IS_BETTER
+from llmcodec.metrics.base import Measure
+from llmcodec.metrics.registry import METRICS
 from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_mean, compare_paired
 from llmcodec.metrics.token_statistics import CodeStatistics
 from llmcodec.salmon.score import SalmonResult
 
-
-@dataclass(frozen=True)
-class Measure:
-    """One line of the table."""
-
-    key: str
-    label: str
-    digits: int
-    higher_is_better: bool | None
-    """None where neither direction is good in itself."""
-    unit: str = ""
-    explanation: str = ""
-    """A few words for the report page."""
-
-    @property
-    def arrow(self) -> str:
-        """Which way is better: ↑, ↓ or nothing."""
-        return {True: "↑", False: "↓", None: ""}[self.higher_is_better]
-
-    def judge(self, result: PairedComparison) -> Literal["same", "changed", "better", "worse"]:
-        """The paired comparison in a word: `same` where no difference is shown."""
-        if not result.real:
-            return "same"
-        if self.higher_is_better is None:
-            return "changed"
-        return "better" if (result.difference.value > 0) == self.higher_is_better else "worse"
-
-
 MEASURES = (
-    Measure("mel", "Mel distance", 3, False, explanation="Codec-SUPERB's distance between mel spectrograms"),
-    Measure("stft", "STFT distance", 3, False, explanation="the same between magnitude spectrograms"),
-    Measure("pesq", "PESQ", 2, True, explanation="wide-band quality score, 1.0 to 4.6"),
-    Measure("stoi", "STOI", 3, True, explanation="intelligibility score, 0 to 1"),
-    Measure("f0corr", "F0 correlation", 3, True, explanation="how alike the pitch contours are, -1 to 1"),
-    Measure("sdr", "SDR", 1, True, "dB", "signal to sample-exact error"),
-    Measure("logmel", "Log-mel distance", 3, False),
-    Measure("dnsmos", "DNSMOS", 2, True),
-    Measure("speaker", "Speaker similarity", 3, True),
-    Measure("wer", "Word error rate", 3, False, explanation="words that a recogniser gets wrong"),
+    *METRICS.values(),
+    Measure("wer", "Word error rate", 3, False, hint="words that a recogniser gets wrong"),
     Measure(
         "lm_bits_per_second",
         "LM bits per second",
@@ -72,44 +36,27 @@ MEASURES = (
     ),
     Measure("lm_bits_per_token", "LM bits per token", 3, False, "bit", "the same for one token"),
     Measure("unigram_bits", "Unigram bits per token", 3, None, "bit", "cost without any context"),
-    Measure("ngram_1", "1-gram bits per token", 3, None, "bit"),
-    Measure("ngram_2", "2-gram bits per token", 3, None, "bit"),
-    Measure("ngram_3", "3-gram bits per token", 3, None, "bit"),
-    Measure("ngram_4", "4-gram bits per token", 3, None, "bit"),
+    *(Measure(f"ngram_{n}", f"{n}-gram bits per token", 3, None, "bit") for n in (1, 2, 3, 4)),
     Measure("context_gain", "Context gain per token", 3, True, "bit", "what context saves"),
-    Measure("accuracy", "Next-token accuracy", 3, True, explanation="how often the model's first guess is right"),
-    Measure(
-        "probe_accuracy", "P-ACC", 3, True, explanation="the same after a common 8,192-code quantiser of the latents"
-    ),
-    Measure("probe_perplexity", "P-PPL", 0, False, explanation="its perplexity"),
+    Measure("accuracy", "Next-token accuracy", 3, True, hint="how often the model's first guess is right"),
+    Measure("probe_accuracy", "P-ACC", 3, True, hint="the same after a common 8,192-code quantiser of the latents"),
+    Measure("probe_perplexity", "P-PPL", 0, False, hint="its perplexity"),
     Measure("probe_bits_per_second", "Probe bits per second", 1, False, "bit/s"),
     Measure(
-        "salmon",
-        "SALMon-style accuracy",
-        3,
-        True,
-        explanation="pairs whose consistent side the token LM finds more likely",
+        "salmon", "SALMon-style accuracy", 3, True, hint="pairs whose consistent side the token LM finds more likely"
     ),
     Measure(
         "within_utterance_bits", "Within-utterance entropy", 3, None, "bit", "variety of tokens inside an utterance"
     ),
-    Measure("used_codes", "Used codes", 0, None, explanation="codes that occur at all"),
-    Measure("repeat_rate", "Repeat rate", 3, None, explanation="tokens equal to the one before"),
-    Measure(
-        "slice_consistency", "Slice consistency", 3, True, explanation="tokens that stay when a slice is encoded alone"
-    ),
+    Measure("used_codes", "Used codes", 0, None, hint="codes that occur at all"),
+    Measure("repeat_rate", "Repeat rate", 3, None, hint="tokens equal to the one before"),
+    Measure("slice_consistency", "Slice consistency", 3, True, hint="tokens that stay when a slice is encoded alone"),
     Measure("zipf_exponent", "Zipf exponent", 2, None),
     Measure(
-        "nominal_bits_per_second",
-        "Nominal bitrate",
-        0,
-        None,
-        "bit/s",
-        "frames times the logarithm of the codebook size",
+        "nominal_bits_per_second", "Nominal bitrate", 0, None, "bit/s", "frames times the log of the codebook size"
     ),
     Measure("entropy_bits_per_second", "Unigram-entropy bitrate", 0, None, "bit/s"),
 )
-_RECONSTRUCTION = tuple(HIGHER_IS_BETTER)
 
 
 @dataclass(frozen=True)
@@ -132,7 +79,7 @@ class SystemRow:
         """Measured values by `Measure.key`; numbers without an interval have NaN bounds."""
         cells: dict[str, Interval] = {}
         if self.reconstruction is not None:
-            names = [name for name in _RECONSTRUCTION if name in self.reconstruction.metric_names]
+            names = [name for name in METRICS if name in self.reconstruction.metric_names]
             cells.update({name: self.reconstruction.mean(name) for name in names})
         if (lm := self.predictability) is not None:
             bits, clips = lm.interval(), len(lm.clips)
@@ -175,7 +122,7 @@ def _point(value: float, num: int) -> Interval:
 
 def compare(a: SystemRow, b: SystemRow, key: str) -> PairedComparison | None:
     """Paired comparison of B with A in one measure; None where it is missing or has no per-clip rows."""
-    if key in _RECONSTRUCTION:
+    if key in METRICS:
         if a.reconstruction is None or b.reconstruction is None or key not in b.reconstruction.metric_names:
             return None
         both = set(a.reconstruction.failed_ids(key)) | set(b.reconstruction.failed_ids(key))

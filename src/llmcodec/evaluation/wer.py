@@ -24,7 +24,7 @@ import numpy as np
 
 from llmcodec.data.manifest import Clip
 from llmcodec.io import audio
-from llmcodec.metrics.measured import load_metric_package
+from llmcodec.metrics.base import load_metric_package
 from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_ratio, compare_paired
 from llmcodec.protocol import Codec
 

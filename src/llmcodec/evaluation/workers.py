@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmcodec.io import audio
-from llmcodec.metrics.measured import Measured
-from llmcodec.metrics.spectral import measure_pair
+from llmcodec.metrics.base import Measured
+from llmcodec.metrics.registry import measure_pair
 
 if TYPE_CHECKING:
     from llmcodec.evaluation.wer import WordRow

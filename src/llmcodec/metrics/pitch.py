@@ -3,7 +3,7 @@
 Praat's autocorrelation pitch (package `praat-parselmouth`) of both signals, voiced frames in cents around their own
 median, aligned by dynamic time warping, then Pearson's correlation over the warping path. Source: github
 voidful/Codec-SUPERB, SoundCodec/metrics.py. Shapes: S samples, N and M voiced frames.
-Test: `pytest tests/metrics/test_pitch.py`.
+Test: tests/metrics/test_pitch.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from llmcodec.metrics.measured import Measured, load_metric_package
+from llmcodec.metrics.base import SAMPLE_RATE, NoScore, check_pair, load_metric_package
 
 LABEL_RATE = 22_050
 """Codec-SUPERB tells Praat that every file has this sample rate, whatever it really has. At 16 kHz the pitch floor of
@@ -24,26 +24,30 @@ MAX_FRAMES = 5_000
 """Voiced frames; more (80 s of voice at 16 kHz) would take above 400 MB for the warping."""
 
 
-def measure_f0_correlation(reference_S: np.ndarray, reconstruction_S: np.ndarray) -> Measured:
-    """Pearson correlation of the two pitch contours, -1 .. 1, higher is better.
+def measure_f0_correlation(
+    reference_S: np.ndarray, reconstruction_S: np.ndarray, sample_rate: int = SAMPLE_RATE
+) -> float:
+    """Pearson correlation of the two pitch contours, -1 .. 1, higher is better; the sample rate is not used.
 
-    A failure (Codec-SUPERB: 0.0) where one of them is too short, has fewer than two voiced frames, or a constant pitch.
+    Raises:
+        NoScore: one of them is too short, has fewer than two voiced frames, or a constant pitch (Codec-SUPERB: 0.0).
     """
+    check_pair(reference_S, reconstruction_S)
     contours = []
     for name, wav_S in (("reference", reference_S), ("reconstruction", reconstruction_S)):
         cents = pitch_cents(wav_S)
         if cents.size < 2:
-            return Measured(None, f"{name} has {cents.size} voiced frames; F0 correlation needs 2")
+            raise NoScore(f"{name} has {cents.size} voiced frames; F0 correlation needs 2")
         if cents.size > MAX_FRAMES:
-            return Measured(None, f"{name} has more than {MAX_FRAMES} voiced frames; cut the clip")
+            raise NoScore(f"{name} has more than {MAX_FRAMES} voiced frames; cut the clip")
         contours.append(cents)
     i, j = dtw_path(*contours)
     a, b = contours[0][i], contours[1][j]
     a, b = a - a.mean(), b - b.mean()
     power = math.sqrt(float(a @ a) * float(b @ b))
     if power <= 1e-9:
-        return Measured(None, "the pitch is constant: no correlation")
-    return Measured.of(float(a @ b) / power, "F0 correlation")
+        raise NoScore("the pitch is constant: no correlation")
+    return float(a @ b) / power
 
 
 def pitch_cents(wav_S: np.ndarray) -> np.ndarray:
@@ -58,8 +62,8 @@ def pitch_cents(wav_S: np.ndarray) -> np.ndarray:
         pitch_floor=FLOOR_HZ,
         pitch_ceiling=CEILING_HZ,
     )
-    hz = pitch.selected_array["frequency"]
-    cents = 1200 * np.log2(hz[hz != 0] / 440)
+    hz: np.ndarray = pitch.selected_array["frequency"]
+    cents: np.ndarray = 1200 * np.log2(hz[hz != 0] / 440)
     return cents - np.median(cents) if cents.size else cents
 
 

@@ -1,8 +1,7 @@
 """Certainty of a number: bootstrap intervals, paired comparisons, Wilson intervals.
 
 Everything works on one value per clip ("row"), because clips are what an evaluation draws at random: frames inside a
-clip are not independent. All randomness comes from an explicit seed. Test: `pytest
-tests/metrics/test_statistics.py`.
+clip are not independent. All randomness comes from an explicit seed. Test: tests/metrics/test_statistics.py.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 NUM_RESAMPLES = 10_000
+CONFIDENCE = 0.95
 _CHUNK_VALUES = 2_000_000
 
 
@@ -46,7 +46,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """System B against system A on the same clips. `real` is the only licence to call a difference a difference."""
+    """System B against system A on the same clips; only where `real` is True is there a difference to report."""
 
     mean_a: float
     mean_b: float
@@ -58,7 +58,7 @@ class PairedComparison:
     """Student's t of the clip differences (mean / standard error)."""
     num: int
     margin: float = 0.0
-    """Relative difference that sources of chance other than the choice of clips may explain (luck of a training)."""
+    """Relative difference that chance other than the choice of clips may explain, e.g. the seed of a training."""
 
     @property
     def real(self) -> bool:
@@ -93,16 +93,14 @@ def _resampled_sums(columns_NM: np.ndarray, num_resamples: int, seed: int) -> np
     return sums
 
 
-def _percentiles(samples: np.ndarray, confidence: float) -> tuple[float, float]:
-    tail = 100 * (1 - confidence) / 2
+def _central(samples: np.ndarray) -> tuple[float, float]:
+    tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(samples, [tail, 100 - tail])
     return float(low), float(high)
 
 
-def bootstrap_mean(
-    values: Sequence[float] | np.ndarray, confidence: float = 0.95, num_resamples: int = NUM_RESAMPLES, seed: int = 0
-) -> Interval:
-    """Mean of per-clip values with a percentile bootstrap interval (Efron & Tibshirani 1993, ch. 13).
+def bootstrap_mean(values: Sequence[float] | np.ndarray, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> Interval:
+    """Mean of per-clip values with a 95 % percentile bootstrap interval (Efron & Tibshirani 1993, ch. 13).
 
     An empty list gives NaN with `num=0`; a single value has an interval of width 0, so look at `num`.
     """
@@ -110,14 +108,12 @@ def bootstrap_mean(
     if rows.size == 0:
         return Interval(math.nan, math.nan, math.nan, 0)
     means = _resampled_sums(rows[:, None], num_resamples, seed)[:, 0] / rows.size
-    low, high = _percentiles(means, confidence)
-    return Interval(float(rows.mean()), low, high, rows.size)
+    return Interval(float(rows.mean()), *_central(means), rows.size)
 
 
 def bootstrap_ratio(
     numerators: Sequence[float] | np.ndarray,
     denominators: Sequence[float] | np.ndarray,
-    confidence: float = 0.95,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> Interval:
@@ -128,8 +124,7 @@ def bootstrap_ratio(
     if top.size == 0 or bottom.sum() == 0:
         return Interval(math.nan, math.nan, math.nan, 0)
     sums = _resampled_sums(np.stack([top, bottom], axis=1), num_resamples, seed)
-    low, high = _percentiles(sums[:, 0] / sums[:, 1], confidence)
-    return Interval(float(top.sum() / bottom.sum()), low, high, top.size)
+    return Interval(float(top.sum() / bottom.sum()), *_central(sums[:, 0] / sums[:, 1]), top.size)
 
 
 def compare_paired(
@@ -157,9 +152,9 @@ def compare_paired(
         raise ValueError(f"compare_paired: needs {a.size} positive weights, got {w.size}")
     mean_a, mean_b = float(a.sum() / w.sum()), float(b.sum() / w.sum())
     sums = _resampled_sums(np.stack([a, b, w], axis=1), num_resamples, seed)
-    difference = Interval(mean_b - mean_a, *_percentiles((sums[:, 1] - sums[:, 0]) / sums[:, 2], 0.95), a.size)
+    difference = Interval(mean_b - mean_a, *_central((sums[:, 1] - sums[:, 0]) / sums[:, 2]), a.size)
     if mean_a > 0 and (sums[:, 0] > 0).all():
-        ratio = Interval(mean_b / mean_a, *_percentiles(sums[:, 1] / sums[:, 0], 0.95), a.size)
+        ratio = Interval(mean_b / mean_a, *_central(sums[:, 1] / sums[:, 0]), a.size)
     else:
         ratio = Interval(math.nan, math.nan, math.nan, a.size)
     return PairedComparison(mean_a, mean_b, difference, ratio, _paired_t(a, b, w), a.size)

@@ -4,7 +4,7 @@ Taal, Hendriks, Heusdens, Jensen, "An Algorithm for Intelligibility Prediction o
 IEEE TASLP 2011, with the resampler of the package `pystoi` (Octave's), whose numbers it gives to 1e-9 at a fifth of the
 time: frames, bands and segments are arrays, not loops. Numpy alone, so that worker processes start at once.
 Shapes: S samples, F frames, N bins, J bands, M segments, L frames per segment, W filter taps, O outputs per window.
-Test: `pytest tests/metrics/test_stoi.py`.
+Test: tests/metrics/test_stoi.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import math
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+
+from llmcodec.metrics.base import SAMPLE_RATE, NoScore, check_pair
 
 STOI_RATE = 10_000
 FRAME = 256
@@ -27,23 +29,23 @@ CLIP_DB = -15.0
 _EPS = np.finfo(np.float64).eps
 
 
-class TooLittleSpeech(ValueError):
-    """Fewer than 30 frames are louder than 40 dB below the loudest: there is no segment to correlate."""
+def measure_stoi(reference_S: np.ndarray, reconstruction_S: np.ndarray, sample_rate: int = SAMPLE_RATE) -> float:
+    """Mean correlation of clipped, normalised third-octave envelopes over segments of 0.384 s, higher is better.
 
+    Returns:
+        0 .. 1; slightly negative correlations are cut to 0 as in Codec-SUPERB.
 
-def stoi(reference_S: np.ndarray, reconstruction_S: np.ndarray, sample_rate: int) -> float:
-    """Mean correlation of clipped, normalised third-octave envelopes over segments of 0.384 s, -1 .. 1.
-
-    Both signals have the same length. Raises: TooLittleSpeech.
+    Raises:
+        NoScore: fewer than 30 frames (0.4 s) of the reference are louder than 40 dB below the loudest, where pystoi
+            answers 1e-5.
     """
+    check_pair(reference_S, reconstruction_S)
     pair_2S = np.stack([reference_S, reconstruction_S]).astype(np.float64)
     if sample_rate != STOI_RATE:
         pair_2S = resample(pair_2S, STOI_RATE, sample_rate)
     frames_2FW = _speech_frames(pair_2S)
     if frames_2FW.shape[1] < SEGMENT_FRAMES:
-        raise TooLittleSpeech(
-            f"only {frames_2FW.shape[1]} frames of speech (12.8 ms each); {SEGMENT_FRAMES} are needed"
-        )
+        raise NoScore(f"only {frames_2FW.shape[1]} frames of speech (12.8 ms each); {SEGMENT_FRAMES} are needed")
     spectrum_2FN = np.fft.rfft(frames_2FW, NUM_BINS_FFT, axis=2)
     power_2FN = spectrum_2FN.real**2 + spectrum_2FN.imag**2
     envelope_2JF = np.sqrt(power_2FN @ _bands_NJ()).transpose(0, 2, 1)
@@ -55,30 +57,34 @@ def stoi(reference_S: np.ndarray, reconstruction_S: np.ndarray, sample_rate: int
     x_JML = x_JML - x_JML.mean(2, keepdims=True)
     norm_JM = np.sqrt(np.einsum("jml,jml->jm", x_JML, x_JML)) + _EPS
     norm_JM *= np.sqrt(np.einsum("jml,jml->jm", y_JML, y_JML)) + _EPS
-    return float((np.einsum("jml,jml->jm", x_JML, y_JML) / norm_JM).mean())
+    correlation = float((np.einsum("jml,jml->jm", x_JML, y_JML) / norm_JM).mean())
+    return min(max(correlation, 0.0), 1.0)
 
 
 def _speech_frames(pair_2S: np.ndarray) -> np.ndarray:
     """Frames of the signals without the silent parts of the reference, windowed again: (2, F, 256)."""
-    num_frames = len(range(0, pair_2S.shape[1] - FRAME, HOP))
-    if num_frames == 0:
-        return np.zeros((2, 0, FRAME))
-    frames_2FW = sliding_window_view(pair_2S, FRAME, axis=1)[:, ::HOP][:, :num_frames] * _window()
+    frames_2FW = _frames(pair_2S)
+    if frames_2FW.size == 0:
+        return frames_2FW
     level_F = 20 * np.log10(np.linalg.norm(frames_2FW[0], axis=1) + _EPS)
     kept_2FW = frames_2FW[:, level_F.max() - DYNAMIC_RANGE_DB - level_F < 0]
     joined_2FW = np.zeros((2, kept_2FW.shape[1] + 1, HOP))  # overlap-add of what is kept
     joined_2FW[:, :-1] += kept_2FW[:, :, :HOP]
     joined_2FW[:, 1:] += kept_2FW[:, :, HOP:]
-    joined_2S = joined_2FW.reshape(2, -1)
-    count = len(range(0, joined_2S.shape[1] - FRAME, HOP))
+    return _frames(joined_2FW.reshape(2, -1))
+
+
+def _frames(pair_2S: np.ndarray) -> np.ndarray:
+    """Frames every 128 samples under a Hann window without its zeros, the last one left out: (2, F, 256)."""
+    count = len(range(0, pair_2S.shape[1] - FRAME, HOP))
     if count == 0:
         return np.zeros((2, 0, FRAME))
-    return sliding_window_view(joined_2S, FRAME, axis=1)[:, ::HOP][:, :count] * _window()
+    frames_2FW: np.ndarray = sliding_window_view(pair_2S, FRAME, axis=1)[:, ::HOP][:, :count] * _window()
+    return frames_2FW
 
 
 @functools.lru_cache
 def _window() -> np.ndarray:
-    """Hann window of 256 samples without its zeros."""
     return np.hanning(FRAME + 2)[1:-1]
 
 
@@ -109,7 +115,8 @@ def resample(wav_BS: np.ndarray, target_rate: int, source_rate: int) -> np.ndarr
     behind = max(0, (num_rows - 1) * step + first + width - wav_BS.shape[1])
     padded_BS = np.pad(wav_BS, ((0, 0), (-first, behind)))
     rows_BRW = np.ascontiguousarray(sliding_window_view(padded_BS, width, axis=1)[:, : num_rows * step : step])
-    return (rows_BRW @ filters_WO).reshape(wav_BS.shape[0], -1)[:, :num_out]
+    out_BS: np.ndarray = (rows_BRW @ filters_WO).reshape(wav_BS.shape[0], -1)[:, :num_out]
+    return out_BS
 
 
 @functools.lru_cache

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from llmcodec.evaluation.results import MEASURES, Measure, SystemRow, compare
+from llmcodec.evaluation.results import MEASURES, SystemRow, compare
+from llmcodec.metrics.base import Measure
 from llmcodec.metrics.statistics import PairedComparison
 
 COLLAPSE_FLOOR = 0.95

@@ -1,7 +1,7 @@
 """What PESQ's search for delays hears: the telephone band of both signals, and where in it there is speech.
 
-ITU-T P.862, section 10.1, after the package `pesq`. Shapes: S samples of the padded signals (`p862_tables`), W windows
-of 4 ms, N frequency bins. Test: `pytest tests/metrics/test_pesq.py`.
+ITU-T P.862, section 10.1, after the package `pesq`. Shapes: S samples of the padded signals (`tables`), W windows
+of 4 ms, N frequency bins. Test: tests/metrics/test_pesq.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ def _telephone_response() -> np.ndarray:
     """Spectrum of the alignment filter."""
     delay_N = np.exp(-2j * np.pi * np.arange(BLOCK // 2 + 1) / BLOCK)
     powers_3N = np.stack([np.ones_like(delay_N), delay_N, delay_N**2])
-    return ((ALIGNMENT_SECTIONS[:, :3] @ powers_3N) / (ALIGNMENT_SECTIONS[:, 3:] @ powers_3N)).prod(axis=0)
+    sections_KN = (ALIGNMENT_SECTIONS[:, :3] @ powers_3N) / (ALIGNMENT_SECTIONS[:, 3:] @ powers_3N)
+    response_N: np.ndarray = sections_KN.prod(axis=0)
+    return response_N
 
 
 def telephone_band(pair_2S: np.ndarray) -> np.ndarray:
@@ -101,7 +103,7 @@ def _noise_threshold(power_W: np.ndarray, first_guess: float) -> float:
 
 
 def _speech_stretches(power_W: np.ndarray, threshold: float) -> list[tuple[int, int]]:
-    """Runs above the threshold that are longer than 16 ms; against a very quiet ground, also clearly above it."""
+    """Runs above the threshold that are longer than 16 ms; against a very quiet background, also clearly above it."""
     active_W = power_W > threshold
     level = power_W[active_W].mean() if active_W.any() else 0.0
     noise = 1.0 if active_W.all() else power_W[~active_W].mean()

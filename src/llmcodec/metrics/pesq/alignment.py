@@ -2,8 +2,8 @@
 
 ITU-T P.862, section 10.1, after the package `pesq`. First the delay of each utterance; then long utterances are tried
 at up to 40 breakpoints: where both sides are surer of their own, different delays, there are two. Shapes: S samples of
-the padded signals (`p862_tables`), B breakpoints. Positions without a unit in their name are windows of 4 ms; delays
-are samples, positive where the second signal is late. Test: `pytest tests/metrics/test_pesq.py`.
+the padded signals (`tables`), B breakpoints. Positions without a unit in their name are windows of 4 ms; delays
+are samples, positive where the second signal is late. Test: tests/metrics/test_pesq.py.
 """
 
 from __future__ import annotations

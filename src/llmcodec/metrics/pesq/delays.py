@@ -1,9 +1,9 @@
 """How late PESQ finds one signal behind the other: by envelopes, then by the votes of many short frames.
 
 ITU-T P.862, section 10.1, after the package `pesq`; frames, stretches and breakpoints are arrays here. Shapes: S
-samples of the padded signals (`p862_tables`), W windows of 4 ms, F frames, N frequency bins, L lags, K lags that have
+samples of the padded signals (`tables`), W windows of 4 ms, F frames, N frequency bins, L lags, K lags that have
 votes, B stretches or breakpoints. Positions without a unit in their name are windows; delays are samples, positive
-where the second signal is late. Test: `pytest tests/metrics/test_pesq.py`.
+where the second signal is late. Test: tests/metrics/test_pesq.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from llmcodec.metrics.pesq.activity import TAPS
-from llmcodec.metrics.pesq.tables import MARGIN, WINDOW
+from llmcodec.metrics.pesq.tables import MARGIN, WINDOW, hann
 
 FRAME, HOP = 1024, 256
 FRAMES_AT_ONCE = 128
@@ -37,7 +37,7 @@ class Heard:
 
     @property
     def num_windows(self) -> int:
-        return self.loudness_2W.shape[1]
+        return int(self.loudness_2W.shape[1])
 
     @functools.cached_property
     def frames_2FS(self) -> np.ndarray:
@@ -85,13 +85,8 @@ def envelope_delays(heard: Heard, start_B: np.ndarray, end_B: np.ndarray, estima
     num_other_B = np.minimum(end_B, num_windows - shift) - start_B
     found_B &= (end_B - start_B > 1) & (num_other_B > 1)
     lag_B = np.where(lag_B > length // 2, lag_B - length, lag_B)
-    return delay_B + WINDOW * np.where(found_B, lag_B, 0)
-
-
-@functools.lru_cache
-def _window() -> np.ndarray:
-    """Periodic Hann window, float32."""
-    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FRAME) / FRAME)).astype(np.float32)
+    delay_B += WINDOW * np.where(found_B, lag_B, 0)
+    return delay_B
 
 
 @functools.lru_cache
@@ -126,13 +121,14 @@ def _correlations(heard: Heard, start_F: np.ndarray, delay: int) -> np.ndarray:
     from scipy.fft import irfft, rfft
 
     frames_2FS = np.empty((2, start_F.size, FRAME), np.float32)
-    np.multiply(heard.frames_2FS[0, start_F], _window(), out=frames_2FS[0])
-    np.multiply(heard.frames_2FS[1, start_F + delay], _window(), out=frames_2FS[1])
+    np.multiply(heard.frames_2FS[0, start_F], hann(FRAME), out=frames_2FS[0])
+    np.multiply(heard.frames_2FS[1, start_F + delay], hann(FRAME), out=frames_2FS[1])
     reference_FN, other_FN = rfft(frames_2FS, axis=2)
     np.conj(reference_FN, out=reference_FN)
     reference_FN *= other_FN
-    correlation_FL = irfft(reference_FN, FRAME, axis=1, overwrite_x=True)
-    return np.abs(correlation_FL, out=correlation_FL)
+    correlation_FL: np.ndarray = irfft(reference_FN, FRAME, axis=1, overwrite_x=True)
+    np.abs(correlation_FL, out=correlation_FL)
+    return correlation_FL
 
 
 def elect(heard: Heard, first: int, step: int, num_frames_B: np.ndarray, delay: int) -> tuple[np.ndarray, np.ndarray]:

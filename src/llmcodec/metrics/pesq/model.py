@@ -2,8 +2,8 @@
 
 ITU-T P.862, section 10.2, after the package `pesq`; frames and bands are arrays here. Where frames differ beyond
 belief, their delay is looked for once more, and the smaller of the two disturbances counts. Shapes: S samples of the
-padded signals (`p862_tables`), F frames of 512 samples every 256, J Bark bands. Power and loudness are float64.
-Test: `pytest tests/metrics/test_pesq.py`.
+padded signals (`tables`), F frames of 512 samples every 256, J Bark bands. Power and loudness are float64.
+Test: tests/metrics/test_pesq.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from llmcodec.metrics.pesq.activity import stretches
 from llmcodec.metrics.pesq.alignment import Utterance
 from llmcodec.metrics.pesq.tables import (
     BAND_GAIN_J,
@@ -26,6 +27,7 @@ from llmcodec.metrics.pesq.tables import (
     TAIL,
     WIDTH_BARK_J,
     WINDOW,
+    hann,
 )
 
 FRAME = 512
@@ -68,7 +70,7 @@ def raw_score(pair_2S: np.ndarray, utterances: Sequence[Utterance]) -> float:
     np.minimum(disturbance_2F, LARGEST_DISTURBANCE, out=disturbance_2F)
     weight_F = _recency(last + 1, num_frames=(pair_2S.shape[1] - 2 * MARGIN - TAIL) // HOP - 1)
     symmetric, asymmetric = _over_time(disturbance_2F[:, first:], weight_F)
-    return 4.5 - SYMMETRIC_WEIGHT * symmetric - ASYMMETRIC_WEIGHT * asymmetric
+    return float(4.5 - SYMMETRIC_WEIGHT * symmetric - ASYMMETRIC_WEIGHT * asymmetric)
 
 
 # Frames
@@ -101,12 +103,6 @@ def _delays_at(position_S: np.ndarray, utterances: Sequence[Utterance]) -> np.nd
 
 
 @functools.lru_cache
-def _window() -> np.ndarray:
-    """Periodic Hann window, float32."""
-    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FRAME) / FRAME)).astype(np.float32)
-
-
-@functools.lru_cache
 def _bands_NJ() -> np.ndarray:
     """Sums of bins without the one at 0 Hz; float32."""
     bands_NJ = np.zeros((FRAME // 2, NUM_BINS_J.size), np.float32)
@@ -123,14 +119,16 @@ def _power(wav_S: np.ndarray, start_F: np.ndarray) -> np.ndarray:
     power_FJ = np.empty((start_F.size, NUM_BINS_J.size))
     for begin in range(0, start_F.size, FRAMES_AT_ONCE):
         some = slice(begin, begin + FRAMES_AT_ONCE)
-        spectrum_FN = rfft(frames_FS[start_F[some]] * _window(), axis=1)
+        spectrum_FN = rfft(frames_FS[start_F[some]] * hann(FRAME), axis=1)
         power_FJ[some] = np.square(np.abs(spectrum_FN[:, : FRAME // 2])) @ _bands_NJ()
-    return power_FJ * (BAND_GAIN_J * POWER_SCALE)
+    power_FJ *= BAND_GAIN_J * POWER_SCALE
+    return power_FJ
 
 
 def _audible(power_FJ: np.ndarray, factor: float) -> np.ndarray:
     """Power above so many times the hearing threshold, all bands but the lowest."""
-    return np.where(power_FJ > factor * HEARING_THRESHOLD_J, power_FJ, 0)[:, 1:].sum(axis=1)
+    audible_F: np.ndarray = np.where(power_FJ > factor * HEARING_THRESHOLD_J, power_FJ, 0)[:, 1:].sum(axis=1)
+    return audible_F
 
 
 def _compensate_response(reference_FJ: np.ndarray, other_FJ: np.ndarray, num_frames: int) -> None:
@@ -182,14 +180,16 @@ def _loudness(power_FJ: np.ndarray) -> np.ndarray:
     exponent_J = _exponent_J()
     scale_J = LOUDNESS_SCALE * (HEARING_THRESHOLD_J / 0.5) ** exponent_J
     over_FJ = np.maximum(power_FJ / HEARING_THRESHOLD_J, 1)
-    return scale_J * ((0.5 + 0.5 * over_FJ) ** exponent_J - 1)
+    loudness_FJ: np.ndarray = scale_J * ((0.5 + 0.5 * over_FJ) ** exponent_J - 1)
+    return loudness_FJ
 
 
 def _over_bands(disturbance_FJ: np.ndarray, power: int) -> np.ndarray:
     """Norm over the bands, weighted by their widths, the lowest left out."""
     total = WIDTH_BARK_J[1:].sum()
     weighted_FJ = disturbance_FJ[:, 1:] * WIDTH_BARK_J[1:]
-    return total * ((weighted_FJ**power).sum(axis=1) / total) ** (1 / power)
+    norm_F: np.ndarray = total * ((weighted_FJ**power).sum(axis=1) / total) ** (1 / power)
+    return norm_F
 
 
 def _skipped(utterances: Sequence[Utterance]) -> list[tuple[int, int]]:
@@ -249,9 +249,7 @@ def _bad_intervals(bad_F: np.ndarray) -> list[tuple[int, int]]:
     near_F: np.ndarray = sliding_window_view(bad_F, SMEAR + 1).max(axis=1)
     inner = slice(SMEAR, bad_F.size - 1 - SMEAR)
     smeared_F[inner] = near_F[: bad_F.size - 1 - 2 * SMEAR] & near_F[SMEAR : bad_F.size - 1 - SMEAR]
-    edges = np.flatnonzero(smeared_F[1:] != smeared_F[:-1]) + 1
-    runs = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
-    return [(begin, end) for begin, end in runs if end - begin >= SHORTEST_BAD_INTERVAL]
+    return [(begin, end) for begin, end in stretches(smeared_F) if end - begin >= SHORTEST_BAD_INTERVAL]
 
 
 def _best_lag(reference_S: np.ndarray, around_S: np.ndarray) -> int:
@@ -294,4 +292,5 @@ def _over_time(disturbance_2F: np.ndarray, weight_F: np.ndarray) -> np.ndarray:
     halves_2 = powers_2F.reshape(2, -1, half).sum(axis=2)
     syllables_2 = ((halves_2[:, :-1] + halves_2[:, 1:]) / SYLLABLE_FRAMES) ** (1 / 6)
     weight = weight_F[: num_syllables * half : half]
-    return np.sqrt(((syllables_2 * weight) ** 2).sum(axis=1) / (weight**2).sum())
+    mean_2: np.ndarray = np.sqrt(((syllables_2 * weight) ** 2).sum(axis=1) / (weight**2).sum())
+    return mean_2

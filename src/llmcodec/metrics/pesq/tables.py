@@ -1,10 +1,11 @@
 """The numbers of wide-band PESQ at 16 kHz: layout of the padded signals, filters, and the 49 bands of the ear's model.
 
-Facts from ITU-T P.862 and P.862.2, as the package `pesq` states them. Test:
-`pytest tests/metrics/test_pesq.py`.
+Facts from ITU-T P.862 and P.862.2, as the package `pesq` states them. Test: tests/metrics/test_pesq.py.
 """
 
 from __future__ import annotations
+
+import functools
 
 import numpy as np
 
@@ -73,3 +74,10 @@ HEARING_THRESHOLD_J = np.array([
 
 POWER_SCALE, LOUDNESS_SCALE = 6.910853e-6, 1.866055e-1
 """Calibration: a 1 kHz tone at 40 dB SPL has a loudness of 1 sone."""
+
+
+@functools.lru_cache
+def hann(length: int) -> np.ndarray:
+    """Periodic Hann window, float32."""
+    window: np.ndarray = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
+    return window.astype(np.float32)

@@ -4,20 +4,21 @@ ITU-T P.862 and P.862.2, with the numbers of the package `pesq`, whose source sa
 written anew over arrays of frames, bands and candidate delays, which takes less than half of the package's time. Two
 known differences: the package keeps 32-bit floats where we keep 64, and writes over its own memory where it finds more
 than 50 utterances (a few minutes of speech). Needs scipy.
-Test: `pytest tests/metrics/test_pesq.py`.
+Test: tests/metrics/test_pesq.py.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from llmcodec.metrics.base import SAMPLE_RATE, NoScore, check_pair, check_rate, load_metric_package
 from llmcodec.metrics.pesq.alignment import find_utterances
 from llmcodec.metrics.pesq.model import raw_score
 from llmcodec.metrics.pesq.tables import HIGH_PASS, MARGIN, RATE, SHORTEST, TAIL
@@ -29,17 +30,23 @@ SLOPE_DB = 500
 FADE_SAMPLES = 15
 
 
-class NoScore(ValueError):
-    """The clip is too short, or nothing in the reference is long enough to be an utterance."""
+def measure_pesq(reference_S: np.ndarray, reconstruction_S: np.ndarray, sample_rate: int = SAMPLE_RATE) -> float:
+    """MOS-LQO, higher is better; 16 kHz only.
 
-
-def wideband_pesq(reference_S: np.ndarray, other_S: np.ndarray) -> float:
-    """MOS-LQO of two signals of equal length at 16 kHz; neither may be silent. Raises: NoScore."""
+    Raises:
+        NoScore: less than a quarter second, no utterance of 0.2 s in the reference, or silence.
+        ValueError: another sample rate, or scipy is missing.
+    """
+    check_rate(sample_rate, "wide-band PESQ")
+    load_metric_package("scipy", "PESQ")
+    check_pair(reference_S, reconstruction_S)
+    if not np.any(reconstruction_S):
+        raise NoScore("reconstruction is digital silence")
     if reference_S.size < SHORTEST:
         raise NoScore("Buffer needs to be at least 1/4 of a second long")
-    peak = max(np.abs(wav_S).max() for wav_S in (reference_S, other_S))
+    peak = max(np.abs(wav_S).max() for wav_S in (reference_S, reconstruction_S))
     pair_2S = np.zeros((2, reference_S.size + 2 * MARGIN + TAIL), np.float32)
-    for padded_S, wav_S in zip(pair_2S, (reference_S, other_S), strict=True):
+    for padded_S, wav_S in zip(pair_2S, (reference_S, reconstruction_S), strict=True):
         padded_S[MARGIN : MARGIN + wav_S.size] = _input_filter(_at_level((wav_S / peak).astype(np.float32)))
     utterances = find_utterances(pair_2S[:, :-TAIL])
     if not utterances:
@@ -63,11 +70,13 @@ def _at_level(wav_S: np.ndarray) -> np.ndarray:
     power = float(np.square(band_S, dtype=np.float64).sum()) / num_samples
     if power == 0:
         raise NoScore("one signal is silent beside the other")
-    return wav_S * np.float32(math.sqrt(TARGET_POWER / power))
+    level_S: np.ndarray = wav_S * np.float32(math.sqrt(TARGET_POWER / power))
+    return level_S
 
 
 def _slope(hz: np.ndarray, silent_hz: float, full_hz: float) -> np.ndarray:
-    return (10 ** (-SLOPE_DB / 20 * (hz - full_hz) / (silent_hz - full_hz))).astype(np.float32)
+    gain: np.ndarray = 10 ** (-SLOPE_DB / 20 * (hz - full_hz) / (silent_hz - full_hz))
+    return gain.astype(np.float32)
 
 
 def _input_filter(wav_S: np.ndarray) -> np.ndarray:
@@ -90,11 +99,12 @@ def _high_pass(wav_S: np.ndarray) -> np.ndarray:
     state_S = np.zeros(wav_S.size + 3, np.float32)
     state_S[2:-1] = wav_S
     state_S[2:] = _recursion()(late_section, state_S[2:])
-    return numerator[0] * state_S[3:] + numerator[1] * state_S[2:-1] + numerator[2] * state_S[1:-2]
+    filtered_S: np.ndarray = numerator[0] * state_S[3:] + numerator[1] * state_S[2:-1] + numerator[2] * state_S[1:-2]
+    return filtered_S
 
 
 @functools.lru_cache
-def _recursion() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _recursion() -> Any:
     """`scipy.signal.sosfilt` for one section and one signal in 32 bits.
 
     Its compiled loop is loaded by itself where it can be: `import scipy.signal` brings 450 modules and takes half a
@@ -105,7 +115,8 @@ def _recursion() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     def filtered(section: np.ndarray, wav_S: np.ndarray) -> np.ndarray:
         out_1S = np.ascontiguousarray(wav_S[None])
         module._sosfilt(section, out_1S, np.zeros((1, 1, 2), np.float32))  # in place
-        return out_1S[0]
+        filtered_S: np.ndarray = out_1S[0]
+        return filtered_S
 
     spec = PathFinder.find_spec("_sosfilt", [str(Path(place) / "signal") for place in scipy.__path__])
     try:
