@@ -93,7 +93,7 @@ def break_at(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     def failing_rename(self, target):
-        if Path(target).name.startswith("step_") and not self.name.endswith("_old"):
+        if Path(target).name.startswith("step_") and not self.name.endswith(".old"):
             fail()
         return rename(self, target)
 
@@ -133,7 +133,7 @@ def test_everything_is_flushed_before_the_rename_and_the_rename_itself_after(tmp
     at = events.index("rename")
     flushed = {Path(name).name for name in events[:at]}
     assert {"state.json", "objective.safetensors", "optimizer.safetensors", "usage.safetensors"} < flushed
-    assert any(name.startswith(".tmp_step") for name in flushed), "the folder's own entries"
+    assert any(name.startswith(".step_") for name in flushed), "the folder's own entries"
     assert events[at + 1 :] == [str(tmp_path)]
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from llmcodec.transcode.inputs import Problem
 from llmcodec.transcode.pipeline import Report
-from llmcodec.transcode.progress import Failed, ProgressBar, readable_seconds, summarise, times_real_time
+from llmcodec.transcode.progress import Failed, FilesBar, readable_seconds, summarise, times_real_time
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_interrupted_runs_say_how_to_go_on(capsys):
 
 def test_the_bar_shows_files_speed_and_time_left():
     terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
-    with ProgressBar("encoding", terminal) as bar:
+    with FilesBar("encoding", terminal) as bar:
         bar.start(10, 100.0)
         bar.advance(4, 40.0)
         bar.bar.tasks[0].start_time -= 2.0
@@ -70,7 +70,7 @@ def test_the_bar_shows_files_speed_and_time_left():
 
 def test_nothing_is_drawn_where_nobody_looks():
     pipe = Console(file=io.StringIO(), force_terminal=False)
-    with ProgressBar("encoding", pipe) as bar:
+    with FilesBar("encoding", pipe) as bar:
         bar.start(1, 1.0)
         bar.advance(1, 1.0)
     assert pipe.file.getvalue().strip() == ""

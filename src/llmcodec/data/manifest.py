@@ -10,16 +10,18 @@ required, keys that are not fields of `Clip` are ignored. Tests: `pytest tests/d
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
 import re
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from llmcodec.io.atomic import write_text
+from llmcodec.io.digests import digest_all
+from llmcodec.io.structured import read_lines
 
 VALID_SPLITS = ("valid", "validation", "dev")
 HELD_OUT_SPLITS = (*VALID_SPLITS, "test")
@@ -114,7 +116,6 @@ def read_manifest(
 def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip]) -> Path:
     """Write clips atomically; relative audio paths are rewritten to start at the new manifest's folder."""
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     lines = []
     for clip in clips:
         row = {
@@ -123,22 +124,13 @@ def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip]) -> Path:
         if clip.folder and not os.path.isabs(clip.audio):
             row["audio"] = Path(os.path.relpath(clip.path, target.parent)).as_posix()
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, target)
-    return target
+    return write_text(target, "".join(lines), durable=True)
 
 
 def manifest_hash(clips: Iterable[Clip]) -> str:
     """16 hex digits that change with any clip, field or order, not with the folder where the corpus lies."""
-    digest = hashlib.blake2b(digest_size=8)
-    for clip in clips:
-        row = [getattr(clip, name) for name in _FIELDS]
-        digest.update(json.dumps(row, ensure_ascii=True).encode() + b"\n")
-    return digest.hexdigest()
+    rows = ([getattr(clip, name) for name in _FIELDS] for clip in clips)
+    return digest_all(json.dumps(row, ensure_ascii=True) + "\n" for row in rows)
 
 
 def total_seconds(clips: Iterable[Clip]) -> float:
@@ -150,27 +142,17 @@ def _rows(path: Path) -> Iterator[Clip]:
         raise ValueError(f"{path}: no such manifest; `llmcodec data manifest FOLDER` makes one")
     lines_by_id: dict[str, int] = {}
     folder = str(path.parent)
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                clip = _clip(line, f"{path}:{number}", folder)
-                if clip.id in lines_by_id:
-                    raise ValueError(f"{path}:{number}: id {clip.id!r} stands in line {lines_by_id[clip.id]} already")
-                lines_by_id[clip.id] = number
-                yield clip
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8 ({error})") from error
+    for number, row in read_lines(path):
+        clip = _clip(row, f"{path}:{number}", folder)
+        if clip.id in lines_by_id:
+            raise ValueError(f"{path}:{number}: id {clip.id!r} stands in line {lines_by_id[clip.id]} already")
+        lines_by_id[clip.id] = number
+        yield clip
     if not lines_by_id:
         raise ValueError(f"{path}: the manifest is empty")
 
 
-def _clip(line: str, where: str, folder: str) -> Clip:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+def _clip(row: Any, where: str, folder: str) -> Clip:
     if not isinstance(row, dict):
         raise ValueError(f"{where}: a row is a JSON object, not {type(row).__name__}")
     missing = [name for name in _REQUIRED if name not in row]

@@ -10,17 +10,17 @@ Tests: `pytest tests/data/test_sampler.py`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from llmcodec.io.digests import digest, digest_number
+
 
 def clip_seed(seed: int, step: int, clip_id: str, purpose: str) -> int:
     """A 63-bit seed for one clip, step and purpose (`crop`, `gumbel`, ...): the same on any rank and in any batch."""
-    key = repr((int(seed), int(step), clip_id, purpose)).encode()
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
+    return digest_number(repr((int(seed), int(step), clip_id, purpose))) >> 1
 
 
 class ResumableSampler(Iterator[list[int]]):
@@ -99,7 +99,7 @@ class ResumableSampler(Iterator[list[int]]):
     def _identity(self) -> dict[str, Any]:
         return {
             "num_clips": len(self.durations),
-            "durations": hashlib.blake2b(self.durations.tobytes(), digest_size=8).hexdigest(),
+            "durations": digest(self.durations.tobytes()),
             "total_clips": self._clips,
             "total_seconds": self._seconds,
             "seed": self.seed,

@@ -5,15 +5,10 @@ Test: tests/cli/test_compare.py.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +19,8 @@ from llmcodec.evaluation.reconstruction import reconstruct
 from llmcodec.evaluation.results import SystemRow
 from llmcodec.evaluation.system import spread
 from llmcodec.io import audio
+from llmcodec.io.digests import digest, package_versions, source_commit
+from llmcodec.io.structured import parse_json, read_object
 from llmcodec.protocol import Codec
 from llmcodec.report.figures import Curve, learning_curve
 from llmcodec.report.page import Example, Track
@@ -95,13 +92,13 @@ def codec_key(codec: Codec, *settings: Any) -> str | None:
 
 def code_digest(root: Path = Path(__file__).parents[1]) -> str:
     """Changes with every line of code that a measurement runs through: what older code measured is measured again."""
-    digest = hashlib.blake2b(digest_size=12)
+    parts: list[str | bytes] = []
     for place in ("protocol.py", "io", "codec", "adapters", "metrics", "lm", "salmon", "evaluation"):
         files = root / place
         for path in sorted(files.rglob("*.py")) if files.is_dir() else [files]:
             if path.stem not in DRAWING:
-                digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
+                parts += [path.relative_to(root).as_posix(), path.read_bytes()]
+    return digest(*parts, size=12)
 
 
 def examples(codecs: Mapping[str, Codec], clips: Sequence[Clip], count: int) -> list[Example]:
@@ -143,8 +140,8 @@ def _log(run: Path) -> list[dict[str, Any]]:
     rows = []
     for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines():
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            row = parse_json(line, run)
+        except ValueError:
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
@@ -166,7 +163,7 @@ def run_facts(systems: Sequence[System]) -> dict[str, dict[str, str]]:
         if path is None or not path.is_file():
             continue
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
+            told = read_object(path)
             recipe = told["recipe"]
             weights = {name: weight for name, weight in recipe["weights"].items() if weight}
             found[system.name] = {
@@ -178,7 +175,7 @@ def run_facts(systems: Sequence[System]) -> dict[str, dict[str, str]]:
                 "commit": str(told.get("commit") or "unknown"),
                 "versions": ", ".join(f"{name} {version}" for name, version in told["versions"].items()),
             }
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             found[system.name] = {"folder": str(system.run), "run.json": f"cannot be read ({error})"}
     return found
 
@@ -195,16 +192,6 @@ def command_line(fallback: Sequence[str]) -> str:
 
 def versions() -> dict[str, str]:
     """Exact versions of everything that decides the numbers; packages that are not installed are left out."""
-    found = {"llmcodec": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    try:
-        git = ["git", "rev-parse", "--short=12", "HEAD"]
-        done = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-        found["commit"] = done.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        pass  # an installed package has no commit
-    return found
+    found = package_versions("llmcodec", "python", *PACKAGES)
+    commit = source_commit()
+    return found if commit is None else {**found, "commit": commit[:12]}

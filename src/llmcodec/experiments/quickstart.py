@@ -24,13 +24,14 @@ from llmcodec.evaluation.reconstruction import reconstruct
 from llmcodec.evaluation.results import SystemRow
 from llmcodec.evaluation.system import Corpus, MeasurementConfig, encode_all, measure_system, spread
 from llmcodec.io import audio
+from llmcodec.io.atomic import write_text
+from llmcodec.io.digests import package_versions
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD
 from llmcodec.protocol import Codec
 from llmcodec.report.figures import Curve
 from llmcodec.report.page import Example, ReportMeta, Track, write_report
 from llmcodec.report.tables import markdown_table, rich_table
 from llmcodec.report.verdict import Statement, verdict
-from llmcodec.training.build import version_of
 from llmcodec.training.recipe import Recipe, Weights
 from llmcodec.training.tracking import read_log
 from llmcodec.training.trainer import train_or_resume
@@ -95,15 +96,14 @@ def run_quickstart(
     statements = [*named(ADAPTED, adapted), *named(SEARCHING, searched), Statement("warning", SEARCH_CAVEAT), caveat]
     for statement in statements:
         console.print(f"- {statement.text}", highlight=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.md").write_text(markdown_table(rows) + "\n", encoding="utf-8")
+    write_text(folder / "table.md", markdown_table(rows) + "\n")
     meta = ReportMeta(
         title="llmcodec quickstart",
         summary="The bundled codec before (base), after the same training without language terms (control), and after "
         "training with them (LLM-Codec), measured alike on held-out speech; the last again, encoding by search.",
         statements=statements,
         commands=[COMMAND],
-        versions={name: version_of(name) for name in ("llmcodec", "torch", "transformers")},
+        versions=package_versions("llmcodec", "torch", "transformers"),
         settings=settings_of(recipe),
         notes=[
             "One seed, ten minutes of speech: a demonstration, not a result. docs/results has the full corpus.",

@@ -9,7 +9,6 @@ Test: tests/integration/test_sweep.py.
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,8 @@ from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.data.manifest import read_manifest
 from llmcodec.evaluation.results import MEASURES
 from llmcodec.evaluation.system import Corpus, MeasurementConfig, encode_all, measure_system, spread
+from llmcodec.io.atomic import write_text
+from llmcodec.io.structured import read_object, write_json
 from llmcodec.metrics.statistics import Interval
 from llmcodec.protocol import Codec
 from llmcodec.report.tables import to_json
@@ -142,9 +143,7 @@ def run_job(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Pat
         codec = searching(codec, corpus, row.search)
         protocol = replace(protocol, probe=None, salmon=None)  # latents are the source's; a suite would take too long
     measured = measure_system(job.name, codec, corpus, protocol)
-    temporary = beside(job, ".tmp")
-    temporary.write_text(json.dumps(to_json([measured])[job.name]), encoding="utf-8")
-    temporary.replace(beside(job, ".json"))
+    write_json(beside(job, ".json"), to_json([measured])[job.name], indent=None)
 
 
 def ready_to_run(codec: Codec) -> Codec:
@@ -190,7 +189,7 @@ def write_table(config: SweepConfig) -> Path:
     done: dict[str, dict[int, Any]] = {}
     for name, row in config.rows.items():
         files = {seed: folder / f"{name}-{seed}.json" for seed in config.seeds_of(row)}
-        results = {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in files.items() if path.exists()}
+        results = {seed: read_object(path) for seed, path in files.items() if path.exists()}
         if results:
             done[name] = results
     lines = ["| | " + " | ".join(f"{name} ({len(results)})" for name, results in done.items()) + " |"]
@@ -208,9 +207,7 @@ def write_table(config: SweepConfig) -> Path:
         "\nIn brackets: number of seeds; lowest to highest seed. Differences: paired by seed and file, 95 % interval"
     )
     lines.append("over both.")
-    path = folder / "table.md"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+    return write_text(folder / "table.md", "\n".join(lines) + "\n")
 
 
 def mean_and_range(results: dict[int, Any], key: str, digits: int) -> str:

@@ -9,7 +9,6 @@ Same settings, same bytes. Tests: tests/salmon/test_build.py.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -21,6 +20,8 @@ import numpy as np
 import soundfile
 
 from llmcodec.data.manifest import Clip, manifest_hash, read_manifest
+from llmcodec.io.atomic import atomic_folder
+from llmcodec.io.structured import write_json
 from llmcodec.salmon.pairs import Made, Pair, Scenery, Splice, voice_pairs
 from llmcodec.salmon.plan import MIN_CLIP_SECONDS, Voice, VoicePlan, plan_scenes, plan_voices, read_voices, seed_of
 from llmcodec.salmon.splice import SAMPLE_RATE
@@ -122,10 +123,7 @@ def build_suite(
         raise ValueError(f"{folder}: exists already; give another folder or delete it")
     clips = [clip for path in manifests for clip in read_manifest(path, list(settings.splits))]
     builder = _Builder(clips, settings, read_voices(speakers), noises, rooms, on_progress)
-    temporary = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with atomic_folder(target) as temporary:
         for part in settings.parts or PARTS:
             builder.part(part, temporary)
         if not builder.pairs:
@@ -133,11 +131,6 @@ def build_suite(
                 "no part could be built: " + "; ".join(f"{p}: {why}" for p, why in builder.missing.items())
             )
         _write_description(temporary / "suite.json", builder, clips)
-        if target.exists():
-            target.rmdir()
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return SuiteSummary(target, builder.pairs, builder.missing)
 
 
@@ -164,7 +157,7 @@ def _write_description(path: Path, builder: _Builder, clips: Sequence[Clip]) -> 
         "missing": {**builder.missing, **LEFT_OUT},
         "parts": {part: [asdict(pair) for pair in pairs] for part, pairs in builder.pairs.items()},
     }
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, content, ensure_ascii=False)
 
 
 class _Builder:

@@ -9,7 +9,6 @@ Test: tests/salmon/test_cut_check.py.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec.io import audio
+from llmcodec.io.structured import read_object
 from llmcodec.metrics.statistics import Interval, wilson_interval
 from llmcodec.salmon.build import GENDER, SPEAKER, SuiteSettings, build_suite
 from llmcodec.salmon.pairs import Splice
@@ -103,8 +103,8 @@ def suite_cut_accuracy(suite: str | Path, part: str) -> Interval:
     """
     folder = Path(suite)
     try:
-        rows = json.loads((folder / "suite.json").read_text(encoding="utf-8"))["parts"][part]
-    except (OSError, KeyError, json.JSONDecodeError) as error:
+        rows = read_object(folder / "suite.json")["parts"][part]
+    except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"{folder}: no suite.json that tells the joints of {part}") from error
     features = torch.stack([_pair_features(folder / part, row) for row in rows])  # (pairs, 2, F)
     folds = torch.tensor([row["fold"] for row in rows])

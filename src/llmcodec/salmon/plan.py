@@ -8,16 +8,15 @@ Test: tests/salmon/test_plan.py.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from llmcodec.data.manifest import Clip
+from llmcodec.io.digests import digest_number
+from llmcodec.io.structured import read_object
 
 MIN_HALF_SECONDS = 0.6
 MIN_CLIP_SECONDS = 1.6
@@ -49,8 +48,7 @@ class VoicePlan:
 
 def seed_of(*parts: object) -> int:
     """A number from a text: everything random in a suite is drawn from it."""
-    text = "|".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    return digest_number("|".join(str(part) for part in parts))
 
 
 def fold_of(clip: Clip) -> int:
@@ -66,11 +64,9 @@ def read_voices(path: str | None) -> dict[str, Voice | None]:
     if path is None:
         return {}
     try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a JSON file of speakers ({error})") from error
-    if not isinstance(rows, dict):
-        raise ValueError(f"{path}: a speakers file is one JSON object, label -> person")
+        rows = read_object(path, strict=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a JSON file of speakers, one JSON object label -> person ({error})") from error
     voices: dict[str, Voice | None] = {}
     for label, value in rows.items():
         if isinstance(value, str):

@@ -11,10 +11,7 @@ Shapes: S samples, Q codebooks, T frames. Test: tests/salmon/test_score.py.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
-import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from llmcodec.io.atomic import atomic_path
+from llmcodec.io.digests import digest, digest_all
 from llmcodec.metrics.statistics import Interval, PairedComparison, compare_paired, wilson_interval
 from llmcodec.metrics.token_statistics import flatten_codes
 from llmcodec.protocol import Codec, TokenScorer, device_of
@@ -256,30 +255,26 @@ def _place(codec: Codec, pairs: Sequence[SuitePair], cache: str | Path | None) -
     module = codec_module(codec)
     if cache is None or module is None or not module.state_dict():  # packed weights have no names
         return None
-    digest = hashlib.blake2b(digest_size=12)
     settings = (type(codec).__name__, codec.sample_rate, codec.num_codebooks, codec.codebook_size, codec.frame_rate)
-    digest.update(repr(settings).encode())
-    digest.update(weights_digest(module).encode())
-    for pair in pairs:
-        digest.update(pair.fingerprint())
-    return Path(cache) / f"{pairs[0].part if pairs else 'empty'}-{digest.hexdigest()}.safetensors"
+    key = digest(repr(settings), weights_digest(module), *(pair.fingerprint() for pair in pairs), size=12)
+    return Path(cache) / f"{pairs[0].part if pairs else 'empty'}-{key}.safetensors"
 
 
 def weights_digest(module: nn.Module) -> str:
     """24 hex digits that change with any name, shape or value among weights and buffers."""
-    digest = hashlib.blake2b(digest_size=12)
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+
+    def parts() -> Iterator[Any]:
+        for name, tensor in module.state_dict().items():
+            yield f"{name} {tensor.dtype} {tuple(tensor.shape)}"
+            yield tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+
+    return digest_all(parts(), size=12)
 
 
 def _save(place: Path, codes: Sequence[Tensor]) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{secrets.token_hex(4)}.tmp")
     lengths = torch.tensor([len(row) for row in codes])
-    save_file({"codes": torch.cat(list(codes)).to(torch.int32), "lengths": lengths}, temporary)
-    os.replace(temporary, place)
+    with atomic_path(place) as temporary:
+        save_file({"codes": torch.cat(list(codes)).to(torch.int32), "lengths": lengths}, temporary)
 
 
 def _load(place: Path, num_clips: int) -> list[Tensor] | None:

@@ -7,7 +7,6 @@ Test: tests/salmon/test_suite.py.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 import soundfile
 
 from llmcodec.io import audio
+from llmcodec.io.digests import digest
 
 PARTS = (
     "sentiment_consistency",
@@ -52,14 +52,11 @@ class SuitePair:
 
     def fingerprint(self) -> bytes:
         """Changes when either file changes (its content, or for files their size and time)."""
-        digest = hashlib.blake2b(f"{self.part}/{self.index}".encode(), digest_size=8)
-        for side in (self.positive, self.negative):
-            if isinstance(side, bytes):
-                digest.update(side)
-            else:
-                status = side.stat()
-                digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
-        return digest.digest()
+        sides = [
+            side if isinstance(side, bytes) else f"{side.stat().st_size} {side.stat().st_mtime_ns}"
+            for side in (self.positive, self.negative)
+        ]
+        return bytes.fromhex(digest(f"{self.part}/{self.index}", *sides))
 
 
 def _decode(source: Path | bytes, sample_rate: int, where: str) -> np.ndarray:

@@ -5,13 +5,9 @@ Test: tests/training/test_trainer.py.
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +20,8 @@ from llmcodec.data.clips import ClipDataset
 from llmcodec.data.loader import ClipLoader
 from llmcodec.data.manifest import manifest_hash, read_manifest
 from llmcodec.data.sampler import ResumableSampler
+from llmcodec.io.digests import package_versions, source_commit
+from llmcodec.io.structured import write_json
 from llmcodec.objectives.adversary import Adversary
 from llmcodec.training.recipe import BUNDLED, Recipe
 
@@ -146,8 +144,7 @@ def build_loader(recipe: Recipe, sample_rate: int, rank: int, world_size: int) -
 def write_run_description(recipe: Recipe, loader: ClipLoader) -> None:
     """`run.json`: resolved recipe, versions, manifest hash, commit. Enough to run it again."""
     folder = Path(recipe.run)
-    folder.mkdir(parents=True, exist_ok=True)
-    packages = ("llmcodec", "torch", "transformers", "accelerate", "numpy", "soundfile", "safetensors")
+    packages = ("python", "llmcodec", "torch", "transformers", "accelerate", "numpy", "soundfile", "safetensors")
     description: dict[str, Any] = {
         "recipe": asdict(recipe),
         "manifest": {
@@ -155,31 +152,8 @@ def write_run_description(recipe: Recipe, loader: ClipLoader) -> None:
             "hash": manifest_hash(loader.dataset.clips),
             "clips": len(loader.dataset),
         },
-        "versions": {"python": sys.version.split()[0]} | {name: version_of(name) for name in packages},
-        "commit": commit(),
+        "versions": package_versions(*packages),
+        "commit": source_commit(),
         "threads": torch.get_num_threads(),
     }
-    (folder / "run.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-
-
-def version_of(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def commit() -> str | None:
-    """Commit of the source tree, if the package runs from one."""
-    try:
-        shown = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return shown.stdout.strip()
+    write_json(folder / "run.json", description)

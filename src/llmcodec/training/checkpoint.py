@@ -10,7 +10,6 @@ Test: tests/training/test_checkpoint.py, tests/integration/test_kill.py.
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import shutil
@@ -23,6 +22,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from llmcodec.io.atomic import atomic_folder, find_left_overs, remove_folder
+from llmcodec.io.structured import read_object
+from llmcodec.io.tensor_file import check_header
 
 STEP_FOLDER = re.compile(r"step_(\d{8})")
 TENSOR = "__tensor__"  # marks the place of a tensor in state.json
@@ -72,16 +75,6 @@ def missing_items(expected: Any, found: Any, path: str = "") -> list[str]:
     return [path.lstrip("/")] if isinstance(expected, Tensor) != isinstance(found, Tensor) else []
 
 
-def flush_to_disk(*paths: Path) -> None:
-    """fsync files and folders: a rename is only safe once what it names has reached the disk."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def save_checkpoint(root: Path, step: int, items: Mapping[str, Any], keep: int = 2) -> Path:
     """Write `root/step_XXXXXXXX` atomically, then remove all but the newest `keep` checkpoints.
 
@@ -91,48 +84,23 @@ def save_checkpoint(root: Path, step: int, items: Mapping[str, Any], keep: int =
     Raises:
         OSError: the disk is full or not writable; nothing but a temporary folder was touched, and that is removed.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    for stale in root.glob(".tmp_step_*"):  # left by a process that was killed
+    for stale in (*find_left_overs(root), *root.glob(".tmp_step_*")):  # of a killed process, and of llmcodec 0.1
         shutil.rmtree(stale, ignore_errors=True)
     final = root / f"step_{step:08d}"
-    temporary = root / f".tmp_{final.name}_{os.getpid()}"
     try:
-        temporary.mkdir()
-        tree = {}
-        for name, state in items.items():
-            tensors: dict[str, Tensor] = {}
-            tree[name] = split_tensors(state, name, tensors)
-            if tensors:
-                save_file(tensors, temporary / f"{name}.safetensors")
-        (temporary / "state.json").write_text(json.dumps(tree), encoding="utf-8")
-        flush_to_disk(*temporary.iterdir(), temporary)
-        replace_folder(temporary, final)
-        flush_to_disk(root)
+        with atomic_folder(final, replace=True, durable=True) as folder:
+            tree = {}
+            for name, state in items.items():
+                tensors: dict[str, Tensor] = {}
+                tree[name] = split_tensors(state, name, tensors)
+                if tensors:
+                    save_file(tensors, folder / f"{name}.safetensors")
+            (folder / "state.json").write_text(json.dumps(tree), encoding="utf-8")
     except SafetensorError as error:
         raise OSError(f"checkpoint {final} could not be written: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     for old in list_checkpoints(root)[: -max(1, keep)]:
-        shutil.rmtree(set_aside(old), ignore_errors=True)
+        remove_folder(old)
     return final
-
-
-def set_aside(folder: Path) -> Path:
-    """Give a checkpoint a temporary name, so that nobody takes it for whole while it is being deleted."""
-    return folder.rename(folder.with_name(f".tmp_{folder.name}_old"))
-
-
-def replace_folder(new: Path, final: Path) -> None:
-    """Rename `new` to `final`; the same step saved twice: the newer wins, or the older stays if that fails."""
-    old = set_aside(final) if final.exists() else None
-    try:
-        new.rename(final)
-    except OSError:
-        if old is not None:
-            old.rename(final)
-        raise
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def list_checkpoints(root: Path) -> list[Path]:
@@ -149,11 +117,11 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
         ValueError: a file is missing or damaged; the message names it.
     """
     try:
-        tree = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        tree = read_object(folder / "state.json")
         items = {}
         for name, state in tree.items():
             path = folder / f"{name}.safetensors"
-            items[name] = join_tensors(state, load_file(path) if path.exists() else {})
+            items[name] = join_tensors(state, load_file(check_header(path)) if path.exists() else {})
         return items
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ValueError(

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from llmcodec.io.atomic import write_text
+from llmcodec.io.progress import ProgressBar
+from llmcodec.io.structured import parse_json
 
 # Shown beside the bar, in this order, when present.
 HEADLINE = (
@@ -35,11 +38,8 @@ class JSONLLog:
 
     def __init__(self, path: Path, resume_step: int = 0):
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_log(path) if row["step"] <= resume_step] if path.exists() else []
-        cut = path.with_name(f".{path.name}.tmp")
-        cut.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(cut, path)  # a kill in between leaves the old log
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))  # a kill in between leaves the old log
 
     def write(self, row: Mapping[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -52,53 +52,40 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            rows.append(parse_json(line, path))
+        except ValueError:
             if number + 1 < len(lines):
                 raise ValueError(f"{path}, line {number + 1}: not JSON; repair or delete the log to resume") from None
     return rows
 
 
-class TrainingBar:
+class TrainingBar(ProgressBar):
     """Progress bar with the terms that matter; prints plain lines now and then where there is no terminal."""
 
     def __init__(self, name: str, total: int, done: int, enabled: bool = True, console: Console | None = None):
-        self.console = console or Console(stderr=True)
-        self.enabled = enabled
-        self.live = enabled and self.console.is_terminal
-        self.name, self.total, self.started, self.first = name, total, time.monotonic(), done
-        self.printed = -math.inf
-        self.progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
+        columns = (
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[terms]}"),
-            console=self.console,
-            disable=not self.live,
         )
-        self.task = self.progress.add_task(name, total=total, completed=done, terms="")
+        super().__init__(
+            name, total, done=done, columns=columns, console=console, transient=False, enabled=enabled, terms=""
+        )
+        self.enabled, self.name, self.total = enabled, name, total
+        self.started, self.first, self.printed = time.monotonic(), done, -math.inf
 
-    def __enter__(self) -> TrainingBar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.progress.stop()
-
-    def update(self, step: int, row: Mapping[str, float] | None = None) -> None:
+    def update(self, done: float, row: Mapping[str, float] | None = None, **fields: Any) -> None:
+        """Say how many steps are done, and the terms of the last one where there are any."""
         terms = headline(row or {})
-        if terms:
-            self.progress.update(self.task, terms=terms)
-        self.progress.update(self.task, completed=step)
+        super().update(done, **({"terms": terms} if terms else {}))
         now = time.monotonic()
-        if self.enabled and not self.live and row and (now - self.printed > 20 or step == self.total):
+        if self.enabled and not self.live and row and (now - self.printed > 20 or done == self.total):
             self.printed = now
-            pace = (now - self.started) / max(1, step - self.first)
-            left = time.strftime("%H:%M:%S", time.gmtime(pace * (self.total - step)))
-            self.console.print(f"{self.name} {step}/{self.total}, {left} left  {terms}", highlight=False)
+            pace = (now - self.started) / max(1, done - self.first)
+            left = time.strftime("%H:%M:%S", time.gmtime(pace * (self.total - done)))
+            self.console.print(f"{self.name} {done}/{self.total}, {left} left  {terms}", highlight=False)
 
 
 def headline(row: Mapping[str, float]) -> str:

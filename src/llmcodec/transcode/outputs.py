@@ -6,13 +6,11 @@ Imports no torch. Test: tests/transcode/test_outputs.py.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from llmcodec.io.atomic import find_left_overs
 from llmcodec.transcode.inputs import Found
-
-_LEFT_OVER = re.compile(r"\..*\.[0-9a-f]{8}\.tmp")
 
 
 def plan_outputs(
@@ -70,14 +68,11 @@ def refuse_existing(targets: Sequence[Path]) -> None:
 
 def remove_left_overs(targets: Sequence[Path]) -> int:
     """Delete the hidden temporary files that a killed run left beside `targets`; returns how many."""
-    count = 0
-    for folder in {target.parent for target in targets}:
-        if folder.is_dir():
-            for entry in list(os.scandir(folder)):
-                if _LEFT_OVER.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                    os.unlink(entry.path)
-                    count += 1
-    return count
+    found = [path for folder in {target.parent for target in targets} for path in find_left_overs(folder)]
+    files = [path for path in found if path.is_file() and not path.is_symlink()]
+    for path in files:
+        path.unlink()
+    return len(files)
 
 
 def _refuse_doubles(found: Sequence[Found], targets: Sequence[Path]) -> None:

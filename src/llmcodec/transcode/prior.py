@@ -22,7 +22,7 @@ from llmcodec.data.manifest import Clip, read_manifest
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.runtime.opening import pick_device
 from llmcodec.runtime.torch_runtime import TorchRuntime
-from llmcodec.transcode.progress import ProgressBar
+from llmcodec.transcode.progress import FilesBar
 from llmcodec.transcode.tokenize import read_clip
 
 BATCH_CLIPS = 64
@@ -74,7 +74,7 @@ def _tokens(runtime: TorchRuntime, clips: Sequence[Clip]) -> list[torch.Tensor]:
     """Codes of every clip that can be read, on the CPU; the others are named."""
     tokens: list[torch.Tensor] = []
     unreadable: list[str] = []
-    with ProgressBar("counting") as bar:
+    with FilesBar("counting") as bar:
         bar.start(len(clips), sum(clip.duration for clip in clips))
         for start in range(0, len(clips), BATCH_CLIPS):
             batch = clips[start : start + BATCH_CLIPS]

@@ -7,12 +7,12 @@ Test: tests/transcode/test_progress.py.
 from __future__ import annotations
 
 import sys
-from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from llmcodec.io.progress import ProgressBar
 from llmcodec.transcode.pipeline import Report
 
 MAX_LISTED_WARNINGS = 20
@@ -31,40 +31,23 @@ class SpeedColumn(ProgressColumn):
         return Text(times_real_time(task.completed, task.elapsed), style="cyan")
 
 
-class ProgressBar:
-    """A bar on a terminal, nothing elsewhere. Meets `pipeline.Watcher`."""
+class FilesBar(ProgressBar):
+    """A bar over seconds of audio, with files and speed. Meets `pipeline.Watcher`."""
 
     def __init__(self, verb: str, console: Console | None = None) -> None:
-        self.verb, self.files, self.total = verb, 0, 0
-        self.console = console or Console(file=sys.stderr)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[files]}"),
-            SpeedColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
-        self.task = self.bar.add_task(verb, total=None, files="")
+        columns = (TextColumn("{task.fields[files]}"), SpeedColumn(), TimeRemainingColumn())
+        super().__init__(verb, None, columns=columns, console=console, files="")
+        self.files, self.total, self.seconds = 0, 0, 0.0
 
     def start(self, files: int, seconds: float) -> None:
+        """The work: this many files, of this many seconds."""
         self.total = files
         self.bar.reset(self.task, total=seconds, files=f"0/{files}")
 
     def advance(self, files: int, seconds: float) -> None:
-        self.files += files
-        self.bar.update(self.task, advance=max(0.0, seconds), files=f"{self.files}/{self.total}")
-
-    def __enter__(self) -> ProgressBar:
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.bar.stop()
+        """So much of it is done."""
+        self.files, self.seconds = self.files + files, self.seconds + max(0.0, seconds)
+        self.update(self.seconds, files=f"{self.files}/{self.total}")
 
 
 def summarise(report: Report, verb: str, where: str, stopped: bool = False) -> None:

@@ -18,7 +18,7 @@ from llmcodec.runtime.opening import Precision, RuntimeName, Side, open_runtime
 from llmcodec.transcode.inputs import Problem
 from llmcodec.transcode.outputs import refuse_existing, remove_left_overs
 from llmcodec.transcode.pipeline import Item, Pipeline, Report
-from llmcodec.transcode.progress import ProgressBar, summarise
+from llmcodec.transcode.progress import FilesBar, summarise
 from llmcodec.transcode.standard_streams import StandardStreams
 from llmcodec.transcode.work import DecodeWork, EncodeWork, ReconstructWork
 
@@ -95,7 +95,7 @@ def run_work(
     doing, done = words
     where = "standard output" if streams.writes_output else _place(items, streams.output)
     try:
-        with _termination_is_interruption(), ProgressBar(doing) as bar:
+        with _termination_is_interruption(), FilesBar(doing) as bar:
             Pipeline(
                 work, bar, options.threads, options.batch_seconds, options.long_seconds, report, work.runtime.coders
             ).run(items)

@@ -9,8 +9,6 @@ Shapes: S samples, Q codebooks, T frames. Test: `pytest tests/cli/test_lm.py`.
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -21,6 +19,7 @@ import numpy as np
 from llmcodec.data.manifest import Clip, manifest_hash
 from llmcodec.data.timed_text import later
 from llmcodec.io import audio
+from llmcodec.io.atomic import atomic_file
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.io.token_shards import ShardFormat, TokenRow, TokenShardWriter, open_token_shards
 from llmcodec.runtime.base import Runtime
@@ -195,19 +194,11 @@ def export_slamkit(path: str | Path, target: Path) -> int:
     `audio_repr` (`<Un17><Un4>..`, slamkit's unit tokens), `text`, `speaker`.
     """
     _, rows = flat_rows(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     count = 0
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(slamkit_row(row), ensure_ascii=False) + "\n")
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(target, durable=True) as file:
+        for row in rows:
+            file.write((json.dumps(slamkit_row(row), ensure_ascii=False) + "\n").encode())
+            count += 1
     return count
 
 
