@@ -1,4 +1,4 @@
-"""What PESQ's search for delays hears: the telephone band of both signals, and where in it there is speech.
+"""Input of PESQ's time alignment: the telephone band of both signals, and where in it there is speech.
 
 ITU-T P.862, section 10.1, after the package `pesq`. Shapes: S samples of the padded signals (`tables`), W windows
 of 4 ms, N frequency bins. Test: tests/metrics/test_pesq.py.

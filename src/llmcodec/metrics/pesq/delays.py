@@ -1,4 +1,4 @@
-"""How late PESQ finds one signal behind the other: by envelopes, then by the votes of many short frames.
+"""PESQ's delay of one signal behind the other: by envelopes, then by the votes of many short frames.
 
 ITU-T P.862, section 10.1, after the package `pesq`; frames, stretches and breakpoints are arrays here. Shapes: S
 samples of the padded signals (`tables`), W windows of 4 ms, F frames, N frequency bins, L lags, K lags that have
@@ -24,15 +24,15 @@ KERNEL = FRAME // 64
 
 
 @dataclass(frozen=True)
-class Heard:
-    """Both signals as the search sees them."""
+class Signals:
+    """Both signals as the time alignment sees them."""
 
     pair_2S: np.ndarray
     loudness_2W: np.ndarray
     """Log power over the threshold of speech, 0 where there is none."""
     speech: list[tuple[int, int]]
     """Stretches of speech in the reference."""
-    ballots: dict[tuple[int, int], _Ballot] = field(default_factory=dict)
+    counted: dict[tuple[int, int], _Votes] = field(default_factory=dict)
     """Votes counted so far: parts of an utterance that is split need the frames of the whole again."""
 
     @property
@@ -43,25 +43,25 @@ class Heard:
     def frames_2FS(self) -> np.ndarray:
         return sliding_window_view(self.pair_2S, FRAME, axis=1)
 
-    def ballot(self, phase: int, delay: int) -> _Ballot:
-        """That of the frames `phase` samples behind a multiple of the hop."""
-        if (phase, delay) not in self.ballots:
+    def votes(self, phase: int, delay: int) -> _Votes:
+        """Votes of the frames that start `phase` samples after a multiple of the hop."""
+        if (phase, delay) not in self.counted:
             num_samples = self.pair_2S.shape[1]
             start_F = phase + HOP * np.arange(num_samples // HOP)
             # Frames in a margin are all zeros and have no vote.
             counted_F = (start_F < MARGIN - FRAME + max(0, -delay)) | (start_F > num_samples - MARGIN + TAPS - delay)
-            self.ballots[phase, delay] = _Ballot(counted_F)
-        return self.ballots[phase, delay]
+            self.counted[phase, delay] = _Votes(counted_F)
+        return self.counted[phase, delay]
 
 
-def envelope_delays(heard: Heard, start_B: np.ndarray, end_B: np.ndarray, estimate: int) -> np.ndarray:
+def envelope_delays(signals: Signals, start_B: np.ndarray, end_B: np.ndarray, estimate: int) -> np.ndarray:
     """Delay of every stretch of the reference by the cross-correlation of the loudness; the estimate where it has none.
 
     The other signal is looked at from and to the same windows, moved by the estimate.
     """
     from scipy.fft import irfft, next_fast_len, rfft
 
-    num_windows, shift = heard.num_windows, estimate // WINDOW
+    num_windows, shift = signals.num_windows, estimate // WINDOW
     start_B = np.maximum(start_B, -shift)
     first, last = int(start_B.min()), int(end_B.max())
     delay_B = np.full(start_B.size, estimate)
@@ -73,8 +73,8 @@ def envelope_delays(heard: Heard, start_B: np.ndarray, end_B: np.ndarray, estima
     if high - low < 1:
         return delay_B
     loudness_2W = np.zeros((2, last - first), np.float32)
-    loudness_2W[0] = heard.loudness_2W[0, first:last]
-    loudness_2W[1, : high - low] = heard.loudness_2W[1, low:high]
+    loudness_2W[0] = signals.loudness_2W[0, first:last]
+    loudness_2W[1, : high - low] = signals.loudness_2W[1, low:high]
     length = next_fast_len(2 * window_W.size, real=True)
     spectrum, other = rfft(loudness_2W[:, None] * inside_BW, length)
     np.conj(spectrum, out=spectrum)
@@ -97,7 +97,7 @@ def _triangle() -> np.ndarray:
 
 
 @dataclass
-class _Ballot:
+class _Votes:
     """Votes for lags, one an entry: the frame (its first sample over HOP), the lag, the weight."""
 
     counted_F: np.ndarray
@@ -105,9 +105,9 @@ class _Ballot:
     lag: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     weight: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
-    def count(self, heard: Heard, frame_F: np.ndarray, phase: int, delay: int) -> None:
+    def count(self, signals: Signals, frame_F: np.ndarray, phase: int, delay: int) -> None:
         """Every lag within 1 % of the maximum of a frame's cross-correlation has a vote of its eighth root."""
-        correlation_FL = _correlations(heard, phase + HOP * frame_F, delay)
+        correlation_FL = _correlations(signals, phase + HOP * frame_F, delay)
         top_F = correlation_FL.max(axis=1) * np.float32(0.99)
         row, lag = np.divmod(np.flatnonzero(correlation_FL > top_F[:, None]).astype(np.int32), np.int32(FRAME))
         self.frame = np.concatenate([self.frame, frame_F[row]])
@@ -116,13 +116,13 @@ class _Ballot:
         self.counted_F[frame_F] = True
 
 
-def _correlations(heard: Heard, start_F: np.ndarray, delay: int) -> np.ndarray:
+def _correlations(signals: Signals, start_F: np.ndarray, delay: int) -> np.ndarray:
     """|cross-correlation| of windowed frames at these samples of the reference: (F, L)."""
     from scipy.fft import irfft, rfft
 
     frames_2FS = np.empty((2, start_F.size, FRAME), np.float32)
-    np.multiply(heard.frames_2FS[0, start_F], hann(FRAME), out=frames_2FS[0])
-    np.multiply(heard.frames_2FS[1, start_F + delay], hann(FRAME), out=frames_2FS[1])
+    np.multiply(signals.frames_2FS[0, start_F], hann(FRAME), out=frames_2FS[0])
+    np.multiply(signals.frames_2FS[1, start_F + delay], hann(FRAME), out=frames_2FS[1])
     reference_FN, other_FN = rfft(frames_2FS, axis=2)
     np.conj(reference_FN, out=reference_FN)
     reference_FN *= other_FN
@@ -131,27 +131,29 @@ def _correlations(heard: Heard, start_F: np.ndarray, delay: int) -> np.ndarray:
     return correlation_FL
 
 
-def elect(heard: Heard, first: int, step: int, num_frames_B: np.ndarray, delay: int) -> tuple[np.ndarray, np.ndarray]:
+def find_lags(
+    signals: Signals, first: int, step: int, num_frames_B: np.ndarray, delay: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Lag with most votes of the first so many frames from sample `first` on, and its share of all.
 
     Neighbouring lags count by a triangle. 0 and 0 where there are no votes. `num_frames_B` does not fall.
     """
     num_frames, (first_frame, phase) = int(num_frames_B[-1]), divmod(first, HOP)
     frame_F = first_frame + step * np.arange(num_frames)
-    ballot = heard.ballot(phase, delay)
-    missing_F = frame_F[~ballot.counted_F[frame_F]]
+    votes = signals.votes(phase, delay)
+    missing_F = frame_F[~votes.counted_F[frame_F]]
     for begin in range(0, missing_F.size, FRAMES_AT_ONCE):
-        ballot.count(heard, missing_F[begin : begin + FRAMES_AT_ONCE], phase, delay)
-    place = (ballot.frame - first_frame) * step
+        votes.count(signals, missing_F[begin : begin + FRAMES_AT_ONCE], phase, delay)
+    place = (votes.frame - first_frame) * step
     here = np.flatnonzero((place >= 0) & (place < num_frames))
     if not here.size:
         return np.zeros(num_frames_B.size, int), np.zeros(num_frames_B.size)
     has_votes_L = np.zeros(FRAME, bool)
-    has_votes_L[ballot.lag[here]] = True
-    lag_K, column = np.flatnonzero(has_votes_L), (has_votes_L.cumsum() - 1)[ballot.lag[here]]
+    has_votes_L[votes.lag[here]] = True
+    lag_K, column = np.flatnonzero(has_votes_L), (has_votes_L.cumsum() - 1)[votes.lag[here]]
     row = np.searchsorted(num_frames_B, place[here], side="right")
-    votes = np.bincount(row * lag_K.size + column, ballot.weight[here], num_frames_B.size * lag_K.size)
-    votes_BK = votes.reshape(num_frames_B.size, lag_K.size).cumsum(axis=0)
+    counts = np.bincount(row * lag_K.size + column, votes.weight[here], num_frames_B.size * lag_K.size)
+    votes_BK = counts.reshape(num_frames_B.size, lag_K.size).cumsum(axis=0)
     # A maximum of the sum of triangles lies at one of their tops.
     smooth_BK = votes_BK @ _triangle()[lag_K[:, None] - lag_K]
     most_B, total_B = smooth_BK.max(axis=1), votes_BK.sum(axis=1)

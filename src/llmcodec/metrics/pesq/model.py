@@ -1,7 +1,7 @@
-"""PESQ's ear for differences: two aligned signals -> loudness over time and 49 Bark bands -> how much disturbs.
+"""PESQ's perceptual model: two aligned signals -> loudness over time and 49 Bark bands -> how much disturbs.
 
-ITU-T P.862, section 10.2, after the package `pesq`; frames and bands are arrays here. Where frames differ beyond
-belief, their delay is looked for once more, and the smaller of the two disturbances counts. Shapes: S samples of the
+ITU-T P.862, section 10.2, after the package `pesq`; frames and bands are arrays here. Where frames differ too
+much to be true, their delay is looked for once more, and the smaller of the two disturbances counts. Shapes: S samples of the
 padded signals (`tables`), F frames of 512 samples every 256, J Bark bands. Power and loudness are float64.
 Test: tests/metrics/test_pesq.py.
 """
@@ -208,7 +208,7 @@ def _skipped(utterances: Sequence[Utterance]) -> list[tuple[int, int]]:
     return found
 
 
-# Frames that differ beyond belief
+# Frames that differ too much
 
 
 def _realign(
