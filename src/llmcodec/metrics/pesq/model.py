@@ -1,8 +1,8 @@
 """PESQ's perceptual model: two aligned signals -> loudness over time and 49 Bark bands -> how much disturbs.
 
 ITU-T P.862, section 10.2, after the package `pesq`; frames and bands are arrays here. Where frames differ too
-much to be true, their delay is looked for once more, and the smaller of the two disturbances counts. Shapes: S samples of the
-padded signals (`tables`), F frames of 512 samples every 256, J Bark bands. Power and loudness are float64.
+much to be true, their delay is looked for once more, and the smaller of the two disturbances counts. Shapes: S samples
+of the padded signals (`tables`), F frames of 512 samples every 256, J Bark bands. Power and loudness are float64.
 Test: tests/metrics/test_pesq.py.
 """
 

@@ -1,4 +1,4 @@
-"""The numbers of wide-band PESQ at 16 kHz: layout of the padded signals, filters, and the 49 bands of the perceptual model.
+"""The numbers of wide-band PESQ at 16 kHz: layout of the padded signals, filters, 49 bands of the perceptual model.
 
 Facts from ITU-T P.862 and P.862.2, as the package `pesq` states them. Test: tests/metrics/test_pesq.py.
 """
