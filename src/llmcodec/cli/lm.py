@@ -8,26 +8,21 @@ Scoring, sampling and export are in `speak.py`. Test: tests/cli/test_lm.py.
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmcodec import assets
+from llmcodec.cli.options import ClipOptions, CodecOptions, OutputOptions
 from llmcodec.cli.recipes import TrainingParser
-from llmcodec.data.manifest import VALID_SPLITS, Clip, read_manifest
 
 if TYPE_CHECKING:
-    from llmcodec.io.token_file import TokenProvenance
-    from llmcodec.io.token_shards import ShardFormat
-    from llmcodec.lm.recipe import LMDataConfig, TokenLMRecipe
-    from llmcodec.runtime.base import Runtime
-    from llmcodec.transcode.tokenize import FlatRow
+    from llmcodec.lm.recipe import TokenLMRecipe
 
-BUNDLED = "bundled"
+CODEC, CLIPS, TOKENS = CodecOptions(), ClipOptions(min_seconds=0.0), OutputOptions("tokens")
 SHORT_NAMES = {
     "output": "run",
     "manifest": "data.manifest",
@@ -50,18 +45,12 @@ The run folder gets run.json, log.jsonl, curves.png, checkpoint-N/, result.json 
 
 
 def tokenize(
-    output: str = "tokens",
-    manifest: str = BUNDLED,
-    codec: str = BUNDLED,
-    split: str | None = None,
-    sources: list[str] | None = None,
-    languages: list[str] | None = None,
-    min_seconds: float = 0.0,
-    max_seconds: float = math.inf,
+    codec: CodecOptions = CODEC,
+    corpus: ClipOptions = CLIPS,
+    output: OutputOptions = TOKENS,
     views: int = 1,
     format: Literal["arrow", "parquet", "slamkit"] = "arrow",
     clips_per_shard: int = 500,
-    device: str = "auto",
 ) -> None:
     """Turn the clips of a manifest into codec tokens, once: shards that `llmcodec lm train` reads.
 
@@ -70,93 +59,42 @@ def tokenize(
 
     Args:
         output: folder for the shards.
-        manifest: JSONL manifest; `bundled` is the corpus in the package.
-        codec: `bundled`, a folder or a hub id.
-        split: only this split, straight into OUTPUT.
-        sources: keep clips of these sources.
-        languages: keep clips of these languages.
-        min_seconds: drop shorter clips.
-        max_seconds: drop longer clips.
+        split: take these splits, joined by commas; a single one goes straight into OUTPUT.
         views: encode every clip this often, each time starting a part of a frame later (ID#SAMPLES): the same speech in
             other tokens, so that a small corpus lasts longer. Clips of the splits valid, dev and test (also dev-clean,
             test_other, ..) are encoded once.
         format: of the shards, arrow or parquet; slamkit writes arrow and OUTPUT/SPLIT.jsonl with units and unit text,
             as slamkit reads.
         clips_per_shard: what a kill can cost at most, in clips.
-        device: `auto` takes a GPU where there is one; or cpu, cuda, cuda:1, mps.
     """
-    from llmcodec.runtime.opening import open_runtime
-    from llmcodec.transcode.tokenize import export_slamkit
+    from llmcodec.transcode.tokenize import describe, export_slamkit, tokenize_splits
 
-    path = assets.speech_manifest() if manifest == BUNDLED else Path(manifest)
-    clips = read_manifest(
-        path, split, sources=sources, languages=languages, min_seconds=min_seconds, max_seconds=max_seconds
-    )
-    folders = tokenize_splits(
-        open_runtime(codec, device=device, only="encoder"),
-        clips,
-        Path(output),
-        split is None,
-        clips_per_shard,
-        print,
-        "parquet" if format == "parquet" else "arrow",
-        views,
-    )
+    place, clips = output.place, corpus.clips()
+    with tokenize_bar() as show:
+        results = tokenize_splits(
+            codec.open("encoder"),
+            clips,
+            place,
+            by_split=corpus.split is None or len(corpus.split) > 1,
+            views=views,
+            clips_per_shard=clips_per_shard,
+            format="parquet" if format == "parquet" else "arrow",
+            on_progress=show,
+        )
+    print(*describe(results), sep="\n")
     if format == "slamkit":
-        for folder in folders:
-            target = Path(output) / f"{folder.name if folder != Path(output) else 'tokens'}.jsonl"
+        for folder in results:
+            target = place / f"{folder.name if folder != place else 'tokens'}.jsonl"
             print(f"{target}: {export_slamkit(folder, target)} clips for slamkit")
 
 
-def tokenize_splits(
-    runtime: Runtime,
-    clips: Sequence[Clip],
-    output: Path,
-    by_split: bool,
-    clips_per_shard: int,
-    say: Callable[[str], None],
-    format: ShardFormat = "arrow",
-    views: int = 1,
-) -> list[Path]:
-    """Shards of every split, with a progress bar; returns the folders. Files that cannot be read are named.
-
-    Raises:
-        ValueError: fewer than one view, or a clip with the id of another's view.
-    """
-    if views < 1:
-        raise ValueError(f"tokenize: views must be at least 1, got {views}")
+@contextmanager
+def tokenize_bar() -> Iterator[Callable[[float], None]]:
+    """A progress bar, or lines now and then; takes the share that is done."""
     from llmcodec.training.tracking import TrainingBar
-    from llmcodec.transcode.tokenize import plan_views, split_folders, tokenize_clips
 
-    folders = split_folders(clips, output) if by_split else {output: list(clips)}
-    done, lost = 0.0, 0
-    planned = [plan_views(members, views, runtime.identity.hop_samples) for members in folders.values()]
-    total = math.fsum(len(starts) * clip.duration for plan in planned for clip, starts in plan)
-    with TrainingBar("tokenize", round(total), 0) as bar:
-        for folder, members in folders.items():
-
-            def on_clip(seconds: float) -> None:
-                nonlocal done
-                done += seconds
-                bar.update(round(done), {"seconds": done})
-
-            result = tokenize_clips(
-                runtime,
-                members,
-                folder,
-                views=views,
-                clips_per_shard=clips_per_shard,
-                format=format,
-                on_clip=on_clip,
-            )
-            known = f", {result.known} there before" if result.known else ""
-            say(f"{folder}: {result.clips} clips, {result.seconds:.0f} s of audio{known}")
-            for line in result.unreadable or []:
-                say(f"left out: {line}")
-            lost += len(result.unreadable or [])
-    if lost:
-        say(f"{lost} clips could not be read and are not in the shards")
-    return list(folders)
+    with TrainingBar("tokenize", 100, 0) as bar:
+        yield lambda share: bar.update(int(100 * share), {"share": share})
 
 
 @cache
@@ -177,13 +115,16 @@ def run_training(recipe: TokenLMRecipe, resume: bool = False, say: Callable[[str
     """Tokens (made on the way where the recipe names none), training, curves; returns the folder of the LM."""
     from transformers.utils import logging
 
+    from llmcodec.lm.prepare import prepare_rows
     from llmcodec.lm.train import train_token_lm
 
     logging.disable_progress_bar()
     if int(os.environ.get("RANK", "0")) > 0:
         say = _say_nothing
-    train_rows, valid_rows, codec = token_rows(recipe.data, Path(recipe.run), say)
-    progress = progress_callback(recipe, resume)
+    with ExitStack() as stack:
+        bar = None if recipe.data.tokens else stack.enter_context(tokenize_bar())
+        train_rows, valid_rows, codec = prepare_rows(recipe.data, Path(recipe.run), say, bar)
+    progress = progress_callback(recipe)
     folder = train_token_lm(recipe, train_rows, valid_rows, codec, resume=resume, callbacks=[progress], say=say)
     say(f"language model: {folder}")
     return folder
@@ -193,66 +134,10 @@ def _say_nothing(line: str) -> None:
     """Of several processes, one speaks."""
 
 
-def token_rows(
-    data: LMDataConfig, run: Path, say: Callable[[str], None]
-) -> tuple[list[FlatRow], list[FlatRow], TokenProvenance]:
-    """Training rows, held-out rows and their codec; a folder with `train` and `valid` inside gives both.
-
-    Raises:
-        ValueError: shards of different codecs, no rows after the filters.
-    """
-    folders, held_out = [Path(place) for place in data.tokens], [Path(place) for place in data.valid_tokens]
-    if not folders:
-        from llmcodec.runtime.opening import open_runtime
-
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError("several processes: make the tokens first (`llmcodec tokenize`) and name data.tokens")
-
-        path = assets.speech_manifest() if data.manifest == BUNDLED else Path(data.manifest)
-        clips = read_manifest(path, sources=data.sources, languages=data.languages, speakers=data.speakers)
-        tokenize_splits(open_runtime(data.codec, only="encoder"), clips, run / "tokens", True, 500, say)
-        folders = [run / "tokens"]
-    for place in list(folders):
-        inside = place / "train"
-        if inside.is_dir():
-            folders[folders.index(place)] = inside
-            if not data.valid_tokens:
-                held_out += [place / name for name in VALID_SPLITS if (place / name).is_dir()]
-    rows, codec = _read(folders, data, None)
-    valid, _ = _read(held_out, data, codec) if held_out else ([], codec)
-    if not rows:
-        raise ValueError(f"{', '.join(map(str, folders))}: no clip is left after speakers and languages of the recipe")
-    return rows, valid, codec
-
-
-def _read(
-    folders: Sequence[Path], data: LMDataConfig, codec: TokenProvenance | None
-) -> tuple[list[FlatRow], TokenProvenance]:
-    from llmcodec.transcode.tokenize import flat_rows
-
-    kept: list[FlatRow] = []
-    for folder in folders:
-        provenance, rows = flat_rows(folder)
-        if codec is not None and provenance.weights_sha256 != codec.weights_sha256:
-            raise ValueError(
-                f"{folder}: tokens of codec {provenance.codec!r} ({provenance.weights_sha256[:12]}), the others are of "
-                f"{codec.codec!r} ({codec.weights_sha256[:12]}); one language model speaks one codec"
-            )
-        codec = codec or provenance
-        kept += [
-            row
-            for row in rows
-            if (data.speakers is None or row.speaker in data.speakers)
-            and (data.languages is None or row.language in data.languages)
-        ]
-    assert codec is not None
-    return kept, codec
-
-
 LOG_NAMES = {"loss": "lm/loss", "grad_norm": "grad_norm", "learning_rate": "lr", "epoch": "epoch"}
 
 
-def progress_callback(recipe: TokenLMRecipe, resume: bool) -> Any:
+def progress_callback(recipe: TokenLMRecipe) -> Any:
     """A trainer callback: bar, log.jsonl, curves.png."""
     from transformers import TrainerCallback
 

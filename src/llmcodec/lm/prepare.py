@@ -8,7 +8,8 @@ Shapes: B rows, L positions, K output rows. Test: `pytest tests/lm/test_prepare.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmcodec import assets
+from llmcodec.data.manifest import VALID_SPLITS, read_manifest
 from llmcodec.io.atomic import atomic_folder
+from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.audio_tokens import AudioTokens, add_audio_tokens, byte_tokenizer
 from llmcodec.lm.growth import AudioRows, attach_rows, grow_embeddings, merge_rows
 from llmcodec.lm.logits import check_head, hidden_states, output_rows, target_nats
 from llmcodec.lm.packing import IGNORE
-from llmcodec.lm.recipe import LMModelConfig
+from llmcodec.lm.recipe import LMDataConfig, LMModelConfig
 from llmcodec.lm.small_lm import small_causal_lm, start_causal_lm
 from llmcodec.lm.token_lm import AUDIO_ROWS, TokenLM, TokenLMCard
+from llmcodec.runtime.opening import open_runtime
+from llmcodec.transcode.tokenize import FlatRow, describe, read_rows, tokenize_splits
 
 
 class TrainedLM(nn.Module):
@@ -85,6 +91,47 @@ class TrainedLM(nn.Module):
         with torch.no_grad():
             for name, value in own.items():
                 value.copy_(state[name])
+
+
+def prepare_rows(
+    data: LMDataConfig,
+    run: Path,
+    say: Callable[[str], None] = print,
+    on_progress: Callable[[float], None] | None = None,
+) -> tuple[list[FlatRow], list[FlatRow], TokenProvenance]:
+    """Training rows, held-out rows and their codec; a folder with `train` and `valid` inside gives both.
+
+    Where the recipe names no tokens, its manifest is tokenised into `run/tokens` first.
+
+    Args:
+        say: takes lines about that. on_progress: takes the share of it that is done.
+
+    Raises:
+        ValueError: shards of different codecs, no rows after the filters.
+    """
+    folders, held_out = [Path(place) for place in data.tokens], [Path(place) for place in data.valid_tokens]
+    if not folders:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("several processes: make the tokens first (`llmcodec tokenize`) and name data.tokens")
+        path = assets.speech_manifest() if data.manifest == "bundled" else Path(data.manifest)
+        clips = read_manifest(path, sources=data.sources, languages=data.languages, speakers=data.speakers)
+        runtime = open_runtime(data.codec, only="encoder")
+        folders = [run / "tokens"]
+        for line in describe(tokenize_splits(runtime, clips, folders[0], on_progress=on_progress)):
+            say(line)
+    if not data.valid_tokens:
+        held_out = [
+            place / name
+            for place in folders
+            for name in VALID_SPLITS
+            if (place / "train").is_dir() and (place / name).is_dir()
+        ]
+    folders = [place / "train" if (place / "train").is_dir() else place for place in folders]
+    rows, codec = read_rows(folders, data.speakers, data.languages)
+    valid = read_rows(held_out, data.speakers, data.languages, codec)[0] if held_out else []
+    if not rows:
+        raise ValueError(f"{', '.join(map(str, folders))}: no clip is left after speakers and languages of the recipe")
+    return rows, valid, codec
 
 
 @dataclass

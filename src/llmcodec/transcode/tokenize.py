@@ -9,10 +9,11 @@ Shapes: S samples, Q codebooks, T frames. Test: `pytest tests/cli/test_lm.py`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,24 +31,77 @@ NO_SPLIT = ""
 
 @dataclass
 class Tokenized:
-    """What a run did. `unreadable`: one line per file that could not be read; nothing of it is in the shards."""
+    """What a run did."""
 
     clips: int = 0
+    """Clips that were encoded, each view by itself."""
     seconds: float = 0.0
+    """Their audio."""
     known: int = 0
-    unreadable: list[str] | None = None
+    """Clips that were in the shards before."""
+    unreadable: list[str] = field(default_factory=list)
+    """One line per file that could not be read; nothing of it is in the shards."""
 
 
 def split_folders(clips: Sequence[Clip], output: Path) -> dict[Path, list[Clip]]:
     """One folder of shards per split, or the output itself where the manifest knows no splits."""
-    by_split = {name: list(group) for name, group in groupby(sorted(clips, key=_split), key=_split)}
-    if list(by_split) == [NO_SPLIT]:
+    names = sorted({clip.split for clip in clips})
+    if names == [NO_SPLIT]:
         return {output: list(clips)}
-    return {output / (name or "unsplit"): [c for c in clips if c.split == name] for name in by_split}
+    return {output / (name or "unsplit"): [clip for clip in clips if clip.split == name] for name in names}
 
 
-def _split(clip: Clip) -> str:
-    return clip.split
+def tokenize_splits(
+    runtime: Runtime,
+    clips: Sequence[Clip],
+    output: Path,
+    *,
+    by_split: bool = True,
+    views: int = 1,
+    clips_per_shard: int = 500,
+    format: ShardFormat = "arrow",
+    on_progress: Callable[[float], None] | None = None,
+) -> dict[Path, Tokenized]:
+    """Shards of every split in a folder of its own, and what was done in each.
+
+    Args:
+        by_split: False puts all clips into `output` itself.
+        on_progress: takes the share of the audio that is done, 0 to 1.
+        views, clips_per_shard, format: as in `tokenize_clips`.
+
+    Raises:
+        ValueError: fewer than one view, a clip with the id of another's view, or as `tokenize_clips`.
+    """
+    if views < 1:
+        raise ValueError(f"tokenize: views must be at least 1, got {views}")
+    folders = split_folders(clips, output) if by_split else {output: list(clips)}
+    planned = [plan_views(members, views, runtime.identity.hop_samples) for members in folders.values()]
+    total = math.fsum(len(starts) * clip.duration for plan in planned for clip, starts in plan)
+    done = 0.0
+
+    def on_clip(seconds: float) -> None:
+        nonlocal done
+        done += seconds
+        if on_progress is not None:
+            on_progress(min(1.0, done / total) if total else 1.0)
+
+    options: dict[str, Any] = {"views": views, "clips_per_shard": clips_per_shard, "format": format}
+    return {
+        folder: tokenize_clips(runtime, members, folder, **options, on_clip=on_clip)
+        for folder, members in folders.items()
+    }
+
+
+def describe(results: Mapping[Path, Tokenized]) -> list[str]:
+    """What `tokenize_splits` did, as lines for people."""
+    lines = []
+    for folder, result in results.items():
+        known = f", {result.known} there before" if result.known else ""
+        lines.append(f"{folder}: {result.clips} clips, {result.seconds:.0f} s of audio{known}")
+        lines += [f"left out: {line}" for line in result.unreadable]
+    if lost := sum(len(result.unreadable) for result in results.values()):
+        lines.append(f"{lost} clips could not be read and are not in the shards")
+    return lines
 
 
 def tokenize_clips(
@@ -73,8 +127,7 @@ def tokenize_clips(
         ValueError: the folder holds shards of another codec, or these clips with other texts; two rows of one id; or
             not one clip that can be read.
     """
-    done = Tokenized(unreadable=[])
-    assert done.unreadable is not None
+    done = Tokenized()
     provenance = runtime.identity.provenance(manifest_hash(clips))
     sample_rate = runtime.identity.sample_rate
     wanted = plan_views(clips, views, runtime.identity.hop_samples)
@@ -185,6 +238,39 @@ def flat_rows(path: str | Path) -> tuple[TokenProvenance, Iterator[FlatRow]]:
             yield FlatRow(row.id, codes, row.text, row.speaker, row.language, row.num_samples / provenance.sample_rate)
 
     return provenance, flattened()
+
+
+def read_rows(
+    folders: Sequence[Path],
+    speakers: Collection[str] | None = None,
+    languages: Collection[str] | None = None,
+    codec: TokenProvenance | None = None,
+) -> tuple[list[FlatRow], TokenProvenance]:
+    """Rows of several folders of shards (at least one) and their codec.
+
+    Args:
+        speakers, languages: keep the rows of these; None keeps all.
+        codec: refuse the tokens of others; None takes the first folder's.
+
+    Raises:
+        ValueError: shards of different codecs.
+    """
+    kept: list[FlatRow] = []
+    for folder in folders:
+        provenance, rows = flat_rows(folder)
+        codec = codec or provenance
+        if provenance.weights_sha256 != codec.weights_sha256:
+            raise ValueError(
+                f"{folder}: tokens of codec {provenance.codec!r} ({provenance.weights_sha256[:12]}), the others are of "
+                f"{codec.codec!r} ({codec.weights_sha256[:12]}); one language model speaks one codec"
+            )
+        kept += [
+            row
+            for row in rows
+            if (speakers is None or row.speaker in speakers) and (languages is None or row.language in languages)
+        ]
+    assert codec is not None
+    return kept, codec
 
 
 def export_slamkit(path: str | Path, target: Path) -> int:
