@@ -121,6 +121,8 @@ MOVED = {
     "evaluation.token_model": "lm.small_lm",
     "evaluation.token_training": "lm.small_lm_training",
     "lm.codec_text": "io.token_text",
+    "lm.cooccurrence": "lm.embeddings",
+    "lm.rows": "lm.embeddings",
     "lm_commands": "cli.lm",
     "objectives.reduction": "distributed",
     "objectives.schedule": "schedule",

@@ -51,7 +51,7 @@ def test_rows_of_an_adapted_run(tmp_path):
     weight = model.get_input_embeddings().weight
     assert torch.equal(weight[tokens.first : tokens.first + NUM_CODES], rows["embedding_VH"])
     assert torch.equal(weight[tokens.begin], rows["start_H"])
-    with pytest.raises(ValueError, match=r"has \(40, 32\) for embedding_VH, .* need \(41, 32\)"):
+    with pytest.raises(ValueError, match=r"has \(40, 32\) for embedding_VH, .* needs \(41, 32\)"):
         grown("llama", num_codes=41, audio_rows=str(tmp_path / "audio_rows.safetensors"))
     with pytest.raises(ValueError, match="no such file"):
         grown("llama", audio_rows=str(tmp_path / "none"))

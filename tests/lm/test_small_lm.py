@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from llmcodec.lm.embeddings import load_module
 from llmcodec.lm.prepare import prepare_model
 from llmcodec.lm.recipe import LMModelConfig
 from llmcodec.lm.small_lm import SmallLM, SmallLMConfig, pad_batch
@@ -20,7 +21,7 @@ from llmcodec.lm.small_lm_scorer import score_clips
 from llmcodec.lm.small_lm_training import LikelihoodConfig, plan_batches, train_small_lm
 from llmcodec.objectives.rate import RateConfig, small_lm_rate
 from llmcodec.protocol import CodecEncoding
-from llmcodec.training.language import audio_lm_path, load_parts
+from llmcodec.training.language import audio_lm_path
 
 SMALL = SmallLMConfig(num_layers=2, hidden_size=32, num_heads=2, intermediate_size=48)
 TINY = dict(num_layers=1, hidden_size=16, intermediate_size=24)
@@ -183,7 +184,7 @@ def test_the_rate_term_gives_the_losses_it_gave() -> None:
 def test_the_shipped_small_lm_loads_and_rates_as_it_did() -> None:
     old = dict(hidden_size=96, num_layers=2, head_dim=32, ffn_size=288)  # as recipes spelled it
     lm = SmallLM(replace(RateConfig().small_lm, **old), 4096)
-    load_parts(lm, audio_lm_path("bundled"))
+    load_module(lm, audio_lm_path("bundled"), "shipped")
     rate = small_lm_rate(lm.double(), *golden_encoding(4096), 0.05)["lm/rate"]
     assert rate.item() == pytest.approx(GOLDEN["shipped"], rel=1e-9)
 

@@ -6,38 +6,9 @@ import pytest
 import torch
 
 from llmcodec.lm.backbone import FrozenCausalLM
-from llmcodec.lm.rows import RowStatistics, row_statistics, sample_rows
 from llmcodec.lm.vocabulary import AudioVocabulary
 
 from .tiny import LetterTokenizer, tiny_qwen3
-
-
-def test_statistics_are_mean_and_covariance():
-    rows = torch.randn(500, 6, dtype=torch.float64) @ torch.randn(6, 6, dtype=torch.float64) + 3.0
-    found = row_statistics(rows)
-    torch.testing.assert_close(found.mean_H, rows.mean(0).float())
-    torch.testing.assert_close(found.factor_HH @ found.factor_HH.T, torch.cov(rows.T).float(), rtol=1e-4, atol=1e-4)
-
-
-def test_fewer_rows_than_dimensions_are_no_trouble():
-    found = row_statistics(torch.randn(5, 16))
-    assert found.factor_HH.isfinite().all()
-
-
-def test_sampled_rows_have_the_statistics():
-    truth = row_statistics(torch.randn(500, 4) @ torch.randn(4, 4) + 1.0)
-    sampled = row_statistics(sample_rows(truth, 20_000, seed=0))
-    assert (sampled.mean_H - truth.mean_H).norm() < 0.1
-    covariance = truth.factor_HH @ truth.factor_HH.T
-    assert (sampled.factor_HH @ sampled.factor_HH.T - covariance).norm() < 0.05 * covariance.norm()
-
-
-def test_rows_are_the_same_for_every_codec_by_seed():
-    statistics = RowStatistics(torch.zeros(8), torch.eye(8))
-    small, large = sample_rows(statistics, 700, 3), sample_rows(statistics, 2500, 3)
-    assert torch.equal(small, large[:700])
-    assert not torch.equal(small, sample_rows(statistics, 700, 4))
-    assert large.unique(dim=0).shape[0] == 2500
 
 
 def test_rows_from_a_backbone():

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcodec.io.digests import digest, digest_number
-from llmcodec.lm.rows import RowStatistics, row_statistics
+from llmcodec.lm.embeddings import RowStatistics, row_statistics
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

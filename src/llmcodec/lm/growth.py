@@ -9,16 +9,14 @@ Shapes: N = V + 2 audio rows (begin, end, codes), H width. Test: `pytest tests/l
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcodec.io.tensor_file import check_header
 from llmcodec.lm.audio_tokens import AudioTokens
-from llmcodec.lm.rows import row_statistics, sample_rows
+from llmcodec.lm.embeddings import load_tensors, row_statistics, sample_rows
 
 _MARKER_SEED = 104_729
 """Begin and end of audio are drawn apart from the codes, so that row i of the codes depends on seed and i alone."""
@@ -55,7 +53,9 @@ def grow_embeddings(model: Any, tokens: AudioTokens, seed: int = 0, audio_rows: 
     statistics = [row_statistics(matrix[:text_rows]) for matrix in matrices]
     if vocabulary > matrices[0].shape[0]:
         model.resize_token_embeddings(vocabulary, mean_resizing=False)
-    adapted = _adapted_rows(audio_rows, tokens.num_codes, matrices[0].shape[1]) if audio_rows else None
+    width = matrices[0].shape[1]
+    shapes = {"embedding_VH": (tokens.num_codes, width), "start_H": (width,)}
+    adapted = load_tensors(audio_rows, shapes, "audio rows") if audio_rows else None
     heads = [model.get_input_embeddings()] + ([] if tied else [model.get_output_embeddings()])
     for number, (module, statistic) in enumerate(zip(heads, statistics, strict=True)):
         codes = sample_rows(statistic, tokens.num_codes, seed)
@@ -66,22 +66,6 @@ def grow_embeddings(model: Any, tokens: AudioTokens, seed: int = 0, audio_rows: 
         module.weight[tokens.all_ids.to(module.weight.device)] = rows
     if not tied and getattr(model.get_output_embeddings(), "bias", None) is not None:
         model.get_output_embeddings().bias[tokens.all_ids] = 0.0
-
-
-def _adapted_rows(path: str, num_codes: int, width: int) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    if not Path(path).is_file():
-        raise ValueError(f"audio rows: no such file: {path}")
-    rows = load_file(check_header(path))
-    for name, shape in (("embedding_VH", (num_codes, width)), ("start_H", (width,))):
-        found = tuple(rows[name].shape) if name in rows else "nothing"
-        if found != shape:
-            raise ValueError(
-                f"audio rows: {path} has {found} for {name}, this codec and language model need {shape}: "
-                "take the rows of a run with the same codec size and LM"
-            )
-    return rows
 
 
 class AudioRows(nn.Module):

@@ -11,7 +11,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from llmcodec.lm.backbone import FrozenCausalLM
-from llmcodec.lm.rows import sample_rows
+from llmcodec.lm.embeddings import sample_rows
 
 
 class ResidualHead(nn.Module):

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcodec.lm.cooccurrence import cooccurrence_embedding
+from llmcodec.lm.embeddings import cooccurrence_embedding
 from llmcodec.lm.packing import IGNORE
 
 
@@ -46,7 +46,7 @@ class SmallLMConfig:
     """Standard deviation of the initial weights, and of the noise on the initial embeddings."""
     start_window: int = 2
     """Initial embeddings factorise which tokens stand at most this far apart in the training clips
-    (lm/cooccurrence.py); 0 draws them at random, and then the seed decides when the model learns to repeat."""
+    (lm/embeddings.py); 0 draws them at random, and then the seed decides when the model learns to repeat."""
     start_rms: float = 0.2
     """Size of those embeddings, root mean square."""
     start_clips: int | None = None

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from llmcodec.io.atomic import atomic_path
-from llmcodec.io.tensor_file import check_header
 from llmcodec.lm.backbone import FrozenCausalLM
-from llmcodec.lm.rows import sample_rows
+from llmcodec.lm.embeddings import load_module, sample_rows
 
 
 @dataclass
@@ -85,13 +83,4 @@ class AudioVocabulary(nn.Module):
 
     def load_rows(self, path: str | os.PathLike[str]) -> None:
         """Start from the rows of an adapted run: same codebook size and LLM width."""
-        from safetensors.torch import load_file
-
-        if not Path(path).is_file():
-            raise ValueError(f"audio rows: no such file: {path}")
-        rows = load_file(check_header(path))
-        for name, own in self.state_dict().items():
-            if name not in rows or rows[name].shape != own.shape:
-                found = tuple(rows[name].shape) if name in rows else "nothing"
-                raise ValueError(f"audio rows: {path} has {found} for {name}, this run needs {tuple(own.shape)}")
-        self.load_state_dict(rows)
+        load_module(self, path, "audio rows")

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llmcodec import assets
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
 from llmcodec.io.atomic import atomic_path
-from llmcodec.io.tensor_file import check_header
 from llmcodec.lm.backbone import BackboneConfig, BackboneOutput, FrozenCausalLM, sa_layers, text_key
+from llmcodec.lm.embeddings import load_module
 from llmcodec.lm.prediction_heads import PredictionHeads
 from llmcodec.lm.small_lm import SmallLM
 from llmcodec.lm.vocabulary import AudioVocabulary
@@ -106,7 +106,7 @@ class LanguageObjective(nn.Module):
         if "lm/rate" in terms and config.rate.model == "small_lm":
             self.audio_lm = SmallLM(config.rate.small_lm, codebook_size, seed)
             if config.audio_lm is not None:
-                load_parts(self.audio_lm, audio_lm_path(config.audio_lm))
+                load_module(self.audio_lm, audio_lm_path(config.audio_lm), "recipe: language.audio_lm")
 
     def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
         """Optimizer group -> named parameters."""
@@ -191,14 +191,3 @@ class LanguageObjective(nn.Module):
 
 def audio_lm_path(name: str) -> Path:
     return assets.codec_folder() / "audio_lm.safetensors" if name == "bundled" else Path(name)
-
-
-def load_parts(module: nn.Module, path: Path) -> None:
-    """Load a file of `save_parts`; ValueError when it is missing or of another size."""
-    if not path.is_file():
-        raise ValueError(f"recipe: language.audio_lm: no such file: {path}")
-    state, own = load_file(check_header(path)), module.state_dict()
-    wrong = [key for key in own if key not in state or state[key].shape != own[key].shape]
-    if wrong or len(state) != len(own):
-        raise ValueError(f"recipe: language.audio_lm: {path} is of another codec or size ({(wrong or list(state))[0]})")
-    module.load_state_dict(state)

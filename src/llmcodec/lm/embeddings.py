@@ -1,0 +1,136 @@
+"""Where the embedding rows of audio tokens start.
+
+- Beside text rows: drawn from their mean and covariance, the same for every codec (`row_statistics`, `sample_rows`).
+- In a small LM from scratch: from what stands beside what in the training tokens (`cooccurrence_embedding`). Such a
+  model spends most of a small budget finding out which tokens are alike, and when it does is luck of the seed; the
+  factorised co-occurrence matrix tells it at once, deterministically and in the same way for every codec.
+- From another run: `load_module`.
+
+Shapes: V vocabulary, H width. Test: tests/lm/test_embeddings.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmcodec.io.tensor_file import check_header
+
+MAX_ROWS = 32_768
+BLOCK_ROWS = 1024
+OVERSAMPLING = 16
+"""Columns of the randomised SVD beyond those kept."""
+
+
+@dataclass(frozen=True)
+class RowStatistics:
+    """mean_H and a lower factor_HH with factor @ factor^T = covariance, both float32."""
+
+    mean_H: Tensor
+    factor_HH: Tensor
+
+
+def row_statistics(rows: Tensor) -> RowStatistics:
+    """Statistics of embedding rows of any float dtype; more than 32,768 rows are thinned evenly."""
+    stride = -(-rows.shape[0] // MAX_ROWS)
+    picked = rows.detach()[::stride].double()
+    mean = picked.mean(0)
+    picked = picked - mean
+    covariance = picked.t() @ picked / max(1, picked.shape[0] - 1)
+    # Fewer rows than dimensions leave it singular: the ridge is far below any direction that matters.
+    ridge = 1e-6 * covariance.diagonal().mean() + 1e-12
+    factor = torch.linalg.cholesky(covariance + ridge * torch.eye(len(mean), dtype=torch.float64, device=rows.device))
+    return RowStatistics(mean.float(), factor.float())
+
+
+def sample_rows(statistics: RowStatistics, num_rows: int, seed: int) -> Tensor:
+    """Rows (num_rows, H) drawn from the statistics. Row i depends on `seed` and i alone, not on how many are drawn."""
+    width = len(statistics.mean_H)
+    blocks = []
+    for block in range(-(-num_rows // BLOCK_ROWS)):
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + block) % (1 << 63))
+        blocks.append(torch.randn(BLOCK_ROWS, width, generator=generator))
+    noise = torch.cat(blocks)[:num_rows].to(statistics.mean_H.device)
+    return statistics.mean_H + noise @ statistics.factor_HH.t()
+
+
+def neighbour_ppmi(clips: Sequence[Tensor], vocabulary: int, window: int) -> Tensor:
+    """Positive pointwise mutual information of tokens at most `window` apart, sparse (V, V), symmetric, in nats.
+
+    A pair at distance d counts 1/d (as in GloVe). Pairs never seen, and pairs rarer than chance, are 0.
+    """
+    rows, columns, weights = [], [], []
+    for distance in range(1, window + 1):
+        pairs = [(clip[:-distance], clip[distance:]) for clip in clips if clip.numel() > distance]
+        for left, right in ((0, 1), (1, 0)):
+            rows += [pair[left] for pair in pairs]
+            columns += [pair[right] for pair in pairs]
+        weights += [torch.full((2 * sum(pair[0].numel() for pair in pairs),), 1.0 / distance)]
+    shape = (vocabulary, vocabulary)
+    if not rows:
+        nothing = torch.zeros(2, 0, dtype=torch.int64)
+        return torch.sparse_coo_tensor(nothing, torch.zeros(0), shape, check_invariants=False).coalesce()
+    index = torch.stack([torch.cat(rows), torch.cat(columns)])
+    counts = torch.sparse_coo_tensor(index, torch.cat(weights), shape, check_invariants=False).coalesce()
+    row, column = counts.indices()
+    sums_V = torch.zeros(vocabulary, dtype=torch.float64).index_add_(0, row, counts.values().double())
+    lift = counts.values().double() * sums_V.sum() / (sums_V[row] * sums_V[column])
+    return torch.sparse_coo_tensor(counts.indices(), lift.log().clamp(min=0).float(), shape, check_invariants=False)
+
+
+def cooccurrence_embedding(
+    clips: Sequence[Tensor], vocabulary: int, width: int, *, window: int = 2, rms: float = 0.2
+) -> Tensor:
+    """Initial embedding rows (V, H) from training clips (1-D int64 each): U sqrt(S) of the truncated SVD of the PPMI.
+
+    Source: Levy, Goldberg & Dagan, TACL 2015. Deterministic on one machine. Scaled to root mean square `rms` over the
+    rows of tokens that occur beside another; rows of the others are 0. Columns beyond the vocabulary's size are 0.
+    """
+    ppmi = neighbour_ppmi(clips, vocabulary, window).coalesce()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the range finder of the randomised SVD (Halko et al. 2011)
+        u_VH, s_H, _ = torch.svd_lowrank(ppmi, q=min(width + OVERSAMPLING, vocabulary), niter=4)
+    u_VH, s_H = u_VH[:, :width], s_H[:width]
+    table_VH = F.pad(u_VH * s_H.clamp(min=0).sqrt(), (0, width - s_H.numel()))
+    occurs_V = torch.zeros(vocabulary, dtype=torch.bool)
+    occurs_V[ppmi.indices()[0][ppmi.values() > 0]] = True
+    table_VH[~occurs_V] = 0.0
+    size = table_VH[occurs_V].square().mean().sqrt() if bool(occurs_V.any()) else torch.ones(())
+    return table_VH * (rms / size.clamp(min=1e-12))
+
+
+def load_tensors(path: str | os.PathLike[str], shapes: Mapping[str, Sequence[int]], what: str) -> dict[str, Tensor]:
+    """Tensors of a safetensors file of another run, which must have these names and shapes.
+
+    Args:
+        what: begins the messages.
+
+    Raises:
+        ValueError: no such file, a damaged one, or other names or shapes.
+    """
+    from safetensors.torch import load_file
+
+    if not Path(path).is_file():
+        raise ValueError(f"{what}: no such file: {path}")
+    found = load_file(check_header(path))
+    wanted = {name: tuple(shape) for name, shape in shapes.items()}
+    there = {name: tuple(value.shape) for name, value in found.items()}
+    for name in [*wanted, *there]:
+        if there.get(name) != wanted.get(name):
+            raise ValueError(
+                f"{what}: {path} has {there.get(name, 'nothing')} for {name}, this run needs "
+                f"{wanted.get(name, 'nothing')}: it is of another codec, size or language model"
+            )
+    return found
+
+
+def load_module(module: nn.Module, path: str | os.PathLike[str], what: str) -> None:
+    """Read a module's whole state with `load_tensors`."""
+    shapes = {name: value.shape for name, value in module.state_dict().items()}
+    module.load_state_dict(load_tensors(path, shapes, what))
