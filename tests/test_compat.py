@@ -34,6 +34,16 @@ def test_names_of_modules_that_became_packages():
         _ = streaming.nothing
 
 
+def test_names_that_changed_inside_a_module():
+    from llmcodec.adapters import base
+    from llmcodec.codec import search, token_prior
+
+    with pytest.warns(FutureWarning, match="adapters.base:CodecAdapterWithFeatures"):
+        assert base.PeerCodecWithFeatures is base.CodecAdapterWithFeatures
+    with pytest.warns(FutureWarning, match="codec.token_prior"):
+        assert search.BigramPrior is token_prior.BigramPrior
+
+
 def test_new_paths_do_not_warn():
     code = "import llmcodec.adapters.load, llmcodec.io.audio, llmcodec.runtime.opening, llmcodec.cli.main"
     done = subprocess.run([sys.executable, "-W", "error::FutureWarning", "-c", code], capture_output=True, text=True)

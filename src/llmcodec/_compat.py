@@ -52,7 +52,7 @@ MOVED = {
     "codecs.peer": "adapters.base",
     "codecs.protocol": "protocol",
     "codecs.random_weights": "adapters.random_weights",
-    "codecs.select": "adapters.codebooks",
+    "codecs.select": "adapters.base",
     "codecs.snac": "adapters.snac",
     "codecs.stand_in": "adapters.torchaudio_stub",
     "codecs.xcodec": "adapters.xcodec",
@@ -162,12 +162,13 @@ def install() -> None:
 
 
 def forward(package: str, homes: dict[str, str]) -> Callable[[str], Any]:
-    """A `__getattr__` for a package that was a module: `homes` says where its old names live."""
+    """A `__getattr__` for old names of a module: `homes` says where they live, `module` or `module:new name`."""
 
     def look_up(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         warnings.warn(f"{package}.{name} is in {homes[name]} now", FutureWarning, stacklevel=2)
-        return getattr(import_module(homes[name]), name)
+        module, _, new_name = homes[name].partition(":")
+        return getattr(import_module(module), new_name or name)
 
     return look_up

@@ -1,13 +1,14 @@
-"""What the rest of the house may ask of a codec: the small protocol that objectives, training and evaluation stand on.
+"""What every package may ask of a codec or of a token language model: small protocols that nobody has to inherit.
 
-Any codec with a differentiable latent and a codebook can be adapted by meeting `AdaptableCodec`.
-Shapes: B batch, S samples, T frames, Q codebooks, D codec width, C code dimension, V codebook size.
-Test: tests/codec/test_model.py.
+Objectives, training and evaluation stand on these alone. A codec with a differentiable latent and a codebook is adapted
+by meeting `AdaptableCodec`; other codecs need `Codec` (adapters/ has a base class for it).
+Shapes: B batch, S samples, T frames, Q codebooks, D codec width, C code dimension, V codebook size, P frames that are
+tried at once, X codes tried at each. Test: tests/codec/test_model.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,20 +18,20 @@ from torch import Tensor
 
 @dataclass
 class CodecEncoding:
-    """Everything an objective needs from one pass of the encoder.
-
-    codes_BT: int64 codes, 0 at padding. mask_BT: bool, True at real frames.
-    query_BTC: unit-norm look-up query with gradient to the encoder; `code = argmax_v query . codebook_VC[v]`.
-    latent_BTD: continuous latent before quantisation. quantized_BTD: what the decoder reads, straight-through.
-    losses: raw terms of the quantiser per frame, (B, T) each (`vq/commit`, `vq/codebook`), to be masked when reduced.
-    """
+    """Everything an objective needs from one pass of the encoder."""
 
     codes_BT: Tensor
+    """int64 codes, 0 at padding."""
     mask_BT: Tensor
+    """bool, True at real frames."""
     query_BTC: Tensor
+    """Unit-norm look-up query with gradient to the encoder; `code = argmax_v query . codebook_VC[v]`."""
     latent_BTD: Tensor
+    """Continuous latent before quantisation."""
     quantized_BTD: Tensor
+    """What the decoder reads, straight-through."""
     losses: dict[str, Tensor] = field(default_factory=dict)
+    """Raw terms of the quantiser per frame, (B, T) each (`vq/commit`, `vq/codebook`), to be masked when reduced."""
 
 
 @runtime_checkable
@@ -58,10 +59,27 @@ class Codec(Protocol):
         """V: codes in each codebook."""
 
     def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Any:
-        """(B, 1, S) samples in [-1, 1] -> object with `audio_codes` (B, Q, T) and `audio_codes_mask` (B, 1, T)."""
+        """Audio -> codes.
+
+        Args:
+            input_values: (B, 1, S) samples in [-1, 1].
+            padding_mask: (B, S) or (B, 1, S), 1 at real samples, which come first; None: all are real.
+
+        Returns:
+            An object with `audio_codes` (B, Q, T) int64 and `audio_codes_mask` (B, 1, T) bool, True at real frames.
+        """
 
     def decode(self, audio_codes: Tensor, padding_mask: Tensor | None = None, *, length: int | None = None) -> Any:
-        """(B, Q, T) codes -> object with `audio_values` (B, 1, S)."""
+        """Codes -> audio.
+
+        Args:
+            audio_codes: (B, Q, T).
+            padding_mask: the one that `encode` was given; the result is silent beyond each clip.
+            length: samples wanted; None: T * hop_samples, or as long as the mask.
+
+        Returns:
+            An object with `audio_values` (B, 1, S).
+        """
 
 
 @runtime_checkable
@@ -70,22 +88,58 @@ class AdaptableCodec(Codec, Protocol):
 
     @property
     def codebook_VC(self) -> Tensor:
-        """Unit-norm code vectors, with gradient. Similarity is `query_BTC @ codebook_VC.T`, in [-1, 1]."""
+        """Unit-norm code vectors (V, C), with gradient. Similarity is `query_BTC @ codebook_VC.T`, in [-1, 1]."""
 
     def encode_latents(self, wav_BS: Tensor, lengths_B: Tensor | None = None) -> CodecEncoding:
-        """Samples (zero padded beyond `lengths_B`) -> codes, mask, latents and quantiser losses."""
+        """Samples (B, S), zero beyond `lengths_B` -> codes, mask, latents and quantiser losses."""
 
     def decode_latents(self, quantized_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
-        """Decoder input -> wav_BS with S = T * hop_samples; frames outside the mask do not influence the others."""
+        """Decoder input (B, T, D) -> samples (B, T * hop_samples); frames outside the mask do not influence others."""
 
 
 @runtime_checkable
 class HasFeatures(Protocol):
-    """A codec that shows what it quantises (optional; our codec and most adapters of `codecs/` have it)."""
+    """A codec that shows what it quantises (optional; our codec and most adapters have it)."""
 
     def encode_features(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """(B, 1, S) samples -> (B, T, D) float32: the continuous latent before any quantiser, one row per frame of
-        `encode`; rows at padding (where `audio_codes_mask` is False) are 0. No gradient."""
+        """Samples (B, 1, S) -> (B, T, D) float32: the continuous latent before any quantiser, without gradient.
+
+        One row per frame of `encode`; rows at padding (where `audio_codes_mask` is False) are 0.
+        """
+
+
+@runtime_checkable
+class TokenScorer(Protocol):
+    """A token language model as everything that scores speech sees it."""
+
+    def token_log_likelihoods(self, codes: Sequence[Tensor]) -> list[Tensor]:
+        """Log-likelihoods in nats: clips of flattened codes, (N,) int64 each -> (N,) of every token given its past."""
+
+
+class RateScorer(Protocol):
+    """What the search for cheap codes asks of a token model: the cost of single codes in a clip that is there."""
+
+    @property
+    def codebook_size(self) -> int:
+        """V: codes that it knows."""
+
+    def trial_nats(self, codes_T: Tensor, places_P: Tensor, trials_XP: Tensor) -> Tensor:
+        """Nats that a clip costs with another code at one of its frames, up to a constant per frame.
+
+        Args:
+            codes_T: int64, the clip as it is.
+            places_P: int64, the frames that are tried, each by itself.
+            trials_XP: int64, codes for them.
+
+        Returns:
+            (X, P) float32.
+        """
+
+    def to(self, device: torch.device) -> RateScorer:
+        """The same scorer on another device."""
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """What decides its answers, to tell one scorer from another."""
 
 
 def device_of(codec: Any) -> torch.device:
@@ -96,11 +150,3 @@ def device_of(codec: Any) -> torch.device:
     modules = [codec, *getattr(codec, "__dict__", {}).values()]
     tensors = (tensor for module in modules if isinstance(module, torch.nn.Module) for tensor in module.parameters())
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
-
-
-@runtime_checkable
-class TokenScorer(Protocol):
-    """A token language model as everything that scores speech sees it."""
-
-    def token_log_likelihoods(self, codes: Sequence[Tensor]) -> list[Tensor]:
-        """Clips of flattened codes, 1-D int64 -> natural log-likelihood of every token given those before it, 1-D."""

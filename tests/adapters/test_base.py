@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from llmcodec.adapters.base import PeerCodec, PeerCodecWithFeatures, output_of
+from llmcodec.adapters.base import CodecAdapter, CodecAdapterWithFeatures, output_of
 from llmcodec.protocol import Codec, HasFeatures
 
-from .tiny_peers import TINY, noise, tiny_peer
+from .tiny_codecs import TINY, noise, tiny_codec
 
 
-class MeanCodec(PeerCodecWithFeatures):
+class MeanCodec(CodecAdapterWithFeatures):
     """A frame's code is the mean level of the *whole* clip it is given, so that any padding would change it; the second
     codebook holds the frame's place. Its decoder leaves two samples out, as DAC's does."""
 
@@ -50,11 +50,11 @@ def ragged(lengths: list[int]) -> tuple[Tensor, Tensor]:
 
 def test_meets_the_protocols(codec):
     assert isinstance(codec, Codec) and isinstance(codec, HasFeatures)
-    assert not isinstance(PeerCodec(nn.Linear(1, 1), 1, 1, 1, 2), HasFeatures)
+    assert not isinstance(CodecAdapter(nn.Linear(1, 1), 1, 1, 1, 2), HasFeatures)
     assert codec.frame_rate == 250 and codec.bitrate == pytest.approx(250 * 2 * 6.643856)
     assert not codec.training and not codec.model.training
     for name in TINY:
-        peer = tiny_peer(name)
+        peer = tiny_codec(name)
         assert isinstance(peer, Codec) and isinstance(peer, HasFeatures), name
 
 
@@ -125,7 +125,7 @@ def test_bad_input_says_what_and_where(codec, call, message):
 
 @pytest.mark.parametrize("name", sorted(TINY))
 def test_every_peer_keeps_lengths_and_batches(name):
-    codec = tiny_peer(name)
+    codec = tiny_codec(name)
     hop = codec.hop_samples
     lengths = [1, 3 * hop + 1, 5 * hop, 3 * hop + 1]
     clips = [noise(n, i, codec.sample_rate) for i, n in enumerate(lengths)]

@@ -8,7 +8,7 @@ import torch
 
 from llmcodec.adapters.kaldi_fbank import kaldi_fbank
 
-from .tiny_peers import noise
+from .tiny_codecs import noise
 
 
 def by_the_book(wav: np.ndarray) -> np.ndarray:

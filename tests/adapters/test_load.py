@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from llmcodec.adapters import load
 from llmcodec.adapters.load import load_codec
-from llmcodec.adapters.registry import KINDS, kind_of
+from llmcodec.adapters.registry import FAMILIES, family_of
 from llmcodec.assets import codec_folder
 from llmcodec.codec import LLMCodec
 
-from .tiny_peers import TINY, noise, tiny_peer
+from .tiny_codecs import TINY, noise, tiny_codec
 
 SAVED = [name for name in TINY if TINY[name][0] not in ("snac", "auv")]
 
@@ -37,17 +37,17 @@ def saved(tmp_path_factory):
     """Folders as transformers and the package `snac` write them."""
     root = tmp_path_factory.mktemp("saved")
     for name in SAVED:
-        tiny_peer(name).model.save_pretrained(root / name)
+        tiny_codec(name).model.save_pretrained(root / name)
     snac = root / "snac"
     snac.mkdir()
     (snac / "config.json").write_text(json.dumps(TINY["snac"][1]))
-    torch.save(tiny_peer("snac").model.state_dict(), snac / "pytorch_model.bin")
+    torch.save(tiny_codec("snac").model.state_dict(), snac / "pytorch_model.bin")
     return root
 
 
 @pytest.mark.parametrize("name", [*SAVED, "snac"])
 def test_a_folder_gives_the_codec_it_was_saved_from(saved, name):
-    codec, original = load_codec(str(saved / name)), tiny_peer(name)
+    codec, original = load_codec(str(saved / name)), tiny_codec(name)
     assert type(codec) is type(original) and not codec.training
     wav = noise(12 * codec.hop_samples, sample_rate=codec.sample_rate)[None, None]
     codes = codec.encode(wav).audio_codes
@@ -69,7 +69,7 @@ def test_checkpoints_with_the_names_of_the_published_ones(saved, tmp_path):
     save_file(old, weights, metadata={"format": "pt"})
     wav = noise(2000)[None, None]
     codec = load_codec(str(weights.parent))
-    assert torch.equal(codec.encode(wav).audio_codes, tiny_peer("encodec").encode(wav).audio_codes)
+    assert torch.equal(codec.encode(wav).audio_codes, tiny_codec("encodec").encode(wav).audio_codes)
 
 
 def test_the_number_of_codebooks_by_name_and_by_argument(saved):
@@ -91,10 +91,10 @@ def test_a_folder_whose_name_ends_like_a_number_of_codebooks(saved, tmp_path):
     assert load_codec(f"{tmp_path}/mimi:3:2").num_codebooks == 2
 
 
-def test_kinds_by_model_type_and_by_keys():
-    assert kind_of({"model_type": "dac"}) == "dac" and kind_of({"model_type": "bert", "vq_strides": [1]}) is None
-    assert kind_of(TINY["snac"][1]) == "snac" and kind_of({"ngf": 48, "vq_num_quantizers": 1}) == "bigcodec"
-    assert kind_of({}) is None
+def test_families_by_model_type_and_by_keys():
+    assert family_of({"model_type": "dac"}) == "dac" and family_of({"model_type": "bert", "vq_strides": [1]}) is None
+    assert family_of(TINY["snac"][1]) == "snac" and family_of({"ngf": 48, "vq_num_quantizers": 1}) == "bigcodec"
+    assert family_of({}) is None
 
 
 def one_line(run) -> str:
@@ -122,7 +122,7 @@ def test_files_and_folders_that_are_no_codec(saved, tmp_path):
     (tmp_path / "config.json").write_text("{")
     assert "config.json cannot be read" in one_line(lambda: load_codec(str(tmp_path)))
     (tmp_path / "config.json").write_text("[]")
-    assert "config.json is no object" in one_line(lambda: load_codec(str(tmp_path)))
+    assert "not a JSON object" in one_line(lambda: load_codec(str(tmp_path)))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     assert "a model of type 'bert'; supported: LLMCodec, EnCodec" in one_line(lambda: load_codec(str(tmp_path)))
     assert "there is no such file" in one_line(lambda: load_codec(f"auv:{tmp_path}/none.pt"))
@@ -232,13 +232,13 @@ def test_auv_from_the_hub_is_one_file(monkeypatch, tmp_path):
 
     (tmp_path / "auv.pt").write_bytes(b"x")
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, name: str(tmp_path / name))
-    monkeypatch.setattr(load, "KINDS", {"auv": replace(KINDS["auv"], load=lambda _path: tiny_peer("auv").model)})
+    monkeypatch.setattr(load, "FAMILIES", {"auv": replace(FAMILIES["auv"], load=lambda _path: tiny_codec("auv").model)})
     assert load_codec("auv:SWivid/AUV").codebook_size == 64
 
 
-def test_every_kind_has_a_name_in_the_message_and_a_preset():
+def test_every_family_has_a_name_in_the_message_and_a_preset():
     from llmcodec.adapters.random_weights import PRESETS
 
-    assert {kind for kind, _ in PRESETS.values()} == set(KINDS)
-    squeezed = load.SUPPORTED.lower().replace("-", "")
-    assert all(name in squeezed for name in KINDS)
+    assert {family for family, _ in PRESETS.values()} == set(FAMILIES)
+    squeezed = load.supported().lower().replace("-", "")
+    assert all(name in squeezed for name in FAMILIES)

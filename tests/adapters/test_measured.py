@@ -14,7 +14,7 @@ from llmcodec.evaluation.probe import ProbeConfig, measure_probe
 from llmcodec.evaluation.system import Corpus, MeasurementConfig, measure_system, nominal_bits_per_second
 from llmcodec.lm.small_lm import SmallLMConfig
 
-from .tiny_peers import TINY, tiny_peer
+from .tiny_codecs import TINY, tiny_codec
 
 PEERS = {"encodec": 3, "encodec_chunks": None, "snac": None, "neucodec": None, "xcodec": 2}
 LIKELIHOOD = LikelihoodConfig(
@@ -48,7 +48,7 @@ def clips(tmp_path_factory) -> list[Clip]:
 
 @pytest.mark.parametrize("name", PEERS)
 def test_reconstruction_predictability_and_consistency(clips, name):
-    codec = tiny_peer(name, PEERS[name])
+    codec = tiny_codec(name, PEERS[name])
     corpus = Corpus(clips[:3], clips[3:4], clips[4:])
     config = MeasurementConfig(LIKELIHOOD, slow_metrics=name == "neucodec", workers=0, consistency_clips=2)
     row = measure_system(name, codec, corpus, config)
@@ -68,7 +68,7 @@ def test_reconstruction_predictability_and_consistency(clips, name):
 def test_the_matched_probe_reads_features_of_peers(clips):
     for name in ("snac", "neucodec"):
         result = measure_probe(
-            tiny_peer(name), clips[:3], clips[3:4], clips[4:], LIKELIHOOD, ProbeConfig(num_codes=8, rounds=2)
+            tiny_codec(name), clips[:3], clips[3:4], clips[4:], LIKELIHOOD, ProbeConfig(num_codes=8, rounds=2)
         )
         assert 0 <= result.predictability.accuracy <= 1
 

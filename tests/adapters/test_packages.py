@@ -15,7 +15,7 @@ from llmcodec.adapters.torchaudio_stub import torchaudio_stand_in
 from llmcodec.codec.interop.auv import from_auv
 from llmcodec.io import audio
 
-from .tiny_peers import noise, tiny_peer
+from .tiny_codecs import noise, tiny_codec
 
 
 def test_the_stand_in_is_there_only_inside_and_resamples():
@@ -42,7 +42,7 @@ def test_the_stand_in_gives_way_to_what_is_there(monkeypatch):
 @pytest.mark.parametrize("num_samples", [1, 480, 640, 641, 3333])
 def test_auv_equals_the_package_on_whole_frames(num_samples):
     pytest.importorskip("auv")
-    codec = tiny_peer("auv")
+    codec = tiny_codec("auv")
     wav = noise(num_samples)[None, None]
     frames = -(-num_samples // 320)
     whole = F.pad(wav, (0, max(2, frames) * 320 - num_samples))[:, 0]
@@ -58,7 +58,7 @@ def test_auv_and_our_own_loader_of_its_weights_agree():
     pytest.importorskip("auv")
     from llmcodec.codec import LLMCodecConfig
 
-    codec = tiny_peer("auv")
+    codec = tiny_codec("auv")
     config = LLMCodecConfig(
         hidden_size=128,
         encoder_layers=1,

@@ -5,10 +5,10 @@ import torch
 
 from llmcodec.adapters import random_weights
 from llmcodec.adapters.load import load_codec
-from llmcodec.adapters.random_weights import OURS, PRESETS, build_random, random_peer
-from llmcodec.adapters.registry import KINDS
+from llmcodec.adapters.random_weights import OURS, PRESETS, build_random, random_codec
+from llmcodec.adapters.registry import FAMILIES
 
-from .tiny_peers import TINY, noise, tiny_peer
+from .tiny_codecs import TINY, noise, tiny_codec
 
 # sample rate, frame rate, tokens per frame, codes: from the papers and model cards
 PUBLISHED = {
@@ -33,9 +33,9 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_published_rates(name):
     """Without the memory: on the meta device."""
-    kind, sizes = PRESETS[name]
+    family, sizes = PRESETS[name]
     with torch.device("meta"):
-        codec = KINDS[kind].adapt(KINDS[kind].build(**sizes))
+        codec = FAMILIES[family].build_codec(sizes)
     got = (codec.sample_rate, codec.frame_rate, codec.num_codebooks, codec.codebook_size)
     assert got == pytest.approx(PUBLISHED[name])
 
@@ -86,7 +86,7 @@ def test_unknown_names_are_answered_with_the_known_ones():
 
 @pytest.mark.parametrize("name", sorted(TINY))
 def test_tokens_vary(name):
-    codec = tiny_peer(name)
+    codec = tiny_codec(name)
     codes = codec.encode(noise(40 * codec.hop_samples, sample_rate=codec.sample_rate)[None, None]).audio_codes[0]
     used = [codebook.unique().numel() for codebook in codes]
     assert min(used[1:] if getattr(codec, "normalize", False) else used) >= 5, used
@@ -94,7 +94,7 @@ def test_tokens_vary(name):
 
 def test_codebooks_that_a_library_draws_by_itself_stay(monkeypatch):
     torch.manual_seed(0)
-    drawn = random_peer(*TINY["dac"]).model.quantizer.quantizers[0].codebook.weight
+    drawn = random_codec(*TINY["dac"]).model.quantizer.quantizers[0].codebook.weight
     monkeypatch.setattr(random_weights, "fill_codebooks", lambda codec: None)
     torch.manual_seed(0)
-    assert torch.equal(random_peer(*TINY["dac"]).model.quantizer.quantizers[0].codebook.weight, drawn)
+    assert torch.equal(random_codec(*TINY["dac"]).model.quantizer.quantizers[0].codebook.weight, drawn)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from .tiny_peers import noise, tiny_peer
+from .tiny_codecs import noise, tiny_codec
 
 LENGTHS = [1, 39, 40, 41, 127, 833]
 
@@ -11,7 +11,7 @@ LENGTHS = [1, 39, 40, 41, 127, 833]
 @pytest.mark.parametrize("num_samples", LENGTHS)
 @pytest.mark.parametrize(("num_codebooks", "bandwidth"), [(None, 4.5), (4, 18.0)])
 def test_encodec_equals_the_model(num_samples, num_codebooks, bandwidth):
-    codec = tiny_peer("encodec", num_codebooks)
+    codec = tiny_codec("encodec", num_codebooks)
     wav = noise(num_samples)[None, None]
     expected = codec.model.encode(wav, bandwidth=bandwidth)
     encoded = codec.encode(wav)
@@ -22,15 +22,15 @@ def test_encodec_equals_the_model(num_samples, num_codebooks, bandwidth):
 
 def test_encodec_takes_any_number_of_codebooks_the_first_ones_of_all():
     wav = noise(500)[None, None]
-    every = tiny_peer("encodec", 4).encode(wav).audio_codes
-    assert torch.equal(tiny_peer("encodec", 3).encode(wav).audio_codes, every[:, :3])
+    every = tiny_codec("encodec", 4).encode(wav).audio_codes
+    assert torch.equal(tiny_codec("encodec", 3).encode(wav).audio_codes, every[:, :3])
     with pytest.raises(ValueError, match="EnCodec here has 1 to 4 codebooks: 5 cannot be used"):
-        tiny_peer("encodec", 5)
+        tiny_codec("encodec", 5)
 
 
 @pytest.mark.parametrize("num_samples", [1, 33, 3199, 3200, 3201, 8000])
 def test_encodec_in_chunks_equals_the_model_without_overlap(num_samples, monkeypatch):
-    codec = tiny_peer("encodec_chunks")
+    codec = tiny_codec("encodec_chunks")
     monkeypatch.setattr(codec.model.config, "overlap", 0.0)
     wav = noise(num_samples, sample_rate=3200)[None, None]
     theirs = codec.model.encode(wav.expand(1, 2, -1), bandwidth=2.4)
@@ -47,7 +47,7 @@ def test_encodec_in_chunks_equals_the_model_without_overlap(num_samples, monkeyp
 
 
 def test_encodec_sends_the_level_of_each_chunk_as_a_code():
-    codec = tiny_peer("encodec_chunks")
+    codec = tiny_codec("encodec_chunks")
     assert codec.num_codebooks == 5 and codec.num_residual == 4
     quiet = noise(6400, sample_rate=3200)
     quiet[:3200] *= 0.01
@@ -66,7 +66,7 @@ def test_encodec_sends_the_level_of_each_chunk_as_a_code():
 def test_encodec_refuses_chunks_that_are_no_whole_frames(monkeypatch):
     from llmcodec.adapters.encodec import EncodecCodec
 
-    model = tiny_peer("encodec_chunks").model
+    model = tiny_codec("encodec_chunks").model
     monkeypatch.setattr(model.config, "chunk_length_s", 0.999)
     with pytest.raises(ValueError, match="chunks of 3196 samples are no whole frames of 32"):
         EncodecCodec(model)
@@ -77,7 +77,7 @@ def test_encodec_refuses_chunks_that_are_no_whole_frames(monkeypatch):
 def test_dac_equals_the_model_after_its_feature_extractor(num_samples, num_codebooks):
     from transformers import DacFeatureExtractor
 
-    codec = tiny_peer("dac", num_codebooks)
+    codec = tiny_codec("dac", num_codebooks)
     wav = noise(num_samples)
     extractor = DacFeatureExtractor(sampling_rate=16_000, hop_length=40)
     inputs = extractor(wav.numpy(), sampling_rate=16_000, return_tensors="pt")["input_values"]
@@ -94,7 +94,7 @@ def test_dac_equals_the_model_after_its_feature_extractor(num_samples, num_codeb
 @pytest.mark.parametrize("num_samples", LENGTHS)
 @pytest.mark.parametrize("num_codebooks", [None, 1, 12])
 def test_mimi_equals_the_model(num_samples, num_codebooks):
-    codec = tiny_peer("mimi", num_codebooks)
+    codec = tiny_codec("mimi", num_codebooks)
     wav = noise(num_samples)[None, None]
     expected = codec.model.encode(wav, num_quantizers=num_codebooks or 8).audio_codes
     encoded = codec.encode(wav)
@@ -105,7 +105,7 @@ def test_mimi_equals_the_model(num_samples, num_codebooks):
 
 @pytest.mark.parametrize("name", ["encodec", "dac", "mimi"])
 def test_features_are_what_the_first_codebook_reads(name):
-    codec = tiny_peer(name)
+    codec = tiny_codec(name)
     wav = noise(1000)[None, None]
     features = codec.encode_features(wav).transpose(1, 2)
     quantizer = codec.model.quantizer

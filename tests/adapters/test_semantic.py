@@ -9,7 +9,7 @@ from transformers import SeamlessM4TFeatureExtractor
 from llmcodec.adapters.xcodec2 import semantic_features
 from llmcodec.io import audio
 
-from .tiny_peers import noise, tiny_peer
+from .tiny_codecs import noise, tiny_codec
 
 LENGTHS = [1, 319, 320, 321, 500, 3333]
 
@@ -17,7 +17,7 @@ LENGTHS = [1, 319, 320, 321, 500, 3333]
 @pytest.mark.parametrize("num_samples", LENGTHS)
 @pytest.mark.parametrize(("num_codebooks", "bandwidth"), [(None, 0.9), (1, 0.3)])
 def test_xcodec_equals_the_model_on_whole_frames(num_samples, num_codebooks, bandwidth):
-    codec = tiny_peer("xcodec", num_codebooks)
+    codec = tiny_codec("xcodec", num_codebooks)
     wav = noise(num_samples)[None, None]
     whole = F.pad(wav, (0, -num_samples % 320))
     expected = codec.model.encode(whole, bandwidth=bandwidth).audio_codes
@@ -40,7 +40,7 @@ def test_semantic_features_equal_the_extractor_of_wav2vec_bert():
 
 @pytest.mark.parametrize("num_samples", LENGTHS)
 def test_xcodec2_equals_the_model_with_its_extractor(num_samples):
-    codec = tiny_peer("xcodec2")
+    codec = tiny_codec("xcodec2")
     wav = noise(num_samples)
     padded = F.pad(wav, (0, 320 - num_samples % 320))  # one sample, then whole frames
     features = extractor_features(F.pad(padded, (160, 160)))
@@ -58,7 +58,7 @@ def test_xcodec2_equals_the_model_with_its_extractor(num_samples):
 
 @pytest.mark.parametrize("num_samples", [1, 479, 480, 481, 5000])
 def test_neucodec_hears_at_16_khz_and_speaks_at_24(num_samples):
-    codec = tiny_peer("neucodec")
+    codec = tiny_codec("neucodec")
     assert (codec.sample_rate, codec.hop_samples, codec.frame_rate) == (24_000, 480, 50)
     wav = noise(num_samples, sample_rate=24_000)
     frames = -(-num_samples // 480)
@@ -76,7 +76,7 @@ def test_neucodec_hears_at_16_khz_and_speaks_at_24(num_samples):
 
 @pytest.mark.parametrize("name", ["xcodec", "xcodec2", "neucodec"])
 def test_features_are_what_the_quantiser_reads(name):
-    codec = tiny_peer(name)
+    codec = tiny_codec(name)
     wav = noise(4000)[None, None]
     features = codec.encode_features(wav)
     codes = codec.encode(wav).audio_codes

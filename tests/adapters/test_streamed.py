@@ -5,14 +5,14 @@ import torch
 
 from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
 
-from .tiny_peers import noise, tiny_peer
+from .tiny_codecs import noise, tiny_codec
 
 
 @pytest.mark.parametrize(
     ("name", "lookahead"), [("encodec", 0.1), ("dac", 0.1), ("mimi", 0.2), ("snac", 0.2), ("neucodec", 0.1)]
 )
 def test_pieces_of_a_long_file(name, lookahead):
-    codec = tiny_peer(name)
+    codec = tiny_codec(name)
     num_samples = int(0.8 * codec.sample_rate) + 5
     wav = noise(num_samples, sample_rate=codec.sample_rate)
     whole = codec.encode(wav[None, None]).audio_codes[0]

@@ -11,7 +11,8 @@ import torch
 from llmcodec.adapters.load import load_codec
 from llmcodec.assets import speech_manifest
 from llmcodec.cli.requests import fingerprint
-from llmcodec.codec.search import PRIOR_FILE, BigramPrior, MelDistance, SearchConfig, SearchingCodec, around
+from llmcodec.codec.search import MelDistance, SearchConfig, SearchingCodec, around
+from llmcodec.codec.token_prior import PRIOR_FILE, BigramPrior
 from llmcodec.data.manifest import read_manifest
 from llmcodec.experiments.comparison import codec_key
 from llmcodec.io import audio
@@ -150,6 +151,24 @@ def test_search_saves_bits_and_sounds_no_worse(codec, prior, clips, weight, repe
     near, cheap, better = (np.array(row).sum(0) for row in (near, cheap, better))
     assert better[0] < 0.96 * near[0]
     assert cheap[0] < near[0] and cheap[1] < 0.8 * near[1]
+
+
+class CountedTwice(BigramPrior):
+    """Another scorer: it answers twice the nats."""
+
+    def to(self, device):
+        return self
+
+    def trial_nats(self, codes_T, places_P, trials_XP):
+        return 2 * super().trial_nats(codes_T, places_P, trials_XP)
+
+
+def test_any_rate_scorer_will_do(codec, prior, clips):
+    twice = CountedTwice(prior.keys_G, prior.counts_G, prior.unigram_V)
+    options = {"repeat_nats": 0.0, "trial_weight": 0.01}
+    half = searched(codec, twice, clips[0], weight=0.2, **options | {"trial_weight": 0.005})
+    assert torch.equal(half, searched(codec, prior, clips[0], weight=0.4, **options))
+    assert not torch.equal(half, searched(codec, prior, clips[0], weight=0.2, **options))
 
 
 def test_a_surcharge_on_repeats_makes_fewer(codec, prior, clips):

@@ -10,7 +10,8 @@ from llmcodec.adapters.load import load_codec
 from llmcodec.assets import speech_manifest
 from llmcodec.cli.main import main
 from llmcodec.codec import LLMCodec
-from llmcodec.codec.search import PRIOR_FILE, BigramPrior, SearchingCodec
+from llmcodec.codec.search import SearchingCodec
+from llmcodec.codec.token_prior import PRIOR_FILE, BigramPrior
 from llmcodec.data.manifest import Clip, read_manifest, write_manifest
 from llmcodec.io import audio
 from llmcodec.runtime.torch_runtime import TorchRuntime

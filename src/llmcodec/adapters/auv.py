@@ -1,6 +1,6 @@
 """AUV as published (PyPI `auv`, `auv:PATH/auv.pt`), to compare with; `llmcodec convert` makes its weights ours.
 
-The package imports torchaudio for one resampling function that 16 kHz input never calls (stand_in.py). It floors
+The package imports torchaudio for one resampling function that 16 kHz input never calls (torchaudio_stub.py). It floors
 lengths and needs 481 samples: clips are zero-padded to whole frames, at least two.
 Source: arXiv 2509.21968. Test: tests/adapters/test_packages.py.
 """
@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from llmcodec.adapters.base import PeerCodecWithFeatures
-from llmcodec.adapters.codebooks import check_num_codebooks
+from llmcodec.adapters.base import CodecAdapterWithFeatures, check_num_codebooks
+from llmcodec.adapters.family import CodecFamily
 from llmcodec.adapters.torchaudio_stub import torchaudio_stand_in
 
 
-class AuvCodec(PeerCodecWithFeatures):
+class AuvCodec(CodecAdapterWithFeatures):
     """Clips of one length run together, which the package's own `encode` (one clip at a time) gives the same tokens."""
 
     min_samples = 640
@@ -70,3 +70,14 @@ def build_auv(
     )
     model.token2wav = AUVCodecDec(dec_conf={**sizes, "num_layers": decoder_layers})
     return model
+
+
+FAMILY = CodecFamily(
+    "AUV",
+    AuvCodec,
+    build_auv,
+    load_auv,
+    "auv",
+    "pip install --no-deps auv einops (torchaudio is not needed)",
+    presets={"auv": {}},
+)

@@ -1,7 +1,7 @@
 """What every adapter of another codec shares: lengths, masks, batches and checks, so that an adapter is a few lines.
 
-An adapter subclasses `PeerCodec` and writes two functions over clips of equal length, `codes_of` and `audio_of`; with a
-third, `latents_of`, it subclasses `PeerCodecWithFeatures`. The rest is here:
+An adapter subclasses `CodecAdapter` and writes two functions over clips of equal length, `codes_of` and `audio_of`;
+with a third, `latents_of`, it subclasses `CodecAdapterWithFeatures`. The rest is here:
 
 - a clip of S samples has ceil(S / hop) frames, and `decode(codes, length=S)` gives S samples;
 - clips of one padded length run together and clips of different lengths apart, because zeros behind a clip change the
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -23,26 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcodec.codec.model import lengths_of
+from llmcodec._compat import forward
+from llmcodec.codec.inputs import check_codes, clips_of, mask_of
+from llmcodec.codec.model import LLMCodecDecoderOutput, LLMCodecEncoderOutput
 
 
-@dataclass
-class PeerEncoding:
-    """audio_codes (B, Q, T) int64, 0 at padding; audio_codes_mask (B, 1, T) bool, True at real frames."""
-
-    audio_codes: Tensor
-    audio_codes_mask: Tensor
-
-
-@dataclass
-class PeerDecoding:
-    """audio_values (B, 1, S) float32."""
-
-    audio_values: Tensor
-
-
-class PeerCodec(nn.Module):
-    """Another project's codec behind `codecs.protocol.Codec`. Inputs may lie on any device; results lie on the model's.
+class CodecAdapter(nn.Module):
+    """Another project's codec behind `protocol.Codec`. Inputs may lie on any device; results lie on the model's.
 
     Args:
         model: the published model, in evaluation mode from here on.
@@ -104,7 +90,7 @@ class PeerCodec(nn.Module):
 
     # -- the public edge -------------------------------------------------------------------------------------------
     @torch.no_grad()
-    def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> PeerEncoding:
+    def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> LLMCodecEncoderOutput:
         """(B, 1, S) samples, `padding_mask` (B, S) or (B, 1, S) with 1 at real samples -> codes and their mask.
 
         Raises:
@@ -118,7 +104,7 @@ class PeerCodec(nn.Module):
             for row, codes_QT in zip(rows, codes, strict=True):
                 assert codes_QT.shape[-1] >= frames[row], (type(self).__name__, codes_QT.shape, frames[row])
                 codes_BQT[row, :, : frames[row]] = codes_QT[:, : frames[row]]
-        return PeerEncoding(codes_BQT, _mask(frames, self.device)[:, None])
+        return LLMCodecEncoderOutput(codes_BQT, mask_of(torch.tensor(frames, device=self.device), max(frames))[:, None])
 
     @torch.no_grad()
     def decode(
@@ -128,7 +114,7 @@ class PeerCodec(nn.Module):
         *,
         audio_codes_mask: Tensor | None = None,
         length: int | None = None,
-    ) -> PeerDecoding:
+    ) -> LLMCodecDecoderOutput:
         """(B, Q, T) codes -> (B, 1, S) samples, silent beyond each clip.
 
         `padding_mask`: the one that `encode` was given (the result is as long), or `audio_codes_mask`, (B, 1, T) as
@@ -137,7 +123,8 @@ class PeerCodec(nn.Module):
         Raises:
             ValueError: wrong shape, a code outside the codebook, a length that the codes cannot cover.
         """
-        codes_BQT = self._checked(audio_codes)
+        check_codes(audio_codes, self.num_codebooks, self.codebook_size)
+        codes_BQT = audio_codes.to(self.device, torch.int64)
         batch, _, total = codes_BQT.shape
         lengths = [total * self.hop_samples] * batch
         if padding_mask is not None:
@@ -160,19 +147,17 @@ class PeerCodec(nn.Module):
             codes = torch.cat([codes, codes[..., -1:].expand(-1, -1, short)], -1)
             for row, wav_S in zip(rows, self.audio_of(codes), strict=True):
                 wav_BS[row, : lengths[row]] = fit(wav_S, lengths[row])
-        return PeerDecoding(wav_BS[:, None])
+        return LLMCodecDecoderOutput(wav_BS[:, None])
 
-    def forward(self, input_values: Tensor, padding_mask: Tensor | None = None) -> PeerDecoding:
+    def forward(self, input_values: Tensor, padding_mask: Tensor | None = None) -> LLMCodecDecoderOutput:
         """Encode and decode to the input's length."""
         codes = self.encode(input_values, padding_mask).audio_codes
         return self.decode(codes, padding_mask, length=input_values.shape[-1])
 
     # -- helpers ---------------------------------------------------------------------------------------------------
     def _clips(self, input_values: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, list[int]]:
-        if input_values.ndim != 3 or input_values.shape[1] != 1:
-            raise ValueError(f"encode: input_values must be (batch, 1, samples), mono; got {tuple(input_values.shape)}")
-        wav_BS = input_values[:, 0].to(self.device, torch.float32)
-        return wav_BS, lengths_of(padding_mask, wav_BS).tolist()
+        wav_BS, lengths_B = clips_of(input_values, padding_mask)
+        return wav_BS.to(self.device, torch.float32), lengths_B.tolist()
 
     def _equal_clips(self, wav_BS: Tensor, lengths: Sequence[int]) -> list[tuple[list[int], Tensor]]:
         """Rows grouped by padded length, with their samples and zeros behind."""
@@ -182,24 +167,9 @@ class PeerCodec(nn.Module):
             for samples, rows in groups.items()
         ]
 
-    def _checked(self, audio_codes: Tensor) -> Tensor:
-        if audio_codes.ndim != 3 or audio_codes.shape[1] != self.num_codebooks:
-            raise ValueError(
-                f"decode: audio_codes must be (batch, {self.num_codebooks} codebooks, frames); "
-                f"got {tuple(audio_codes.shape)}"
-            )
-        if audio_codes.numel() == 0:
-            raise ValueError("decode: audio_codes is empty; at least one frame is needed")
-        low, high = int(audio_codes.min()), int(audio_codes.max())
-        if low < 0 or high >= self.codebook_size:
-            raise ValueError(
-                f"decode: code {low if low < 0 else high} is outside [0, {self.codebook_size}); another codec's tokens?"
-            )
-        return audio_codes.to(self.device, torch.int64)
 
-
-class PeerCodecWithFeatures(PeerCodec):
-    """A peer that also shows its latents (`codecs.protocol.HasFeatures`)."""
+class CodecAdapterWithFeatures(CodecAdapter):
+    """An adapter that also shows its latents (`protocol.HasFeatures`)."""
 
     def latents_of(self, wav_BS: Tensor) -> Tensor:
         """Clips of one length without padding -> what the quantiser reads, (B, T, D), one row per frame."""
@@ -215,6 +185,25 @@ class PeerCodecWithFeatures(PeerCodec):
             for row, latent_TD in zip(rows, self.latents_of(clips_BS), strict=True):
                 latents[row] = F.pad(latent_TD[: frames[row]].float(), (0, 0, 0, max(frames) - frames[row]))
         return torch.stack([latents[row] for row in range(len(frames))])
+
+
+def check_num_codebooks(codec: str, asked: int | None, usual: int, available: int, fewest: int = 1) -> int:
+    """How many codebooks of a codec to use.
+
+    Args:
+        codec: what messages call it.
+        asked: the number asked for; None takes the usual one.
+        usual, available, fewest: of this codec.
+
+    Raises:
+        ValueError: the codec cannot use that many.
+    """
+    if asked is None:
+        return usual
+    if not fewest <= asked <= available:
+        some = str(available) if fewest == available else f"{fewest} to {available}"
+        raise ValueError(f"{codec} here has {some} codebooks: {asked} cannot be used")
+    return asked
 
 
 def fit(wav_S: Tensor, num_samples: int) -> Tensor:
@@ -240,5 +229,10 @@ def _by_value(values: Sequence[int]) -> dict[int, list[int]]:
     return groups
 
 
-def _mask(frames: Sequence[int], device: torch.device) -> Tensor:
-    return torch.arange(max(frames), device=device) < torch.tensor(frames, device=device)[:, None]
+__getattr__ = forward(
+    __name__,
+    {
+        "PeerCodec": "llmcodec.adapters.base:CodecAdapter",
+        "PeerCodecWithFeatures": "llmcodec.adapters.base:CodecAdapterWithFeatures",
+    },
+)

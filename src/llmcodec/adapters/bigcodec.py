@@ -1,7 +1,7 @@
 """BigCodec through the PyPI package `bigcodec`: a folder or hub id that its `save_pretrained` wrote.
 
-The package imports torchaudio for its own demonstration: a stand-in is shown to it (stand_in.py). Clips are zero-padded
-to whole frames. Source: arXiv 2409.05377. Test: tests/adapters/test_packages.py.
+The package imports torchaudio for its own demonstration: a stand-in is shown to it (torchaudio_stub.py). Clips are
+zero-padded to whole frames. Source: arXiv 2409.05377. Test: tests/adapters/test_packages.py.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmcodec.adapters.base import PeerCodecWithFeatures
-from llmcodec.adapters.codebooks import check_num_codebooks
+from llmcodec.adapters.base import CodecAdapterWithFeatures, check_num_codebooks
+from llmcodec.adapters.family import CodecFamily
 from llmcodec.adapters.torchaudio_stub import torchaudio_stand_in
 
 SAMPLE_RATE = 16_000  # nothing in the package's configuration says it
 
 
-class BigCodecCodec(PeerCodecWithFeatures):
+class BigCodecCodec(CodecAdapterWithFeatures):
     """num_codebooks is fixed: the published model has one."""
 
     def __init__(self, model: Any, num_codebooks: int | None = None):
@@ -62,3 +62,15 @@ def load_bigcodec(folder: Path) -> nn.Module:
     with torchaudio_stand_in():
         from bigcodec import BigCodec
     return BigCodec.from_pretrained(str(folder)).to(torch.float32)
+
+
+FAMILY = CodecFamily(
+    "BigCodec",
+    BigCodecCodec,
+    build_bigcodec,
+    load_bigcodec,
+    "bigcodec",
+    "pip install --no-deps bigcodec einops (torchaudio is not needed)",
+    marks=("ngf", "vq_num_quantizers"),
+    presets={"bigcodec": {}},
+)

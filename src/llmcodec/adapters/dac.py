@@ -7,18 +7,18 @@ Source: arXiv 2306.06546. Test: tests/adapters/test_residual.py.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from llmcodec.adapters.base import PeerCodecWithFeatures
-from llmcodec.adapters.codebooks import check_num_codebooks
+from llmcodec.adapters.base import CodecAdapterWithFeatures, check_num_codebooks
+from llmcodec.adapters.family import transformers_family
 
 if TYPE_CHECKING:
     from transformers import DacModel
 
 
-class DacCodec(PeerCodecWithFeatures):
+class DacCodec(CodecAdapterWithFeatures):
     """num_codebooks: residual codebooks used, of the first ones; default all."""
 
     def __init__(self, model: DacModel, num_codebooks: int | None = None):
@@ -34,3 +34,16 @@ class DacCodec(PeerCodecWithFeatures):
 
     def audio_of(self, codes_BQT: Tensor) -> Tensor:
         return self.model.decode(audio_codes=codes_BQT).audio_values
+
+
+KHZ_16: dict[str, Any] = dict(sampling_rate=16_000, downsampling_ratios=[2, 4, 5, 8], n_codebooks=12)
+FAMILY = transformers_family(
+    "DAC",
+    "Dac",
+    DacCodec,
+    {
+        "dac_16khz": KHZ_16,
+        "dac_24khz": KHZ_16 | dict(sampling_rate=24_000, n_codebooks=32),
+        "dac_44khz": dict(sampling_rate=44_100, downsampling_ratios=[2, 4, 8, 8], n_codebooks=9),
+    },
+)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from llmcodec.adapters.base import PeerCodecWithFeatures
-from llmcodec.adapters.codebooks import check_num_codebooks
+from llmcodec.adapters.base import CodecAdapterWithFeatures, check_num_codebooks
+from llmcodec.adapters.family import transformers_family
 
 if TYPE_CHECKING:
     from transformers import EncodecModel
@@ -27,7 +27,7 @@ LOWEST_LEVEL_DB = -96.0
 LEVEL_RANGE_DB = 102.4
 
 
-class EncodecCodec(PeerCodecWithFeatures):
+class EncodecCodec(CodecAdapterWithFeatures):
     """num_codebooks: residual codebooks used, of the first ones; default 6 kbit/s. The level's codebook is added."""
 
     def __init__(self, model: EncodecModel, num_codebooks: int | None = None):
@@ -96,3 +96,26 @@ class EncodecCodec(PeerCodecWithFeatures):
         level_db = codes_BQT[:, 0] * (LEVEL_RANGE_DB / self.codebook_size) + LOWEST_LEVEL_DB
         level_BS = (10 ** (level_db / 20)).repeat_interleave(self.hop_samples, -1)
         return wav_BS[:, : level_BS.shape[1]] * level_BS[:, : wav_BS.shape[1]]
+
+
+KHZ_32 = dict(
+    sampling_rate=32_000,
+    num_filters=64,
+    upsampling_ratios=[8, 5, 4, 4],
+    target_bandwidths=[2.2],
+    codebook_size=2048,
+    use_causal_conv=False,
+    use_conv_shortcut=False,
+)
+KHZ_48 = dict(
+    sampling_rate=48_000,
+    audio_channels=2,
+    normalize=True,
+    chunk_length_s=1.0,
+    overlap=0.01,
+    target_bandwidths=[3.0, 6.0, 12.0, 24.0],
+    norm_type="time_group_norm",
+    use_causal_conv=False,
+)
+PRESETS = {"encodec_24khz": {}, "encodec_32khz": KHZ_32, "encodec_48khz": KHZ_48}
+FAMILY = transformers_family("EnCodec", "Encodec", EncodecCodec, PRESETS)

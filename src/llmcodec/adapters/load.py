@@ -9,13 +9,12 @@
     load_codec("search:bundled")             # ours, searching for cheap codes while it encodes (docs/search.md)
     load_codec("search@0.2:FOLDER")          # half the usual weight on the rate; FOLDER: of `llmcodec prior`
 
-What a folder holds is read from its config.json. Supported kinds, their sizes and defaults: docs/codecs.md.
+What a folder holds is read from its config.json. Supported families, their sizes and defaults: docs/codecs.md.
 Test: tests/adapters/test_load.py.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,12 +22,14 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from llmcodec.adapters.codebooks import check_num_codebooks
-from llmcodec.adapters.registry import KINDS, kind_of
+from llmcodec.adapters.base import check_num_codebooks
+from llmcodec.adapters.registry import FAMILIES, family_of, supported
 from llmcodec.assets import codec_folder
 from llmcodec.codec import LLMCodec
-from llmcodec.codec.folder import check_foreign_folder
-from llmcodec.codec.search import PRIOR_FILE, BigramPrior, SearchConfig, SearchingCodec
+from llmcodec.codec.folder import CONFIG, MAX_JSON_BYTES, check_foreign_folder
+from llmcodec.codec.search import SearchConfig, SearchingCodec
+from llmcodec.codec.token_prior import PRIOR_FILE, BigramPrior
+from llmcodec.io.structured import read_object
 from llmcodec.protocol import Codec
 
 BUNDLED = "bundled"
@@ -37,10 +38,6 @@ AUV, AUV_HUB = "auv:", "SWivid/AUV"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SEARCH = re.compile(r"search(?:@(\d*\.?\d+))?:(.+)")
 CODEBOOKS = re.compile(r"(.+):(\d+)")
-SUPPORTED = (
-    "LLMCodec, EnCodec, DAC, Mimi, X-codec, xcodec2, NeuCodec (these come with llmcodec), "
-    "SNAC (pip install 'llmcodec[snac]'), AUV and BigCodec (pip install --no-deps auv bigcodec)"
-)
 # What a model needs; hub repositories often hold the same weights a second and third time in other formats.
 FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 PICKLED = "pytorch_model.bin"
@@ -56,7 +53,7 @@ def load_codec(name: str, device: str = "cpu", *, num_codebooks: int | None = No
         seed: of the weights of a `random:` codec.
 
     Raises:
-        ValueError: there is no such codec, it is of a kind that llmcodec cannot drive, a package is missing, the hub
+        ValueError: there is no such codec, it is of a family that llmcodec cannot drive, a package is missing, the hub
             cannot be reached, or the codec cannot use that many codebooks. One line.
     """
     if search := SEARCH.fullmatch(name):
@@ -117,18 +114,18 @@ def _folder(place: str) -> Path:
         return _download(place)
     raise ValueError(
         f"no codec {place!r}: give {BUNDLED}, a folder, a Hugging Face id (owner/name) or {RANDOM}NAME; "
-        f"supported: {SUPPORTED}"
+        f"supported: {supported()}"
     )
 
 
 def _download(repo: str) -> Path:
-    """Hub id -> local copy of its config.json and weights. Errors: ValueError in one line."""
+    """Hub id -> local copy of its config.json and weights."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
     with _hub(repo):
         config = Path(hf_hub_download(repo, "config.json"))
-        kind = KINDS.get(kind_of(_read_config(config.parent, repo)) or "")
-        pickled = (PICKLED,) if kind is not None and kind.marks else ()
+        family = FAMILIES.get(family_of(_read_config(config.parent, repo)) or "")
+        pickled = (PICKLED,) if family is not None and family.marks else ()
         return Path(snapshot_download(repo, allow_patterns=[*FILES, *pickled]))
 
 
@@ -171,13 +168,12 @@ def _load_folder(folder: Path, place: str, num_codebooks: int | None) -> Codec:
         check_num_codebooks("LLMCodec", num_codebooks, 1, 1)
         with _readable(place):
             return LLMCodec.from_pretrained(str(folder))
-    name = kind_of(config)
+    name = family_of(config)
     if name is None:
-        raise ValueError(f"codec {place}: a model of type {config.get('model_type')!r}; supported: {SUPPORTED}")
+        raise ValueError(f"codec {place}: a model of type {config.get('model_type')!r}; supported: {supported()}")
     check_foreign_folder(folder)
     with _readable(place):
-        model = KINDS[name].made_by(KINDS[name].load, folder)
-    return KINDS[name].adapt(model, num_codebooks)
+        return FAMILIES[name].load_codec(folder, num_codebooks)
 
 
 def _load_auv(where: str, num_codebooks: int | None) -> Codec:
@@ -190,8 +186,7 @@ def _load_auv(where: str, num_codebooks: int | None) -> Codec:
         with _hub(where):
             checkpoint = Path(hf_hub_download(where, "auv.pt"))
     with _readable(place):
-        model = KINDS["auv"].made_by(KINDS["auv"].load, checkpoint)
-    return KINDS["auv"].adapt(model, num_codebooks)
+        return FAMILIES["auv"].load_codec(checkpoint, num_codebooks)
 
 
 @contextmanager
@@ -200,30 +195,18 @@ def _readable(place: str) -> Iterator[None]:
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
-    wrong = (
-        OSError,
-        RuntimeError,
-        EOFError,
-        TypeError,
-        KeyError,
-        UnpicklingError,
-        SafetensorError,
-        StrictDataclassError,
-    )
+    wrong = (OSError, RuntimeError, EOFError, TypeError, KeyError, UnpicklingError)
     try:
         yield
-    except wrong as error:
+    except (*wrong, SafetensorError, StrictDataclassError) as error:
         raise ValueError(f"codec {place}: its configuration or weights cannot be read ({_one_line(error)})") from error
 
 
 def _read_config(folder: Path, place: str) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return read_object(folder / CONFIG, MAX_JSON_BYTES)
     except (OSError, ValueError) as error:
         raise ValueError(f"codec {place}: config.json cannot be read ({_one_line(error)})") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"codec {place}: config.json is no object")
-    return config
 
 
 def _one_line(error: BaseException, limit: int = 160) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from llmcodec.adapters.base import PeerCodecWithFeatures
-from llmcodec.adapters.codebooks import check_num_codebooks
+from llmcodec.adapters.base import CodecAdapterWithFeatures, check_num_codebooks
+from llmcodec.adapters.family import transformers_family
 
 if TYPE_CHECKING:
     from transformers import MimiModel
@@ -19,7 +19,7 @@ USUAL_CODEBOOKS = 8
 """What Moshi uses: 1.1 kbit/s. The checkpoint has 32."""
 
 
-class MimiCodec(PeerCodecWithFeatures):
+class MimiCodec(CodecAdapterWithFeatures):
     """num_codebooks: the semantic codebook and so many acoustic ones; default 8."""
 
     def __init__(self, model: MimiModel, num_codebooks: int | None = None):
@@ -44,3 +44,6 @@ class MimiCodec(PeerCodecWithFeatures):
 
     def audio_of(self, codes_BQT: Tensor) -> Tensor:
         return self.model.decode(codes_BQT).audio_values[:, 0]
+
+
+FAMILY = transformers_family("Mimi", "Mimi", MimiCodec, {"mimi": {}})

@@ -1,4 +1,4 @@
-"""Peers in their published shapes with random weights: for speed comparisons and tests, where no hub is reachable.
+"""Codecs in their published shapes with random weights: for speed comparisons and tests, where no hub is reachable.
 
     load_codec("random:encodec_24khz")      # the architecture of facebook/encodec_24khz, nothing learned
 
@@ -15,66 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmcodec.adapters.base import PeerCodec, PeerCodecWithFeatures
-from llmcodec.adapters.codebooks import check_num_codebooks
-from llmcodec.adapters.registry import KINDS
+from llmcodec.adapters.base import CodecAdapter, CodecAdapterWithFeatures, check_num_codebooks
+from llmcodec.adapters.registry import FAMILIES
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.protocol import Codec
 
-DAC_16KHZ = dict(sampling_rate=16_000, downsampling_ratios=[2, 4, 5, 8], n_codebooks=12)
-SNAC_24KHZ = dict(
-    sampling_rate=24_000,
-    encoder_dim=48,
-    encoder_rates=[2, 4, 8, 8],
-    decoder_dim=1024,
-    decoder_rates=[8, 8, 4, 2],
-    attn_window_size=None,
-    vq_strides=[4, 2, 1],
-)
-SNAC_32KHZ = dict(
-    sampling_rate=32_000,
-    encoder_rates=[2, 3, 8, 8],
-    decoder_rates=[8, 8, 3, 2],
-    attn_window_size=32,
-    vq_strides=[8, 4, 2, 1],
-)
-ENCODEC_32KHZ = dict(
-    sampling_rate=32_000,
-    num_filters=64,
-    upsampling_ratios=[8, 5, 4, 4],
-    target_bandwidths=[2.2],
-    codebook_size=2048,
-    use_causal_conv=False,
-    use_conv_shortcut=False,
-)
-ENCODEC_48KHZ = dict(
-    sampling_rate=48_000,
-    audio_channels=2,
-    normalize=True,
-    chunk_length_s=1.0,
-    overlap=0.01,
-    target_bandwidths=[3.0, 6.0, 12.0, 24.0],
-    norm_type="time_group_norm",
-    use_causal_conv=False,
-)
-PRESETS: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "auv": ("auv", {}),
-    "bigcodec": ("bigcodec", {}),
-    "dac_16khz": ("dac", DAC_16KHZ),
-    "dac_24khz": ("dac", DAC_16KHZ | dict(sampling_rate=24_000, n_codebooks=32)),
-    "dac_44khz": ("dac", dict(sampling_rate=44_100, downsampling_ratios=[2, 4, 8, 8], n_codebooks=9)),
-    "encodec_24khz": ("encodec", {}),
-    "encodec_32khz": ("encodec", ENCODEC_32KHZ),
-    "encodec_48khz": ("encodec", ENCODEC_48KHZ),
-    "mimi": ("mimi", {}),
-    "neucodec": ("neucodec", {}),
-    "snac_24khz": ("snac", SNAC_24KHZ),
-    "snac_32khz": ("snac", SNAC_32KHZ),
-    "snac_44khz": ("snac", SNAC_32KHZ | dict(sampling_rate=44_100)),
-    "xcodec": ("xcodec", {}),
-    "xcodec2": ("xcodec2", {}),
+PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    preset: (name, sizes) for name, family in FAMILIES.items() for preset, sizes in family.presets.items()
 }
-"""Name -> kind and what its published configuration changes in the library's defaults."""
+"""Name -> family and what its published configuration changes in the library's defaults."""
 OURS = {"llmcodec_auv": LLMCodecConfig.auv, "llmcodec_tiny": LLMCodecConfig.tiny}
 """Our own architectures."""
 SIGNAL_SECONDS, SIGNAL_FRAMES = 4.0, 250
@@ -83,8 +32,9 @@ SIGNAL_SECONDS, SIGNAL_FRAMES = 4.0, 250
 def build_random(name: str, num_codebooks: int | None = None, seed: int = 0) -> Codec:
     """The codec called `name` in `PRESETS` or `OURS` with weights from `seed`; the global generator is left alone.
 
-    Errors: ValueError for an unknown name (the known ones are listed), a missing package, or a number of codebooks that
-    the codec cannot use.
+    Raises:
+        ValueError: an unknown name (the known ones are listed), a missing package, or a number of codebooks that the
+            codec cannot use.
     """
     if name not in PRESETS and name not in OURS:
         raise ValueError(f"no codec random:{name}; there are {', '.join(sorted([*PRESETS, *OURS]))}")
@@ -93,21 +43,20 @@ def build_random(name: str, num_codebooks: int | None = None, seed: int = 0) -> 
         if name in OURS:
             check_num_codebooks("LLMCodec", num_codebooks, 1, 1)
             return LLMCodec(OURS[name]()).eval()
-        kind_name, sizes = PRESETS[name]
-        return random_peer(kind_name, sizes, num_codebooks)
+        family, sizes = PRESETS[name]
+        return random_codec(family, sizes, num_codebooks)
 
 
-def random_peer(kind_name: str, sizes: Mapping[str, Any], num_codebooks: int | None = None) -> PeerCodec:
-    """A codec of any size of one kind, with weights from the global generator and filled codebooks."""
-    kind = KINDS[kind_name]
-    codec = kind.adapt(kind.made_by(kind.build, **sizes), num_codebooks)
-    if isinstance(codec, PeerCodecWithFeatures):
+def random_codec(family: str, sizes: Mapping[str, Any], num_codebooks: int | None = None) -> CodecAdapter:
+    """A codec of any size of a family, with weights from the global generator and filled codebooks."""
+    codec = FAMILIES[family].build_codec(sizes, num_codebooks)
+    if isinstance(codec, CodecAdapterWithFeatures):
         fill_codebooks(codec)
         centre_projections(codec)
     return codec
 
 
-def made_up_signal(codec: PeerCodecWithFeatures) -> Tensor:
+def made_up_signal(codec: CodecAdapterWithFeatures) -> Tensor:
     """(1, S) noise of changing level."""
     seconds = min(SIGNAL_SECONDS, SIGNAL_FRAMES / codec.frame_rate)
     num_samples = codec.padded_samples(int(seconds * codec.sample_rate))
@@ -116,7 +65,7 @@ def made_up_signal(codec: PeerCodecWithFeatures) -> Tensor:
 
 
 @torch.no_grad()
-def fill_codebooks(codec: PeerCodecWithFeatures) -> None:
+def fill_codebooks(codec: CodecAdapterWithFeatures) -> None:
     """Replace codebooks that are all zeros by vectors as the encoder makes them; others stay as they are."""
     stages = list(_euclidean_stages(codec.model))
     if not stages:
@@ -136,7 +85,7 @@ def fill_codebooks(codec: PeerCodecWithFeatures) -> None:
 
 
 @torch.no_grad()
-def centre_projections(codec: PeerCodecWithFeatures) -> None:
+def centre_projections(codec: CodecAdapterWithFeatures) -> None:
     """Give what enters a small code space (factorised codes, scalars) mean 0, and before scalars deviation 1.
 
     An untrained encoder's output hardly moves around a constant: it would fall on one code.

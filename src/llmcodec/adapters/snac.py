@@ -14,18 +14,19 @@ Source: arXiv 2410.14411. Test: tests/adapters/test_snac.py.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from llmcodec.adapters.base import PeerCodecWithFeatures
-from llmcodec.adapters.codebooks import check_num_codebooks
+from llmcodec.adapters.base import CodecAdapterWithFeatures, check_num_codebooks
+from llmcodec.adapters.family import CodecFamily
 
 NOISE_SEED = 0
 
 
-class SnacCodec(PeerCodecWithFeatures):
+class SnacCodec(CodecAdapterWithFeatures):
     """The number of codebooks is fixed by the pattern."""
 
     def __init__(self, model: Any, num_codebooks: int | None = None):
@@ -86,3 +87,45 @@ class SnacCodec(PeerCodecWithFeatures):
         if self._silence is None or self._silence.device != self.device:
             self._silence = self.codes_of(torch.zeros(1, self.padded_samples(1), device=self.device))[0]
         return self._silence
+
+
+def build_snac(**sizes: Any) -> nn.Module:
+    """The architecture with its initial weights; `sizes` are arguments of the package's SNAC."""
+    from snac import SNAC
+
+    return SNAC(**sizes)
+
+
+def load_snac(folder: Path) -> nn.Module:
+    """By the package's own reader: torch.load, which takes nothing but tensors since PyTorch 2.6 (weights_only)."""
+    from snac import SNAC
+
+    return SNAC.from_pretrained(str(folder))
+
+
+KHZ_24 = dict(
+    sampling_rate=24_000,
+    encoder_dim=48,
+    encoder_rates=[2, 4, 8, 8],
+    decoder_dim=1024,
+    decoder_rates=[8, 8, 4, 2],
+    attn_window_size=None,
+    vq_strides=[4, 2, 1],
+)
+KHZ_32: dict[str, Any] = dict(
+    sampling_rate=32_000,
+    encoder_rates=[2, 3, 8, 8],
+    decoder_rates=[8, 8, 3, 2],
+    attn_window_size=32,
+    vq_strides=[8, 4, 2, 1],
+)
+FAMILY = CodecFamily(
+    "SNAC",
+    SnacCodec,
+    build_snac,
+    load_snac,
+    "snac",
+    "pip install 'llmcodec[snac]'",
+    marks=("vq_strides", "encoder_rates"),
+    presets={"snac_24khz": KHZ_24, "snac_32khz": KHZ_32, "snac_44khz": KHZ_32 | dict(sampling_rate=44_100)},
+)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from llmcodec.adapters.base import PeerCodecWithFeatures, output_of
-from llmcodec.adapters.codebooks import check_num_codebooks
+from llmcodec.adapters.base import CodecAdapterWithFeatures, check_num_codebooks, output_of
+from llmcodec.adapters.family import transformers_family
 
 if TYPE_CHECKING:
     from transformers import XcodecModel
 
 
-class XcodecCodec(PeerCodecWithFeatures):
+class XcodecCodec(CodecAdapterWithFeatures):
     """num_codebooks: residual codebooks used, of the first ones; default all."""
 
     def __init__(self, model: XcodecModel, num_codebooks: int | None = None):
@@ -33,3 +33,6 @@ class XcodecCodec(PeerCodecWithFeatures):
 
     def audio_of(self, codes_BQT: Tensor) -> Tensor:
         return self.model.decode(codes_BQT).audio_values[:, 0]
+
+
+FAMILY = transformers_family("X-codec", "Xcodec", XcodecCodec, {"xcodec": {}})

@@ -1,8 +1,8 @@
 """X-codec 2 (`HKUSTAudio/xcodec2-hf`) and NeuCodec (`neuphonic/neucodec`) through transformers.
 
-Both read the waveform and, for a wav2vec2-BERT, Kaldi filter banks of the same clip, which fbank.py computes here: the
-models' own feature extractors need torchaudio. Paddings are those of the extractors; the frame that covers nothing but
-padding is not kept. The decoders cannot take a single frame: it is decoded as two equal ones and cut.
+Both read the waveform and, for a wav2vec2-BERT, Kaldi filter banks of the same clip, which kaldi_fbank.py computes:
+the models' own feature extractors need torchaudio. Paddings are those of the extractors; the frame that covers nothing
+but padding is not kept. The decoders cannot take a single frame: it is decoded as two equal ones and cut.
 NeuCodec listens at 16 kHz and speaks at 24 kHz. A codec has one rate here, that of its speech: input is resampled.
 Source: arXiv 2502.04128, 2509.09550. Test: tests/adapters/test_semantic.py.
 """
@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmcodec.adapters.base import PeerCodecWithFeatures, output_of
-from llmcodec.adapters.codebooks import check_num_codebooks
+from llmcodec.adapters.base import CodecAdapterWithFeatures, check_num_codebooks, output_of
+from llmcodec.adapters.family import transformers_family
 from llmcodec.adapters.kaldi_fbank import kaldi_fbank
 from llmcodec.io import audio
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 STRIDE = 2  # filter-bank frames per frame of the wav2vec2-BERT
 
 
-class Xcodec2Codec(PeerCodecWithFeatures):
+class Xcodec2Codec(CodecAdapterWithFeatures):
     """One codebook of scalar-quantised codes."""
 
     min_frames = 2  # PyTorch's group norm refuses a single value per channel
@@ -65,7 +65,7 @@ class NeuCodecCodec(Xcodec2Codec):
         check_num_codebooks("NeuCodec", num_codebooks, 1, 1)
         config = model.config
         vocabulary = math.prod(config.quantization_levels)
-        PeerCodecWithFeatures.__init__(self, model, config.output_sampling_rate, config.hop_length, 1, vocabulary)
+        CodecAdapterWithFeatures.__init__(self, model, config.output_sampling_rate, config.hop_length, 1, vocabulary)
 
     def padded_samples(self, num_samples: int) -> int:
         return self.num_frames(num_samples) * self.hop_samples
@@ -87,3 +87,7 @@ def semantic_features(wav_S: Tensor) -> Tensor:
     fbank_TF = (fbank_TF - fbank_TF.mean(0)) / (fbank_TF.var(0, unbiased=True) + 1e-7).sqrt()
     frames = fbank_TF.shape[0] // STRIDE
     return fbank_TF[: frames * STRIDE].reshape(frames, -1)
+
+
+FAMILY = transformers_family("xcodec2", "Xcodec2", Xcodec2Codec, {"xcodec2": {}})
+NEUCODEC = transformers_family("NeuCodec", "NeuCodec", NeuCodecCodec, {"neucodec": {}})

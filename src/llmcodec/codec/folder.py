@@ -1,6 +1,6 @@
 """A codec folder is checked before any memory is taken: what config.json asks for must be what the weights file holds.
 
-`LLMCodec.from_pretrained` and `codecs.load` call `check_folder` on local folders, which may have come from anybody. A
+`LLMCodec.from_pretrained` and `adapters.load` call `check_folder` on local folders, which may have come from anybody. A
 config that asks for terabytes, a weights file that is cut short, a pickle, a tensor that is missing (transformers would
 draw it at random and warn) end in one line. Test: tests/codec/test_folder.py, tests/fuzz/test_fuzz.py.
 """
@@ -8,13 +8,17 @@ draw it at random and warn) end in one line. Test: tests/codec/test_folder.py, t
 from __future__ import annotations
 
 import inspect
-import json
 import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from llmcodec.codec.config import LLMCodecConfig
+from llmcodec.codec.network import build_parts
+from llmcodec.io.structured import read_object
 from llmcodec.io.tensor_file import TensorEntry, read_header
 
 MAX_JSON_BYTES = 1 << 20
@@ -77,15 +81,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder}: no such folder with a codec")
     if not path.is_file():
         raise ValueError(f"{folder}: no {CONFIG} in it; is this the folder of a codec?")
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise ValueError(f"{path}: {path.stat().st_size} bytes, too large for a configuration")
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not readable JSON ({str(error)[:120]})") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path}: not a JSON object")
-    return settings
+    return read_object(path, MAX_JSON_BYTES)
 
 
 def read_tensors(folder: Path) -> dict[str, TensorEntry]:
@@ -101,8 +97,8 @@ def read_tensors(folder: Path) -> dict[str, TensorEntry]:
             )
         raise ValueError(f"{folder}: no {WEIGHTS} in it")
     try:
-        names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        names = set(read_object(folder / INDEX)["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / INDEX}: not an index of weight files ({type(error).__name__})") from error
     tensors: dict[str, TensorEntry] = {}
     for name in sorted(names, key=str):
@@ -184,12 +180,9 @@ def _check_sizes(path: Path, settings: dict[str, Any], tensors: dict[str, Tensor
 @lru_cache(maxsize=16)
 def _expected_tensors(sizes: tuple[tuple[str, Any], ...]) -> dict[str, tuple[tuple[int, ...], bool]]:
     """Name -> shape and whether it is of a float type, of the model with these settings. Built without memory."""
-    import torch
-
-    from llmcodec.codec.model import LLMCodec
-
     with torch.device("meta"):
-        model = LLMCodec(LLMCodecConfig(**dict(sizes)))
+        encoder, quantizer, decoder = build_parts(LLMCodecConfig(**dict(sizes)))
+    model = nn.ModuleDict({"encoder": encoder, "quantizer": quantizer, "decoder": decoder})
     return {name: (tuple(one.shape), one.is_floating_point()) for name, one in model.state_dict().items()}
 
 

@@ -23,11 +23,11 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from llmcodec.codec.config import LLMCodecConfig
-from llmcodec.codec.conformer import Conformer
 from llmcodec.codec.folder import check_folder
 from llmcodec.codec.hub import HubCodec
-from llmcodec.codec.quantizer import FactorizedQuantizer
-from llmcodec.codec.stft import ISTFTHead, STFTFrontEnd, frame_lengths
+from llmcodec.codec.inputs import check_codes, clips_of, mask_of
+from llmcodec.codec.network import build_parts
+from llmcodec.codec.stft import frame_lengths
 from llmcodec.protocol import CodecEncoding
 
 if TYPE_CHECKING:
@@ -62,28 +62,8 @@ class LLMCodecOutput(ModelOutput):
     audio_codes_mask: Tensor | None = None
 
 
-class Encoder(nn.Module):
-    def __init__(self, config: LLMCodecConfig):
-        super().__init__()
-        self.frontend = STFTFrontEnd(config)
-        self.conformer = Conformer(config, config.encoder_layers)
-
-    def forward(self, wav_BS: Tensor, lengths_B: Tensor, mask_BT: Tensor | None) -> Tensor:
-        return self.conformer(self.frontend(wav_BS, lengths_B), mask_BT)
-
-
-class Decoder(nn.Module):
-    def __init__(self, config: LLMCodecConfig):
-        super().__init__()
-        self.conformer = Conformer(config, config.decoder_layers)
-        self.head = ISTFTHead(config)
-
-    def forward(self, quantized_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
-        return self.head(self.conformer(quantized_BTD, mask_BT), mask_BT)
-
-
 class LLMCodec(HubCodec):
-    """Neural audio codec with one codebook. Meets `codecs.protocol.AdaptableCodec`."""
+    """Neural audio codec with one codebook. Meets `protocol.AdaptableCodec`."""
 
     config_class = LLMCodecConfig
     main_input_name = "input_values"
@@ -92,9 +72,7 @@ class LLMCodec(HubCodec):
 
     def __init__(self, config: LLMCodecConfig):
         super().__init__(config)
-        self.encoder = Encoder(config)
-        self.quantizer = FactorizedQuantizer(config)
-        self.decoder = Decoder(config)
+        self.encoder, self.quantizer, self.decoder = build_parts(config)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -105,7 +83,7 @@ class LLMCodec(HubCodec):
         """As in transformers, but in float32 unless `dtype` says otherwise, whatever precision the file has.
 
         Raises:
-            ValueError: a local folder whose configuration and weights do not fit each other (`safe_load.check_folder`).
+            ValueError: a local folder whose configuration and weights do not fit each other (`folder.check_folder`).
         """
         kwargs.setdefault("dtype", torch.float32)
         place = args[0] if args else kwargs.get("pretrained_model_name_or_path")
@@ -156,7 +134,7 @@ class LLMCodec(HubCodec):
 
     @property
     def keeps_caches(self) -> bool:
-        """Whether a stream goes through caches (`causal.py`) instead of chunks with context."""
+        """Whether a stream goes through caches (`streaming/causal.py`) instead of chunks with context."""
         return self.config.causal
 
     def num_frames(self, num_samples: int) -> int:
@@ -172,9 +150,9 @@ class LLMCodec(HubCodec):
             lengths_B = torch.full((wav_BS.shape[0],), wav_BS.shape[1], device=wav_BS.device)
         ragged = bool((lengths_B != wav_BS.shape[1]).any())
         if ragged:
-            wav_BS = wav_BS * (torch.arange(wav_BS.shape[1], device=wav_BS.device) < lengths_B[:, None])
+            wav_BS = wav_BS * mask_of(lengths_B, wav_BS.shape[1])
         frames_B = frame_lengths(lengths_B, self.config)
-        mask_BT = torch.arange(int(frames_B.max()), device=wav_BS.device) < frames_B[:, None]
+        mask_BT = mask_of(frames_B, int(frames_B.max()))
         latent_BTD = self.encoder(wav_BS, lengths_B, mask_BT if not bool(mask_BT.all()) else None)
         codes_BT, query_BTC, quantized_BTD, losses = self.quantizer(latent_BTD, partitions)
         codes_BT = codes_BT * mask_BT
@@ -201,10 +179,7 @@ class LLMCodec(HubCodec):
         Raises:
             ValueError: wrong shape, empty clip, padding on the left, unknown partition.
         """
-        if input_values.ndim != 3 or input_values.shape[1] != 1:
-            raise ValueError(f"encode: input_values must be (batch, 1, samples), mono; got {tuple(input_values.shape)}")
-        wav_BS = input_values[:, 0]
-        lengths_B = lengths_of(padding_mask, wav_BS)
+        wav_BS, lengths_B = clips_of(input_values, padding_mask)
         encoding = self.encode_latents(wav_BS, lengths_B, self.partitions_of(audio_kinds, wav_BS.shape[0]))
         return LLMCodecEncoderOutput(
             encoding.codes_BT[:, None], encoding.mask_BT[:, None], encoding.quantized_BTD.transpose(1, 2)
@@ -212,11 +187,8 @@ class LLMCodec(HubCodec):
 
     @torch.no_grad()
     def encode_features(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Audio -> (B, T, D) continuous latents before the quantiser, 0 at padding (`codecs.protocol.HasFeatures`)."""
-        if input_values.ndim != 3 or input_values.shape[1] != 1:
-            raise ValueError(f"encode: input_values must be (batch, 1, samples), mono; got {tuple(input_values.shape)}")
-        wav_BS = input_values[:, 0]
-        encoding = self.encode_latents(wav_BS, lengths_of(padding_mask, wav_BS))
+        """Audio -> (B, T, D) continuous latents before the quantiser, 0 at padding (`protocol.HasFeatures`)."""
+        encoding = self.encode_latents(*clips_of(input_values, padding_mask))
         return encoding.latent_BTD.float() * encoding.mask_BT[..., None]
 
     @torch.no_grad()
@@ -248,8 +220,7 @@ class LLMCodec(HubCodec):
         mask_BT = None if audio_codes_mask is None else audio_codes_mask.reshape(quantized_BTD.shape[:2]).bool()
         if padding_mask is not None:
             samples_B = padding_mask.reshape(padding_mask.shape[0], -1).sum(-1)
-            frames_B = frame_lengths(samples_B, self.config)
-            mask_BT = torch.arange(num_frames, device=quantized_BTD.device) < frames_B[:, None]
+            mask_BT = mask_of(frame_lengths(samples_B, self.config), num_frames)
             length = padding_mask.shape[-1] if length is None else length
         wav_BS = self.decode_latents(quantized_BTD, mask_BT)
         if mask_BT is not None:
@@ -275,17 +246,8 @@ class LLMCodec(HubCodec):
                     f"decode: quantized_representation must be (batch, {self.config.hidden_size}, frames); got {shape}"
                 )
             return quantized_representation.transpose(1, 2)
-        if audio_codes.ndim != 3 or audio_codes.shape[1] != 1:
-            raise ValueError(f"decode: audio_codes must be (batch, 1, frames); got {tuple(audio_codes.shape)}")
-        codes_BT = audio_codes[:, 0].long()
-        if codes_BT.numel() == 0:
-            raise ValueError("decode: audio_codes is empty; at least one frame is needed")
-        low, high = int(codes_BT.min()), int(codes_BT.max())
-        if low < 0 or high >= self.codebook_size:
-            raise ValueError(
-                f"decode: code {low if low < 0 else high} is outside [0, {self.codebook_size}); another codec's tokens?"
-            )
-        return self.quantizer.embed(codes_BT)
+        check_codes(audio_codes, 1, self.codebook_size)
+        return self.quantizer.embed(audio_codes[:, 0].long())
 
     @torch.no_grad()
     @can_return_tuple
@@ -323,22 +285,3 @@ class LLMCodec(HubCodec):
             if kind not in known:
                 raise ValueError(f"encode: unknown audio kind {kind!r}; this codec knows {', '.join(known)}")
         return [(known[kind][0], known[kind][1]) for kind in audio_kinds]
-
-
-def lengths_of(padding_mask: Tensor | None, wav_BS: Tensor) -> Tensor:
-    """Padding mask -> samples per clip; the mask must be ones, then zeros."""
-    batch, samples = wav_BS.shape
-    if padding_mask is None:
-        lengths_B = torch.full((batch,), samples, device=wav_BS.device)
-    else:
-        if padding_mask.numel() != wav_BS.numel():
-            raise ValueError(
-                f"encode: padding_mask {tuple(padding_mask.shape)} does not fit {batch} clips of {samples} samples"
-            )
-        flat = padding_mask.reshape(batch, samples).bool()
-        lengths_B = flat.sum(-1)
-        if bool((flat != (torch.arange(samples, device=flat.device) < lengths_B[:, None])).any()):
-            raise ValueError("encode: padding_mask must be ones followed by zeros (pad on the right)")
-    if samples == 0 or int(lengths_B.min()) < 1:
-        raise ValueError("encode: a clip is empty; every clip needs at least one sample")
-    return lengths_B

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
-from contextlib import suppress
 from pathlib import Path
 
 from llmcodec.codec.config import LLMCodecConfig
+from llmcodec.io.atomic import write_text
 
 CARD = "README.md"
 
@@ -117,11 +116,5 @@ def write_card(folder: str | os.PathLike[str], text: str, replace: bool = False)
     place = Path(folder) / CARD
     if place.exists() and not replace:
         return False
-    temporary = place.with_name(f".{CARD}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, place)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+    write_text(place, text)
     return True

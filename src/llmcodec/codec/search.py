@@ -4,10 +4,11 @@ The nearest code of a frame is neither the one that sounds best (the decoder rea
 is easiest to predict. `SearchingCodec` starts from the nearest codes and tries others at every frame: each trial is
 decoded, and kept where
 
-    mel distance around the frame  +  weight * (-ln p(code | code before) - ln p(code after | code) + repeats)
+    mel distance around the frame  +  weight * (nats of the clip with this code here + repeats)
 
-falls, where every neighbour that has the same code costs `repeat_nats` more. p is a `BigramPrior` counted on a corpus.
-Nothing is trained, and codebook, decoder and token files stay as they are: encoding costs more, decoding nothing.
+falls, where every neighbour that has the same code costs `repeat_nats` more. The nats are a `RateScorer`'s, usually a
+`token_prior.BigramPrior`'s: -ln p(code | code before) - ln p(code after | code), counted on a corpus. Nothing is
+trained, and codebook, decoder and token files stay as they are: encoding costs more, decoding nothing.
 Analysis by synthesis (Atal & Remde 1982, multi-pulse coding) with the Lagrangian of entropy-constrained quantisation
 (Chou, Lookabaugh & Gray 1989). What it gains and costs: docs/search.md.
 
@@ -17,26 +18,22 @@ A trials for each. Test: tests/codec/test_search.py.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llmcodec._compat import forward
 from llmcodec.codec.fast.cpu_conformer import kernels_run
 from llmcodec.codec.fast.engine import Choice, InferenceCodec, optimize_for_inference
-from llmcodec.codec.model import LLMCodec, LLMCodecDecoderOutput, LLMCodecEncoderOutput, lengths_of
-from llmcodec.io.tensor_file import read_arrays, write_arrays
+from llmcodec.codec.inputs import clips_of
+from llmcodec.codec.model import LLMCodec, LLMCodecDecoderOutput, LLMCodecEncoderOutput
+from llmcodec.protocol import RateScorer
 
-PRIOR_FILE = "token_prior.safetensors"
 CONTEXT = 64  # frames on either side of a block that are decoded with it and kept as they are
-FORMAT = "llmcodec token prior 1"
-MAX_PRIOR_BYTES = 1 << 31
 FLOOR = 1e-5
 MEL_BANDS = {512: 80, 2048: 150}
 """Window in samples -> mel bands of the distance: those of Codec-SUPERB's Mel; hops of a half and a whole frame."""
@@ -73,95 +70,6 @@ class SearchConfig:
                 "search: trials, spacing and passes must be at least 1, candidates more than trials, block at least "
                 f"100; got {self.trials}, {self.spacing}, {self.passes}, {self.candidates}, {self.block}"
             )
-
-
-class BigramPrior:
-    """p(code | code before), counted, with Witten-Bell back-off to the add-one-half unigram.
-
-    Sparse: a sorted key `before * V + code` per pair that occurred. Args: keys_G, counts_G: pairs; unigram_V: counts.
-    """
-
-    def __init__(self, keys_G: Tensor, counts_G: Tensor, unigram_V: Tensor):
-        self.keys_G, self.counts_G, self.unigram_V = keys_G, counts_G, unigram_V
-        size = unigram_V.numel()
-        self.unigram_share_V = (unigram_V.double() + 0.5) / (unigram_V.double() + 0.5).sum()
-        before_G = keys_G // size
-        total_V = torch.zeros_like(self.unigram_share_V).index_add_(0, before_G, counts_G.double())
-        self.followers_V = torch.bincount(before_G, minlength=size).double().clamp_min(1.0)
-        self.weight_V = total_V + self.followers_V
-
-    @classmethod
-    def fit(cls, clips: Sequence[Tensor], codebook_size: int) -> BigramPrior:
-        """Count the codes of clips, 1-D int64 each. Raises ValueError without a clip, or for a code out of range."""
-        clips = [codes for codes in clips if codes.numel()]
-        if not clips:
-            raise ValueError("token prior: no codes to count")
-        codes = torch.cat(clips)
-        if int(codes.min()) < 0 or int(codes.max()) >= codebook_size:
-            raise ValueError(f"token prior: codes must be in [0, {codebook_size}), got {int(codes.max())}")
-        pairs = torch.cat([codes[:-1] * codebook_size + codes[1:] for codes in clips])
-        keys_G, counts_G = torch.unique(pairs, return_counts=True)
-        return cls(keys_G, counts_G, torch.bincount(codes, minlength=codebook_size))
-
-    @property
-    def codebook_size(self) -> int:
-        return self.unigram_V.numel()
-
-    def to(self, device: torch.device) -> BigramPrior:
-        """The same counts on another device."""
-        return BigramPrior(self.keys_G.to(device), self.counts_G.to(device), self.unigram_V.to(device))
-
-    def nats(self, before: Tensor, code: Tensor) -> Tensor:
-        """-ln p(code | before) of equally shaped int64 tensors, float32. A negative code means none: before = -1 asks
-        for the unigram, code = -1 costs nothing."""
-        before, code = torch.broadcast_tensors(before, code)
-        known = before.clamp_min(0), code.clamp_min(0)
-        share = self.unigram_share_V[known[1]]
-        counts = torch.zeros_like(share)
-        if self.keys_G.numel():
-            wanted = (known[0] * self.codebook_size + known[1]).contiguous()
-            place = torch.searchsorted(self.keys_G, wanted).clamp_max(self.keys_G.numel() - 1)
-            counts = torch.where(self.keys_G[place] == wanted, self.counts_G[place].double(), counts)
-        follows = (counts + self.followers_V[known[0]] * share) / self.weight_V[known[0]]
-        nats = -torch.where(before >= 0, follows, share).log()
-        return torch.where(code >= 0, nats, torch.zeros_like(nats)).float()
-
-    def save(self, path: Path, codec: LLMCodec) -> None:
-        """Write the counts and the codebook that they belong to, whole or not at all."""
-        small = torch.int32 if self.codebook_size**2 < 1 << 31 else torch.int64
-        arrays = {"keys": self.keys_G.to(small), "counts": self.counts_G.to(torch.int32), "unigram": self.unigram_V}
-        write_arrays(
-            path,
-            {name: array.cpu().numpy() for name, array in arrays.items()},
-            {"format": FORMAT, "codebook": codebook_hash(codec)},
-        )
-
-    @classmethod
-    def load(cls, path: Path, codec: LLMCodec) -> BigramPrior:
-        """Read what `save` wrote. Raises ValueError for a damaged file, or the prior of another codebook."""
-        try:
-            arrays, metadata = read_arrays(path, max_bytes=MAX_PRIOR_BYTES)
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path}: not a token prior; `llmcodec prior` writes one")
-        if metadata.get("codebook") != codebook_hash(codec):
-            raise ValueError(f"{path}: the token prior of another codec; make this one's with `llmcodec prior`")
-        keys, counts, unigram = (arrays.get(name, np.zeros(0)) for name in ("keys", "counts", "unigram"))
-        size = codec.codebook_size
-        sound = all(array.dtype in (np.int32, np.int64) and array.ndim == 1 for array in (keys, counts, unigram))
-        keys, counts, unigram = (array.astype(np.int64) for array in (keys, counts, unigram))
-        sound = sound and unigram.size == size and keys.size == counts.size and bool((np.diff(keys) > 0).all())
-        sound = sound and (not keys.size or (keys[0] >= 0 and keys[-1] < size * size and counts.min() > 0))
-        if not sound or unigram.min() < 0:
-            raise ValueError(f"{path}: damaged: its counts do not fit a codebook of {size}")
-        return cls(*(torch.from_numpy(array) for array in (keys, counts, unigram)))
-
-
-def codebook_hash(codec: LLMCodec) -> str:
-    """16 hex digits of the code vectors."""
-    codebook = codec.codebook_VC.detach().to("cpu", torch.float32).contiguous().numpy()
-    return hashlib.blake2b(np.ascontiguousarray(codebook).data, digest_size=8).hexdigest()
 
 
 class MelDistance:
@@ -204,14 +112,18 @@ class MelDistance:
 
 
 class SearchingCodec:
-    """An `LLMCodec` that searches while it encodes; a codec of `codecs.protocol.Codec`, for inference only.
+    """An `LLMCodec` that searches while it encodes; a `protocol.Codec`, for inference only.
 
     Args:
         codec: encodes and decodes as it did before; trials are decoded by a packed copy.
-        prior: of this codec's tokens. config: see there.
+        prior: says what codes cost, for this codec's tokens.
+        config: how far the search goes.
+
+    Raises:
+        ValueError: the prior has another number of codes.
     """
 
-    def __init__(self, codec: LLMCodec, prior: BigramPrior, config: SearchConfig | None = None):
+    def __init__(self, codec: LLMCodec, prior: RateScorer, config: SearchConfig | None = None):
         if prior.codebook_size != codec.codebook_size:
             raise ValueError(f"search: a prior of {prior.codebook_size} codes, a codec of {codec.codebook_size}")
         self.plain, self.prior, self.config = codec, prior.to(codec.device), config or SearchConfig()
@@ -229,12 +141,10 @@ class SearchingCodec:
     def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> LLMCodecEncoderOutput:
         """(B, 1, S) samples -> `audio_codes` (B, 1, T) and more, as `LLMCodec.encode`; clips are searched one by one.
 
-        Raises ValueError as `LLMCodec.encode`.
+        Raises:
+            ValueError: as `LLMCodec.encode`.
         """
-        if input_values.ndim != 3 or input_values.shape[1] != 1:
-            raise ValueError(f"encode: input_values must be (batch, 1, samples), mono; got {tuple(input_values.shape)}")
-        wav_BS = input_values[:, 0]
-        lengths_B = lengths_of(padding_mask, wav_BS)
+        wav_BS, lengths_B = clips_of(input_values, padding_mask)
         encoding = self.plain.encode_latents(wav_BS, lengths_B)
         codes_BT = encoding.codes_BT.clone()
         frames_B = encoding.mask_BT.sum(1).tolist()
@@ -253,9 +163,9 @@ class SearchingCodec:
         return self.plain.encode_features(input_values, padding_mask)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What decides its tokens, besides `config`: the codec's weights and the counts (for looking up results)."""
-        counts = {"prior.keys": self.prior.keys_G, "prior.counts": self.prior.counts_G}
-        return {**self.plain.state_dict(), **counts, "prior.unigram": self.prior.unigram_V}
+        """What decides its tokens, besides `config`: the codec's weights and the prior's (for looking up results)."""
+        prior = {f"prior.{name}": value for name, value in self.prior.state_dict().items()}
+        return {**self.plain.state_dict(), **prior}
 
     @torch.inference_mode()
     def search(self, wav_S: Tensor, query_TC: Tensor, codes_T: Tensor) -> Tensor:
@@ -289,8 +199,7 @@ class SearchingCodec:
 
         def nats(codes_XP: Tensor) -> Tensor:
             repeats_XP = (codes_XP == before_P).float() + (codes_XP == after_P).float()
-            nats_XP = self.prior.nats(before_P, codes_XP) + self.prior.nats(codes_XP, after_P)
-            return nats_XP + config.repeat_nats * repeats_XP
+            return self.prior.trial_nats(codes_T, chosen_P, codes_XP) + config.repeat_nats * repeats_XP
 
         now_P, near_KP, promise_KP = codes_T[chosen_P], near_TK[chosen_P].T, score_TK[chosen_P].T
         if config.weight:
@@ -305,3 +214,6 @@ def around(values_XT: Tensor, reach: int) -> Tensor:
     """Sums over `reach` frames on either side."""
     window = 2 * reach + 1
     return window * F.avg_pool1d(values_XT[:, None], window, 1, reach)[:, 0]
+
+
+__getattr__ = forward(__name__, dict.fromkeys(("BigramPrior", "PRIOR_FILE"), "llmcodec.codec.token_prior"))

@@ -18,7 +18,8 @@ from rich.console import Console
 
 from llmcodec import assets
 from llmcodec.codec import LLMCodec
-from llmcodec.codec.search import BigramPrior, SearchConfig, SearchingCodec
+from llmcodec.codec.search import SearchConfig, SearchingCodec
+from llmcodec.codec.token_prior import BigramPrior
 from llmcodec.data.manifest import Clip, read_manifest
 from llmcodec.evaluation.reconstruction import reconstruct
 from llmcodec.evaluation.results import SystemRow

@@ -153,7 +153,8 @@ def ready_to_run(codec: Codec) -> Codec:
 
 def searching(codec: Codec, corpus: Corpus, weight: float) -> Codec:
     """The codec, searching by the bigrams of its nearest codes on the train clips."""
-    from llmcodec.codec.search import BigramPrior, SearchConfig, SearchingCodec
+    from llmcodec.codec.search import SearchConfig, SearchingCodec
+    from llmcodec.codec.token_prior import BigramPrior
 
     if not isinstance(codec, LLMCodec):
         raise ValueError("sweep: search is for llmcodec's own codecs")

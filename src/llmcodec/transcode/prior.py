@@ -17,7 +17,7 @@ from llmcodec import assets
 from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.fast.engine import optimize_for_inference
-from llmcodec.codec.search import PRIOR_FILE, BigramPrior
+from llmcodec.codec.token_prior import PRIOR_FILE, BigramPrior
 from llmcodec.data.manifest import Clip, read_manifest
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.runtime.opening import pick_device

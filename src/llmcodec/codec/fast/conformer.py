@@ -19,6 +19,7 @@ from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.conformer import Conformer, ConformerLayer, FeedForward
 from llmcodec.codec.fast.attention import Rotation, attend, paired_rows
 from llmcodec.codec.fast.linear import PackedLinear, Precision
+from llmcodec.codec.inputs import mask_of
 
 ROWS_PER_CHUNK = 512  # frames in a feed-forward at once: its hidden layer stays in the cache and memory stays flat
 ROWS_PER_CHUNK_GPU = 1 << 15  # a GPU wants large kernels and few of them
@@ -46,7 +47,7 @@ class Layout:
         if mask_BT is None:
             return cls(batch, num_frames, ((0, batch, num_frames),))
         lengths = mask_BT.sum(1)
-        if bool((mask_BT != (torch.arange(num_frames, device=mask_BT.device) < lengths[:, None])).any()):
+        if bool((mask_BT != mask_of(lengths, num_frames)).any()):
             raise ValueError("the mask of the frames must be ones followed by zeros (pad on the right)")
         groups: list[tuple[int, int, int]] = []
         row = 0

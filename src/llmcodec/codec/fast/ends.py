@@ -19,7 +19,7 @@ from llmcodec.codec.fast.conformer import Done, Layout, Precisions, rows_per_chu
 from llmcodec.codec.fast.cpu_conformer import pack_conformer
 from llmcodec.codec.fast.cpu_kernels import LANES, in_panels, library
 from llmcodec.codec.fast.cpu_linear import pack_linear
-from llmcodec.codec.model import Decoder, Encoder
+from llmcodec.codec.network import Decoder, Encoder
 from llmcodec.codec.quantizer import FactorizedQuantizer, WeightNormLinear
 from llmcodec.codec.stft import STFTFrontEnd
 

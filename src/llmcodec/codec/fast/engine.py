@@ -22,7 +22,8 @@ from llmcodec.codec.fast.cpu_kernels import processor_has, why_not
 from llmcodec.codec.fast.ends import PackedDecoder, PackedEncoder, PackedQuantizer
 from llmcodec.codec.fast.linear import Precision
 from llmcodec.codec.hub import HubCodec
-from llmcodec.codec.model import Decoder, Encoder, LLMCodec
+from llmcodec.codec.model import LLMCodec
+from llmcodec.codec.network import Decoder, Encoder
 
 Choice = Literal["auto", "fp32", "mixed", "bf16", "int16", "int8"]
 Side = Literal["encoder", "decoder"]

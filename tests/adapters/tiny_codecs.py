@@ -1,4 +1,4 @@
-"""Every kind of peer in a miniature shape with random weights, built in a fraction of a second."""
+"""Every family of codecs in a miniature shape with random weights, built in a fraction of a second."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmcodec.adapters.base import PeerCodec
-from llmcodec.adapters.random_weights import random_peer
+from llmcodec.adapters.base import CodecAdapter
+from llmcodec.adapters.random_weights import random_codec
 
 WAV2VEC_BERT = dict(
     model_type="wav2vec2-bert",
@@ -148,12 +148,12 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @lru_cache
-def tiny_peer(name: str, num_codebooks: int | None = None) -> PeerCodec:
+def tiny_codec(name: str, num_codebooks: int | None = None) -> CodecAdapter:
     """The same weights on every call. Shared by the tests of one process: nobody changes it."""
-    kind, sizes = TINY[name]
+    family, sizes = TINY[name]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return random_peer(kind, sizes, num_codebooks)
+        return random_codec(family, sizes, num_codebooks)
 
 
 def noise(num_samples: int, seed: int = 0, sample_rate: int = 16_000) -> Tensor:

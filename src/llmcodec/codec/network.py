@@ -1,0 +1,44 @@
+"""The parts of the network: encoder (STFT, conformer), quantiser, decoder (conformer, iSTFT).
+
+Shapes: B batch, S samples, T frames, D width. Test: tests/codec/test_model.py.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from llmcodec.codec.config import LLMCodecConfig
+from llmcodec.codec.conformer import Conformer
+from llmcodec.codec.quantizer import FactorizedQuantizer
+from llmcodec.codec.stft import ISTFTHead, STFTFrontEnd
+
+
+class Encoder(nn.Module):
+    """Samples -> latents."""
+
+    def __init__(self, config: LLMCodecConfig):
+        super().__init__()
+        self.frontend = STFTFrontEnd(config)
+        self.conformer = Conformer(config, config.encoder_layers)
+
+    def forward(self, wav_BS: Tensor, lengths_B: Tensor, mask_BT: Tensor | None) -> Tensor:
+        """(B, S), samples and real frames of each clip (None: all) -> (B, T, D)."""
+        return self.conformer(self.frontend(wav_BS, lengths_B), mask_BT)
+
+
+class Decoder(nn.Module):
+    """Quantised latents -> samples."""
+
+    def __init__(self, config: LLMCodecConfig):
+        super().__init__()
+        self.conformer = Conformer(config, config.decoder_layers)
+        self.head = ISTFTHead(config)
+
+    def forward(self, quantized_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+        """(B, T, D), real frames (None: all) -> (B, T * hop)."""
+        return self.head(self.conformer(quantized_BTD, mask_BT), mask_BT)
+
+
+def build_parts(config: LLMCodecConfig) -> tuple[Encoder, FactorizedQuantizer, Decoder]:
+    """The attributes `encoder`, `quantizer` and `decoder` of a codec, with PyTorch's initial weights."""
+    return Encoder(config), FactorizedQuantizer(config), Decoder(config)
