@@ -49,6 +49,7 @@ def few_clips() -> Corpus:
     return Corpus(short[0][:12], short[1][:3], [c for c in short[2] if c.duration > 1.5 and c.text][:3])
 
 
+@pytest.mark.slow
 def test_quickstart_trains_measures_and_reports(little_lm, few_clips, tmp_path, capsys):
     recipe = quickstart_recipe(little_lm, "--language.rate_to_codec=1.0", "--optimizer.codec.lr=1e-3")
     measurement = MeasurementConfig(likelihood=LITTLE, consistency_clips=2, workers=0)
@@ -88,6 +89,7 @@ def test_the_control_differs_in_the_language_terms_alone(little_lm):
     assert set(control.weights.ever()) == {"recon/multi_mel", "vq/commit", "vq/codebook"}
 
 
+@pytest.mark.slow
 def test_sweep_resumes_and_pairs_by_seed_and_clip(few_clips, tmp_path, capsys):
     clips = [*few_clips.train, *few_clips.valid, *few_clips.test]
     for clip in clips:

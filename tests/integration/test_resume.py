@@ -140,6 +140,7 @@ def outcome(trainer: Trainer, state: dict[str, Any]) -> dict[str, Any]:
     return copy.deepcopy({"rows": rows, "exported": exported, "state": trainer.training_state()})
 
 
+@pytest.mark.slow
 def test_no_saved_item_can_be_spared(folder: Path, at_three: dict[str, Any]):
     trainer = Trainer(everything_on("paper", folder, "spare"), show_progress=False)
     fresh = copy.deepcopy(trainer.training_state())
