@@ -19,7 +19,7 @@ from llmcodec.data.manifest import Clip, read_manifest, write_manifest
 from llmcodec.io import audio
 from llmcodec.io.token_shards import read_token_shards
 from llmcodec.lm import sampling
-from llmcodec.lm.speech import Asked, play
+from llmcodec.lm.speech import SpeechRequest, stream_speech
 from llmcodec.runtime.torch_runtime import TorchRuntime
 from llmcodec.transcode.tokenize import flat_rows
 
@@ -295,7 +295,7 @@ def test_the_first_sound_is_written_before_all_codes_are_drawn(monkeypatch, caus
 
     monkeypatch.setattr(sampling, "sample_steps", one_after_the_other)
     out = Out()
-    play(None, runtime, Asked("nothing", None), None, out, with_header=False)
+    stream_speech(None, runtime, SpeechRequest("nothing", None), None, out, with_header=False)
     assert len(drawn) == 150 and max(written[:-1]) <= most
     sound = np.frombuffer(out.getvalue(), "<i2") / 32767
     np.testing.assert_allclose(sound, runtime.decode_batch([codes.numpy()[None]])[0].clip(-1, 1), atol=2e-3)

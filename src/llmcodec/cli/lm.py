@@ -1,14 +1,19 @@
-"""`llmcodec tokenize` and `llmcodec lm train`: a corpus becomes tokens, tokens become a language model.
+"""`llmcodec tokenize` and `llmcodec lm`: a corpus becomes tokens, tokens become a language model that scores and speaks.
 
     llmcodec tokenize --manifest corpus/manifest.jsonl -o tokens
-    llmcodec lm train --config recipes/lm_small.yaml --data.tokens '[tokens]'
+    llmcodec lm train --config lm_small --data.tokens '[tokens]'
+    llmcodec lm score runs/lm_small speech/*.wav -o scores.csv
+    llmcodec lm sample runs/lm_small --prompt question.wav --seconds 6 -o out
+    llmcodec lm export runs/lm_small handover
 
-Scoring, sampling and export are in `speak.py`. Test: tests/cli/test_lm.py.
+Test: tests/cli/test_lm.py.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,13 +21,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmcodec.cli.options import ClipOptions, CodecOptions, OutputOptions
+from llmcodec.cli.options import ClipOptions, CodecOptions, DeviceOptions, OutputOptions
 from llmcodec.cli.recipes import TrainingParser
 
 if TYPE_CHECKING:
     from llmcodec.lm.recipe import TokenLMRecipe
 
 CODEC, CLIPS, TOKENS = CodecOptions(), ClipOptions(min_seconds=0.0), OutputOptions("tokens")
+DEVICE, NO_OUTPUT, SAMPLES = DeviceOptions(), OutputOptions(), OutputOptions("samples")
 SHORT_NAMES = {
     "output": "run",
     "manifest": "data.manifest",
@@ -181,3 +187,155 @@ def progress_callback(recipe: TokenLMRecipe) -> Any:
                 plot_curves(read_log(path), path.with_name("curves.png"), recipe.name)
 
     return Progress()
+
+
+def score(
+    lm: str,
+    inputs: list[str],
+    codec: str | None = None,
+    normalise: Literal["audio", "full"] = "audio",
+    long_clips: Literal["refuse", "window"] = "refuse",
+    output: OutputOptions = NO_OUTPUT,
+    tokens: str | None = None,
+    device: DeviceOptions = DEVICE,
+) -> None:
+    """Log-likelihood of speech under a token LM: per file, per second, per token.
+
+    Args:
+        lm: folder of `llmcodec lm train` or `lm export`, or a hub id.
+        inputs: audio files, manifests (.jsonl) or folders of token shards.
+        codec: codec of the LM where it was moved; default: the name in the LM's card.
+        normalise: softmax over the codes alone (comparable between LMs), or over the LM's full vocabulary.
+        long_clips: a clip longer than the LM reads is refused, or scored in overlapping windows.
+        output: also write one row per file here (.csv).
+        tokens: also write the log-likelihood of every token here (.csv).
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from llmcodec.io.structured import write_csv
+    from llmcodec.lm.scoring import read_clips, score_clips
+    from llmcodec.lm.token_lm import load_token_lm
+
+    place = device.torch_device()
+    loaded = load_token_lm(lm, place, normalise=normalise)
+    loaded.long_clips = long_clips
+    clips = read_clips(loaded, inputs, codec, place)
+    rows = score_clips(loaded, clips)
+    table = Table("file", "seconds", "tokens", "nats/token", "bits/s", title=f"log-likelihood, softmax: {normalise}")
+    for row in rows[:40]:
+        figures = f"{row['seconds']:.2f}", f"{row['tokens']}", f"{row['nats_per_token']:.3f}"
+        table.add_row(row["file"], *figures, f"{row['bits_per_second']:.1f}")
+    console = Console()
+    console.print(table)
+    if len(rows) > 40:
+        console.print(f"and {len(rows) - 40} more files; --output writes all")
+    nats, count = sum(row["nats"] for row in rows), sum(row["tokens"] for row in rows)
+    rate = nats / count / math.log(2) * clips[-1].token_rate
+    console.print(f"all: {len(rows)} files, {count} tokens, {nats / count:.4f} nats/token, {rate:.1f} bits/s")
+    if output.output:
+        columns = [name for name in rows[0] if name != "log_likelihoods"]
+        print(f"written: {write_csv(output.place, columns, rows)}")
+    if tokens:
+        each = (
+            {"file": row["file"], "position": position, "log_likelihood": value}
+            for row in rows
+            for position, value in enumerate(row["log_likelihoods"])
+        )
+        print(f"written: {write_csv(tokens, ('file', 'position', 'log_likelihood'), each)}")
+
+
+def sample(
+    lm: str,
+    prompt: list[str] | None = None,
+    text: list[str] | None = None,
+    output: OutputOptions = SAMPLES,
+    seconds: float = 6.0,
+    min_seconds: float = 0.0,
+    prompt_seconds: float | None = None,
+    count: int = 1,
+    speaker: str = "",
+    language: str = "",
+    temperature: float = 0.9,
+    top_k: int = 0,
+    top_p: float = 0.98,
+    repetition_penalty: float = 1.0,
+    seed: int = 0,
+    codec: str | None = None,
+    stream: Literal["no", "pcm", "wav"] = "no",
+    dtype: Literal["fp32", "bf16"] = "fp32",
+    device: DeviceOptions = DEVICE,
+) -> None:
+    """Let a token LM speak: go on from a spoken prompt, read a text, or start from nothing.
+
+    Writes OUTPUT/NAME.wav per clip (a continuation holds its prompt) and OUTPUT/tokens.txt. Everything asked for is
+    drawn in one batch. With --stream the sound goes to standard output while it is made.
+
+    Args:
+        lm: folder of `llmcodec lm train` or `lm export`, or a hub id.
+        prompt: audio file to go on from; may be repeated.
+        text: text to read; phonemes with spaces between them for models trained on tts_aligned; may be repeated.
+        output: folder for the results.
+        seconds: longest new audio of a clip; it may end before.
+        min_seconds: no end before this much new audio.
+        prompt_seconds: use only the first part of a prompt.
+        count: clips per prompt or text.
+        speaker: for models that read one before the text.
+        language: for models that read one before the text.
+        temperature: below 1 sharper, above 1 flatter, 0 always the likeliest code.
+        top_k: draw among this many likeliest codes; 0 among all.
+        top_p: draw among the likeliest codes that together hold this share.
+        repetition_penalty: divide the odds of recent codes by this; 1 does nothing.
+        seed: same seed, same clips.
+        codec: codec of the LM where it was moved; default: the name in the LM's card.
+        stream: pcm (16-bit little-endian) or wav to standard output, one clip.
+        dtype: precision of the LM.
+    """
+    from llmcodec.lm.sampling import SamplingConfig
+    from llmcodec.lm.speech import codec_of, requests_for, stream_speech, write_speech
+    from llmcodec.lm.token_lm import load_token_lm
+
+    loaded = load_token_lm(lm, device.torch_device(), dtype)
+    runtime = codec_of(loaded, codec, device.torch_device())
+    whole = runtime.identity.num_codebooks
+    rate = runtime.identity.frame_rate * whole
+    config = SamplingConfig(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        max_codes=max(whole, round(seconds * rate) // whole * whole),
+        min_codes=round(min_seconds * rate) // whole * whole,
+        seed=seed,
+    )
+    requests = requests_for(loaded, runtime, prompt or [], text or [], prompt_seconds, speaker, language)
+    if stream != "no":
+        if len(requests) * count != 1:
+            raise ValueError("--stream takes one clip: one --prompt, one --text, or none")
+        if sys.stdout.isatty():
+            raise ValueError("standard output is a terminal: pipe the sound on, for example into aplay")
+        stream_speech(loaded, runtime, requests[0], config, sys.stdout.buffer, stream == "wav")
+        return
+    requests = [one for one in requests for _ in range(count)]
+    for spoken in write_speech(loaded, runtime, requests, config, output.place):
+        if not spoken.written:
+            print(f"{spoken.path}: not written, the LM ended at once; try another seed or --min-seconds 1")
+            continue
+        ended = "ended by itself" if spoken.ended else "stopped at --seconds"
+        print(f"{spoken.path}: {spoken.seconds:.2f} s of new audio, {ended}")
+
+
+def export(lm: str, output: str, dtype: Literal["fp32", "bf16"] = "bf16") -> None:
+    """Write a token LM as a plain Hugging Face folder: weights merged, tokenizer, README; nothing of ours is needed.
+
+    Args:
+        lm: folder of `llmcodec lm train`, or a hub id.
+        output: new folder.
+        dtype: precision of the written weights.
+    """
+    from llmcodec.lm.export import check_layout, export_token_lm
+
+    folder = export_token_lm(lm, output, dtype)
+    facts = check_layout(folder)
+    tied = "tied" if facts["tied"] else "untied"
+    print(f"{folder}: {facts['architecture']}, {facts['vocab_size']} tokens, {tied} rows, {facts['tensors']} tensors")

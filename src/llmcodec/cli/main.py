@@ -92,9 +92,9 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "tokenize": Command("turn a corpus into token shards that language models train on", "cli.lm:tokenize"),
     "lm": {
         "train": Command("train a language model on codec tokens, or adapt one", "cli.lm:train", reads_arguments=True),
-        "score": Command("log-likelihood of speech, per file and per token", "lm.scoring:score", many="inputs"),
-        "sample": Command("speak: continue a prompt, read a text", "lm.speech:sample", repeat="prompt,text"),
-        "export": Command("write a plain Hugging Face model that others can serve", "lm.speech:export"),
+        "score": Command("log-likelihood of speech, per file and per token", "cli.lm:score", many="inputs"),
+        "sample": Command("speak: continue a prompt, read a text", "cli.lm:sample", repeat="prompt,text"),
+        "export": Command("write a plain Hugging Face model that others can serve", "cli.lm:export"),
     },
     "data": {
         "manifest": Command("make a manifest from a folder or a LibriSpeech layout", "data.layouts:make_manifest"),
