@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from llmcodec.io.atomic import find_left_overs
 from llmcodec.training.checkpoint import list_checkpoints, load_checkpoint, rng_state, save_checkpoint
 from llmcodec.training.tracking import JSONLLog, read_log
 
@@ -78,10 +79,10 @@ def test_a_killed_save_leaves_the_newest_checkpoint_whole(tmp_path: Path):
         child = start(tmp_path)
         time.sleep(delays.uniform(0.0, 0.12))
         step = kill_and_look(child, tmp_path, step)
-        in_the_middle += any((tmp_path / "checkpoints").glob(".tmp_*"))
+        in_the_middle += bool(find_left_overs(tmp_path / "checkpoints"))
     assert in_the_middle >= 5, "most kills fell into a save"
     save_checkpoint(tmp_path / "checkpoints", step + 1, payload(step + 1))
-    assert not list((tmp_path / "checkpoints").glob(".tmp_*")), "the next save removes what kills have left"
+    assert not find_left_overs(tmp_path / "checkpoints"), "the next save removes what kills have left"
 
 
 def kill_and_look(child: int, folder: Path, step_before: int) -> int:
