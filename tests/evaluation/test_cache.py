@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from llmcodec.evaluation.cache import cache_folder, kept, key_of, pack, unpack
+from llmcodec.evaluation.cache import kept, key_of, pack, unpack
 from llmcodec.evaluation.predictability import LikelihoodConfig
 from llmcodec.report.tables import to_json
 from llmcodec.salmon.score import PairScore, PartScore, SalmonResult
@@ -75,8 +75,3 @@ def test_keys_change_with_every_setting():
     base = LikelihoodConfig()
     assert key_of(base, "a") == key_of(LikelihoodConfig(), "a")
     assert len({key_of(base, "a"), key_of(base, "b"), key_of(replace(base, audio_seconds=1.0), "a")}) == 3
-
-
-def test_the_cache_is_where_the_system_wants_it(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "llmcodec" / "measurements"

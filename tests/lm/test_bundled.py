@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 
+from llmcodec.io.cache import cache_folder
 from llmcodec.lm import bundled
 
 
@@ -55,7 +56,7 @@ def test_a_failed_conversion_leaves_nothing(package, monkeypatch):
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", fail)
     with pytest.raises(OSError, match="disk full"):
         bundled.resolve_lm("smollm2")
-    left = [path.name for path in bundled.cache_folder().iterdir() if not path.name.endswith(".lock")]
+    left = [path.name for path in cache_folder().iterdir() if not path.name.endswith(".lock")]
     assert left == []
 
 

@@ -13,7 +13,7 @@ from llmcodec import assets
 from llmcodec.adapters.load import BUNDLED, load_codec
 from llmcodec.cli.output import progress, write_text
 from llmcodec.data.manifest import manifest_hash, read_manifest
-from llmcodec.evaluation.cache import cache_folder, kept
+from llmcodec.evaluation.cache import kept
 from llmcodec.evaluation.results import SystemRow
 from llmcodec.evaluation.system import Corpus, MeasurementConfig, Progress, measure_system
 from llmcodec.experiments.comparison import (
@@ -26,6 +26,7 @@ from llmcodec.experiments.comparison import (
     run_facts,
     versions,
 )
+from llmcodec.io.cache import cache_folder
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD
 from llmcodec.protocol import Codec
 from llmcodec.report.page import ReportMeta, write_report
@@ -79,7 +80,7 @@ def compare_codecs(
     if measurement is None:
         measurement = MeasurementConfig(likelihood=MINI_LIKELIHOOD) if manifest == BUNDLED else MeasurementConfig()
     hashes = [manifest_hash(split) for split in splits]
-    folder = Path(cache) if cache is not None else cache_folder()
+    folder = Path(cache) if cache is not None else cache_folder("measurements")
     console, rows = Console(), []
     loaded: dict[str, Codec] = {}
     with progress(console) as show:

@@ -10,11 +10,8 @@ Test: tests/evaluation/test_cache.py.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
 import json
-import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,18 +19,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from llmcodec.io.digests import digest
+from llmcodec.io.structured import read_json, write_json
+
 T = TypeVar("T")
 HOME = "llmcodec."
 
 
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/llmcodec/measurements`, in `~/.cache` where that is not set."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmcodec" / "measurements"
-
-
 def key_of(*parts: Any) -> str:
     """24 hex digits of everything that decides a measurement; dataclasses, tensors and plain values."""
-    return hashlib.blake2b(json.dumps([pack(part) for part in parts]).encode(), digest_size=12).hexdigest()
+    return digest(json.dumps([pack(part) for part in parts]), size=12)
 
 
 def kept(folder: Path | None, key: str | None, measure: Callable[[], T]) -> T:
@@ -43,15 +38,11 @@ def kept(folder: Path | None, key: str | None, measure: Callable[[], T]) -> T:
     path = folder / f"{key}.json"
     if path.is_file():
         try:
-            return unpack(json.loads(path.read_text(encoding="utf-8")))
+            return unpack(read_json(path))
         except (ValueError, TypeError, AttributeError, KeyError, ImportError):
             pass  # damaged, or of another version: measured again and overwritten
     result = measure()
-    text = json.dumps(pack(result))
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{secrets.token_hex(4)}.tmp"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_json(path, pack(result), indent=None)
     return result
 
 

@@ -7,7 +7,6 @@ Liu et al., ACL 2025 (arXiv 2409.19283). Test: `pytest tests/evaluation/test_con
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from llmcodec.data.manifest import Clip
 from llmcodec.io import audio
+from llmcodec.io.digests import digest_number
 from llmcodec.metrics.statistics import Interval, bootstrap_ratio
 from llmcodec.metrics.token_statistics import encode_wav
 from llmcodec.protocol import Codec
@@ -89,4 +89,4 @@ def slice_consistency(
 
 def _key(seed: int, clip_id: str, seconds: float) -> int:
     text = f"{seed}|{clip_id}|{seconds}|slice"
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    return digest_number(text)

@@ -7,7 +7,6 @@ spellings of one sound. Shapes: Q codebooks, T frames, S samples. In the spirit 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from llmcodec.data.manifest import Clip
 from llmcodec.io import audio
+from llmcodec.io.digests import digest_number
 from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_ratio, compare_paired
 from llmcodec.metrics.token_statistics import encode_wav
 from llmcodec.protocol import Codec
@@ -144,4 +144,4 @@ def rotated(wav_S: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def _key(seed: int, clip_id: str) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed}|{clip_id}|noise".encode(), digest_size=8).digest(), "big")
+    return digest_number(f"{seed}|{clip_id}|noise")

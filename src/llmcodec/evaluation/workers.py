@@ -7,7 +7,6 @@ Test: `pytest tests/evaluation/test_workers.py`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmcodec.io import audio
+from llmcodec.io.digests import digest
+from llmcodec.io.structured import parse_json
 from llmcodec.metrics.base import Measured
 from llmcodec.metrics.registry import measure_pair
 
@@ -68,7 +69,7 @@ class Outcome:
 
 def job_key(*parts: object) -> str:
     """16 hex digits of everything that decides an outcome."""
-    return hashlib.blake2b(json.dumps([str(part) for part in parts]).encode(), digest_size=8).hexdigest()
+    return digest(json.dumps([str(part) for part in parts]))
 
 
 def run_job(job: Job) -> Outcome:
@@ -207,7 +208,7 @@ def _parse(line: str) -> Outcome | None:
     from llmcodec.evaluation.wer import WordRow
 
     try:
-        row = json.loads(line)
+        row = parse_json(line, "")
         metrics = {
             name: Measured(None, value["failure"]) if isinstance(value, Mapping) else Measured(float(value))
             for name, value in row["metrics"].items()

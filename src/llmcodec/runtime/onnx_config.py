@@ -13,6 +13,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from llmcodec.io.structured import read_object
 from llmcodec.runtime.base import CodecIdentity
 
 CONFIG = "llmcodec_onnx.json"
@@ -43,13 +44,8 @@ class OnnxConfig:
             raise ValueError(
                 f"{folder}: no {CONFIG}; make the folder with `llmcodec export --format onnx CODEC FOLDER`"
             )
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ValueError(f"{path}: {path.stat().st_size:,} bytes, too large for a configuration")
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ValueError(f"{path}: not JSON ({error})") from None
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
+        values = read_object(path, MAX_CONFIG_BYTES)
+        if values.get("format") != FORMAT:
             raise ValueError(f"{path}: not a configuration of an exported codec")
         if values.get("version") != VERSION:
             raise ValueError(f"{path}: version {values.get('version')!r}, this llmcodec reads {VERSION}; export again")

@@ -8,7 +8,6 @@ Shapes: B batch, S samples, Q codebooks, T frames. Test: tests/runtime/test_torc
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from llmcodec.codec.fast.engine import InferenceCodec
 from llmcodec.codec.search import SearchingCodec
 from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
 from llmcodec.codec.streaming.latency import CHUNK_SECONDS, make_plan
+from llmcodec.io.digests import digest_all
 from llmcodec.protocol import Codec, device_of
 from llmcodec.runtime.base import CodecIdentity, Coders, length_batches
 
@@ -190,12 +190,14 @@ def identity_of(codec: Codec, name: str) -> CodecIdentity:
 
 def weights_sha256(codec: Any) -> str:
     """Hash over names, shapes and float32 values: equal for the same weights in fp16 on disk and fp32 in memory."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(named_tensors(codec)):
-        value = tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype).contiguous()
-        digest.update(f"{name}:{tuple(value.shape)}:".encode())
-        digest.update(np.ascontiguousarray(value.numpy()).data)
-    return digest.hexdigest()
+
+    def parts() -> Iterator[Any]:
+        for name, tensor in sorted(named_tensors(codec)):
+            value = tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype)
+            yield f"{name}:{tuple(value.shape)}:"
+            yield np.ascontiguousarray(value.numpy())
+
+    return digest_all(parts(), algorithm="sha256")
 
 
 def named_tensors(codec: Any) -> list[tuple[str, Tensor]]:

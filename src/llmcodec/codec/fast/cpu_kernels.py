@@ -2,15 +2,13 @@
 
 They need x86-64 with AVX-512 VNNI (Intel Cascade and Ice Lake, AMD Zen 4, and newer; for bf16 also AVX-512 BF16), Linux
 or another POSIX system, and cc, gcc or clang. Where one of these is missing the codec runs on PyTorch's operators
-instead. The compiled file is kept in `$XDG_CACHE_HOME/llmcodec` (or ~/.cache/llmcodec), named by a hash of its source;
+instead. The compiled file is kept in the cache folder (`io/cache.py`), named by a hash of its source;
 `LLMCODEC_NATIVE=0` leaves it unused. Test: tests/codec/test_cpu_kernels.py.
 """
 
 from __future__ import annotations
 
-import atexit
 import ctypes
-import hashlib
 import os
 import platform
 import shlex
@@ -25,6 +23,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from llmcodec.io.atomic import write_bytes
+from llmcodec.io.cache import cache_folder
+from llmcodec.io.digests import digest
 
 SOURCE = Path(__file__).with_name("cpu_kernels.c")
 FLAGS = ["-std=gnu11", "-O3", "-shared", "-fPIC", "-mfma", "-mavx2", "-mavx512f", "-mavx512bw", "-mavx512vl"]
@@ -255,25 +257,5 @@ def compiled(source: bytes, again: bool = False) -> Path:
         if done.returncode:
             said = " ".join(done.stderr.decode(errors="replace").split())[:300]
             raise ValueError(f"{command[0]} ended with {done.returncode}: {said or 'and said nothing'}")
-        made.chmod(0o755)
-        final = folder / f"{name}-{digest(made.read_bytes())}.so"
-        os.replace(made, final)
-    return final
-
-
-def digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def cache_folder() -> Path:
-    """Where compiled files are kept: the user's cache, or a folder of this process where that cannot be written."""
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        folder = Path(base).expanduser() / "llmcodec"
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except (OSError, RuntimeError):  # RuntimeError: a user without a home
-        private = Path(tempfile.mkdtemp(prefix="llmcodec-"))
-        atexit.register(shutil.rmtree, private, ignore_errors=True)
-        return private
+        content = made.read_bytes()
+    return write_bytes(folder / f"{name}-{digest(content)}.so", content)
