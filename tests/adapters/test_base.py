@@ -112,7 +112,7 @@ def test_a_model_that_cannot_decode_one_frame_gets_two(codec):
         (lambda c: c.encode(torch.zeros(1, 1, 0)), "a clip is empty"),
         (lambda c: c.encode(torch.zeros(1, 1, 2), torch.tensor([[0, 1]])), "pad on the right"),
         (lambda c: c.encode_features(torch.zeros(3)), "mono"),
-        (lambda c: c.decode(torch.zeros(1, 1, 3)), "2 codebooks, frames.; got .1, 1, 3."),
+        (lambda c: c.decode(torch.zeros(1, 1, 3)), "batch, 2, frames.; got .1, 1, 3."),
         (lambda c: c.decode(torch.zeros(1, 2, 0)), "at least one frame"),
         (lambda c: c.decode(torch.full((1, 2, 3), 100)), r"code 100 is outside \[0, 100\); another codec's tokens"),
         (lambda c: c.decode(torch.full((1, 2, 3), -1)), "code -1 is outside"),

@@ -48,7 +48,7 @@ def check_codes(audio_codes: Tensor, num_codebooks: int, codebook_size: int) -> 
     """Raise ValueError unless `audio_codes` is (B, Q, T), T at least 1, with codes in [0, codebook_size)."""
     if audio_codes.ndim != 3 or audio_codes.shape[1] != num_codebooks:
         raise ValueError(
-            f"decode: audio_codes must be (batch, {num_codebooks} codebooks, frames); got {tuple(audio_codes.shape)}"
+            f"decode: audio_codes must be (batch, {num_codebooks}, frames); got {tuple(audio_codes.shape)}"
         )
     if audio_codes.numel() == 0:
         raise ValueError("decode: audio_codes is empty; at least one frame is needed")
