@@ -26,10 +26,10 @@ from safetensors.torch import save_file
 
 from llmcodec import assets
 from llmcodec.adapters.load import load_codec
+from llmcodec.cli.main import main as run_command
 from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.data.manifest import read_manifest
 from llmcodec.io import audio
-from llmcodec.transcode.command import encode
 
 
 def cut_clips(manifest: Path, number: int, low: float, high: float, folder: Path) -> float:
@@ -65,7 +65,9 @@ def one_by_one(codec, folder: Path, out: Path) -> None:
 def command(precision: str, codec: str) -> Callable[[Path, Path], None]:
     def run(folder: Path, out: Path) -> None:
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
-            encode([str(folder)], str(out), codec=codec, device="cpu", precision=precision)
+            run_command(
+                ["encode", str(folder), "-o", str(out), "--codec", codec, "--device=cpu", f"--precision={precision}"]
+            )
 
     return run
 

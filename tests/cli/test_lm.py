@@ -215,7 +215,7 @@ def test_a_voice_that_starts_before_its_text_is_there(house, tmp_path, capsys):
     spoken = ["--text", "one two three four", "--seconds", "1", "--codec", str(house / "codec")]
     assert main(["lm", "sample", str(tmp_path / "run"), *spoken, "-o", str(tmp_path / "said")]) == 0
     assert "text0-0.wav: 1.00 s of new audio" in capsys.readouterr().out  # six turns of text hold the end back
-    assert main(["lm", "export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    assert main(["lm", "export", str(tmp_path / "run"), "-o", str(tmp_path / "out")]) == 0
     assert "3 text tokens, `<CODEC_BEGIN>`, 10 codes" in (tmp_path / "out" / "README.md").read_text()
     assert main(["lm", "train", *options, "--data.formats", "[tts_stream]", "--data.turns", "[0, 10]", *TRAIN]) != 0
 
@@ -249,7 +249,7 @@ def test_phoneme_after_phoneme(house, tmp_path, capsys):
     assert "text0-0.wav: 0.50 s of new audio" in capsys.readouterr().out
     command = [sys.executable, "-m", "llmcodec", "lm", "sample", str(tmp_path / "run"), *spoken, "--stream", "pcm"]
     assert len(subprocess.run(command, capture_output=True, check=True).stdout) == SAMPLE_RATE  # 16 bits, half a second
-    assert main(["lm", "export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    assert main(["lm", "export", str(tmp_path / "run"), "-o", str(tmp_path / "out")]) == 0
     card = json.loads((tmp_path / "out" / "token_lm.json").read_text())
     assert card["units_ahead"] == 2 and card["longest_unit"] > 5 and card["units"] == ["_", "a", "b"]
     assert main([*command[3:6], "--text", "hello", "--codec", str(house / "codec")]) != 0
@@ -302,9 +302,9 @@ def test_the_first_sound_is_written_before_all_codes_are_drawn(monkeypatch, caus
 
 
 def test_export_command(house, tmp_path, capsys):
-    assert main(["lm", "export", str(house / "run"), str(tmp_path / "plain")]) == 0
+    assert main(["lm", "export", str(house / "run"), "-o", str(tmp_path / "plain")]) == 0
     assert "LlamaForCausalLM, 324 tokens, tied rows" in capsys.readouterr().out
-    assert main(["lm", "export", str(house / "run"), str(tmp_path / "plain")]) == 1
+    assert main(["lm", "export", str(house / "run"), "-o", str(tmp_path / "plain")]) == 1
     assert "exists already" in capsys.readouterr().err
 
 

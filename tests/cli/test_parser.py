@@ -120,3 +120,31 @@ def test_every_field_of_a_group_has_a_help() -> None:
     assert all(option.help.endswith(".") for option in options)
     assert {option.name for option in options} >= {"manifest", "split", "sources", "languages", "min_seconds"}
     assert {option.name for option in options} >= {"device", "precision", "runtime", "output", "resume"}
+
+
+def convert(checkpoint: str, output: str, overwrite: bool = False) -> tuple[str, str, bool]:
+    """Turn it.
+
+    Args:
+        checkpoint: what is turned.
+        output: what it becomes.
+        overwrite: over what is there.
+    """
+    return checkpoint, output, overwrite
+
+
+@pytest.mark.parametrize("typed", ["a -o b --overwrite", "--output=b --overwrite a", "-o b a --overwrite true"])
+def test_every_output_is_named_by_o(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_function(convert, "llmcodec it", typed.split()) == ("a", "b", True)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_output_behind_the_inputs_is_still_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    for typed in ("a b --overwrite", "a --overwrite b", "--overwrite a b"):
+        assert run_function(convert, "llmcodec it", typed.split(), positional_output=True) == ("a", "b", True)
+        assert capsys.readouterr().err.startswith("llmcodec it: name the output by -o b;")
+    for wrong in ("a", "a b c", "a b -o c"):
+        with pytest.raises(SystemExit):
+            run_function(convert, "llmcodec it", wrong.split(), positional_output=True)
+    with pytest.raises(SystemExit):
+        run_function(convert, "llmcodec it", ["a", "b"])

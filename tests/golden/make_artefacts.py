@@ -213,7 +213,7 @@ def fill(place: Path) -> None:
         run_command(name)
     train_lm("lm_whole", LAST_LM_STEP)
     train_lm("lm_run", SAVED_LM_STEP)
-    call("export", "run/codec", "onnx", "--format", "onnx")
+    call("export", "run/codec", "-o", "onnx", "--format", "onnx")
 
     codes, decoded = coded(Path("run/codec"), "torch")
     onnx_codes, onnx_decoded = coded(Path("onnx"), "onnx")

@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
 
 def test_a_hugging_face_folder_in_half_precision(folder, tmp_path, capsys):
     out = tmp_path / "published"
-    assert main(["export", folder, str(out), "--precision", "fp16", "--licence", "cc-by-4.0"]) == 0
+    assert main(["export", folder, "-o", str(out), "--precision", "fp16", "--licence", "cc-by-4.0"]) == 0
     assert sorted(os.listdir(out)) == ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
     assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values()} >= {torch.float16}
     card = (out / "README.md").read_text()
@@ -37,15 +37,15 @@ def test_a_hugging_face_folder_in_half_precision(folder, tmp_path, capsys):
 def test_onnx_graphs_beside_a_card(folder, tmp_path, capsys):
     pytest.importorskip("onnx")
     out = tmp_path / "graphs"
-    assert main(["export", folder, str(out), "--format", "onnx"]) == 0
+    assert main(["export", folder, "-o", str(out), "--format", "onnx"]) == 0
     assert sorted(os.listdir(out)) == ["README.md", "decoder.onnx", "encoder.onnx", "llmcodec_onnx.json"]
     values = json.loads((out / "llmcodec_onnx.json").read_text())
     assert values["encoder_context"] is None and values["identity"]["codebook_size"] == 64
     assert "## This folder" in (out / "README.md").read_text()
-    assert main(["export", folder, str(out), "--format", "onnx"]) == 1
+    assert main(["export", folder, "-o", str(out), "--format", "onnx"]) == 1
     assert "is not empty" in capsys.readouterr().err
     (out / "README.md").write_text("mine")
-    assert main(["export", folder, str(out), "--format", "onnx", "--overwrite"]) == 0
+    assert main(["export", folder, "-o", str(out), "--format", "onnx", "--overwrite"]) == 0
     assert (out / "README.md").read_text() == "mine"
 
 
@@ -54,9 +54,9 @@ def test_what_cannot_be_exported_is_named(folder, tmp_path, capsys, monkeypatch)
     load = export.load_codec
     monkeypatch.setattr(export, "load_codec", lambda name: object() if name == "facebook/encodec_24khz" else load(name))
     for arguments, message in (
-        ([folder, str(tmp_path / "file")], "is a file"),
-        ([folder, str(tmp_path / "x"), "--format", "onnx", "--precision", "fp16"], "graphs are float32"),
-        (["facebook/encodec_24khz", str(tmp_path / "x")], "only codecs of llmcodec itself"),
+        ([folder, "-o", str(tmp_path / "file")], "is a file"),
+        ([folder, "-o", str(tmp_path / "x"), "--format", "onnx", "--precision", "fp16"], "graphs are float32"),
+        (["facebook/encodec_24khz", "-o", str(tmp_path / "x")], "only codecs of llmcodec itself"),
     ):
         assert main(["export", *arguments]) == 1
         error = capsys.readouterr().err.strip()

@@ -1,4 +1,4 @@
-"""The commands on a codec without weights, so that a test of files takes milliseconds."""
+"""Recordings to transcode."""
 
 from __future__ import annotations
 
@@ -9,17 +9,8 @@ import numpy as np
 import pytest
 
 from llmcodec.io import audio
-from llmcodec.transcode import session
 
-from ..pcm import PCMRuntime, speech_like
-
-
-@pytest.fixture
-def pcm(monkeypatch) -> PCMRuntime:
-    """The codec that every command opens in this test."""
-    runtime = PCMRuntime()
-    monkeypatch.setattr(session, "open_runtime", lambda *arguments: runtime)
-    return runtime
+from ..pcm import speech_like
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from llmcodec.transcode import inputs
-from llmcodec.transcode.inputs import AUDIO_ENDINGS, Problem, find_inputs
+from llmcodec.data import files
+from llmcodec.data.files import AUDIO_ENDINGS
+from llmcodec.transcode.inputs import Problem, find_inputs
 
 
 def touch(*paths: Path) -> None:
@@ -81,7 +82,7 @@ def test_a_folder_that_cannot_be_read_is_a_problem_of_its_own(tmp_path, monkeypa
             raise PermissionError(13, "Permission denied", str(folder))
         return scan(folder)
 
-    monkeypatch.setattr(inputs.os, "scandir", refuse)
+    monkeypatch.setattr(files.os, "scandir", refuse)
     found, problems = find_inputs([str(tmp_path)], AUDIO_ENDINGS)
     assert len(found) == 1 and str(problems[0]) == f"{tmp_path}/locked: cannot be read (Permission denied)"
 

@@ -15,6 +15,7 @@ from llmcodec.codec.token_prior import PRIOR_FILE, BigramPrior
 from llmcodec.data.manifest import Clip, read_manifest, write_manifest
 from llmcodec.io import audio
 from llmcodec.runtime.torch_runtime import TorchRuntime
+from llmcodec.transcode.prior import write_prior
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def manifest(tmp_path_factory):
 
 def test_prior_writes_a_codec_that_searches(manifest, tmp_path, capsys):
     out = tmp_path / "searched"
-    main(["prior", "bundled", str(out), "--manifest", str(manifest)])
+    main(["prior", "bundled", "-o", str(out), "--manifest", str(manifest)])
     assert f"search:{out}" in capsys.readouterr().out
     plain, searching = load_codec(str(out)), load_codec(f"search@0.25:{out}")
     assert isinstance(plain, LLMCodec) and isinstance(searching, SearchingCodec)
@@ -49,7 +50,7 @@ def test_a_folder_in_use_and_a_device_that_is_not_there_are_refused_before_anyth
     (tmp_path / "used" / "work.txt").touch()
     for arguments, said in ((["used"], "is not empty"), (["new", "--device", "cuda:99"], "'cuda:99' is not there")):
         arguments[0] = str(tmp_path / arguments[0])
-        assert main(["prior", "bundled", *arguments, "--manifest", str(manifest)]) == 1
+        assert main(["prior", "bundled", "-o", *arguments, "--manifest", str(manifest)]) == 1
         assert said in capsys.readouterr().err
     assert [path.name for path in tmp_path.rglob("*")] == ["used", "work.txt"]
 
@@ -59,13 +60,14 @@ def test_a_clip_that_cannot_be_read_is_named_and_not_counted(manifest, tmp_path,
     (tmp_path / "bad.wav").write_text("no audio")
     bad = Clip("bad", str(tmp_path / "bad.wav"), 1.0, split="train")
     write_manifest(tmp_path / "m.jsonl", [bad, *clips])
-    arguments = ["prior", "bundled", str(tmp_path / "out"), "--device", "cpu", "--manifest", str(tmp_path / "m.jsonl")]
+    arguments = ["prior", "bundled", "-o", str(tmp_path / "out"), "--device", "cpu"]
+    arguments += ["--manifest", str(tmp_path / "m.jsonl")]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
     assert re.search(r"left out: bad: .*not an audio file", shown) and "1 clips could not be read" in shown
     assert "pairs of codes from 1 clips" in shown and (tmp_path / "out" / PRIOR_FILE).is_file()
     write_manifest(tmp_path / "m.jsonl", [bad])
-    arguments[2] = str(tmp_path / "none")
+    arguments[3] = str(tmp_path / "none")
     assert main(arguments) == 1
     assert "none of 1 clips could be read; the first: bad: " in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
@@ -86,6 +88,4 @@ def test_wrong_places(tmp_path):
     with pytest.raises(ValueError, match="only llmcodec's own"):
         load_codec("search:random:encodec_24khz")
     with pytest.raises(ValueError, match="only codecs of llmcodec itself"):
-        from llmcodec.transcode.prior import make_prior
-
-        make_prior("random:encodec_24khz", str(tmp_path / "out"))
+        write_prior("random:encodec_24khz", str(tmp_path / "out"), [])

@@ -26,6 +26,10 @@ class Command:
     """List parameter of the function that takes several positional values."""
     repeat: str = ""
     """List parameters of the function, joined by commas, that are options which may be repeated."""
+    renamed: Mapping[str, str] | None = None
+    """Old option -> its name today."""
+    positional_output: bool = False
+    """In 0.1 the output was the last positional value."""
     reads_arguments: bool = False
     """The function takes the raw arguments and has a parser of its own."""
 
@@ -35,7 +39,9 @@ class Command:
         if self.reads_arguments:
             function(arguments)
         else:
-            result = run_function(function, program, arguments, self.many, self.repeat)
+            result = run_function(
+                function, program, arguments, self.many, self.repeat, self.renamed, self.positional_output
+            )
             if result is not None:
                 print(result)
 
@@ -57,16 +63,22 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "compare": Command(
         "measure codecs alike: fidelity, LM bits per second, token health", "cli.compare:compare_codecs", "codec"
     ),
-    "encode": Command("audio files to token files", "transcode.command:encode", "inputs"),
-    "decode": Command("token files, or tokens as text, back to audio", "transcode.command:decode", "inputs"),
-    "reconstruct": Command("audio through a codec and back", "transcode.command:reconstruct", "inputs"),
+    "encode": Command("audio files to token files", "cli.transcode:encode", "inputs"),
+    "decode": Command("token files, or tokens as text, back to audio", "cli.transcode:decode", "inputs"),
+    "reconstruct": Command("audio through a codec and back", "cli.transcode:reconstruct", "inputs"),
     "export": Command(
-        "write a codec for others: Hugging Face folder with a card, or ONNX", "runtime.export:export_codec"
+        "write a codec for others: Hugging Face folder with a card, or ONNX",
+        "cli.codecs:export_codec",
+        positional_output=True,
     ),
     "prior": Command(
-        "count which codes follow each other, for encoding that searches for cheap ones", "transcode.prior:make_prior"
+        "count which codes follow each other, for encoding that searches for cheap ones",
+        "cli.codecs:prior",
+        positional_output=True,
     ),
-    "convert": Command("AUV and LLM-Codec checkpoints to codec folders, and back", "codec.interop.convert:convert"),
+    "convert": Command(
+        "AUV and LLM-Codec checkpoints to codec folders, and back", "cli.codecs:convert", positional_output=True
+    ),
     "evaluate": {
         "reconstruction": Command(
             "how faithful: Codec-SUPERB's metrics, WER and more, per file, codec and domain",
@@ -94,11 +106,17 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         "train": Command("train a language model on codec tokens, or adapt one", "cli.lm:train", reads_arguments=True),
         "score": Command("log-likelihood of speech, per file and per token", "cli.lm:score", many="inputs"),
         "sample": Command("speak: continue a prompt, read a text", "cli.lm:sample", repeat="prompt,text"),
-        "export": Command("write a plain Hugging Face model that others can serve", "cli.lm:export"),
+        "export": Command(
+            "write a plain Hugging Face model that others can serve", "cli.lm:export", positional_output=True
+        ),
     },
     "data": {
-        "manifest": Command("make a manifest from a folder or a LibriSpeech layout", "data.layouts:make_manifest"),
-        "hub": Command("make a manifest from a data set of the Hugging Face hub", "data.hub:make_hub_manifest"),
+        "manifest": Command("make a manifest from a folder or a LibriSpeech layout", "cli.data:make_manifest"),
+        "hub": Command(
+            "make a manifest from a data set of the Hugging Face hub",
+            "cli.data:make_hub_manifest",
+            positional_output=True,
+        ),
         "salmon": Command(
             "make a SALMon-style suite of consistency pairs from any corpus",
             "cli.salmon:make_salmon_suite",

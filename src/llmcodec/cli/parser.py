@@ -1,14 +1,15 @@
 """A typed function as a command: its parameters become options, its docstring becomes the help.
 
-A parameter without a default is positional; a parameter whose type is an option group (options.py) gives one option per
-field. Names of several things are joined by commas (`--sources a,b`; `'[a,b]'` is read as well). Options are spelled
-with hyphens; underscores are read as well. Test: tests/cli/test_parser.py.
+A parameter without a default is positional, but for `output`, which is `-o` in every command; a parameter whose type is
+an option group (options.py) gives one option per field. Names of several things are joined by commas (`--sources a,b`;
+`'[a,b]'` is read as well). Options are spelled with hyphens; underscores are read as well.
+Test: tests/cli/test_parser.py.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from inspect import Parameter, getdoc, signature
 from textwrap import fill
@@ -47,6 +48,11 @@ class Option:
     @property
     def flag(self) -> str:
         return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def positional(self) -> bool:
+        """Whether it is required and no option."""
+        return self.default is Parameter.empty and self.name != "output"
 
     @property
     def items(self) -> tuple[Any, ...]:
@@ -107,6 +113,7 @@ def run_function(
     many: str = "",
     repeat: str = "",
     renamed: Mapping[str, str] | None = None,
+    positional_output: bool = False,
 ) -> Any:
     """Read the arguments and call the function; returns what it returns.
 
@@ -117,15 +124,18 @@ def run_function(
         many: a list parameter that takes several positional values, none where it has a default.
         repeat: list parameters (joined by commas) given as options that may be repeated (`--codec A --codec B`).
         renamed: old option -> its name today, `{"splits": "split"}`; an old name works and warns.
+        positional_output: whether the output was the last positional value in 0.1; that works and warns as well.
     """
     options = options_of(function)
     parser = new_parser(program, (getdoc(function) or "").partition("Args:")[0].partition("Raises:")[0])
     repeated = repeat.split(",")
     for option in options:
         add_option(parser, option, option.name == many, option.name in repeated)
-    names = {option.name for option in options}
-    flags = {option.flag for option in options if isinstance(option.default, bool)}
+    names = [option.name for option in options]
+    flags = [option.flag for option in options if isinstance(option.default, bool)]
     typed = spell_out(rename(program, arguments, renamed or {}), names, flags)
+    if positional_output:
+        typed = name_output(program, typed, sum(option.positional for option in options))
     values = vars(parser.instantiate(parser.parse_args(typed)))
     values = {option.name: option.read(values[option.name]) for option in options}
     hints = get_type_hints(function)
@@ -143,7 +153,7 @@ def new_parser(program: str, description: str, **settings: Any) -> ArgumentParse
 
 
 def add_option(parser: ArgumentParser, option: Option, many: bool = False, repeated: bool = False) -> None:
-    """Declare one argument: positional where it is required, `-o` beside `--output`."""
+    """Declare one argument."""
     required = option.default is Parameter.empty
     given: dict[str, Any] = {"help": option.help, "type": option.hint}
     if many:
@@ -154,13 +164,16 @@ def add_option(parser: ArgumentParser, option: Option, many: bool = False, repea
         return
     if option.items:
         given |= {"type": str if required else str | None, "metavar": "A,B"}
-    if required:
+    if option.positional:
         parser.add_argument(option.name, **given)
         return
-    default = option.default
-    if isinstance(default, list | tuple):
-        default = ",".join(map(str, default))
-    parser.add_argument(*["-o"] * (option.name == "output"), option.flag, default=default, **given)
+    if required:
+        given["required"] = True
+    else:
+        given["default"] = option.default
+        if isinstance(option.default, list | tuple):
+            given["default"] = ",".join(map(str, option.default))
+    parser.add_argument(*["-o"] * (option.name == "output"), option.flag, **given)
 
 
 def rename(program: str, arguments: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
@@ -176,18 +189,29 @@ def rename(program: str, arguments: Sequence[str], renamed: Mapping[str, str]) -
     return now
 
 
-def positions(arguments: Sequence[str], flags: Sequence[str] = ()) -> list[int]:
-    """Where positional values stand among arguments whose other options take one value each."""
-    found, skip = [], False
+def positions(arguments: Sequence[str]) -> list[int]:
+    """Where positional values stand, among options that take one value each."""
+    found, value = [], False
     for at, argument in enumerate(arguments):
-        if not skip and (argument == "-" or not argument.startswith("-")):
+        option = not value and argument.startswith("-") and argument != "-"
+        if not option and not value:
             found.append(at)
-        skip = not skip and argument.startswith("-") and argument != "-" and "=" not in argument
-        skip = skip and argument not in (*flags, "-h", "--help")
+        value = option and "=" not in argument and argument not in ("-h", "--help")
     return found
 
 
-def spell_out(arguments: Sequence[str], names: set[str], flags: set[str]) -> list[str]:
+def name_output(program: str, arguments: list[str], num_inputs: int) -> list[str]:
+    """An output given as the positional value behind the inputs, as in 0.1, as `--output`; with a line that says so."""
+    places = positions(arguments)
+    named = any(argument.partition("=")[0] in ("-o", "--output") for argument in arguments)
+    if named or len(places) != num_inputs + 1:
+        return arguments
+    output = arguments[places[-1]]
+    print(f"{program}: name the output by -o {output}; the next release asks for it", file=sys.stderr)
+    return [*arguments[: places[-1]], *arguments[places[-1] + 1 :], f"--output={output}"]
+
+
+def spell_out(arguments: Sequence[str], names: Collection[str], flags: Collection[str]) -> list[str]:
     """`--min_seconds` as `--min-seconds`, and a flag that stands alone with its value."""
 
     def hyphened(argument: str) -> str:

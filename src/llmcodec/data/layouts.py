@@ -8,18 +8,16 @@ Only headers are read. Tests: `pytest tests/data/test_layouts.py`.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from llmcodec.data.files import AUDIO_ENDINGS, find_files
 from llmcodec.data.manifest import Clip, total_seconds, write_manifest
 from llmcodec.io import audio
 
-AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".w64", ".caf")
 TEXT_ENDINGS = (".normalized.txt", ".txt", ".lab")
 _LIBRISPEECH = re.compile(r"^(\d+)-(\d+)[-_][\d_-]+$")
 _SUBSETS = {"train": "train", "dev": "valid", "valid": "valid", "validation": "valid", "test": "test", "eval": "test"}
@@ -87,9 +85,10 @@ def make_manifest(
         )
     target = Path(output) if output else root / "manifest.jsonl"
     clips: dict[str, Clip] = {}
-    skipped: dict[str, str] = {}
     transcripts = _Transcripts()
-    for path in _audio_files(root):
+    files, problems = find_files(root, AUDIO_ENDINGS)
+    skipped = {str(path.relative_to(root)): f"{path}: {reason}" for path, reason in problems if not path.is_symlink()}
+    for path in files:
         relative = path.relative_to(root)
         try:
             header = audio.info(path)
@@ -140,21 +139,6 @@ def hashed_split(key: str, valid_share: float, test_share: float) -> str:
     if value < 1.0 - valid_share - test_share:
         return "train"
     return "valid" if value < 1.0 - test_share else "test"
-
-
-def _audio_files(root: Path) -> Iterator[Path]:
-    """Audio files below `root` in a fixed order; hidden files are passed over, links are followed once."""
-    seen: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith(AUDIO_ENDINGS) and not name.startswith("."):
-                yield Path(folder) / name
 
 
 def _names(relative: Path) -> tuple[str, str]:

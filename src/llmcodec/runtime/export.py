@@ -1,7 +1,7 @@
 """`llmcodec export`: a codec as ONNX graphs, or as a Hugging Face folder ready to publish.
 
-    llmcodec export bundled exported --format onnx     then: llmcodec encode speech/ --runtime onnx --codec exported
-    llmcodec export runs/rate/codec my-codec --format hf --licence cc-by-4.0
+    llmcodec export bundled -o exported --format onnx     then: llmcodec encode speech/ --runtime onnx --codec exported
+    llmcodec export runs/rate/codec -o my-codec --format hf --licence cc-by-4.0
 
 Test: tests/runtime/test_export.py.
 """
@@ -37,10 +37,10 @@ def export_codec(
     precision: Literal["fp32", "fp16"] = "fp32",
     licence: str | None = None,
     overwrite: bool = False,
-) -> None:
+) -> str:
     """Write a codec for other programs: a Hugging Face folder with a model card, or ONNX graphs.
 
-    Example: llmcodec export bundled exported --format onnx
+      llmcodec export bundled -o exported --format onnx
 
     Args:
         codec: bundled, a folder, or a Hugging Face hub id of an llmcodec codec.
@@ -49,6 +49,9 @@ def export_codec(
         precision: of the saved weights, hf only; fp16 halves the file and is read back as fp32.
         licence: of the weights, as the hub names it (cc-by-4.0); goes into the model card.
         overwrite: write into a folder that is not empty; a README.md in it stays.
+
+    Returns:
+        The folder and what is in it, for people.
     """
     if format == "onnx" and precision != "fp32":
         raise ValueError("--precision fp16 is for --format hf; the graphs are float32")
@@ -64,7 +67,7 @@ def export_codec(
             model = model.half() if precision == "fp16" else model
             model.save_pretrained(folder, card=model.card(name, licence))
         files = sorted(path.name for path in folder.iterdir())
-    print(f"{output}: {', '.join(files)}")
+    return f"{output}: {', '.join(files)}"
 
 
 def write_onnx(codec: LLMCodec, name: str, folder: Path) -> OnnxConfig:

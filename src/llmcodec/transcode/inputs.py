@@ -8,18 +8,14 @@ Test: tests/transcode/test_inputs.py.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcodec.data.layouts import AUDIO_ENDINGS
+from llmcodec.data.files import find_files
 from llmcodec.io.token_shards import SHARD_ENDINGS
 
-STANDARD_STREAM = "-"
 TOKEN_ENDINGS = (".safetensors", *SHARD_ENDINGS)
-
-__all__ = ["AUDIO_ENDINGS", "STANDARD_STREAM", "TOKEN_ENDINGS", "Found", "Problem", "find_inputs"]
 
 
 @dataclass(frozen=True)
@@ -65,57 +61,10 @@ def find_inputs(
         if not place.is_dir():
             found.append(Found(place, Path(place.name)))
             continue
-        inside, trouble = _walk(place, tuple(endings), leave_out)
+        inside, trouble = find_files(place, tuple(endings), leave_out)
         if not inside and not trouble:
             raise ValueError(f"{name}: no file in this folder ends in {', '.join(endings)}")
-        found += inside
-        problems += trouble
+        inside.sort(key=lambda path: path.relative_to(place).as_posix())
+        found += [Found(path, path.relative_to(place), from_folder=True) for path in inside]
+        problems += [Problem(str(path), reason) for path, reason in trouble]
     return found, problems
-
-
-def _walk(top: Path, endings: tuple[str, ...], leave_out: Path | None) -> tuple[list[Found], list[Problem]]:
-    """Files below `top`. Every folder is entered once, whatever links point to it, so that no loop can hold us up."""
-    avoid = None if leave_out is None else leave_out.resolve()
-    found: list[Found] = []
-    problems: list[Problem] = []
-    visited = {_identity(top)}
-    folders: list[Path] = [top]
-    links: list[Path] = []
-    while folders or links:
-        folder = folders.pop() if folders else links.pop(0)
-        if folder.is_symlink() and folder != top:
-            if _identity(folder) in visited:  # links come last: what they point to was entered under its own name
-                if folder.parent.resolve().is_relative_to(folder.resolve()):
-                    problems.append(Problem(str(folder), "a link back to a folder above it (a loop); not entered"))
-                continue
-            visited.add(_identity(folder))
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            problems.append(Problem(str(folder), f"cannot be read ({error.strerror})"))
-            continue
-        for entry in entries:
-            path = folder / entry.name
-            if entry.name.startswith("."):
-                continue
-            try:
-                is_folder = entry.is_dir()
-            except OSError as error:  # a link to itself
-                problems.append(Problem(str(path), f"cannot be followed ({error.strerror})"))
-                continue
-            if is_folder:
-                if avoid is not None and path.resolve() == avoid:
-                    continue
-                if entry.is_symlink():
-                    links.append(path)
-                else:
-                    visited.add(_identity(path))
-                    folders.append(path)
-            elif entry.name.lower().endswith(endings):
-                found.append(Found(path, path.relative_to(top), from_folder=True))
-    return sorted(found, key=lambda one: one.relative.as_posix()), problems
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino

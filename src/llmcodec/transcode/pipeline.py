@@ -80,10 +80,12 @@ class Report:
     elapsed: float = 0.0
     failed: list[Problem] = field(default_factory=list)
     warned: list[str] = field(default_factory=list)
+    first_target: Path | None = None
+    """Where the first result goes."""
 
 
-class Watcher(Protocol):
-    """Progress that somebody may look at."""
+class Watcher:
+    """Told about progress; this one looks away."""
 
     def start(self, files: int, seconds: float) -> None:
         """All that is to be done."""

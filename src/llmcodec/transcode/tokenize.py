@@ -27,6 +27,10 @@ from llmcodec.runtime.base import Runtime
 from llmcodec.transcode.work import Recording
 
 NO_SPLIT = ""
+Views = dict[str, int]
+"""Id of a row -> sample of the clip, at the codec's rate, where it starts."""
+Encoded = tuple[Clip, str, Recording, np.ndarray]
+"""A clip, the id of one of its views, what was encoded, and its codes (Q, T)."""
 
 
 @dataclass
@@ -152,15 +156,8 @@ def tokenize_clips(
                 missing.append((clip, left))
             if known and on_clip is not None:
                 on_clip(known * clip.duration)
-        for first in range(0, len(missing), batch_clips):
-            batch = missing[first : first + batch_clips]
-            usable = []
-            for clip, starts in batch:
-                recording = read_clip(clip, sample_rate, done.unreadable)
-                if recording is not None:
-                    usable += [(clip, name, view) for name, view in _views(recording, starts, sample_rate)]
-            codes = runtime.encode_batch([view.wavs[0] for _, _, view in usable]) if usable else []
-            for (clip, name, view), codes_QT in zip(usable, codes, strict=True):
+        for batch, encoded in encode_batches(runtime, missing, done.unreadable, batch_clips):
+            for clip, name, view, codes_QT in encoded:
                 tokens = vars(view.clip([codes_QT]))
                 shards.add(TokenRow(**tokens, id=name, text=texts[name], speaker=clip.speaker, language=clip.language))
                 done.clips += 1
@@ -173,7 +170,7 @@ def tokenize_clips(
     return done
 
 
-def plan_views(clips: Sequence[Clip], views: int, hop_samples: int) -> list[tuple[Clip, dict[str, int]]]:
+def plan_views(clips: Sequence[Clip], views: int, hop_samples: int) -> list[tuple[Clip, Views]]:
     """Every clip with the ids of its views and the samples where they start; clips that are held out have one view.
 
     Raises:
@@ -195,6 +192,22 @@ def plan_views(clips: Sequence[Clip], views: int, hop_samples: int) -> list[tupl
     return planned
 
 
+def encode_batches(
+    runtime: Runtime, planned: Sequence[tuple[Clip, Views]], unreadable: list[str], batch_clips: int
+) -> Iterator[tuple[Sequence[tuple[Clip, Views]], list[Encoded]]]:
+    """Every batch of clips with all that could be read and encoded of it; other clips are named in `unreadable`."""
+    sample_rate = runtime.identity.sample_rate
+    for first in range(0, len(planned), batch_clips):
+        batch = planned[first : first + batch_clips]
+        usable = []
+        for clip, starts in batch:
+            recording = read_clip(clip, sample_rate, unreadable)
+            if recording is not None:
+                usable += [(clip, name, view) for name, view in _views(recording, starts, sample_rate)]
+        codes = runtime.encode_batch([view.wavs[0] for _, _, view in usable]) if usable else []
+        yield batch, [(*one, codes_QT) for one, codes_QT in zip(usable, codes, strict=True)]
+
+
 def read_clip(clip: Clip, sample_rate: int, unreadable: list[str]) -> Recording | None:
     """The mono recording of a clip at `sample_rate`; one that cannot be read is named in `unreadable`."""
     try:
@@ -206,7 +219,7 @@ def read_clip(clip: Clip, sample_rate: int, unreadable: list[str]) -> Recording 
         return None
 
 
-def _views(recording: Recording, starts: dict[str, int], sample_rate: int) -> Iterator[tuple[str, Recording]]:
+def _views(recording: Recording, starts: Views, sample_rate: int) -> Iterator[tuple[str, Recording]]:
     """The recording from every start on, but for those behind its end."""
     wav, rate = recording.wavs[0], recording.original_sample_rate
     for name, start in starts.items():

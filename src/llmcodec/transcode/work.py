@@ -47,8 +47,8 @@ class _FromAudio:
         self.runtime, self.split = runtime, split
 
     def measure(self, item: Item) -> float:
-        item.header = audio.info(item.source)
-        return item.header.seconds * (item.header.num_channels if self.split else 1)
+        item.header = header = audio.info(item.source)
+        return header.seconds * (header.num_channels if self.split else 1)
 
     def read(self, item: Item) -> Recording:
         wav, rate = audio.read(item.source, mono=not self.split)
@@ -159,16 +159,18 @@ class DecodeWork(_ToAudio):
 
     def measure(self, item: Item) -> float:
         if item.header is not None:  # a row of a shard is at hand already
-            item.header, provenance = item.header
+            row, provenance = item.header
             self.runtime.identity.refuse_others(provenance, item.source)
-            return len(item.header.codes) * item.header.num_samples / provenance.sample_rate
+            item.header = row
+            return float(len(row.codes) * row.num_samples / provenance.sample_rate)
         facts, provenance = read_token_facts(item.source)
         self.runtime.identity.refuse_others(provenance, item.source)
-        return facts["channels"] * facts["num_samples"] / provenance.sample_rate
+        return float(facts["channels"] * facts["num_samples"] / provenance.sample_rate)
 
     def read(self, item: Item) -> TokenClip:
         if item.header is not None:
-            return item.header
+            row: TokenClip = item.header
+            return row
         clip, provenance = load_token_file(item.source)
         self.runtime.identity.refuse_others(provenance, item.source)
         return clip

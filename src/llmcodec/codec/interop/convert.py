@@ -1,8 +1,8 @@
 """`llmcodec convert`: published AUV and LLM-Codec checkpoints become our format, and back.
 
-    llmcodec convert auv.pt auv                       # a folder for LLMCodec.from_pretrained and every command
-    llmcodec convert llm_codec_checkpoint.pt out      # a training checkpoint: the codec inside is found
-    llmcodec convert auv back.pt --to auv             # a state dict for the published `auv` package
+    llmcodec convert auv.pt -o auv                    # a folder for LLMCodec.from_pretrained and every command
+    llmcodec convert llm_codec_checkpoint.pt -o out   # a training checkpoint: the codec inside is found
+    llmcodec convert auv -o back.pt --to auv          # a state dict for the published `auv` package
 
 Nothing in a checkpoint is executed (torch_file.py). Test: tests/codec/test_convert.py.
 """
@@ -34,10 +34,10 @@ def convert(
     ceil_frames: bool = False,
     licence: str | None = None,
     overwrite: bool = False,
-) -> None:
+) -> str:
     """Turn an AUV or LLM-Codec checkpoint into a codec folder of llmcodec, or a folder into an AUV checkpoint.
 
-    Example: llmcodec convert auv.pt auv_codec
+      llmcodec convert auv.pt -o auv_codec
 
     Args:
         checkpoint: a .pt or .safetensors file; with --to auv a codec folder.
@@ -47,10 +47,12 @@ def convert(
         ceil_frames: count frames by ceil, so that any length can be coded; without it frames are floored as AUV does.
         licence: of the weights, as the hub names it; goes into the model card.
         overwrite: replace what is at the output.
+
+    Returns:
+        What was found and written, for people.
     """
     if to == "auv":
-        convert_back(checkpoint, output, overwrite)
-        return
+        return convert_back(checkpoint, output, overwrite)
     tensors = read_tensors(checkpoint)
     found = auv_states(tensors)
     if not found:
@@ -70,7 +72,7 @@ def convert(
     with atomic_folder(output, merge=overwrite) as folder:
         codec.save_pretrained(folder, card=codec.card(Path(output).resolve().name, licence, MEASURED))
     left = len(tensors) - len(state)
-    print(
+    return (
         f"{checkpoint}: AUV{f' under {chosen!r}' if chosen else ''}, {len(state)} tensors, "
         f"{sum(t.numel() for t in codec.parameters()) / 1e6:.1f} M parameters, {config.encoder_layers} + "
         f"{config.decoder_layers} layers of width {config.hidden_size}, {config.codebook_size:,} codes"
@@ -81,7 +83,7 @@ def convert(
 
 FLOORED = (
     "frames are floored as the published AUV does, for equal tokens at every length; it needs clips of more than 480 "
-    "samples. --ceil_frames takes any length"
+    "samples. --ceil-frames takes any length"
 )
 CEILED = "frames are counted by ceil, any length; tokens equal the published AUV's where 320 divides the length"
 MEASURED = """\
@@ -91,7 +93,7 @@ size, tokens equal those of the `auv` package at all lengths tried and waveforms
 `llmcodec compare ours=FOLDER published=auv:auv.pt --manifest test.jsonl`."""
 
 
-def convert_back(folder: str, output: str, overwrite: bool = False) -> None:
+def convert_back(folder: str, output: str, overwrite: bool = False) -> str:
     """A codec folder -> a state dict in AUV's names, tensors only."""
     place = Path(output)
     if place.suffix not in (".pt", ".safetensors"):
@@ -110,7 +112,7 @@ def convert_back(folder: str, output: str, overwrite: bool = False) -> None:
         else:
             torch.save(state, file)
     floor = "" if codec.config.auv_floor_frames else "; the package floors frames, this codec counted them by ceil"
-    print(f"{output}: {len(state)} tensors in AUV's names{floor}")
+    return f"{output}: {len(state)} tensors in AUV's names{floor}"
 
 
 def auv_states(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""transcode/progress.py: what a person reads, and that failures end in an error."""
+"""cli/summary.py: what a person reads, and that failures end in an error."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
+from llmcodec.cli.summary import Failed, FilesBar, readable_seconds, summarise, times_real_time
 from llmcodec.transcode.inputs import Problem
 from llmcodec.transcode.pipeline import Report
-from llmcodec.transcode.progress import Failed, FilesBar, readable_seconds, summarise, times_real_time
 
 
 @pytest.mark.parametrize(

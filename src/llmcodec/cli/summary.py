@@ -1,7 +1,7 @@
 """What a person sees while files are coded: a bar with real-time factor and time left, a summary, what failed.
 
 Everything goes to standard error, so that standard output stays free for audio and tokens. Imports no torch.
-Test: tests/transcode/test_progress.py.
+Test: tests/cli/test_summary.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rich.progress import ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from llmcodec.io.progress import ProgressBar
-from llmcodec.transcode.pipeline import Report
+from llmcodec.transcode.pipeline import Report, Watcher
 
 MAX_LISTED_WARNINGS = 20
 
@@ -31,8 +31,8 @@ class SpeedColumn(ProgressColumn):
         return Text(times_real_time(task.completed, task.elapsed), style="cyan")
 
 
-class FilesBar(ProgressBar):
-    """A bar over seconds of audio, with files and speed. Meets `pipeline.Watcher`."""
+class FilesBar(ProgressBar, Watcher):
+    """A bar over seconds of audio, with files and speed."""
 
     def __init__(self, verb: str, console: Console | None = None) -> None:
         columns = (TextColumn("{task.fields[files]}"), SpeedColumn(), TimeRemainingColumn())
@@ -40,12 +40,10 @@ class FilesBar(ProgressBar):
         self.files, self.total, self.seconds = 0, 0, 0.0
 
     def start(self, files: int, seconds: float) -> None:
-        """The work: this many files, of this many seconds."""
         self.total = files
         self.bar.reset(self.task, total=seconds, files=f"0/{files}")
 
     def advance(self, files: int, seconds: float) -> None:
-        """So much of it is done."""
         self.files, self.seconds = self.files + files, self.seconds + max(0.0, seconds)
         self.update(self.seconds, files=f"{self.files}/{self.total}")
 

@@ -21,8 +21,8 @@ from llmcodec.io import tensor_file as tensorfile
 from llmcodec.io.token_file import TokenClip, load_token_file, save_token_file
 
 from ..pcm import IDENTITY, LEVELS, PCMRuntime, speech_like
+from ..transcode.conftest import read
 from .commands import finish, run, start
-from .conftest import read
 
 CLOSE = 3e-3
 

@@ -15,8 +15,8 @@ import importlib.util, sys, time
 spec = importlib.util.spec_from_file_location("pcm", {str(HERE / "pcm.py")!r})
 pcm = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(pcm)
-from llmcodec.transcode import session
-session.open_runtime = lambda *arguments: pcm.PCMRuntime()
+from llmcodec.cli import options
+options.open_runtime = lambda *arguments: pcm.PCMRuntime()
 from llmcodec.cli.main import main
 """
 

@@ -1,0 +1,197 @@
+"""`llmcodec encode`, `decode`, `reconstruct`: files, folders or standard input through a codec.
+
+Nothing here imports torch before a torch codec is opened, so `--runtime onnx` never does.
+Test: tests/cli/test_transcode.py, tests/cli/test_bad_input.py.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from llmcodec.cli.options import CodecOptions, OptionGroup, ResumeOptions
+from llmcodec.cli.standard_streams import STANDARD_STREAM, Streams, standard_streams
+from llmcodec.cli.summary import FilesBar, summarise
+from llmcodec.transcode.files import TOKEN_FILE, AudioFormat, Channels, Transcoder
+from llmcodec.transcode.inputs import Problem
+from llmcodec.transcode.pipeline import Report
+
+
+@dataclass(frozen=True)
+class CodingOptions(OptionGroup):
+    """How commands go through many files."""
+
+    workers: int = 0
+    """Threads that read and write files; 0 takes the number of cores, at most 8."""
+    batch_seconds: float = 64.0
+    """Padded seconds of audio in one batch; less needs less memory."""
+    long_seconds: float = 60.0
+    """Longer files are coded piece by piece in constant memory."""
+
+
+CODEC, OUTPUT, CODING = CodecOptions(), ResumeOptions(), CodingOptions()
+
+
+def encode(
+    inputs: list[str],
+    output: ResumeOptions = OUTPUT,
+    codec: CodecOptions = CODEC,
+    coding: CodingOptions = CODING,
+    channels: Channels = "mix",
+    format: Literal["safetensors", "arrow", "parquet"] = "safetensors",
+) -> None:
+    """Audio to tokens: wav, flac, ogg, opus, mp3 and more, any sample rate, any length.
+
+      llmcodec encode speech/ -o tokens/
+
+    Args:
+        inputs: files, folders (their tree is kept), or - for standard input.
+        output: folder, file (.safetensors), or - for standard output; one file alone may do without.
+        codec: bundled, a folder, or a Hugging Face hub id.
+        coding: how it goes through the files.
+        channels: mix codes the mean of all channels, split codes every channel by itself.
+        format: safetensors makes one file per clip, arrow and parquet a folder of shards for a corpus (need pyarrow).
+    """
+    with transcoding(("encoding", "encoded"), inputs, TOKEN_FILE, output, codec, coding) as (transcoder, files):
+        if format == "safetensors":
+            transcoder.encode(files.inputs, files.output, channels)
+        elif files.output is None or files.writes_output:
+            raise ValueError(f"--format {format} writes a folder of shards; name it with --output")
+        else:
+            transcoder.encode_corpus(files.inputs, files.output, channels, format)
+
+
+def decode(
+    inputs: list[str] | None = None,
+    output: ResumeOptions = OUTPUT,
+    codec: CodecOptions = CODEC,
+    coding: CodingOptions = CODING,
+    text: str | None = None,
+    sample_rate: int | None = None,
+    format: AudioFormat | None = None,
+) -> None:
+    """Tokens back to audio, at the sample rate and length of the recording that was encoded.
+
+      llmcodec decode tokens/ -o again/
+
+    Args:
+        inputs: token files (.safetensors), shards (.arrow, .parquet), folders of them, or - for standard input.
+        output: folder, file (.wav, .flac, .ogg, .opus, .mp3), or - for standard output; one file alone may do without.
+        codec: bundled, a folder, or a Hugging Face hub id; must be the one that made the tokens.
+        coding: how it goes through the files.
+        text: instead of inputs, tokens as text, <CODEC_17><CODEC_4>..., as a language model prints them; - reads them
+            from standard input. Other text is left out, stretches of tokens are joined.
+        sample_rate: of the result in Hz; default: that of the recording, and for text that of the codec.
+        format: of the result; default: wav, or what the ending of the output says.
+    """
+    if (text is None) == (not inputs):
+        raise ValueError("name token files to decode, or give --text, one of the two")
+    words = ("decoding", "decoded")
+    with transcoding(words, inputs or [], f".{format or 'wav'}", output, codec, coding) as (transcoder, files):
+        if text is None:
+            transcoder.decode(files.inputs, files.output, sample_rate, format)
+        elif files.output is None:
+            raise ValueError("--text needs --output: a file, or - for standard output")
+        else:
+            text = sys.stdin.read() if text == STANDARD_STREAM else text
+            transcoder.decode_text(text, files.output, sample_rate, format)
+
+
+def reconstruct(
+    inputs: list[str],
+    output: ResumeOptions = OUTPUT,
+    codec: CodecOptions = CODEC,
+    coding: CodingOptions = CODING,
+    channels: Channels = "mix",
+    sample_rate: int | None = None,
+    format: AudioFormat | None = None,
+) -> None:
+    """Audio through the codec and back, to hear what it keeps.
+
+      llmcodec reconstruct speech.flac -o again.wav --codec facebook/encodec_24khz
+
+    Args:
+        inputs: files, folders (their tree is kept), or - for standard input.
+        output: folder, file (.wav, .flac, .ogg, .opus, .mp3), or - for standard output; one file alone may do without.
+        codec: bundled, a folder, or a Hugging Face hub id.
+        coding: how it goes through the files.
+        channels: mix codes the mean of all channels, split codes every channel by itself.
+        sample_rate: of the result in Hz; default: that of the recording.
+        format: of the result; default: wav, or what the ending of the output says.
+    """
+    words = ("reconstructing", "reconstructed")
+    with transcoding(words, inputs, f".{format or 'wav'}", output, codec, coding) as (transcoder, files):
+        transcoder.reconstruct(files.inputs, files.output, channels, sample_rate, format)
+
+
+@contextmanager
+def transcoding(
+    words: tuple[str, str],
+    inputs: Sequence[str],
+    ending: str,
+    output: ResumeOptions,
+    codec: CodecOptions,
+    coding: CodingOptions,
+) -> Iterator[tuple[Transcoder, Streams]]:
+    """A transcoder under a progress bar, and the paths to give it; behind it the summary, also after Ctrl-C.
+
+    Args:
+        words: what is being done and what has been: `encoding`, `encoded`.
+        inputs: as given.
+        ending: of a result that goes to standard output.
+        output: as given.
+        codec: opened when there is work for it.
+        coding: how it goes through the files.
+
+    Raises:
+        Failed: some files failed. OSError: disk full. KeyboardInterrupt: after a line that says how to go on.
+    """
+    doing, done = words
+    report = Report()
+    with standard_streams(inputs, output.output, ending) as files:
+        try:
+            with interrupted_by_sigterm(), FilesBar(doing) as bar:
+                yield (
+                    Transcoder(
+                        lambda side: codec.open(side, coding.batch_seconds),
+                        output.resume,
+                        output.overwrite,
+                        **asdict(coding),
+                        watcher=bar,
+                        report=report,
+                    ),
+                    files,
+                )
+        except KeyboardInterrupt:
+            summarise(report, done, place_of(files, report), stopped=True)
+            raise
+        report.failed[:] = [Problem(files.readable(one.label), files.readable(one.reason)) for one in report.failed]
+        report.warned[:] = [files.readable(one) for one in report.warned]
+        summarise(report, done, place_of(files, report))
+
+
+def place_of(files: Streams, report: Report) -> str:
+    """Where results went, for the summary."""
+    return "standard output" if files.writes_output else files.output or str(report.first_target or "nothing")
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM (a batch system's end of time) ends a run as Ctrl-C does: what is under way is finished or removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,240 @@
+"""Files and folders through a codec: audio to token files or shards, tokens to audio, audio there and back.
+
+    report = Transcoder(lambda side: open_runtime("bundled", only=side)).encode(["speech/"], "tokens/")
+
+What exists is refused, kept or replaced before the codec is opened. Imports no torch.
+Test: tests/transcode/test_files.py, tests/cli/test_transcode.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from llmcodec.data.files import AUDIO_ENDINGS
+from llmcodec.io.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
+from llmcodec.io.token_file import TokenProvenance, read_token_facts
+from llmcodec.io.token_shards import SHARD_ENDINGS, ShardFormat, TokenRow, TokenShardWriter, open_token_shards
+from llmcodec.io.token_text import frames, parse_codec_text
+from llmcodec.runtime.base import CodecIdentity, Runtime
+from llmcodec.runtime.opening import Side
+from llmcodec.transcode.inputs import TOKEN_ENDINGS, Found, Problem, find_inputs
+from llmcodec.transcode.outputs import plan_outputs, refuse_existing, remove_left_overs
+from llmcodec.transcode.pipeline import Item, Pipeline, Report, Watcher
+from llmcodec.transcode.work import DecodeWork, EncodeWork, ReconstructWork
+
+WAVE_ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+TOKEN_FILE = ".safetensors"
+
+Channels = Literal["mix", "split"]
+AudioFormat = Literal["wav", "flac", "ogg", "opus", "mp3"]
+
+
+@dataclass
+class Transcoder:
+    """One run over files. Every method fills and returns `report`; files that fail are listed there.
+
+    Args:
+        open_codec: opens the codec for one side (None: for both), once it is clear that there is work for it.
+        resume: keep finished results and do the rest.
+        overwrite: replace results that are there.
+        workers: threads that read and write files; 0 takes the number of cores, at most 8.
+        batch_seconds: padded seconds of audio in one batch.
+        long_seconds: longer files are coded piece by piece in constant memory.
+        watcher: told about progress.
+        report: what has been done so far, also after Ctrl-C.
+
+    Raises:
+        ValueError: settings that make no sense; every method: what stands in the way of the whole run.
+    """
+
+    open_codec: Callable[[Side | None], Runtime]
+    resume: bool = False
+    overwrite: bool = False
+    workers: int = 0
+    batch_seconds: float = 64.0
+    long_seconds: float = 60.0
+    watcher: Watcher = field(default_factory=Watcher)
+    report: Report = field(default_factory=Report)
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"--workers must be 0 (automatic) or more, not {self.workers}")
+        for name in ("batch_seconds", "long_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"--{name.replace('_', '-')} must be more than 0, not {getattr(self, name)}")
+
+    def encode(self, inputs: Sequence[str], output: str | None = None, channels: Channels = "mix") -> Report:
+        """Audio files to token files.
+
+        Args:
+            inputs: files and folders.
+            output: folder or file; None writes beside a single input.
+            channels: mix codes the mean of all channels, split codes every channel by itself.
+        """
+        found = self._find(inputs, AUDIO_ENDINGS, output)
+        items = items_of(found, plan_outputs(found, output, (TOKEN_FILE,)))
+        pending, done = self.split_done(items)  # refuses before the codec is loaded
+        runtime = self.open_codec("encoder")
+        for item in done:  # a result that is kept must be of the codec that makes the others
+            assert item.target is not None
+            runtime.identity.refuse_others(read_token_facts(item.target)[1], item.target)
+        return self._run(EncodeWork(runtime, channels == "split"), pending)
+
+    def encode_corpus(
+        self, inputs: Sequence[str], output: str, channels: Channels = "mix", format: ShardFormat = "arrow"
+    ) -> Report:
+        """Audio files to one folder of shards, rows named by the paths of the files."""
+        if self.overwrite:
+            raise ValueError(
+                f"--format {format} adds to a folder or starts a new one; delete the folder instead of --overwrite"
+            )
+        found = self._find(inputs, AUDIO_ENDINGS, output)
+        items = items_of(found, [None] * len(found))
+        first: dict[str, Item] = {}
+        for item in items:
+            if (other := first.setdefault(item.name, item)) is not item:
+                raise ValueError(
+                    f"{other.label} and {item.label} would both have the id {item.name!r}; name their folder"
+                )
+        runtime = self.open_codec("encoder")
+        with TokenShardWriter(output, runtime.identity.provenance(), resume=self.resume, format=format) as shards:
+            pending = [item for item in items if item.name not in shards.done]
+            self.report.skipped = len(items) - len(pending)
+            return self._run(EncodeWork(runtime, channels == "split", shards), pending)
+
+    def decode(
+        self,
+        inputs: Sequence[str],
+        output: str | None = None,
+        sample_rate: int | None = None,
+        format: AudioFormat | None = None,
+    ) -> Report:
+        """Token files and shards to audio.
+
+        Args:
+            inputs: token files, shards and folders of them.
+            output: folder or file; None writes beside a single input.
+            sample_rate: of the results in Hz; None takes that of each recording.
+            format: of the results; None takes wav, or what the ending of the output says.
+        """
+        check_sample_rate(sample_rate)
+        found, rows = expand_shards(self._find(inputs, TOKEN_ENDINGS, output), self.report.failed)
+        items = items_of(found, plan_outputs(found, output, WAVE_ENDINGS, ending_of(format), ".decoded"))
+        for item, row in zip(items, rows, strict=True):
+            item.header = row
+        return self._decode(items, sample_rate)
+
+    def decode_text(
+        self, text: str, output: str, sample_rate: int | None = None, format: AudioFormat | None = None
+    ) -> Report:
+        """Tokens as a language model prints them (<CODEC_17><CODEC_4>...) to one clip; other text is left out."""
+        check_sample_rate(sample_rate)
+        found = [Found(Path("text"), Path("text"))]
+        items = items_of(found, plan_outputs(found, output, WAVE_ENDINGS, ending_of(format)))
+        return self._decode(items, sample_rate, text)
+
+    def reconstruct(
+        self,
+        inputs: Sequence[str],
+        output: str | None = None,
+        channels: Channels = "mix",
+        sample_rate: int | None = None,
+        format: AudioFormat | None = None,
+    ) -> Report:
+        """Audio through the codec and back; arguments as in `encode` and `decode`."""
+        check_sample_rate(sample_rate)
+        found = self._find(inputs, AUDIO_ENDINGS, output)
+        items = items_of(found, plan_outputs(found, output, WAVE_ENDINGS, ending_of(format), ".reconstructed"))
+        pending, _ = self.split_done(items)
+        return self._run(ReconstructWork(self.open_codec(None), channels == "split", sample_rate), pending)
+
+    def _decode(self, items: list[Item], sample_rate: int | None, text: str | None = None) -> Report:
+        pending, _ = self.split_done(items)
+        runtime = self.open_codec("decoder")
+        if text is not None:
+            items[0].header = (row_of_text(text, runtime.identity), runtime.identity.provenance())
+        return self._run(DecodeWork(runtime, sample_rate), pending)
+
+    def _find(self, inputs: Sequence[str], endings: Sequence[str], output: str | None) -> list[Found]:
+        found, problems = find_inputs(inputs, endings, leave_out=Path(output) if output is not None else None)
+        self.report.failed += problems
+        return found
+
+    def split_done(self, items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+        """Items still to do, and those that `resume` keeps; what exists is refused without `resume` or `overwrite`."""
+        targets = [item.target for item in items if item.target is not None]
+        if not self.resume and not self.overwrite:
+            refuse_existing(targets)
+        if not self.resume:
+            return list(items), []
+        remove_left_overs(targets)
+        done = [item for item in items if is_finished(item)]
+        self.report.skipped = len(done)
+        return [item for item in items if not is_finished(item)], done
+
+    def _run(self, work: EncodeWork | DecodeWork | ReconstructWork, items: Sequence[Item]) -> Report:
+        threads = self.workers or min(8, os.cpu_count() or 1)
+        pipeline = Pipeline(
+            work, self.watcher, threads, self.batch_seconds, self.long_seconds, self.report, work.runtime.coders
+        )
+        self.report.first_target = items[0].target if items else None
+        return pipeline.run(items)
+
+
+def items_of(found: Sequence[Found], targets: Sequence[Path | None]) -> list[Item]:
+    """What is read, and where each result goes."""
+    return [
+        Item(one.source, target, str(one.source), one.relative.with_suffix("").as_posix())
+        for one, target in zip(found, targets, strict=True)
+    ]
+
+
+def is_finished(item: Item) -> bool:
+    """Results appear whole. An empty one is what a power failure may leave of a file that was not waited for."""
+    return item.target is not None and item.target.exists() and item.target.stat().st_size > 0
+
+
+def expand_shards(
+    found: Sequence[Found], problems: list[Problem]
+) -> tuple[list[Found], list[tuple[TokenRow, TokenProvenance] | None]]:
+    """Every row of a shard as an input of its own, with the shard's provenance; everything else as it is."""
+    inputs: list[Found] = []
+    rows: list[tuple[TokenRow, TokenProvenance] | None] = []
+    for one in found:
+        if one.source.suffix.lower() not in SHARD_ENDINGS:
+            inputs.append(one)
+            rows.append(None)
+            continue
+        try:
+            provenance, clips = open_token_shards(one.source)
+            for row in clips:
+                inputs.append(Found(one.source, Path(f"{row.id}{one.source.suffix}"), from_folder=True))
+                rows.append((row, provenance))
+        except ValueError as error:
+            problems.append(Problem(str(one.source), str(error)))
+    return inputs, rows
+
+
+def row_of_text(text: str, identity: CodecIdentity) -> TokenRow:
+    """Tokens as text -> one clip, stretches joined."""
+    stretches = parse_codec_text(text, identity.num_codebooks * identity.codebook_size)
+    codes = [np.array(frames(one, identity.num_codebooks, identity.codebook_size)) for one in stretches]
+    codes_QT = np.concatenate(codes, axis=1)
+    return TokenRow(codes_QT[None], num_samples=codes_QT.shape[1] * identity.hop_samples, id="text")
+
+
+def ending_of(format: AudioFormat | None) -> str | None:
+    """`wav` -> `.wav`."""
+    return f".{format}" if format else None
+
+
+def check_sample_rate(sample_rate: int | None) -> None:
+    """Raises ValueError for a rate that no recording has."""
+    if sample_rate is not None and not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
+        raise ValueError(f"--sample-rate {sample_rate} Hz cannot be right; 8000 to 192000 are usual")
