@@ -10,6 +10,7 @@ import pytest
 
 from llmcodec import assets
 from llmcodec.cli.lm import lm_train_parser
+from llmcodec.cli.main import main
 from llmcodec.cli.recipes import find_recipe, show_device
 from llmcodec.cli.train import train_parser
 
@@ -72,3 +73,23 @@ assert Accelerator().device.type == "cpu" and not torch.cuda.is_available()
 """
     monkeypatch.delenv("WORLD_SIZE")
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    "text,said",
+    [
+        ("steps: 3\nname: " + "[" * 100_000, "line 2: lists or maps nested"),
+        (BOMB, "line 6: stands for more than 100,000 values"),
+        ("steps: [1, 2\nname: x", "line 2: not YAML (expected"),
+    ],
+)
+def test_a_recipe_that_is_not_sound_yaml_is_one_line_with_file_and_line(text, said, tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text(text)
+    assert main(["train", "--config", str(tmp_path / "mine.yaml")]) == 1
+    error = capsys.readouterr().err.strip()
+    assert "mine.yaml, " + said in error and len(error.splitlines()) == 1

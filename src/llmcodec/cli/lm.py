@@ -1,4 +1,4 @@
-"""`llmcodec tokenize` and `llmcodec lm`: a corpus becomes tokens, tokens become a language model that scores and speaks.
+"""`llmcodec tokenize` and `llmcodec lm`: a corpus becomes tokens, and tokens a language model that scores and speaks.
 
     llmcodec tokenize --manifest corpus/manifest.jsonl -o tokens
     llmcodec lm train --config lm_small --data.tokens '[tokens]'

@@ -11,14 +11,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from inspect import Parameter, getdoc, signature
 from textwrap import fill
 from typing import Any, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse, parse_from_object
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, get_loader, set_loader, set_parsing_settings
+from yaml import YAMLError
 
 from llmcodec.cli.options import OptionGroup
+from llmcodec.io.structured import check_yaml
 
 
 class HelpFormatter(DefaultHelpFormatter):
@@ -149,7 +152,25 @@ def run_function(
 def new_parser(program: str, description: str, **settings: Any) -> ArgumentParser:
     """A parser whose help explains the fields of dataclasses by the strings below them."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    limit_yaml()
     return ArgumentParser(prog=program, description=description.strip(), formatter_class=HelpFormatter, **settings)
+
+
+@cache
+def limit_yaml() -> None:
+    """Let every parser refuse YAML that is too deep or too large; in a file this is one line with its name."""
+    load = get_loader("yaml")
+
+    def load_checked(text: str, path: str = "") -> Any:
+        try:
+            check_yaml(text, path or "an option")
+        except ValueError as error:
+            if path:
+                raise
+            raise YAMLError(str(error)) from error  # jsonargparse takes the value of an option as text then
+        return load(text)
+
+    set_loader("yaml", load_checked, (YAMLError,))
 
 
 def add_option(parser: ArgumentParser, option: Option, many: bool = False, repeated: bool = False) -> None:

@@ -132,7 +132,10 @@ def check_yaml(text: str, where: object) -> None:
             if len(open_nodes) > MAX_DEPTH + 1:
                 raise ValueError(f"{line}: lists or maps nested more than {MAX_DEPTH} deep")
     except yaml.YAMLError as error:
-        raise ValueError(f"{where}: not YAML ({' '.join(str(error).split())[:200]})") from error
+        mark = getattr(error, "problem_mark", None)
+        at = where if mark is None else f"{where}, line {mark.line + 1}"
+        reason = getattr(error, "problem", None) or error
+        raise ValueError(f"{at}: not YAML ({' '.join(str(reason).split())[:200]})") from error
 
 
 def read_yaml(path: AnyPath, max_bytes: int = MAX_BYTES) -> Any:
