@@ -109,7 +109,7 @@ def build_mini(corpus: Path, out: Path) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("corpus"), help="where the corpus goes (default: corpus)")
+    parser.add_argument("-o", "--output", type=Path, default=Path("corpus"), help="folder of the corpus")
     parser.add_argument("--work", type=Path, default=Path("corpus_work"), help="downloaded and unpacked packages")
     parser.add_argument("--mini", type=Path, help="also pick the bundled part and put it here")
     parser.add_argument("--narrowband", type=Path, help="also build the 11 kHz English game corpus here")
@@ -119,10 +119,10 @@ def main() -> None:
     packages = ([] if arguments.skip_main else PACKAGES) + ([AMAZON_QUEEN] if arguments.narrowband else [])
     fetch(packages, arguments.work / "debs", roots)
     if not arguments.skip_main:
-        rows, dropped = build(everything(roots), arguments.out)
-        print_summary("corpus", rows, dropped, arguments.out)
+        rows, dropped = build(everything(roots), arguments.output)
+        print_summary("corpus", rows, dropped, arguments.output)
         if arguments.mini:
-            print_summary("mini", build_mini(arguments.out, arguments.mini), {}, arguments.mini)
+            print_summary("mini", build_mini(arguments.output, arguments.mini), {}, arguments.mini)
     if arguments.narrowband:
         rows, dropped = build(amazon_queen(roots), arguments.narrowband)
         print_summary("narrowband", rows, dropped, arguments.narrowband)

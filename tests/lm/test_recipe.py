@@ -30,13 +30,18 @@ def test_the_paper():
     assert "whole vocabulary" in one.loss_in_words()
 
 
-def test_the_small_model_in_new_and_old_spelling():
+def test_the_small_model_in_new_and_old_spelling(parse):
     default = parse().model.small
-    sizes = (default.num_layers, default.hidden_size, default.intermediate_size, default.start_window)
-    assert sizes == (4, 256, 768, 2)
+    assert (default.num_layers, default.hidden_size, default.intermediate_size, default.start_window) == (
+        4,
+        256,
+        768,
+        2,
+    )
     assert parse("--model.small.cooccurrence", "false").model.small == replace(default, start_window=0)
-    narrow = parse("--model.small", "{hidden_size: 64, cooccurrence: true}").model.small
-    assert narrow == replace(default, hidden_size=64)
+    assert parse("--model.small", "{hidden_size: 64, cooccurrence: true}").model.small == replace(
+        default, hidden_size=64
+    )
 
 
 @pytest.mark.parametrize(
