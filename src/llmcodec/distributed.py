@@ -27,6 +27,15 @@ def num_ranks() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Sum of a tensor over ranks, with gradient; the tensor itself in a single process."""
+    if num_ranks() == 1:
+        return x
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(x)
+
+
 def mean_count(mask: Tensor) -> Tensor:
     """Number of True entries in `mask`, averaged over ranks (float64 scalar, at least 1 / ranks if any is True).
 

@@ -132,34 +132,23 @@ def _download(repo: str) -> Path:
 @contextmanager
 def _hub(repo: str) -> Iterator[None]:
     """What the hub can answer, as one line."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RemoteEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub import errors
 
+    reasons = {  # a subclass stands before its parent
+        errors.GatedRepoError: "its owner grants access on request: ask on its hub page, then `hf auth login`",
+        errors.RepositoryNotFoundError: "no such repository, neither here nor on the hub (or a private one: "
+        "`hf auth login`)",
+        errors.RemoteEntryNotFoundError: "the repository has no config.json; llmcodec reads folders that "
+        f"`save_pretrained` writes (and AUV's own checkpoint: {AUV}{AUV_HUB})",
+        errors.LocalEntryNotFoundError: "no such folder here, and the Hugging Face hub cannot be reached "
+        "(HF_HUB_OFFLINE=1 skips the attempt); download it elsewhere and give the folder",
+    }
     try:
         yield
-        return
-    except GatedRepoError:
-        reason = "its owner grants access on request: ask on its hub page, then `hf auth login`"
-    except RepositoryNotFoundError:
-        reason = "no such repository, neither here nor on the hub (or a private one: `hf auth login`)"
-    except RemoteEntryNotFoundError:
-        reason = (
-            "the repository has no config.json; llmcodec reads folders that `save_pretrained` writes "
-            f"(and AUV's own checkpoint: {AUV}{AUV_HUB})"
-        )
-    except LocalEntryNotFoundError:
-        reason = (
-            "no such folder here, and the Hugging Face hub cannot be reached (HF_HUB_OFFLINE=1 skips the attempt); "
-            "download it elsewhere and give the folder"
-        )
-    except (HfHubHTTPError, OSError) as error:
-        reason = f"the hub did not answer well ({_one_line(error)})"
-    raise ValueError(f"codec {repo}: {reason}")
+    except (*reasons, errors.HfHubHTTPError, OSError) as error:
+        known = (reason for kind, reason in reasons.items() if isinstance(error, kind))
+        reason = next(known, f"the hub did not answer well ({_one_line(error)})")
+        raise ValueError(f"codec {repo}: {reason}") from error
 
 
 def _load_folder(folder: Path, place: str, num_codebooks: int | None) -> Codec:

@@ -1,4 +1,4 @@
-"""The architecture of the codec, and nothing but the architecture: `LLMCodecConfig`. Test: tests/unit/codec."""
+"""The architecture of the codec and nothing else: `LLMCodecConfig`. Test: tests/codec/test_model.py."""
 
 from __future__ import annotations
 
@@ -94,15 +94,8 @@ class LLMCodecConfig(PreTrainedConfig):
         self._check()
 
     def _check(self) -> None:
-        for name in (
-            "sample_rate",
-            "hop_samples",
-            "n_fft",
-            "hidden_size",
-            "encoder_layers",
-            "decoder_layers",
-            "codebook_size",
-        ):
+        counted = ("hidden_size", "encoder_layers", "decoder_layers", "codebook_size")
+        for name in ("sample_rate", "hop_samples", "n_fft", *counted):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"codec config: {name} must be a positive integer, got {value!r}")
@@ -162,10 +155,8 @@ class LLMCodecConfig(PreTrainedConfig):
     @classmethod
     def tiny(cls, **overrides: Any) -> LLMCodecConfig:
         """The same architecture for a laptop: 600 bit/s, under 8 MB in half precision, bounded attention."""
-        sizes = dict(
-            hidden_size=144, encoder_layers=3, decoder_layers=4, head_dim=48, attention_window=32, codebook_size=4096
-        )
-        return cls(**(sizes | overrides))
+        sizes = dict(hidden_size=144, encoder_layers=3, decoder_layers=4, head_dim=48)
+        return cls(**(sizes | dict(attention_window=32, codebook_size=4096) | overrides))
 
     @classmethod
     def causal_tiny(cls, **overrides: Any) -> LLMCodecConfig:

@@ -14,10 +14,11 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.windowed_attention import windowed_attention
+from llmcodec.distributed import sum_over_ranks
 
 MASKED_FRAMES = 384  # up to here one (T, T) mask is faster (and small); a longer clip's window goes in blocks
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries (B, N, T, C), keys, values (B, N, P + T, C) -> (B, N, T, C)
@@ -176,9 +177,9 @@ class MaskedBatchNorm(nn.BatchNorm1d):
             x = hidden_BTD.float() if hidden_BTD.dtype in (torch.bfloat16, torch.float16) else hidden_BTD
             weight = torch.ones_like(x[..., :1]) if mask_BT is None else mask_BT[..., None].to(x.dtype)
             masked = x * weight
-            count, total = all_reduce(weight.sum()), all_reduce(masked.sum((0, 1)))
+            count, total = sum_over_ranks(weight.sum()), sum_over_ranks(masked.sum((0, 1)))
             mean = total / count
-            variance = all_reduce(((x - mean).square() * weight).sum((0, 1))) / count
+            variance = sum_over_ranks(((x - mean).square() * weight).sum((0, 1))) / count
             with torch.no_grad():
                 assert self.momentum is not None and self.num_batches_tracked is not None
                 self.num_batches_tracked.add_(1)
@@ -187,15 +188,6 @@ class MaskedBatchNorm(nn.BatchNorm1d):
                 self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
             out = (x - mean) * ((variance + self.eps).rsqrt() * self.weight) + self.bias
         return out.to(hidden_BTD.dtype)
-
-
-def all_reduce(x: Tensor) -> Tensor:
-    """Sum over ranks with gradient; the tensor itself when there is one process."""
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        from torch.distributed.nn.functional import all_reduce as differentiable_all_reduce
-
-        return differentiable_all_reduce(x)
-    return x
 
 
 class ConvolutionModule(nn.Module):

@@ -15,52 +15,7 @@ from llmcodec.io.atomic import write_text
 
 CARD = "README.md"
 
-TEMPLATE = """\
----
-license: {licence}
-library_name: llmcodec
-pipeline_tag: audio-to-audio
-tags: [audio-codec, audio-tokenizer, speech, llmcodec]
----
-# {name}
-
-Neural audio codec of [llmcodec](https://pypi.org/project/llmcodec/): AUV's architecture (arXiv 2509.21968) with one
-codebook. Audio becomes one token per frame, tokens become audio.
-
-| | |
-|---|---|
-| sample rate | {sample_rate:,} Hz, mono |
-| frame rate | {frame_rate:g} tokens per second (one frame is {hop:,} samples) |
-| codebook | {codes:,} codes in {code_dim} dimensions |
-| nominal bit rate | {bitrate:.0f} bit/s |
-| layers | {encoder_layers} in the encoder, {decoder_layers} in the decoder, width {width} |
-| what a frame sees | {attention} |
-| parameters | {parameters} |
-
-## Use
-
-```python
-import llmcodec.codec  # registers the codec with transformers' Auto classes
-from transformers import AutoFeatureExtractor, AutoModel
-
-codec = AutoModel.from_pretrained("{name}").eval()
-feature_extractor = AutoFeatureExtractor.from_pretrained("{name}")
-inputs = feature_extractor(raw_audio=wav, sampling_rate=rate, return_tensors="pt")  # resamples where needed
-codes = codec.encode(**inputs).audio_codes  # (batch, 1, frames)
-audio = codec.decode(codes, padding_mask=inputs["padding_mask"]).audio_values  # (batch, 1, samples)
-```
-
-From the command line, any length, any sample rate: `llmcodec reconstruct speech.wav --codec {name}`.
-
-## Training data and licence
-
-{about_licence}
-
-## Figures
-
-{measured}
-"""
-
+TEMPLATE = Path(__file__).with_name("model_card.md")
 NO_LICENCE = """\
 Not stated yet. Weights follow the terms of the audio they were trained on: name that audio here and set `license` at
 the top of this file before you publish them."""
@@ -92,7 +47,7 @@ def model_card(
     window = config.attention_window
     seen = "the whole clip" if window is None else f"{window} frames to each side per layer"
     seen = f"{window} frames back per layer, none ahead" if config.causal else seen
-    return TEMPLATE.format(
+    return TEMPLATE.read_text(encoding="utf-8").format(
         licence=licence or "unknown",
         name=name,
         sample_rate=config.sample_rate,

@@ -1,7 +1,8 @@
 """Factorised vector quantisation: project to a few dimensions, take the nearest code by cosine, project back.
 
-Shapes: B batch, T frames, N = flattened frames, D codec width, C code dimension, V codes. Test: tests/unit/codec.
+Shapes: B batch, T frames, N = flattened frames, D codec width, C code dimension, V codes.
 After improved VQGAN (arXiv 2110.04627) and DAC (arXiv 2306.06546), with AUV's nested partitions (arXiv 2509.21968).
+Test: tests/codec/test_model.py.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec.codec.config import LLMCodecConfig
-from llmcodec.codec.conformer import all_reduce
-from llmcodec.codec.stft import at_least_float32
+from llmcodec.distributed import at_least_float32, sum_over_ranks
 
 ROWS_PER_CHUNK = 1024  # frames compared with the codebook at once: bounds memory at 1024 x V
 
@@ -104,7 +104,7 @@ class CodebookUsage(nn.Module):
     def update(self, codes_BT: Tensor, mask_BT: Tensor) -> None:
         """Count the real frames of all ranks."""
         counts_V = torch.bincount(codes_BT[mask_BT], minlength=self.usage_V.numel()).to(self.usage_V.dtype)
-        counts_V = all_reduce(counts_V)
+        counts_V = sum_over_ranks(counts_V)
         self.usage_V.lerp_(counts_V * (counts_V.numel() / counts_V.sum().clamp(min=1)), 1 - self.decay)
 
     @torch.no_grad()

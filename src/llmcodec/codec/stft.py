@@ -13,13 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec.codec.config import LLMCodecConfig
+from llmcodec.distributed import at_least_float32
 
 FRAMES_PER_CHUNK = 4096  # spectra of more are never held at once, without gradients: a frame of 320 samples has 1,282
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half precisions become float32; float32 and float64 stay."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def frame_lengths(lengths_B: Tensor, config: LLMCodecConfig) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -34,11 +35,12 @@ def rows_per_chunk(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the real frames of a batch lie. groups: (first row, clips, frames each), clips of one length in a row."""
+    """Where the real frames of a batch lie."""
 
     batch: int
     num_frames: int
     groups: tuple[tuple[int, int, int], ...]
+    """(first clip, clips, frames of each): neighbours of one length; empty clips are left out."""
     mask_BT: Tensor | None = None
 
     @classmethod
@@ -46,18 +48,14 @@ class Layout:
         """From a mask that is True, then False, in every row. Raises ValueError for another one."""
         if mask_BT is None:
             return cls(batch, num_frames, ((0, batch, num_frames),))
-        lengths = mask_BT.sum(1)
-        if bool((mask_BT != mask_of(lengths, num_frames)).any()):
+        lengths_B = mask_BT.sum(1)
+        if bool((mask_BT != mask_of(lengths_B, num_frames)).any()):
             raise ValueError("the mask of the frames must be ones followed by zeros (pad on the right)")
-        groups: list[tuple[int, int, int]] = []
-        row = 0
-        for length in lengths.tolist():
-            if groups and groups[-1][2] == length:
-                groups[-1] = (groups[-1][0], groups[-1][1] + 1, length)
-            elif length:
-                groups.append((row, 1, length))
-            row += length
-        return cls(batch, num_frames, tuple(groups), mask_BT)
+        groups, clip = [], 0
+        for length, same in groupby(lengths_B.tolist()):
+            groups.append((clip, len(list(same)), length))
+            clip += groups[-1][1]
+        return cls(batch, num_frames, tuple(group for group in groups if group[2]), mask_BT)
 
     def pack(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) -> (N, D), a copy."""
@@ -73,7 +71,8 @@ class Layout:
 
     def clips(self, x_ND: Tensor) -> list[Tensor]:
         """Views (B', T', D) of the groups."""
-        return [x_ND[row : row + clips * frames].unflatten(0, (clips, frames)) for row, clips, frames in self.groups]
+        parts = x_ND.split([clips * frames for _, clips, frames in self.groups])
+        return [rows.view(clips, frames, -1) for rows, (_, clips, frames) in zip(parts, self.groups, strict=True)]
 
     def chunks(self, x_ND: Tensor) -> Iterator[Tensor]:
         """The groups, clips of a large one some at a time."""

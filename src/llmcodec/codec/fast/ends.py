@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -173,12 +172,6 @@ def equal_clips(layout: Layout, device: torch.device) -> Iterator[tuple[slice, i
 
     On a CPU one clip at a time: nothing is gained by more, and their frames would be copied.
     """
-    mask_BT = layout.mask_BT
-    lengths = [layout.num_frames] * layout.batch if mask_BT is None else mask_BT.sum(1).tolist()
-    start = 0
-    for length, same in groupby(lengths):
-        stop = start + len(list(same))
-        step = 1 if device.type == "cpu" else stop - start
-        if length:
-            yield from ((slice(first, first + step), length) for first in range(start, stop, step))
-        start = stop
+    for clip, clips, length in layout.groups:
+        step = 1 if device.type == "cpu" else clips
+        yield from ((slice(first, first + step), length) for first in range(clip, clip + clips, step))

@@ -47,7 +47,7 @@ class CodecStream:
     """Two sessions on one codec, samples to codes and codes to samples; a context manager.
 
     Args:
-        codec: any codec of `codecs.protocol.Codec`, in evaluation mode.
+        codec: any codec of `protocol.Codec`, in evaluation mode.
         chunk_seconds: coded at once. None: one frame for a causal codec, STREAM_CHUNK_SECONDS for others.
         lookahead_seconds: context behind each chunk. None: all that a frame can see, so that the stream gives what the
             whole signal would (GLOBAL_CONTEXT_SECONDS with global attention). Less is sooner, but other tokens.

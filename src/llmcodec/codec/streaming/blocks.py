@@ -7,7 +7,7 @@
 
 Blocks may have any sizes; the result does not depend on them. With bounded attention (`tiny`) it is that of the whole
 signal; with global attention it depends on `chunk_seconds` and `lookahead_seconds` (docs/longform.md has figures).
-Works with every codec of `codecs.protocol.Codec`. Test: tests/codec/test_blocks.py.
+Works with every codec of `protocol.Codec`. Test: tests/codec/test_blocks.py.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from llmcodec.codec.streaming.api import open_decoder, open_encoder
 from llmcodec.codec.streaming.latency import CHUNK_SECONDS
+from llmcodec.codec.streaming.sessions import DecoderSession, EncoderSession
 
 
 def encode_blocks(
@@ -33,7 +34,7 @@ def encode_blocks(
     """Blocks of samples -> blocks of codes, each as soon as it is certain.
 
     Args:
-        codec: any codec of `codecs.protocol.Codec`, in evaluation mode.
+        codec: any codec of `protocol.Codec`, in evaluation mode.
         blocks: float arrays (S,) of any sizes at the codec's sample rate.
         chunk_seconds: how much is encoded at once; memory grows with it, time falls a little.
         lookahead_seconds: context behind each chunk. None: all that a frame can see, or with global attention
@@ -46,12 +47,7 @@ def encode_blocks(
     Raises:
         ValueError: no samples at all, or a block that is not a finite, mono float array.
     """
-    session = open_encoder(codec, chunk_seconds, lookahead_seconds, audio_kind)
-    for block in blocks:
-        if (codes := session.push(block)).shape[-1]:
-            yield codes
-    if (codes := session.flush()).shape[-1]:
-        yield codes
+    return _run(open_encoder(codec, chunk_seconds, lookahead_seconds, audio_kind), blocks)
 
 
 def decode_blocks(
@@ -76,9 +72,12 @@ def decode_blocks(
     Raises:
         ValueError: no codes at all, codes outside the codebook, or a length that they do not cover.
     """
-    session = open_decoder(codec, chunk_seconds, lookahead_seconds, length)
-    for block in codes:
-        if len(wav := session.push(block)):
-            yield wav
-    if len(wav := session.flush()):
-        yield wav
+    return _run(open_decoder(codec, chunk_seconds, lookahead_seconds, length), codes)
+
+
+def _run(session: EncoderSession | DecoderSession, blocks: Iterable[Tensor | np.ndarray]) -> Iterator[Tensor]:
+    for block in blocks:
+        if (ready := session.push(block)).shape[-1]:
+            yield ready
+    if (ready := session.flush()).shape[-1]:
+        yield ready

@@ -24,23 +24,10 @@ class CausalEncoder(EncoderSession):
         super().__init__(codec, plan, audio_kind)
         self.states = codec.encoder.conformer.open_stream()
         self.partitions = codec.partitions_of(None if audio_kind is None else [audio_kind], 1)
-        self.overlap = -(-plan.lookahead_samples // self.hop)  # frames that see beyond the start of the kept samples
+        self.left_frames = -(-plan.lookahead_samples // self.hop)  # frames that see beyond the start of the samples
 
-    def ready(self) -> bool:
-        end = (self.next_frame + self.plan.chunk_frames) * self.hop + self.plan.lookahead_samples
-        return self.tail.stop >= end
-
-    def step(self, final: bool) -> Tensor:
-        start, stop = self.next_frame, self.next_frame + self.plan.chunk_frames
-        first = max(0, start - self.overlap)
-        if final and self.tail.stop <= start * self.hop:
-            return self.empty()
-        end = self.tail.stop if final else stop * self.hop + self.plan.lookahead_samples
-        wav = self.tail.view(first * self.hop, end).to(self.device)[None]
-        features = self.codec.encoder.frontend(wav, torch.tensor([wav.shape[1]], device=wav.device))
-        features = features[:, start - first : None if final else stop - first]
-        self.next_frame = start + features.shape[1]
-        self.tail.drop(min(end, max(0, self.next_frame - self.overlap) * self.hop))
+    def code(self, wav: Tensor, first: int, last: int | None) -> Tensor:
+        features = self.codec.encoder.frontend(wav[None], torch.tensor([len(wav)], device=wav.device))[:, first:last]
         if features.shape[1] == 0:
             return self.empty()
         latent_BTD = self.codec.encoder.conformer(features, states=self.states)
@@ -55,9 +42,6 @@ class CausalDecoder(DecoderSession):
         self.states = codec.decoder.conformer.open_stream()
         self.kept = codec.config.n_fft // self.hop - 1  # frames that overlap the samples still to come
         self.hidden_BTD: Tensor | None = None
-
-    def ready(self) -> bool:
-        return self.tail.stop >= self.next_frame + self.plan.chunk_frames
 
     def step(self, final: bool) -> Tensor:
         stop = self.tail.stop if final else self.next_frame + self.plan.chunk_frames

@@ -100,7 +100,7 @@ def latency(codec: Any, chunk_seconds: float | None = None, lookahead_seconds: f
     """Latency of `codec.streaming(chunk_seconds, lookahead_seconds)`, from a codec or only its configuration.
 
     Args:
-        codec: any codec of `codecs.protocol.Codec`, or an `LLMCodecConfig`.
+        codec: any codec of `protocol.Codec`, or an `LLMCodecConfig`.
         chunk_seconds: as for `streaming`; None: one frame for a causal codec, else STREAM_CHUNK_SECONDS.
         lookahead_seconds: as for `streaming`.
     """

@@ -2,7 +2,7 @@
 
 A session takes pieces of any size with `push` and gives what is ready; `flush` gives the rest and ends it. Chunks lie
 on a fixed grid, so the result does not depend on how the signal was cut into pieces. `ChunkedEncoder` and
-`ChunkedDecoder` drive any codec of `codecs.protocol.Codec`: each chunk is coded with its true neighbours on both sides
+`ChunkedDecoder` drive any codec of `protocol.Codec`: each chunk is coded with its true neighbours on both sides
 (`latency.Plan`), and the padding of the signal's own ends is seen only there. `causal.py` has the stateful pair.
 Shapes: S samples, Q codebooks, t frames. Results are on the CPU. Test: tests/codec/test_blocks.py.
 """
@@ -45,19 +45,27 @@ class Tail:
 
 
 class Session:
-    """Push pieces, get what is ready; flush once. Children say when a chunk is `ready` and how to code it (`step`)."""
+    """Push pieces, get what is ready; flush once. Children say how a chunk is coded (`step`).
 
-    def __init__(self, codec: Any, plan: Plan, piece: int) -> None:
+    Args:
+        codec: in evaluation mode.
+        plan: how the signal is cut.
+        unit: positions of the signal that make a frame: samples for an encoder, 1 for a decoder.
+        wait: positions behind the end of a chunk that must be there before it is coded.
+    """
+
+    def __init__(self, codec: Any, plan: Plan, unit: int, wait: int) -> None:
         if getattr(codec, "training", False):
             raise ValueError("a codec in training mode depends on its batch: call codec.eval() first")
-        self.codec, self.plan, self.piece = codec, plan, piece
+        self.codec, self.plan, self.unit, self.wait = codec, plan, unit, wait
         self.hop = codec.hop_samples
         self.tail = Tail()
         self.next_frame = 0
         self.closed = False
 
     def ready(self) -> bool:
-        raise NotImplementedError
+        """The next chunk is there, and what it waits for."""
+        return self.tail.stop >= (self.next_frame + self.plan.chunk_frames) * self.unit + self.wait
 
     def step(self, final: bool) -> Tensor:
         """Code the next chunk; with `final` all that is left, to the end of the signal."""
@@ -74,7 +82,8 @@ class Session:
     def push_tensor(self, block: Tensor) -> Tensor:
         """A checked piece of the signal -> what is ready now."""
         out = [self.empty()]
-        for part in block.split(self.piece, dim=-1) if block.shape[-1] else ():  # a huge piece is not kept whole
+        piece = self.plan.chunk_frames * self.unit  # a huge block is not kept whole
+        for part in block.split(piece, dim=-1) if block.shape[-1] else ():
             self.tail.append(part)
             while self.ready():
                 out.append(self.step(final=False))
@@ -102,11 +111,27 @@ class Session:
 
 
 class EncoderSession(Session):
-    """Samples in, codes out."""
+    """Samples in, codes out. `left_frames`: frames of the past that are coded along with a chunk."""
 
     def __init__(self, codec: Any, plan: Plan, audio_kind: str | None = None) -> None:
-        super().__init__(codec, plan, piece=plan.chunk_frames * codec.hop_samples)
-        self.audio_kind = audio_kind
+        super().__init__(codec, plan, unit=codec.hop_samples, wait=plan.lookahead_samples)
+        self.audio_kind, self.left_frames = audio_kind, plan.left_frames
+
+    def code(self, wav: Tensor, first: int, last: int | None) -> Tensor:
+        """Samples (S,) -> the codes (Q, t) of their frames `first` to `last`, None: to the end."""
+        raise NotImplementedError
+
+    def step(self, final: bool) -> Tensor:
+        start, stop = self.next_frame, self.next_frame + self.plan.chunk_frames
+        first = max(0, start - self.left_frames)
+        if final and self.tail.stop <= start * self.hop:
+            return self.empty()
+        end = self.tail.stop if final else stop * self.hop + self.wait
+        wav = self.tail.view(first * self.hop, end).to(self.device)
+        codes = self.code(wav, start - first, None if final else stop - first)
+        self.next_frame = start + codes.shape[-1]
+        self.tail.drop(min(end, max(0, self.next_frame - self.left_frames) * self.hop))
+        return codes
 
     def push(self, samples: Tensor | np.ndarray) -> Tensor:
         """Samples (S,), any S >= 0 -> int64 codes (Q, t) that are ready, t >= 0.
@@ -129,7 +154,7 @@ class DecoderSession(Session):
     """Codes in, samples out. `length`: samples that the signal has, where it is known from the start."""
 
     def __init__(self, codec: Any, plan: Plan, length: int | None = None) -> None:
-        super().__init__(codec, plan, piece=plan.chunk_frames)
+        super().__init__(codec, plan, unit=1, wait=plan.right_frames)
         if length is not None and length < 1:
             raise ValueError(f"length must be at least 1 sample, got {length}")
         self.length = length
@@ -173,30 +198,16 @@ class DecoderSession(Session):
 class ChunkedEncoder(EncoderSession):
     """Encodes chunk by chunk, each between its neighbours."""
 
-    def ready(self) -> bool:
-        return self.tail.stop >= (self.next_frame + self.plan.chunk_frames + self.plan.right_frames) * self.hop
-
-    def step(self, final: bool) -> Tensor:
-        start, stop = self.next_frame, self.next_frame + self.plan.chunk_frames
-        first = max(0, start - self.plan.left_frames)
-        if final and self.tail.stop <= start * self.hop:
-            return self.empty()
-        end = self.tail.stop if final else (stop + self.plan.right_frames) * self.hop
-        wav = self.tail.view(first * self.hop, end).to(self.device)
+    def code(self, wav: Tensor, first: int, last: int | None) -> Tensor:
         kinds = {} if self.audio_kind is None else {"audio_kinds": [self.audio_kind]}
         codes = self.codec.encode(wav[None, None], **kinds).audio_codes[0].cpu()
-        if not final and codes.shape[-1] < max(stop - first, len(wav) // self.hop - 1):
+        if last is not None and codes.shape[-1] < max(last, len(wav) // self.hop - 1):
             raise ValueError(f"{len(wav)} samples gave only {codes.shape[-1]} frames: is hop_samples {self.hop} right?")
-        self.next_frame = stop
-        self.tail.drop(min(end, max(0, stop - self.plan.left_frames) * self.hop))
-        return codes[:, start - first : None if final else stop - first]
+        return codes[:, first:last]
 
 
 class ChunkedDecoder(DecoderSession):
     """Decodes chunk by chunk, each between its neighbours."""
-
-    def ready(self) -> bool:
-        return self.tail.stop >= self.next_frame + self.plan.chunk_frames + self.plan.right_frames
 
     def step(self, final: bool) -> Tensor:
         start, stop = self.next_frame, self.next_frame + self.plan.chunk_frames
