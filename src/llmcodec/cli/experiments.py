@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmcodec import assets
-from llmcodec.cli.parser import positions
-from llmcodec.cli.recipes import SHORT_NAMES, RecipeParser
+from llmcodec.cli.parser import spell_out
+from llmcodec.cli.recipes import KEYS, RecipeParser
 from llmcodec.cli.train import train_parser
 
 QUICKSTART_HELP = """\
@@ -23,7 +23,7 @@ Train and measure several recipes with several seeds, unattended; prints one tab
 second process to share the work.
 
   llmcodec sweep recipes/sweep_objectives.yaml"""
-SWEEP_NAMES = {"output": "folder", "manifest": "manifest", "sources": "sources", "languages": "languages"}
+SWEEP_KEYS = {"output": "folder", "manifest": "manifest", "sources": "sources", "languages": "languages"}
 
 
 def quickstart(arguments: Sequence[str]) -> None:
@@ -31,12 +31,12 @@ def quickstart(arguments: Sequence[str]) -> None:
     from llmcodec.experiments.quickstart import run_quickstart
     from llmcodec.training.recipe import Recipe
 
-    short_names = {name: key for name, key in SHORT_NAMES.items() if name != "output"}
+    keys = {name: key for name, key in KEYS.items() if name != "output"}
     recipes = RecipeParser(
         Recipe,
         "llmcodec quickstart",
         QUICKSTART_HELP,
-        short_names,
+        keys,
         default_config_files=[str(assets.shipped_recipe("quickstart"))],
     )
     add = recipes.parser.add_argument
@@ -50,8 +50,9 @@ def sweep(arguments: Sequence[str]) -> None:
     """Run `llmcodec sweep`."""
     from llmcodec.experiments.sweep import SweepConfig, run_sweep
 
-    recipes = RecipeParser(SweepConfig, "llmcodec sweep", SWEEP_HELP, SWEEP_NAMES)
+    recipes = RecipeParser(SweepConfig, "llmcodec sweep", SWEEP_HELP, SWEEP_KEYS)
     recipes.parser.add_argument("file", type=str, help="Sweep file (YAML); options win over it.")
-    file = next((arguments[at] for at in positions(arguments)), None)
-    config, _ = recipes.read(arguments if file is None else ["--config", file, *arguments])
+    spelled = spell_out(arguments, recipes.spellings)
+    file = next((argument for argument in spelled if not argument.startswith("-")), None)
+    config, _ = recipes.read(spelled if file is None else ["--config", file, *spelled])
     print(run_sweep(config, Path(file or ".").parent, train_parser().read_recipe).read_text(encoding="utf-8"))

@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmcodec.cli.options import ClipOptions, CodecOptions, DeviceOptions, OutputOptions
-from llmcodec.cli.recipes import TrainingParser
+from llmcodec.cli.recipes import RecipeParser, training_parser
 
 if TYPE_CHECKING:
     from llmcodec.lm.recipe import TokenLMRecipe
 
 CODEC, CLIPS, TOKENS = CodecOptions(), ClipOptions(min_seconds=0.0), OutputOptions("tokens")
 DEVICE, NO_OUTPUT, SAMPLES = DeviceOptions(), OutputOptions(), OutputOptions("samples")
-SHORT_NAMES = {
+KEYS = {
     "output": "run",
     "manifest": "data.manifest",
     "sources": "data.sources",
@@ -104,17 +104,17 @@ def tokenize_bar() -> Iterator[Callable[[float], None]]:
 
 
 @cache
-def lm_train_parser() -> TrainingParser[TokenLMRecipe]:
+def lm_train_parser() -> RecipeParser[TokenLMRecipe]:
     """Parser of `llmcodec lm train`."""
     from llmcodec.lm.recipe import TokenLMRecipe
 
-    return TrainingParser(TokenLMRecipe, "llmcodec lm train", TRAIN_HELP, SHORT_NAMES)
+    return training_parser(TokenLMRecipe, "llmcodec lm train", TRAIN_HELP, KEYS)
 
 
 def train(arguments: Sequence[str]) -> None:
     """Run `llmcodec lm train`."""
-    recipe, resume = lm_train_parser().start(arguments)
-    run_training(recipe, resume)
+    recipe, options = lm_train_parser().read(arguments)
+    run_training(recipe, **options)
 
 
 def run_training(recipe: TokenLMRecipe, resume: bool = False, say: Callable[[str], None] = print) -> Path:

@@ -1,17 +1,17 @@
 """A typed function as a command: its parameters become options, its docstring becomes the help.
 
-A parameter without a default is positional, but for `output`, which is `-o` in every command; a parameter whose type is
-an option group (options.py) gives one option per field. Names of several things are joined by commas (`--sources a,b`;
-`'[a,b]'` is read as well). Options are spelled with hyphens; underscores are read as well.
-Test: tests/cli/test_parser.py.
+A parameter without a default is positional, but for `output`, which is `-o` in every command. An option group
+(options.py) gives one option per field. Names of several things are joined by commas (`--sources a,b`; `'[a,b]'` is
+read as well). Options are spelled with hyphens; underscores are read as well. Test: tests/cli/test_parser.py.
 """
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import cache, partial
 from inspect import Parameter, getdoc, signature
 from textwrap import fill
 from typing import Any, get_args, get_origin, get_type_hints
@@ -28,11 +28,8 @@ class HelpFormatter(DefaultHelpFormatter):
     """Wraps the paragraphs of a description; lines that are indented, such as examples, stay as they are."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        paragraphs = text.strip().split("\n\n")
-        return "\n\n".join(
-            part if any(line.startswith("  ") for line in part.splitlines()) else fill(part, width)
-            for part in paragraphs
-        )
+        parts = text.strip().split("\n\n")
+        return "\n\n".join(part if "\n  " in f"\n{part}" else fill(part, width) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -45,8 +42,8 @@ class Option:
     default: Any
     """`Parameter.empty` where the argument is required."""
     help: str
-    group: str = ""
-    """The parameter that the field belongs to."""
+    parameter: str
+    """The parameter that takes the value, or the group that the field belongs to."""
 
     @property
     def flag(self) -> str:
@@ -58,49 +55,51 @@ class Option:
         return self.default is Parameter.empty and self.name != "output"
 
     @property
-    def items(self) -> tuple[Any, ...]:
-        """Item types of a list (one) or of a tuple; nothing for other types."""
-        hint = next((one for one in get_args(self.hint) if get_origin(one) in (list, tuple)), self.hint)
-        return get_args(hint) if get_origin(hint) in (list, tuple) else ()
+    def items(self) -> Any:
+        """Type of the items of a list or tuple; None for other types."""
+        lists = [one for one in (self.hint, *get_args(self.hint)) if get_origin(one) in (list, tuple)]
+        return get_args(lists[0])[0] if lists else None
 
-    def read(self, value: Any) -> Any:
-        """The text of a list or tuple as such; other values as they are. Raises ValueError that names the option."""
-        if not self.items or not isinstance(value, str):
-            return value
-        parts = split_names(value)
-        kind, many = self.items[0], get_origin(self.hint) is tuple and self.items[-1] is not ...
-        try:
-            if many and len(parts) != len(self.items):
-                raise ValueError
-            read = [kind(part) for part in parts]
-        except ValueError:
-            number = f"{len(self.items)} " if many else ""
-            raise ValueError(f"{self.flag} takes {number}values joined by commas; not {value!r}") from None
-        return tuple(read) if many else read
+    @property
+    def spelling(self) -> Spelling:
+        convert = partial(spell_list, items=self.items) if self.items else str
+        return Spelling(self.flag, convert, isinstance(self.default, bool))
 
 
-def split_names(text: str) -> list[str]:
-    """`a,b`, `[a, b]` or `["a", "b"]` -> the names."""
-    parts = text.strip().removeprefix("[").removesuffix("]").split(",")
-    return [part.strip().strip("'\"") for part in parts if part.strip()]
+@dataclass(frozen=True)
+class Spelling:
+    """How an option that a user types is passed on to the parser."""
+
+    flag: str
+    convert: Callable[[str], str] = str
+    """Makes the parser's value of the user's."""
+    switch: bool = False
+    """It may stand without a value, for true."""
+    warning: str = ""
+    """What is said, once, where it is used."""
 
 
 def options_of(function: Callable[..., Any]) -> list[Option]:
     """The arguments of a command in the order of its parameters, fields of option groups in their place."""
     hints, helps, found = get_type_hints(function), parameter_helps(function), []
     for name, parameter in signature(function).parameters.items():
-        hint, default = hints[name], parameter.default
-        if not (isinstance(hint, type) and issubclass(hint, OptionGroup)):
-            found.append(Option(name, hint, default, helps.get(name, "")))
+        group, default = hints[name], parameter.default
+        if not is_group(group):
+            found.append(Option(name, group, default, helps.get(name, ""), name))
             continue
-        field_hints = get_type_hints(hint)
-        field_helps = {name: text for one in hint.__mro__[-2::-1] for name, text in parameter_helps(one).items()}
-        for field in fields(hint):  # type: ignore[arg-type]
+        field_hints = get_type_hints(group)
+        field_helps = {one: text for base in group.__mro__[-2::-1] for one, text in parameter_helps(base).items()}
+        for field in fields(group):
             value = field.default if default is Parameter.empty else getattr(default, field.name)
             assert value is not MISSING
-            help_text = helps.get(field.name) or field_helps[field.name]
-            found.append(Option(field.name, field_hints[field.name], value, help_text, name))
+            text = helps.get(field.name) or field_helps[field.name]
+            found.append(Option(field.name, field_hints[field.name], value, text, name))
     return found
+
+
+def is_group(hint: Any) -> bool:
+    """Whether a type is an option group."""
+    return isinstance(hint, type) and issubclass(hint, OptionGroup)
 
 
 def parameter_helps(documented: Any) -> dict[str, str]:
@@ -131,22 +130,22 @@ def run_function(
     """
     options = options_of(function)
     parser = new_parser(program, (getdoc(function) or "").partition("Args:")[0].partition("Raises:")[0])
-    repeated = repeat.split(",")
     for option in options:
-        add_option(parser, option, option.name == many, option.name in repeated)
-    names = [option.name for option in options]
-    flags = [option.flag for option in options if isinstance(option.default, bool)]
-    typed = spell_out(rename(program, arguments, renamed or {}), names, flags)
+        add_option(parser, option, option.name == many, option.name in repeat.split(","))
+    spellings = {option.name: option.spelling for option in options}
+    for old, new in (renamed or {}).items():
+        warning = f"{program}: --{old} is --{new} now; the old name goes with the next release"
+        spellings[old] = replace(spellings[new], warning=warning)
+    typed = spell_out(arguments, spellings)
     if positional_output:
         typed = name_output(program, typed, sum(option.positional for option in options))
-    values = vars(parser.instantiate(parser.parse_args(typed)))
-    values = {option.name: option.read(values[option.name]) for option in options}
-    hints = get_type_hints(function)
-    groups = {
-        group: hints[group](**{option.name: values.pop(option.name) for option in options if option.group == group})
-        for group in {option.group for option in options if option.group}
-    }
-    return function(**values, **groups)
+    values = parser.instantiate(parser.parse_args(typed))
+    taken: dict[str, Any] = {}
+    for name, hint in get_type_hints(function).items():
+        own = {option.name: values[option.name] for option in options if option.parameter == name}
+        if own:
+            taken[name] = hint(**own) if is_group(hint) else own[name]
+    return function(**taken)
 
 
 def new_parser(program: str, description: str, **settings: Any) -> ArgumentParser:
@@ -173,76 +172,61 @@ def limit_yaml() -> None:
     set_loader("yaml", load_checked, (YAMLError,))
 
 
-def add_option(parser: ArgumentParser, option: Option, many: bool = False, repeated: bool = False) -> None:
+def add_option(parser: ArgumentParser, option: Option, many: bool, repeated: bool) -> None:
     """Declare one argument."""
     required = option.default is Parameter.empty
-    given: dict[str, Any] = {"help": option.help, "type": option.hint}
+    how: dict[str, Any] = {} if required else {"default": option.default}
     if many:
-        parser.add_argument(option.name, nargs="+" if required else "*", **given | {"type": str})
-        return
-    if repeated:
-        parser.add_argument(option.flag, action="append", **given | {"type": str})
-        return
-    if option.items:
-        given |= {"type": str if required else str | None, "metavar": "A,B"}
-    if option.positional:
-        parser.add_argument(option.name, **given)
-        return
-    if required:
-        given["required"] = True
-    else:
-        given["default"] = option.default
-        if isinstance(option.default, list | tuple):
-            given["default"] = ",".join(map(str, option.default))
-    parser.add_argument(*["-o"] * (option.name == "output"), option.flag, **given)
+        how = {"nargs": "+" if required else "*"}
+    elif repeated:
+        how = {"action": "append"}
+    elif option.items:
+        how["metavar"] = "A,B"
+    names = [option.name] if many or option.positional and not repeated else [option.flag]
+    if option.name == "output":
+        names, how = ["-o", *names], how | {"required": required}
+    action = parser.add_argument(*names, type=str if many or repeated else option.hint, help=option.help, **how)
+    action.option_strings = [name for name in action.option_strings if not name.endswith("+")]  # hides `--sources+`
 
 
-def rename(program: str, arguments: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
-    """Old options by their names of today, each with one line on standard error."""
-    now, told = [], set()
-    for argument in arguments:
+def spell_out(arguments: Sequence[str], spellings: Mapping[str, Spelling]) -> list[str]:
+    """The arguments as a parser knows them, each option with its value: `--min_seconds 2` as `--min-seconds=2`."""
+    spelled: list[str] = []
+    rest, told = list(arguments), set()
+    while rest:
+        argument = rest.pop(0)
         flag, equals, value = argument.partition("=")
-        new = renamed.get(flag.removeprefix("--").replace("-", "_")) if flag.startswith("--") else None
-        if new is not None and flag not in told:
-            told.add(flag)
-            print(f"{program}: {flag} is --{new} now; the old name goes with the next release", file=sys.stderr)
-        now.append(argument if new is None else f"--{new}{equals}{value}")
-    return now
-
-
-def positions(arguments: Sequence[str]) -> list[int]:
-    """Where positional values stand, among options that take one value each."""
-    found, value = [], False
-    for at, argument in enumerate(arguments):
-        option = not value and argument.startswith("-") and argument != "-"
-        if not option and not value:
-            found.append(at)
-        value = option and "=" not in argument and argument not in ("-h", "--help")
-    return found
+        name = "output" if flag == "-o" else flag.removeprefix("--").replace("-", "_")
+        found = spellings.get(name) if flag.startswith("-") else None
+        if found is None:
+            spelled.append(argument)
+            continue
+        if found.warning and name not in told:
+            print(found.warning, file=sys.stderr)
+        told.add(name)
+        if not equals and found.switch:
+            value = rest.pop(0) if rest[:1] in (["true"], ["false"]) else "true"
+        elif not equals and rest and not rest[0].startswith("--"):
+            value = rest.pop(0)
+        elif not equals:
+            spelled.append(found.flag)  # the parser says that its value is missing
+            continue
+        spelled.append(f"{found.flag}={found.convert(value)}")
+    return spelled
 
 
 def name_output(program: str, arguments: list[str], num_inputs: int) -> list[str]:
     """An output given as the positional value behind the inputs, as in 0.1, as `--output`; with a line that says so."""
-    places = positions(arguments)
-    named = any(argument.partition("=")[0] in ("-o", "--output") for argument in arguments)
-    if named or len(places) != num_inputs + 1:
+    places = [at for at, argument in enumerate(arguments) if argument == "-" or not argument.startswith("-")]
+    if len(places) != num_inputs + 1 or any(argument.startswith("--output") for argument in arguments):
         return arguments
-    output = arguments[places[-1]]
+    output = arguments.pop(places[-1])
     print(f"{program}: name the output by -o {output}; the next release asks for it", file=sys.stderr)
-    return [*arguments[: places[-1]], *arguments[places[-1] + 1 :], f"--output={output}"]
+    return [*arguments, f"--output={output}"]
 
 
-def spell_out(arguments: Sequence[str], names: Collection[str], flags: Collection[str]) -> list[str]:
-    """`--min_seconds` as `--min-seconds`, and a flag that stands alone with its value."""
-
-    def hyphened(argument: str) -> str:
-        flag, equals, value = argument.partition("=")
-        known = flag.startswith("--") and flag[2:].replace("-", "_") in names
-        return f"{flag.replace('_', '-')}{equals}{value}" if known else argument
-
-    spelled = [hyphened(argument) for argument in arguments]
-    following = [*spelled, ""][1:]
-    return [
-        f"{argument}=true" if argument in flags and after not in ("true", "false") else argument
-        for argument, after in zip(spelled, following, strict=True)
-    ]
+def spell_list(text: str, items: Any = str) -> str:
+    """`a,b`, `[a, b]` or `["a", "b"]` as JSON, so that no YAML reader takes `no` for false."""
+    parts = [part.strip().strip("'\"") for part in text.strip().removeprefix("[").removesuffix("]").split(",")]
+    named = [part for part in parts if part]
+    return "null" if text == "null" else json.dumps(named) if items is str else f"[{','.join(named)}]"

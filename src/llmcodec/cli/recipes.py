@@ -7,7 +7,6 @@ Test: tests/cli/test_recipes.py.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -16,11 +15,11 @@ from typing import Any, Generic, TypeVar
 
 from llmcodec import assets
 from llmcodec.cli.options import DeviceOptions
-from llmcodec.cli.parser import new_parser, parameter_helps, split_names
+from llmcodec.cli.parser import Spelling, new_parser, parameter_helps, spell_list, spell_out
 from llmcodec.runtime.opening import pick_device
 
 RecipeType = TypeVar("RecipeType")
-SHORT_NAMES = {
+KEYS = {
     "output": "run",
     "manifest": "data.manifest",
     "split": "data.split",
@@ -41,7 +40,7 @@ class RecipeParser(Generic[RecipeType]):
         kind: the dataclass of the recipe; its fields are options.
         program: what the user typed before the arguments.
         description: of the command; what the short names stand for is added.
-        short_names: option -> the recipe's key.
+        keys: option -> the recipe's key.
         settings: of the `ArgumentParser`.
     """
 
@@ -50,11 +49,14 @@ class RecipeParser(Generic[RecipeType]):
         kind: type[RecipeType],
         program: str,
         description: str,
-        short_names: Mapping[str, str] = SHORT_NAMES,
+        keys: Mapping[str, str] = KEYS,
         **settings: Any,
     ) -> None:
-        self.kind, self.short_names = kind, short_names
-        pairs = ", ".join(f"{flag_of(name)} for --{key}" for name, key in short_names.items())
+        self.kind = kind
+        self.spellings = {
+            name: Spelling(f"--{key}", spell_list if name in LISTS else str) for name, key in keys.items()
+        } | {"config": Spelling("--config", find_recipe)}
+        pairs = ", ".join(f"{flag_of(name)} for --{key}" for name, key in keys.items())
         text = f"{description}\n\nShort names, as in other commands: {pairs}."
         self.parser = new_parser(program, text, usage=f"{program} [options]", **settings)
         self.parser.add_argument(
@@ -63,49 +65,28 @@ class RecipeParser(Generic[RecipeType]):
         self.parser.add_class_arguments(kind)
 
     def read(self, arguments: Sequence[str]) -> tuple[RecipeType, dict[str, Any]]:
-        """The recipe, and the values of the command's further options."""
-        values = vars(self.parser.instantiate(self.parser.parse_args(self.spell_out(arguments))))
+        """The recipe, and the values of the command's further options; behind it, a training finds its device."""
+        values = vars(self.parser.instantiate(self.parser.parse_args(spell_out(arguments, self.spellings))))
         del values["config"]
         recipe = self.kind(**{field.name: values.pop(field.name) for field in fields(self.kind)})  # type: ignore[arg-type]
+        if "device" in values:
+            show_device(values.pop("device"))
         return recipe, values
-
-    def spell_out(self, arguments: Sequence[str]) -> list[str]:
-        """The arguments with short names as the recipe's keys, and shipped recipes as paths."""
-        spelled: list[str] = []
-        behind = ""
-        for argument in arguments:
-            if behind:
-                spelled.append(value_of(behind, argument))
-                behind = ""
-                continue
-            flag, equals, value = argument.partition("=")
-            name = "output" if flag == "-o" else flag.removeprefix("--").replace("-", "_")
-            if not flag.startswith("-") or name not in (*self.short_names, "config"):
-                spelled.append(argument)
-                continue
-            key = self.short_names.get(name, name)
-            spelled.append(f"--{key}={value_of(name, value)}" if equals else f"--{key}")
-            behind = "" if equals else name
-        return spelled
-
-
-class TrainingParser(RecipeParser[RecipeType]):
-    """Of a command that trains what the recipe says; takes the same arguments as `RecipeParser`."""
-
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self.parser.add_argument("--resume", action="store_true", help="Go on from the newest checkpoint of the run.")
-        self.parser.add_argument("--device", type=str, default="auto", help=parameter_helps(DeviceOptions)["device"])
 
     def read_recipe(self, arguments: Sequence[str]) -> RecipeType:
         """The recipe that the arguments describe."""
         return self.read(arguments)[0]
 
-    def start(self, arguments: Sequence[str]) -> tuple[RecipeType, bool]:
-        """The recipe and whether to resume, once this process sees the device to train on and no other."""
-        recipe, options = self.read(arguments)
-        show_device(options["device"])
-        return recipe, options["resume"]
+
+def training_parser(
+    kind: type[RecipeType], program: str, description: str, keys: Mapping[str, str] = KEYS
+) -> RecipeParser[RecipeType]:
+    """Parser of a command that trains what the recipe says: also `--resume` and `--device`."""
+    recipes = RecipeParser(kind, program, description, keys)
+    add = recipes.parser.add_argument
+    add("--resume", action="store_true", help="Go on from the newest checkpoint of the run.")
+    add("--device", type=str, default="auto", help=parameter_helps(DeviceOptions)["device"])
+    return recipes
 
 
 def show_device(device: str) -> None:
@@ -123,13 +104,6 @@ def show_device(device: str) -> None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = dict(enumerate(visible)).get(int(number), "") if visible[0] else number
     pick_device(kind)
-
-
-def value_of(name: str, text: str) -> str:
-    """What stands behind an option: lists as JSON, so that no YAML reader takes `no` for false."""
-    if name in LISTS and text != "null":
-        return json.dumps(split_names(text))
-    return find_recipe(text) if name == "config" else text
 
 
 def find_recipe(place: str) -> str:

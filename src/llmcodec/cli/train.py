@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
-from llmcodec.cli.recipes import TrainingParser
+from llmcodec.cli.recipes import RecipeParser, training_parser
 from llmcodec.training.recipe import Recipe
 
 HELP = """\
@@ -26,14 +26,14 @@ run.json (the resolved recipe), log.jsonl, checkpoints/, curves.png and codec/, 
 
 
 @cache
-def train_parser() -> TrainingParser[Recipe]:
+def train_parser() -> RecipeParser[Recipe]:
     """Parser of `llmcodec train`."""
-    return TrainingParser(Recipe, "llmcodec train", HELP)
+    return training_parser(Recipe, "llmcodec train", HELP)
 
 
 def train(arguments: Sequence[str]) -> None:
     """Run `llmcodec train`."""
-    recipe, resume = train_parser().start(arguments)
+    recipe, options = train_parser().read(arguments)
     from llmcodec.training.trainer import Trainer
 
-    print(f"codec: {Trainer(recipe, resume).run()}")
+    print(f"codec: {Trainer(recipe, **options).run()}")
