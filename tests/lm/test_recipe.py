@@ -30,7 +30,7 @@ def test_the_paper():
     assert "whole vocabulary" in one.loss_in_words()
 
 
-def test_the_small_model_in_new_and_old_spelling(parse):
+def test_the_small_model_in_new_and_old_spelling():
     default = parse().model.small
     assert (default.num_layers, default.hidden_size, default.intermediate_size, default.start_window) == (
         4,
