@@ -31,15 +31,11 @@ def make_pairs(count: int) -> list[Pair]:
     from llmcodec.adapters.load import load_codec
     from llmcodec.assets import speech_manifest
     from llmcodec.data.manifest import read_manifest
-    from llmcodec.evaluation.reconstruction import reconstruct
-    from llmcodec.io import audio
+    from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 
-    codec = load_codec("bundled")
-    clips = read_manifest(speech_manifest())
-    pairs = []
-    for index in range(min(count, len(clips))):
-        wav = audio.load(clips[index].path, RATE)
-        pairs.append((wav, reconstruct(codec, wav)[0]))
+    clips = read_manifest(speech_manifest())[:count]
+    with EncodedCorpus(load_codec("bundled")) as encoded:
+        pairs = [(encoded.wav(clip), decoded) for clip, decoded in encoded.reconstructions(clips)]
     return [pairs[index % len(pairs)] for index in range(count)]
 
 

@@ -26,14 +26,22 @@ class LoudnessCodec:
         wav_BS = input_values[:, 0]
         num_frames = -(-wav_BS.shape[-1] // self.hop_samples)
         framed = F.pad(wav_BS, (0, num_frames * self.hop_samples - wav_BS.shape[-1])).unfold(-1, 320, 320)
-        power_BT = framed.square().mean(-1)
+        mask_BS = torch.ones_like(wav_BS) if padding_mask is None else padding_mask.reshape(wav_BS.shape)
+        frames_B = -(-mask_BS.sum(-1).long() // self.hop_samples)
+        mask_BT = torch.arange(num_frames) < frames_B[:, None]
+        power_BT = framed.square().mean(-1) * mask_BT
         if self.context:
             size = 2 * self.context + 1
-            power_BT = F.avg_pool1d(power_BT[:, None], size, 1, self.context, count_include_pad=False)[:, 0]
+            near_BT, count_BT = (
+                F.avg_pool1d(one_BT[:, None].float(), size, 1, self.context)[:, 0] for one_BT in (power_BT, mask_BT)
+            )
+            power_BT = near_BT / count_BT.clamp_min(1 / size)
         codes_BT = (power_BT.sqrt() * 200).long().clamp(max=self.codebook_size - 1)
-        return SimpleNamespace(
-            audio_codes=codes_BT[:, None], audio_codes_mask=torch.ones_like(codes_BT)[:, None].bool()
-        )
+        return SimpleNamespace(audio_codes=codes_BT[:, None], audio_codes_mask=mask_BT[:, None])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What decides its tokens, so that results can be looked up by it."""
+        return {"context": torch.tensor(self.context)}
 
     def decode(
         self, audio_codes: Tensor, padding_mask: Tensor | None = None, *, length: int | None = None

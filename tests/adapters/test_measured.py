@@ -9,6 +9,7 @@ import soundfile
 from llmcodec.adapters import random_weights
 from llmcodec.cli.main import main
 from llmcodec.data.manifest import Clip
+from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.predictability import LikelihoodConfig
 from llmcodec.evaluation.probe import ProbeConfig, measure_probe
 from llmcodec.evaluation.system import Corpus, MeasurementConfig, measure_system, nominal_bits_per_second
@@ -51,7 +52,8 @@ def test_reconstruction_predictability_and_consistency(clips, name):
     codec = tiny_codec(name, PEERS[name])
     corpus = Corpus(clips[:3], clips[3:4], clips[4:])
     config = MeasurementConfig(LIKELIHOOD, slow_metrics=name == "neucodec", workers=0, consistency_clips=2)
-    row = measure_system(name, codec, corpus, config)
+    with EncodedCorpus(codec) as encoded:
+        row = measure_system(name, encoded, corpus, config)
     for clip, measured in zip(corpus.held_out, row.reconstruction.rows, strict=True):
         assert measured.id == clip.id and measured.seconds == pytest.approx(clip.duration, abs=1 / 8000)
         frames = -(-round(measured.seconds * codec.sample_rate) // codec.hop_samples)
@@ -67,9 +69,9 @@ def test_reconstruction_predictability_and_consistency(clips, name):
 
 def test_the_matched_probe_reads_features_of_peers(clips):
     for name in ("snac", "neucodec"):
-        result = measure_probe(
-            tiny_codec(name), clips[:3], clips[3:4], clips[4:], LIKELIHOOD, ProbeConfig(num_codes=8, rounds=2)
-        )
+        with EncodedCorpus(tiny_codec(name)) as encoded:
+            codebook = ProbeConfig(num_codes=8, rounds=2)
+            result = measure_probe(encoded, clips[:3], clips[3:4], clips[4:], LIKELIHOOD, codebook)
         assert 0 <= result.predictability.accuracy <= 1
 
 

@@ -11,21 +11,13 @@ import pytest
 
 from llmcodec.adapters.load import load_codec
 from llmcodec.assets import codec_folder, speech_manifest
-from llmcodec.cli import compare as command
 from llmcodec.cli.main import main
+from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.data.manifest import read_manifest, write_manifest
+from llmcodec.evaluation import system
+from llmcodec.evaluation.cache import code_digest, measurement_key
 from llmcodec.evaluation.results import SystemRow
-from llmcodec.experiments.comparison import (
-    System,
-    all_statements,
-    code_digest,
-    codec_key,
-    command_line,
-    curves,
-    named_systems,
-    run_facts,
-    versions,
-)
+from llmcodec.experiments.comparison import System, all_statements, curves, named_systems, run_facts
 
 from ..report.made_up import made_up_row
 
@@ -82,7 +74,7 @@ def test_page_table_and_numbers_and_a_second_call_that_only_draws(run_folder, ma
     def never(*_: object) -> SystemRow:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(command, "measure_system", never)
+    monkeypatch.setattr(system, "measure_system", never)
     assert main([*arguments, "--recordings", "1"]) == 0
     again = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert again.count("<audio") == 3 and json.loads((tmp_path / "out" / "report.json").read_text("utf-8")) == numbers
@@ -96,6 +88,8 @@ def test_names(run_folder):
     assert systems[0].run is None and systems[2].run == run_folder == systems[3].run
     with pytest.raises(ValueError, match="two codecs are called 'bundled'"):
         named_systems(["bundled", "bundled"])
+    with pytest.raises(ValueError, match="name at least one codec"):
+        named_systems([])
 
 
 def test_run_facts_and_curves(run_folder, tmp_path):
@@ -129,16 +123,16 @@ def test_the_caveat_is_said_once():
 
 def test_keys_see_weights_and_settings():
     codec = load_codec("bundled")
-    key = codec_key(codec, "settings")
-    assert key == codec_key(load_codec("bundled"), "settings") and key != codec_key(codec, "others")
+    key = measurement_key(codec, "settings")
+    assert key == measurement_key(load_codec("bundled"), "settings") and key != measurement_key(codec, "others")
     next(iter(codec.parameters())).data.view(-1)[0] += 1.0  # type: ignore[attr-defined]
-    assert codec_key(codec, "settings") != key
-    assert codec_key(object(), "settings") is None  # type: ignore[arg-type]
+    assert measurement_key(codec, "settings") != key
+    assert measurement_key(optimize_for_inference(codec, "fp32"), "settings") is None
 
 
 def test_code_that_measures_changes_the_key_and_code_that_draws_does_not(tmp_path):
-    measuring = ("io/a.py", "codec/a.py", "adapters/a.py", "lm/a.py", "salmon/a.py", "evaluation/a.py", "metrics/a.py")
-    for name in ("protocol.py", *measuring, "report/style.py"):
+    places = ("io", "codec", "adapters", "runtime", "lm", "salmon", "evaluation", "metrics")
+    for name in ("protocol.py", *(f"{place}/a.py" for place in places), "report/style.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x = 1")
     before = code_digest(tmp_path)
@@ -146,14 +140,6 @@ def test_code_that_measures_changes_the_key_and_code_that_draws_does_not(tmp_pat
     assert code_digest(tmp_path) == before
     (tmp_path / "codec/a.py").write_text("x = 2")
     assert code_digest(tmp_path) != before and len(code_digest()) == 24
-
-
-def test_command_and_versions(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["/bin/llmcodec", "compare", "a b", "-o", "x.html"])
-    assert command_line(["ignored"]) == "llmcodec compare 'a b' -o x.html"
-    monkeypatch.setattr("sys.argv", ["pytest"])
-    assert command_line(["compare", "bundled"]) == "llmcodec compare bundled"
-    assert {"llmcodec", "python", "torch", "transformers"} <= set(versions())
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):

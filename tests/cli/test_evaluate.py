@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from llmcodec.cli import evaluate_predictability as predictability_command
-from llmcodec.cli import requests
+from llmcodec.cli import evaluate
 from llmcodec.cli.main import main
 from llmcodec.data.manifest import Clip, write_manifest
+from llmcodec.evaluation import system
+from llmcodec.experiments import comparison
 
 from ..evaluation.test_probe import TINY_LM, ShownCodec
 from ..fake_codec import LoudnessCodec
@@ -37,11 +38,11 @@ def manifest(tmp_path: Path) -> Path:
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command line; `loud` and `dull` are codecs, any other name is refused as ever."""
     known = {"loud": LoudnessCodec(), "dull": LoudnessCodec(context=4), "shown": ShownCodec()}
-    load = requests.load_codec
+    load = comparison.load_codec
     monkeypatch.setattr(
-        requests, "load_codec", lambda name, device: known[name] if name in known else load(name, device)
+        comparison, "load_codec", lambda name, device: known[name] if name in known else load(name, device)
     )
-    monkeypatch.setattr(predictability_command, "LikelihoodConfig", lambda: TINY_LM)
+    monkeypatch.setattr(evaluate, "LikelihoodConfig", lambda: TINY_LM)
 
     def typed(*words: object, code: int = 0) -> str:
         assert main(["evaluate", *map(str, words)]) == code
@@ -119,7 +120,7 @@ def test_predictability_reports_and_does_not_train_twice(
     assert "probe_accuracy" not in result["systems"]["loud"]["measures"]
     assert {(point["seed"]) for point in result["systems"]["loud"]["curve"]} == {0, 1}
     assert (tmp_path / "bits.frontier.png").stat().st_size > 5000 and (tmp_path / "bits.curves.png").exists()
-    monkeypatch.setattr(predictability_command, "measure", None)  # a second training would fail
+    monkeypatch.setattr(system, "measure_predictability", None)  # a second training would fail
     run(*[word for word in words if word != "--probe"])
     again = json.loads((tmp_path / "bits.json").read_text())["systems"]["shown"]["measures"]
     assert again["lm_bits_per_second"] == measures["lm_bits_per_second"]
@@ -135,7 +136,7 @@ def test_consistency_shows_slices_changes_and_chance(run: Run, manifest: Path, t
     result = json.loads((tmp_path / "same.json").read_text())["systems"]
     assert result["loud"]["measures"]["slice of 0.2 s"]["value"] == 1.0
     assert result["dull"]["measures"]["slice of 0.2 s"]["value"] < 1.0
-    assert len(result["loud"]["changes"]) == 2 * 7
+    assert len([row for row in result["loud"]["rows"] if "slice" not in row["change"]]) == 2 * 7
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_consistency_shows_slices_changes_and_chance(run: Run, manifest: Path, t
     [
         (["reconstruction"], "name at least one codec"),
         (["predictability"], "name at least one codec"),
-        (["consistency", "--codec", "loud", "--slices", "short"], "--slices takes numbers"),
+        (["consistency", "--codec", "loud", "--slices", "short"], "--slices takes values joined by commas"),
         (["consistency", "--codec", "loud", "--shifts", "0.9"], "at most 0.5 of a frame"),
         (["reconstruction", "--codec", "/no/such/codec"], "/no/such/codec"),
         (["reconstruction", "--codec", "loud", "--manifest", "/no/manifest.jsonl"], "no such manifest"),

@@ -12,8 +12,8 @@ import torch
 from llmcodec.adapters.load import load_codec
 from llmcodec.assets import speech_manifest
 from llmcodec.cli.main import main
-from llmcodec.cli.salmon import comparisons, percent, salmon_markdown
 from llmcodec.data.manifest import read_manifest, write_manifest
+from llmcodec.report.salmon import comparisons, percent, salmon_table
 from llmcodec.runtime.torch_runtime import identity_of
 from llmcodec.salmon.build import BG_ALL, ROOM, SPEAKER
 from llmcodec.salmon.score import PairScore, PartScore, SalmonResult
@@ -100,10 +100,10 @@ def test_tables_of_one_and_of_several_codecs():
         pairs = [PairScore(i, score if i % 4 else 0.0, 0.0, 5, 5) for i in range(100)]
         return SalmonResult({"rir_consistency": PartScore(pairs)})
 
-    one = salmon_markdown({"mine": result(1.0)})
+    one = salmon_table({"mine": result(1.0)}).markdown()
     assert "| rir_consistency | 100 | 87.5 [79.6, 92.6] | 87.5 [79.6, 92.6] | 25 |" in one
     both = {"base": result(-1.0), "new": result(1.0)}
-    assert "| | pairs | base | new |" in salmon_markdown(both).replace("|  |", "| |")
+    assert "| | pairs | base | new |" in salmon_table(both).markdown()
     (sentence,) = comparisons(both)
     assert sentence.startswith("new: differs from base, +75.0 points") and "100 pairs" in sentence
     assert percent(result(1.0).overall) == "87.5 [79.6, 92.6]"

@@ -46,11 +46,12 @@ def test_the_second_call_measures_nothing(tmp_path):
     "text",
     [
         "{",
-        '{"!class": "salmon:PairScore", "fields": {"index": 0}}',
-        '{"!class": "salmon:Gone", "fields": {}}',
+        '{"!class": "salmon.score:PairScore", "fields": {"index": 0}}',
+        '{"!class": "salmon.score:Gone", "fields": {}}',
         '{"!class": "os:system", "fields": {}}',
-        '{"!class": "stats:bootstrap_mean", "fields": {}}',
+        '{"!class": "metrics.statistics:bootstrap_mean", "fields": {}}',
         '{"!class": "salmon.x:PairScore", "fields": {}}',
+        '{"!class": "training.recipe:DataConfig", "fields": {}}',
         '{"!tensor": [1], "dtype": "no"}',
     ],
 )

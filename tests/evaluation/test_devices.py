@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.codec.fast.engine import optimize_for_inference
-from llmcodec.evaluation.consistency import slice_consistency
-from llmcodec.evaluation.probe import latents_of
-from llmcodec.evaluation.reconstruction import encode_clip, reconstruct
-from llmcodec.evaluation.system import encode_all
-from llmcodec.metrics.token_statistics import encode_wav
+from llmcodec.evaluation.consistency import measure_consistency
+from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.protocol import device_of
 from llmcodec.runtime.torch_runtime import TorchRuntime
 
@@ -24,27 +20,31 @@ ELSEWHERE = torch.device("meta")
 
 
 class Elsewhere(LoudnessCodec):
-    """Says that it runs on the meta device and refuses what is not there; answers from the CPU."""
+    """Says that it runs on the meta device and refuses what is not there; answers from the CPU, without a mask."""
 
     device = ELSEWHERE
 
     def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> SimpleNamespace:
         assert input_values.device == ELSEWHERE and (padding_mask is None or padding_mask.device == ELSEWHERE)
-        return super().encode(torch.full(input_values.shape, 0.1))
+        codes = super().encode(torch.full(input_values.shape, 0.1)).audio_codes
+        return SimpleNamespace(audio_codes=codes, audio_codes_mask=None)
+
+    def decode(
+        self, audio_codes: Tensor, padding_mask: Tensor | None = None, *, length: int | None = None
+    ) -> SimpleNamespace:
+        assert audio_codes.device == ELSEWHERE
+        return super().decode(torch.zeros(audio_codes.shape), length=length)
 
     def encode_features(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        return self.encode(input_values).audio_codes[:, 0, :, None].float()
+        return self.encode(input_values, padding_mask).audio_codes[:, 0, :, None].float()
 
 
 def test_audio_comes_to_the_codec(clips):
-    codec = Elsewhere()
-    wav_S = np.full(6400, 0.1, np.float32)
-    assert encode_wav(codec, wav_S).shape == (1, 20)
-    assert reconstruct(codec, wav_S)[0].shape == (6400,)
-    assert encode_clip(codec, clips[0]).shape == (50,)
-    assert [len(codes) for codes in encode_all(codec, clips)] == [125] * 4  # it takes padding for frames
-    assert [len(latent_TD) for latent_TD in latents_of(codec, clips, 50.0)] == [50, 75, 100, 125]
-    assert slice_consistency(codec, clips).rows
+    with EncodedCorpus(Elsewhere()) as encoded:
+        assert [len(codes) for codes in encoded.tokens(clips)] == [50, 75, 100, 125]
+        assert [wav_S.size for _, wav_S in encoded.reconstructions(clips)] == [16_000, 24_000, 32_000, 40_000]
+        assert [len(latent_TD) for latent_TD in encoded.latents(clips)] == [50, 75, 100, 125]
+        assert measure_consistency(encoded, clips).rows
 
 
 def test_where_a_codec_is():

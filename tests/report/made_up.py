@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from llmcodec.evaluation.consistency import ConsistencyResult, SliceRow
+from llmcodec.evaluation.consistency import Change, ConsistencyResult, ConsistencyRow
 from llmcodec.evaluation.predictability import ClipBits, CurvePoint, LikelihoodConfig, PredictabilityResult
 from llmcodec.evaluation.probe import ProbeConfig, ProbeQuantizer, ProbeResult
 from llmcodec.evaluation.reconstruction import ClipRow, ReconstructionResult
@@ -41,7 +41,7 @@ def made_up_row(name: str, bits: float = 300.0, mel: float = 0.7, num_codes: int
         reconstruction=ReconstructionResult(rows),
         predictability=lm,
         codes=code_statistics([row.codes for row in rows], 1024),
-        consistency=ConsistencyResult([SliceRow(f"c{i}", 0.5, 20, 25) for i in range(NUM)]),
+        consistency=ConsistencyResult([ConsistencyRow(f"c{i}", Change("slice", 0.5), 20, 25) for i in range(NUM)]),
         words=[WordRow(f"c{i}", 8, i % 3, "a b", "a c") for i in range(NUM)],
         probe=ProbeResult(lm, made_up_quantizer(), ProbeConfig(num_codes=4), 50.0),
         salmon=SalmonResult(

@@ -6,14 +6,14 @@ import json
 import math
 
 from llmcodec.evaluation.results import MEASURES, SystemRow, table_cells
-from llmcodec.report.tables import markdown_table, rich_table, to_json
+from llmcodec.report.tables import system_table, to_json
 
 from .made_up import NUM, made_up_row
 
 
 def test_markdown_and_rich_show_every_measure() -> None:
     rows = [made_up_row("a|b"), made_up_row("ours")]
-    table = markdown_table(rows)
+    table = system_table(rows).markdown()
     lines = table.strip().split("\n")
     measures = [measure for measure, _ in table_cells(rows)]
     assert len(lines) == 2 + len(measures) and lines[0] == "| | a\\|b | ours |"
@@ -21,13 +21,13 @@ def test_markdown_and_rich_show_every_measure() -> None:
     absent = ["stft", "stoi", "f0corr", "sdr", "logmel", "dnsmos", "speaker", "probe_bits_per_second"]
     absent += ["ngram_1", "ngram_2", "ngram_3", "ngram_4", "zipf_exponent", "entropy_bits_per_second"]
     assert [m.key for m in measures] == [m.key for m in MEASURES if m.key not in absent]
-    assert rich_table(rows, "title").row_count == len(measures)
-    assert "[" in table and "[" not in markdown_table(rows, with_interval=False)
+    assert system_table(rows, "title").rich().row_count == len(measures)
+    assert "[" in table and "[" not in system_table(rows, with_interval=False).markdown()
 
 
 def test_missing_parts_are_dashes_not_numbers() -> None:
     rows = [SystemRow("bare", 500.0), made_up_row("full")]
-    assert "| LM bits per second ↓ (bit/s) | - |" in markdown_table(rows)
+    assert "| LM bits per second ↓ (bit/s) | - |" in system_table(rows).markdown()
 
 
 def test_json_is_strict_and_complete() -> None:

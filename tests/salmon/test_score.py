@@ -31,6 +31,8 @@ class CountingCodec(LoudnessCodec, nn.Module):
         self.batches.append(tuple(input_values.shape))
         return super().encode(input_values, padding_mask)
 
+    state_dict = nn.Module.state_dict
+
 
 class Likes:
     """A scorer: every token gets minus its distance from the token before it, so steady clips are more likely."""
@@ -79,7 +81,7 @@ def test_clips_of_one_length_share_a_batch_and_codes_are_those_of_single_clips(s
     assert codec.batches == [(10, 1, 3200)]
     few = CountingCodec()
     salmon_accuracy(few, Likes(), suite, ["bg_all_consistency"], cache=suite / "elsewhere", batch_seconds=0.5)
-    assert [shape[0] for shape in few.batches] == [3, 3, 3, 1]
+    assert [shape[0] for shape in few.batches] == [2, 2, 2, 2, 2]
 
 
 def test_codes_are_kept_until_codec_or_suite_change(suite):
@@ -100,6 +102,7 @@ def test_codes_are_kept_until_codec_or_suite_change(suite):
     salmon_accuracy(damaged, Likes(), suite)
     assert damaged.batches
     without_weights = LoudnessCodec()
+    without_weights.state_dict = dict  # type: ignore[method-assign]
     assert salmon_accuracy(without_weights, Likes(), suite, cache=suite / "new").overall.num == 6
     assert not (suite / "new").exists()
 

@@ -82,17 +82,17 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "evaluate": {
         "reconstruction": Command(
             "how faithful: Codec-SUPERB's metrics, WER and more, per file, codec and domain",
-            "cli.evaluate_reconstruction:evaluate_reconstruction_command",
+            "cli.evaluate:evaluate_reconstruction",
             repeat="codec",
         ),
         "predictability": Command(
             "how predictable: LM bits per second, n-grams, probe, the frontier against quality",
-            "cli.evaluate_predictability:evaluate_predictability_command",
+            "cli.evaluate:evaluate_predictability",
             repeat="codec",
         ),
         "consistency": Command(
             "do tokens stay the same in slices, after shifts, phase changes and light noise?",
-            "cli.evaluate_consistency:evaluate_consistency_command",
+            "cli.evaluate:evaluate_consistency",
             repeat="codec",
         ),
         "salmon": Command(

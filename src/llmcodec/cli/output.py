@@ -1,34 +1,28 @@
-"""What commands of this room do alike: a status line while they work, files that appear whole.
+"""How measuring commands show what they found.
 
-Test: tests/cli/test_output.py.
+Test: tests/cli/test_evaluate.py.
 """
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-Show = Callable[[str, float], None]
+if TYPE_CHECKING:
+    from rich.console import Console
 
-
-@contextmanager
-def progress(console: Any) -> Iterator[Show]:
-    """A status line on a terminal, silence elsewhere."""
-    with console.status("") as status:
-
-        def show(stage: str, share: float) -> None:
-            status.update(f"{stage} {share:.0%}")
-
-        yield show
+    from llmcodec.report.tables import TextTable
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+def show(console: Console, tables: Sequence[TextTable], sentences: Sequence[str]) -> None:
+    """Print tables, and sentences below them."""
+    for table in tables:
+        console.print(table.rich())
+    for sentence in sentences:
+        console.print(f"- {sentence}", highlight=False)
+
+
+def name_files(console: Console, paths: Sequence[Path]) -> None:
+    """Say which files were written."""
+    console.print(f"written: {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)

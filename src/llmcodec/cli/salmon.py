@@ -5,33 +5,29 @@ Test: tests/cli/test_salmon.py.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcodec import assets
-from llmcodec.adapters.load import BUNDLED, load_codec
-from llmcodec.cli.output import Show, progress, write_text
+from llmcodec.adapters.load import BUNDLED
+from llmcodec.cli.output import name_files, show
 from llmcodec.data.manifest import read_manifest
-from llmcodec.evaluation.system import encode_all
-from llmcodec.experiments.comparison import named_systems
+from llmcodec.evaluation.encoded_corpus import EncodedCorpus
+from llmcodec.experiments.comparison import named_systems, open_systems, prefixed
+from llmcodec.io.progress import Show, status_line
+from llmcodec.io.structured import write_json
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD, LikelihoodConfig
 from llmcodec.lm.speech import check_codec
-from llmcodec.metrics.statistics import Interval
-from llmcodec.protocol import Codec, TokenScorer
-from llmcodec.runtime.torch_runtime import identity_of
+from llmcodec.protocol import TokenScorer
+from llmcodec.report.files import write_results
+from llmcodec.report.salmon import comparisons, salmon_table
 from llmcodec.salmon.build import SuiteSettings, build_suite
-from llmcodec.salmon.score import SalmonResult, compare_salmon, salmon_accuracy
+from llmcodec.salmon.score import SalmonResult, salmon_accuracy
 from llmcodec.salmon.suite import open_suite
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from llmcodec.lm.token_lm import TokenLM
-
-POOLED, AVERAGE = "all pairs", "mean of the parts"
 
 
 def evaluate_salmon(
@@ -76,32 +72,24 @@ def evaluate_salmon(
     console = Console()
     results: dict[str, SalmonResult] = {}
     config = likelihood or (MINI_LIKELIHOOD if manifest == BUNDLED else LikelihoodConfig())
-    with progress(console) as show:
-        for system in systems:
-            loaded = load_codec(system.place, device)
-
-            def report(stage: str, share: float, name: str = system.name) -> None:
-                show(f"{name}: {stage}", share)
-
+    with status_line(console) as tell:
+        for name, encoded in open_systems(systems, device):
+            report = prefixed(tell, name)
             scorer: TokenScorer
             if spoken is not None:
-                check_codec(spoken, identity_of(loaded, system.name).provenance(), system.place)
+                check_codec(spoken, encoded.runtime.identity.provenance(), name)
                 scorer = spoken
             else:
-                scorer = _train(loaded, manifest, config, seed, device, report)
-            results[system.name] = salmon_accuracy(
-                loaded, scorer, suite, parts, max_pairs=max_pairs, on_progress=report
+                scorer = _train(encoded, manifest, config, seed, device, report)
+            results[name] = salmon_accuracy(
+                encoded.codec, scorer, suite, parts, max_pairs=max_pairs, on_progress=report
             )
-    console.print(salmon_table(results))
-    for line in comparisons(results):
-        console.print(f"- {line}", highlight=False)
+    sentences = comparisons(results)
+    show(console, [salmon_table(results)], sentences)
     if output is not None:
-        stem = Path(output)
         about = {"suite": suite, "lm": lm or asdict(config), "manifest": None if lm else manifest, "seed": seed}
-        content = {"about": about, "codecs": {name: result.to_json() for name, result in results.items()}}
-        write_text(stem.with_suffix(".md"), salmon_markdown(results))
-        write_text(stem.with_suffix(".json"), json.dumps(content, indent=1) + "\n")
-        console.print(f"written: {stem.with_suffix('.md')}, {stem.with_suffix('.json')}", soft_wrap=True)
+        values = {"about": about, "codecs": {name: result.to_json() for name, result in results.items()}}
+        name_files(console, write_results(output, [salmon_table(results)], sentences, values))
 
 
 def load_token_lm(place: str, device: str) -> TokenLM:
@@ -111,15 +99,15 @@ def load_token_lm(place: str, device: str) -> TokenLM:
     return token_lm.load_token_lm(place, device=device)
 
 
-def _train(codec: Codec, manifest: str, config: LikelihoodConfig, seed: int, device: str, report: Show) -> TokenScorer:
+def _train(
+    encoded: EncodedCorpus, manifest: str, config: LikelihoodConfig, seed: int, device: str, report: Show
+) -> TokenScorer:
     """The measuring LM, trained on the codec's tokens of the manifest's train split."""
     from llmcodec.lm.small_lm_scorer import train_scorer
 
+    codec = encoded.codec
     clips = read_manifest(assets.speech_manifest() if manifest == BUNDLED else manifest, "train")
-    codes = []
-    for start in range(0, len(clips), 200):
-        codes += encode_all(codec, clips[start : start + 200])
-        report("encode the training clips", len(codes) / len(clips))
+    codes = encoded.tokens(clips, lambda share: report("encode the training clips", share), keep=False)
     return train_scorer(
         codes,
         codec.codebook_size,
@@ -186,79 +174,17 @@ def make_salmon_suite(
         t60_seconds=t60_seconds,
     )
     console = Console()
-    with progress(console) as show:
-        summary = build_suite(paths, output, settings, speakers=speakers, noises=noises, rooms=rooms, on_progress=show)
+    with status_line(console) as tell:
+        summary = build_suite(paths, output, settings, speakers=speakers, noises=noises, rooms=rooms, on_progress=tell)
     console.print(str(summary), highlight=False, soft_wrap=True)
     if not check:
         return
-    with progress(console) as show:
+    with status_line(console) as tell:
         result = check_cut(
-            paths, settings, speakers=speakers, pairs=check_pairs, on_progress=lambda part, share: show("check", share)
+            paths, settings, speakers=speakers, pairs=check_pairs, on_progress=lambda part, share: tell("check", share)
         )
     content = {"passed": result.passed, "accuracy": {k: vars(v) for k, v in result.accuracy.items()}}
-    write_text(Path(output) / "cut_check.json", json.dumps(content, indent=1) + "\n")
+    write_json(Path(output) / "cut_check.json", content)
     console.print(str(result), highlight=False, soft_wrap=True)
     if not result.passed:
         raise ValueError("the cut can be heard, or the classifier is too weak to tell: see the figures above")
-
-
-# -- tables ------------------------------------------------------------------------------------------------------------
-def _rows(results: Mapping[str, SalmonResult]) -> tuple[list[str], list[list[str]]]:
-    """Head and lines. One codec: mean and summed log-likelihood side by side. Several: a column each."""
-    first = next(iter(results.values()))
-    if len(results) == 1:
-        head = ["", "pairs", "mean log-likelihood", "summed", "ties"]
-        lines = [
-            [name, str(len(part.pairs)), percent(part.mean), percent(part.sum), str(part.ties)]
-            for name, part in first.parts.items()
-        ]
-        ties = sum(part.ties for part in first.parts.values())
-        lines.append([POOLED, str(first.overall.num), percent(first.overall), percent(first.overall_sum), str(ties)])
-        return head, [*lines, [AVERAGE, "", f"{100 * first.average:.1f}", "", ""]]
-    head = ["", "pairs", *results]
-    lines = [
-        [name, str(len(part.pairs)), *(percent(result.parts[name].mean) for result in results.values())]
-        for name, part in first.parts.items()
-    ]
-    lines.append([POOLED, str(first.overall.num), *(percent(result.overall) for result in results.values())])
-    return head, [*lines, [AVERAGE, "", *(f"{100 * result.average:.1f}" for result in results.values())]]
-
-
-def percent(cell: Interval) -> str:
-    """`61.5 [54.6, 68.0]`, in percent."""
-    return f"{100 * cell.value:.1f} [{100 * cell.low:.1f}, {100 * cell.high:.1f}]"
-
-
-def salmon_table(results: Mapping[str, SalmonResult]) -> Table:
-    """For `rich.print`."""
-    from rich.table import Table
-
-    head, lines = _rows(results)
-    table = Table(title="SALMon: % of pairs whose consistent side is more likely [95 % Wilson interval]")
-    for number, name in enumerate(head):
-        table.add_column(name, justify="left" if number == 0 else "right")
-    for line in lines:
-        table.add_row(*line)
-    return table
-
-
-def salmon_markdown(results: Mapping[str, SalmonResult]) -> str:
-    """The same table in Markdown, with the comparisons."""
-    head, lines = _rows(results)
-    table = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    table += ["| " + " | ".join(line) + " |" for line in lines]
-    notes = [f"- {line}" for line in comparisons(results)]
-    return "\n".join(table + ([""] + notes if notes else [])) + "\n"
-
-
-def comparisons(results: Mapping[str, SalmonResult]) -> list[str]:
-    """Every other codec against the first, paired by pair."""
-    (base, reference), *others = results.items()
-    sentences = []
-    for name, result in others:
-        paired = compare_salmon(reference, result)
-        change = [100 * x for x in (paired.difference.value, paired.difference.low, paired.difference.high)]
-        word = "differs from" if paired.real else "no difference shown from"
-        evidence = f"{change[0]:+.1f} points, paired 95 % interval {change[1]:+.1f} to {change[2]:+.1f}"
-        sentences.append(f"{name}: {word} {base}, {evidence}, {paired.num} pairs, one language model each.")
-    return sentences

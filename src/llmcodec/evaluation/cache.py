@@ -1,9 +1,10 @@
 """Measurements kept as JSON, so that the same codec on the same clips with the same protocol is measured once.
 
-    row = kept(folder, key, lambda: measure_system(...))
+    row = kept(folder, measurement_key(codec, hashes, config), lambda: measure_system(...))
+    journal = Journal(Path("quality.rows.jsonl"))                   # one outcome a line, as they come
 
-Results are nested dataclasses of this room; they are written with their class names and read back as they were. Only
-dataclasses of `llmcodec.evaluation` are ever made from a file. What an older version wrote is measured again.
+Results are nested dataclasses; they are written with their class names and read back as they were. Only dataclasses of
+the packages in `PACKAGES` are ever made from a file. What an older version wrote is measured again.
 Test: tests/evaluation/test_cache.py.
 """
 
@@ -12,23 +13,44 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from llmcodec.io.digests import digest
-from llmcodec.io.structured import read_json, write_json
+from llmcodec import __version__
+from llmcodec.io.digests import digest, digest_all
+from llmcodec.io.structured import parse_json, read_json, write_json
+from llmcodec.protocol import Codec
+from llmcodec.runtime.torch_runtime import fingerprint
 
 T = TypeVar("T")
-HOME = "llmcodec."
+PACKAGES = ("evaluation", "lm", "metrics", "salmon")
+"""Packages whose dataclasses may be made from a file: results and the protocols that they name."""
+MEASURING = ("protocol.py", "io", "codec", "adapters", "runtime", "metrics", "lm", "salmon", "evaluation")
+"""Code that a measurement runs through."""
+
+
+def measurement_key(codec: Codec, *settings: Any) -> str | None:
+    """Names everything that decides a measurement of a codec; None where its weights cannot be seen."""
+    weights = fingerprint(codec)
+    return None if weights is None else key_of(__version__, code_digest(), weights, *settings)
 
 
 def key_of(*parts: Any) -> str:
     """24 hex digits of everything that decides a measurement; dataclasses, tensors and plain values."""
     return digest(json.dumps([pack(part) for part in parts]), size=12)
+
+
+def code_digest(root: Path = Path(__file__).parents[1]) -> str:
+    """Changes with every line of code that a measurement runs through: what older code measured is measured again."""
+    places = [root / place for place in MEASURING]
+    files = [path for place in places for path in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
+    return digest_all((path.relative_to(root).as_posix().encode() + path.read_bytes() for path in files), size=12)
 
 
 def kept(folder: Path | None, key: str | None, measure: Callable[[], T]) -> T:
@@ -38,16 +60,51 @@ def kept(folder: Path | None, key: str | None, measure: Callable[[], T]) -> T:
     path = folder / f"{key}.json"
     if path.is_file():
         try:
-            return unpack(read_json(path))
-        except (ValueError, TypeError, AttributeError, KeyError, ImportError):
+            known: T = unpack(read_json(path))
+            return known
+        except (ValueError, TypeError, AttributeError, KeyError, ImportError, AssertionError):
             pass  # damaged, or of another version: measured again and overwritten
     result = measure()
     write_json(path, pack(result), indent=None)
     return result
 
 
+@dataclass
+class Journal:
+    """Results by key, appended to a JSONL file as they come; `path=None` keeps them in memory alone."""
+
+    path: Path | None = None
+    known: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.path is None or not self.path.exists():
+            return
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                row = parse_json(line, self.path)
+                self.known[row["key"]] = unpack(row)
+            except (ValueError, TypeError, AttributeError, KeyError, ImportError, AssertionError):
+                continue  # cut short by a kill, or of another version
+
+    def add(self, key: str, result: Any) -> None:
+        """Remember a result; it is on disk when this returns (a crash of the machine may lose the last ones)."""
+        self.known[key] = result
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a+b") as file:
+            if file.tell() and not _ends_with_newline(file):
+                file.write(b"\n")  # a line cut by a kill stays alone
+            file.write(json.dumps({"key": key, **pack(result)}, ensure_ascii=False).encode() + b"\n")
+
+
+def _ends_with_newline(file: IO[bytes]) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
 def pack(value: Any) -> Any:
-    """A result as plain JSON types. Errors: TypeError for what is neither a dataclass of this room nor plain."""
+    """A result as plain JSON types. Raises TypeError for what is neither plain nor a dataclass of `PACKAGES`."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Tensor):
@@ -58,15 +115,19 @@ def pack(value: Any) -> Any:
         return {"!tuple": [pack(entry) for entry in value]}
     if isinstance(value, dict):
         return {"!dict": [[pack(key), pack(entry)] for key, entry in value.items()]}
-    if dataclasses.is_dataclass(value) and type(value).__module__.startswith(HOME):
-        name = f"{type(value).__module__.removeprefix(HOME)}:{type(value).__qualname__}"
-        return {"!class": name, "fields": {f.name: pack(getattr(value, f.name)) for f in dataclasses.fields(value)}}
+    home, _, module = type(value).__module__.partition(".")
+    if dataclasses.is_dataclass(value) and home == "llmcodec" and module.split(".")[0] in PACKAGES:
+        fields = {f.name: pack(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"!class": f"{module}:{type(value).__qualname__}", "fields": fields}
     raise TypeError(f"{type(value).__name__} cannot be kept")
 
 
 def unpack(value: Any) -> Any:
-    """What `pack` made, back. Errors: ValueError, TypeError, AttributeError, KeyError or ImportError for
-    anything else."""
+    """What `pack` made, back.
+
+    Raises:
+        ValueError, TypeError, AttributeError, KeyError, ImportError, AssertionError: it was made by something else.
+    """
     if isinstance(value, list):
         return [unpack(entry) for entry in value]
     if not isinstance(value, dict):
@@ -78,9 +139,9 @@ def unpack(value: Any) -> Any:
     if "!dict" in value:
         return {unpack(key): unpack(entry) for key, entry in value["!dict"]}
     module, _, name = value["!class"].partition(":")
-    if not all(part.isidentifier() for part in (*module.split("."), name)):
+    if module.split(".")[0] not in PACKAGES or not all(part.isidentifier() for part in (*module.split("."), name)):
         raise ValueError(f"{value['!class']} is no class of results")
-    kind = getattr(importlib.import_module(HOME + module), name)
+    kind = getattr(importlib.import_module(f"llmcodec.{module}"), name)
     if not dataclasses.is_dataclass(kind) or not isinstance(kind, type):
         raise ValueError(f"{value['!class']} is no class of results")
     return kind(**{field: unpack(entry) for field, entry in value["fields"].items()})

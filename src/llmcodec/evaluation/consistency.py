@@ -1,92 +1,188 @@
-"""Slice consistency: does a frame keep its token when only a slice of the utterance is encoded?
+"""Does a sound keep its tokens when a slice is encoded alone, or after a small shift, a phase change, light noise?
 
-A language model reads tokens as if they named sounds; where the same sound gets another token because its
-neighbourhood was cut away, the tokens carry noise. Shapes: Q codebooks, T frames, S samples. Source of the measure:
-Liu et al., ACL 2025 (arXiv 2409.19283). Test: `pytest tests/evaluation/test_consistency.py`.
+    result = measure_consistency(encoded, clips, [Change("slice", 0.5), Change("phase", 180.0)])
+    print(result.share(Change("slice", 0.5)).format())
+
+A listener hears no difference in any of them; a language model that reads other tokens has to learn several spellings
+of one sound. After Liu et al., ACL 2025 (arXiv 2409.19283), whose measure are the slices.
+Shapes: Q codebooks, T frames, S samples. Test: tests/evaluation/test_consistency.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from llmcodec.data.manifest import Clip
-from llmcodec.io import audio
+from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.io.digests import digest_number
-from llmcodec.metrics.statistics import Interval, bootstrap_ratio
-from llmcodec.metrics.token_statistics import encode_wav
+from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_ratio, compare_paired
 from llmcodec.protocol import Codec
+
+LABELS = {
+    "slice": "slice of {:g} s",
+    "shift": "shift by {:g} frame",
+    "phase": "phase {:g} deg",
+    "noise": "noise at {:g} dB",
+}
 
 
 @dataclass(frozen=True)
-class SliceRow:
-    """One slice of one clip: how many of its tokens equal those of the whole utterance."""
+class Change:
+    """One way to encode a sound once more."""
+
+    kind: str
+    """`slice` (amount: seconds that are cut out, from a frame boundary on), `shift` (share of a frame by which the
+    frames start later, up to 0.5), `phase` (degrees added to every frequency; 180 turns the sign), `noise`
+    (signal-to-noise ratio in dB of added white noise)."""
+    amount: float
+
+    @property
+    def label(self) -> str:
+        return LABELS[self.kind].format(self.amount)
+
+
+SLICES = tuple(Change("slice", seconds) for seconds in (0.2, 0.5, 1.0, 2.0))
+
+
+@dataclass(frozen=True)
+class ConsistencyRow:
+    """One clip under one change (of slices: one slice): how many tokens stayed."""
 
     id: str
-    slice_seconds: float
+    change: Change
     same: int
     total: int
 
 
 @dataclass(frozen=True)
 class ConsistencyResult:
-    """Rows of all slice lengths."""
+    """Rows of all clips and changes, and what chance would give."""
 
-    rows: list[SliceRow]
+    rows: list[ConsistencyRow]
+    chance: float = 0.0
+    """Probability that two tokens drawn at random from these clips are equal (per codebook, averaged)."""
 
     @property
-    def slice_seconds(self) -> list[float]:
-        return sorted({row.slice_seconds for row in self.rows})
+    def changes(self) -> list[Change]:
+        return list(dict.fromkeys(row.change for row in self.rows))
 
-    def share(self, slice_seconds: float | None = None) -> Interval:
-        """Share of unchanged tokens for one slice length (None: all), with a 95 % bootstrap interval over clips."""
-        rows = [row for row in self.rows if slice_seconds is None or row.slice_seconds == slice_seconds]
-        ids = sorted({row.id for row in rows})
-        same, total = ({key: 0 for key in ids} for _ in range(2))
-        for row in rows:
-            same[row.id] += row.same
-            total[row.id] += row.total
-        return bootstrap_ratio(list(same.values()), list(total.values()))
+    def by_clip(self, change: Change | None = None) -> dict[str, tuple[int, int]]:
+        """Tokens that stayed, and all tokens, of every clip under a change; None: under all of them."""
+        counts: dict[str, tuple[int, int]] = {}
+        for row in self.rows:
+            if change is None or row.change == change:
+                same, total = counts.get(row.id, (0, 0))
+                counts[row.id] = same + row.same, total + row.total
+        return counts
+
+    def share(self, change: Change | None = None) -> Interval:
+        """Share of tokens that stayed, with a 95 % bootstrap interval over clips."""
+        counts = self.by_clip(change)
+        order = sorted(counts)
+        return bootstrap_ratio([counts[name][0] for name in order], [counts[name][1] for name in order])
 
 
-def slice_consistency(
-    codec: Codec,
+def compare_consistency(a: ConsistencyResult, b: ConsistencyResult, change: Change) -> PairedComparison:
+    """B against A, shares of the clips that both have. Raises ValueError without any."""
+    mine, theirs = a.by_clip(change), b.by_clip(change)
+    both = [name for name in mine if name in theirs]
+    shares = [[counts[name][0] / counts[name][1] for name in both] for counts in (mine, theirs)]
+    return compare_paired(shares[0], shares[1])
+
+
+def measure_consistency(
+    encoded: EncodedCorpus,
     clips: Sequence[Clip],
-    slice_seconds: Sequence[float] = (0.2, 0.5, 1.0, 2.0),
+    changes: Sequence[Change] = SLICES,
     slices_per_clip: int = 2,
     seed: int = 0,
     on_progress: Callable[[float], None] | None = None,
 ) -> ConsistencyResult:
-    """Encode whole utterances and random slices that start at frame boundaries; compare token by token.
+    """Compare the tokens of altered copies with those of the clips as they stand, frame by frame.
 
-    Positions depend on the seed, the clip id and the length alone, so every codec of the same frame rate is asked
-    about the same slices. Slices must be shorter than the clip; clips too short for a length are left out of that
-    length.
-    Errors: ValueError for no clips or when no clip is longer than any slice.
+    Places of slices and noise depend on the seed, the clip's id and the length alone, so every codec of the same frame
+    rate is asked about the same slices and hears the same noise. A clip too short for a slice is left out of it.
+
+    Raises:
+        ValueError: no clips, a change of unknown kind or size, or no clip longer than any slice.
     """
-    rows: list[SliceRow] = []
-    for number, clip in enumerate(clips, start=1):
-        wav_S = audio.load(clip.path, codec.sample_rate)
-        whole_QT = encode_wav(codec, wav_S)
-        for seconds in slice_seconds:
-            num_frames = max(1, round(seconds * codec.frame_rate))
-            last_start = wav_S.size // codec.hop_samples - num_frames
-            if last_start < 1:
-                continue
-            rng = np.random.default_rng(_key(seed, clip.id, seconds))
-            for start in rng.integers(0, last_start + 1, slices_per_clip).tolist():
-                part_S = wav_S[start * codec.hop_samples : (start + num_frames) * codec.hop_samples]
-                same_QT = encode_wav(codec, part_S) == whole_QT[:, start : start + num_frames]
-                rows.append(SliceRow(clip.id, seconds, int(same_QT.sum()), same_QT.numel()))
-        if on_progress is not None:
-            on_progress(number / len(clips))
-    if not rows:
-        raise ValueError(f"no clip is longer than the shortest slice ({min(slice_seconds)} s): nothing to compare")
-    return ConsistencyResult(rows)
+    if not clips:
+        raise ValueError("no clips: the manifest or the filter left none")
+    codec, whole = encoded.codec, dict(zip(clips, encoded.codes(clips), strict=True))
+
+    def copies() -> Iterator[tuple[tuple[Clip, Change, int], np.ndarray]]:
+        for number, clip in enumerate(clips):
+            if on_progress is not None:
+                on_progress(number / len(clips))
+            wav_S = encoded.wav(clip)
+            for change in changes:
+                for start, copy_S in altered(wav_S, change, codec, clip.id, seed, slices_per_clip):
+                    yield (clip, change, start), copy_S
+
+    rows = []
+    for (clip, change, start), copy_QT in encoded.encode_copies(copies()):
+        whole_QT = whole[clip][:, start:]
+        frames = min(whole_QT.shape[1], copy_QT.shape[1])
+        same = int((whole_QT[:, :frames] == copy_QT[:, :frames]).sum())
+        rows.append(ConsistencyRow(clip.id, change, same, frames * whole_QT.shape[0]))
+    if on_progress is not None:
+        on_progress(1.0)
+    slices = [change for change in changes if change.kind == "slice"]
+    if slices and not any(row.change in slices for row in rows):
+        shortest = min(change.amount for change in slices)
+        raise ValueError(f"no clip is longer than the shortest slice ({shortest} s): nothing to compare")
+    return ConsistencyResult(rows, _chance(torch.cat(list(whole.values()), dim=1), codec.codebook_size))
 
 
-def _key(seed: int, clip_id: str, seconds: float) -> int:
-    text = f"{seed}|{clip_id}|{seconds}|slice"
-    return digest_number(text)
+def _chance(codes_QT: torch.Tensor, codebook_size: int) -> float:
+    counts_QV = torch.stack([torch.bincount(codes_T, minlength=codebook_size) for codes_T in codes_QT]).double()
+    return float((counts_QV / counts_QV.sum(1, keepdim=True)).square().sum(1).mean())
+
+
+def altered(
+    wav_S: np.ndarray, change: Change, codec: Codec, clip_id: str, seed: int, slices: int
+) -> list[tuple[int, np.ndarray]]:
+    """Copies of a clip: the frame where each begins, and its samples. No slices where none fits."""
+    hop = codec.hop_samples
+    if change.kind != "slice":
+        return [(0, changed(wav_S, change, hop, seed, clip_id))]
+    num_frames = max(1, round(change.amount * codec.frame_rate))
+    last = wav_S.size // hop - num_frames
+    if last < 1:
+        return []
+    starts = _generator(seed, clip_id, change.amount, "slice").integers(0, last + 1, slices).tolist()
+    return [(start, wav_S[start * hop : (start + num_frames) * hop]) for start in starts]
+
+
+def changed(wav_S: np.ndarray, change: Change, hop_samples: int, seed: int, clip_id: str) -> np.ndarray:
+    """The waveform after a change; a shift drops the first samples, so frame t still lies nearest to frame t."""
+    if change.kind == "shift":
+        if not 0 < change.amount <= 0.5:
+            raise ValueError(f"a shift is above 0 and at most 0.5 of a frame, not {change.amount}")
+        return wav_S[round(change.amount * hop_samples) :] if wav_S.size > hop_samples else wav_S
+    if change.kind == "phase":
+        return rotated(wav_S, change.amount)
+    if change.kind == "noise":
+        level = np.sqrt(np.mean(wav_S.astype(np.float64) ** 2)) * 10 ** (-change.amount / 20)
+        noise_S = _generator(seed, clip_id, "noise").standard_normal(wav_S.size)
+        return (wav_S + level * noise_S).astype(np.float32)
+    raise ValueError(f"no change {change.kind!r}: choose {', '.join(LABELS)}")
+
+
+def rotated(wav_S: np.ndarray, degrees: float) -> np.ndarray:
+    """The same magnitudes at every frequency, the phase moved by a constant (an all-pass; 0 Hz and Nyquist scaled)."""
+    spectrum = np.fft.rfft(wav_S.astype(np.float64))
+    angle = np.deg2rad(degrees)
+    turned = spectrum * np.exp(1j * angle)
+    turned[0] = spectrum[0].real * np.cos(angle)
+    if wav_S.size % 2 == 0:
+        turned[-1] = spectrum[-1].real * np.cos(angle)
+    return np.asarray(np.fft.irfft(turned, wav_S.size), dtype=np.float32)
+
+
+def _generator(*key: object) -> np.random.Generator:
+    return np.random.default_rng(digest_number("|".join(map(str, key))))

@@ -4,20 +4,22 @@
     clips/1.wav,out/dac/1.wav,DAC,speech
 
 `reference` and `reconstruction` are needed; `codec`, `domain`, `text` and `language` may be there. Paths are relative
-to the CSV's folder, or to the current one. Test: `pytest tests/evaluation/test_pairs.py`.
+to the CSV's folder, or to the current one. Test: tests/evaluation/test_pairs.py.
 """
 
 from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcodec.evaluation.reconstruction import ClipRow, ReconstructionResult
-from llmcodec.evaluation.workers import Job, Journal, free_cores, job_key, measure_jobs
-from llmcodec.metrics.registry import SUPERB, check_metrics
+from llmcodec.evaluation.cache import Journal
+from llmcodec.evaluation.reconstruction import ClipRow, ReconstructionResult, file_state, measure_missing
+from llmcodec.evaluation.wer import normalise
+from llmcodec.evaluation.workers import Job, job_key
+from llmcodec.metrics.registry import SUPERB
 
 REQUIRED = ("reference", "reconstruction")
 
@@ -81,7 +83,7 @@ def _pair(row: dict[str, str | None], place: Path, line: int) -> Pair:
     )
 
 
-def evaluate_pairs(
+def measure_pairs(
     pairs: Sequence[Pair],
     *,
     metrics: Sequence[str] = SUPERB,
@@ -93,54 +95,30 @@ def evaluate_pairs(
     """Measure pairs at each reference's own sample rate; results by codec, in the order of the file.
 
     A file that cannot be read, or a pair of different lengths, is a named failure of that pair.
-    Errors: ValueError for unknown metrics or packages that are not installed.
+
+    Args:
+        pairs: from `read_pairs`.
+        metrics, asr, num_workers, journal: as `measure_reconstruction`.
+
+    Raises:
+        ValueError: unknown metrics or packages that are not installed.
     """
     names = tuple(metrics)
-    check_metrics(names)
-    if asr is not None:
-        from llmcodec.evaluation.wer import load_transcriber, normalise
+    keys = [
+        job_key("pair", file_state(p.reference), file_state(p.reconstruction), names, asr, p.text, p.language)
+        for p in pairs
+    ]
 
-        load_transcriber(asr)
-    journal = journal or Journal()
-    keys = []
-    for pair in pairs:
-        states = [
-            (str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in (pair.reference, pair.reconstruction)
-        ]
-        keys.append(job_key("pair", *states, names, asr, pair.text, pair.language))
-    waiting = [(pair, key) for pair, key in zip(pairs, keys, strict=True) if key not in journal.known]
-    jobs = (
-        Job(
-            key,
-            pair.id,
-            str(pair.reference),
-            str(pair.reconstruction),
-            0,
-            names,
-            pair.text if asr is not None and normalise(pair.text, pair.language) else "",
-            pair.language,
-            asr,
-        )
-        for pair, key in waiting
-    )
-    done = len(pairs) - len(waiting)
-    for outcome in measure_jobs(jobs, free_cores() if num_workers is None else num_workers):
-        journal.add(outcome)
-        done += 1
-        if on_progress is not None:
-            on_progress(done / len(pairs))
+    def jobs(waiting: Sequence[int]) -> Iterator[Job]:
+        for i in waiting:
+            p = pairs[i]
+            text = p.text if asr is not None and normalise(p.text, p.language) else ""
+            yield Job(keys[i], p.id, str(p.reference), str(p.reconstruction), 0, names, text, p.language, asr)
+
     rows: dict[str, list[ClipRow]] = {}
-    for pair, key in zip(pairs, keys, strict=True):
-        known = journal.known[key]
-        row = ClipRow(
-            pair.id,
-            known.seconds,
-            known.metrics,
-            None,
-            pair.domain,
-            str(pair.reference),
-            str(pair.reconstruction),
-            known.words,
-        )
-        rows.setdefault(pair.codec, []).append(row)
+    outcomes = measure_missing(keys, jobs, names, asr, num_workers, journal, on_progress)
+    for p, known in zip(pairs, outcomes, strict=True):
+        files = str(p.reference), str(p.reconstruction)
+        row = ClipRow(p.id, known.seconds, known.metrics, None, p.domain, *files, known.words)
+        rows.setdefault(p.codec, []).append(row)
     return {codec: ReconstructionResult(found) for codec, found in rows.items()}

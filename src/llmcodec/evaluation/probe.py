@@ -8,7 +8,7 @@ equal for all codecs, so these two may be compared where tokens may not. After R
 Frame rates: latents faster than `max_frame_rate` are averaged down to it (each output frame is the mean over its time
 span); slower ones stay, because repeated frames would be guessed for free. Perplexities at different rates say
 different things: `bits_per_second` of the result takes the rate into account.
-Shapes: N rows, T frames, D latent width, K probe codes. Test: `pytest tests/evaluation/test_probe.py`.
+Shapes: N rows, T frames, D latent width, K probe codes. Test: tests/evaluation/test_probe.py.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from llmcodec.data.manifest import Clip
-from llmcodec.evaluation.predictability import LikelihoodConfig, PredictabilityResult, measure_predictability
-from llmcodec.io import audio
-from llmcodec.protocol import Codec, HasFeatures, device_of
+from llmcodec.evaluation.encoded_corpus import EncodedCorpus
+from llmcodec.evaluation.predictability import PredictabilityResult, measure_predictability
+from llmcodec.lm.small_lm_training import LikelihoodConfig
+from llmcodec.protocol import device_of
 
 _CHUNK_ROWS = 1024
 
@@ -90,7 +91,7 @@ class ProbeResult:
 
 
 def measure_probe(
-    codec: Codec,
+    encoded: EncodedCorpus,
     train: Sequence[Clip],
     valid: Sequence[Clip],
     test: Sequence[Clip],
@@ -101,43 +102,32 @@ def measure_probe(
     """Fit the probe on the train clips, tokenise all clips, train the token LM, score valid and test.
 
     All of it where the codec is.
-    Errors: ValueError for a codec that does not show its latents (`codecs.protocol.HasFeatures`), or for fewer train
-    frames than probe codes.
+
+    Raises:
+        ValueError: a codec that does not show its latents (`protocol.HasFeatures`), or fewer train frames than probe
+            codes.
     """
     config = config or ProbeConfig()
-    latents = [latents_of(codec, clips, config.max_frame_rate) for clips in (train, valid, test)]
-    rate = min(codec.frame_rate, config.max_frame_rate)
-    quantizer = fit_probe(torch.cat(latents[0]), config)
-    train_tokens, valid_tokens, test_tokens = ([quantizer(latent_TD) for latent_TD in part] for part in latents)
+    rate = min(encoded.codec.frame_rate, config.max_frame_rate)
+
+    def latents(clips: Sequence[Clip]) -> list[Tensor]:
+        return [pooled(one, encoded.codec.frame_rate, config.max_frame_rate) for one in encoded.latents(clips)]
+
+    train_latents = latents(train)
+    quantizer = fit_probe(torch.cat(train_latents), config)
     result = measure_predictability(
-        train_tokens,
-        valid_tokens,
-        test_tokens,
+        [quantizer(latent_TD) for latent_TD in train_latents],
+        [quantizer(latent_TD) for latent_TD in latents(valid)],
+        [quantizer(latent_TD) for latent_TD in latents(test)],
         config.num_codes,
         rate,
         likelihood,
         valid_ids=[clip.id for clip in valid],
         test_ids=[clip.id for clip in test],
-        device=str(device_of(codec)),
+        device=str(device_of(encoded.codec)),
         on_progress=on_progress,
     )
     return ProbeResult(result, quantizer, config, rate)
-
-
-@torch.no_grad()
-def latents_of(codec: Codec, clips: Sequence[Clip], max_frame_rate: float) -> list[Tensor]:
-    """Continuous latents (T, D) float32 of every clip, at most `max_frame_rate` frames per second."""
-    if not isinstance(codec, HasFeatures):
-        raise ValueError(
-            f"probe: {type(codec).__name__} does not show its latents; a codec needs encode_features "
-            "(codecs.protocol.HasFeatures) for P-ACC and P-PPL"
-        )
-    out = []
-    for clip in clips:
-        wav_S = torch.as_tensor(audio.load(clip.path, codec.sample_rate), dtype=torch.float32)
-        latent_TD = codec.encode_features(wav_S[None, None].to(device_of(codec)))[0].float().cpu()
-        out.append(pooled(latent_TD, codec.frame_rate, max_frame_rate))
-    return out
 
 
 def pooled(latent_TD: Tensor, frame_rate: float, max_frame_rate: float) -> Tensor:

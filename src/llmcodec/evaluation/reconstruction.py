@@ -1,32 +1,34 @@
-"""Encode and decode a set of clips and measure every reconstruction: rows per file, means with intervals, named
-failures.
+"""How faithful a codec's reconstructions are: rows per file, means with intervals, named failures.
 
-Shapes: S samples, Q codebooks, T frames. Worker processes measure while the codec encodes the next clips.
-Test: `pytest tests/evaluation/test_reconstruction.py`.
+    result = measure_reconstruction(encoded, clips)
+    print(result.mean("mel").format(), result.failures("pesq"))
+
+Worker processes measure while the codec decodes the next clips. Shapes: S samples, Q codebooks, T frames.
+Test: tests/evaluation/test_reconstruction.py.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from llmcodec.data.manifest import Clip
-from llmcodec.evaluation.workers import Job, Journal, Outcome, free_cores, in_order, job_key, measure_jobs
+from llmcodec.evaluation import wer
+from llmcodec.evaluation.cache import Journal
+from llmcodec.evaluation.encoded_corpus import EncodedCorpus
+from llmcodec.evaluation.wer import WordRow
+from llmcodec.evaluation.workers import Job, Outcome, job_key, measure_jobs
 from llmcodec.io import audio
 from llmcodec.metrics.base import Measured
-from llmcodec.metrics.registry import FAST, SUPERB, check_metrics
+from llmcodec.metrics.registry import SUPERB, check_metrics
 from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_mean, compare_paired
-from llmcodec.metrics.token_statistics import encode_wav, flatten_codes
-from llmcodec.protocol import Codec, device_of
-
-if TYPE_CHECKING:
-    from llmcodec.evaluation.wer import WordRow
+from llmcodec.runtime.torch_runtime import fingerprint
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class ClipRow:
     seconds: float
     metrics: dict[str, Measured]
     codes: Tensor | None = None
-    """Flattened codes, 1-D int64 (`codes.flatten_codes`); None for audio made elsewhere."""
+    """Flattened codes, 1-D int64 (`token_statistics.flatten_codes`); None for audio made elsewhere."""
     domain: str = ""
     reference: str = ""
     """Path of the recording."""
@@ -96,99 +98,97 @@ def compare_reconstruction(a: ReconstructionResult, b: ReconstructionResult, met
     return compare_paired([x for x, _ in both], [y for _, y in both])
 
 
-def reconstruct(codec: Codec, wav_S: np.ndarray) -> tuple[np.ndarray, Tensor]:
-    """One clip at the codec's sample rate -> reconstruction of the same length, and codes (Q, T)."""
-    with torch.no_grad():
-        encoded = codec.encode(torch.as_tensor(wav_S, dtype=torch.float32)[None, None].to(device_of(codec)))
-        decoded = codec.decode(encoded.audio_codes, length=wav_S.size)
-    wav = decoded.audio_values[0, 0].float().cpu().numpy()
-    if wav.size != wav_S.size:
-        raise ValueError(f"the codec decoded {wav.size} samples where length={wav_S.size} was asked for")
-    return wav, encoded.audio_codes[0].cpu()
-
-
-def encode_clip(codec: Codec, clip: Clip) -> Tensor:
-    """Flattened codes of one recording, 1-D int64."""
-    return flatten_codes(encode_wav(codec, audio.load(clip.path, codec.sample_rate)), codec.codebook_size)
-
-
-def evaluate_reconstruction(
-    codec: Codec,
+def measure_reconstruction(
+    encoded: EncodedCorpus,
     clips: Sequence[Clip],
     *,
-    num_workers: int | None = None,
-    slow_metrics: bool = True,
-    metrics: Sequence[str] | None = None,
+    metrics: Sequence[str] = SUPERB,
     asr: str | None = None,
     asr_languages: Sequence[str] = ("en",),
+    num_workers: int | None = None,
     journal: Journal | None = None,
-    fingerprint: str = "",
     domain: str = "source",
     on_progress: Callable[[float], None] | None = None,
 ) -> ReconstructionResult:
-    """Reconstruct and measure every clip, in the order given.
+    """Measure the reconstruction of every clip, in the order given.
 
     Signals are compared at the recording's own sample rate, as Codec-SUPERB does; a codec with another rate gets a
     resampled copy, and its output is resampled back.
 
     Args:
-        num_workers: processes that measure; None takes as many as there are free cores, 0 measures in this process.
-        slow_metrics: False takes only Mel, STFT and SDR, which need no packages.
-        metrics: names from `metrics.registry.METRICS`; None takes Codec-SUPERB's six.
+        encoded: the codec and what it has made already.
+        clips: those that the journal does not know are decoded.
+        metrics: names from `spectral.METRICS`.
         asr: recogniser for word errors (`wer.load_transcriber`); None: none.
-        journal: where outcomes are kept and looked up; `fingerprint` names the codec's weights in it.
+        asr_languages: languages of the recogniser.
+        num_workers: processes that measure; None takes as many as there are free cores, 0 measures in this process.
+        journal: where outcomes are kept and looked up by the codec's weights.
         domain: field of the manifest by which tables are split.
 
-    Errors: ValueError for no clips, unreadable audio, unknown metrics, or packages that are not installed.
+    Raises:
+        ValueError: no clips, unreadable audio, unknown metrics, or packages that are not installed.
     """
     if not clips:
         raise ValueError("no clips to reconstruct: the manifest or the filter left none")
-    names = tuple(metrics or (SUPERB if slow_metrics else FAST))
-    check_metrics(names)
-    spoken: set[str] = set()
-    if asr is not None:
-        from llmcodec.evaluation.wer import load_transcriber, spoken_clips
+    names = tuple(metrics)
+    spoken = set(wer.spoken_clips(clips, asr_languages)) if asr is not None else set()
+    weights = fingerprint(encoded.codec)
+    keys = [job_key(weights, clip.id, *_state(clip), clip.text, names, asr, asr_languages) for clip in clips]
 
-        load_transcriber(asr)
-        spoken = {clip.id for clip in spoken_clips(clips, asr_languages)}
-    journal = journal or Journal()
-    keys = [job_key(fingerprint, clip.id, *_state(clip), clip.text, names, asr, asr_languages) for clip in clips]
-    waiting = [(clip, key) for clip, key in zip(clips, keys, strict=True) if key not in journal.known]
+    def jobs(waiting: Sequence[int]) -> Iterator[Job]:
+        decoded = encoded.reconstructions(clips[i] for i in waiting)
+        for i, (clip, decoded_S) in zip(waiting, decoded, strict=True):
+            reference_S, rate = encoded.recording(clip)
+            decoded_S = audio.resample(decoded_S, encoded.codec.sample_rate, rate)
+            if abs(decoded_S.size - reference_S.size) <= 2:  # rounding of two resamplings
+                decoded_S = np.pad(decoded_S, (0, max(0, reference_S.size - decoded_S.size)))[: reference_S.size]
+            text = clip.text if clip in spoken else ""
+            codes = tuple(encoded.tokens([clip])[0].tolist())
+            language = clip.language or asr_languages[0]
+            yield Job(keys[i], clip.id, reference_S, decoded_S, rate, names, text, language, asr, codes)
 
-    def jobs() -> Iterator[Job]:
-        for clip, key in waiting:
-            text = clip.text if clip.id in spoken else ""
-            yield _reconstruction_job(codec, clip, key, names, text, asr, clip.language or asr_languages[0])
-
-    done = len(clips) - len(waiting)
-    for outcome in measure_jobs(jobs(), free_cores() if num_workers is None else num_workers):
-        journal.add(outcome)
-        done += 1
-        if on_progress is not None:
-            on_progress(done / len(clips))
-    outcomes = in_order(keys, journal)
+    known = journal if weights is not None else None  # what has no name cannot be looked up
+    outcomes = measure_missing(keys, jobs, names, asr, num_workers, known, on_progress)
     return ReconstructionResult([_row(clip, outcome, domain) for clip, outcome in zip(clips, outcomes, strict=True)])
 
 
+def measure_missing(
+    keys: Sequence[str],
+    jobs: Callable[[Sequence[int]], Iterable[Job]],
+    metrics: Sequence[str],
+    asr: str | None,
+    num_workers: int | None,
+    journal: Journal | None,
+    on_progress: Callable[[float], None] | None,
+) -> list[Outcome]:
+    """Outcomes by their keys, in order; `jobs` makes those that the journal does not know, by their places.
+
+    Raises:
+        ValueError: unknown metrics, or packages that are not installed; before the first job is made.
+    """
+    check_metrics(tuple(metrics))
+    if asr is not None:
+        wer.load_transcriber(asr)
+    journal = journal or Journal()
+    waiting = [place for place, key in enumerate(keys) if key not in journal.known]
+    for done, outcome in enumerate(measure_jobs(jobs(waiting), num_workers), start=len(keys) - len(waiting) + 1):
+        journal.add(outcome.key, outcome)
+        if on_progress is not None:
+            on_progress(done / len(keys))
+    return [journal.known[key] for key in keys]
+
+
+def file_state(path: Path) -> tuple[str, int, int]:
+    """Path, size and time of change: another file gets another key."""
+    status = path.stat()
+    return str(path.resolve()), status.st_size, status.st_mtime_ns
+
+
 def _state(clip: Clip) -> tuple[str, int, int]:
-    """Path, size and time of change of a recording: another file gets another key. Raises ValueError if it is gone."""
     try:
-        status = clip.path.stat()
+        return file_state(clip.path)
     except OSError as error:
         raise ValueError(f"{clip.path}: no such audio file (clip {clip.id!r})") from error
-    return str(clip.path.resolve()), status.st_size, status.st_mtime_ns
-
-
-def _reconstruction_job(
-    codec: Codec, clip: Clip, key: str, names: tuple[str, ...], text: str, asr: str | None, language: str
-) -> Job:
-    wav_S, rate = audio.read(clip.path)
-    decoded_S, codes_QT = reconstruct(codec, audio.resample(wav_S, rate, codec.sample_rate))
-    decoded_S = audio.resample(decoded_S, codec.sample_rate, rate)
-    if abs(decoded_S.size - wav_S.size) <= 2:  # rounding of two resamplings
-        decoded_S = np.pad(decoded_S, (0, max(0, wav_S.size - decoded_S.size)))[: wav_S.size]
-    codes = tuple(flatten_codes(codes_QT, codec.codebook_size).tolist())
-    return Job(key, clip.id, wav_S, decoded_S, rate, names, text, language, asr, codes)
 
 
 def _row(clip: Clip, outcome: Outcome, domain: str) -> ClipRow:

@@ -1,6 +1,6 @@
 """The measures, and everything that was measured about one codec: the rows of every table.
 
-    row = measure_system("mine", codec, corpus, config)
+    row = measure_system("mine", encoded, corpus, config)
     row.cells()["lm_bits_per_second"].format()
 
 A system is one codec on one set of clips. `compare` pairs two systems by clip. Test: tests/evaluation/test_results.py.

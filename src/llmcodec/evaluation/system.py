@@ -1,30 +1,35 @@
 """One codec, everything measured: the row of a table. Used by `llmcodec compare`, the quickstart and the experiments.
 
+    with EncodedCorpus(codec) as encoded:
+        row = measure_system("mine", encoded, corpus, MeasurementConfig())
+
 Reconstruction and consistency are measured on held-out clips; a small token LM is trained on the codec's tokens of the
-train clips and scored on the held-out ones (`likelihood`), and on a suite in SALMon's manner where one is given.
-Test: tests/evaluation/test_devices.py, tests/integration/test_sweep.py.
+train clips and scored on the held-out ones (`predictability`), and on a suite in SALMon's manner where one is given.
+Test: tests/evaluation/test_encoded_corpus.py, tests/integration/test_sweep.py.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-
-from llmcodec.data.manifest import Clip
-from llmcodec.evaluation.consistency import slice_consistency
-from llmcodec.evaluation.predictability import LikelihoodConfig, measure_predictability
-from llmcodec.evaluation.probe import measure_probe
-from llmcodec.evaluation.reconstruction import evaluate_reconstruction
+from llmcodec.data.manifest import Clip, manifest_hash
+from llmcodec.evaluation.cache import kept, measurement_key
+from llmcodec.evaluation.consistency import measure_consistency
+from llmcodec.evaluation.encoded_corpus import EncodedCorpus
+from llmcodec.evaluation.predictability import measure_predictability
+from llmcodec.evaluation.probe import ProbeConfig, measure_probe
+from llmcodec.evaluation.reconstruction import ReconstructionResult, measure_reconstruction
 from llmcodec.evaluation.results import SystemRow
-from llmcodec.evaluation.wer import wer_of
-from llmcodec.io import audio
+from llmcodec.evaluation.wer import check_spoken
+from llmcodec.lm.ngrams import ngram_bits
 from llmcodec.lm.small_lm_scorer import SmallLMScorer
-from llmcodec.metrics.token_statistics import code_statistics, flatten_codes
+from llmcodec.lm.small_lm_training import LikelihoodConfig
+from llmcodec.metrics.registry import FAST, SUPERB
+from llmcodec.metrics.token_statistics import code_statistics
 from llmcodec.protocol import Codec, device_of
 from llmcodec.salmon.score import salmon_accuracy
 
@@ -46,6 +51,11 @@ class Corpus:
     def held_out(self) -> list[Clip]:
         return [*self.valid, *self.test]
 
+    @property
+    def hashes(self) -> list[str]:
+        """One digest a split."""
+        return [manifest_hash(split) for split in (self.train, self.valid, self.test)]
+
 
 @dataclass(frozen=True)
 class MeasurementConfig:
@@ -54,13 +64,17 @@ class MeasurementConfig:
     likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
     """Token LM and its budget."""
     reconstruction_clips: int | None = None
-    """Measure reconstruction on this many held-out clips, evenly spread; null takes all."""
+    """Measure reconstruction on this many held-out clips, evenly spread; 0 leaves it out, null takes all."""
     slow_metrics: bool = True
     """PESQ and STOI (needs the packages of the `metrics` extra)."""
+    metrics: list[str] | None = None
+    """Names of metrics; null takes Codec-SUPERB's six, or the three fast ones."""
     consistency_clips: int | None = 40
     """Clips for slice consistency; 0 leaves it out, null takes all."""
     workers: int | None = None
     """Processes for PESQ and STOI; null takes what is free, at most 2."""
+    ngrams: bool = False
+    """Bits per token of 1- to 4-gram models."""
     asr: str | None = None
     """Word error rate of the reconstructions by this recogniser (`faster-whisper`, or a Hugging Face speech model), on
     the held-out clips with a transcript in `asr_languages`; null leaves it out."""
@@ -68,14 +82,27 @@ class MeasurementConfig:
     """Languages of the recogniser."""
     probe: LikelihoodConfig | None = None
     """Budget of the matched probe (P-ACC, P-PPL); null leaves it out."""
+    probe_codebook: ProbeConfig = field(default_factory=ProbeConfig)
+    """The matched probe's codebook."""
     salmon: str | None = None
     """Suite in SALMon's layout that the token LM of the first seed is scored on; null leaves it out."""
 
 
 def measure_system(
-    name: str, codec: Codec, corpus: Corpus, config: MeasurementConfig, on_progress: Progress | None = None
+    name: str,
+    encoded: EncodedCorpus,
+    corpus: Corpus,
+    config: MeasurementConfig,
+    on_progress: Progress | None = None,
 ) -> SystemRow:
-    """Reconstruction, token statistics, LM bits per second and slice consistency of one codec.
+    """One codec: everything that the configuration asks for, from one pass over the clips.
+
+    Args:
+        name: of the row.
+        encoded: the codec; what it has made already is not made again.
+        corpus: the token LM trains on `train`, everything else is measured on the held-out clips.
+        config: the protocol.
+        on_progress: called with a stage and the share of it that is done.
 
     Raises:
         ValueError: no clips, unreadable audio, metric packages missing.
@@ -84,11 +111,30 @@ def measure_system(
     def report(stage: str) -> Callable[[float], None]:
         return lambda share: on_progress(stage, share) if on_progress is not None else None
 
-    pieces = spread(corpus.held_out, config.reconstruction_clips)
-    reconstruction = evaluate_reconstruction(
-        codec, pieces, num_workers=config.workers, slow_metrics=config.slow_metrics, on_progress=report("reconstruct")
-    )
-    train, valid, test = (encode_all(codec, clips) for clips in (corpus.train, corpus.valid, corpus.test))
+    codec, held_out = encoded.codec, corpus.held_out
+    train = encoded.tokens(corpus.train, report("encode"), keep=config.probe is not None)
+    valid, test = (encoded.tokens(clips, report("encode")) for clips in (corpus.valid, corpus.test))
+    measured = spread(held_out, config.reconstruction_clips)
+    spoken = check_spoken(held_out, config.asr_languages) if config.asr is not None else []
+    names: Sequence[str] = config.metrics or (SUPERB if config.slow_metrics else FAST)
+    only_spoken = [clip for clip in spoken if clip not in measured]
+    results = [
+        measure_reconstruction(
+            encoded,
+            clips,
+            metrics=metrics,
+            asr=config.asr,
+            asr_languages=config.asr_languages,
+            num_workers=config.workers,
+            on_progress=report("reconstruct"),
+        )
+        for clips, metrics in ((measured, names), (only_spoken, ()))
+        if clips
+    ]
+    more = {}
+    if config.ngrams:
+        bits = ngram_bits(train, [*valid, *test], codec.codebook_size * codec.num_codebooks)
+        more = {f"ngram_{order}": value for order, value in bits.items()}
     scorers: list[SmallLMScorer] = []
     context = config.likelihood.max_tokens(codec.frame_rate * codec.num_codebooks)
     predictability = measure_predictability(
@@ -105,55 +151,90 @@ def measure_system(
         on_progress=report("token LM"),
         on_model=lambda _, model: scorers.append(SmallLMScorer(model.eval(), context)),
     )
-    consistency = None
+    consistency = probe = salmon = None
     if config.consistency_clips != 0:
-        consistency = slice_consistency(codec, spread(corpus.held_out, config.consistency_clips))
-    words = probe = salmon = None
-    if config.asr is not None:
-        words = wer_of(
-            codec, corpus.held_out, asr=config.asr, languages=config.asr_languages, on_progress=report("recognise")
-        )
+        clips = spread(held_out, config.consistency_clips)
+        consistency = measure_consistency(encoded, clips, on_progress=report("consistency"))
     if config.probe is not None:
         splits = (corpus.train, corpus.valid, corpus.test)
-        probe = measure_probe(codec, *splits, likelihood=config.probe, on_progress=report("probe"))
+        probe = measure_probe(encoded, *splits, config.probe, config.probe_codebook, report("probe"))
     if config.salmon is not None:
         salmon = salmon_accuracy(codec, scorers[0], config.salmon, on_progress=on_progress)
     return SystemRow(
         name,
         nominal_bits_per_second(codec),
-        reconstruction,
+        results[0] if measured else None,
         predictability,
         code_statistics([*valid, *test], codec.codebook_size, codec.num_codebooks),
         consistency,
-        words,
+        [row for result in results for row in result.words] if spoken else None,
         probe,
         salmon,
+        more,
     )
+
+
+def look_up_system(
+    name: str,
+    encoded: EncodedCorpus,
+    corpus: Corpus,
+    config: MeasurementConfig,
+    cache: Path | None,
+    fresh: bool = False,
+    on_progress: Progress | None = None,
+) -> SystemRow:
+    """`measure_system`, or what it measured before.
+
+    Args:
+        cache: folder of kept rows; None keeps nothing.
+        fresh: measure again what was kept.
+    """
+    key = measurement_key(encoded.codec, corpus.hashes, config) if cache is not None else None
+    if fresh and cache is not None and key is not None:
+        (cache / f"{key}.json").unlink(missing_ok=True)
+    return replace(kept(cache, key, lambda: measure_system(name, encoded, corpus, config, on_progress)), name=name)
+
+
+def reconstruction_row(name: str, encoded: EncodedCorpus, result: ReconstructionResult) -> SystemRow:
+    """A row of fidelity alone: bitrates and codebook use beside it."""
+    codec, codes = encoded.codec, [row.codes for row in result.rows if row.codes is not None and row.codes.numel()]
+    statistics = code_statistics(codes, codec.codebook_size, codec.num_codebooks)
+    more = {"entropy_bits_per_second": codec.frame_rate * codec.num_codebooks * statistics.unigram_entropy_bits}
+    return SystemRow(name, nominal_bits_per_second(codec), result, codes=statistics, words=result.words, more=more)
+
+
+def add_token_details(row: SystemRow, encoded: EncodedCorpus) -> SystemRow:
+    """Zipf exponent, and the bitrate of an ideal coder of single tokens."""
+    assert row.codes is not None
+    rate = encoded.codec.frame_rate * encoded.codec.num_codebooks
+    more = {
+        "zipf_exponent": row.codes.zipf_exponent,
+        "entropy_bits_per_second": rate * row.codes.unigram_entropy_bits,
+    }
+    return replace(row, more={**row.more, **more})
+
+
+def add_probe(
+    row: SystemRow,
+    encoded: EncodedCorpus,
+    corpus: Corpus,
+    likelihood: LikelihoodConfig,
+    codebook: ProbeConfig,
+    cache: Path | None = None,
+    on_progress: Progress | None = None,
+) -> SystemRow:
+    """The matched probe, measured or from the cache, and its bits per second."""
+    splits = (corpus.train, corpus.valid, corpus.test)
+    report = None if on_progress is None else partial(on_progress, "probe")
+    key = measurement_key(encoded.codec, corpus.hashes, likelihood, codebook)
+    found = kept(cache, key, lambda: measure_probe(encoded, *splits, likelihood, codebook, report))
+    return replace(row, probe=found, more={**row.more, "probe_bits_per_second": found.bits_per_second})
 
 
 def nominal_bits_per_second(codec: Codec) -> float:
     """What the codec says itself (`bitrate`: some send a code less often than its place in a frame), else all codes."""
     whole = codec.frame_rate * codec.num_codebooks * math.log2(codec.codebook_size)
     return float(getattr(codec, "bitrate", whole))
-
-
-@torch.no_grad()
-def encode_all(codec: Codec, clips: Sequence[Clip], batch_seconds: float = 60.0) -> list[Tensor]:
-    """Flattened 1-D codes of every clip, encoded in padded batches of similar length."""
-    order = sorted(range(len(clips)), key=lambda index: -clips[index].duration)
-    out: list[Tensor] = [torch.empty(0)] * len(clips)
-    while order:
-        size = max(1, int(batch_seconds / max(clips[order[0]].duration, 1e-3)))
-        batch, order = order[:size], order[size:]
-        wavs = [torch.from_numpy(audio.load(clips[index].path, codec.sample_rate)) for index in batch]
-        wav_BS = pad_sequence(wavs, batch_first=True)
-        lengths_B = torch.tensor([wav_S.numel() for wav_S in wavs])
-        mask_BS = torch.arange(wav_BS.shape[1]) < lengths_B[:, None]
-        encoded = codec.encode(wav_BS[:, None].to(device_of(codec)), mask_BS.to(device_of(codec)))
-        for row, index in enumerate(batch):
-            real_T = encoded.audio_codes_mask[row, 0].bool()
-            out[index] = flatten_codes(encoded.audio_codes[row][:, real_T].cpu(), codec.codebook_size)
-    return out
 
 
 def spread(clips: Sequence[Clip], count: int | None) -> list[Clip]:

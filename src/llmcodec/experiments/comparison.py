@@ -1,31 +1,33 @@
-"""What `llmcodec compare` puts on its page beside the numbers: recordings, learning curves, training runs, commands.
+"""Codecs measured alike on one corpus, as `llmcodec compare` does: rows, words, a page with pictures and sounds.
+
+    systems = named_systems(["bundled", "mine=runs/mine"])
+    comparison = compare_systems(systems, corpus, MeasurementConfig())
+    print(system_table(comparison.rows).markdown(), *all_statements(comparison.rows))
 
 Test: tests/cli/test_compare.py.
 """
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmcodec import __version__
+import numpy as np
+
+from llmcodec.adapters.load import load_codec
 from llmcodec.data.manifest import Clip
-from llmcodec.evaluation.cache import key_of
-from llmcodec.evaluation.reconstruction import reconstruct
+from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.results import SystemRow
-from llmcodec.evaluation.system import spread
-from llmcodec.io import audio
-from llmcodec.io.digests import digest, package_versions, source_commit
-from llmcodec.io.structured import parse_json, read_object
-from llmcodec.protocol import Codec
+from llmcodec.evaluation.system import Corpus, MeasurementConfig, Progress, look_up_system, spread
+from llmcodec.io.atomic import write_text
+from llmcodec.io.structured import parse_json, read_object, write_json
 from llmcodec.report.figures import Curve, learning_curve
-from llmcodec.report.page import Example, Track
+from llmcodec.report.files import command_line, result_paths, versions
+from llmcodec.report.page import Example, ReportMeta, Track, write_report
+from llmcodec.report.tables import system_table, to_json
 from llmcodec.report.verdict import Statement, verdict
-from llmcodec.salmon.score import codec_module, weights_digest
 
 TERMS_SHOWN = {
     "recon/mel": "mel loss",
@@ -36,9 +38,6 @@ TERMS_SHOWN = {
     "codes/used": "codes used",
 }
 """Terms of a training log that get a picture, where at least one run has them."""
-PACKAGES = ("torch", "transformers", "numpy", "soundfile", "scipy")
-DRAWING = ("cache",)
-"""Modules of this room that no number depends on."""
 MAX_POINTS = 400
 """Points of one curve on the page; longer logs are thinned."""
 
@@ -53,25 +52,68 @@ class System:
     @property
     def run(self) -> Path | None:
         """The run folder that it comes from: the place itself, or the folder above `codec`; None if there is none."""
-        for folder in (Path(self.place), Path(self.place).parent):
-            if (folder / "log.jsonl").is_file():
-                return folder
-        return None
+        place = Path(self.place)
+        return next((one for one in (place, place.parent) if place.is_dir() and (one / "log.jsonl").is_file()), None)
+
+
+class Comparison:
+    """Rows of systems that are measured alike, and recordings as every system gives them back.
+
+    Args:
+        corpus: the same clips for all.
+        measurement: what is measured.
+        recordings: held-out recordings for the page.
+    """
+
+    def __init__(self, corpus: Corpus, measurement: MeasurementConfig, recordings: int = 0) -> None:
+        self.corpus, self.measurement = corpus, measurement
+        self.rows: list[SystemRow] = []
+        self.tracks: dict[Clip, list[Track]] = {clip: [] for clip in choose_recordings(corpus.held_out, recordings)}
+
+    def add(
+        self,
+        name: str,
+        encoded: EncodedCorpus,
+        cache: Path | None = None,
+        fresh: bool = False,
+        on_progress: Progress | None = None,
+    ) -> SystemRow:
+        """Measure a system, or take from the cache what was measured before.
+
+        Args:
+            name: of the row.
+            encoded: its codec.
+            cache: folder of kept measurements; None keeps nothing.
+            fresh: measure again what was kept.
+            on_progress: called with a stage and the share of it that is done.
+        """
+        self.rows.append(look_up_system(name, encoded, self.corpus, self.measurement, cache, fresh, on_progress))
+        for clip, wav_S in encoded.reconstructions(list(self.tracks)):
+            if not self.tracks[clip]:
+                original_S, sample_rate = encoded.recording(clip)
+                self.tracks[clip].append(Track("original", np.array(original_S), sample_rate))
+            self.tracks[clip].append(Track(name, np.array(wav_S), encoded.codec.sample_rate))
+        return self.rows[-1]
+
+    @property
+    def examples(self) -> list[Example]:
+        """The recordings, for the page."""
+        return [Example(clip.id, tracks, clip.text) for clip, tracks in self.tracks.items()]
 
 
 def named_systems(entries: Sequence[str]) -> list[System]:
     """`PLACE` or `NAME=PLACE` each; run folders are called by their folder's name.
 
     Raises:
-        ValueError: two systems with one name.
+        ValueError: no system, or two with one name.
     """
+    if not entries:
+        raise ValueError("name at least one codec: --codec bundled, --codec FOLDER, or --codec NAME=FOLDER")
     systems = []
     for entry in entries:
         name, _, place = entry.rpartition("=")
-        if not name:
-            run = System("", place).run
-            name = run.resolve().name if run is not None else place
-        systems.append(System(name, place))
+        run = System("", place).run
+        systems.append(System(name or (run.resolve().name if run is not None else place), place))
     names = [system.name for system in systems]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
@@ -79,42 +121,80 @@ def named_systems(entries: Sequence[str]) -> list[System]:
     return systems
 
 
-def codec_key(codec: Codec, *settings: Any) -> str | None:
-    """Names everything that decides a measurement of a codec; None where its weights cannot be seen."""
-    module = codec_module(codec)
-    if module is None:
-        return None
-    facts = [type(codec).__name__, codec.sample_rate, codec.hop_samples, codec.num_codebooks, codec.codebook_size]
-    config: Any = getattr(module, "config", None)
-    config = config.to_json_string() if hasattr(config, "to_json_string") else repr(config)
-    return key_of(__version__, code_digest(), facts, config, weights_digest(module), *settings)
+def open_systems(systems: Sequence[System], device: str) -> Iterator[tuple[str, EncodedCorpus]]:
+    """Name and codec of one system after the other; what a codec has made goes when the next one is opened."""
+    for system in systems:
+        with EncodedCorpus(load_codec(system.place, device)) as encoded:
+            yield system.name, encoded
 
 
-def code_digest(root: Path = Path(__file__).parents[1]) -> str:
-    """Changes with every line of code that a measurement runs through: what older code measured is measured again."""
-    parts: list[str | bytes] = []
-    for place in ("protocol.py", "io", "codec", "adapters", "metrics", "lm", "salmon", "evaluation"):
-        files = root / place
-        for path in sorted(files.rglob("*.py")) if files.is_dir() else [files]:
-            if path.stem not in DRAWING:
-                parts += [path.relative_to(root).as_posix(), path.read_bytes()]
-    return digest(*parts, size=12)
+def prefixed(on_progress: Progress, name: str) -> Progress:
+    """The same, with a name before every stage."""
+    return lambda stage, share: on_progress(f"{name}: {stage}", share)
 
 
-def examples(codecs: Mapping[str, Codec], clips: Sequence[Clip], count: int) -> list[Example]:
-    """Some held-out recordings of 1.5 to 6 s (of any length if there are none) as every codec gives them back."""
+def choose_recordings(clips: Sequence[Clip], count: int) -> list[Clip]:
+    """Recordings of 1.5 to 6 s (of any length if there are none), with a transcript where there are such."""
     suitable = [clip for clip in clips if 1.5 <= clip.duration <= 6.0]
     with_text = [clip for clip in suitable if clip.text]
-    chosen = spread(with_text or suitable or clips, min(count, len(clips)))
-    made = []
-    for clip in chosen[:count]:
-        native, rate = audio.read(clip.path)
-        tracks = [Track("original", native, rate)]
-        for name, codec in codecs.items():
-            wav_S = audio.load(clip.path, codec.sample_rate)
-            tracks.append(Track(name, reconstruct(codec, wav_S)[0], codec.sample_rate))
-        made.append(Example(clip.id, tracks, clip.text))
-    return made
+    return spread(with_text or suitable or clips, min(count, len(clips)))[:count]
+
+
+def compare_systems(
+    systems: Sequence[System],
+    corpus: Corpus,
+    measurement: MeasurementConfig,
+    *,
+    recordings: int = 0,
+    cache: Path | None = None,
+    fresh: bool = False,
+    device: str = "cpu",
+    on_progress: Progress = lambda stage, share: None,
+) -> Comparison:
+    """Measure every system; the first is the reference. Arguments as for `Comparison`."""
+    comparison = Comparison(corpus, measurement, recordings)
+    for name, encoded in open_systems(systems, device):
+        comparison.add(name, encoded, cache, fresh, prefixed(on_progress, name))
+    return comparison
+
+
+def write_comparison(
+    output: str, comparison: Comparison, systems: Sequence[System], manifest: str, typed: Sequence[str]
+) -> list[Path]:
+    """Write the page (.html), the table (.md), and values, intervals and rows per file (.json).
+
+    Args:
+        output: name of the files; an ending is taken off.
+        comparison: what was measured.
+        systems: where the codecs come from.
+        manifest: name of the corpus.
+        typed: the command, where this is not a run of the console script.
+    """
+    rows, corpus, lm = comparison.rows, comparison.corpus, comparison.measurement.likelihood
+    meta = ReportMeta(
+        title=", ".join(row.name for row in rows) if len(rows) < 4 else f"{len(rows)} codecs compared",
+        summary=f"Measured alike on {len(corpus.held_out)} held-out clips of {manifest}; the token LM was trained on "
+        f"{len(corpus.train)} others. Compared with {rows[0].name}.",
+        statements=all_statements(rows),
+        commands=[command_line(typed)],
+        versions=versions(),
+        settings={
+            "manifest": f"{manifest} ({', '.join(corpus.hashes)})",
+            "token LM": f"{lm.model.num_layers} x {lm.model.hidden_size}, {lm.audio_seconds:,.0f} s of audio",
+            "LM seeds": ", ".join(map(str, lm.seeds)),
+            **{system.name: system.place for system in systems if system.name != system.place},
+        },
+        notes=[
+            "The intervals cover the choice of files, not the luck of a training run. Every number: docs/evaluation.md."
+        ],
+        reference=rows[0].name,
+        runs=run_facts(systems),
+    )
+    page, table, values = result_paths(output, ".html", ".md", ".json")
+    write_report(page, rows, comparison.examples, curves(rows, systems), meta)
+    write_text(table, system_table(rows).markdown())
+    write_json(values, to_json(rows))
+    return [page, table, values]
 
 
 def curves(rows: Sequence[SystemRow], systems: Sequence[System]) -> list[Curve]:
@@ -170,7 +250,7 @@ def run_facts(systems: Sequence[System]) -> dict[str, dict[str, str]]:
                 "folder": str(system.run),
                 "steps": str(recipe["steps"]),
                 "seed": str(recipe["seed"]),
-                "weights": ", ".join(f"{name} {_weight(weight)}" for name, weight in weights.items()),
+                "weights": ", ".join(f"{name} {number_of(weight)}" for name, weight in weights.items()),
                 "manifest": f"{told['manifest']['path']} ({told['manifest']['hash']})",
                 "commit": str(told.get("commit") or "unknown"),
                 "versions": ", ".join(f"{name} {version}" for name, version in told["versions"].items()),
@@ -180,18 +260,6 @@ def run_facts(systems: Sequence[System]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _weight(weight: Any) -> str:
+def number_of(weight: Any) -> str:
+    """The final value of a weight that is a number or a schedule."""
     return str(weight["value"]) if isinstance(weight, dict) else str(weight)
-
-
-def command_line(fallback: Sequence[str]) -> str:
-    """The command as it was typed, or `fallback` where this is not a run of the console script."""
-    typed = Path(sys.argv[0]).name in ("llmcodec", "llmcodec.exe", "__main__.py") and len(sys.argv) > 1
-    return shlex.join(["llmcodec", *(sys.argv[1:] if typed else fallback)])
-
-
-def versions() -> dict[str, str]:
-    """Exact versions of everything that decides the numbers; packages that are not installed are left out."""
-    found = package_versions("llmcodec", "python", *PACKAGES)
-    commit = source_commit()
-    return found if commit is None else {**found, "commit": commit[:12]}

@@ -8,33 +8,30 @@ and writes `report.html`. Every stage can be resumed. Test: tests/integration/te
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from torch import Tensor
 
 from llmcodec import assets
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.search import SearchConfig, SearchingCodec
 from llmcodec.codec.token_prior import BigramPrior
-from llmcodec.data.manifest import Clip, read_manifest
-from llmcodec.evaluation.reconstruction import reconstruct
-from llmcodec.evaluation.results import SystemRow
-from llmcodec.evaluation.system import Corpus, MeasurementConfig, encode_all, measure_system, spread
-from llmcodec.io import audio
+from llmcodec.data.manifest import read_manifest
+from llmcodec.evaluation.encoded_corpus import EncodedCorpus
+from llmcodec.evaluation.system import Corpus, MeasurementConfig
+from llmcodec.experiments.comparison import Comparison, System, curves, number_of
 from llmcodec.io.atomic import write_text
-from llmcodec.io.digests import package_versions
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD
 from llmcodec.protocol import Codec
-from llmcodec.report.figures import Curve
-from llmcodec.report.page import Example, ReportMeta, Track, write_report
-from llmcodec.report.tables import markdown_table, rich_table
+from llmcodec.report.files import versions
+from llmcodec.report.page import ReportMeta, write_report
+from llmcodec.report.tables import system_table
 from llmcodec.report.verdict import Statement, verdict
 from llmcodec.training.recipe import Recipe, Weights
-from llmcodec.training.tracking import read_log
 from llmcodec.training.trainer import train_or_resume
 
 BASE, CONTROL, ADAPTED, SEARCHING = "base", "control", "LLM-Codec", "LLM-Codec, search"
@@ -44,12 +41,6 @@ SEARCH_CAVEAT = (
 )
 EXAMPLES = 3
 COMMAND = "llmcodec quickstart"
-TERMS_SHOWN = {
-    "recon/multi_mel": "multi-scale mel loss",
-    "lm/rate_bits": "bits per token under the small audio LM",
-    "lm/ftp_1": "next-token loss of the frozen LM's first head, nats",
-    "align/cosine": "1 - cosine of audio and text states",
-}
 
 
 def run_quickstart(
@@ -84,27 +75,34 @@ def run_quickstart(
     folders = {BASE: assets.codec_folder()}
     for name, run in runs.items():
         folders[name] = stages.run(f"train {name}", lambda run=run: train_or_resume(run))
-    codecs: dict[str, Codec] = {name: LLMCodec.from_pretrained(folder) for name, folder in folders.items()}
-    codecs[SEARCHING] = searching(LLMCodec.from_pretrained(folders[ADAPTED]), corpus)
-    config = measurement or MeasurementConfig(likelihood=MINI_LIKELIHOOD)
-    rows = [
-        stages.run(f"measure {name}", lambda n=name, c=codec: measure_system(n, c, corpus, config))
-        for name, codec in codecs.items()
-    ]
-    console.print(rich_table(rows, "Held-out clips of the bundled speech"))
+    comparison = Comparison(corpus, measurement or MeasurementConfig(likelihood=MINI_LIKELIHOOD), EXAMPLES)
+
+    def measure(name: str, codec: Codec) -> list[Tensor]:
+        """Add a row; returns the tokens of the train clips."""
+        with EncodedCorpus(codec) as encoded:
+            stages.run(f"measure {name}", lambda: comparison.add(name, encoded))
+            return encoded.tokens(corpus.train)
+
+    for name, place in folders.items():
+        codec = LLMCodec.from_pretrained(place)
+        tokens = measure(name, codec)
+    # The clips are few: half the default weight.
+    measure(SEARCHING, SearchingCodec(codec, BigramPrior.fit(tokens, codec.codebook_size), SearchConfig(weight=0.2)))
+    rows = comparison.rows
+    console.print(system_table(rows, "Held-out clips of the bundled speech", with_interval=False).rich())
     *adapted, caveat = verdict(rows[1], rows[2])
     *searched, _ = verdict(rows[1], rows[3])
     statements = [*named(ADAPTED, adapted), *named(SEARCHING, searched), Statement("warning", SEARCH_CAVEAT), caveat]
     for statement in statements:
         console.print(f"- {statement.text}", highlight=False)
-    write_text(folder / "table.md", markdown_table(rows) + "\n")
+    write_text(folder / "table.md", system_table(rows).markdown() + "\n")
     meta = ReportMeta(
         title="llmcodec quickstart",
         summary="The bundled codec before (base), after the same training without language terms (control), and after "
         "training with them (LLM-Codec), measured alike on held-out speech; the last again, encoding by search.",
         statements=statements,
         commands=[COMMAND],
-        versions=package_versions("llmcodec", "torch", "transformers"),
+        versions=versions(),
         settings=settings_of(recipe),
         notes=[
             "One seed, ten minutes of speech: a demonstration, not a result. docs/results has the full corpus.",
@@ -112,7 +110,8 @@ def run_quickstart(
         ],
         reference=CONTROL,
     )
-    write_report(report, rows, examples(codecs, corpus), curves(rows, runs), meta)
+    systems = [System(name, str(place)) for name, place in folders.items()]
+    write_report(report, rows, comparison.examples, curves(rows, systems), meta)
     minutes = (time.monotonic() - started) / 60
     console.print(f"\n{minutes:.1f} min. Listen, look, compare: {report}. The adapted codec: {folders[ADAPTED]}")
     return report
@@ -155,51 +154,12 @@ def named(name: str, statements: list[Statement]) -> list[Statement]:
     return [s if name in s.text else Statement(s.kind, f"{name}: {s.text}") for s in statements]
 
 
-def searching(codec: LLMCodec, corpus: Corpus) -> SearchingCodec:
-    """The codec, searching by the bigrams of its own codes on the train clips: few, so with half the default weight."""
-    prior = BigramPrior.fit(encode_all(codec, corpus.train), codec.codebook_size)
-    return SearchingCodec(codec, prior, SearchConfig(weight=0.2))
-
-
-def examples(codecs: dict[str, Codec], corpus: Corpus) -> list[Example]:
-    """Some held-out recordings as every codec gives them back."""
-    suitable = [clip for clip in corpus.test if 1.5 <= clip.duration <= 5.0 and clip.text]
-    return [example(clip, codecs) for clip in spread(suitable, EXAMPLES)]
-
-
-def example(clip: Clip, codecs: dict[str, Codec]) -> Example:
-    rate = next(iter(codecs.values())).sample_rate
-    wav_S = audio.load(clip.path, rate)
-    tracks = [Track("original", wav_S, rate), *(Track(n, reconstruct(c, wav_S)[0], rate) for n, c in codecs.items())]
-    return Example(clip.id, tracks, clip.text)
-
-
-def curves(rows: list[SystemRow], runs: dict[str, Recipe]) -> list[Curve]:
-    """Learning curves: the token LM of each system, and the terms of the training runs."""
-    lm = {
-        row.name: ([p.audio_seconds for p in row.predictability.curve], [p.test_bits for p in row.predictability.curve])
-        for row in rows
-        if row.predictability is not None
-    }
-    drawn = [Curve("Token LM on held-out clips", "seconds of audio seen", "bits per token", lm)]
-    logs = {name: read_log(Path(run.run) / "log.jsonl") for name, run in runs.items()}
-    for term, label in TERMS_SHOWN.items():
-        series = {}
-        for name, log in logs.items():
-            if points := [(row["step"], row[term]) for row in log if term in row]:
-                series[name] = ([step for step, _ in points], [value for _, value in points])
-        if series:
-            drawn.append(Curve(f"Training: {label}", "step", label, series))
-    return drawn
-
-
 def settings_of(recipe: Recipe) -> dict[str, str]:
     """The lines of the recipe that matter, for the report."""
     weights = {name: value for name, value in asdict(recipe.weights).items() if value}
     return {
         "steps": str(recipe.steps),
         "clips per step": str(recipe.data.clips_per_batch * recipe.accumulate),
-        "weights": ", ".join(f"{k} {v if not isinstance(v, dict) else v['value']}" for k, v in weights.items()),
+        "weights": ", ".join(f"{name} {number_of(weight)}" for name, weight in weights.items()),
         "frozen LM": recipe.language.backbone.name if recipe.language and recipe.language.backbone else "none",
-        "python": sys.version.split()[0],
     }

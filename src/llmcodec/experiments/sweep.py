@@ -21,9 +21,10 @@ from llmcodec import assets
 from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.fast.engine import optimize_for_inference
-from llmcodec.data.manifest import read_manifest
+from llmcodec.data.manifest import Clip, read_manifest
+from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.results import MEASURES
-from llmcodec.evaluation.system import Corpus, MeasurementConfig, encode_all, measure_system, spread
+from llmcodec.evaluation.system import Corpus, MeasurementConfig, measure_system, spread
 from llmcodec.io.atomic import write_text
 from llmcodec.io.structured import read_object, write_json
 from llmcodec.metrics.statistics import Interval
@@ -140,9 +141,10 @@ def run_job(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Pat
     if row.search is None:
         codec = ready_to_run(codec)
     else:
-        codec = searching(codec, corpus, row.search)
+        codec = searching(codec, corpus.train, row.search)
         protocol = replace(protocol, probe=None, salmon=None)  # latents are the source's; a suite would take too long
-    measured = measure_system(job.name, codec, corpus, protocol)
+    with EncodedCorpus(codec) as encoded:
+        measured = measure_system(job.name, encoded, corpus, protocol)
     write_json(beside(job, ".json"), to_json([measured])[job.name], indent=None)
 
 
@@ -151,14 +153,15 @@ def ready_to_run(codec: Codec) -> Codec:
     return optimize_for_inference(codec, "fp32") if isinstance(codec, LLMCodec) else codec
 
 
-def searching(codec: Codec, corpus: Corpus, weight: float) -> Codec:
-    """The codec, searching by the bigrams of its nearest codes on the train clips."""
+def searching(codec: Codec, clips: Sequence[Clip], weight: float) -> Codec:
+    """The codec, searching by the bigrams of its nearest codes on these clips."""
     from llmcodec.codec.search import SearchConfig, SearchingCodec
     from llmcodec.codec.token_prior import BigramPrior
 
     if not isinstance(codec, LLMCodec):
         raise ValueError("sweep: search is for llmcodec's own codecs")
-    prior = BigramPrior.fit(encode_all(ready_to_run(codec), corpus.train), codec.codebook_size)
+    with EncodedCorpus(ready_to_run(codec)) as encoded:
+        prior = BigramPrior.fit(encoded.tokens(clips, keep=False), codec.codebook_size)
     return SearchingCodec(codec, prior, SearchConfig(weight=weight))
 
 
@@ -208,7 +211,8 @@ def write_table(config: SweepConfig) -> Path:
         "\nIn brackets: number of seeds; lowest to highest seed. Differences: paired by seed and file, 95 % interval"
     )
     lines.append("over both.")
-    return write_text(folder / "table.md", "\n".join(lines) + "\n")
+    path = folder / "table.md"
+    return write_text(path, "\n".join(lines) + "\n")
 
 
 def mean_and_range(results: dict[int, Any], key: str, digits: int) -> str:

@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmcodec.protocol import Codec, device_of
-
 
 def flatten_codes(codes_QT: Tensor, codebook_size: int) -> Tensor:
     """(Q, T) codes -> (T * Q) ids in time order, codebook q shifted by q * codebook_size; (T,) codes pass unchanged."""
@@ -25,13 +23,6 @@ def flatten_codes(codes_QT: Tensor, codebook_size: int) -> Tensor:
         raise ValueError(f"codes: expected (T,) or (Q, T), got shape {tuple(codes_QT.shape)}")
     offsets_Q = torch.arange(codes_QT.shape[0]).unsqueeze(1) * codebook_size
     return (codes_QT.to(torch.int64) + offsets_Q).T.reshape(-1)
-
-
-@torch.no_grad()
-def encode_wav(codec: Codec, wav_S: Tensor | np.ndarray) -> Tensor:
-    """Samples at the codec's rate -> codes (Q, T) int64 on the CPU; the codec may be anywhere."""
-    wav_S = torch.as_tensor(wav_S, dtype=torch.float32)
-    return codec.encode(wav_S[None, None].to(device_of(codec))).audio_codes[0].cpu()
 
 
 def check_codes(codes: Sequence[Tensor], vocabulary: int, name: str) -> None:

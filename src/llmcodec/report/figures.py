@@ -115,6 +115,20 @@ def learning_curve(rows: Sequence[SystemRow]) -> Curve:
     return Curve("Token language model", "minutes of audio seen", "bits per second, test clips", series, caption)
 
 
+def seed_curves(rows: Sequence[SystemRow]) -> Curve:
+    """`learning_curve` with a line for every seed of the language model."""
+    curves = {}
+    for row in rows:
+        assert (lm := row.predictability) is not None
+        for seed in lm.seed_bits_per_second:
+            points = [point for point in lm.curve if point.seed == seed]
+            name = row.name if len(lm.seed_bits_per_second) == 1 else f"{row.name}, seed {seed}"
+            seconds = [point.audio_seconds for point in points]
+            curves[name] = (seconds, [point.test_bits * lm.token_rate for point in points])
+    title = "The measuring language model while it learns (test clips)"
+    return Curve(title, "Seconds of audio seen", "Bits per second", curves)
+
+
 def frontier(rows: Sequence[SystemRow]) -> Scatter:
     """Mel distance against LM bits per second, for the systems that have both: the picture that decides."""
     points = {}

@@ -6,7 +6,8 @@ Test: tests/report/test_tables.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmcodec.evaluation.results import SystemRow, table_cells
@@ -15,32 +16,41 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def rich_table(rows: Sequence[SystemRow], title: str = "", with_interval: bool = False) -> Table:
-    """Measures down, systems across, for `rich.print`."""
-    from rich.table import Table
+@dataclass(frozen=True)
+class TextTable:
+    """Words and numbers in columns; the first column stands left, the others right."""
 
-    table = Table(title=title or None)
-    table.add_column("")
-    for row in rows:
-        table.add_column(row.name, justify="right")
-    for line in _lines(rows, with_interval):
-        table.add_row(*line)
-    return table
+    head: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    title: str = ""
+
+    def rich(self) -> Table:
+        """For `rich.print`."""
+        from rich.table import Table
+
+        table = Table(title=self.title or None)
+        for number, name in enumerate(self.head):
+            table.add_column(name, justify="right" if number else "left")
+        for line in self.lines:
+            table.add_row(*line)
+        return table
+
+    def markdown(self) -> str:
+        """The same in Markdown, without the title."""
+        head, *lines = (
+            f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in row)}|"
+            for row in ([name.replace("|", "\\|") for name in self.head], *self.lines)
+        )
+        return "\n".join([head, "|---|" + "---:|" * (len(self.head) - 1), *lines]) + "\n"
 
 
-def markdown_table(rows: Sequence[SystemRow], with_interval: bool = True) -> str:
-    """The same table in Markdown."""
-    names = [row.name.replace("|", "\\|") for row in rows]
-    lines = [f"| | {' | '.join(names)} |", "|---|" + "---:|" * len(rows)]
-    lines += [f"| {' | '.join(line)} |" for line in _lines(rows, with_interval)]
-    return "\n".join(lines) + "\n"
-
-
-def _lines(rows: Sequence[SystemRow], with_interval: bool) -> Iterator[list[str]]:
-    """Label of a measure, then its value for every system, `-` where it was not measured."""
+def system_table(rows: Sequence[SystemRow], title: str = "", with_interval: bool = True) -> TextTable:
+    """Measures down, systems across; `-` where something was not measured."""
+    lines = []
     for measure, cells in table_cells(rows):
         label = f"{measure.label} {measure.arrow}".strip() + (f" ({measure.unit})" if measure.unit else "")
-        yield [label, *("-" if cell is None else cell.format(measure.digits, with_interval) for cell in cells)]
+        lines.append([label, *("-" if cell is None else cell.format(measure.digits, with_interval) for cell in cells)])
+    return TextTable(["", *(row.name for row in rows)], lines, title)
 
 
 def to_json(rows: Sequence[SystemRow]) -> dict[str, Any]:
@@ -68,5 +78,6 @@ def _row_json(row: SystemRow) -> dict[str, Any]:
         out["salmon"] = row.salmon.to_json()
     if row.predictability is not None:
         out["lm_clips"] = [vars(clip) for clip in row.predictability.clips]
+        out["curve"] = [vars(point) for point in row.predictability.curve]
         out["lm_seeds"] = {str(seed): rate for seed, rate in row.predictability.seed_bits_per_second.items()}
     return out

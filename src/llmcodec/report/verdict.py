@@ -44,6 +44,16 @@ def verdict(
     return [*statements, *_health(control, adapted), Statement("same", caveat)]
 
 
+def seed_sentence(row: SystemRow) -> str:
+    """Trainings of the measuring language model behind a row, and how far they lie apart."""
+    lm = row.predictability
+    assert lm is not None
+    each = ", ".join(f"{rate:.1f}" for rate in lm.seed_bits_per_second.values())
+    count = len(lm.seed_bits_per_second)
+    spread = f"; they differ by {lm.seed_spread:.1%}" if count > 1 else ""
+    return f"{_count(count, 'language-model seed')} ({each} bit/s{spread}), {len(lm.clips)} held-out clips."
+
+
 def _count(num: int, noun: str) -> str:
     return f"{num} {noun}" if num == 1 else f"{num} {noun}s"
 

@@ -1,20 +1,28 @@
-"""What the commands ask of a codec, whatever runs it: numpy in, numpy out. Imports neither torch nor transformers.
+"""What is asked of a codec, whatever runs it: numpy in, numpy out. Imports neither torch nor transformers.
 
-`TorchRuntime` (torch_runtime.py) drives any codec of the house, `OnnxRuntime` (onnx_runtime.py) an exported folder.
+`TorchRuntime` (torch_runtime.py) drives any `protocol.Codec`, `OnnxRuntime` (onnx_runtime.py) an exported folder.
+Many clips go through `encode_many`, which batches them by length:
+
+    for clip, codes_QT in encode_many(runtime, ((clip, audio.load(clip.path, rate)) for clip in clips)): ...
+
 Shapes: S samples at the codec's rate, Q codebooks, T frames. Test: tests/runtime/test_base.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from llmcodec.io.token_file import TokenProvenance
+
+WINDOW_SECONDS = 256.0
+"""Audio that `encode_many` holds at once: enough to sort clips into full batches, little to keep in memory."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -116,3 +124,38 @@ def length_batches(lengths: Sequence[int], max_total: int, max_clips: int = 64) 
                 continue
         batches.append([index])
     return batches
+
+
+def encode_many(
+    runtime: Runtime, clips: Iterable[tuple[T, np.ndarray]], window_seconds: float = WINDOW_SECONDS
+) -> Iterator[tuple[T, np.ndarray]]:
+    """Any number of clips -> codes (Q, T) each, in the order given; a window of them is in memory at a time.
+
+    Args:
+        clips: pairs of anything that names a clip and its samples (S,) at the codec's rate.
+        window_seconds: audio that is read before it is encoded.
+    """
+    most = window_seconds * runtime.identity.sample_rate
+    for window in windows(clips, lambda clip: len(clip[1]), most):
+        codes = runtime.encode_batch([wav_S for _, wav_S in window])
+        yield from zip((name for name, _ in window), codes, strict=True)
+
+
+def windows(items: Iterable[T], size: Callable[[T], float], most: float) -> Iterator[list[T]]:
+    """Items in their order, as lists that end where their sizes together reach `most`."""
+    window: list[T] = []
+    total = 0.0
+    for item in items:
+        window.append(item)
+        total += size(item)
+        if total >= most:
+            yield window
+            window, total = [], 0.0
+    if window:
+        yield window
+
+
+def fit(wav_S: np.ndarray, length: int | None) -> np.ndarray:
+    """Cut or zero-padded to `length` samples; None leaves it."""
+    kept_S = wav_S[:length].copy()
+    return kept_S if length is None or length <= len(kept_S) else np.pad(kept_S, (0, length - len(kept_S)))

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from llmcodec.runtime.base import length_batches, one_coder
+from llmcodec.runtime.base import fit, length_batches, one_coder
 from llmcodec.runtime.onnx_config import CONFIG, DECODER, ENCODER, OnnxConfig
 
 CHUNK_SECONDS = 30.0  # as codec/streaming/latency.py
@@ -111,7 +111,7 @@ class OnnxRuntime:
                 padded[row, :, : frames[row]] = codes[i]
             wavs = self.decoder.run(None, {"audio_codes": padded, "num_frames": np.array(frames, np.int64)})[0]
             for i, wav, count in zip(indices, wavs, frames, strict=True):
-                results[i] = fitted(wav[0, : count * hop], wanted[i])
+                results[i] = fit(wav[0, : count * hop], wanted[i])
         return results
 
     def encode_stream(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -282,10 +282,3 @@ def reflect_padded(wav: np.ndarray, hop: int, n_fft: int, frames: int, floor_fra
     mirrored = np.pad(wav, pad, mode="reflect")[: len(out)]
     out[: len(mirrored)] = mirrored
     return out
-
-
-def fitted(wav: np.ndarray, length: int | None) -> np.ndarray:
-    """Cut or zero-padded to `length` samples; None leaves it."""
-    if length is None:
-        return wav.copy()
-    return wav[:length].copy() if length <= len(wav) else np.pad(wav, (0, length - len(wav)))

@@ -1,4 +1,4 @@
-"""`TorchRuntime`: any codec of `codecs.protocol.Codec` behind the numpy protocol of runtime.py.
+"""`TorchRuntime`: any `protocol.Codec` behind the numpy protocol of base.py.
 
     runtime = TorchRuntime(load_codec("bundled"), "bundled")
     codes = runtime.encode_batch([wav_a, wav_b])     # batched by length, padding masked
@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from llmcodec.codec.fast.engine import InferenceCodec
 from llmcodec.codec.search import SearchingCodec
 from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
 from llmcodec.codec.streaming.latency import CHUNK_SECONDS, make_plan
 from llmcodec.io.digests import digest_all
-from llmcodec.protocol import Codec, device_of
-from llmcodec.runtime.base import CodecIdentity, Coders, length_batches
+from llmcodec.protocol import Codec, HasFeatures, device_of
+from llmcodec.runtime.base import CodecIdentity, Coders, fit, length_batches
 
 SHORTEST_SHARE_SECONDS = 8  # a batch of less audio is not worth a core of its own
 BATCH_SECONDS = 64.0  # padded audio in one call: more gains nothing on a CPU and costs memory
@@ -33,7 +34,7 @@ class TorchRuntime:
     """A torch codec, in inference mode.
 
     Args:
-        codec: meets `codecs.protocol.Codec`.
+        codec: meets `protocol.Codec`.
         name: for people and for token files.
         identity: where `codec` was already changed for speed: the identity taken before.
         batch_seconds: padded seconds of audio in one call of the codec.
@@ -58,18 +59,34 @@ class TorchRuntime:
         results: list[np.ndarray] = [np.empty(0)] * len(wavs)
 
         def encode(indices: Sequence[int]) -> None:
+            encoded = self.codec.encode(*self._padded([wavs[i] for i in indices]))
             lengths = [len(wavs[i]) for i in indices]
-            if min(lengths) < 1:
-                raise ValueError("encode: a clip is empty; every clip needs at least one sample")
-            wav_BS = torch.zeros(len(indices), max(lengths))
-            for row_S, i in zip(wav_BS, indices, strict=True):
-                row_S[: len(wavs[i])] = torch.from_numpy(np.ascontiguousarray(wavs[i], dtype=np.float32))
-            mask_BS = torch.arange(wav_BS.shape[1]) < torch.tensor(lengths)[:, None]
-            encoded = self.codec.encode(wav_BS[:, None].to(self.device), mask_BS.to(self.device))
             frames = self._frames(encoded.audio_codes, encoded.audio_codes_mask, lengths)
             codes_BQT = encoded.audio_codes.to("cpu", torch.int64).numpy()
             for i, codes_QT, count in zip(indices, codes_BQT, frames, strict=True):
                 results[i] = codes_QT[:, :count].copy()
+
+        self._each_batch(encode, [len(wav) for wav in wavs])
+        return results
+
+    def encode_features(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Clips (S,) float32 -> latents before the quantiser (T, D) float32 each.
+
+        Raises:
+            ValueError: the codec does not show its latents.
+        """
+        codec = self.codec
+        if not isinstance(codec, HasFeatures):
+            raise ValueError(
+                f"{type(codec).__name__} does not show its latents: the codec needs encode_features "
+                "(protocol.HasFeatures)"
+            )
+        results: list[np.ndarray] = [np.empty(0)] * len(wavs)
+
+        def encode(indices: Sequence[int]) -> None:
+            latent_BTD = codec.encode_features(*self._padded([wavs[i] for i in indices])).to("cpu", torch.float32)
+            for i, latent_TD in zip(indices, latent_BTD.numpy(), strict=True):
+                results[i] = latent_TD[: self._num_frames(len(wavs[i]))].copy()
 
         self._each_batch(encode, [len(wav) for wav in wavs])
         return results
@@ -96,6 +113,10 @@ class TorchRuntime:
                 codes_BQT.to(self.device), mask_BS.to(self.device), length=max(frames) * hop
             ).audio_values
             wav_BS = decoded.reshape(len(indices), -1).to("cpu", torch.float32).numpy()
+            if wav_BS.shape[1] != max(frames) * hop:
+                raise ValueError(
+                    f"the codec decoded {wav_BS.shape[1]} samples where length={max(frames) * hop} was asked for"
+                )
             for i, wav_S, count in zip(indices, wav_BS, frames, strict=True):
                 results[i] = fit(wav_S[: count * hop], wanted[i])
 
@@ -161,19 +182,26 @@ class TorchRuntime:
             else:
                 list(pool.map(run, batches))
 
+    def _padded(self, wavs: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Clips (S,) -> (B, 1, S) with zeros behind each, and the mask of real samples, where the codec is."""
+        lengths_B = torch.tensor([len(wav_S) for wav_S in wavs])
+        if int(lengths_B.min()) < 1:
+            raise ValueError("encode: a clip is empty; every clip needs at least one sample")
+        wav_BS = pad_sequence([torch.from_numpy(np.array(wav_S, dtype=np.float32)) for wav_S in wavs], batch_first=True)
+        mask_BS = torch.arange(wav_BS.shape[1]) < lengths_B[:, None]
+        return wav_BS[:, None].to(self.device), mask_BS.to(self.device)
+
+    def _num_frames(self, num_samples: int) -> int:
+        """Frames of a clip: as the codec counts them, else ceil(S / hop)."""
+        counted = getattr(self.codec, "num_frames", None)
+        return int(counted(num_samples)) if counted is not None else -(-num_samples // self.identity.hop_samples)
+
     def _frames(self, codes_BQT: Tensor, mask: Tensor | None, lengths: Sequence[int]) -> list[int]:
-        """Real frames of every clip: by the codec's mask, else by ceil(S / hop)."""
+        """Real frames of every clip: by the codec's mask, else by its length."""
         most = codes_BQT.shape[-1]
         if mask is None:
-            return [min(most, -(-length // self.identity.hop_samples)) for length in lengths]
+            return [min(most, self._num_frames(length)) for length in lengths]
         return [int(row.sum()) for row in mask.reshape(mask.shape[0], -1, most)[:, 0].bool()]
-
-
-def fit(wav_S: np.ndarray, length: int | None) -> np.ndarray:
-    """Cut or zero-padded to `length` samples; None leaves it."""
-    if length is None or length == len(wav_S):
-        return wav_S.copy()
-    return wav_S[:length].copy() if length < len(wav_S) else np.pad(wav_S, (0, length - len(wav_S)))
 
 
 def identity_of(codec: Codec, name: str) -> CodecIdentity:
@@ -200,11 +228,31 @@ def weights_sha256(codec: Any) -> str:
     return digest_all(parts(), algorithm="sha256")
 
 
+def fingerprint(codec: Any) -> str | None:
+    """24 hex digits of everything that decides a codec's tokens and sound, to look up earlier results by.
+
+    None where the weights cannot be seen, because they are packed for speed or because there are none.
+    """
+    state = codec.state_dict() if hasattr(codec, "state_dict") else dict(named_tensors(codec))
+    if not state:
+        return None
+    facts = [codec.sample_rate, codec.hop_samples, codec.num_codebooks, codec.codebook_size]
+
+    def parts() -> Iterator[Any]:
+        yield repr((type(codec).__qualname__, facts, getattr(codec, "config", None)))
+        for name, tensor in state.items():
+            value = tensor.detach().cpu().contiguous()
+            yield f"{name} {value.dtype} {tuple(value.shape)}"
+            yield value.flatten().view(torch.uint8).numpy()
+
+    return digest_all(parts(), size=12)
+
+
 def named_tensors(codec: Any) -> list[tuple[str, Tensor]]:
     """Parameters and buffers of a codec that is a module, or of the modules that an adapter holds."""
     if isinstance(codec, SearchingCodec):
         codec = codec.plain  # the search changes no weight: its tokens are those of the plain codec
     if isinstance(codec, nn.Module):
         return [(name, value) for name, value in codec.state_dict().items() if isinstance(value, Tensor)]
-    held = {name: value for name, value in vars(codec).items() if isinstance(value, nn.Module)}
+    held = {name: value for name, value in getattr(codec, "__dict__", {}).items() if isinstance(value, nn.Module)}
     return [(f"{name}.{inner}", value) for name, module in held.items() for inner, value in named_tensors(module)]

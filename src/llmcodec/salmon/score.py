@@ -11,7 +11,7 @@ Shapes: S samples, Q codebooks, T frames. Test: tests/salmon/test_score.py.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from llmcodec.io.atomic import atomic_path
-from llmcodec.io.digests import digest, digest_all
+from llmcodec.io.digests import digest
 from llmcodec.metrics.statistics import Interval, PairedComparison, compare_paired, wilson_interval
 from llmcodec.metrics.token_statistics import flatten_codes
-from llmcodec.protocol import Codec, TokenScorer, device_of
+from llmcodec.protocol import Codec, TokenScorer
+from llmcodec.runtime.base import encode_many
+from llmcodec.runtime.torch_runtime import BATCH_SECONDS, TorchRuntime, fingerprint
 from llmcodec.salmon.suite import SuitePair, open_suite
 
-BATCH_SECONDS = 60.0
 CACHE = ".codes"
 Progress = Callable[[str, float], None]
 
@@ -206,69 +207,30 @@ def suite_codes(
     batch_seconds: float = BATCH_SECONDS,
     report: Callable[[float], None] = lambda share: None,
 ) -> list[Tensor]:
-    """Flattened codes (1-D int64) of positive, negative, positive, ... of all pairs, from the cache if they are there.
-
-    Clips of exactly equal length share a batch: no padding, so every codec gives what it gives for single clips.
-    """
+    """Flattened codes (1-D int64) of positive, negative, positive, ... of all pairs, from the cache if there."""
     place = _place(codec, pairs, cache)
-    if place is not None and (kept := _load(place, 2 * len(pairs))) is not None:
+    if place is not None and (known := _load(place, 2 * len(pairs))) is not None:
         report(1.0)
-        return kept
-    codes: list[Tensor | None] = [None] * (2 * len(pairs))
-    waiting: dict[int, list[tuple[int, Tensor]]] = {}
-    done = 0
-
-    def encode(batch: list[tuple[int, Tensor]]) -> None:
-        nonlocal done
-        with torch.no_grad():
-            codes_BQT = codec.encode(torch.stack([wav for _, wav in batch])[:, None].to(device_of(codec))).audio_codes
-        for (index, _), codes_QT in zip(batch, codes_BQT.cpu(), strict=True):
-            codes[index] = flatten_codes(codes_QT, codec.codebook_size)
-        done += len(batch)
-        report(done / len(codes))
-
-    for number, pair in enumerate(pairs):
-        for side, wav in enumerate(pair.read(codec.sample_rate)):
-            batch = waiting.setdefault(len(wav), [])
-            batch.append((2 * number + side, torch.as_tensor(wav, dtype=torch.float32)))
-            if len(batch) * len(wav) >= batch_seconds * codec.sample_rate:
-                encode(waiting.pop(len(wav)))
-    for batch in waiting.values():
-        encode(batch)
-    complete = [row for row in codes if row is not None]
+        return known
+    runtime = TorchRuntime(codec, type(codec).__name__, batch_seconds=batch_seconds)
+    clips = ((pair, wav_S) for pair in pairs for wav_S in pair.read(codec.sample_rate))
+    codes = []
+    for _, codes_QT in encode_many(runtime, clips):
+        codes.append(flatten_codes(torch.from_numpy(codes_QT), codec.codebook_size))
+        report(len(codes) / (2 * len(pairs)))
     if place is not None:
         with contextlib.suppress(OSError):  # a suite on a read-only disk is encoded every time
-            _save(place, complete)
-    return complete
-
-
-def codec_module(codec: Any) -> nn.Module | None:
-    """The network of a codec: itself, or what an adapter keeps."""
-    if isinstance(codec, nn.Module):
-        return codec
-    kept = [value for value in getattr(codec, "__dict__", {}).values() if isinstance(value, nn.Module)]
-    return kept[0] if len(kept) == 1 else None
+            _save(place, codes)
+    return codes
 
 
 def _place(codec: Codec, pairs: Sequence[SuitePair], cache: str | Path | None) -> Path | None:
     """File of the codes; None where nothing is kept, or the codec's weights cannot be named."""
-    module = codec_module(codec)
-    if cache is None or module is None or not module.state_dict():  # packed weights have no names
+    weights = fingerprint(codec) if cache is not None else None
+    if cache is None or weights is None:
         return None
-    settings = (type(codec).__name__, codec.sample_rate, codec.num_codebooks, codec.codebook_size, codec.frame_rate)
-    key = digest(repr(settings), weights_digest(module), *(pair.fingerprint() for pair in pairs), size=12)
-    return Path(cache) / f"{pairs[0].part if pairs else 'empty'}-{key}.safetensors"
-
-
-def weights_digest(module: nn.Module) -> str:
-    """24 hex digits that change with any name, shape or value among weights and buffers."""
-
-    def parts() -> Iterator[Any]:
-        for name, tensor in module.state_dict().items():
-            yield f"{name} {tensor.dtype} {tuple(tensor.shape)}"
-            yield tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-
-    return digest_all(parts(), size=12)
+    name = digest(weights, *(pair.fingerprint() for pair in pairs), size=12)
+    return Path(cache) / f"{pairs[0].part if pairs else 'empty'}-{name}.safetensors"
 
 
 def _save(place: Path, codes: Sequence[Tensor]) -> None:

@@ -1,0 +1,255 @@
+"""`llmcodec evaluate reconstruction | predictability | consistency`: one measurement at a time, for any codec.
+
+Test: tests/cli/test_evaluate.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from llmcodec.cli.options import BUNDLED, ClipOptions, CorpusOptions, DeviceOptions, OutputOptions
+from llmcodec.cli.output import name_files, show
+from llmcodec.evaluation.cache import Journal
+from llmcodec.evaluation.consistency import Change, ConsistencyResult, measure_consistency
+from llmcodec.evaluation.pairs import measure_pairs, read_pairs
+from llmcodec.evaluation.probe import MINI_PROBE, ProbeConfig
+from llmcodec.evaluation.reconstruction import measure_reconstruction
+from llmcodec.evaluation.results import SystemRow
+from llmcodec.evaluation.system import (
+    Corpus,
+    MeasurementConfig,
+    add_probe,
+    add_token_details,
+    look_up_system,
+    reconstruction_row,
+    spread,
+)
+from llmcodec.experiments.comparison import named_systems, open_systems, prefixed
+from llmcodec.io.atomic import write_bytes
+from llmcodec.io.progress import ProgressBar, status_line
+from llmcodec.io.structured import read_object
+from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD, LikelihoodConfig
+from llmcodec.metrics.registry import METRICS, SUPERB
+from llmcodec.protocol import HasFeatures
+from llmcodec.report import consistency as consistency_report
+from llmcodec.report import fidelity
+from llmcodec.report.figures import Curve, Scatter, frontier, seed_curves, to_png
+from llmcodec.report.files import provenance, result_paths, write_csv, write_results
+from llmcodec.report.tables import system_table, to_json
+from llmcodec.report.verdict import seed_sentence, verdict
+
+GROUPS = {"superb": SUPERB, "fast": ("mel", "stft", "sdr"), "all": tuple(METRICS)}
+
+
+def evaluate_reconstruction(
+    codec: list[str] | None = None,
+    pairs: str | None = None,
+    metrics: tuple[str, ...] = ("superb",),
+    asr: str | None = None,
+    asr_languages: tuple[str, ...] = ("en",),
+    corpus: ClipOptions = ClipOptions(),  # noqa: B008
+    clips: int | None = None,
+    domain: str = "source",
+    workers: int | None = None,
+    predictability: str | None = None,
+    per_file: str | None = None,
+    output: OutputOptions = OutputOptions(),  # noqa: B008
+    device: DeviceOptions = DeviceOptions(),  # noqa: B008
+) -> None:
+    """Measure how faithful codecs are: Codec-SUPERB's metrics and more, means with 95 % intervals, paired comparison.
+
+      llmcodec evaluate reconstruction --codec bundled --codec mine=runs/rate/codec --per-file rows.csv -o quality
+      llmcodec evaluate reconstruction --pairs pairs.csv --per-file rows.csv
+
+    Results are kept as they come, in NAME.rows.jsonl beside the output: a killed run goes on where it stopped. A file
+    on which a metric cannot be computed is counted and named, never scored.
+
+    Args:
+        codec: `bundled`, a folder or hub id, or NAME=one of these; the first is what others are compared with.
+        pairs: CSV with columns reference, reconstruction, codec, domain (also text, language): audio made elsewhere.
+        metrics: names joined by commas (mel,stft,pesq,stoi,f0corr,sdr,logmel,dnsmos,speaker), or superb, fast, all.
+        asr: also word error rate by this recogniser: `faster-whisper`, or a Hugging Face speech model.
+        asr_languages: languages of the recogniser, joined by commas.
+        split: splits joined by commas; without, valid and test where there are any, else everything.
+        clips: measure this many clips, evenly spread; null takes all.
+        domain: field of the manifest that splits the table: source, language, speaker, split.
+        workers: processes that measure; null takes as many as there are free cores.
+        predictability: JSON written by `evaluate predictability`; its LM bits per second join the table.
+        per_file: write a row per file to this CSV.
+        output: write NAME.md (tables) and NAME.json (everything).
+    """
+    console = Console()
+    names = [name for word in metrics for name in GROUPS.get(word, (word,))]
+    place = output.output or per_file
+    journal = Journal(None if place is None else result_paths(place, ".md", ".json", ".csv", ".rows.jsonl")[-1])
+    shared: dict[str, Any] = {"metrics": names, "asr": asr, "num_workers": workers, "journal": journal}
+    rows: list[SystemRow] = []
+    if pairs is not None:
+        if codec:
+            raise ValueError(
+                "--pairs measures audio made elsewhere and takes no --codec; run the two one after the other"
+            )
+        listed = read_pairs(pairs)
+        with ProgressBar(f"{len(listed)} pairs", console=console) as bar:
+            results = measure_pairs(listed, on_progress=bar.update, **shared)
+        rows = [SystemRow(name, float("nan"), result, words=result.words) for name, result in results.items()]
+        told = provenance()
+    else:
+        systems = named_systems(codec or ())
+        wanted = spread(corpus.held_out_clips(), clips)
+        if not hasattr(wanted[0], domain):
+            raise ValueError(f"--domain {domain}: clips have no such field; choose source, language, speaker or split")
+        shared |= {"asr_languages": asr_languages, "domain": domain}
+        for name, encoded in open_systems(systems, device.torch_device()):
+            with ProgressBar(name, console=console) as bar:
+                result = measure_reconstruction(encoded, wanted, on_progress=bar.update, **shared)
+            rows.append(reconstruction_row(name, encoded, result))
+        told = provenance(wanted)
+    rows = [_with_lm_bits(row, predictability) for row in rows]
+    parts = fidelity.by_domain(rows)
+    sentences = [*fidelity.comparisons(rows, names), *fidelity.failures(rows)]
+    show(console, [system_table(part, title, len(part) < 3) for title, part in parts.items()], sentences)
+    if per_file is not None:
+        columns = fidelity.csv_columns(names, asr is not None)
+        name_files(console, [write_csv(per_file, columns, fidelity.csv_rows(rows))])
+    if output.output is not None:
+        tables = [system_table(part, title) for title, part in parts.items()]
+        name_files(
+            console, write_results(output.output, tables, sentences, {"settings": told, "systems": to_json(rows)})
+        )
+
+
+def _with_lm_bits(row: SystemRow, path: str | None) -> SystemRow:
+    """Add LM bits per second of the same name from a predictability JSON."""
+    if path is None:
+        return row
+    try:
+        systems = read_object(path)["systems"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path}: not a result of `llmcodec evaluate predictability` ({error})") from error
+    value = systems.get(row.name, {}).get("measures", {}).get("lm_bits_per_second", {}).get("value")
+    return row if value is None else replace(row, more={**row.more, "lm_bits_per_second": float(value)})
+
+
+def evaluate_predictability(
+    codec: list[str] | None = None,
+    corpus: CorpusOptions = CorpusOptions(),  # noqa: B008
+    seeds: int = 1,
+    audio_seconds: float | None = None,
+    probe: bool = False,
+    probe_codes: int | None = None,
+    ngrams: bool = True,
+    mel: bool = True,
+    workers: int | None = None,
+    output: OutputOptions = OutputOptions(),  # noqa: B008
+    device: DeviceOptions = DeviceOptions(),  # noqa: B008
+) -> None:
+    """Train the same small language model on the tokens of every codec and say how many bits a second of speech costs.
+
+      llmcodec evaluate predictability --codec bundled --seeds 3 -o bits
+      llmcodec evaluate predictability --codec bundled --codec mine=runs/rate/codec --manifest corpus --probe -o bits
+
+    The model sees audio tokens alone, from the same seeds, with the same budget in seconds of audio; codecs with
+    several codebooks are read token by token. With `-o NAME`: tables, everything as JSON, NAME.frontier.png (Mel
+    distance against bits) and NAME.curves.png; codecs that are done are not trained again.
+
+    Args:
+        codec: `bundled`, a folder or hub id, or NAME=one of these; the first is what others are compared with.
+        seeds: trainings of the language model per codec, seeds 0, 1, ...
+        audio_seconds: training budget in seconds of audio seen; null takes 3,200 for the bundled corpus, else 32,000.
+        probe: also the matched probe (P-ACC, P-PPL), for codecs that show their latents.
+        probe_codes: codes of the probe; null takes 512 for the bundled corpus, else 8,192.
+        ngrams: also bits per token of 1- to 4-gram models.
+        mel: also Mel distance of the held-out clips, for the frontier.
+        workers: processes for the Mel distance; null takes as many as there are free cores.
+        output: write NAME.md, NAME.json and the plots.
+    """
+    systems = named_systems(codec or ())
+    if seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, not {seeds}")
+    small = corpus.manifest == BUNDLED
+    protocol = replace(MINI_LIKELIHOOD if small else LikelihoodConfig(), seeds=tuple(range(seeds)))
+    protocol = replace(protocol, audio_seconds=audio_seconds or protocol.audio_seconds)
+    latents = MINI_PROBE if small else ProbeConfig()
+    latents = replace(latents, num_codes=probe_codes or latents.num_codes)
+    clips = Corpus(*(corpus.read(split) for split in ("train", "valid", "test")))
+    config = MeasurementConfig(
+        protocol, None if mel else 0, metrics=["mel"], consistency_clips=0, workers=workers, ngrams=ngrams
+    )
+    console, rows = Console(), []
+    cache = Path(f"{output.output}.kept") if output.output is not None else None
+    for name, encoded in open_systems(systems, device.torch_device()):
+        with status_line(console) as tell:
+            row = look_up_system(name, encoded, clips, config, cache, on_progress=prefixed(tell, name))
+            row = add_token_details(row, encoded)
+            if probe and isinstance(encoded.codec, HasFeatures):
+                row = add_probe(row, encoded, clips, protocol, latents, cache, prefixed(tell, f"{name}: probe"))
+        if probe and row.probe is None:
+            console.print(f"- {name}: no probe, this codec does not show its latents", highlight=False)
+        rows.append(row)
+        show(console, [system_table(rows, with_interval=len(rows) < 3)], [])
+    sentences = [f"{row.name}: {seed_sentence(row)}" for row in rows]
+    sentences += [s.text for other in rows[1:] for s in verdict(rows[0], other, keys=("lm_bits_per_second", "mel"))]
+    show(console, [], sentences)
+    if output.output is not None:
+        told = provenance([*clips.train, *clips.held_out])
+        told |= {"protocol": asdict(protocol), "probe": asdict(latents) if probe else None}
+        values = {"settings": told, "systems": to_json(rows)}
+        paths = write_results(output.output, [system_table(rows)], sentences, values)
+        pictures: dict[str, Curve | Scatter] = {".frontier.png": frontier(rows), ".curves.png": seed_curves(rows)}
+        paths += [
+            write_bytes(paths[0].with_suffix(ending), to_png(picture))
+            for ending, picture in pictures.items()
+            if picture.series
+        ]
+        name_files(console, paths)
+
+
+def evaluate_consistency(
+    codec: list[str] | None = None,
+    corpus: ClipOptions = ClipOptions(),  # noqa: B008
+    slices: tuple[float, ...] = (0.2, 0.5, 1, 2),
+    slices_per_clip: int = 2,
+    shifts: tuple[float, ...] = (0.125, 0.25, 0.5),
+    phases: tuple[float, ...] = (90, 180),
+    noises: tuple[float, ...] = (40, 30),
+    seed: int = 0,
+    clips: int | None = 100,
+    output: OutputOptions = OutputOptions(),  # noqa: B008
+    device: DeviceOptions = DeviceOptions(),  # noqa: B008
+) -> None:
+    """Share of tokens that stay when a slice is encoded alone, and after time shifts, phase changes and light noise.
+
+      llmcodec evaluate consistency --codec bundled --codec mine=runs/rate/codec -o consistency
+
+    Args:
+        codec: `bundled`, a folder or hub id, or NAME=one of these; the first is what others are compared with.
+        slices: lengths in seconds, joined by commas.
+        slices_per_clip: slices of each length per clip, at places drawn by the seed.
+        shifts: time shifts in frames, above 0 and at most 0.5.
+        phases: constant phase added at every frequency, in degrees.
+        noises: signal-to-noise ratios of white noise, in dB.
+        seed: of slice places and noise.
+        split: splits joined by commas; without, valid and test where there are any, else everything.
+        clips: measure this many clips, evenly spread; null takes all.
+        output: write NAME.md (table) and NAME.json (everything).
+    """
+    systems = named_systems(codec or ())
+    amounts = {"slice": slices, "shift": shifts, "phase": phases, "noise": noises}
+    changes = [Change(kind, float(amount)) for kind, wanted in amounts.items() for amount in wanted]
+    chosen = spread(corpus.held_out_clips(), clips)
+    console = Console()
+    results: dict[str, ConsistencyResult] = {}
+    for name, encoded in open_systems(systems, device.torch_device()):
+        with ProgressBar(name, console=console) as bar:
+            results[name] = measure_consistency(encoded, chosen, changes, slices_per_clip, seed, bar.update)
+    table, sentences = consistency_report.consistency_table(results), consistency_report.comparisons(results)
+    show(console, [table], sentences)
+    if output.output is not None:
+        told = {"settings": {**provenance(chosen), "seed": seed}}
+        told["systems"] = {name: consistency_report.to_json(result) for name, result in results.items()}
+        name_files(console, write_results(output.output, [table], sentences, told))

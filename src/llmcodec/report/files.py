@@ -1,0 +1,69 @@
+"""Files that a measurement leaves: table and values under one name, rows as CSV, and what made them.
+
+Test: tests/report/test_files.py.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llmcodec.data.manifest import Clip, manifest_hash
+from llmcodec.io.atomic import write_text
+from llmcodec.io.digests import package_versions, source_commit
+from llmcodec.io.structured import write_json
+from llmcodec.report.tables import TextTable
+
+PACKAGES = ("llmcodec", "python", "torch", "transformers", "numpy", "soundfile", "scipy")
+METRIC_PACKAGES = ("praat-parselmouth", "jiwer", "faster-whisper")
+
+
+def result_paths(output: str | Path, *endings: str) -> list[Path]:
+    """NAME with each ending; one of them on the name itself is taken off."""
+    stem = Path(output)
+    stem = stem.with_suffix("") if stem.suffix in endings else stem
+    return [stem.with_name(stem.name + ending) for ending in endings]
+
+
+def write_results(
+    output: str, tables: Sequence[TextTable], sentences: Sequence[str], values: dict[str, Any]
+) -> list[Path]:
+    """Write NAME.md (tables and sentences) and NAME.json (values and sentences)."""
+    markdown, numbers = result_paths(output, ".md", ".json")
+    text = "".join(f"## {t.title}\n\n{t.markdown()}\n" if t.title else f"{t.markdown()}\n" for t in tables)
+    write_text(markdown, text + "".join(f"- {sentence}\n" for sentence in sentences))
+    write_json(numbers, {**values, "statements": list(sentences)}, ensure_ascii=False, allow_nan=False)
+    return [markdown, numbers]
+
+
+def write_csv(path: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> Path:
+    """A CSV file with these columns; missing values are empty."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return write_text(path, buffer.getvalue())
+
+
+def provenance(clips: Sequence[Clip] = ()) -> dict[str, Any]:
+    """Command, versions and corpus, to stand beside every result."""
+    made = {"command": command_line(sys.argv[1:]), "versions": package_versions(*PACKAGES, *METRIC_PACKAGES)}
+    return made | ({"clips": len(clips), "manifest_hash": manifest_hash(clips)} if clips else {})
+
+
+def command_line(fallback: Sequence[str]) -> str:
+    """The command as it was typed, or `fallback` where this is not a run of the console script."""
+    typed = Path(sys.argv[0]).name in ("llmcodec", "llmcodec.exe", "__main__.py") and len(sys.argv) > 1
+    return shlex.join(["llmcodec", *(sys.argv[1:] if typed else fallback)])
+
+
+def versions() -> dict[str, str]:
+    """Exact versions of everything that decides the numbers; packages that are not installed are left out."""
+    found = package_versions(*PACKAGES)
+    commit = source_commit()
+    return found if commit is None else {**found, "commit": commit[:12]}
