@@ -11,12 +11,11 @@ of several.
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from common import fastest, new_parser
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -38,19 +37,8 @@ def peak_bytes(call: Callable[[], None]) -> int:
     return peak
 
 
-def best_seconds(call: Callable[[], None], repeats: int) -> float:
-    """Fastest of several calls after one for warming up, in seconds of the processor (all threads)."""
-    call()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        call()
-        times.append(time.process_time() - start)
-    return min(times)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     for name, default in (
         ("batch", 2),
         ("frames", 200),
@@ -134,7 +122,8 @@ def main() -> None:
         gradients = sum(p.numel() * 4 for p in parameters)
 
         def measure(call: Callable[[], None]) -> tuple[float, float]:
-            seconds = best_seconds(call, args.repeats)
+            call()  # warm-up
+            seconds, _ = fastest(call, args.repeats)
             clear()
             return seconds, peak_bytes(call)
 

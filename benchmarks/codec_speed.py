@@ -20,14 +20,15 @@ import json
 import math
 import os
 import statistics
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from common import CLOCKS, forget_peak, memory_mb, new_parser, report, result_of, speech
 
 PEERS = {
     "auv": "random:auv",
@@ -39,20 +40,6 @@ PEERS = {
 PRECISIONS = ("fp32", "mixed", "bf16", "int16", "int8")
 DEFAULT = [*PEERS, *(f"ours/{p}" for p in PRECISIONS), *(f"tiny/{p}" for p in PRECISIONS)]
 PARTS = ("ceilings", "speed", "memory", "fidelity")
-
-
-def speech(seconds: float, sample_rate: int) -> Any:
-    """Bundled speech, repeated up to `seconds`, (S,)."""
-    import torch
-
-    from llmcodec import assets
-    from llmcodec.data.manifest import read_manifest
-    from llmcodec.io import audio
-
-    clips = [audio.load(clip.path, sample_rate) for clip in read_manifest(assets.speech_manifest("test"))]
-    wav = torch.cat([torch.from_numpy(clip) for clip in clips])
-    samples = round(seconds * sample_rate)
-    return wav.repeat(-(-samples // len(wav)))[:samples]
 
 
 def plain_codec(family: str, device: str) -> Any:
@@ -82,11 +69,12 @@ def open_codec(name: str, device: str) -> Any:
 
 
 def batch_of(codec: Any, batch: int, seconds: float, device: str) -> Any:
-    wav = speech(seconds * batch, codec.sample_rate)
-    return wav.view(batch, 1, -1).to(device)
+    import torch
+
+    wav = np.concatenate(list(speech(seconds * batch, codec.sample_rate)))
+    return torch.from_numpy(wav).view(batch, 1, -1).to(device)
 
 
-CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
 clock = time.perf_counter  # main() sets it
 
 
@@ -216,7 +204,7 @@ def measure_memory(name: str, side: str, seconds: float, device: str) -> dict:
     codec = open_codec(name, device)
     wav = batch_of(codec, 1, seconds, device)
     frames = math.ceil(seconds * codec.frame_rate)
-    opened = peak_mb()
+    opened = memory_mb("VmHWM")
     with torch.inference_mode():
         if side == "encode":
             call = lambda: codec.encode(wav)  # noqa: E731
@@ -231,43 +219,23 @@ def measure_memory(name: str, side: str, seconds: float, device: str) -> dict:
             call()
             peak = torch.cuda.max_memory_allocated() / 2**20
             return {"codec": name, "side": side, "before_mb": before, "peak_mb": peak}
-        Path("/proc/self/clear_refs").write_text("5")  # the peak of what follows, without that of opening
-        before = resident_mb()
+        forget_peak()  # the peak of what follows, without that of opening
+        before = memory_mb("VmRSS")
         call()
     return {
         "codec": name,
         "side": side,
         "opening_mb": opened,
         "before_mb": before,
-        "peak_mb": peak_mb(),
+        "peak_mb": memory_mb("VmHWM"),
     }
-
-
-def resident_mb() -> float:
-    return status_mb("VmRSS")
-
-
-def peak_mb() -> float:
-    return status_mb("VmHWM")
-
-
-def status_mb(key: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) / 1024
-    raise ValueError(f"/proc/self/status has no {key}: memory is measured on Linux only")
 
 
 def memory_in_process(name: str, side: str, seconds: float, args: argparse.Namespace) -> dict:
     if args.device != "cpu":  # the GPU's allocator counts by itself
         return measure_memory(name, side, seconds, args.device)
-    command = [sys.executable, __file__, "--memory-of", name, side, str(seconds), "--device", args.device]
-    if args.threads:
-        command += ["--threads", str(args.threads)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ValueError(f"{name}: measuring memory failed: {done.stderr.strip().splitlines()[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    command = [__file__, "--memory-of", name, side, str(seconds), "--device", args.device]
+    return result_of(command + (["--threads", str(args.threads)] if args.threads else []))
 
 
 def memory_table(rows: list[dict], seconds: float) -> str:
@@ -345,7 +313,7 @@ def fidelity_table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--codecs", nargs="+", default=DEFAULT, help="names; see above")
     parser.add_argument("--seconds", nargs="+", type=float, default=[10, 60], help="clip lengths")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], help="clips per call")
@@ -382,7 +350,7 @@ def main() -> None:
     torch.set_num_threads(args.threads or os.cpu_count() or 1)
     if args.memory_of:
         name, side, seconds = args.memory_of
-        print(json.dumps(measure_memory(name, side, float(seconds), args.device)))
+        report(measure_memory(name, side, float(seconds), args.device))
         return
     print(
         f"{torch.get_num_threads()} threads, {args.clock} clock, {args.device}, torch {torch.__version__}", flush=True

@@ -11,7 +11,6 @@ medians over `--repeats`, every repeat in its own folders. All threads that torc
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import new_parser
 from safetensors.torch import save_file
 
 from llmcodec import assets
@@ -73,7 +73,7 @@ def command(precision: str, codec: str) -> Callable[[Path, Path], None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--manifest", type=Path, default=assets.speech_manifest())
     parser.add_argument("--codec", default="bundled")
     parser.add_argument("--clips", type=int, default=2000)

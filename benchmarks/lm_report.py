@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import new_parser
 
 from llmcodec.data.manifest import Clip, read_manifest
 from llmcodec.io import audio
@@ -39,7 +40,7 @@ SILENT_DB = 30.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("what", choices=("voice", "read"))
     parser.add_argument("--lm", required=True)
     parser.add_argument("--manifest", required=True)

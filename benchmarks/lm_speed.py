@@ -11,13 +11,13 @@ does not.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from common import CLOCKS, new_parser
 from torch import Tensor
 
 from llmcodec.assets import speech_manifest
@@ -152,7 +152,7 @@ def compare(title: str, ways: dict[str, Callable[[int], tuple[float, int]]], num
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--steps", type=int, default=4, help="optimizer steps, and clips of the loop, in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-tokens", type=int, default=2048)
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--clock", choices=("wall", "process"), default="wall", help="process: on a busy machine")
     options = parser.parse_args()
     global CLOCK
-    CLOCK = time.process_time if options.clock == "process" else time.perf_counter
+    CLOCK = CLOCKS[options.clock]
     compare("training", training(options.batch_tokens), options.steps, options.rounds)
     compare("sampling", sampling(options.clips, options.codes), options.steps, options.rounds)
 

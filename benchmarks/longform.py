@@ -18,18 +18,14 @@ window, a trained stand-in for global attention; `auv` is the published configur
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import resource
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import memory_mb, new_parser, report, result_of, snr_db, speech
 from torch import Tensor
 
 from llmcodec import assets
@@ -55,47 +51,31 @@ def make_codec(name: str) -> LLMCodec:
     return windowless
 
 
-def speech(seconds: float) -> Iterator[np.ndarray]:
-    """The bundled recordings one after the other, again and again, up to this length."""
-    left = round(seconds * 16000)
-    paths = sorted(assets.speech_manifest().parent.rglob("*.flac"))
-    for path in itertools.cycle(paths):
-        wav = audio.load(path, 16000)[:left]
-        yield wav
-        left -= len(wav)
-        if left <= 0:
-            return
-
-
 def code_file(name: str, source: str, chunk_seconds: float, precision: str) -> None:
-    """In a process of its own: file -> tokens -> file; prints frames, seconds and peak megabytes."""
+    """In a process of its own: file -> tokens -> file; reports frames, seconds and peak megabytes."""
     codec, frames = make_codec(name), 0
     if precision != "plain":
         codec = optimize_for_inference(codec, precision, consume=True)
-    start = time.perf_counter()
-    processor = time.process_time()
-    if not chunk_seconds:
+    start, processor = time.perf_counter(), time.process_time()
+    if chunk_seconds:
+        blocks = audio.iterate(source, codec.sample_rate)
+        with audio.AudioWriter(source + ".out.wav", codec.sample_rate) as out:
+            for wav in decode_blocks(codec, encode_blocks(codec, blocks, chunk_seconds), chunk_seconds=chunk_seconds):
+                out.write(wav.numpy())
+                frames += len(wav) // codec.hop_samples
+        peak = f"{memory_mb('VmHWM'):.0f}"
+    else:
         frames, peak = code_whole(codec, torch.from_numpy(audio.load(source, codec.sample_rate)))
-        print(f"{frames} {time.perf_counter() - start:.1f} {time.process_time() - processor:.1f} {peak}")
-        return
-    blocks = audio.iterate(source, codec.sample_rate)
-    with audio.AudioWriter(source + ".out.wav", codec.sample_rate) as out:
-        for wav in decode_blocks(codec, encode_blocks(codec, blocks, chunk_seconds), chunk_seconds=chunk_seconds):
-            out.write(wav.numpy())
-            frames += len(wav) // codec.hop_samples
-    print(f"{frames} {time.perf_counter() - start:.1f} {time.process_time() - processor:.1f} {peak_mb():.0f}")
+    seconds, processor = time.perf_counter() - start, time.process_time() - processor
+    report({"frames": frames, "seconds": seconds, "processor": processor, "peak": peak})
 
 
 def code_whole(codec: LLMCodec, wav: Tensor) -> tuple[int, str]:
     """Frames, and peak megabytes after `encode` and after `decode`."""
     codes = codec.encode(wav[None, None]).audio_codes
-    encoded = peak_mb()
+    encoded = memory_mb("VmHWM")
     codec.decode(codes, length=len(wav))
-    return codes.shape[-1], f"{encoded:.0f}/{peak_mb():.0f}"
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return codes.shape[-1], f"{encoded:.0f}/{memory_mb('VmHWM'):.0f}"
 
 
 def memory(name: str, minutes: list[float], chunk_seconds: float, folder: str | None, precision: str) -> None:
@@ -108,12 +88,11 @@ def memory(name: str, minutes: list[float], chunk_seconds: float, folder: str | 
             with audio.AudioWriter(path, 16000) as writer:
                 for wav in speech(length):
                     writer.write(wav)
-            command = [sys.executable, __file__, "code_file", "--codec", name, "--source", str(path)]
+            command = [__file__, "code_file", "--codec", name, "--source", str(path)]
             command += ["--chunk-seconds", str(chunk_seconds), "--precision", precision]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
-            frames, seconds, processor, peak = done[-4:]
-            share = float(processor) / length
-            print(f"{length:>8.0f} s {frames:>9} {seconds:>9} {processor:>8} {share:>16.4f} {peak:>11}", flush=True)
+            row = result_of(command)
+            times = f"{row['seconds']:>9.1f} {row['processor']:>8.1f} {row['processor'] / length:>16.4f}"
+            print(f"{length:>8.0f} s {row['frames']:>9} {times} {row['peak']:>11}", flush=True)
 
 
 def near_a_seam(size: int, chunk: int, reach: int) -> Tensor:
@@ -121,11 +100,6 @@ def near_a_seam(size: int, chunk: int, reach: int) -> Tensor:
     position = torch.arange(size)
     distance = torch.minimum(position % chunk, chunk - position % chunk)
     return (distance < reach) & (position >= chunk - reach) & (position < (size - 1) // chunk * chunk + reach)
-
-
-def snr(expected: Tensor, got: Tensor) -> float:
-    noise = (expected - got).double().square().sum()
-    return float(10 * torch.log10(expected.double().square().sum() / noise))
 
 
 @torch.no_grad()
@@ -143,7 +117,7 @@ def seams(name: str, seconds: float, chunks: list[float], lookaheads: list[float
         same = (got == codes)[0].float()
         print(
             f"{chunk:>5g} s {ahead:>8g} s {float(same.mean()):>13.4f} {float(same[frames].mean()):>11.4f} "
-            f"{snr(sound, heard):>8.1f} {snr(sound[samples], heard[samples]):>11.1f}",
+            f"{snr_db(sound, heard):>8.1f} {snr_db(sound[samples], heard[samples]):>11.1f}",
             flush=True,
         )
 
@@ -169,7 +143,7 @@ def stream(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("what", choices=["memory", "seams", "stream", "code_file"])
     parser.add_argument("--codec", choices=["tiny", "windowless", "auv", "causal_tiny"], default="tiny")
     parser.add_argument("--minutes", type=float, nargs="+", default=[10, 60])

@@ -11,16 +11,14 @@ of the same run. Both sides run in float32 with the same number of threads.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from common import fastest, new_parser, snr_db
 from transformers.utils import logging as transformers_logging
 
 from llmcodec import LLMCodec, LLMCodecConfig, assets
@@ -32,16 +30,6 @@ from llmcodec.runtime.torch_runtime import TorchRuntime
 
 # Products outside the conformer at the beginning and end of each graph: transforms, projections, code look-up.
 ENDS = {"encoder.onnx": (3, 2), "decoder.onnx": (1, 3)}
-
-
-def seconds(call: Callable[[], Any], repeats: int) -> tuple[Any, float]:
-    """Result and processor seconds of the fastest run."""
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.process_time()
-        result = call()
-        best = min(best, time.process_time() - start)
-    return result, best
 
 
 def quantized(source: Path, target: Path, everything: bool) -> None:
@@ -74,13 +62,8 @@ def share_equal(codes: list[np.ndarray], expected: list[np.ndarray]) -> tuple[in
     return sum(int((a != b).sum()) for a, b in pairs), sum(b.size for b in expected)
 
 
-def snr(expected: np.ndarray, got: np.ndarray) -> float:
-    """Signal to difference in dB."""
-    return float(10 * np.log10((expected**2).sum() / ((expected - got) ** 2).sum()))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--clips", type=int, default=191)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--int8", action="store_true")
@@ -103,10 +86,10 @@ def main() -> None:
         print(f"{sum(lengths) / 16000:.0f} s of speech, {torch.get_num_threads()} thread(s)")
         print(f"export: {time.process_time() - start:.1f} processor seconds, {sizes} MB")
         runtime = OnnxRuntime(folder)
-        codes, onnx_encode = seconds(lambda: runtime.encode_batch(wavs), repeats)
-        expected, torch_encode = seconds(lambda: reference.encode_batch(wavs), repeats)
-        made, onnx_decode = seconds(lambda: runtime.decode_batch(expected, lengths), repeats)
-        wanted, torch_decode = seconds(lambda: reference.decode_batch(expected, lengths), repeats)
+        onnx_encode, codes = fastest(lambda: runtime.encode_batch(wavs), repeats)
+        torch_encode, expected = fastest(lambda: reference.encode_batch(wavs), repeats)
+        onnx_decode, made = fastest(lambda: runtime.decode_batch(expected, lengths), repeats)
+        torch_decode, wanted = fastest(lambda: reference.decode_batch(expected, lengths), repeats)
         wrong, total = share_equal(codes, expected)
         worst = max(float(np.abs(a - b).max()) for a, b in zip(made, wanted, strict=True))
         print(
@@ -119,10 +102,10 @@ def main() -> None:
             target.mkdir()
             quantized(folder, target, everything)
             small = OnnxRuntime(target)
-            codes, encode = seconds(lambda one=small: one.encode_batch(wavs), repeats)
-            made, decode = seconds(lambda one=small: one.decode_batch(expected, lengths), repeats)
+            encode, codes = fastest(lambda one=small: one.encode_batch(wavs), repeats)
+            decode, made = fastest(lambda one=small: one.decode_batch(expected, lengths), repeats)
             wrong, _ = share_equal(codes, expected)
-            noise = np.median([snr(a, b) for a, b in zip(wanted, made, strict=True)])
+            noise = np.median([snr_db(a, b) for a, b in zip(wanted, made, strict=True)])
             what = "all products" if everything else "conformer only"
             print(
                 f"int8, {what}: tokens {1 - wrong / total:.2%} equal, decoder {noise:.1f} dB; "

@@ -12,7 +12,6 @@ pass, gradient norms. Not included: R1 (one step in 16). Needs PyPI `auv` (`pip 
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
@@ -23,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from step_fixture import SAMPLE_RATE, memory_mb, report, static_memory
+from common import memory_mb, new_parser, report
+from step_fixture import SAMPLE_RATE, static_memory
 from torch import Tensor, nn
 
 SCRIPT = """--mp_dtype {precision} --batch_size 2 --grad_accum_steps 1 --num_workers 0 --max_steps {steps}
@@ -107,7 +107,7 @@ def install_stand_ins(fixture: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--reference", type=Path, required=True, help="checkout of github.com/voidful/llm-codec")
     parser.add_argument("--fixture", type=Path, required=True, help="folder filled by step_fixture.write_fixture")
     parser.add_argument("--gan", action="store_true")

@@ -10,13 +10,13 @@ A part in which the other two are at chance would measure nothing. Figures: docs
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import soundfile
+from common import new_parser
 from transformers.audio_utils import mel_filter_bank
 
 from llmcodec.metrics.statistics import wilson_interval
@@ -58,7 +58,7 @@ def voice_listener() -> Alike | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("suite", type=Path, help="folder of `llmcodec data salmon`")
     parser.add_argument("--max-pairs", type=int, default=None, help="only the first pairs of each part")
     options = parser.parse_args()

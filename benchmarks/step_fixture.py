@@ -1,13 +1,12 @@
 """The fixed configuration of `train_step.py`: written once to a folder, read by every measured process.
 
 AUV at full size with random weights, a random Qwen3 of 8 layers x 512 with 4,096 text tokens and a byte tokenizer, two
-clips of 4 s made of the bundled speech. Also: how memory is counted, the same for us and for the reference.
+clips of 4 s made of the bundled speech. Also: what of a process's memory is static, for us and for the reference.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,21 +69,6 @@ def write_clips(folder: Path) -> None:
     write_manifest(folder / "manifest.jsonl", clips)
 
 
-def memory_mb(field: str) -> float:
-    """`VmRSS` (resident now) or `VmHWM` (its peak) of this process, in MB; nan where there is no /proc (not Linux)."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return float("nan")
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith(field + ":"))
-    return int(line.split()[1]) / 1024
-
-
-def forget_peak() -> None:
-    """Let `VmHWM` start again from what is resident now."""
-    if Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")
-
-
 @dataclass
 class StaticMemory:
     """MB of weights (frozen ones and buffers too), of one gradient per optimised weight, of optimizer states."""
@@ -114,8 +98,3 @@ def unique_mb(tensors: list[torch.Tensor]) -> float:
     """Bytes of distinct storages, in MB."""
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values()) / 2**20
-
-
-def report(result: dict[str, object]) -> None:
-    """The last line a measured process prints; `train_step.py` reads it."""
-    print("RESULT " + json.dumps(result), flush=True)

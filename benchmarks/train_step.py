@@ -19,15 +19,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from step_fixture import forget_peak, memory_mb, report, static_memory, write_fixture
+from common import forget_peak, memory_mb, new_parser, report, result_of
+from step_fixture import static_memory, write_fixture
 
 PARTS = ("encode", "bridge", "LM", "heads", "alignment", "decode", "spectral", "adversary, codec's side")
 PARTS += ("adversary's step", "optimizer", "other")
@@ -135,16 +133,6 @@ def parts_of_a_step(trainer: Any, batch: Any) -> dict[str, float]:
     return clock.stop()
 
 
-def run_process(command: list[str], threads: int) -> dict[str, Any]:
-    """The RESULT line of a measured process."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if done.returncode or not lines:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return json.loads(lines[-1][len("RESULT ") :])
-
-
 HEADER = f"{'':34}{'seconds':>9}{'CPU s':>8}{'peak':>8}{'static':>8}{'above':>8}{'with R1':>9}   MB"
 
 
@@ -165,12 +153,13 @@ def measure_all(fixture: Path, arguments: argparse.Namespace) -> dict[str, dict[
     benchmarks = Path(__file__).parent
     print(f"{arguments.threads} threads, {arguments.bridge} bridge; the interpreter with its libraries is not counted")
     print(HEADER)
+    environment = {"OMP_NUM_THREADS": str(arguments.threads), "TOKENIZERS_PARALLELISM": "false"}
     if arguments.reference is not None:
         for gan in arguments.gan if arguments.reference_gan else ["off"]:
             command = [str(benchmarks / "reference_step.py"), "--reference", str(arguments.reference)]
             command += ["--fixture", str(fixture), "--steps", "1" if gan == "on" else "2"]
             name = f"reference, fp32, full, GAN {gan}"
-            rows[name] = run_process(command + (["--gan"] if gan == "on" else []), arguments.threads)
+            rows[name] = result_of(command + (["--gan"] if gan == "on" else []), **environment)
             print(line(name, rows[name]), flush=True)
     for gan in arguments.gan:
         for precision in arguments.precision:
@@ -182,7 +171,7 @@ def measure_all(fixture: Path, arguments: argparse.Namespace) -> dict[str, dict[
                 slow = window == "full" and gan == "on"
                 command += ["--repeats", "0", "--no-r1"] if slow else ["--repeats", str(arguments.repeats)]
                 name = f"ours, {precision}, {'full' if window == 'full' else window + ' s'}, GAN {gan}"
-                rows[name] = run_process(command, arguments.threads)
+                rows[name] = result_of(command, **environment)
                 print(line(name, rows[name]), flush=True)
     return rows
 
@@ -215,7 +204,7 @@ def print_ratios(rows: dict[str, dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--reference", type=Path, help="checkout of github.com/voidful/llm-codec to time as well")
     parser.add_argument("--no-reference-gan", dest="reference_gan", action="store_false", help="its step without GAN")
     parser.add_argument("--precision", nargs="+", choices=["bf16", "fp32"], default=["bf16", "fp32"])
