@@ -8,7 +8,6 @@ lie on this disk already are used in place, everything else is streamed to FLAC 
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -93,10 +92,7 @@ def make_hub_manifest(
 def _load(
     dataset: str, name: str | None, split: str, audio_column: str, others: tuple[str, ...]
 ) -> Iterable[dict[str, Any]]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ValueError("Hugging Face data sets need one more package: pip install 'llmcodec[datasets]'") from error
+    datasets = import_datasets()
     folder = Path(dataset)
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         rows = datasets.load_from_disk(dataset)
@@ -122,17 +118,30 @@ def _read(dataset: str, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, An
         ) from error
 
 
+def import_datasets() -> Any:
+    """The package `datasets`. Raises ValueError that says how to install it."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError("Hugging Face data sets need one more package: pip install 'llmcodec[datasets]'") from error
+    return datasets
+
+
+def undecoded_audio(value: dict[str, Any]) -> Path | bytes:
+    """The file or the bytes of a cell of a column `Audio(decode=False)`. Raises ValueError where there is neither."""
+    if value["bytes"] is not None:
+        return bytes(value["bytes"])
+    if value["path"] and Path(value["path"]).is_file():
+        return Path(value["path"])
+    raise ValueError(f"neither audio bytes nor a file at {value['path']!r}")
+
+
 def _place(value: dict[str, Any], clip_id: str, number: int, folder: Path) -> tuple[Path, float]:
     """Where the audio of a row lies (relative to `folder` if written there) and its seconds."""
-    content, path = value["bytes"], value["path"]
-    if content is None and path and Path(path).is_file():
-        return Path(path).resolve(), audio.info(path).seconds
-    if content is None:
-        raise ValueError(f"neither audio bytes nor a file at {path!r}")
-    with tempfile.TemporaryDirectory() as scratch:
-        raw = Path(scratch) / "clip.bin"  # libsndfile looks at the content, not at the name
-        raw.write_bytes(content)
-        wav_S, sample_rate = audio.read(raw)
+    source = undecoded_audio(value)
+    if isinstance(source, Path):
+        return source.resolve(), audio.info(source).seconds
+    wav_S, sample_rate = audio.read_bytes(source, "its audio")
     safe = re.sub(r"[^\w.-]+", "_", clip_id)[-80:]
     relative = Path("audio") / f"{number // 1000:05d}" / f"{number:08d}_{safe}.flac"
     audio.write(folder / relative, wav_S, sample_rate)

@@ -17,6 +17,7 @@ import errno
 import math
 import os
 import re
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -73,6 +74,17 @@ def read(path: AnyPath, start: int = 0, num_frames: int | None = None, mono: boo
         if not blocks:
             raise ValueError(f"{path}: no samples" + (" could be decoded" if file.frames else " (empty or cut short)"))
         return np.concatenate(blocks), file.samplerate
+
+
+def read_bytes(content: bytes, where: object) -> tuple[np.ndarray, int]:
+    """A whole file that is in memory as mono float32 (S,), and its sample rate; messages name it as `where`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "clip"  # libsndfile looks at the content, not at the name
+        path.write_bytes(content)
+        try:
+            return read(path)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), str(where))) from error
 
 
 def load(path: AnyPath, sample_rate: int, start: int = 0, num_samples: int | None = None) -> np.ndarray:

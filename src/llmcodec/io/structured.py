@@ -138,15 +138,6 @@ def check_yaml(text: str, where: object) -> None:
         raise ValueError(f"{at}: not YAML ({' '.join(str(reason).split())[:200]})") from error
 
 
-def read_yaml(path: AnyPath, max_bytes: int = MAX_BYTES) -> Any:
-    """The YAML file `path` as plain values; raises as `read_json` and `check_yaml`."""
-    import yaml
-
-    text = _decoded(_read(path, max_bytes), path)
-    check_yaml(text, path)
-    return yaml.safe_load(text)
-
-
 def _read(path: AnyPath, max_bytes: int) -> bytes:
     with open(path, "rb") as file:
         content = file.read(max_bytes + 1)

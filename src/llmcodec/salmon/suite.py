@@ -7,7 +7,6 @@ Test: tests/salmon/test_suite.py.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
+from llmcodec.data.hub import import_datasets, undecoded_audio
 from llmcodec.io import audio
 from llmcodec.io.digests import digest
 
@@ -63,12 +62,9 @@ def _decode(source: Path | bytes, sample_rate: int, where: str) -> np.ndarray:
     if isinstance(source, Path):
         return audio.load(source, sample_rate)
     try:
-        wav, rate = soundfile.read(io.BytesIO(source), dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
+        return audio.resample(*audio.read_bytes(source, "its bytes"), sample_rate)
+    except ValueError as error:
         raise ValueError(f"{where}: the data set's audio cannot be read ({error})") from error
-    if wav.size == 0 or not np.isfinite(wav).all():
-        raise ValueError(f"{where}: the data set's audio is empty or not finite")
-    return audio.resample(audio.to_mono(wav), rate, sample_rate)
 
 
 def open_suite(suite: str | Path, parts: Sequence[str] | None = None) -> dict[str, list[SuitePair]]:
@@ -114,10 +110,7 @@ def _from_folder(folder: Path, parts: Sequence[str] | None) -> dict[str, list[Su
 
 
 def _from_data_set(name: str, parts: Sequence[str] | None) -> dict[str, list[SuitePair]]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ValueError("Hugging Face data sets need one more package: pip install 'llmcodec[datasets]'") from error
+    datasets = import_datasets()
     try:
         if (Path(name) / "dataset_dict.json").is_file() or (Path(name) / "state.json").is_file():
             rows = datasets.load_from_disk(name)
@@ -136,8 +129,7 @@ def _from_data_set(name: str, parts: Sequence[str] | None) -> dict[str, list[Sui
 
 
 def _rows(name: str, table_name: str, table: Any) -> Iterator[tuple[str, SuitePair]]:
-    import datasets
-
+    datasets = import_datasets()
     missing = [column for column in COLUMNS if column not in table.features]
     if missing:
         raise ValueError(f"{name}: no column {', '.join(missing)}; there is {', '.join(table.features)}")
@@ -146,13 +138,8 @@ def _rows(name: str, table_name: str, table: Any) -> Iterator[tuple[str, SuitePa
     for number, row in enumerate(table):
         part = table_name if table_name not in ("", "default", "train") else str(row.get("task") or "suite")
         index = row.get("ind") if isinstance(row.get("ind"), int) else number
-        sides = [_content(row[column], f"{name}, {part}, row {number}") for column in COLUMNS]
+        try:
+            sides = [undecoded_audio(row[column]) for column in COLUMNS]
+        except ValueError as error:
+            raise ValueError(f"{name}, {part}, row {number}: {error}") from error
         yield part, SuitePair(part, int(index), sides[0], sides[1])
-
-
-def _content(value: dict[str, Any], where: str) -> Path | bytes:
-    if value["bytes"] is not None:
-        return value["bytes"]
-    if value["path"] and Path(value["path"]).is_file():
-        return Path(value["path"])
-    raise ValueError(f"{where}: neither audio bytes nor a file at {value['path']!r}")
