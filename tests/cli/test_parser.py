@@ -94,6 +94,17 @@ def test_underscores_and_lone_flags_are_read() -> None:
     assert got["budget"] == Budget(4)
 
 
+def test_repeated_options_keep_their_commas() -> None:
+    def say(text: list[str] | None = None) -> list[str] | None:
+        """Say it."""
+        return text
+
+    say.__annotations__ = {"text": list[str] | None}
+    typed = ["--text", "one, two", "--text=[three]"]
+    assert run_function(say, "llmcodec it", typed, repeat="text") == ["one, two", "[three]"]
+    assert run_function(say, "llmcodec it", [], repeat="text") is None
+
+
 def test_an_old_name_works_and_warns_once(capsys: pytest.CaptureFixture[str]) -> None:
     got = run("x", "--bits", "a", "--bits=b,c", renamed={"bits": "parts"})
     assert got["parts"] == ["b", "c"]

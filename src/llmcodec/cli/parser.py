@@ -132,7 +132,10 @@ def run_function(
     parser = new_parser(program, (getdoc(function) or "").partition("Args:")[0].partition("Raises:")[0])
     for option in options:
         add_option(parser, option, option.name == many, option.name in repeat.split(","))
-    spellings = {option.name: option.spelling for option in options}
+    spellings = {
+        option.name: Spelling(option.flag) if option.name in repeat.split(",") else option.spelling
+        for option in options
+    }
     for old, new in (renamed or {}).items():
         warning = f"{program}: --{old} is --{new} now; the old name goes with the next release"
         spellings[old] = replace(spellings[new], warning=warning)
