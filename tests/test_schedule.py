@@ -17,7 +17,7 @@ def test_weight_with_delay_and_ramp():
     weight = Schedule(0.2, delay=10, warmup=4)
     assert [weight(step) for step in (0, 9)] == [0.0, 0.0]
     assert [weight(step) for step in range(10, 16)] == pytest.approx([0.04, 0.08, 0.12, 0.16, 0.2, 0.2])
-    assert weight.is_zero_at(9) and not weight.is_zero_at(10)
+    assert weight(9) == 0.0 and weight(10) > 0.0
 
 
 def test_delay_without_ramp_is_a_jump():

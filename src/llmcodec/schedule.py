@@ -80,10 +80,6 @@ class Schedule:
             return self.value
         return blend(self.value, self.end, progress(step, self.delay + self.warmup, self.steps), self.shape)
 
-    def is_zero_at(self, step: int) -> bool:
-        """True when the value at `step` is exactly 0: the term need not be computed."""
-        return self(step) == 0.0
-
 
 def constant(value: float) -> Schedule:
     """A schedule that is `value` at every step."""

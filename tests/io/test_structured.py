@@ -17,6 +17,7 @@ from llmcodec.io.structured import (
     read_json,
     read_lines,
     read_object,
+    write_csv,
     write_json,
 )
 
@@ -88,6 +89,11 @@ def test_files_have_a_size_an_encoding_and_a_kind(tmp_path):
     assert read_object(path) == {}
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "nowhere")
+
+
+def test_csv_has_the_columns_asked_for(tmp_path):
+    path = write_csv(tmp_path / "rows.csv", ["a", "b"], [{"a": 1, "c": 3}, {"b": "x,y"}])
+    assert path.read_text() == 'a,b\n1,\n,"x,y"\n'
 
 
 def test_lines_are_counted_and_named(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmcodec.data.manifest import Clip
-from llmcodec.report.files import command_line, provenance, versions, write_csv, write_results
+from llmcodec.report.files import command_line, provenance, versions, write_results
 from llmcodec.report.tables import TextTable
 
 TABLE = TextTable(["", "a"], [["b", "1"]])
@@ -19,8 +19,6 @@ def test_results_come_whole(tmp_path: Path) -> None:
     assert [path.name for path in paths] == ["table.md", "table.json"]
     assert paths[0].read_text() == "| | a |\n|---|---:|\n| b | 1 |\n\n- Said.\n"
     assert json.loads(paths[1].read_text()) == {"a": [1], "statements": ["Said."]}
-    write_csv(str(tmp_path / "rows.csv"), ["a", "b"], [{"a": 1, "c": 3}, {"b": "x,y"}])
-    assert (tmp_path / "rows.csv").read_text() == 'a,b\n1,\n,"x,y"\n'
     with pytest.raises(ValueError):  # NaN is no JSON
         write_results(str(tmp_path / "nan"), [], [], {"a": float("nan")})
 

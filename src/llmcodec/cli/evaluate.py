@@ -31,14 +31,14 @@ from llmcodec.evaluation.system import (
 from llmcodec.experiments.comparison import named_systems, open_systems, prefixed
 from llmcodec.io.atomic import write_bytes
 from llmcodec.io.progress import ProgressBar, status_line
-from llmcodec.io.structured import read_object
+from llmcodec.io.structured import read_object, write_csv
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD, LikelihoodConfig
 from llmcodec.metrics.registry import METRICS, SUPERB
 from llmcodec.protocol import HasFeatures
 from llmcodec.report import consistency as consistency_report
 from llmcodec.report import fidelity
 from llmcodec.report.figures import Curve, Scatter, frontier, seed_curves, to_png
-from llmcodec.report.files import provenance, result_paths, write_csv, write_results
+from llmcodec.report.files import provenance, result_paths, write_results
 from llmcodec.report.tables import system_table, to_json
 from llmcodec.report.verdict import seed_sentence, verdict
 

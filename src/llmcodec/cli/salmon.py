@@ -15,7 +15,7 @@ from llmcodec.cli.output import name_files, show
 from llmcodec.data.manifest import read_manifest
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.experiments.comparison import named_systems, open_systems, prefixed
-from llmcodec.io.progress import Show, status_line
+from llmcodec.io.progress import OnProgress, status_line
 from llmcodec.io.structured import write_json
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD, LikelihoodConfig
 from llmcodec.lm.speech import check_codec
@@ -100,7 +100,7 @@ def load_token_lm(place: str, device: str) -> TokenLM:
 
 
 def _train(
-    encoded: EncodedCorpus, manifest: str, config: LikelihoodConfig, seed: int, device: str, report: Show
+    encoded: EncodedCorpus, manifest: str, config: LikelihoodConfig, seed: int, device: str, report: OnProgress
 ) -> TokenScorer:
     """The measuring LM, trained on the codec's tokens of the manifest's train split."""
     from llmcodec.lm.small_lm_scorer import train_scorer

@@ -25,6 +25,7 @@ from llmcodec.evaluation.probe import ProbeConfig, measure_probe
 from llmcodec.evaluation.reconstruction import ReconstructionResult, measure_reconstruction
 from llmcodec.evaluation.results import SystemRow
 from llmcodec.evaluation.wer import check_spoken
+from llmcodec.io.progress import OnProgress
 from llmcodec.lm.ngrams import ngram_bits
 from llmcodec.lm.small_lm_scorer import SmallLMScorer
 from llmcodec.lm.small_lm_training import LikelihoodConfig
@@ -32,8 +33,6 @@ from llmcodec.metrics.registry import FAST, SUPERB
 from llmcodec.metrics.token_statistics import code_statistics
 from llmcodec.protocol import Codec, device_of
 from llmcodec.salmon.score import salmon_accuracy
-
-Progress = Callable[[str, float], None]  # stage, share done
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def measure_system(
     encoded: EncodedCorpus,
     corpus: Corpus,
     config: MeasurementConfig,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> SystemRow:
     """One codec: everything that the configuration asks for, from one pass over the clips.
 
@@ -181,7 +180,7 @@ def look_up_system(
     config: MeasurementConfig,
     cache: Path | None,
     fresh: bool = False,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> SystemRow:
     """`measure_system`, or what it measured before.
 
@@ -221,7 +220,7 @@ def add_probe(
     likelihood: LikelihoodConfig,
     codebook: ProbeConfig,
     cache: Path | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> SystemRow:
     """The matched probe, measured or from the cache, and its bits per second."""
     splits = (corpus.train, corpus.valid, corpus.test)

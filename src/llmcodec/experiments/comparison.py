@@ -20,8 +20,9 @@ from llmcodec.adapters.load import load_codec
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.results import SystemRow
-from llmcodec.evaluation.system import Corpus, MeasurementConfig, Progress, look_up_system, spread
+from llmcodec.evaluation.system import Corpus, MeasurementConfig, look_up_system, spread
 from llmcodec.io.atomic import write_text
+from llmcodec.io.progress import OnProgress
 from llmcodec.io.structured import parse_json, read_object, write_json
 from llmcodec.report.figures import Curve, learning_curve
 from llmcodec.report.files import command_line, result_paths, versions
@@ -76,7 +77,7 @@ class Comparison:
         encoded: EncodedCorpus,
         cache: Path | None = None,
         fresh: bool = False,
-        on_progress: Progress | None = None,
+        on_progress: OnProgress | None = None,
     ) -> SystemRow:
         """Measure a system, or take from the cache what was measured before.
 
@@ -128,7 +129,7 @@ def open_systems(systems: Sequence[System], device: str) -> Iterator[tuple[str, 
             yield system.name, encoded
 
 
-def prefixed(on_progress: Progress, name: str) -> Progress:
+def prefixed(on_progress: OnProgress, name: str) -> OnProgress:
     """The same, with a name before every stage."""
     return lambda stage, share: on_progress(f"{name}: {stage}", share)
 
@@ -149,7 +150,7 @@ def compare_systems(
     cache: Path | None = None,
     fresh: bool = False,
     device: str = "cpu",
-    on_progress: Progress = lambda stage, share: None,
+    on_progress: OnProgress = lambda stage, share: None,
 ) -> Comparison:
     """Measure every system; the first is the reference. Arguments as for `Comparison`."""
     comparison = Comparison(corpus, measurement, recordings)

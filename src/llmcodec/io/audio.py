@@ -29,9 +29,7 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from llmcodec.io.atomic import atomic_path
-
-AnyPath = str | os.PathLike[str]
+from llmcodec.io.atomic import AnyPath, atomic_path
 
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 1_000_000  # outside, a header is wrong rather than unusual
 _READ_FRAMES = 1 << 14

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeR
 if TYPE_CHECKING:
     from rich.console import Console
 
-Show = Callable[[str, float], None]
+OnProgress = Callable[[str, float], None]
 """Takes the name of a stage and the share of it that is done, 0 to 1."""
 Bar = TypeVar("Bar", bound="ProgressBar")
 
@@ -78,7 +78,7 @@ class ProgressBar:
 
 
 @contextmanager
-def status_line(console: Console | None = None) -> Iterator[Show]:
+def status_line(console: Console | None = None) -> Iterator[OnProgress]:
     """One line that says stage and share while a command works."""
     with (console or _standard_error()).status("") as status:
         yield lambda stage, share: status.update(f"{stage} {share:.0%}")

@@ -15,15 +15,12 @@ import csv
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmcodec.io.atomic import write_text
-
-AnyPath = str | os.PathLike[str]
+from llmcodec.io.atomic import AnyPath, write_text
 
 MAX_BYTES = 1 << 28
 """Of a file, where the caller knows no better."""

@@ -22,10 +22,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from llmcodec.io.atomic import atomic_file
+from llmcodec.io.atomic import AnyPath, atomic_file
 from llmcodec.io.structured import parse_json
-
-AnyPath = str | os.PathLike[str]
 
 MAX_HEADER_BYTES = 100_000_000  # the library's own limit
 MAX_DIMENSIONS = 16

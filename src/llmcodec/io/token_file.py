@@ -13,17 +13,15 @@ against the codebook. Imports neither torch nor transformers. Test: tests/io/tes
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from llmcodec.io.atomic import AnyPath
 from llmcodec.io.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from llmcodec.io.tensor_file import read_arrays, read_header, write_arrays
-
-AnyPath = str | os.PathLike[str]
 
 FORMAT = "llmcodec-tokens-1"
 MAX_FILE_BYTES = 1 << 32  # a day of 200 tokens a second is 35 MB: more than 4 GiB is no token file

@@ -27,11 +27,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llmcodec.io.atomic import atomic_file
+from llmcodec.io.atomic import AnyPath, atomic_file
 from llmcodec.io.token_file import (
     CLIP_FACTS,
     MAX_SAMPLES,
-    AnyPath,
     TokenClip,
     TokenProvenance,
     checked_facts,

@@ -5,8 +5,6 @@ Test: tests/report/test_files.py.
 
 from __future__ import annotations
 
-import csv
-import io
 import shlex
 import sys
 from collections.abc import Sequence
@@ -39,15 +37,6 @@ def write_results(
     write_text(markdown, text + "".join(f"- {sentence}\n" for sentence in sentences))
     write_json(numbers, {**values, "statements": list(sentences)}, ensure_ascii=False, allow_nan=False)
     return [markdown, numbers]
-
-
-def write_csv(path: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> Path:
-    """A CSV file with these columns; missing values are empty."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return write_text(path, buffer.getvalue())
 
 
 def provenance(clips: Sequence[Clip] = ()) -> dict[str, Any]:

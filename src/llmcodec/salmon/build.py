@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import soundfile
 
 from llmcodec.data.manifest import Clip, manifest_hash, read_manifest
 from llmcodec.io.atomic import atomic_folder
+from llmcodec.io.progress import OnProgress
 from llmcodec.io.structured import write_json
 from llmcodec.salmon.pairs import Made, Pair, Scenery, Splice, voice_pairs
 from llmcodec.salmon.plan import MIN_CLIP_SECONDS, Voice, VoicePlan, plan_scenes, plan_voices, read_voices, seed_of
@@ -94,9 +95,6 @@ class SuiteSummary:
         return "\n".join(lines)
 
 
-Progress = Callable[[str, float], None]
-
-
 def build_suite(
     manifests: Sequence[str | os.PathLike[str]],
     folder: str | os.PathLike[str],
@@ -105,7 +103,7 @@ def build_suite(
     speakers: str | None = None,
     noises: str | None = None,
     rooms: str | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> SuiteSummary:
     """Build a suite; the folder appears when it is complete.
 
@@ -170,7 +168,7 @@ class _Builder:
         voices: dict[str, Voice | None],
         noises: str | None,
         rooms: str | None,
-        on_progress: Progress | None,
+        on_progress: OnProgress | None,
     ) -> None:
         self.clips, self.settings, self.voices, self.on_progress = clips, settings, voices, on_progress
         self.scenery = Scenery.open(clips, noises, rooms, settings.snr_db, settings.t60_seconds)

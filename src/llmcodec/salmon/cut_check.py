@@ -10,7 +10,7 @@ Test: tests/salmon/test_cut_check.py.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec.io import audio
+from llmcodec.io.progress import OnProgress
 from llmcodec.io.structured import read_object
 from llmcodec.metrics.statistics import Interval, wilson_interval
 from llmcodec.salmon.build import GENDER, SPEAKER, SuiteSettings, build_suite
@@ -34,8 +35,6 @@ MIN_PAIRS = 400
 MIN_SPOILED = 0.8
 _ENSEMBLE = 3
 _STEPS = 300
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def check_cut(
     speakers: str | None = None,
     pairs: int = MIN_PAIRS,
     part: str = SPEAKER,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> CutCheck:
     """Build the voice part of a suite three times (as it is, and spoiled in two ways) and test the classifier on each.
 

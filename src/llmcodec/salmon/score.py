@@ -23,6 +23,7 @@ from torch import Tensor
 
 from llmcodec.io.atomic import atomic_path
 from llmcodec.io.digests import digest
+from llmcodec.io.progress import OnProgress
 from llmcodec.metrics.statistics import Interval, PairedComparison, compare_paired, wilson_interval
 from llmcodec.metrics.token_statistics import flatten_codes
 from llmcodec.protocol import Codec, TokenScorer
@@ -31,7 +32,6 @@ from llmcodec.runtime.torch_runtime import BATCH_SECONDS, TorchRuntime, fingerpr
 from llmcodec.salmon.suite import SuitePair, open_suite
 
 CACHE = ".codes"
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def salmon_accuracy(
     max_pairs: int | None = None,
     cache: str | Path | None = None,
     batch_seconds: float = BATCH_SECONDS,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> SalmonResult:
     """Encode a suite and score it.
 
@@ -163,7 +163,7 @@ def salmon_accuracy(
 class _Stretch:
     """A part of a progress bar: called with shares of itself."""
 
-    on_progress: Progress | None
+    on_progress: OnProgress | None
     part: str
     start: float
     length: float
