@@ -19,7 +19,8 @@ from llmcodec.evaluation.predictability import (
     measure_predictability,
 )
 from llmcodec.lm.small_lm import SmallLMConfig
-from llmcodec.metrics.token_statistics import unigram_cross_entropy
+
+from ..metrics.unigram import unigram_cross_entropy
 
 SMALL = LikelihoodConfig(
     model=SmallLMConfig(num_layers=1, hidden_size=32, num_heads=2, intermediate_size=48, dropout=0.0),

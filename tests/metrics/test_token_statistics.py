@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmcodec.metrics.token_statistics import UnigramModel, code_statistics, flatten_codes, unigram_cross_entropy
+from llmcodec.metrics.token_statistics import UnigramModel, code_statistics, flatten_codes
+
+from .unigram import unigram_cross_entropy
 
 
 def tensor(*values: int) -> Tensor:

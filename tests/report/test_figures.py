@@ -40,6 +40,9 @@ def test_learning_curves_are_in_minutes_and_bits_per_second() -> None:
     assert list(curve.series) == ["a"]
     minutes, bits = curve.series["a"]
     assert minutes == pytest.approx([0, 100 / 60, 200 / 60, 300 / 60]) and bits == pytest.approx([455, 450, 445, 440])
+    each = learning_curve([made_up_row("a")], each_seed=True).series
+    assert each["a, seed 0"][1] == pytest.approx([450, 445, 440, 435])
+    assert each["a, seed 1"][1] == pytest.approx([460, 455, 450, 445]) and len(each) == 2
 
 
 def test_the_frontiers_points_are_the_tables_numbers_with_their_intervals() -> None:

@@ -37,7 +37,7 @@ from llmcodec.metrics.registry import METRICS, SUPERB
 from llmcodec.protocol import HasFeatures
 from llmcodec.report import consistency as consistency_report
 from llmcodec.report import fidelity
-from llmcodec.report.figures import Curve, Scatter, frontier, seed_curves, to_png
+from llmcodec.report.figures import Curve, Scatter, frontier, learning_curve, to_png
 from llmcodec.report.files import provenance, result_paths, write_results
 from llmcodec.report.tables import system_table, to_json
 from llmcodec.report.verdict import seed_sentence, verdict
@@ -200,7 +200,10 @@ def evaluate_predictability(
         told |= {"protocol": asdict(protocol), "probe": asdict(latents) if probe else None}
         values = {"settings": told, "systems": to_json(rows)}
         paths = write_results(output.output, [system_table(rows)], sentences, values)
-        pictures: dict[str, Curve | Scatter] = {".frontier.png": frontier(rows), ".curves.png": seed_curves(rows)}
+        pictures: dict[str, Curve | Scatter] = {
+            ".frontier.png": frontier(rows),
+            ".curves.png": learning_curve(rows, each_seed=True),
+        }
         paths += [
             write_bytes(paths[0].with_suffix(ending), to_png(picture))
             for ending, picture in pictures.items()

@@ -1,7 +1,8 @@
 """What the tokens of a codec look like, without a neural model: codebook use, entropies, repeats, unigram fit.
 
 A clip is a 1-D int64 tensor of codes. Codecs with Q codebooks are flattened frame by frame (`flatten_codes`), so that
-every token has its own range of ids. Bits are base-2. Test: `pytest tests/metrics/test_token_statistics.py`.
+every token has its own range of ids. Shapes: Q codebooks, T frames, V vocabulary. Bits are base-2.
+Test: tests/metrics/test_token_statistics.py.
 """
 
 from __future__ import annotations
@@ -16,17 +17,30 @@ from torch import Tensor
 
 
 def flatten_codes(codes_QT: Tensor, codebook_size: int) -> Tensor:
-    """(Q, T) codes -> (T * Q) ids in time order, codebook q shifted by q * codebook_size; (T,) codes pass unchanged."""
+    """(Q, T) codes -> (T * Q) ids in time order, codebook q shifted by q * codebook_size; (T,) codes pass unchanged.
+
+    Raises:
+        ValueError: another shape.
+    """
     if codes_QT.ndim == 1:
         return codes_QT.to(torch.int64)
     if codes_QT.ndim != 2:
         raise ValueError(f"codes: expected (T,) or (Q, T), got shape {tuple(codes_QT.shape)}")
-    offsets_Q = torch.arange(codes_QT.shape[0]).unsqueeze(1) * codebook_size
-    return (codes_QT.to(torch.int64) + offsets_Q).T.reshape(-1)
+    offsets_Q1: Tensor = torch.arange(codes_QT.shape[0]).unsqueeze(1) * codebook_size
+    return (codes_QT.to(torch.int64) + offsets_Q1).T.reshape(-1)
 
 
 def check_codes(codes: Sequence[Tensor], vocabulary: int, name: str) -> None:
-    """Errors: ValueError for no clips, empty clips or codes outside [0, vocabulary)."""
+    """Refuse what is no corpus of tokens.
+
+    Args:
+        codes: one row of codes a clip, int64 (T,).
+        vocabulary: number of codes.
+        name: of the corpus, for the message.
+
+    Raises:
+        ValueError: no clips, empty clips or codes outside [0, vocabulary).
+    """
     if not codes:
         raise ValueError(f"{name}: no clips")
     for index, clip in enumerate(codes):
@@ -71,9 +85,15 @@ class CodeStatistics:
 
 
 def code_statistics(codes: Sequence[Tensor], codebook_size: int, num_codebooks: int = 1) -> CodeStatistics:
-    """Statistics over per-utterance code lists (1-D, flattened when there are several codebooks).
+    """Statistics over utterances.
 
-    Errors: ValueError for empty input or codes out of range.
+    Args:
+        codes: one row of codes an utterance, int64 (T * Q,), flattened where there are several codebooks.
+        codebook_size: codes of one codebook.
+        num_codebooks: tokens of one frame.
+
+    Raises:
+        ValueError: no utterances, an empty one, or codes out of range.
     """
     vocabulary = codebook_size * num_codebooks
     check_codes(codes, vocabulary, "codes")
@@ -130,10 +150,3 @@ class UnigramModel:
     def clip_bits(self, codes_T: Tensor) -> float:
         """Total bits of one clip."""
         return float(-self.log_prob_V[codes_T].sum() / math.log(2))
-
-
-def unigram_cross_entropy(train_codes: Sequence[Tensor], test_codes: Sequence[Tensor], vocabulary: int) -> float:
-    """Bits per token of the test clips under a unigram model fitted on the training clips."""
-    check_codes(test_codes, vocabulary, "test_codes")
-    model = UnigramModel.fit(train_codes, vocabulary)
-    return sum(model.clip_bits(clip) for clip in test_codes) / sum(clip.numel() for clip in test_codes)

@@ -100,33 +100,28 @@ def _undominated(points: Iterable[tuple[float, float]]) -> list[tuple[float, flo
     return best
 
 
-def learning_curve(rows: Sequence[SystemRow]) -> Curve:
-    """Held-out bits per second of the token language model against audio seen, one line per system, mean over seeds."""
-    series: dict[str, tuple[list[float], list[float]]] = {}
+def learning_curve(rows: Sequence[SystemRow], each_seed: bool = False) -> Curve:
+    """Held-out bits per second of the token language model against audio seen, for the systems that have one.
+
+    Args:
+        rows: systems.
+        each_seed: a line for every seed of the language model; else the mean over its seeds.
+    """
+    series = {}
     for row in rows:
         if (lm := row.predictability) is None:
             continue
-        by_seed = [[p for p in lm.curve if p.seed == seed] for seed in lm.config.seeds]
-        steps = list(zip(*by_seed, strict=True))
-        minutes = [sum(p.audio_seconds for p in points) / len(points) / 60 for points in steps]
-        bits = [sum(p.test_bits for p in points) / len(points) * lm.token_rate for points in steps]
-        series[row.name] = (minutes, bits)
+        seeds = list(lm.seed_bits_per_second)
+        lines = {row.name: seeds}
+        if each_seed and len(seeds) > 1:
+            lines = {f"{row.name}, seed {seed}": [seed] for seed in seeds}
+        for name, shown in lines.items():
+            steps = list(zip(*([p for p in lm.curve if p.seed == seed] for seed in shown), strict=True))
+            minutes = [sum(p.audio_seconds for p in points) / len(points) / 60 for points in steps]
+            bits = [sum(p.test_bits for p in points) / len(points) * lm.token_rate for points in steps]
+            series[name] = (minutes, bits)
     caption = "Every system starts at its unigram cost; the reported value is the checkpoint chosen on the other split."
     return Curve("Token language model", "minutes of audio seen", "bits per second, test clips", series, caption)
-
-
-def seed_curves(rows: Sequence[SystemRow]) -> Curve:
-    """`learning_curve` with a line for every seed of the language model."""
-    curves = {}
-    for row in rows:
-        assert (lm := row.predictability) is not None
-        for seed in lm.seed_bits_per_second:
-            points = [point for point in lm.curve if point.seed == seed]
-            name = row.name if len(lm.seed_bits_per_second) == 1 else f"{row.name}, seed {seed}"
-            seconds = [point.audio_seconds for point in points]
-            curves[name] = (seconds, [point.test_bits * lm.token_rate for point in points])
-    title = "The measuring language model while it learns (test clips)"
-    return Curve(title, "Seconds of audio seen", "Bits per second", curves)
 
 
 def frontier(rows: Sequence[SystemRow]) -> Scatter:

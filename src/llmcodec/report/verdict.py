@@ -27,9 +27,7 @@ class Statement:
     text: str
 
 
-def verdict(
-    control: SystemRow, adapted: SystemRow, num_training_seeds: int = 1, keys: Sequence[str] = VERDICT_KEYS
-) -> list[Statement]:
+def verdict(control: SystemRow, adapted: SystemRow, keys: Sequence[str] = VERDICT_KEYS) -> list[Statement]:
     """What `adapted` changed against `control`, in words, in the order: predictability, quality, token health, caveat.
 
     A difference is called real only where the paired bootstrap interval and the paired t-test both exclude 0.
@@ -38,10 +36,8 @@ def verdict(
     statements = [_sentence(m, result, control, adapted) for m, result in compared if result is not None]
     lm = adapted.predictability
     seeds = f", {_count(len(lm.config.seeds), 'language-model seed')} each" if lm is not None else ""
-    plural = "One training run" if num_training_seeds == 1 else f"{num_training_seeds} training runs"
-    caveat = f"{plural} of each system{seeds}: the intervals cover the choice of files"
-    caveat += ", not the luck of a training run." if num_training_seeds == 1 else "; compare the seeds for the rest."
-    return [*statements, *_health(control, adapted), Statement("same", caveat)]
+    caveat = f"One training run of each system{seeds}: the intervals cover the choice of files"
+    return [*statements, *_health(control, adapted), Statement("same", f"{caveat}, not the luck of a training run.")]
 
 
 def seed_sentence(row: SystemRow) -> str:
