@@ -11,7 +11,7 @@ Shapes: B batch, S samples. Test: `pytest tests/objectives/test_adversary.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -32,8 +32,6 @@ from llmcodec.objectives.discriminators import (
     STFTDiscriminatorConfig,
 )
 from llmcodec.schedule import Schedule, constant
-
-GradientReducer = Callable[[Sequence[nn.Parameter]], None]
 
 
 @dataclass(frozen=True)
@@ -143,20 +141,13 @@ class Adversary(nn.Module):
                 "adv/feature": feature_loss(fake_features, real_features, self.config.feature_matching),
             }
 
-    def step(
-        self,
-        windows: Sequence[tuple[Tensor, Tensor]],
-        step_index: int,
-        reduce_gradients: GradientReducer | None = None,
-    ) -> dict[str, Tensor]:
+    def step(self, windows: Sequence[tuple[Tensor, Tensor]], step_index: int) -> dict[str, Tensor]:
         """Train the discriminators once on all `windows` of one optimizer step.
 
         Args:
             windows: (fake, real) pairs (B, S), one per micro-batch; fakes may carry a graph, it is not entered. Every
                 clip weighs the same however clips are split into micro-batches and ranks.
             step_index: the optimizer step, which decides on R1 and the learning rate.
-            reduce_gradients: averages the gradients of the given parameters over ranks in place; None: by
-                `average_gradients`, which does nothing in a single process.
 
         Returns:
             Detached raw terms of this rank: adv/discriminator, adv/r1 (at R1 steps), adv/accuracy (share of sub-network
@@ -181,7 +172,7 @@ class Adversary(nn.Module):
                     (share * 0.5 * self.config.r1_gamma * self.config.r1_every * penalty).backward()
                     accumulate(logged, {"adv/r1": share * penalty})
             parameters = list(self.nets.parameters())
-            (reduce_gradients or average_gradients)(parameters)
+            average_gradients(parameters)
             norm = clip_gradients(parameters, self.config.clip)
             finite = bool(torch.isfinite(norm))
             if finite:

@@ -168,16 +168,8 @@ class STFTLossConfig:
             check_window("STFTLossConfig", n_fft, n_fft // 4)
 
 
-class MultiResolutionSTFTLoss(nn.Module):
-    """Spectral convergence + log-magnitude L1 + `phase_weight` x phase distance, averaged over windows.
-
-    Spectral convergence: Frobenius norm of the magnitude difference over that of the real magnitudes, per clip, then
-    the mean over clips, so that a quiet clip counts as much as a loud one (Yamamoto et al., arXiv 1910.11480).
-    Phase distance: mean of 1 - cos(phase difference), each bin weighted by min(|fake|, |real|) / mean |real| with the
-    weight outside the graph. The weight bounds the gradient (the phase of an empty bin is noise, and its derivative has
-    a pole there), makes identical signals give exactly 0, and leaves magnitudes to the other two terms. The public
-    reference takes the L1 distance of the unit phasors, all bins weighted alike, instead.
-    """
+class STFTLoss(nn.Module):
+    """Mean over windows of a distance of two spectrograms."""
 
     def __init__(self, config: STFTLossConfig) -> None:
         super().__init__()
@@ -187,6 +179,21 @@ class MultiResolutionSTFTLoss(nn.Module):
         fake, real = as_spectra(fake, real, lengths_B)
         with no_autocast(fake):
             return torch.stack([self._at(fake, real, n_fft, n_fft // 4) for n_fft in self.config.n_ffts]).mean()
+
+    def _at(self, fake: Spectra, real: Spectra, n_fft: int, hop: int) -> Tensor:
+        raise NotImplementedError
+
+
+class MultiResolutionSTFTLoss(STFTLoss):
+    """Spectral convergence + log-magnitude L1 + `phase_weight` x phase distance, averaged over windows.
+
+    Spectral convergence: Frobenius norm of the magnitude difference over that of the real magnitudes, per clip, then
+    the mean over clips, so that a quiet clip counts as much as a loud one (Yamamoto et al., arXiv 1910.11480).
+    Phase distance: mean of 1 - cos(phase difference), each bin weighted by min(|fake|, |real|) / mean |real| with the
+    weight outside the graph. The weight bounds the gradient (the phase of an empty bin is noise, and its derivative has
+    a pole there), makes identical signals give exactly 0, and leaves magnitudes to the other two terms. The public
+    reference takes the L1 distance of the unit phasors, all bins weighted alike, instead.
+    """
 
     def _at(self, fake: Spectra, real: Spectra, n_fft: int, hop: int) -> Tensor:
         mask_BT = real.frame_mask(hop)
@@ -216,20 +223,11 @@ class MultiResolutionSTFTLoss(nn.Module):
         return mean_over_clips(sum_over_frames(distance_BTF, mask_BT) / total_B, mask_BT)
 
 
-class ComplexSTFTLoss(nn.Module):
+class ComplexSTFTLoss(STFTLoss):
     """L1 distance of real and imaginary parts over the L1 norm of the real signal's, per clip, averaged over windows.
 
     Relative to the clip's level: 0 for identical signals, 1 for a silent fake. It sees phase without a phase's pole.
     """
-
-    def __init__(self, config: STFTLossConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    def forward(self, fake: Tensor | Spectra, real: Tensor | Spectra, lengths_B: Tensor | None = None) -> Tensor:
-        fake, real = as_spectra(fake, real, lengths_B)
-        with no_autocast(fake):
-            return torch.stack([self._at(fake, real, n_fft, n_fft // 4) for n_fft in self.config.n_ffts]).mean()
 
     def _at(self, fake: Spectra, real: Spectra, n_fft: int, hop: int) -> Tensor:
         mask_BT = real.frame_mask(hop)
