@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from llmcodec.lm.backbone import FrozenCausalLM
+from llmcodec.lm.embeddings import load_module, save_module
 from llmcodec.lm.vocabulary import AudioVocabulary
 
 from .tiny import LetterTokenizer, tiny_qwen3
@@ -54,13 +55,13 @@ def test_only_audio_rows_move_in_a_training_step():
 
 def test_rows_of_an_adapted_run(tmp_path):
     first = AudioVocabulary(torch.randn(5, 4), torch.randn(4))
-    first.save_rows(tmp_path / "rows.safetensors")
+    save_module(first, tmp_path / "rows.safetensors")
     second = AudioVocabulary(torch.zeros(5, 4), torch.zeros(4))
-    second.load_rows(tmp_path / "rows.safetensors")
+    load_module(second, tmp_path / "rows.safetensors", "audio rows")
     assert torch.equal(second.embedding_VH, first.embedding_VH) and torch.equal(second.start_H, first.start_H)
     with pytest.raises(ValueError, match=r"\(5, 4\).*needs \(6, 4\)"):
-        AudioVocabulary(torch.zeros(6, 4), torch.zeros(4)).load_rows(tmp_path / "rows.safetensors")
+        load_module(AudioVocabulary(torch.zeros(6, 4), torch.zeros(4)), tmp_path / "rows.safetensors", "audio rows")
     with pytest.raises(ValueError, match="no such file"):
-        second.load_rows(tmp_path / "none")
+        load_module(second, tmp_path / "none", "audio rows")
     with pytest.raises(ValueError, match="must be"):
         AudioVocabulary(torch.zeros(6, 4), torch.zeros(5))

@@ -112,32 +112,21 @@ def lm_train_parser() -> RecipeParser[TokenLMRecipe]:
 
 
 def train(arguments: Sequence[str]) -> None:
-    """Run `llmcodec lm train`."""
-    recipe, options = lm_train_parser().read(arguments)
-    run_training(recipe, **options)
-
-
-def run_training(recipe: TokenLMRecipe, resume: bool = False, say: Callable[[str], None] = print) -> Path:
-    """Tokens (made on the way where the recipe names none), training, curves; returns the folder of the LM."""
+    """Run `llmcodec lm train`: tokens (made on the way where the recipe names none), training, curves."""
     from transformers.utils import logging
 
     from llmcodec.lm.prepare import prepare_rows
     from llmcodec.lm.train import train_token_lm
 
+    recipe, options = lm_train_parser().read(arguments)
     logging.disable_progress_bar()
-    if int(os.environ.get("RANK", "0")) > 0:
-        say = _say_nothing
+    speaks = int(os.environ.get("RANK", "0")) == 0  # one of several processes
+    say: Callable[[str], None] = print if speaks else lambda line: None
     with ExitStack() as stack:
         bar = None if recipe.data.tokens else stack.enter_context(tokenize_bar())
-        train_rows, valid_rows, codec = prepare_rows(recipe.data, Path(recipe.run), say, bar)
-    progress = progress_callback(recipe)
-    folder = train_token_lm(recipe, train_rows, valid_rows, codec, resume=resume, callbacks=[progress], say=say)
-    say(f"language model: {folder}")
-    return folder
-
-
-def _say_nothing(line: str) -> None:
-    """Of several processes, one speaks."""
+        rows = prepare_rows(recipe.data, Path(recipe.run), say, bar)
+    progress = [progress_callback(recipe)] if speaks else []
+    say(f"language model: {train_token_lm(recipe, *rows, **options, callbacks=progress, say=say)}")
 
 
 LOG_NAMES = {"loss": "lm/loss", "grad_norm": "grad_norm", "learning_rate": "lr", "epoch": "epoch"}
@@ -154,22 +143,13 @@ def progress_callback(recipe: TokenLMRecipe) -> Any:
     class Progress(TrainerCallback):
         """Writes what Hugging Face's trainer reports."""
 
-        def __init__(self) -> None:
-            self.log: JSONLLog | None = None
-            self.bar: TrainingBar | None = None
-            self.started = time.monotonic()
-            self.first = 0
-
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.first, self.started = state.global_step, time.monotonic()
-            if state.is_world_process_zero:
-                self.log = JSONLLog(path, state.global_step)
-                self.bar = TrainingBar(recipe.name, state.max_steps, state.global_step)
-                self.bar.__enter__()
+            self.log = JSONLLog(path, state.global_step)
+            self.bar = TrainingBar(recipe.name, state.max_steps, state.global_step)
+            self.bar.__enter__()
 
         def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if self.log is None or self.bar is None:
-                return
             logs: dict[str, float] = kwargs["logs"]
             row = {LOG_NAMES.get(name, name.replace("eval_", "lm/")): value for name, value in logs.items()}
             row = {name: value for name, value in row.items() if "/" in name or name in LOG_NAMES.values()}
@@ -178,13 +158,11 @@ def progress_callback(recipe: TokenLMRecipe) -> Any:
             self.bar.update(state.global_step, row | {"seconds_per_step": pace})
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if self.log is not None:
-                plot_curves(read_log(path), path.with_name("curves.png"), recipe.name)
+            plot_curves(read_log(path), path.with_name("curves.png"), recipe.name)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if self.bar is not None:
-                self.bar.__exit__()
-                plot_curves(read_log(path), path.with_name("curves.png"), recipe.name)
+            self.bar.__exit__()
+            self.on_save(args, state, control)
 
     return Progress()
 

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmcodec.io.atomic import atomic_path
 from llmcodec.io.tensor_file import check_header
 
 MAX_ROWS = 32_768
@@ -128,6 +129,14 @@ def load_tensors(path: str | os.PathLike[str], shapes: Mapping[str, Sequence[int
                 f"{wanted.get(name, 'nothing')}: it is of another codec, size or language model"
             )
     return found
+
+
+def save_module(module: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a module's state for another run to start from (`load_module`)."""
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        save_file({name: value.contiguous() for name, value in module.state_dict().items()}, temporary)
 
 
 def load_module(module: nn.Module, path: str | os.PathLike[str], what: str) -> None:

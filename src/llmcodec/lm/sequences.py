@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from torch import Tensor
 from llmcodec.data.timed_text import timed_units, without_times
 from llmcodec.io.digests import digest
 from llmcodec.lm.audio_tokens import AudioTokens
+from llmcodec.transcode.tokenize import FlatRow
 
 Format = Literal["audio", "tts", "tts_stream", "tts_aligned", "asr", "interleaved"]
 FORMATS = ("audio", "tts", "tts_stream", "tts_aligned", "asr", "interleaved")
@@ -36,26 +37,7 @@ EMPTY_TEXT = "empty transcript"
 TOO_LONG = "longer than the LM reads"
 
 
-class TokenClipLike(Protocol):
-    """What is asked of a row of token shards. codes: flattened (T,) tensor or array of ints."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def codes(self) -> Any: ...
-
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def speaker(self) -> str: ...
-
-    @property
-    def language(self) -> str: ...
-
-
-def words_of(row: TokenClipLike) -> str:
+def words_of(row: FlatRow) -> str:
     """The transcript without times and outer spaces."""
     return without_times(row.text).strip()
 
@@ -115,7 +97,7 @@ class SequenceBuilder:
     frame_rate: float = 50.0
     num_codebooks: int = 1
 
-    def build(self, rows: Iterable[TokenClipLike], formats: Sequence[str]) -> Built:
+    def build(self, rows: Iterable[FlatRow], formats: Sequence[str]) -> Built:
         """Every clip once per format.
 
         Raises:
@@ -133,6 +115,8 @@ class SequenceBuilder:
             for row in kept:
                 if name == "audio":
                     self._audio(row, built)
+                elif not words_of(row):
+                    built.left_out[EMPTY_TEXT] += 1
                 elif name == "tts_stream":
                     self._stream(row, built)
                 elif name == "tts_aligned":
@@ -165,14 +149,14 @@ class SequenceBuilder:
         rows = self.tokenizer(spoken, add_special_tokens=False)["input_ids"]
         return [torch.tensor(row, dtype=torch.int64) for row in rows]
 
-    def audio_ids(self, row: TokenClipLike) -> Tensor:
+    def audio_ids(self, row: FlatRow) -> Tensor:
         """Token ids of a clip's codes; ValueError names the clip whose codes are of another codec."""
         try:
             return self.tokens.ids(torch.as_tensor(row.codes))
         except ValueError as error:
             raise ValueError(f"clip {row.id}: {error}") from error
 
-    def _audio(self, row: TokenClipLike, built: Built) -> None:
+    def _audio(self, row: FlatRow, built: Built) -> None:
         ids = torch.cat([self.audio_ids(row), torch.tensor([self.tokens.end])])
         room = self.max_tokens - 1
         if len(ids) > room:
@@ -185,27 +169,17 @@ class SequenceBuilder:
             whole = torch.cat([begin, piece])
             built.sequences.append(TokenSequence(whole, torch.arange(len(whole)) > 0, row.id))
 
-    def _pair(self, row: TokenClipLike, name: str, built: Built) -> None:
+    def _pair(self, row: FlatRow, name: str, built: Built) -> None:
         text = self.text_ids(row.text, row.speaker, row.language)
-        if not words_of(row) or len(text) == 0:
-            built.left_out[EMPTY_TEXT] += 1
-            return
         audio = self._marked(self.audio_ids(row))
-        if name == "tts":
-            ids, targets = torch.cat([text, audio]), (0, len(text) + 1)
-        else:
-            text = torch.cat([text, torch.tensor([self._end_of_text()])])
-            ids, targets = torch.cat([audio, text]), (0, len(audio))
-        if len(ids) > self.max_tokens:
-            built.left_out[TOO_LONG] += 1
-            return
-        is_target = torch.arange(len(ids)) >= (1 if self.everywhere else targets[1])
-        built.sequences.append(TokenSequence(ids, is_target, row.id))
-
-    def _stream(self, row: TokenClipLike, built: Built) -> None:
-        if not words_of(row):
+        if len(text) == 0:
             built.left_out[EMPTY_TEXT] += 1
-            return
+        elif name == "tts":
+            self._joined([(text, False), (audio[:1], False), (audio[1:], True)], row, built)
+        else:
+            self._joined([(audio, False), (text, True), (torch.tensor([self._end_of_text()]), True)], row, built)
+
+    def _stream(self, row: FlatRow, built: Built) -> None:
         text = self.text_turns(row.text, row.speaker, row.language)
         voice = list(self.audio_ids(row).split(self.turns[1]))
         begin, end = torch.tensor([self.tokens.begin]), torch.tensor([self.tokens.end])
@@ -218,10 +192,7 @@ class SequenceBuilder:
         if self._joined(parts, row, built) and len(text) > len(voice):
             built.left_out["text cut where the voice had ended (shorter turns of text fit faster voices)"] += 1
 
-    def _aligned(self, row: TokenClipLike, built: Built) -> None:
-        if not words_of(row):
-            built.left_out[EMPTY_TEXT] += 1
-            return
+    def _aligned(self, row: FlatRow, built: Built) -> None:
         try:
             units = timed_units(row.text)
         except ValueError as error:
@@ -244,7 +215,7 @@ class SequenceBuilder:
             built.unit_codes += [(last - first) * self.num_codebooks for first, last in pairwise(bounds)]
             built.units.update(name for name, _ in units)
 
-    def _joined(self, parts: Sequence[tuple[Tensor, bool]], row: TokenClipLike, built: Built) -> bool:
+    def _joined(self, parts: Sequence[tuple[Tensor, bool]], row: FlatRow, built: Built) -> bool:
         """One sequence of parts, each with whether it is a target; False where it is too long."""
         ids = torch.cat([part for part, _ in parts])
         if len(ids) > self.max_tokens:
@@ -255,8 +226,8 @@ class SequenceBuilder:
         built.sequences.append(TokenSequence(ids, is_target, row.id))
         return True
 
-    def _interleave(self, rows: Sequence[TokenClipLike], built: Built) -> None:
-        speakers: dict[tuple[str, str], list[TokenClipLike]] = {}
+    def _interleave(self, rows: Sequence[FlatRow], built: Built) -> None:
+        speakers: dict[tuple[str, str], list[FlatRow]] = {}
         for row in rows:
             speakers.setdefault((row.speaker, row.language), []).append(row)
         for clips in speakers.values():
@@ -276,7 +247,7 @@ class SequenceBuilder:
             if parts:
                 self._join(parts, names, built)
 
-    def _one_way(self, row: TokenClipLike) -> Tensor:
+    def _one_way(self, row: FlatRow) -> Tensor:
         """A clip as text or as audio; always audio where it has no text."""
         key = digest(f"{self.seed}:{row.id}")
         if words_of(row) and random.Random(key).random() < 0.5:

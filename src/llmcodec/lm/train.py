@@ -27,8 +27,9 @@ from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.packing import RowDataset, check_packing, collate, plan_rows
 from llmcodec.lm.prepare import Prepared, TrainedLM, prepare_model
 from llmcodec.lm.recipe import TokenLMRecipe
-from llmcodec.lm.sequences import SPEAKS_TEXT, SequenceBuilder, TokenClipLike, TokenSequence
+from llmcodec.lm.sequences import SPEAKS_TEXT, SequenceBuilder, TokenSequence
 from llmcodec.lm.token_lm import TokenLM, TokenLMCard
+from llmcodec.transcode.tokenize import FlatRow
 
 WEIGHTS = "trainable.safetensors"
 RUN = "run.json"
@@ -142,8 +143,8 @@ class HeldOut:
 
 def train_token_lm(
     recipe: TokenLMRecipe,
-    train_rows: Sequence[TokenClipLike],
-    valid_rows: Sequence[TokenClipLike],
+    train_rows: Sequence[FlatRow],
+    valid_rows: Sequence[FlatRow],
     codec: TokenProvenance,
     *,
     resume: bool = False,
@@ -276,7 +277,7 @@ def _flat(fields: dict[str, Any], inside: str = "") -> dict[str, Any]:
     return flat
 
 
-def _codes(rows: Sequence[TokenClipLike], num_codes: int) -> list[Tensor]:
+def _codes(rows: Sequence[FlatRow], num_codes: int) -> list[Tensor]:
     """Flattened codes of every row; ValueError for those of another codec."""
     codes = [torch.as_tensor(row.codes).long() for row in rows]
     for row, clip in zip(rows, codes, strict=True):
@@ -313,7 +314,7 @@ def _held_out(
     prepared: Prepared,
     recipe: TokenLMRecipe,
     builder: SequenceBuilder,
-    rows: Sequence[TokenClipLike],
+    rows: Sequence[FlatRow],
     codec: TokenProvenance,
     card: TokenLMCard,
     say: Callable[[str], None],

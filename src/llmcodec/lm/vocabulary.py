@@ -7,15 +7,13 @@ Test: `pytest tests/lm/test_vocabulary.py`.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from llmcodec.io.atomic import atomic_path
 from llmcodec.lm.backbone import FrozenCausalLM
-from llmcodec.lm.embeddings import load_module, sample_rows
+from llmcodec.lm.embeddings import sample_rows
 
 
 @dataclass
@@ -73,14 +71,3 @@ class AudioVocabulary(nn.Module):
         first = self.start_H.to(embeds_BTH.dtype).expand(embeds_BTH.shape[0], 1, -1)
         mask_BL = torch.cat([torch.ones_like(mask_BT[:, :1]), mask_BT], dim=1)
         return LMInputs(torch.cat([first, embeds_BTH], dim=1), mask_BL, lengths_B)
-
-    def save_rows(self, path: str | os.PathLike[str]) -> None:
-        """Write the rows as safetensors, for another run to start from (`load_rows`)."""
-        from safetensors.torch import save_file
-
-        with atomic_path(path) as temporary:
-            save_file({name: value.contiguous() for name, value in self.state_dict().items()}, temporary)
-
-    def load_rows(self, path: str | os.PathLike[str]) -> None:
-        """Start from the rows of an adapted run: same codebook size and LLM width."""
-        load_module(self, path, "audio rows")

@@ -59,12 +59,10 @@ class FrameNoise:
             run = 1
             while row + run < stop and self._rows[row + run] == (seed, block, offset + run):
                 run += 1
-            noise[row - start : row - start + run] = self._block(seed, block)[offset : offset + run]
+            drawn = gumbel_block(seed, block, self.width, self.device)
+            noise[row - start : row - start + run] = drawn[offset : offset + run]
             row += run
         return noise
-
-    def _block(self, seed: int, block: int) -> Tensor:
-        return gumbel_block(seed, block, self.width, self.device)
 
 
 def condition_on_token(logits_NV: Tensor, noise_NV: Tensor, tokens_N: Tensor) -> Tensor:

@@ -12,15 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llmcodec import assets
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
-from llmcodec.io.atomic import atomic_path
 from llmcodec.lm.backbone import BackboneConfig, BackboneOutput, FrozenCausalLM, sa_layers, text_key
-from llmcodec.lm.embeddings import load_module
+from llmcodec.lm.embeddings import load_module, save_module
 from llmcodec.lm.prediction_heads import PredictionHeads
 from llmcodec.lm.small_lm import SmallLM
 from llmcodec.lm.vocabulary import AudioVocabulary
@@ -94,7 +92,7 @@ class LanguageObjective(nn.Module):
             self.bridge = Bridge(config.bridge, codebook_size, latent_dim)
             self.vocabulary = AudioVocabulary.from_backbone(self.backbone, codebook_size, seed)
             if config.audio_rows is not None:
-                self.vocabulary.load_rows(config.audio_rows)
+                load_module(self.vocabulary, config.audio_rows, "audio rows")
             if "lm/ftp" in terms or "lm/rate" in terms:
                 heads = config.prediction
                 self.prediction = PredictionHeads.from_backbone(
@@ -125,10 +123,9 @@ class LanguageObjective(nn.Module):
     def save_parts(self, folder: Path) -> None:
         """Write what another run may start from: `audio_rows.safetensors`, `audio_lm.safetensors`."""
         if self.vocabulary is not None:
-            self.vocabulary.save_rows(folder / "audio_rows.safetensors")
+            save_module(self.vocabulary, folder / "audio_rows.safetensors")
         if self.audio_lm is not None:
-            with atomic_path(folder / "audio_lm.safetensors") as path:
-                save_file({k: v.contiguous() for k, v in self.audio_lm.state_dict().items()}, path)
+            save_module(self.audio_lm, folder / "audio_lm.safetensors")
 
     def forward(
         self, encoding: CodecEncoding, codebook_VC: Tensor, batch: ClipBatch, step: int, active: Set[str]
