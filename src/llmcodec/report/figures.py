@@ -167,7 +167,8 @@ def to_svg(picture: Curve | Scatter, salt: str) -> str:
 def to_png(picture: Curve | Scatter) -> bytes:
     """A PNG of 1,050 x 675 pixels with the title above."""
     figure = _figure(picture, (7, 4.5))
-    figure.axes[0].set_title(picture.title)
+    better = ": lower left is better (95 % intervals)" if isinstance(picture, Scatter) else ""
+    figure.axes[0].set_title(f"{picture.title}{better}")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()
