@@ -9,17 +9,18 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from llmcodec.runtime.base import CodecIdentity, one_coder
+from llmcodec.io.token_file import TokenProvenance
+from llmcodec.runtime.base import one_coder
 
 RATE, HOP, LEVELS = 16000, 8, 4096
 ERROR = 1 / 2000
-IDENTITY = CodecIdentity("pcm", "0123456789abcdef" * 4, RATE, HOP, HOP, LEVELS)
+IDENTITY = TokenProvenance("pcm", "0123456789abcdef" * 4, RATE, HOP, HOP, LEVELS)
 
 
 class PCMRuntime:
     """Meets `coding.runtime.Runtime`. `calls` lists the batches (clips per call) and streams it was asked for."""
 
-    def __init__(self, identity: CodecIdentity = IDENTITY) -> None:
+    def __init__(self, identity: TokenProvenance = IDENTITY) -> None:
         self.identity = identity
         self.calls: list[tuple[str, int]] = []
 

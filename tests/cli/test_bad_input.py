@@ -295,7 +295,7 @@ def test_stopped_in_the_middle_nothing_is_half_written_and_resume_goes_on(clip, 
 # -- bad tokens and checkpoints ----------------------------------------------------------------------------------------
 def token_file(path: Path, change: dict[str, str] | None = None, code: int | None = None) -> Path:
     """A token file of the PCM codec, its metadata or its first code changed behind the writer's back."""
-    save_token_file(path, TokenClip(PCMRuntime().encode_batch([speech_like(800)])[0][None], 800), IDENTITY.provenance())
+    save_token_file(path, TokenClip(PCMRuntime().encode_batch([speech_like(800)])[0][None], 800), IDENTITY)
     arrays, metadata = tensorfile.read_arrays(path, 1 << 20)
     codes = arrays["codes"].copy()
     codes[0, 0, 0] = codes[0, 0, 0] if code is None else code

@@ -66,7 +66,7 @@ def test_a_token_lm_is_taken_for_the_codec_that_it_speaks(suite, monkeypatch, ca
 
     class Uniform:
         num_codes = 4096
-        card = TokenLMCard(codec=identity.provenance())
+        card = TokenLMCard(codec=identity)
 
         def token_log_likelihoods(self, codes: list[torch.Tensor]) -> list[torch.Tensor]:
             return [torch.full((len(clip),), -8.0) for clip in codes]
@@ -74,7 +74,7 @@ def test_a_token_lm_is_taken_for_the_codec_that_it_speaks(suite, monkeypatch, ca
     monkeypatch.setattr(token_lm, "load_token_lm", lambda place, device: Uniform())
     assert main(["evaluate", "salmon", suite, "--lm", "some/lm", "--parts", f"[{ROOM}]"]) == 0
     assert "50.0 [23.7, 76.3]" in capsys.readouterr().out  # ten ties
-    Uniform.card = TokenLMCard(codec=replace(identity, weights_sha256="0" * 64).provenance())
+    Uniform.card = TokenLMCard(codec=replace(identity, weights_sha256="0" * 64))
     assert main(["evaluate", "salmon", suite, "--lm", "some/lm"]) == 1
     assert "this LM speaks the tokens of 'bundled' (000000000000)" in capsys.readouterr().err
     Uniform.card, Uniform.num_codes = TokenLMCard(), 100

@@ -35,7 +35,7 @@ def test_batches_of_similar_lengths_waste_little():
 
 
 def test_only_the_weights_decide_whether_tokens_belong():
-    source = IDENTITY.provenance("c0ffee")
+    source = dataclasses.replace(IDENTITY, manifest_hash="c0ffee")
     assert source.frame_rate == IDENTITY.frame_rate == 2000 and source.manifest_hash == "c0ffee"
     IDENTITY.refuse_others(dataclasses.replace(source, codec="another name"), "a.safetensors")
     other = dataclasses.replace(source, codec="dac", weights_sha256="ef" * 32)

@@ -45,7 +45,7 @@ def test_every_precision_is_the_same_codec_by_its_hash(tmp_path):
     assert (exact.encode_batch([wav])[0] == plain).mean() > 0.97
     for precision in ("auto", "bf16"):
         opened = open_runtime(str(tmp_path / "run" / "codec"), device="cpu", precision=precision)
-        assert opened.identity == exact.identity and opened.identity.name == "run/codec"
+        assert opened.identity == exact.identity and opened.identity.codec == "run/codec"
         assert opened.identity.weights_sha256 == weights_sha256(codec)
         assert np.isfinite(opened.decode_batch([plain], [16000])[0]).all()
 

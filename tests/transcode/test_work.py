@@ -106,7 +106,7 @@ def test_streams_go_through_the_streams_of_the_runtime(tmp_path, clip):
 def test_shards_hold_what_token_files_hold(tmp_path, clip):
     runtime = PCMRuntime()
     sources = [clip(f"{i}.wav", 4000 + i, channels=1 + i % 2) for i in range(5)]
-    with TokenShardWriter(tmp_path / "shards", runtime.identity.provenance()) as shards:
+    with TokenShardWriter(tmp_path / "shards", runtime.identity) as shards:
         work = EncodeWork(runtime, True, shards)
         assert not work.write_in_threads
         for source in sources:

@@ -77,7 +77,7 @@ def evaluate_salmon(
             report = prefixed(tell, name)
             scorer: TokenScorer
             if spoken is not None:
-                check_codec(spoken, encoded.runtime.identity.provenance(), name)
+                check_codec(spoken, encoded.runtime.identity, name)
                 scorer = spoken
             else:
                 scorer = _train(encoded, manifest, config, seed, device, report)

@@ -26,16 +26,17 @@ from llmcodec.io.tensor_file import read_arrays, read_header, write_arrays
 FORMAT = "llmcodec-tokens-1"
 MAX_FILE_BYTES = 1 << 32  # a day of 200 tokens a second is 35 MB: more than 4 GiB is no token file
 MAX_SAMPLES = 1 << 48
+SIZES = ("sample_rate", "hop_samples", "num_codebooks", "codebook_size")
 
 
 @dataclass(frozen=True)
 class TokenProvenance:
-    """Which codec made the tokens. Decoding needs the codec with the same `weights_sha256`."""
+    """Which codec makes or made tokens. Equal `weights_sha256` means equal tokens, whatever the name or the runtime."""
 
     codec: str
     """Name for people: `bundled`, a hub id, a folder's name."""
     weights_sha256: str
-    """Hash of the codec's weights, 64 hex digits (`coding.runtime.CodecIdentity`)."""
+    """64 hex digits over names, shapes and float32 values of all weights: the same in fp16 files and fp32 memory."""
     sample_rate: int
     """Samples per second that the codec reads and writes."""
     hop_samples: int
@@ -63,14 +64,23 @@ class TokenProvenance:
         if metadata.get("format") != FORMAT:
             found = f"its format is {metadata['format'][:40]!r}" if "format" in metadata else "it names no format"
             raise ValueError(f"{where}: not a token file of llmcodec ({found}; {FORMAT} is known)")
-        sizes = {
-            name: number_in(metadata, name, where, low=1, high=1 << 31)
-            for name in ("sample_rate", "hop_samples", "num_codebooks", "codebook_size")
-        }
+        sizes = {name: number_in(metadata, name, where, low=1, high=1 << 31) for name in SIZES}
         sha = metadata.get("weights_sha256", "")
         if not re.fullmatch(r"[0-9a-f]{64}", sha):
             raise ValueError(f"{where}: weights_sha256 is not 64 hex digits")
         return cls(metadata.get("codec", ""), sha, manifest_hash=metadata.get("manifest_hash", ""), **sizes)
+
+    def refuse_others(self, other: TokenProvenance, where: object) -> None:
+        """Raise ValueError where the tokens `where` were made by another codec than this."""
+        if other.weights_sha256 != self.weights_sha256:
+            raise ValueError(
+                f"{where}: tokens of codec {other.codec!r} (weights {other.weights_sha256[:12]}), not of "
+                f"{self.codec!r} ({self.weights_sha256[:12]}); name the right one with --codec"
+            )
+        for name in SIZES:
+            theirs, ours = getattr(other, name), getattr(self, name)
+            if theirs != ours:
+                raise ValueError(f"{where}: {name} {theirs}, but codec {self.codec!r} has {ours}; a damaged file?")
 
     def check_codes(self, codes: np.ndarray, where: object) -> None:
         """Raise ValueError where `codes` (..., Q, T) have another number of codebooks or leave the codebook."""

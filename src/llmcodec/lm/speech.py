@@ -150,7 +150,7 @@ def codec_of(lm: TokenLM, codec: str | None = None, device: str = "cpu") -> Runt
     if name is None:
         raise ValueError("this LM does not say which codec it speaks: name it with --codec")
     runtime = open_runtime(name, device=device)
-    check_codec(lm, runtime.identity.provenance(), codec or runtime.identity.name)
+    check_codec(lm, runtime.identity, codec or runtime.identity.codec)
     return runtime
 
 

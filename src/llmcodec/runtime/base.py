@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -25,55 +24,12 @@ WINDOW_SECONDS = 256.0
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class CodecIdentity:
-    """Which codec this is. Equal `weights_sha256` means equal tokens, whatever the name or the runtime."""
-
-    name: str
-    """For people: `bundled`, a hub id, a folder's name."""
-    weights_sha256: str
-    """64 hex digits over names, shapes and float32 values of all weights: the same in fp16 files and fp32 memory."""
-    sample_rate: int
-    hop_samples: int
-    num_codebooks: int
-    codebook_size: int
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames per second."""
-        return self.sample_rate / self.hop_samples
-
-    def provenance(self, manifest_hash: str = "") -> TokenProvenance:
-        """What goes into token files made by this codec."""
-        return TokenProvenance(
-            self.name,
-            self.weights_sha256,
-            self.sample_rate,
-            self.hop_samples,
-            self.num_codebooks,
-            self.codebook_size,
-            manifest_hash,
-        )
-
-    def refuse_others(self, provenance: TokenProvenance, where: object) -> None:
-        """Raise ValueError where tokens were made by another codec."""
-        if provenance.weights_sha256 != self.weights_sha256:
-            raise ValueError(
-                f"{where}: tokens of codec {provenance.codec!r} (weights {provenance.weights_sha256[:12]}), not of "
-                f"{self.name!r} ({self.weights_sha256[:12]}); name the right one with --codec"
-            )
-        for name in ("sample_rate", "hop_samples", "num_codebooks", "codebook_size"):
-            theirs, ours = getattr(provenance, name), getattr(self, name)
-            if theirs != ours:
-                raise ValueError(f"{where}: {name} {theirs}, but codec {self.name!r} has {ours}; a damaged file?")
-
-
 @runtime_checkable
 class Runtime(Protocol):
     """A codec that can be called without knowing what runs it."""
 
     @property
-    def identity(self) -> CodecIdentity:
+    def identity(self) -> TokenProvenance:
         """Which codec this is."""
 
     def encode_batch(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llmcodec.io.structured import read_object
-from llmcodec.runtime.base import CodecIdentity
+from llmcodec.io.token_file import TokenProvenance
 
 CONFIG = "llmcodec_onnx.json"
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
@@ -26,7 +26,7 @@ MAX_CONFIG_BYTES = 1 << 20
 class OnnxConfig:
     """llmcodec_onnx.json: all that the graphs do not say."""
 
-    identity: CodecIdentity
+    identity: TokenProvenance
     n_fft: int
     auv_floor_frames: bool
     encoder_context: tuple[int, int] | None
@@ -34,7 +34,10 @@ class OnnxConfig:
     decoder_context: tuple[int, int] | None
 
     def to_json(self) -> str:
-        return json.dumps({"format": FORMAT, "version": VERSION} | asdict(self), indent=2) + "\n"
+        values = asdict(self)
+        identity = {"name": values["identity"].pop("codec"), **values["identity"]}
+        del identity["manifest_hash"]
+        return json.dumps({"format": FORMAT, "version": VERSION} | values | {"identity": identity}, indent=2) + "\n"
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> OnnxConfig:
@@ -50,7 +53,7 @@ class OnnxConfig:
         if values.get("version") != VERSION:
             raise ValueError(f"{path}: version {values.get('version')!r}, this llmcodec reads {VERSION}; export again")
         try:
-            identity = CodecIdentity(**values["identity"])
+            identity = TokenProvenance(**{"codec" if k == "name" else k: v for k, v in values["identity"].items()})
             contexts = [
                 None if values[name] is None else (int(values[name][0]), int(values[name][1]))
                 for name in ("encoder_context", "decoder_context")
@@ -68,7 +71,7 @@ class OnnxConfig:
             raise ValueError(f"{path}: damaged, sizes must be positive integers: {numbers}; export again")
         if own.num_codebooks != 1 or self.n_fft % own.hop_samples or (self.n_fft - own.hop_samples) % 2:
             raise ValueError(f"{path}: damaged, n_fft {self.n_fft} and hop {own.hop_samples} do not fit; export again")
-        if not (isinstance(own.name, str) and isinstance(own.weights_sha256, str)):
+        if not (isinstance(own.codec, str) and isinstance(own.weights_sha256, str)):
             raise ValueError(f"{path}: damaged, name and weights_sha256 must be text; export again")
         for context in (self.encoder_context, self.decoder_context):
             if context is not None and not all(0 <= frames < 1 << 20 for frames in context):

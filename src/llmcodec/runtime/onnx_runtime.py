@@ -95,7 +95,7 @@ class OnnxRuntime:
         """
         wanted = list(lengths) if lengths is not None else [None] * len(codes)
         for codes_QT, length in zip(codes, wanted, strict=True):
-            self.identity.provenance().check_codes(codes_QT, "decode")
+            self.identity.check_codes(codes_QT, "decode")
             self._check_length(length, codes_QT.shape[1])
         results: list[np.ndarray] = [np.empty(0, np.float32)] * len(codes)
         long = self._too_long(self.config.decoder_context, 1)
@@ -142,7 +142,7 @@ class OnnxRuntime:
         def checked() -> Iterator[np.ndarray]:
             nonlocal given
             for codes_QT in codes:
-                self.identity.provenance().check_codes(codes_QT, "decode")
+                self.identity.check_codes(codes_QT, "decode")
                 given += codes_QT.shape[1]
                 yield codes_QT
 

@@ -23,8 +23,9 @@ from llmcodec.codec.search import SearchingCodec
 from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
 from llmcodec.codec.streaming.latency import CHUNK_SECONDS, make_plan
 from llmcodec.io.digests import digest_all
+from llmcodec.io.token_file import TokenProvenance
 from llmcodec.protocol import Codec, HasFeatures, device_of
-from llmcodec.runtime.base import CodecIdentity, Coders, fit, length_batches
+from llmcodec.runtime.base import Coders, fit, length_batches
 
 SHORTEST_SHARE_SECONDS = 8  # a batch of less audio is not worth a core of its own
 BATCH_SECONDS = 64.0  # padded audio in one call: more gains nothing on a CPU and costs memory
@@ -45,7 +46,7 @@ class TorchRuntime:
         self,
         codec: Codec,
         name: str,
-        identity: CodecIdentity | None = None,
+        identity: TokenProvenance | None = None,
         batch_seconds: float = BATCH_SECONDS,
         chunk_seconds: float = CHUNK_SECONDS,
     ) -> None:
@@ -98,7 +99,7 @@ class TorchRuntime:
         hop = self.identity.hop_samples
         wanted = list(lengths) if lengths is not None else [None] * len(codes)
         for codes_QT, length in zip(codes, wanted, strict=True):
-            self.identity.provenance().check_codes(codes_QT, "decode")
+            self.identity.check_codes(codes_QT, "decode")
             if length is not None and not 1 <= length <= (codes_QT.shape[1] + 1) * hop:
                 raise ValueError(f"decode: {codes_QT.shape[1]} frames of {hop} samples cannot give {length} samples")
         results: list[np.ndarray] = [np.empty(0)] * len(codes)
@@ -146,7 +147,7 @@ class TorchRuntime:
 
     def _checked(self, codes: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         for codes_QT in codes:
-            self.identity.provenance().check_codes(codes_QT, "decode")
+            self.identity.check_codes(codes_QT, "decode")
             yield codes_QT
 
     @contextmanager
@@ -204,10 +205,10 @@ class TorchRuntime:
         return [int(row.sum()) for row in mask.reshape(mask.shape[0], -1, most)[:, 0].bool()]
 
 
-def identity_of(codec: Codec, name: str) -> CodecIdentity:
+def identity_of(codec: Codec, name: str) -> TokenProvenance:
     """The identity that goes into token files. Take it before weights are folded, cast or quantised for speed."""
-    return CodecIdentity(
-        name=name,
+    return TokenProvenance(
+        codec=name,
         weights_sha256=weights_sha256(codec),
         sample_rate=int(codec.sample_rate),
         hop_samples=int(codec.hop_samples),

@@ -21,7 +21,7 @@ from llmcodec.io.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from llmcodec.io.token_file import TokenProvenance, read_token_facts
 from llmcodec.io.token_shards import SHARD_ENDINGS, ShardFormat, TokenRow, TokenShardWriter, open_token_shards
 from llmcodec.io.token_text import frames, parse_codec_text
-from llmcodec.runtime.base import CodecIdentity, Runtime
+from llmcodec.runtime.base import Runtime
 from llmcodec.runtime.opening import Side
 from llmcodec.transcode.inputs import TOKEN_ENDINGS, Found, Problem, find_inputs
 from llmcodec.transcode.outputs import plan_outputs, refuse_existing, remove_left_overs
@@ -103,7 +103,7 @@ class Transcoder:
                     f"{other.label} and {item.label} would both have the id {item.name!r}; name their folder"
                 )
         runtime = self.open_codec("encoder")
-        with TokenShardWriter(output, runtime.identity.provenance(), resume=self.resume, format=format) as shards:
+        with TokenShardWriter(output, runtime.identity, resume=self.resume, format=format) as shards:
             pending = [item for item in items if item.name not in shards.done]
             self.report.skipped = len(items) - len(pending)
             return self._run(EncodeWork(runtime, channels == "split", shards), pending)
@@ -158,7 +158,7 @@ class Transcoder:
         pending, _ = self.split_done(items)
         runtime = self.open_codec("decoder")
         if text is not None:
-            items[0].header = (row_of_text(text, runtime.identity), runtime.identity.provenance())
+            items[0].header = (row_of_text(text, runtime.identity), runtime.identity)
         return self._run(DecodeWork(runtime, sample_rate), pending)
 
     def _find(self, inputs: Sequence[str], endings: Sequence[str], output: str | None) -> list[Found]:
@@ -221,7 +221,7 @@ def expand_shards(
     return inputs, rows
 
 
-def row_of_text(text: str, identity: CodecIdentity) -> TokenRow:
+def row_of_text(text: str, identity: TokenProvenance) -> TokenRow:
     """Tokens as text -> one clip, stretches joined."""
     stretches = parse_codec_text(text, identity.num_codebooks * identity.codebook_size)
     codes = [np.array(frames(one, identity.num_codebooks, identity.codebook_size)) for one in stretches]

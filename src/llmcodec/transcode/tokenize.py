@@ -132,7 +132,7 @@ def tokenize_clips(
             not one clip that can be read.
     """
     done = Tokenized()
-    provenance = runtime.identity.provenance(manifest_hash(clips))
+    provenance = replace(runtime.identity, manifest_hash=manifest_hash(clips))
     sample_rate = runtime.identity.sample_rate
     wanted = plan_views(clips, views, runtime.identity.hop_samples)
     with TokenShardWriter(folder, provenance, resume=True, clips_per_shard=clips_per_shard, format=format) as shards:

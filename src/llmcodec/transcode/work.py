@@ -76,7 +76,6 @@ class EncodeWork(_FromAudio):
     def __init__(self, runtime: Runtime, split: bool, shards: TokenShardWriter | None = None) -> None:
         super().__init__(runtime, split)
         self.shards, self.write_in_threads = shards, shards is None
-        self.provenance = runtime.identity.provenance()
 
     def code(self, payloads: Sequence[Recording]) -> list[TokenClip]:
         return self.encode(payloads)
@@ -86,7 +85,7 @@ class EncodeWork(_FromAudio):
             self.shards.add(TokenRow(**vars(result), id=item.name))
         else:
             assert item.target is not None
-            save_token_file(item.target, result, self.provenance, durable=False)
+            save_token_file(item.target, result, self.runtime.identity, durable=False)
 
     def stream(self, item: Item, advance: Advance) -> None:
         rows, counted, coded = [], Counted(item.header.sample_rate, advance), Counted(1)
