@@ -1,16 +1,18 @@
-"""When each phoneme is spoken: a manifest with timed phonemes as texts, for text-to-speech LMs (format tts_aligned).
+"""Forced alignment: a manifest whose texts say when each phoneme is spoken, for text-to-speech LMs (tts_aligned).
 
     apt-get install espeak-ng; pip install 'llmcodec[metrics]'        # scipy
     python examples/align.py corpus/manifest.jsonl -o corpus/aligned.jsonl --languages en
 
-Texts become `<|0.00|> _ <|0.21|> p <|0.30|> l ..`: seconds as Whisper writes them, phonemes of espeak-ng, `_` for a
-pause. The times are found without any model: three Gaussian states a phoneme, one for pauses, which may stand between
-any two words, trained on the very clips by Viterbi alignment from a flat start, one set of states for each language
-(the monophone training of speech recognisers: Young et al., The HTK Book, chapter 3). Clips too short for their text,
-and those without phonemes, are left out and counted; everything else of a row stays, so write it beside the old one.
-Aligned speech from elsewhere (Montreal Forced Aligner, whisper) serves as well: write its times in the same notation.
+Texts become `<|0.00|> _ <|0.21|> p <|0.30|> l ..`: seconds in Whisper's notation, phonemes of espeak-ng, `_` for a
+pause. No pretrained model is needed. A phoneme has three Gaussian states, a pause one, and a pause may stand between
+any two words. The states of each language are trained on the same clips that are aligned, by Viterbi alignment from a
+flat start (the monophone training of speech recognisers: Young et al., The HTK Book, chapter 3). Clips that are too
+short for their text, and clips without phonemes, are left out and counted. Everything else of a row stays, paths
+included, so write the new manifest beside the old one. If you have aligned speech from another tool (Montreal Forced
+Aligner, Whisper), write its times in the same notation instead.
 
 Shapes: B clips, T frames of 10 ms, D features, S states of a chain, K states in all.
+Test: tests/examples/test_align.py.
 """
 
 from __future__ import annotations

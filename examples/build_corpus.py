@@ -2,7 +2,8 @@
 """Build a small multi-speaker 16 kHz speech corpus from Debian packages.
 
 Everything comes from Debian `main` through `apt-get download` (nothing is installed), is unpacked with `dpkg -x`,
-decoded, trimmed and written as 16 kHz mono 16-bit FLAC with JSONL manifests. Running it twice gives the same bytes.
+decoded, trimmed, and written as 16 kHz mono 16-bit FLAC with JSONL manifests. Running it twice gives the same bytes.
+Test: tests/examples/test_build_corpus.py.
 
     python examples/build_corpus.py                        # corpus/: 5,857 clips, 296 minutes, 345 MB
     python examples/build_corpus.py --mini mini            # and the part that llmcodec bundles: 191 clips, 9.5 minutes

@@ -1,12 +1,13 @@
-"""A manifest whose texts are phonemes, meant for text-to-speech LMs that have hours of speech and not days.
+"""A manifest whose texts are phonemes, for text-to-speech LMs that are trained on hours of speech instead of days.
 
     apt-get install espeak-ng
     python examples/phonemes.py corpus/manifest.jsonl -o corpus/phonemes.jsonl
     python examples/phonemes.py corpus/manifest.jsonl -o corpus/units.jsonl --apart     # for tts_aligned: _ p l i: z _
 
-Texts go through espeak-ng in its ASCII notation, without stress marks; a language that espeak-ng does not know keeps
-its spelling and is named. With --apart a space stands between any two phonemes and `_` for every pause: before, behind
-and at punctuation. Everything else of a row stays, paths included, so write the new manifest beside the old one.
+espeak-ng writes the phonemes in its ASCII notation, here without stress marks. Texts of a language that espeak-ng does
+not know keep their spelling, and the language is named. With --apart there is a space between any two phonemes and `_`
+for every pause: at the start, at the end, and at punctuation. Everything else of a row stays, paths included, so write
+the new manifest beside the old one. Test: tests/examples/test_align.py.
 """
 
 from __future__ import annotations

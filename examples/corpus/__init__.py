@@ -1,1 +1,1 @@
-"""The parts of build_corpus.py: where speech comes from, how it is decoded, and how it is listed."""
+"""Modules of build_corpus.py: where speech comes from, how it is decoded, and how it is listed."""
