@@ -123,7 +123,7 @@ def test_shards_hold_what_token_files_hold(tmp_path, clip):
 
 def test_tokens_of_another_codec_are_refused_before_they_are_read(tmp_path, clip):
     code(EncodeWork(PCMRuntime(), False), clip("a.wav"), tmp_path / "a.safetensors")
-    other = PCMRuntime(dataclasses.replace(PCMRuntime().identity, name="other", weights_sha256="cd" * 32))
+    other = PCMRuntime(dataclasses.replace(PCMRuntime().identity, codec="other", weights_sha256="cd" * 32))
     with pytest.raises(ValueError, match="tokens of codec 'pcm' .* not of 'other' .*--codec"):
         DecodeWork(other, None).measure(item(tmp_path / "a.safetensors", None))
     with pytest.raises(ValueError, match="tokens of codec 'pcm'"):
