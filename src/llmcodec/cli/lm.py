@@ -113,13 +113,10 @@ def lm_train_parser() -> RecipeParser[TokenLMRecipe]:
 
 def train(arguments: Sequence[str]) -> None:
     """Run `llmcodec lm train`: tokens (made on the way where the recipe names none), training, curves."""
-    from transformers.utils import logging
-
     from llmcodec.lm.prepare import prepare_rows
     from llmcodec.lm.train import train_token_lm
 
     recipe, options = lm_train_parser().read(arguments)
-    logging.disable_progress_bar()
     speaks = int(os.environ.get("RANK", "0")) == 0  # one of several processes
     say: Callable[[str], None] = print if speaks else lambda line: None
     with ExitStack() as stack:

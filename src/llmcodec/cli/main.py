@@ -6,7 +6,6 @@ Test: tests/cli/test_main.py.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -163,7 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(command, Command):
             break
         commands = dict(command)
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # our own bars are enough; transformers follows it
+    from llmcodec.io.progress import quiet_transformers
+
+    quiet_transformers()
     try:
         command.run(program, argv)
     except (ValueError, ArithmeticError, OSError) as error:

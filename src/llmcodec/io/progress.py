@@ -11,6 +11,8 @@ of its own passes that. What only one command shows is a column that it passes. 
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -82,6 +84,15 @@ def status_line(console: Console | None = None) -> Iterator[OnProgress]:
     """One line that says stage and share while a command works."""
     with (console or _standard_error()).status("") as status:
         yield lambda stage, share: status.update(f"{stage} {share:.0%}")
+
+
+def quiet_transformers() -> None:
+    """Switch off the bars of transformers and huggingface_hub, whether they have been imported or not."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "transformers" in sys.modules:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
 
 
 def _standard_error() -> Console:

@@ -62,9 +62,6 @@ def _open_onnx(codec: str, device: str, precision: Precision) -> Runtime:
 
 
 def _open_torch(codec: str, device: str, precision: Precision, batch_seconds: float, only: Side | None) -> Runtime:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     from llmcodec.adapters.load import load_codec
     from llmcodec.codec import LLMCodec
     from llmcodec.runtime.torch_runtime import TorchRuntime, identity_of
