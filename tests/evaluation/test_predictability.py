@@ -144,9 +144,7 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match=r"test_codes: clip 0 has codes from 9 to 9, outside \[0, 4\)"):
         measure_predictability(good, good, [torch.tensor([9])], 4, RATE, SMALL)
     with pytest.raises(ValueError, match="one id per clip"):
-        measure_predictability(
-            good, good, good, 4, RATE, dataclasses.replace(SMALL, audio_seconds=1.0), test_ids=["a", "b"]
-        )
+        measure_predictability(good, good, good, 4, RATE, dataclasses.replace(SMALL, audio_seconds=1.0), ids=["a"])
 
 
 def test_progress_runs_from_zero_to_one() -> None:

@@ -30,9 +30,8 @@ def test_rows_hold_metrics_and_codes(clips: list[Clip]) -> None:
     assert [row.id for row in result.rows] == [clip.id for clip in clips]
     assert [row.seconds for row in result.rows] == [1.0, 1.5, 2.0, 2.5]
     assert set(result.metric_names) == {"mel", "stft", "sdr", "pesq", "stoi", "f0corr"}
-    codes = [row.codes for row in result.rows if row.codes is not None]
-    assert [clip.numel() for clip in codes] == [50, 75, 100, 125]
-    assert codes[1].equal(EncodedCorpus(LoudnessCodec()).tokens(clips[1:2])[0])
+    assert [len(row.codes) for row in result.rows] == [50, 75, 100, 125]
+    assert list(result.rows[1].codes) == EncodedCorpus(LoudnessCodec()).tokens(clips[1:2])[0].tolist()
     mean = result.mean("mel")
     assert mean.num == 4 and mean.low < mean.value < mean.high
     assert mean.value == pytest.approx(np.mean(result.values("mel")))
@@ -71,7 +70,7 @@ def test_lengths_that_are_no_multiple_of_the_hop(tmp_path: Path) -> None:
     wav_S = np.random.default_rng(0).standard_normal(1001).astype(np.float32)
     soundfile.write(tmp_path / "odd.wav", 0.1 * wav_S, 16_000)
     row = measured(LoudnessCodec(), [Clip("odd", "odd.wav", 0.06, folder=str(tmp_path))], metrics=("sdr",)).rows[0]
-    assert row.seconds == 1001 / 16_000 and row.codes is not None and row.codes.shape == (4,) and row.metrics["sdr"].ok
+    assert row.seconds == 1001 / 16_000 and len(row.codes) == 4 and row.metrics["sdr"].ok
 
 
 def test_a_codec_that_decodes_too_little_is_refused(clips: list[Clip]) -> None:

@@ -8,9 +8,10 @@ import torch
 from llmcodec.evaluation.consistency import Change, ConsistencyResult, ConsistencyRow
 from llmcodec.evaluation.predictability import ClipBits, CurvePoint, LikelihoodConfig, PredictabilityResult
 from llmcodec.evaluation.probe import ProbeConfig, ProbeQuantizer, ProbeResult
-from llmcodec.evaluation.reconstruction import ClipRow, ReconstructionResult
+from llmcodec.evaluation.reconstruction import ReconstructionResult
 from llmcodec.evaluation.results import SystemRow
 from llmcodec.evaluation.wer import WordRow
+from llmcodec.evaluation.workers import ClipRow
 from llmcodec.metrics.base import Measured
 from llmcodec.metrics.token_statistics import code_statistics
 from llmcodec.salmon.score import PairScore, PartScore, SalmonResult
@@ -30,7 +31,7 @@ def made_up_row(name: str, bits: float = 300.0, mel: float = 0.7, num_codes: int
             "mel": Measured(mel * wobble[i] * noise[0, i]),
             "pesq": Measured(None, "No utterances detected") if fail and i < 2 else Measured(2.0 + 0.1 * wobble[i]),
         }
-        codes = torch.from_numpy(np.random.default_rng(i).integers(0, num_codes, 100))
+        codes = tuple(np.random.default_rng(i).integers(0, num_codes, 100).tolist())
         rows.append(ClipRow(f"c{i}", 2.0, metrics, codes))
         clips.append(ClipBits(f"c{i}", 2.0, 100, 2 * bits * wobble[i] * noise[1, i], 900.0, 15.0))
     points = [CurvePoint(s, 100.0 * k, 9.0 - 0.1 * k, 9.0 + 0.2 * s - 0.1 * k) for s in (0, 1) for k in range(4)]
@@ -40,7 +41,7 @@ def made_up_row(name: str, bits: float = 300.0, mel: float = 0.7, num_codes: int
         nominal_bits_per_second=500.0,
         reconstruction=ReconstructionResult(rows),
         predictability=lm,
-        codes=code_statistics([row.codes for row in rows], 1024),
+        codes=code_statistics([torch.tensor(row.codes) for row in rows], 1024),
         consistency=ConsistencyResult([ConsistencyRow(f"c{i}", Change("slice", 0.5), 20, 25) for i in range(NUM)]),
         words=[WordRow(f"c{i}", 8, i % 3, "a b", "a c") for i in range(NUM)],
         probe=ProbeResult(lm, made_up_quantizer(), ProbeConfig(num_codes=4), 50.0),

@@ -12,13 +12,13 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmcodec.evaluation.cache import Journal
-from llmcodec.evaluation.reconstruction import ClipRow, ReconstructionResult, file_state, measure_missing
+from llmcodec.evaluation.reconstruction import ReconstructionResult, file_state, measure_missing
 from llmcodec.evaluation.wer import normalise
-from llmcodec.evaluation.workers import Job, job_key
+from llmcodec.evaluation.workers import ClipRow, Job, job_key
 from llmcodec.metrics.registry import SUPERB
 
 REQUIRED = ("reference", "reconstruction")
@@ -113,12 +113,10 @@ def measure_pairs(
         for i in waiting:
             p = pairs[i]
             text = p.text if asr is not None and normalise(p.text, p.language) else ""
-            yield Job(keys[i], p.id, str(p.reference), str(p.reconstruction), 0, names, text, p.language, asr)
+            row = ClipRow(p.id, reference=str(p.reference), reconstruction=str(p.reconstruction))
+            yield Job(keys[i], row, row.reference, row.reconstruction, 0, names, text, p.language, asr)
 
     rows: dict[str, list[ClipRow]] = {}
-    outcomes = measure_missing(keys, jobs, names, asr, num_workers, journal, on_progress)
-    for p, known in zip(pairs, outcomes, strict=True):
-        files = str(p.reference), str(p.reconstruction)
-        row = ClipRow(p.id, known.seconds, known.metrics, None, p.domain, *files, known.words)
-        rows.setdefault(p.codec, []).append(row)
+    for p, row in zip(pairs, measure_missing(keys, jobs, names, asr, num_workers, journal, on_progress), strict=True):
+        rows.setdefault(p.codec, []).append(replace(row, domain=p.domain))
     return {codec: ReconstructionResult(found) for codec, found in rows.items()}

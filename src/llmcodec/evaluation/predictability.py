@@ -128,20 +128,30 @@ def measure_predictability(
     config: LikelihoodConfig | None = None,
     *,
     num_codebooks: int = 1,
-    valid_ids: Sequence[str] | None = None,
-    test_ids: Sequence[str] | None = None,
+    ids: Sequence[str] | None = None,
     device: str = "cpu",
     on_progress: Callable[[float], None] | None = None,
     on_model: Callable[[int, SmallLM], None] | None = None,
 ) -> PredictabilityResult:
     """Train the token LM on the train clips and score unseen clips.
 
-    codes: 1-D per clip; codecs with several codebooks are flattened by `codes.flatten_codes` and say `num_codebooks`.
-    frame_rate: frames per second (one frame = num_codebooks tokens). on_progress: called with the share done, 0 .. 1.
-    on_model: called with the seed and the trained model of its last step, to score other clips with it.
     The test clips are scored at the checkpoint that the valid clips choose, and with `cross_select` the other way
     round, so no clip ever chooses its own checkpoint. The same seed gives the same numbers on the same machine.
-    Errors: ValueError for empty splits or codes out of range.
+
+    Args:
+        train_codes, valid_codes, test_codes: 1-D per clip; several codebooks are flattened by
+            `token_statistics.flatten_codes`.
+        codebook_size: codes of each codebook.
+        frame_rate: frames per second; one frame is `num_codebooks` tokens.
+        config: the protocol.
+        num_codebooks: of the codec.
+        ids: of the valid and the test clips, in this order; without, `valid-0`, ..., `test-0`, ...
+        device: where the language model is trained.
+        on_progress: called with the share done, 0 to 1.
+        on_model: called with the seed and the trained model of its last step, to score other clips with it.
+
+    Raises:
+        ValueError: empty splits, codes out of range, or another number of ids.
     """
     config = config or LikelihoodConfig()
     vocabulary = codebook_size * num_codebooks
@@ -150,6 +160,10 @@ def measure_predictability(
     token_rate = frame_rate * num_codebooks
     unigram = UnigramModel.fit(train_codes, vocabulary)
     held_out = [*valid_codes, *test_codes]
+    splits = (("valid", valid_codes), ("test", test_codes))
+    ids = ids or [f"{split}-{index}" for split, codes in splits for index in range(len(codes))]
+    if len(ids) != len(held_out):
+        raise ValueError(f"{len(ids)} clip ids for {len(held_out)} valid and test clips: give one id per clip")
     is_valid = torch.arange(len(held_out)) < len(valid_codes)
     tokens = torch.tensor([clip.numel() for clip in held_out])
     curve: list[CurvePoint] = []
@@ -172,9 +186,6 @@ def measure_predictability(
             curve.append(CurvePoint(seed, seconds, *per_split))
         by_seed.append(_select(checkpoints, is_valid))
     scored = torch.arange(len(held_out)) if config.cross_select else torch.nonzero(~is_valid)[:, 0]
-    ids = [*(valid_ids or _default_ids("valid", valid_codes)), *(test_ids or _default_ids("test", test_codes))]
-    if len(ids) != len(held_out):
-        raise ValueError(f"{len(ids)} clip ids for {len(held_out)} valid and test clips: give one id per clip")
     bits = torch.stack([nats for nats, _ in by_seed]).mean(0) / LN2
     correct = torch.stack([hits.double() for _, hits in by_seed]).mean(0)
     rows = [
@@ -193,10 +204,6 @@ def measure_predictability(
         for seed, (nats, _) in zip(config.seeds, by_seed, strict=True)
     }
     return PredictabilityResult(rows, curve, rates, token_rate, vocabulary, config)
-
-
-def _default_ids(split: str, codes: Sequence[Tensor]) -> list[str]:
-    return [f"{split}-{index}" for index in range(len(codes))]
 
 
 def _select(checkpoints: list[tuple[float, Tensor, Tensor]], is_valid: Tensor) -> tuple[Tensor, Tensor]:

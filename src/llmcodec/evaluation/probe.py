@@ -122,8 +122,7 @@ def measure_probe(
         config.num_codes,
         rate,
         likelihood,
-        valid_ids=[clip.id for clip in valid],
-        test_ids=[clip.id for clip in test],
+        ids=[clip.id for clip in (*valid, *test)],
         device=str(device_of(encoded.codec)),
         on_progress=on_progress,
     )

@@ -11,42 +11,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation import wer
 from llmcodec.evaluation.cache import Journal
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.wer import WordRow
-from llmcodec.evaluation.workers import Job, Outcome, job_key, measure_jobs
+from llmcodec.evaluation.workers import ClipRow, Job, job_key, measure_jobs
 from llmcodec.io import audio
-from llmcodec.metrics.base import Measured
 from llmcodec.metrics.registry import SUPERB, check_metrics
 from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_mean, compare_paired
 from llmcodec.runtime.torch_runtime import fingerprint
-
-
-@dataclass(frozen=True)
-class ClipRow:
-    """One file: its metrics by name and its tokens."""
-
-    id: str
-    seconds: float
-    metrics: dict[str, Measured]
-    codes: Tensor | None = None
-    """Flattened codes, 1-D int64 (`token_statistics.flatten_codes`); None for audio made elsewhere."""
-    domain: str = ""
-    reference: str = ""
-    """Path of the recording."""
-    reconstruction: str = ""
-    """Path of the reconstruction, where it is a file."""
-    words: WordRow | None = None
-    """Word errors, where a recogniser was asked for and the clip has a transcript."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +101,7 @@ def measure_reconstruction(
         asr: recogniser for word errors (`wer.load_transcriber`); None: none.
         asr_languages: languages of the recogniser.
         num_workers: processes that measure; None takes as many as there are free cores, 0 measures in this process.
-        journal: where outcomes are kept and looked up by the codec's weights.
+        journal: where rows are kept and looked up by the codec's weights.
         domain: field of the manifest by which tables are split.
 
     Raises:
@@ -142,14 +121,14 @@ def measure_reconstruction(
             decoded_S = audio.resample(decoded_S, encoded.codec.sample_rate, rate)
             if abs(decoded_S.size - reference_S.size) <= 2:  # rounding of two resamplings
                 decoded_S = np.pad(decoded_S, (0, max(0, reference_S.size - decoded_S.size)))[: reference_S.size]
-            text = clip.text if clip in spoken else ""
-            codes = tuple(encoded.tokens([clip])[0].tolist())
-            language = clip.language or asr_languages[0]
-            yield Job(keys[i], clip.id, reference_S, decoded_S, rate, names, text, language, asr, codes)
+            row = ClipRow(clip.id, codes=tuple(encoded.tokens([clip])[0].tolist()), reference=str(clip.path))
+            text, language = clip.text if clip in spoken else "", clip.language or asr_languages[0]
+            yield Job(keys[i], row, reference_S, decoded_S, rate, names, text, language, asr)
 
     known = journal if weights is not None else None  # what has no name cannot be looked up
-    outcomes = measure_missing(keys, jobs, names, asr, num_workers, known, on_progress)
-    return ReconstructionResult([_row(clip, outcome, domain) for clip, outcome in zip(clips, outcomes, strict=True)])
+    rows = measure_missing(keys, jobs, names, asr, num_workers, known, on_progress)
+    domains = [str(getattr(clip, domain, "") or "") for clip in clips]
+    return ReconstructionResult([replace(row, domain=name) for row, name in zip(rows, domains, strict=True)])
 
 
 def measure_missing(
@@ -160,8 +139,8 @@ def measure_missing(
     num_workers: int | None,
     journal: Journal | None,
     on_progress: Callable[[float], None] | None,
-) -> list[Outcome]:
-    """Outcomes by their keys, in order; `jobs` makes those that the journal does not know, by their places.
+) -> list[ClipRow]:
+    """Rows by their keys, in order; `jobs` makes those that the journal does not know, by their places.
 
     Raises:
         ValueError: unknown metrics, or packages that are not installed; before the first job is made.
@@ -171,8 +150,9 @@ def measure_missing(
         wer.load_transcriber(asr)
     journal = journal or Journal()
     waiting = [place for place, key in enumerate(keys) if key not in journal.known]
-    for done, outcome in enumerate(measure_jobs(jobs(waiting), num_workers), start=len(keys) - len(waiting) + 1):
-        journal.add(outcome.key, outcome)
+    measured = measure_jobs(jobs(waiting), num_workers)
+    for done, (key, row) in enumerate(measured, start=len(keys) - len(waiting) + 1):
+        journal.add(key, row)
         if on_progress is not None:
             on_progress(done / len(keys))
     return [journal.known[key] for key in keys]
@@ -189,9 +169,3 @@ def _state(clip: Clip) -> tuple[str, int, int]:
         return file_state(clip.path)
     except OSError as error:
         raise ValueError(f"{clip.path}: no such audio file (clip {clip.id!r})") from error
-
-
-def _row(clip: Clip, outcome: Outcome, domain: str) -> ClipRow:
-    codes = torch.tensor(outcome.codes, dtype=torch.int64)
-    label = str(getattr(clip, domain, "") or "")
-    return ClipRow(clip.id, outcome.seconds, outcome.metrics, codes, label, str(clip.path), "", outcome.words)

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from llmcodec.data.manifest import Clip, manifest_hash
 from llmcodec.evaluation.cache import kept, measurement_key
 from llmcodec.evaluation.consistency import measure_consistency
@@ -144,8 +146,7 @@ def measure_system(
         codec.frame_rate,
         config.likelihood,
         num_codebooks=codec.num_codebooks,
-        valid_ids=[clip.id for clip in corpus.valid],
-        test_ids=[clip.id for clip in corpus.test],
+        ids=[clip.id for clip in held_out],
         device=str(device_of(codec)),
         on_progress=report("token LM"),
         on_model=lambda _, model: scorers.append(SmallLMScorer(model.eval(), context)),
@@ -196,7 +197,7 @@ def look_up_system(
 
 def reconstruction_row(name: str, encoded: EncodedCorpus, result: ReconstructionResult) -> SystemRow:
     """A row of fidelity alone: bitrates and codebook use beside it."""
-    codec, codes = encoded.codec, [row.codes for row in result.rows if row.codes is not None and row.codes.numel()]
+    codec, codes = encoded.codec, [torch.tensor(row.codes) for row in result.rows]
     statistics = code_statistics(codes, codec.codebook_size, codec.num_codebooks)
     more = {"entropy_bits_per_second": codec.frame_rate * codec.num_codebooks * statistics.unigram_entropy_bits}
     return SystemRow(name, nominal_bits_per_second(codec), result, codes=statistics, words=result.words, more=more)

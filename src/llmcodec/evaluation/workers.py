@@ -1,6 +1,6 @@
 """Measure many pairs of signals in parallel processes.
 
-A `Job` is one pair (arrays, or paths that the worker reads), an `Outcome` what was measured. Workers import numpy, not
+A `Job` is one pair (arrays, or paths that the worker reads), a `ClipRow` what is measured. Workers import numpy, not
 torch. Test: tests/evaluation/test_workers.py.
 """
 
@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.context import BaseContext
 
@@ -29,12 +29,32 @@ MAX_TRIM_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
+class ClipRow:
+    """One file: its metrics by name and its tokens."""
+
+    id: str
+    seconds: float = 0.0
+    """Length of the recording."""
+    metrics: dict[str, Measured] = field(default_factory=dict)
+    codes: tuple[int, ...] = ()
+    """Flattened codes (`token_statistics.flatten_codes`); none for audio made elsewhere."""
+    domain: str = ""
+    reference: str = ""
+    """Path of the recording."""
+    reconstruction: str = ""
+    """Path of the reconstruction, where it is a file."""
+    words: WordRow | None = None
+    """Word errors, where a recogniser was asked for and the clip has a transcript."""
+
+
+@dataclass(frozen=True)
 class Job:
     """One pair to measure."""
 
     key: str
-    """Names pair, codec and settings: equal keys have equal outcomes."""
-    id: str
+    """Names pair, codec and settings: equal keys have equal results."""
+    row: ClipRow
+    """What is known of it before it is measured."""
     reference: np.ndarray | str
     """float32 (S,), or the path of a file."""
     reconstruction: np.ndarray | str
@@ -45,42 +65,25 @@ class Job:
     """Transcript; empty: no word errors."""
     language: str = "en"
     asr: str | None = None
-    codes: tuple[int, ...] = ()
-    """Carried along into the outcome."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What was measured of one job."""
-
-    key: str
-    id: str
-    seconds: float
-    """Length of the reference."""
-    metrics: dict[str, Measured]
-    words: WordRow | None = None
-    codes: tuple[int, ...] = ()
 
 
 def job_key(*parts: object) -> str:
-    """16 hex digits of everything that decides an outcome."""
+    """16 hex digits of everything that decides a row."""
     return digest(json.dumps([str(part) for part in parts]))
 
 
-def run_job(job: Job) -> Outcome:
+def run_job(job: Job) -> tuple[str, ClipRow]:
     """Measure one pair; a file that cannot be read, or lengths that do not fit, fail every metric by name."""
     try:
         reference_S, reconstruction_S, sample_rate = _signals(job)
     except ValueError as error:
-        return Outcome(
-            job.key, job.id, 0.0, {name: Measured(None, str(error)) for name in job.metrics}, None, job.codes
-        )
+        return job.key, replace(job.row, metrics={name: Measured(None, str(error)) for name in job.metrics})
     words = None
     if job.asr is not None and job.text:
         heard = wer.load_transcriber(job.asr)(audio.resample(reconstruction_S, sample_rate, wer.ASR_RATE))
-        words = wer.word_row(job.id, job.text, heard, job.language)
+        words = wer.word_row(job.row.id, job.text, heard, job.language)
     metrics = measure_pair(reference_S, reconstruction_S, sample_rate, job.metrics)
-    return Outcome(job.key, job.id, reference_S.size / sample_rate, metrics, words, job.codes)
+    return job.key, replace(job.row, seconds=reference_S.size / sample_rate, metrics=metrics, words=words)
 
 
 def _signals(job: Job) -> tuple[np.ndarray, np.ndarray, int]:
@@ -100,8 +103,8 @@ def _signals(job: Job) -> tuple[np.ndarray, np.ndarray, int]:
     return reference[:length], reconstruction[:length], sample_rate
 
 
-def measure_jobs(jobs: Iterable[Job], num_workers: int | None) -> Iterator[Outcome]:
-    """Outcomes as they are ready, in any order.
+def measure_jobs(jobs: Iterable[Job], num_workers: int | None) -> Iterator[tuple[str, ClipRow]]:
+    """Keys and rows as they are ready, in any order.
 
     Args:
         jobs: taken as workers become free, so it may be a generator that decodes audio.
@@ -117,7 +120,7 @@ def measure_jobs(jobs: Iterable[Job], num_workers: int | None) -> Iterator[Outco
         _environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"),
         ProcessPoolExecutor(num_workers, mp_context=_processes()) as pool,
     ):
-        pending: set[Future[Outcome]] = set()
+        pending: set[Future[tuple[str, ClipRow]]] = set()
         for job in jobs:
             pending.add(pool.submit(run_job, job))
             if len(pending) >= 4 * num_workers:

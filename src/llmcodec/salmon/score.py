@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from llmcodec.io.atomic import atomic_path
 from llmcodec.io.digests import digest
 from llmcodec.io.progress import OnProgress
+from llmcodec.io.tensor_file import read_arrays, write_arrays
 from llmcodec.metrics.statistics import Interval, PairedComparison, compare_paired, wilson_interval
 from llmcodec.metrics.token_statistics import flatten_codes
 from llmcodec.protocol import Codec, TokenScorer
@@ -32,6 +31,7 @@ from llmcodec.runtime.torch_runtime import BATCH_SECONDS, TorchRuntime, fingerpr
 from llmcodec.salmon.suite import SuitePair, open_suite
 
 CACHE = ".codes"
+MAX_CACHE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -153,27 +153,14 @@ def salmon_accuracy(
         cache = Path(suite_folder) / CACHE
     result = {}
     for number, (part, pairs) in enumerate(suite.items()):
-        at = _Stretch(on_progress, part, number / len(suite), 1 / len(suite))
-        codes = suite_codes(codec, pairs, cache, batch_seconds, at.stretch(0.0, 0.7))
-        result[part] = PartScore(_score(scorer, pairs, codes, at.stretch(0.7, 0.3)))
+
+        def report(share: float, number: int = number, part: str = part) -> None:
+            if on_progress is not None:
+                on_progress(part, (number + share) / len(suite))
+
+        codes = suite_codes(codec, pairs, cache, batch_seconds, lambda share, report=report: report(0.7 * share))
+        result[part] = PartScore(_score(scorer, pairs, codes, lambda share, report=report: report(0.7 + 0.3 * share)))
     return SalmonResult(result)
-
-
-@dataclass(frozen=True)
-class _Stretch:
-    """A part of a progress bar: called with shares of itself."""
-
-    on_progress: OnProgress | None
-    part: str
-    start: float
-    length: float
-
-    def stretch(self, start: float, length: float) -> _Stretch:
-        return _Stretch(self.on_progress, self.part, self.start + start * self.length, length * self.length)
-
-    def __call__(self, share: float) -> None:
-        if self.on_progress is not None:
-            self.on_progress(self.part, self.start + share * self.length)
 
 
 def _score(
@@ -189,14 +176,8 @@ def _score(
             nats.append(row.double())
         report(min(1.0, (start + 64) / len(codes)))
     return [
-        PairScore(
-            pair.index,
-            float(nats[2 * i].sum()),
-            float(nats[2 * i + 1].sum()),
-            nats[2 * i].numel(),
-            nats[2 * i + 1].numel(),
-        )
-        for i, pair in enumerate(pairs)
+        PairScore(pair.index, float(positive.sum()), float(negative.sum()), positive.numel(), negative.numel())
+        for pair, positive, negative in zip(pairs, nats[::2], nats[1::2], strict=True)
     ]
 
 
@@ -234,19 +215,17 @@ def _place(codec: Codec, pairs: Sequence[SuitePair], cache: str | Path | None) -
 
 
 def _save(place: Path, codes: Sequence[Tensor]) -> None:
-    lengths = torch.tensor([len(row) for row in codes])
-    with atomic_path(place) as temporary:
-        save_file({"codes": torch.cat(list(codes)).to(torch.int32), "lengths": lengths}, temporary)
+    arrays = {"codes": torch.cat(list(codes)).int().numpy(), "lengths": np.array([len(row) for row in codes])}
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_arrays(place, arrays, {}, durable=False)
 
 
 def _load(place: Path, num_clips: int) -> list[Tensor] | None:
     """Codes of an earlier run; None if there are none or the file is damaged."""
-    if not place.is_file():
-        return None
     try:
-        with safe_open(place, "pt") as file:
-            codes, lengths = file.get_tensor("codes").long(), file.get_tensor("lengths")
-    except (SafetensorError, OSError):
+        arrays, _ = read_arrays(place, MAX_CACHE_BYTES)
+        codes, lengths = torch.from_numpy(arrays["codes"]).long(), arrays["lengths"]
+    except (ValueError, KeyError):
         return None
     if len(lengths) != num_clips or int(lengths.sum()) != len(codes):
         return None
