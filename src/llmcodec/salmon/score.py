@@ -224,7 +224,7 @@ def _load(place: Path, num_clips: int) -> list[Tensor] | None:
     """Codes of an earlier run; None if there are none or the file is damaged."""
     try:
         arrays, _ = read_arrays(place, MAX_CACHE_BYTES)
-        codes, lengths = torch.from_numpy(arrays["codes"]).long(), arrays["lengths"]
+        codes, lengths = torch.tensor(arrays["codes"]).long(), arrays["lengths"]
     except (ValueError, KeyError):
         return None
     if len(lengths) != num_clips or int(lengths.sum()) != len(codes):

@@ -23,9 +23,7 @@ from llmcodec.data.manifest import Clip
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.runtime.torch_runtime import TorchRuntime
 from llmcodec.transcode.pipeline import Watcher
-from llmcodec.transcode.tokenize import encode_batches
-
-BATCH_CLIPS = 64
+from llmcodec.transcode.tokenize import encode_views
 
 
 @dataclass(frozen=True)
@@ -66,14 +64,12 @@ def write_prior(
         raise ValueError(f"{codec}: is a {type(model).__name__}; only codecs of llmcodec itself can search")
     watcher = watcher or Watcher()
     watcher.start(len(clips), math.fsum(clip.duration for clip in clips))
-    tokens: list[torch.Tensor] = []
     unreadable: list[str] = []
     with atomic_folder(output, merge=overwrite) as folder:  # before the work, so that one in use is refused first
         runtime = TorchRuntime(optimize_for_inference(model, "fp32"), codec)
         whole = [(clip, {clip.id: 0}) for clip in clips]
-        for batch, encoded in encode_batches(runtime, whole, unreadable, BATCH_CLIPS):
-            tokens += [torch.from_numpy(codes_QT[0]) for *_, codes_QT in encoded]
-            watcher.advance(len(batch), math.fsum(clip.duration for clip, _ in batch))
+        encoded = encode_views(runtime, whole, unreadable, lambda clip, _: watcher.advance(1, clip.duration))
+        tokens = [torch.from_numpy(codes_QT[0]) for *_, codes_QT in encoded]
         if not tokens:
             raise ValueError(f"prior: none of {len(clips)} clips could be read; the first: {unreadable[0]}")
         prior = BigramPrior.fit(tokens, model.codebook_size)

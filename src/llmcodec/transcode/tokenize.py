@@ -23,7 +23,7 @@ from llmcodec.io import audio
 from llmcodec.io.atomic import atomic_file
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.io.token_shards import ShardFormat, TokenRow, TokenShardWriter, open_token_shards
-from llmcodec.runtime.base import Runtime
+from llmcodec.runtime.base import Runtime, encode_many
 from llmcodec.transcode.work import Recording
 
 NO_SPLIT = ""
@@ -115,9 +115,8 @@ def tokenize_clips(
     *,
     views: int = 1,
     clips_per_shard: int = 500,
-    batch_clips: int = 32,
     format: ShardFormat = "arrow",
-    on_clip: Callable[[float], None] | None = None,
+    on_clip: Callable[[float], None] = lambda seconds: None,
 ) -> Tokenized:
     """Encode clips into shards in `folder`, resuming by clip id.
 
@@ -125,7 +124,7 @@ def tokenize_clips(
         views: how often each clip that is not held out is encoded. View v starts v / views of a frame later and is
             called `ID#SAMPLES`, by where it starts: the same speech in other tokens, where a codec's tokens depend on
             where frames begin. More views later add to those that are there.
-        on_clip: called with the seconds of every clip that is done (or was done before), all its views together.
+        on_clip: called with the seconds of every clip that is read (or was done before), all its views together.
 
     Raises:
         ValueError: the folder holds shards of another codec, or these clips with other texts; two rows of one id; or
@@ -154,17 +153,15 @@ def tokenize_clips(
             done.known += known
             if left:
                 missing.append((clip, left))
-            if known and on_clip is not None:
+            if known:
                 on_clip(known * clip.duration)
-        for batch, encoded in encode_batches(runtime, missing, done.unreadable, batch_clips):
-            for clip, name, view, codes_QT in encoded:
-                tokens = vars(view.clip([codes_QT]))
-                shards.add(TokenRow(**tokens, id=name, text=texts[name], speaker=clip.speaker, language=clip.language))
-                done.clips += 1
-                done.seconds += len(view.wavs[0]) / sample_rate
-            for clip, starts in batch:
-                if on_clip is not None:
-                    on_clip(len(starts) * clip.duration)
+        for clip, name, view, codes_QT in encode_views(
+            runtime, missing, done.unreadable, lambda clip, starts: on_clip(len(starts) * clip.duration)
+        ):
+            tokens = vars(view.clip([codes_QT]))
+            shards.add(TokenRow(**tokens, id=name, text=texts[name], speaker=clip.speaker, language=clip.language))
+            done.clips += 1
+            done.seconds += len(view.wavs[0]) / sample_rate
     if clips and not done.clips and not done.known:
         raise ValueError(f"tokenize: none of {len(clips)} clips could be read; the first: {done.unreadable[0]}")
     return done
@@ -192,20 +189,32 @@ def plan_views(clips: Sequence[Clip], views: int, hop_samples: int) -> list[tupl
     return planned
 
 
-def encode_batches(
-    runtime: Runtime, planned: Sequence[tuple[Clip, Views]], unreadable: list[str], batch_clips: int
-) -> Iterator[tuple[Sequence[tuple[Clip, Views]], list[Encoded]]]:
-    """Every batch of clips with all that could be read and encoded of it; other clips are named in `unreadable`."""
+def encode_views(
+    runtime: Runtime,
+    planned: Sequence[tuple[Clip, Views]],
+    unreadable: list[str],
+    on_clip: Callable[[Clip, Views], None],
+) -> Iterator[Encoded]:
+    """All that can be read of the clips, encoded.
+
+    Args:
+        runtime: the codec.
+        planned: clips with the views that are wanted of each.
+        unreadable: takes one line per clip that cannot be read.
+        on_clip: called with every clip that was read, or could not be.
+    """
     sample_rate = runtime.identity.sample_rate
-    for first in range(0, len(planned), batch_clips):
-        batch = planned[first : first + batch_clips]
-        usable = []
-        for clip, starts in batch:
+
+    def readable() -> Iterator[tuple[tuple[Clip, str, Recording], np.ndarray]]:
+        for clip, starts in planned:
             recording = read_clip(clip, sample_rate, unreadable)
             if recording is not None:
-                usable += [(clip, name, view) for name, view in _views(recording, starts, sample_rate)]
-        codes = runtime.encode_batch([view.wavs[0] for _, _, view in usable]) if usable else []
-        yield batch, [(*one, codes_QT) for one, codes_QT in zip(usable, codes, strict=True)]
+                for name, view in _views(recording, starts, sample_rate):
+                    yield (clip, name, view), view.wavs[0]
+            on_clip(clip, starts)
+
+    for (clip, name, view), codes_QT in encode_many(runtime, readable()):
+        yield clip, name, view, codes_QT
 
 
 def read_clip(clip: Clip, sample_rate: int, unreadable: list[str]) -> Recording | None:
