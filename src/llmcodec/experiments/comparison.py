@@ -200,7 +200,7 @@ def write_comparison(
 
 def curves(rows: Sequence[SystemRow], systems: Sequence[System]) -> list[Curve]:
     """The token LM's learning curve of every system, and the terms of training of those that are runs."""
-    order = [system.name for system in systems]
+    order = list(dict.fromkeys([system.name for system in systems] + [row.name for row in rows]))
     measured = any(row.predictability is not None for row in rows)
     drawn = [replace(learning_curve(rows), order=order)] if measured else []
     logs = {system.name: _log(system.run) for system in systems if system.run is not None}
