@@ -115,7 +115,7 @@ def test_bf16_weights_and_float64_for_tests():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert exact(embeds).last_BLH.dtype is torch.float64, "autocast must not touch the frozen LM"
     output = rough(embeds).last_BLH
-    assert output.dtype is torch.bfloat16 and rough.weight_bytes * 4 == exact.weight_bytes
+    assert output.dtype is torch.bfloat16 and all(p.dtype is torch.bfloat16 for p in rough.model.parameters())
     assert (output.double() - exact(embeds).last_BLH).norm() < 0.05 * output.double().norm()
     output.float().sum().backward()
     assert embeds.grad is not None and embeds.grad.dtype is torch.float64

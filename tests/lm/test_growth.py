@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from llmcodec.lm.audio_tokens import add_audio_tokens, byte_tokenizer
-from llmcodec.lm.growth import attach_rows, grow_embeddings, is_tied, merge_rows
+from llmcodec.lm.growth import attach_rows, grow_embeddings, is_tied, write_rows
 
 from .small_token_lm import BYTES, FAMILIES, NUM_CODES, causal, random_codes, token_lm
 
@@ -58,7 +58,7 @@ def test_rows_of_an_adapted_run(tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_attached_rows_train_alone_and_merge_without_a_trace(family):
+def test_attached_rows_train_alone_and_are_written_without_a_trace(family):
     lm = token_lm(family)
     model, codes = lm.model, random_codes(9)
     before = lm.token_log_likelihoods(codes)[0]
@@ -77,8 +77,11 @@ def test_attached_rows_train_alone_and_merge_without_a_trace(family):
             value -= 0.1 * value.grad
     changed, logits = lm.token_log_likelihoods(codes)[0], model(input_ids=ids).logits
     assert float((changed - before).abs().max()) > 1e-4
-    merge_rows(model)
-    assert torch.allclose(lm.token_log_likelihoods(codes)[0], changed, atol=1e-6)
-    assert torch.allclose(model(input_ids=ids).logits, logits, atol=1e-5)
     for value, old in zip(matrices, frozen, strict=True):
-        assert torch.equal(value[:BYTES], old[:BYTES])
+        assert torch.equal(value, old)
+    plain = token_lm(family)
+    write_rows(plain.model, plain.tokens, dict(rows.named_parameters()))
+    assert torch.allclose(plain.token_log_likelihoods(codes)[0], changed, atol=1e-6)
+    assert torch.allclose(plain.model(input_ids=ids).logits, logits, atol=1e-5)
+    for side, old in zip(("get_input_embeddings", "get_output_embeddings"), frozen, strict=True):
+        assert torch.equal(getattr(plain.model, side)().weight[:BYTES], old[:BYTES])

@@ -32,16 +32,11 @@ def test_the_paper():
 
 def test_the_small_model_in_new_and_old_spelling():
     default = parse().model.small
-    assert (default.num_layers, default.hidden_size, default.intermediate_size, default.start_window) == (
-        4,
-        256,
-        768,
-        2,
-    )
+    sizes = (default.num_layers, default.hidden_size, default.intermediate_size, default.start_window)
+    assert sizes == (4, 256, 768, 2)
     assert parse("--model.small.cooccurrence", "false").model.small == replace(default, start_window=0)
-    assert parse("--model.small", "{hidden_size: 64, cooccurrence: true}").model.small == replace(
-        default, hidden_size=64
-    )
+    narrow = parse("--model.small", "{hidden_size: 64, cooccurrence: true}").model.small
+    assert narrow == replace(default, hidden_size=64)
 
 
 @pytest.mark.parametrize(

@@ -92,9 +92,7 @@ class FrozenCausalLM(nn.Module):
         self.hidden_size: int = base.config.hidden_size
         self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
-            # Renamed in transformers 5; `use_reentrant=False` lets the gradient start at embeddings alone.
-            enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            checkpoint_layers(base)
         self.tokenizer = tokenizer
         head = model.get_output_embeddings()
         embeddings = base.get_input_embeddings()
@@ -144,11 +142,6 @@ class FrozenCausalLM(nn.Module):
     def device(self) -> torch.device:
         """Where the weights lie."""
         return self.model.get_input_embeddings().weight.device
-
-    @property
-    def weight_bytes(self) -> int:
-        """Memory of the frozen weights."""
-        return sum(p.numel() * p.element_size() for p in self.model.parameters())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenCausalLM:
         super()._apply(fn, recurse)
@@ -247,6 +240,13 @@ class FrozenCausalLM(nn.Module):
         """Embedding (H,) of the beginning-of-sequence token, None where the tokenizer has none (Qwen)."""
         bos = getattr(self.tokenizer, "bos_token_id", None)
         return None if bos is None else self.model.get_input_embeddings().weight[bos]
+
+
+def checkpoint_layers(model: Any) -> None:
+    """Recompute a model's layers in the backward pass, also where the gradient starts at its embeddings alone."""
+    # Renamed in transformers 5.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def text_key(text: str) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import Environment, StrictUndefined
 
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.structured import read_object
@@ -104,90 +105,20 @@ def check_layout(folder: Path) -> dict[str, Any]:
     return {"architecture": config["architectures"][0], "vocab_size": vocabulary, "tied": tied, "tensors": len(shapes)}
 
 
-PLAIN_EXAMPLE = """from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")
-model = AutoModelForCausalLM.from_pretrained("FOLDER")
-inputs = tokenizer("{prompt}", return_tensors="pt", add_special_tokens=False)
-ids = model.generate(**inputs, do_sample=True, temperature=0.9, top_p=0.98, max_new_tokens=300)
-text = tokenizer.decode(ids[0])          # ...<CODEC_17><CODEC_4>..."""
-ALIGNED_EXAMPLE = """import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")
-model = AutoModelForCausalLM.from_pretrained("FOLDER")
-units = "{units}".split()
-ids = torch.zeros(1, 0, dtype=torch.long)
-for place in range(len(units)):  # each unit is read with those behind it, then spoken
-    text = " ".join(units[place : place + 1 + {ahead}])
-    if place == 0:
-        text = "{template}".replace("{{text}}", text)
-    read = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
-    ids = model.generate(torch.cat([ids, read], 1), do_sample=True, temperature=1.0, max_new_tokens={longest})
-    if ids[0, -1] != tokenizer.convert_tokens_to_ids("{end}"):
-        ids = torch.cat([ids, torch.tensor([[tokenizer.convert_tokens_to_ids("{end}")]])], 1)
-text = tokenizer.decode(ids[0])          # ...<CODEC_17><CODEC_4>..."""
-"""What an exported folder's README shows."""
-
-
 def readme(lm: TokenLM) -> str:
-    """How to load it, and how its tokens become sound."""
-    card, tokens, last = lm.card, lm.tokens, lm.tokens.num_codes - 1
-    speaks = "tts" in card.formats
-    prompt = f"{card.text_template.format(text='hello', speaker='SPEAKER', language='en')}{BEGIN}" if speaks else BEGIN
-    example = PLAIN_EXAMPLE.format(prompt=prompt)
-    codec = card.codec
-    turns = ""
-    if card.turns is not None:
-        turns = (
-            f"\n- reads text while it speaks: {card.turns[0]} text tokens, `{BEGIN}`, {card.turns[1]} codes, "
-            f"{card.turns[0]} text tokens, {card.turns[1]} codes, .. (`llmcodec lm sample` does that)"
-        )
-    if card.units_ahead is not None:
-        turns += (
-            f"\n- reads phoneme after phoneme: the phoneme to speak and the next {card.units_ahead}, `{BEGIN}`, codes "
-            f"up to `{END}`, the same one phoneme later (without `{BEGIN}`), .. (`llmcodec lm sample` does that)"
-        )
-        if card.units:
-            turns += f"; it knows `{' '.join(card.units)}`"
-        template = card.text_template.format(text="{text}", speaker="SPEAKER", language="en")
-        example = ALIGNED_EXAMPLE.format(
-            units=" ".join((card.units or ["a", "b"])[:4]),
-            template=template + BEGIN,
-            ahead=card.units_ahead,
-            longest=card.longest_unit or 50,
-            end=END,
-        )
-    which = (
-        f"`{codec.codec}` (weights sha256 `{codec.weights_sha256[:16]}...`, {codec.sample_rate} Hz, "
-        f"{codec.frame_rate:g} frames a second, {codec.num_codebooks} x {codec.codebook_size} codes)"
-        if codec
-        else "not recorded"
+    """How to load it, and how its tokens become sound: readme.md.jinja filled in."""
+    card = lm.card
+    aligned = card.units_ahead is not None
+    text = "{text}" if aligned else "hello"
+    prompt = card.text_template.format(text=text, speaker="SPEAKER", language="en")
+    template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    return template.from_string(Path(__file__).with_name("readme.md.jinja").read_text(encoding="utf-8")).render(
+        architecture=type(lm.model).__name__,
+        card=card,
+        codec=card.codec,
+        tokens=lm.tokens,
+        aligned=aligned,
+        prompt=prompt + BEGIN if aligned or "tts" in card.formats else BEGIN,
+        begin=BEGIN,
+        end=END,
     )
-    name = codec.codec if codec else "CODEC"
-    return f"""---
-library_name: transformers
-pipeline_tag: text-to-speech
-tags: [audio, speech, codec-tokens]
----
-# A language model that speaks codec tokens
-
-A plain `{type(lm.model).__name__}`: nothing but transformers is needed to load it. Beside its text tokens it has
-`{BEGIN}`, `{END}` and `<CODEC_0>` .. `<CODEC_{last}>` (ids {tokens.first} .. {tokens.first + last}).
-
-- codec: {which}
-- trained on: {", ".join(card.formats) or "not recorded"}; started from {card.base or "scratch"}
-- loss: {card.loss or "not recorded"}{turns}
-
-```python
-{example}
-```
-
-Sound: `llmcodec decode --codec {name} --text "<CODEC_17><CODEC_4>..." --output speech.wav`. Without llmcodec: read the
-numbers out of the text (`re.findall(r"<CODEC_(\\d+)>", text)`) and give them to the codec's `decode`.
-
-Servers: the codes are ordinary tokens, so that they stay in the returned text; `{END}` is special and in
-`generation_config.json` as an end token. vLLM: `vllm serve FOLDER`, with `"add_special_tokens": false` in the request.
-llama.cpp: `convert_hf_to_gguf.py FOLDER`; it knows the tokenizers of published models, so a model from scratch with the
-byte tokenizer cannot be converted.
-"""

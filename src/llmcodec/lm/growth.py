@@ -2,13 +2,14 @@
 
     grow_embeddings(model, tokens, seed=0)            # rows drawn from the text rows, the same for every codec
     rows = attach_rows(model, tokens)                  # only these rows train (with LoRA, or by themselves)
-    merge_rows(model)                                  # written back: a plain model again
+    write_rows(model, tokens, dict(rows.named_parameters()))      # into a model of the same size: a plain one
 
 Shapes: N = V + 2 audio rows (begin, end, codes), H width. Test: `pytest tests/lm/test_growth.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -88,8 +89,8 @@ class AudioRows(nn.Module):
         return self.input_NH if self.output_NH is None else self.output_NH
 
 
-class _Reader(nn.Module):
-    """Stands in for the input embedding: text rows frozen, audio rows from `AudioRows`."""
+class _StandIn(nn.Module):
+    """Stands in for a frozen module of the LM, whose audio rows are those of `AudioRows`."""
 
     def __init__(self, frozen: nn.Module, rows: AudioRows):
         super().__init__()
@@ -97,24 +98,8 @@ class _Reader(nn.Module):
         self._rows = [rows]  # the rows are registered once, beside the model
 
     @property
-    def weight(self) -> Tensor:
-        return self.frozen.weight  # type: ignore[return-value]
-
-    def forward(self, ids: Tensor) -> Tensor:
-        rows = self._rows[0]
-        text = self.frozen(ids)
-        place = rows.place_V[ids]
-        audio = F.embedding(place.clamp_min(0), rows.input_NH).to(text.dtype)
-        return torch.where((place >= 0).unsqueeze(-1), audio, text)
-
-
-class _Head(nn.Module):
-    """Stands in for the output layer."""
-
-    def __init__(self, frozen: nn.Module, rows: AudioRows):
-        super().__init__()
-        self.frozen = frozen
-        self._rows = [rows]
+    def rows(self) -> AudioRows:
+        return self._rows[0]
 
     @property
     def weight(self) -> Tensor:
@@ -124,13 +109,26 @@ class _Head(nn.Module):
     def bias(self) -> Tensor | None:
         return getattr(self.frozen, "bias", None)
 
+
+class _Reader(_StandIn):
+    """In the place of the input embedding."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        text = self.frozen(ids)
+        place = self.rows.place_V[ids]
+        audio = F.embedding(place.clamp_min(0), self.rows.input_NH).to(text.dtype)
+        return torch.where((place >= 0).unsqueeze(-1), audio, text)
+
+
+class _Head(_StandIn):
+    """In the place of the output layer."""
+
     def forward(self, hidden: Tensor) -> Tensor:
-        rows = self._rows[0]
         logits = self.frozen(hidden)
-        audio = F.linear(hidden, rows.head_NH.to(hidden.dtype))
+        audio = F.linear(hidden, self.rows.head_NH.to(hidden.dtype))
         if self.bias is not None:
-            audio = audio + self.bias[rows.ids_N].to(audio.dtype)
-        return logits.index_copy(-1, rows.ids_N, audio.to(logits.dtype))
+            audio = audio + self.bias[self.rows.ids_N].to(audio.dtype)
+        return logits.index_copy(-1, self.rows.ids_N, audio.to(logits.dtype))
 
 
 def attach_rows(model: Any, tokens: AudioTokens) -> AudioRows:
@@ -150,20 +148,14 @@ def attach_rows(model: Any, tokens: AudioTokens) -> AudioRows:
 
 
 @torch.no_grad()
-def merge_rows(model: Any) -> None:
-    """Write attached rows into the model's own matrices and take the stand-ins away; does nothing without them."""
-    reader, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if not isinstance(reader, _Reader) or not isinstance(head, _Head):
-        return
-    rows = reader._rows[0]
-    reader.frozen.weight[rows.ids_N] = rows.input_NH.to(reader.weight)  # type: ignore[index,operator]
-    if rows.output_NH is not None:
-        head.frozen.weight[rows.ids_N] = rows.output_NH.to(head.weight)  # type: ignore[index,operator]
-    model.set_input_embeddings(reader.frozen)
-    model.set_output_embeddings(head.frozen)
+def write_rows(model: Any, tokens: AudioTokens, rows: Mapping[str, Tensor]) -> None:
+    """Write trained rows, the parameters of `AudioRows` by name, into a grown model's own matrices."""
+    for name, module in (("input_NH", model.get_input_embeddings()), ("output_NH", model.get_output_embeddings())):
+        if name in rows:
+            module.weight[tokens.all_ids] = rows[name].to(module.weight)
 
 
 def attached_rows(model: Any) -> AudioRows | None:
     """The rows that `attach_rows` put over a model, if any."""
     reader = model.get_input_embeddings()
-    return reader._rows[0] if isinstance(reader, _Reader) else None
+    return reader.rows if isinstance(reader, _Reader) else None

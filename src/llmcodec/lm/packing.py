@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from llmcodec.lm.logits import hidden_states
 from llmcodec.lm.sequences import TokenSequence
+from llmcodec.runtime.base import length_batches
 
 IGNORE = -100
 Row = dict[str, Tensor]
@@ -131,17 +132,6 @@ def plan_windows(lengths: Sequence[int], most: int) -> list[Window]:
     return planned
 
 
-def batches_by_length(lengths: Sequence[int], max_total: int) -> list[list[int]]:
-    """Places grouped by length, longest first, padded size within `max_total`."""
-    batches: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_total:
-            batches[-1].append(place)
-        else:
-            batches.append([place])
-    return batches
-
-
 def score_in_windows(
     clips: Sequence[Tensor],
     most: int,
@@ -157,7 +147,8 @@ def score_in_windows(
     """
     planned = plan_windows([len(clip) for clip in clips], most)
     parts: dict[int, Tensor] = {}
-    for batch in batches_by_length([start_tokens + one.stop - one.start for one in planned], batch_tokens):
+    lengths = [start_tokens + one.stop - one.start for one in planned]
+    for batch in length_batches(lengths, batch_tokens, max_clips=len(lengths)):
         chosen = [planned[place] for place in batch]
         pieces = [clips[one.clip][one.start : one.stop] for one in chosen]
         parts |= zip(batch, score(pieces, [one.first - one.start for one in chosen]), strict=True)

@@ -23,7 +23,9 @@ from llmcodec.data.manifest import VALID_SPLITS, read_manifest
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.audio_tokens import AudioTokens, add_audio_tokens, byte_tokenizer
-from llmcodec.lm.growth import AudioRows, attach_rows, grow_embeddings, merge_rows
+from llmcodec.lm.backbone import DTYPES, checkpoint_layers
+from llmcodec.lm.bundled import resolve_lm
+from llmcodec.lm.growth import AudioRows, attach_rows, grow_embeddings
 from llmcodec.lm.logits import check_head, hidden_states, output_rows, target_nats
 from llmcodec.lm.packing import IGNORE
 from llmcodec.lm.recipe import LMDataConfig, LMModelConfig
@@ -193,9 +195,6 @@ def prepare_model(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from llmcodec.lm.backbone import DTYPES
-    from llmcodec.lm.bundled import resolve_lm
-
     if config.base is None:
         tokenizer = byte_tokenizer()
         ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
@@ -215,10 +214,7 @@ def prepare_model(
         raise ValueError(f"{config.base}: its tokenizer has codec tokens, its model has no rows for them")
     check_head(model)
     if gradient_checkpointing:
-        # `use_reentrant=False` lets the gradient reach adapters below frozen embeddings.
-        # Renamed in transformers 5.
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        checkpoint_layers(model)
     if config.train == "full":
         return Prepared(TrainedLM(model, tokens, None, audio_only, config.dropout), tokenizer, tokens, config)
     model.requires_grad_(False)
@@ -241,10 +237,3 @@ def _add_lora(model: Any, config: LMModelConfig) -> Any:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, lora)
-
-
-def merged_model(prepared: Prepared) -> Any:
-    """A plain Hugging Face model: adapters and rows written into the weights, in place."""
-    model = prepared.module.causal
-    merge_rows(model)
-    return model if prepared.peft_model is None else prepared.peft_model.merge_and_unload()

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from llmcodec.io.structured import read_object, write_json
-from llmcodec.io.tensor_file import check_header
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.audio_tokens import AudioTokens, find_audio_tokens
+from llmcodec.lm.backbone import DTYPES
 from llmcodec.lm.bundled import resolve_lm
-from llmcodec.lm.growth import grow_embeddings
+from llmcodec.lm.embeddings import load_tensors
+from llmcodec.lm.growth import grow_embeddings, is_tied, write_rows
 from llmcodec.lm.logits import hidden_states, output_rows, target_nats
 from llmcodec.lm.packing import score_in_windows
 
@@ -195,8 +196,6 @@ def load_token_lm(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from llmcodec.lm.backbone import DTYPES
-
     if dtype not in DTYPES:
         raise ValueError(f"token LM: dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     folder = _folder(place)
@@ -232,18 +231,13 @@ def _folder(place: str) -> Path:
 
 def _load_adapter(folder: Path, card: TokenLMCard, tokens: AudioTokens, dtype: torch.dtype, merge: bool) -> Any:
     """The LM below, grown, with the trained rows in its matrices and LoRA (where there is one) on top."""
-    from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(resolve_lm(card.base), dtype=dtype)
     grow_embeddings(model, tokens, card.seed)
-    rows = load_file(check_header(folder / AUDIO_ROWS))
-    with torch.no_grad():
-        for name, module in (("input_NH", model.get_input_embeddings()), ("output_NH", model.get_output_embeddings())):
-            if name in rows:
-                weight = module.weight
-                assert isinstance(weight, Tensor)
-                weight[tokens.all_ids] = rows[name].to(weight.dtype)
+    shape = (tokens.num_codes + 2, model.get_input_embeddings().weight.shape[1])
+    names = ["input_NH"] if is_tied(model) else ["input_NH", "output_NH"]
+    write_rows(model, tokens, load_tensors(folder / AUDIO_ROWS, dict.fromkeys(names, shape), "audio rows"))
     if not (folder / ADAPTER).is_file():
         return model
     try:
