@@ -27,18 +27,18 @@ def ids(clips: list) -> str:
 
 def test_clips_pass_every_filter(manifest: str) -> None:
     assert ids(CorpusOptions(manifest).read()) == "acd" and ids(CorpusOptions(manifest, min_seconds=0).read()) == "abcd"
-    assert ids(CorpusOptions(manifest, languages=["fr"]).read()) == "c"
+    assert ids(CorpusOptions(manifest, languages=("fr",)).read()) == "c"
     assert ids(CorpusOptions(manifest, max_seconds=3).read()) == "ac"
     assert ids(CorpusOptions(manifest).read("train")) == "a"
     with pytest.raises(ValueError, match="m.jsonl"):
-        CorpusOptions(manifest, sources=["none"]).read()
+        CorpusOptions(manifest, sources=("none",)).read()
     assert len(CorpusOptions().read()) == 191
 
 
 def test_held_out_clips_are_taken_where_there_are_any(manifest: str, tmp_path: Path) -> None:
     assert ids(ClipOptions(manifest, min_seconds=0).held_out_clips()) == "bc"
-    assert ids(ClipOptions(manifest, split=["extra", "train"]).held_out_clips()) == "ad"
-    assert ids(ClipOptions(manifest, split=["extra", "train"]).clips()) == "ad"
+    assert ids(ClipOptions(manifest, split=("extra", "train")).held_out_clips()) == "ad"
+    assert ids(ClipOptions(manifest, split=("extra", "train")).clips()) == "ad"
     assert ids(ClipOptions(manifest).clips()) == "acd"
     (tmp_path / "plain.jsonl").write_text('{"id": "a", "audio": "a.wav", "duration": 1.0}\n')
     assert ids(ClipOptions(str(tmp_path / "plain.jsonl")).held_out_clips()) == "a"

@@ -5,22 +5,21 @@ Test: tests/runtime/test_export.py, tests/codec/test_convert.py, tests/transcode
 
 from __future__ import annotations
 
-from llmcodec.cli.options import ClipOptions, DeviceOptions, ReplaceOptions
+from llmcodec.cli.options import ClipOptions, DeviceOptions
 from llmcodec.cli.summary import FilesBar
 from llmcodec.codec.interop.convert import convert
 from llmcodec.runtime.export import export_codec
 from llmcodec.transcode.prior import write_prior
 
 __all__ = ["convert", "export_codec", "prior"]
-OUTPUT, DEVICE = ReplaceOptions(), DeviceOptions()
-TRAIN = ClipOptions(split=["train"], min_seconds=0.0)
 
 
 def prior(
     codec: str,
-    output: ReplaceOptions = OUTPUT,
-    corpus: ClipOptions = TRAIN,
-    device: DeviceOptions = DEVICE,
+    output: str,
+    corpus: ClipOptions = ClipOptions(split=("train",), min_seconds=0.0),
+    overwrite: bool = False,
+    device: DeviceOptions = DeviceOptions(),
 ) -> str:
     """Write a copy of a codec with the counts that rate-aware encoding needs; `--codec search:OUTPUT` then searches.
 
@@ -31,24 +30,23 @@ def prior(
     Args:
         codec: bundled, a folder, or a Hugging Face hub id of an llmcodec codec.
         output: folder to write; it gets its name when everything is in it.
-        overwrite: write into a folder that is not empty.
         corpus: what is counted.
         manifest: JSONL manifest of speech like that to be encoded (ten minutes help, hours are better); bundled is the
             corpus in the package.
         split: count these splits, joined by commas; null takes all clips.
-        device: auto takes a GPU where there is one, else the CPU; or cpu, cuda, cuda:1, mps.
+        overwrite: write into a folder that is not empty.
     """
     with FilesBar("counting") as bar:
         found = write_prior(
             codec,
-            output.place,
+            output,
             corpus.clips(),
             device=device.torch_device(),
-            overwrite=output.overwrite,
+            overwrite=overwrite,
             watcher=bar,
         )
     lines = [f"left out: {line}" for line in found.unreadable]
     if found.unreadable:
         lines.append(f"{len(found.unreadable)} clips could not be read and are not counted")
     counted = f"{found.num_pairs:,} pairs of codes from {found.num_clips:,} clips"
-    return "\n".join([*lines, f"{output.place}: {counted}; use it with --codec search:{output.place}"])
+    return "\n".join([*lines, f"{output}: {counted}; use it with --codec search:{output}"])

@@ -21,13 +21,13 @@ from llmcodec.report.tables import system_table
 
 def compare_codecs(
     codec: list[str],
-    corpus: CorpusOptions = CorpusOptions(),  # noqa: B008
-    output: OutputOptions = OutputOptions(),  # noqa: B008
+    corpus: CorpusOptions = CorpusOptions(),
+    output: OutputOptions = OutputOptions(),
     measurement: MeasurementConfig | None = None,
     recordings: int = 3,
     cache: str | None = None,
     fresh: bool = False,
-    device: DeviceOptions = DeviceOptions(),  # noqa: B008
+    device: DeviceOptions = DeviceOptions(),
 ) -> None:
     """Measure codecs on held-out clips: fidelity, LM bits per second, token health, slice consistency.
 

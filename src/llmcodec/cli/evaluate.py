@@ -51,14 +51,14 @@ def evaluate_reconstruction(
     metrics: tuple[str, ...] = ("superb",),
     asr: str | None = None,
     asr_languages: tuple[str, ...] = ("en",),
-    corpus: ClipOptions = ClipOptions(),  # noqa: B008
+    corpus: ClipOptions = ClipOptions(),
     clips: int | None = None,
     domain: str = "source",
     workers: int | None = None,
     predictability: str | None = None,
     per_file: str | None = None,
-    output: OutputOptions = OutputOptions(),  # noqa: B008
-    device: DeviceOptions = DeviceOptions(),  # noqa: B008
+    output: OutputOptions = OutputOptions(),
+    device: DeviceOptions = DeviceOptions(),
 ) -> None:
     """Measure how faithful codecs are: Codec-SUPERB's metrics and more, means with 95 % intervals, paired comparison.
 
@@ -137,7 +137,7 @@ def _with_lm_bits(row: SystemRow, path: str | None) -> SystemRow:
 
 def evaluate_predictability(
     codec: list[str] | None = None,
-    corpus: CorpusOptions = CorpusOptions(),  # noqa: B008
+    corpus: CorpusOptions = CorpusOptions(),
     seeds: int = 1,
     audio_seconds: float | None = None,
     probe: bool = False,
@@ -145,8 +145,8 @@ def evaluate_predictability(
     ngrams: bool = True,
     mel: bool = True,
     workers: int | None = None,
-    output: OutputOptions = OutputOptions(),  # noqa: B008
-    device: DeviceOptions = DeviceOptions(),  # noqa: B008
+    output: OutputOptions = OutputOptions(),
+    device: DeviceOptions = DeviceOptions(),
 ) -> None:
     """Train the same small language model on the tokens of every codec and say how many bits a second of speech costs.
 
@@ -214,7 +214,7 @@ def evaluate_predictability(
 
 def evaluate_consistency(
     codec: list[str] | None = None,
-    corpus: ClipOptions = ClipOptions(),  # noqa: B008
+    corpus: ClipOptions = ClipOptions(),
     slices: tuple[float, ...] = (0.2, 0.5, 1, 2),
     slices_per_clip: int = 2,
     shifts: tuple[float, ...] = (0.125, 0.25, 0.5),
@@ -222,8 +222,8 @@ def evaluate_consistency(
     noises: tuple[float, ...] = (40, 30),
     seed: int = 0,
     clips: int | None = 100,
-    output: OutputOptions = OutputOptions(),  # noqa: B008
-    device: DeviceOptions = DeviceOptions(),  # noqa: B008
+    output: OutputOptions = OutputOptions(),
+    device: DeviceOptions = DeviceOptions(),
 ) -> None:
     """Share of tokens that stay when a slice is encoded alone, and after time shifts, phase changes and light noise.
 

@@ -66,9 +66,9 @@ class CorpusOptions(OptionGroup):
 
     manifest: str = BUNDLED
     """JSONL manifest; bundled is the corpus in the package."""
-    sources: list[str] | None = None
+    sources: tuple[str, ...] | None = None
     """Keep clips of these sources, joined by commas."""
-    languages: list[str] | None = None
+    languages: tuple[str, ...] | None = None
     """Keep clips of these languages, joined by commas."""
     min_seconds: float = 0.5
     """Leave out shorter clips."""
@@ -80,7 +80,7 @@ class CorpusOptions(OptionGroup):
         """Path of the manifest."""
         return assets.speech_manifest() if self.manifest == BUNDLED else Path(self.manifest)
 
-    def read(self, split: str | list[str] | None = None) -> list[Clip]:
+    def read(self, split: str | tuple[str, ...] | None = None) -> list[Clip]:
         """Clips of one split or several (None: of all) that pass the filters; ValueError where none does."""
         return read_manifest(
             self.path,
@@ -96,7 +96,7 @@ class CorpusOptions(OptionGroup):
 class ClipOptions(CorpusOptions):
     """Clips of one corpus, of the splits that are named."""
 
-    split: list[str] | None = None
+    split: tuple[str, ...] | None = None
     """Take these splits, joined by commas."""
 
     def clips(self) -> list[Clip]:
@@ -126,19 +126,13 @@ class OutputOptions(OptionGroup):
 
 
 @dataclass(frozen=True)
-class ReplaceOptions(OutputOptions):
-    """Where results go, and whether they may replace others."""
-
-    overwrite: bool = False
-    """Replace results that are there."""
-
-
-@dataclass(frozen=True)
-class ResumeOptions(ReplaceOptions):
+class ResumeOptions(OutputOptions):
     """Where results go, and what happens to results that are there."""
 
     resume: bool = False
     """Keep finished results and do the rest."""
+    overwrite: bool = False
+    """Replace results that are there."""
 
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:

@@ -1,8 +1,9 @@
 """A typed function as a command: its parameters become options, its docstring becomes the help.
 
-A parameter without a default is positional, but for `output`, which is `-o` in every command. An option group
-(options.py) gives one option per field. Names of several things are joined by commas (`--sources a,b`; `'[a,b]'` is
-read as well). Options are spelled with hyphens; underscores are read as well. Test: tests/cli/test_parser.py.
+A parameter without a default is positional, and `inputs` always; but `output` is `-o` in every command. An option group
+(options.py) gives one option per field. A list takes several values: positional ones, or an option that may be repeated
+(`--codec a --codec b`). The values of a tuple are joined by commas (`--sources a,b`; `'[a,b]'` is read as well).
+Options are spelled with hyphens; underscores are read as well. Test: tests/cli/test_parser.py.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from yaml import YAMLError
 
 from llmcodec.cli.options import OptionGroup
 from llmcodec.io.structured import check_yaml
+
+RENAMED = {"splits": "split"}
+"""Option of 0.1 -> its name today."""
 
 
 class HelpFormatter(DefaultHelpFormatter):
@@ -50,19 +54,27 @@ class Option:
         return f"--{self.name.replace('_', '-')}"
 
     @property
+    def required(self) -> bool:
+        return self.default is Parameter.empty
+
+    @property
+    def several(self) -> bool:
+        """Whether it is a list, of values that are given one by one."""
+        return list in (get_origin(self.hint), *map(get_origin, get_args(self.hint)))
+
+    @property
     def positional(self) -> bool:
-        """Whether it is required and no option."""
-        return self.default is Parameter.empty and self.name != "output"
+        return self.name == "inputs" or self.required and self.name != "output"
 
     @property
     def items(self) -> Any:
-        """Type of the items of a list or tuple; None for other types."""
-        lists = [one for one in (self.hint, *get_args(self.hint)) if get_origin(one) in (list, tuple)]
-        return get_args(lists[0])[0] if lists else None
+        """Type of the items of a tuple, a value that is joined by commas; None for other types."""
+        tuples = [one for one in (self.hint, *get_args(self.hint)) if get_origin(one) is tuple]
+        return get_args(tuples[0])[0] if tuples else None
 
     @property
     def spelling(self) -> Spelling:
-        convert = partial(spell_list, items=self.items) if self.items else str
+        convert = partial(spell_list, items=self.items, flag=self.flag) if self.items else str
         return Spelling(self.flag, convert, isinstance(self.default, bool))
 
 
@@ -108,39 +120,25 @@ def parameter_helps(documented: Any) -> dict[str, str]:
     return {one.arg_name: " ".join((one.description or "").split()) for one in found.params}
 
 
-def run_function(
-    function: Callable[..., Any],
-    program: str,
-    arguments: Sequence[str],
-    many: str = "",
-    repeat: str = "",
-    renamed: Mapping[str, str] | None = None,
-    positional_output: bool = False,
-) -> Any:
+def run_function(function: Callable[..., Any], program: str, arguments: Sequence[str]) -> Any:
     """Read the arguments and call the function; returns what it returns.
 
     Args:
         function: the command.
         program: what the user typed before the arguments.
         arguments: what the user typed.
-        many: a list parameter that takes several positional values, none where it has a default.
-        repeat: list parameters (joined by commas) given as options that may be repeated (`--codec A --codec B`).
-        renamed: old option -> its name today, `{"splits": "split"}`; an old name works and warns.
-        positional_output: whether the output was the last positional value in 0.1; that works and warns as well.
     """
     options = options_of(function)
     parser = new_parser(program, (getdoc(function) or "").partition("Args:")[0].partition("Raises:")[0])
     for option in options:
-        add_option(parser, option, option.name == many, option.name in repeat.split(","))
-    spellings = {
-        option.name: Spelling(option.flag) if option.name in repeat.split(",") else option.spelling
-        for option in options
-    }
-    for old, new in (renamed or {}).items():
-        warning = f"{program}: --{old} is --{new} now; the old name goes with the next release"
-        spellings[old] = replace(spellings[new], warning=warning)
+        add_option(parser, option)
+    spellings = {option.name: option.spelling for option in options}
+    for old, new in RENAMED.items():
+        if new in spellings and old not in spellings:
+            warning = f"{program}: --{old} is --{new} now; the old name goes with the next release"
+            spellings[old] = replace(spellings[new], warning=warning)
     typed = spell_out(arguments, spellings)
-    if positional_output:
+    if any(option.name == "output" and option.required for option in options):
         typed = name_output(program, typed, sum(option.positional for option in options))
     values = parser.instantiate(parser.parse_args(typed))
     taken: dict[str, Any] = {}
@@ -175,20 +173,19 @@ def limit_yaml() -> None:
     set_loader("yaml", load_checked, (YAMLError,))
 
 
-def add_option(parser: ArgumentParser, option: Option, many: bool, repeated: bool) -> None:
+def add_option(parser: ArgumentParser, option: Option) -> None:
     """Declare one argument."""
-    required = option.default is Parameter.empty
-    how: dict[str, Any] = {} if required else {"default": option.default}
-    if many:
-        how = {"nargs": "+" if required else "*"}
-    elif repeated:
-        how = {"action": "append"}
+    names, how = [option.name if option.positional else option.flag], {"help": option.help, "type": option.hint}
+    if option.several:
+        how["type"] = str
+        how |= {"nargs": "+" if option.required else "*"} if option.positional else {"action": "append"}
     elif option.items:
         how["metavar"] = "A,B"
-    names = [option.name] if many or option.positional and not repeated else [option.flag]
+    if not option.required and not option.several:
+        how["default"] = option.default
     if option.name == "output":
-        names, how = ["-o", *names], how | {"required": required}
-    action = parser.add_argument(*names, type=str if many or repeated else option.hint, help=option.help, **how)
+        names, how["required"] = ["-o", *names], option.required
+    action = parser.add_argument(*names, **how)
     action.option_strings = [name for name in action.option_strings if not name.endswith("+")]  # hides `--sources+`
 
 
@@ -228,8 +225,14 @@ def name_output(program: str, arguments: list[str], num_inputs: int) -> list[str
     return [*arguments, f"--output={output}"]
 
 
-def spell_list(text: str, items: Any = str) -> str:
-    """`a,b`, `[a, b]` or `["a", "b"]` as JSON, so that no YAML reader takes `no` for false."""
+def spell_list(text: str, items: type = str, flag: str = "") -> str:
+    """`a,b`, `[a, b]` or `["a", "b"]` as JSON, so that no YAML reader takes `no` for false.
+
+    Raises:
+        ValueError: an item of another type; it names the option.
+    """
     parts = [part.strip().strip("'\"") for part in text.strip().removeprefix("[").removesuffix("]").split(",")]
-    named = [part for part in parts if part]
-    return "null" if text == "null" else json.dumps(named) if items is str else f"[{','.join(named)}]"
+    try:
+        return text if text == "null" else json.dumps([items(part) for part in parts if part])
+    except ValueError:
+        raise ValueError(f"{flag} takes values joined by commas; not {text!r}") from None

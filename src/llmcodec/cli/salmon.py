@@ -6,41 +6,40 @@ Test: tests/cli/test_salmon.py.
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from llmcodec import assets
-from llmcodec.adapters.load import BUNDLED
+from llmcodec.cli.options import BUNDLED, CorpusOptions, DeviceOptions, OutputOptions
 from llmcodec.cli.output import name_files, show
-from llmcodec.data.manifest import read_manifest
-from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.experiments.comparison import named_systems, open_systems, prefixed
-from llmcodec.io.progress import OnProgress, status_line
+from llmcodec.io.progress import status_line
 from llmcodec.io.structured import write_json
+from llmcodec.lm.small_lm_scorer import train_scorer
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD, LikelihoodConfig
 from llmcodec.lm.speech import check_codec
 from llmcodec.protocol import TokenScorer
 from llmcodec.report.files import write_results
 from llmcodec.report.salmon import comparisons, salmon_table
 from llmcodec.salmon.build import SuiteSettings, build_suite
+from llmcodec.salmon.cut_check import check_cut
 from llmcodec.salmon.score import SalmonResult, salmon_accuracy
 from llmcodec.salmon.suite import open_suite
-
-if TYPE_CHECKING:
-    from llmcodec.lm.token_lm import TokenLM
 
 
 def evaluate_salmon(
     suite: str,
     codec: list[str] | None = None,
     lm: str | None = None,
-    manifest: str = BUNDLED,
-    parts: list[str] | None = None,
+    corpus: CorpusOptions = CorpusOptions(),
+    parts: tuple[str, ...] | None = None,
     max_pairs: int | None = None,
     likelihood: LikelihoodConfig | None = None,
     seed: int = 0,
-    device: str = "cpu",
-    output: str | None = None,
+    device: DeviceOptions = DeviceOptions(),
+    output: OutputOptions = OutputOptions(),
 ) -> None:
     """How often a language model over a codec's tokens prefers the consistent one of two recordings (SALMon).
 
@@ -53,79 +52,62 @@ def evaluate_salmon(
             downloaded, or a Hugging Face data set such as slprl/SALMon.
         codec: `bundled`, a folder, a hub id, or NAME=one of these; may be repeated; default: the codec of --lm.
         lm: token language model of `llmcodec lm train`, a folder or hub id, for one codec.
-        manifest: where the language model is trained without --lm: a JSONL manifest, or `bundled`.
-        parts: only these parts, such as [speaker_consistency, rir_consistency].
+        manifest: JSONL manifest whose train split the language model learns without --lm; bundled is the corpus in the
+            package.
+        parts: only these parts, joined by commas, such as speaker_consistency,rir_consistency.
         max_pairs: only the first pairs of each part.
         likelihood: model and budget of the language model trained here; null takes the small one for `bundled`.
         seed: of the language model trained here.
-        device: where codec and language model run, such as cuda.
         output: also write table (.md) and everything measured (.json) under this name.
     """
-    from rich.console import Console
+    from llmcodec.lm.token_lm import load_token_lm
 
     if lm is not None and len(codec or []) > 1:
         raise ValueError("--lm speaks the tokens of one codec: give one --codec, or leave --lm out to train one each")
-    spoken = load_token_lm(lm, device) if lm is not None else None
+    where = device.torch_device()
+    spoken = load_token_lm(lm, device=where) if lm is not None else None
     card = spoken.card.codec if spoken is not None else None
     systems = named_systems(codec or [card.codec if card is not None else BUNDLED])
     open_suite(suite, parts)  # what is wrong with it is said before a language model is trained
     console = Console()
     results: dict[str, SalmonResult] = {}
-    config = likelihood or (MINI_LIKELIHOOD if manifest == BUNDLED else LikelihoodConfig())
+    config = likelihood or (MINI_LIKELIHOOD if corpus.manifest == BUNDLED else LikelihoodConfig())
     with status_line(console) as tell:
-        for name, encoded in open_systems(systems, device):
+        for name, encoded in open_systems(systems, where):
             report = prefixed(tell, name)
             scorer: TokenScorer
             if spoken is not None:
                 check_codec(spoken, encoded.runtime.identity, name)
                 scorer = spoken
             else:
-                scorer = _train(encoded, manifest, config, seed, device, report)
+                scorer = train_scorer(
+                    encoded.tokens(corpus.read("train"), partial(report, "encode the training clips"), keep=False),
+                    encoded.codec.codebook_size,
+                    encoded.codec.frame_rate,
+                    config,
+                    num_codebooks=encoded.codec.num_codebooks,
+                    seed=seed,
+                    device=where,
+                    on_progress=partial(report, "train the language model"),
+                )
             results[name] = salmon_accuracy(
                 encoded.codec, scorer, suite, parts, max_pairs=max_pairs, on_progress=report
             )
     sentences = comparisons(results)
     show(console, [salmon_table(results)], sentences)
-    if output is not None:
-        about = {"suite": suite, "lm": lm or asdict(config), "manifest": None if lm else manifest, "seed": seed}
+    if output.output is not None:
+        manifest = None if lm else corpus.manifest
+        about = {"suite": suite, "lm": lm or asdict(config), "manifest": manifest, "seed": seed}
         values = {"about": about, "codecs": {name: result.to_json() for name, result in results.items()}}
-        name_files(console, write_results(output, [salmon_table(results)], sentences, values))
-
-
-def load_token_lm(place: str, device: str) -> TokenLM:
-    """As in `lm.token_lm`, imported when it is needed."""
-    from llmcodec.lm import token_lm
-
-    return token_lm.load_token_lm(place, device=device)
-
-
-def _train(
-    encoded: EncodedCorpus, manifest: str, config: LikelihoodConfig, seed: int, device: str, report: OnProgress
-) -> TokenScorer:
-    """The measuring LM, trained on the codec's tokens of the manifest's train split."""
-    from llmcodec.lm.small_lm_scorer import train_scorer
-
-    codec = encoded.codec
-    clips = read_manifest(assets.speech_manifest() if manifest == BUNDLED else manifest, "train")
-    codes = encoded.tokens(clips, lambda share: report("encode the training clips", share), keep=False)
-    return train_scorer(
-        codes,
-        codec.codebook_size,
-        codec.frame_rate,
-        config,
-        num_codebooks=codec.num_codebooks,
-        seed=seed,
-        device=device,
-        on_progress=lambda share: report("train the language model", share),
-    )
+        name_files(console, write_results(output.output, [salmon_table(results)], sentences, values))
 
 
 def make_salmon_suite(
     manifest: list[str] | None = None,
     output: str = "salmon_suite",
     pairs: int = 200,
-    parts: list[str] | None = None,
-    splits: list[str] | None = None,
+    parts: tuple[str, ...] | None = None,
+    split: tuple[str, ...] = SuiteSettings.splits,
     seed: int = 0,
     speakers: str | None = None,
     noises: str | None = None,
@@ -146,8 +128,8 @@ def make_salmon_suite(
         manifest: JSONL manifest; repeat it for several corpora; default the corpus in the package.
         output: folder to write; it must not exist.
         pairs: pairs of each part, at most.
-        parts: only these parts, such as [speaker_consistency, rir_consistency]; null makes what the corpus allows.
-        splits: splits that clips may come from, earlier ones are used up first; default [test, valid].
+        parts: only these parts, joined by commas; null makes what the corpus allows.
+        split: splits that clips may come from, joined by commas; earlier ones are used up first.
         seed: everything random is drawn from it.
         speakers: JSON file: speaker label -> person, {person, gender} or null (leave out), so that one person under two
             labels is not taken for two.
@@ -159,15 +141,11 @@ def make_salmon_suite(
         check: also test that the cut gives nothing away (docs/data.md); takes as long as a few suites.
         check_pairs: pairs for that test.
     """
-    from rich.console import Console
-
-    from llmcodec.salmon.cut_check import check_cut
-
     paths = [str(assets.speech_manifest()) if path == BUNDLED else path for path in manifest or [BUNDLED]]
     settings = SuiteSettings(
         pairs=pairs,
-        parts=tuple(parts) if parts is not None else None,
-        splits=tuple(splits) if splits is not None else SuiteSettings.splits,
+        parts=parts,
+        splits=split,
         seed=seed,
         max_seconds=max_seconds,
         snr_db=snr_db,

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmcodec.cli.options import CodecOptions, OptionGroup, ResumeOptions
@@ -34,14 +34,11 @@ class CodingOptions(OptionGroup):
     """Longer files are coded piece by piece in constant memory."""
 
 
-CODEC, OUTPUT, CODING = CodecOptions(), ResumeOptions(), CodingOptions()
-
-
 def encode(
     inputs: list[str],
-    output: ResumeOptions = OUTPUT,
-    codec: CodecOptions = CODEC,
-    coding: CodingOptions = CODING,
+    output: ResumeOptions = ResumeOptions(),
+    codec: CodecOptions = CodecOptions(),
+    coding: CodingOptions = CodingOptions(),
     channels: Channels = "mix",
     format: Literal["safetensors", "arrow", "parquet"] = "safetensors",
 ) -> None:
@@ -57,20 +54,20 @@ def encode(
         channels: mix codes the mean of all channels, split codes every channel by itself.
         format: safetensors makes one file per clip, arrow and parquet a folder of shards for a corpus (need pyarrow).
     """
-    with transcoding(("encoding", "encoded"), inputs, TOKEN_FILE, output, codec, coding) as (transcoder, files):
+    with transcoding("encoding", inputs, TOKEN_FILE, output, codec, coding, channels=channels) as (transcoder, files):
         if format == "safetensors":
-            transcoder.encode(files.inputs, files.output, channels)
-        elif files.output is None or files.writes_output:
+            transcoder.encode(files.inputs)
+        elif files.writes_output:
             raise ValueError(f"--format {format} writes a folder of shards; name it with --output")
         else:
-            transcoder.encode_corpus(files.inputs, files.output, channels, format)
+            transcoder.encode_corpus(files.inputs, format)
 
 
 def decode(
     inputs: list[str] | None = None,
-    output: ResumeOptions = OUTPUT,
-    codec: CodecOptions = CODEC,
-    coding: CodingOptions = CODING,
+    output: ResumeOptions = ResumeOptions(),
+    codec: CodecOptions = CodecOptions(),
+    coding: CodingOptions = CodingOptions(),
     text: str | None = None,
     sample_rate: int | None = None,
     format: AudioFormat | None = None,
@@ -91,22 +88,19 @@ def decode(
     """
     if (text is None) == (not inputs):
         raise ValueError("name token files to decode, or give --text, one of the two")
-    words = ("decoding", "decoded")
-    with transcoding(words, inputs or [], f".{format or 'wav'}", output, codec, coding) as (transcoder, files):
+    given, audio = inputs or [], {"sample_rate": sample_rate, "format": format}
+    with transcoding("decoding", given, f".{format or 'wav'}", output, codec, coding, **audio) as (transcoder, files):
         if text is None:
-            transcoder.decode(files.inputs, files.output, sample_rate, format)
-        elif files.output is None:
-            raise ValueError("--text needs --output: a file, or - for standard output")
+            transcoder.decode(files.inputs)
         else:
-            text = sys.stdin.read() if text == STANDARD_STREAM else text
-            transcoder.decode_text(text, files.output, sample_rate, format)
+            transcoder.decode_text(sys.stdin.read() if text == STANDARD_STREAM else text)
 
 
 def reconstruct(
     inputs: list[str],
-    output: ResumeOptions = OUTPUT,
-    codec: CodecOptions = CODEC,
-    coding: CodingOptions = CODING,
+    output: ResumeOptions = ResumeOptions(),
+    codec: CodecOptions = CodecOptions(),
+    coding: CodingOptions = CodingOptions(),
     channels: Channels = "mix",
     sample_rate: int | None = None,
     format: AudioFormat | None = None,
@@ -124,49 +118,47 @@ def reconstruct(
         sample_rate: of the result in Hz; default: that of the recording.
         format: of the result; default: wav, or what the ending of the output says.
     """
-    words = ("reconstructing", "reconstructed")
-    with transcoding(words, inputs, f".{format or 'wav'}", output, codec, coding) as (transcoder, files):
-        transcoder.reconstruct(files.inputs, files.output, channels, sample_rate, format)
+    audio = {"channels": channels, "sample_rate": sample_rate, "format": format}
+    with transcoding("reconstructing", inputs, f".{format or 'wav'}", output, codec, coding, **audio) as (
+        transcoder,
+        files,
+    ):
+        transcoder.reconstruct(files.inputs)
 
 
 @contextmanager
 def transcoding(
-    words: tuple[str, str],
+    doing: str,
     inputs: Sequence[str],
     ending: str,
     output: ResumeOptions,
     codec: CodecOptions,
     coding: CodingOptions,
+    **settings: Any,
 ) -> Iterator[tuple[Transcoder, Streams]]:
     """A transcoder under a progress bar, and the paths to give it; behind it the summary, also after Ctrl-C.
 
     Args:
-        words: what is being done and what has been: `encoding`, `encoded`.
+        doing: what is being done: `encoding`.
         inputs: as given.
         ending: of a result that goes to standard output.
         output: as given.
         codec: opened when there is work for it.
         coding: how it goes through the files.
+        settings: further ones of the transcoder.
 
     Raises:
         Failed: some files failed. OSError: disk full. KeyboardInterrupt: after a line that says how to go on.
     """
-    doing, done = words
-    report = Report()
+    report, done = Report(), doing.removesuffix("ing") + "ed"
     with standard_streams(inputs, output.output, ending) as files:
+        settings |= {"output": files.output, "resume": output.resume, "overwrite": output.overwrite, **vars(coding)}
         try:
             with interrupted_by_sigterm(), FilesBar(doing) as bar:
-                yield (
-                    Transcoder(
-                        lambda side: codec.open(side, coding.batch_seconds),
-                        output.resume,
-                        output.overwrite,
-                        **asdict(coding),
-                        watcher=bar,
-                        report=report,
-                    ),
-                    files,
+                one = Transcoder(
+                    lambda side: codec.open(side, coding.batch_seconds), **settings, watcher=bar, report=report
                 )
+                yield one, files
         except KeyboardInterrupt:
             summarise(report, done, place_of(files, report), stopped=True)
             raise

@@ -30,6 +30,7 @@ from llmcodec.io.structured import read_object, write_json
 from llmcodec.metrics.statistics import Interval
 from llmcodec.protocol import Codec
 from llmcodec.report.tables import to_json
+from llmcodec.runtime.opening import pick_device
 from llmcodec.training.recipe import Recipe
 from llmcodec.training.trainer import train_or_resume
 
@@ -80,8 +81,8 @@ class SweepConfig:
     """Clips that the measuring LM and the probe train on, evenly spread over the train split; null takes all."""
     only_train: bool = False
     """Train every row and measure nothing yet: a later call measures."""
-    device: str = "cpu"
-    """Where codecs and the measuring LM run, such as cuda; training takes accelerate's device."""
+    device: str = "auto"
+    """Where codecs and the measuring LM run: auto, cpu, cuda, cuda:1; training takes accelerate's device."""
     measurement: MeasurementConfig = field(default_factory=MeasurementConfig)
     """What is measured; the matched probe and SALMon, which take longest, on the first seed of a row only."""
 
@@ -137,7 +138,7 @@ def run_job(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Pat
     corpus = Corpus(spread(train, config.train_clips), valid, test)
     protocol = config.measurement
     protocol = replace(protocol, likelihood=replace(protocol.likelihood, seeds=(seed,)))
-    codec = load_codec(source, config.device)
+    codec = load_codec(source, pick_device(config.device))
     if row.search is None:
         codec = ready_to_run(codec)
     else:

@@ -37,10 +37,14 @@ AudioFormat = Literal["wav", "flac", "ogg", "opus", "mp3"]
 
 @dataclass
 class Transcoder:
-    """One run over files. Every method fills and returns `report`; files that fail are listed there.
+    """One run over files and folders. Every method fills and returns `report`, where files that fail are listed.
 
     Args:
         open_codec: opens the codec for one side (None: for both), once it is clear that there is work for it.
+        output: folder or file for the results; None writes beside a single input.
+        channels: of audio that is read; mix codes the mean of all channels, split codes every channel by itself.
+        sample_rate: of audio that is written, in Hz; None takes that of each recording.
+        format: of audio that is written; None takes wav, or what the ending of the output says.
         resume: keep finished results and do the rest.
         overwrite: replace results that are there.
         workers: threads that read and write files; 0 takes the number of cores, at most 8.
@@ -54,6 +58,10 @@ class Transcoder:
     """
 
     open_codec: Callable[[Side | None], Runtime]
+    output: str | None = None
+    channels: Channels = "mix"
+    sample_rate: int | None = None
+    format: AudioFormat | None = None
     resume: bool = False
     overwrite: bool = False
     workers: int = 0
@@ -63,39 +71,33 @@ class Transcoder:
     report: Report = field(default_factory=Report)
 
     def __post_init__(self) -> None:
+        if self.sample_rate is not None and not MIN_SAMPLE_RATE <= self.sample_rate <= MAX_SAMPLE_RATE:
+            raise ValueError(f"--sample-rate {self.sample_rate} Hz cannot be right; 8000 to 192000 are usual")
         if self.workers < 0:
             raise ValueError(f"--workers must be 0 (automatic) or more, not {self.workers}")
         for name in ("batch_seconds", "long_seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be more than 0, not {getattr(self, name)}")
 
-    def encode(self, inputs: Sequence[str], output: str | None = None, channels: Channels = "mix") -> Report:
-        """Audio files to token files.
-
-        Args:
-            inputs: files and folders.
-            output: folder or file; None writes beside a single input.
-            channels: mix codes the mean of all channels, split codes every channel by itself.
-        """
-        found = self._find(inputs, AUDIO_ENDINGS, output)
-        items = items_of(found, plan_outputs(found, output, (TOKEN_FILE,)))
+    def encode(self, inputs: Sequence[str]) -> Report:
+        """Audio files to token files."""
+        items = self._plan(self._find(inputs, AUDIO_ENDINGS), (TOKEN_FILE,))
         pending, done = self.split_done(items)  # refuses before the codec is loaded
         runtime = self.open_codec("encoder")
         for item in done:  # a result that is kept must be of the codec that makes the others
             assert item.target is not None
             runtime.identity.refuse_others(read_token_facts(item.target)[1], item.target)
-        return self._run(EncodeWork(runtime, channels == "split"), pending)
+        return self._run(EncodeWork(runtime, self.channels == "split"), pending)
 
-    def encode_corpus(
-        self, inputs: Sequence[str], output: str, channels: Channels = "mix", format: ShardFormat = "arrow"
-    ) -> Report:
+    def encode_corpus(self, inputs: Sequence[str], format: ShardFormat) -> Report:
         """Audio files to one folder of shards, rows named by the paths of the files."""
+        if self.output is None:
+            raise ValueError(f"--format {format} writes a folder of shards; name it with --output")
         if self.overwrite:
             raise ValueError(
                 f"--format {format} adds to a folder or starts a new one; delete the folder instead of --overwrite"
             )
-        found = self._find(inputs, AUDIO_ENDINGS, output)
-        items = items_of(found, [None] * len(found))
+        items = [item_of(one, None) for one in self._find(inputs, AUDIO_ENDINGS)]
         first: dict[str, Item] = {}
         for item in items:
             if (other := first.setdefault(item.name, item)) is not item:
@@ -103,96 +105,68 @@ class Transcoder:
                     f"{other.label} and {item.label} would both have the id {item.name!r}; name their folder"
                 )
         runtime = self.open_codec("encoder")
-        with TokenShardWriter(output, runtime.identity, resume=self.resume, format=format) as shards:
+        with TokenShardWriter(self.output, runtime.identity, resume=self.resume, format=format) as shards:
             pending = [item for item in items if item.name not in shards.done]
             self.report.skipped = len(items) - len(pending)
-            return self._run(EncodeWork(runtime, channels == "split", shards), pending)
+            return self._run(EncodeWork(runtime, self.channels == "split", shards), pending)
 
-    def decode(
-        self,
-        inputs: Sequence[str],
-        output: str | None = None,
-        sample_rate: int | None = None,
-        format: AudioFormat | None = None,
-    ) -> Report:
-        """Token files and shards to audio.
-
-        Args:
-            inputs: token files, shards and folders of them.
-            output: folder or file; None writes beside a single input.
-            sample_rate: of the results in Hz; None takes that of each recording.
-            format: of the results; None takes wav, or what the ending of the output says.
-        """
-        check_sample_rate(sample_rate)
-        found, rows = expand_shards(self._find(inputs, TOKEN_ENDINGS, output), self.report.failed)
-        items = items_of(found, plan_outputs(found, output, WAVE_ENDINGS, ending_of(format), ".decoded"))
+    def decode(self, inputs: Sequence[str]) -> Report:
+        """Token files and shards to audio."""
+        found, rows = expand_shards(self._find(inputs, TOKEN_ENDINGS), self.report.failed)
+        items = self._plan(found, WAVE_ENDINGS, ".decoded")
         for item, row in zip(items, rows, strict=True):
             item.header = row
-        return self._decode(items, sample_rate)
+        pending, _ = self.split_done(items)
+        return self._run(DecodeWork(self.open_codec("decoder"), self.sample_rate), pending)
 
-    def decode_text(
-        self, text: str, output: str, sample_rate: int | None = None, format: AudioFormat | None = None
-    ) -> Report:
+    def decode_text(self, text: str) -> Report:
         """Tokens as a language model prints them (<CODEC_17><CODEC_4>...) to one clip; other text is left out."""
-        check_sample_rate(sample_rate)
-        found = [Found(Path("text"), Path("text"))]
-        items = items_of(found, plan_outputs(found, output, WAVE_ENDINGS, ending_of(format)))
-        return self._decode(items, sample_rate, text)
-
-    def reconstruct(
-        self,
-        inputs: Sequence[str],
-        output: str | None = None,
-        channels: Channels = "mix",
-        sample_rate: int | None = None,
-        format: AudioFormat | None = None,
-    ) -> Report:
-        """Audio through the codec and back; arguments as in `encode` and `decode`."""
-        check_sample_rate(sample_rate)
-        found = self._find(inputs, AUDIO_ENDINGS, output)
-        items = items_of(found, plan_outputs(found, output, WAVE_ENDINGS, ending_of(format), ".reconstructed"))
-        pending, _ = self.split_done(items)
-        return self._run(ReconstructWork(self.open_codec(None), channels == "split", sample_rate), pending)
-
-    def _decode(self, items: list[Item], sample_rate: int | None, text: str | None = None) -> Report:
-        pending, _ = self.split_done(items)
+        if self.output is None:
+            raise ValueError("--text needs --output: a file, or - for standard output")
+        pending, _ = self.split_done(self._plan([Found(Path("text"), Path("text"))], WAVE_ENDINGS))
         runtime = self.open_codec("decoder")
-        if text is not None:
-            items[0].header = (row_of_text(text, runtime.identity), runtime.identity)
-        return self._run(DecodeWork(runtime, sample_rate), pending)
+        for item in pending:
+            item.header = (row_of_text(text, runtime.identity), runtime.identity)
+        return self._run(DecodeWork(runtime, self.sample_rate), pending)
 
-    def _find(self, inputs: Sequence[str], endings: Sequence[str], output: str | None) -> list[Found]:
-        found, problems = find_inputs(inputs, endings, leave_out=Path(output) if output is not None else None)
+    def reconstruct(self, inputs: Sequence[str]) -> Report:
+        """Audio through the codec and back."""
+        pending, _ = self.split_done(self._plan(self._find(inputs, AUDIO_ENDINGS), WAVE_ENDINGS, ".reconstructed"))
+        return self._run(ReconstructWork(self.open_codec(None), self.channels == "split", self.sample_rate), pending)
+
+    def _find(self, inputs: Sequence[str], endings: Sequence[str]) -> list[Found]:
+        found, problems = find_inputs(inputs, endings, leave_out=Path(self.output) if self.output is not None else None)
         self.report.failed += problems
         return found
 
-    def split_done(self, items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+    def _plan(self, found: Sequence[Found], endings: Sequence[str], mark: str = "") -> list[Item]:
+        ending = f".{self.format}" if self.format else None
+        return list(map(item_of, found, plan_outputs(found, self.output, endings, ending, mark)))
+
+    def split_done(self, items: list[Item]) -> tuple[list[Item], list[Item]]:
         """Items still to do, and those that `resume` keeps; what exists is refused without `resume` or `overwrite`."""
         targets = [item.target for item in items if item.target is not None]
-        if not self.resume and not self.overwrite:
-            refuse_existing(targets)
         if not self.resume:
-            return list(items), []
+            if not self.overwrite:
+                refuse_existing(targets)
+            return items, []
         remove_left_overs(targets)
         done = [item for item in items if is_finished(item)]
         self.report.skipped = len(done)
         return [item for item in items if not is_finished(item)], done
 
     def _run(self, work: EncodeWork | DecodeWork | ReconstructWork, items: Sequence[Item]) -> Report:
+        self.report.first_target = items[0].target if items else None
         threads = self.workers or min(8, os.cpu_count() or 1)
         pipeline = Pipeline(
             work, self.watcher, threads, self.batch_seconds, self.long_seconds, self.report, work.runtime.coders
         )
-        self.report.first_target = items[0].target if items else None
         return pipeline.run(items)
 
 
-def items_of(found: Sequence[Found], targets: Sequence[Path | None]) -> list[Item]:
-    """What is read, and where each result goes."""
-    return [
-        Item(one.source, target, str(one.source), one.relative.with_suffix("").as_posix())
-        for one, target in zip(found, targets, strict=True)
-    ]
+def item_of(found: Found, target: Path | None) -> Item:
+    """What is read, and where its result goes."""
+    return Item(found.source, target, str(found.source), found.relative.with_suffix("").as_posix())
 
 
 def is_finished(item: Item) -> bool:
@@ -227,14 +201,3 @@ def row_of_text(text: str, identity: TokenProvenance) -> TokenRow:
     codes = [np.array(frames(one, identity.num_codebooks, identity.codebook_size)) for one in stretches]
     codes_QT = np.concatenate(codes, axis=1)
     return TokenRow(codes_QT[None], num_samples=codes_QT.shape[1] * identity.hop_samples, id="text")
-
-
-def ending_of(format: AudioFormat | None) -> str | None:
-    """`wav` -> `.wav`."""
-    return f".{format}" if format else None
-
-
-def check_sample_rate(sample_rate: int | None) -> None:
-    """Raises ValueError for a rate that no recording has."""
-    if sample_rate is not None and not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
-        raise ValueError(f"--sample-rate {sample_rate} Hz cannot be right; 8000 to 192000 are usual")
