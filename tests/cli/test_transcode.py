@@ -107,7 +107,7 @@ def test_resume_does_not_mix_codecs(pcm, folder, tmp_path, capsys, monkeypatch):
     (tmp_path / "tokens/a.safetensors").unlink()
     import dataclasses
 
-    pcm.identity = dataclasses.replace(pcm.identity, name="other", weights_sha256="cd" * 32)
+    pcm.identity = dataclasses.replace(pcm.identity, codec="other", weights_sha256="cd" * 32)
     assert run("encode", folder, "-o", tmp_path / "tokens", "--resume") == 1
     assert "tokens of codec 'pcm'" in capsys.readouterr().err
     assert not (tmp_path / "tokens/a.safetensors").exists()
