@@ -24,7 +24,7 @@ from typing import Any
 
 from llmcodec.adapters.base import check_num_codebooks
 from llmcodec.adapters.registry import FAMILIES, family_of, supported
-from llmcodec.assets import codec_folder
+from llmcodec.assets import BUNDLED, codec_folder
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.folder import CONFIG, MAX_JSON_BYTES, check_foreign_folder
 from llmcodec.codec.search import SearchConfig, SearchingCodec
@@ -32,7 +32,6 @@ from llmcodec.codec.token_prior import PRIOR_FILE, BigramPrior
 from llmcodec.io.structured import read_object
 from llmcodec.protocol import Codec
 
-BUNDLED = "bundled"
 RANDOM = "random:"
 AUV, AUV_HUB = "auv:", "SWivid/AUV"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

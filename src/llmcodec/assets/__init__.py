@@ -13,6 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 
 CODEC = "codec_tiny"
+BUNDLED = "bundled"
+"""How users name the codec and the speech of the package."""
 SPEECH_SPLITS = ("train", "valid", "test")
 
 

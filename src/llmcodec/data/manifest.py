@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmcodec import assets
 from llmcodec.io.atomic import write_text
 from llmcodec.io.digests import digest_all
 from llmcodec.io.structured import read_lines
@@ -79,12 +80,14 @@ def read_manifest(
     max_seconds: float = math.inf,
     with_text: bool = False,
 ) -> list[Clip]:
-    """Clips of a manifest, in its order, that pass every filter; a folder means its `manifest.jsonl`.
+    """Clips of a manifest, in its order, that pass every filter.
+
+    A folder means its `manifest.jsonl`, "bundled" the corpus in the package.
 
     `split` is one name or several; `min_seconds` and `max_seconds` are inclusive; `with_text` drops clips without text.
     Raises ValueError that names file and line for a broken row, and when nothing is left, which filter left nothing.
     """
-    place = Path(path)
+    place = assets.speech_manifest() if path == assets.BUNDLED else Path(path)
     if place.is_dir():
         place = place / "manifest.jsonl"
     clips = list(_rows(place))

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcodec import assets
 from llmcodec.data.manifest import VALID_SPLITS, read_manifest
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.token_file import TokenProvenance
@@ -115,8 +114,7 @@ def prepare_rows(
     if not folders:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError("several processes: make the tokens first (`llmcodec tokenize`) and name data.tokens")
-        path = assets.speech_manifest() if data.manifest == "bundled" else Path(data.manifest)
-        clips = read_manifest(path, sources=data.sources, languages=data.languages, speakers=data.speakers)
+        clips = read_manifest(data.manifest, sources=data.sources, languages=data.languages, speakers=data.speakers)
         runtime = open_runtime(data.codec, only="encoder")
         folders = [run / "tokens"]
         for line in describe(tokenize_splits(runtime, clips, folders[0], on_progress=on_progress)):

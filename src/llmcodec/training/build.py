@@ -23,7 +23,7 @@ from llmcodec.data.sampler import ResumableSampler
 from llmcodec.io.digests import package_versions, source_commit
 from llmcodec.io.structured import write_json
 from llmcodec.objectives.adversary import Adversary
-from llmcodec.training.recipe import BUNDLED, Recipe
+from llmcodec.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from llmcodec.training.language import LanguageObjective
@@ -45,7 +45,7 @@ def build_codec(recipe: Recipe, device: torch.device | str = "cpu") -> LLMCodec:
             raise ValueError(
                 f"recipe: codec.overrides change an architecture from scratch, but codec.start is {start!r}"
             )
-        codec = LLMCodec.from_pretrained(assets.codec_folder() if start == BUNDLED else start)
+        codec = LLMCodec.from_pretrained(assets.codec_folder() if start == assets.BUNDLED else start)
     codec = codec.to(device)  # type: ignore[arg-type]
     if recipe.codec.smaller_codebook is not None:
         codec = with_smaller_codebook(codec, recipe, recipe.codec.smaller_codebook)
@@ -108,15 +108,11 @@ def build_language(recipe: Recipe, codec: LLMCodec, fresh: bool = True) -> Langu
     return language
 
 
-def manifest_path(recipe: Recipe) -> Path:
-    return Path(assets.speech_manifest()) if recipe.data.manifest == BUNDLED else Path(recipe.data.manifest)
-
-
 def build_dataset(recipe: Recipe, sample_rate: int) -> ClipDataset:
     """Clips of the recipe's manifest after its filters."""
     data = recipe.data
     clips = read_manifest(
-        manifest_path(recipe),
+        data.manifest,
         data.split,
         sources=data.sources,
         languages=data.languages,

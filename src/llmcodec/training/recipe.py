@@ -8,14 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from llmcodec.assets import BUNDLED
 from llmcodec.objectives.adversary import AdversaryConfig
 from llmcodec.objectives.collapse import CollapseFloors
 from llmcodec.objectives.spectral import SpectralConfig
 from llmcodec.objectives.views import ViewConfig
 from llmcodec.schedule import Schedule
 from llmcodec.training.language import LanguageConfig
-
-BUNDLED = "bundled"
 
 
 @dataclass(frozen=True)
