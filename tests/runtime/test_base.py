@@ -6,11 +6,12 @@ import dataclasses
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcodec.runtime.base import Runtime, length_batches
+from llmcodec.runtime.base import Runtime, encode_many, length_batches, windows
 
 from ..pcm import IDENTITY, PCMRuntime
 
@@ -32,6 +33,28 @@ def test_batches_of_similar_lengths_waste_little():
     batches = length_batches(lengths, 8000)
     padded = sum(len(batch) * lengths[batch[0]] for batch in batches)
     assert padded < 1.05 * sum(lengths) and len(batches) < 50
+
+
+def test_many_clips_go_through_in_their_order_a_window_at_a_time():
+    runtime = PCMRuntime()
+    rate = IDENTITY.sample_rate
+    wavs = [np.full(rate // divisor, 0.1, np.float32) for divisor in (1, 4, 2, 8, 1, 2)]
+    asked: list[int] = []
+
+    def clips():
+        for number, wav in enumerate(wavs):
+            asked.append(number)
+            yield number, wav
+
+    made = encode_many(runtime, clips(), window_seconds=1.2)
+    first = next(made)
+    assert asked == [0, 1]  # the second clip fills the window
+    together = [first, *made]
+    assert [number for number, _ in together] == list(range(6))
+    for (_, codes), wav in zip(together, wavs, strict=True):
+        assert np.array_equal(codes, runtime.encode_batch([wav])[0])
+    assert list(windows([3, 1, 5, 2, 2], float, 4)) == [[3, 1], [5], [2, 2]]
+    assert list(encode_many(runtime, [])) == []
 
 
 def test_only_the_weights_decide_whether_tokens_belong():

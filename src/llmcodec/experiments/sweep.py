@@ -29,7 +29,7 @@ from llmcodec.io.atomic import write_text
 from llmcodec.io.structured import read_object, write_json
 from llmcodec.metrics.statistics import Interval
 from llmcodec.protocol import Codec
-from llmcodec.report.tables import to_json
+from llmcodec.report.tables import TextTable, to_json
 from llmcodec.runtime.opening import pick_device
 from llmcodec.training.recipe import Recipe
 from llmcodec.training.trainer import train_or_resume
@@ -197,23 +197,21 @@ def write_table(config: SweepConfig) -> Path:
         results = {seed: read_object(path) for seed, path in files.items() if path.exists()}
         if results:
             done[name] = results
-    lines = ["| | " + " | ".join(f"{name} ({len(results)})" for name, results in done.items()) + " |"]
-    lines.append("|---|" + "---:|" * len(done))
+    lines = []
     for measure in MEASURES:
         cells = [mean_and_range(results, measure.key, measure.digits) for results in done.values()]
         if any(cells):
-            unit = f" ({measure.unit})" if measure.unit else ""
-            lines.append(f"| {measure.label} {measure.arrow}{unit} | " + " | ".join(cells) + " |")
+            lines.append([measure.title, *cells])
     if config.reference in done:
         for key in PAIRED:
             cells = [difference(done[config.reference], results, key) for results in done.values()]
-            lines.append(f"| {key} against {config.reference} | " + " | ".join(cells) + " |")
-    lines.append(
-        "\nIn brackets: number of seeds; lowest to highest seed. Differences: paired by seed and file, 95 % interval"
+            lines.append([f"{key} against {config.reference}", *cells])
+    table = TextTable(["", *(f"{name} ({len(results)})" for name, results in done.items())], lines)
+    note = (
+        "\nIn brackets: number of seeds; lowest to highest seed. Differences: paired by seed and file, 95 % interval\n"
+        "over both.\n"
     )
-    lines.append("over both.")
-    path = folder / "table.md"
-    return write_text(path, "\n".join(lines) + "\n")
+    return write_text(folder / "table.md", table.markdown() + note)
 
 
 def mean_and_range(results: dict[int, Any], key: str, digits: int) -> str:

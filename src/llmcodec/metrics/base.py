@@ -74,6 +74,11 @@ class Measure:
         """Which way is better: ↑, ↓ or nothing."""
         return {True: "↑", False: "↓", None: ""}[self.higher_is_better]
 
+    @property
+    def title(self) -> str:
+        """Label, direction and unit: `SDR ↑ (dB)`."""
+        return f"{self.label} {self.arrow}".strip() + (f" ({self.unit})" if self.unit else "")
+
     def judge(self, result: PairedComparison) -> Literal["same", "changed", "better", "worse"]:
         """The paired comparison in a word: `same` where no difference is shown."""
         if not result.real:

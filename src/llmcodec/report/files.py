@@ -18,7 +18,7 @@ from llmcodec.io.structured import write_json
 from llmcodec.report.tables import TextTable
 
 PACKAGES = ("llmcodec", "python", "torch", "transformers", "numpy", "soundfile", "scipy")
-METRIC_PACKAGES = ("praat-parselmouth", "jiwer", "faster-whisper")
+PACKAGES += ("praat-parselmouth", "jiwer", "faster-whisper")
 
 
 def result_paths(output: str | Path, *endings: str) -> list[Path]:
@@ -41,7 +41,7 @@ def write_results(
 
 def provenance(clips: Sequence[Clip] = ()) -> dict[str, Any]:
     """Command, versions and corpus, to stand beside every result."""
-    made = {"command": command_line(sys.argv[1:]), "versions": package_versions(*PACKAGES, *METRIC_PACKAGES)}
+    made: dict[str, Any] = {"command": command_line(sys.argv[1:]), "versions": versions()}
     return made | ({"clips": len(clips), "manifest_hash": manifest_hash(clips)} if clips else {})
 
 

@@ -48,8 +48,9 @@ def system_table(rows: Sequence[SystemRow], title: str = "", with_interval: bool
     """Measures down, systems across; `-` where something was not measured."""
     lines = []
     for measure, cells in table_cells(rows):
-        label = f"{measure.label} {measure.arrow}".strip() + (f" ({measure.unit})" if measure.unit else "")
-        lines.append([label, *("-" if cell is None else cell.format(measure.digits, with_interval) for cell in cells)])
+        lines.append(
+            [measure.title, *("-" if cell is None else cell.format(measure.digits, with_interval) for cell in cells)]
+        )
     return TextTable(["", *(row.name for row in rows)], lines, title)
 
 

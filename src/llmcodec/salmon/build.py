@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,8 @@ def build_suite(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{folder}: exists already; give another folder or delete it")
     clips = [clip for path in manifests for clip in read_manifest(path, list(settings.splits))]
-    builder = _Builder(clips, settings, read_voices(speakers), noises, rooms, on_progress)
+    scenery = Scenery.open(clips, noises, rooms, settings.snr_db, settings.t60_seconds)
+    builder = _Builder(clips, settings, read_voices(speakers), scenery, on_progress)
     with atomic_folder(target) as temporary:
         for part in settings.parts or PARTS:
             builder.part(part, temporary)
@@ -158,22 +159,17 @@ def _write_description(path: Path, builder: _Builder, clips: Sequence[Clip]) -> 
     write_json(path, content, ensure_ascii=False)
 
 
+@dataclass
 class _Builder:
     """Builds part after part."""
 
-    def __init__(
-        self,
-        clips: list[Clip],
-        settings: SuiteSettings,
-        voices: dict[str, Voice | None],
-        noises: str | None,
-        rooms: str | None,
-        on_progress: OnProgress | None,
-    ) -> None:
-        self.clips, self.settings, self.voices, self.on_progress = clips, settings, voices, on_progress
-        self.scenery = Scenery.open(clips, noises, rooms, settings.snr_db, settings.t60_seconds)
-        self.pairs: dict[str, list[Pair]] = {}
-        self.missing: dict[str, str] = {}
+    clips: list[Clip]
+    settings: SuiteSettings
+    voices: dict[str, Voice | None]
+    scenery: Scenery
+    on_progress: OnProgress | None
+    pairs: dict[str, list[Pair]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
 
     def part(self, name: str, folder: Path) -> None:
         """Write one part, or note why it cannot be; an error if it was asked for by name."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from llmcodec.data.manifest import Clip
 from llmcodec.io.digests import digest_number
 from llmcodec.io.structured import read_object
 
+T = TypeVar("T")
 MIN_HALF_SECONDS = 0.6
 MIN_CLIP_SECONDS = 1.6
 """Shorter recordings are not used: there must be speech on both sides of the joint."""
@@ -162,22 +165,12 @@ def _draw(
 ) -> list[VoicePlan]:
     firsts = {key: ClipQueue(entry[0], seed_of(seed, "first")) for key, entry in people.items()}
     seconds = {key: ClipQueue(entry[0], seed_of(seed, "second")) for key, entry in people.items()}
-    plans: list[VoicePlan] = []
-    for allowed in phases(splits):
-        active = list(couples)
-        while active and len(plans) < num_quartets:
-            still = []
-            for a, b in active:
-                plan = _quartet(firsts, seconds, a, b, allowed, fold)
-                if plan is not None and len(plans) < num_quartets:
-                    plans.append(plan)
-                    still.append((a, b))
-            active = still
-    return plans
+    takes = [partial(_quartet, firsts, seconds, a, b, fold) for a, b in couples]
+    return list(itertools.islice(_in_turn(takes, splits), num_quartets))
 
 
 def _quartet(
-    firsts: dict[Key, ClipQueue], seconds: dict[Key, ClipQueue], a: Key, b: Key, allowed: list[str], fold: int
+    firsts: dict[Key, ClipQueue], seconds: dict[Key, ClipQueue], a: Key, b: Key, fold: int, allowed: Sequence[str]
 ) -> VoicePlan | None:
     taken: list[tuple[ClipQueue, Clip]] = []
     for queue, avoid in ((firsts[a], None), (seconds[a], 0), (firsts[b], None), (seconds[b], 2)):
@@ -203,24 +196,25 @@ def plan_scenes(
             voice = voice_of(clip, voices) or Voice(clip.speaker)
             if clip.duration >= MIN_CLIP_SECONDS and fold_of(clip) == fold:
                 groups.setdefault((clip.source, clip.language, voice.person), []).append(clip)
-        queues = [ClipQueue(group, seed) for _, group in sorted(groups.items())]
-        by_fold.append(list(itertools.islice(_in_turn(queues, splits), (num_clips + 1 - fold) // 2)))
+        takes = [ClipQueue(group, seed).take for _, group in sorted(groups.items())]
+        by_fold.append(list(itertools.islice(_in_turn(takes, splits), (num_clips + 1 - fold) // 2)))
     return _alternate(by_fold, num_clips)
 
 
-def _in_turn(queues: Sequence[ClipQueue], splits: Sequence[str]) -> Iterator[Clip]:
+def _in_turn(takes: Sequence[Callable[[Sequence[str]], T | None]], splits: Sequence[str]) -> Iterator[T]:
+    """What each gives, one after the other, until none has anything left in any of the splits."""
     for allowed in phases(splits):
-        active = list(queues)
+        active = list(takes)
         while active:
             still = []
-            for queue in active:
-                if (clip := queue.take(allowed)) is not None:
-                    yield clip
-                    still.append(queue)
+            for take in active:
+                if (made := take(allowed)) is not None:
+                    yield made
+                    still.append(take)
             active = still
 
 
-def _alternate(by_fold: Sequence[list], limit: int) -> list:
+def _alternate(by_fold: Sequence[list[T]], limit: int) -> list[T]:
     """The folds in turn, as long as both have something; both folds stay equally large, up to one."""
     shortest = min(len(part) for part in by_fold)
     mixed = [entry for row in zip(*(part[: shortest + 1] for part in by_fold), strict=False) for entry in row]
