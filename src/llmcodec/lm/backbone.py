@@ -113,13 +113,10 @@ class FrozenCausalLM(nn.Module):
         if config.dtype not in DTYPES:
             raise ValueError(f"backbone: dtype must be one of {', '.join(DTYPES)}, got {config.dtype!r}")
         source = resolve_lm(config.name)
-        options: dict[str, Any] = {}
-        if config.gguf_file is not None:
-            options = {"gguf_file": config.gguf_file}
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=DTYPES[config.dtype], **options, **(dequantize_option() if options else {})
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        file: dict[str, Any] = {} if config.gguf_file is None else {"gguf_file": config.gguf_file}
+        options = {"dtype": DTYPES[config.dtype], **file, **(dequantize_option() if file else {})}
+        model = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **file)
         return cls(
             model,
             tokenizer,
@@ -134,17 +131,23 @@ class FrozenCausalLM(nn.Module):
         return self._held[0]
 
     @property
+    def rows(self) -> Tensor:
+        """Input rows of the text tokens."""
+        weight: Tensor = self.model.get_input_embeddings().weight
+        return weight
+
+    @property
     def dtype(self) -> torch.dtype:
         """Precision of the weights."""
-        return self.model.get_input_embeddings().weight.dtype
+        return self.rows.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
-        return self.model.get_input_embeddings().weight.device
+        return self.rows.device
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenCausalLM:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.model._apply(fn)
         self._texts.clear()  # states of another device or precision
         return self
@@ -229,7 +232,7 @@ class FrozenCausalLM(nn.Module):
     def input_statistics(self) -> RowStatistics:
         """Mean and covariance of the text embedding rows."""
         if self._input_statistics is None:
-            self._input_statistics = row_statistics(self.model.get_input_embeddings().weight)
+            self._input_statistics = row_statistics(self.rows)
         return self._input_statistics
 
     def output_statistics(self) -> RowStatistics:
@@ -239,7 +242,7 @@ class FrozenCausalLM(nn.Module):
     def bos_row(self) -> Tensor | None:
         """Embedding (H,) of the beginning-of-sequence token, None where the tokenizer has none (Qwen)."""
         bos = getattr(self.tokenizer, "bos_token_id", None)
-        return None if bos is None else self.model.get_input_embeddings().weight[bos]
+        return None if bos is None else self.rows[bos]
 
 
 def checkpoint_layers(model: Any) -> None:

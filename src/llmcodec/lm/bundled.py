@@ -64,8 +64,6 @@ def _convert(source: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with atomic_folder(target, replace=True, durable=True) as folder:
-        model = AutoModelForCausalLM.from_pretrained(
-            source, gguf_file=GGUF_FILE, dtype=torch.bfloat16, **dequantize_option()
-        )
-        model.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(source, gguf_file=GGUF_FILE).save_pretrained(folder)
+        options = {"gguf_file": GGUF_FILE, "dtype": torch.bfloat16, **dequantize_option()}
+        AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **options).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(source, trust_remote_code=False, gguf_file=GGUF_FILE).save_pretrained(folder)

@@ -89,7 +89,9 @@ def check_layout(folder: Path) -> dict[str, Any]:
         (shape for key, shape in shapes.items() if key.endswith(("embed_tokens.weight", "wte.weight"))), None
     )
     need(embedding is not None and embedding[0] == vocabulary, f"vocab_size {vocabulary} is not that of the rows")
-    tied = bool(AutoConfig.from_pretrained(folder).tie_word_embeddings)  # what is not written has the family's default
+    tied = bool(
+        AutoConfig.from_pretrained(folder, trust_remote_code=False).tie_word_embeddings
+    )  # what is not written has the family's default
     need(tied != ("lm_head.weight" in shapes), f"tie_word_embeddings is {tied}, lm_head.weight says otherwise")
     tokenizer = read_object(folder / "tokenizer.json")
     added = {token["content"]: token for token in tokenizer["added_tokens"]}

@@ -28,7 +28,7 @@ def is_tied(model: Any) -> bool:
     head = model.get_output_embeddings()
     if head is None:
         raise ValueError(f"language model: {type(model).__name__} has no output rows; use a causal LM")
-    return head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+    return bool(head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr())
 
 
 @torch.no_grad()
@@ -124,7 +124,7 @@ class _Head(_StandIn):
     """In the place of the output layer."""
 
     def forward(self, hidden: Tensor) -> Tensor:
-        logits = self.frozen(hidden)
+        logits: Tensor = self.frozen(hidden)
         audio = F.linear(hidden, self.rows.head_NH.to(hidden.dtype))
         if self.bias is not None:
             audio = audio + self.bias[self.rows.ids_N].to(audio.dtype)

@@ -21,7 +21,8 @@ CHUNK_LOGITS = 1 << 25
 
 def hidden_states(model: Any, **inputs: Any) -> Tensor:
     """Last hidden states (B, L, H) of a causal LM, behind its final norm."""
-    return model.base_model(**inputs, use_cache=False, return_dict=True).last_hidden_state
+    hidden_BLH: Tensor = model.base_model(**inputs, use_cache=False, return_dict=True).last_hidden_state
+    return hidden_BLH
 
 
 def output_rows(model: Any, ids_K: Tensor | None) -> tuple[Tensor, Tensor | None]:

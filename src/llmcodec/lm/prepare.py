@@ -199,9 +199,9 @@ def prepare_model(
         model = small_causal_lm(config.small, len(tokenizer), seed, **ends)
     else:
         place = resolve_lm(config.base)
-        tokenizer = AutoTokenizer.from_pretrained(place)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         dtype = torch.float32 if config.train == "full" else DTYPES[config.dtype]
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=False, dtype=dtype)
     fresh = "<CODEC_0>" not in tokenizer.get_vocab()
     tokens = add_audio_tokens(tokenizer, num_codes)
     if fresh:  # an LM that already speaks this codec keeps its rows

@@ -323,7 +323,7 @@ class _Cache:
             use_cache=True,
             return_dict=True,
         )
-        return output.last_hidden_state[:, -1]
+        return output.last_hidden_state[:, -1]  # type: ignore[no-any-return]
 
 
 def _check(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig) -> None:

@@ -262,7 +262,7 @@ class SequenceBuilder:
         return torch.cat([torch.tensor([self.tokens.begin]), codes, torch.tensor([self.tokens.end])])
 
     def _end_of_text(self) -> int:
-        end = self.tokenizer.eos_token_id
+        end: int | None = self.tokenizer.eos_token_id
         if end is None:
             raise ValueError("tokenizer: it has no end-of-text token, which the formats asr and interleaved need")
         return end

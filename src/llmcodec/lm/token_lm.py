@@ -134,7 +134,7 @@ class TokenLM:
 
     @property
     def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
+        return self.model.device  # type: ignore[no-any-return]
 
     def token_log_likelihoods(self, codes: Sequence[Tensor]) -> list[Tensor]:
         """Clips of flattened codes, 1-D -> natural log-likelihood of every code given those before it, float32 1-D.
@@ -200,14 +200,14 @@ def load_token_lm(
         raise ValueError(f"token LM: dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     folder = _folder(place)
     card = TokenLMCard.load(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     tokens = find_audio_tokens(tokenizer)
     if tokens is None:
         raise ValueError(f"{place}: its tokenizer has no codec tokens; train with `llmcodec lm train` first")
     if (folder / AUDIO_ROWS).is_file():
         model = _load_adapter(folder, card, tokens, DTYPES[dtype], merge)
     else:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype])
+        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, dtype=DTYPES[dtype])
     return TokenLM(model.to(device).eval(), tokenizer, tokens, card, normalise)
 
 
@@ -233,7 +233,7 @@ def _load_adapter(folder: Path, card: TokenLMCard, tokens: AudioTokens, dtype: t
     """The LM below, grown, with the trained rows in its matrices and LoRA (where there is one) on top."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(resolve_lm(card.base), dtype=dtype)
+    model: Any = AutoModelForCausalLM.from_pretrained(resolve_lm(card.base), trust_remote_code=False, dtype=dtype)
     grow_embeddings(model, tokens, card.seed)
     shape = (tokens.num_codes + 2, model.get_input_embeddings().weight.shape[1])
     names = ["input_NH"] if is_tied(model) else ["input_NH", "output_NH"]

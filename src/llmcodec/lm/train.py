@@ -48,7 +48,7 @@ class LMTrainer(Trainer):
 
     @property
     def trained(self) -> TrainedLM:
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)  # type: ignore[no-any-return]
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

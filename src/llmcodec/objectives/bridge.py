@@ -21,7 +21,7 @@ Test: `pytest tests/objectives/test_bridge.py`. Memory and time: `python benchma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -183,6 +183,9 @@ def _delta(
     return soft if from_ce is None else soft.add_(from_ce)
 
 
+gather: Callable[..., tuple[Tensor, Tensor, Tensor]] = _StraightThroughGather.apply
+
+
 def straight_through_embed(
     query_NC: Tensor,
     codebook_VC: Tensor,
@@ -199,7 +202,7 @@ def straight_through_embed(
     """
     plan = _Plan(False, 1.0 / tau, 1.0, noise, False, matmul_dtype, True)
     query, codebook = at_least_float32(query_NC), at_least_float32(codebook_VC)
-    return _StraightThroughGather.apply(query, codebook, None, embedding_VH, codes_N, plan)[0]
+    return gather(query, codebook, None, embedding_VH, codes_N, plan)[0]
 
 
 class Bridge(nn.Module):
@@ -266,7 +269,7 @@ class Bridge(nn.Module):
         x_NC = at_least_float32(valid_rows(x if to_codec else x.detach(), mask_BT))
         weight = at_least_float32(weight if to_codec or not native else weight.detach())
         codes_N = encoding.codes_BT[mask_BT]
-        embeds_NH, tokens_N, ce_N = _StraightThroughGather.apply(x_NC, weight, bias, embedding_VH, codes_N, plan)
+        embeds_NH, tokens_N, ce_N = gather(x_NC, weight, bias, embedding_VH, codes_N, plan)
         terms = {"bridge/agreement": masked_mean(to_frames((tokens_N == codes_N).to(x_NC.dtype), mask_BT), mask_BT)}
         if not native:
             terms["bridge/ce"] = masked_mean(to_frames(ce_N, mask_BT), mask_BT)

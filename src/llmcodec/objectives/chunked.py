@@ -185,6 +185,6 @@ def linear_cross_entropy(
         )
     if not tau > 0:
         raise ValueError(f"linear_cross_entropy: tau must be positive, got {tau}")
-    return _LinearCrossEntropy.apply(
+    return _LinearCrossEntropy.apply(  # type: ignore[no-any-return,no-untyped-call]
         hidden_NH, weight_VH, targets_N, query_NC, codebook_VC, tau, matmul_dtype, torch.is_grad_enabled()
     )

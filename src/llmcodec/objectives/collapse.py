@@ -66,7 +66,7 @@ def soft_usage(encoding: CodecEncoding, codebook_VC: Tensor, tau: float = 0.05) 
     if not tau > 0:
         raise ValueError(f"soft_usage: tau must be positive, got {tau}")
     query = at_least_float32(valid_rows(encoding.query_BTC, encoding.mask_BT))
-    return _SoftUsage.apply(query, at_least_float32(codebook_VC), tau)
+    return _SoftUsage.apply(query, at_least_float32(codebook_VC), tau)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def marginal_entropy_term(encoding: CodecEncoding, codebook_VC: Tensor, tau: float = 0.05) -> Tensor:

@@ -128,7 +128,8 @@ class MultiPeriodDiscriminator(nn.Module):
         missing = -wav_BS.shape[-1] % period
         if missing:
             wav_BS = F.pad(wav_BS[:, None], (0, missing), mode="reflect").squeeze(1)
-        return wav_BS.unflatten(-1, (-1, period)).transpose(1, 2)
+        folded_BTP: Tensor = wav_BS.unflatten(-1, (-1, period))
+        return folded_BTP.transpose(1, 2)
 
 
 @dataclass(frozen=True)

@@ -92,4 +92,4 @@ def _liger_cross_entropy(states_NH: Tensor, rows_VH: Tensor, targets_N: Tensor) 
             "FTP: kernel 'liger' needs `pip install liger-kernel` (GPU only); or take 'chunked'"
         ) from error
     result = liger_fused_linear_cross_entropy(states_NH, rows_VH.to(states_NH.dtype), targets_N, reduction="sum")
-    return result[0] if isinstance(result, tuple) else result
+    return result[0] if isinstance(result, tuple) else result  # type: ignore[no-any-return]

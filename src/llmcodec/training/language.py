@@ -183,7 +183,7 @@ class LanguageObjective(nn.Module):
             known = self.backbone.text_states([batch.texts[i] for i in with_text], self.layers)
             for layer, rows_BH in text.items():
                 rows_BH[with_text] = known[layer].to(rows_BH.dtype)
-        return self.alignment(audio, text, torch.tensor(keys, device=last_B.device))
+        return self.alignment(audio, text, torch.tensor(keys, device=last_B.device))  # type: ignore[no-any-return]
 
 
 def audio_lm_path(name: str) -> Path:
