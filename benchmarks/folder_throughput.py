@@ -11,11 +11,12 @@ medians over `--repeats`, every repeat in its own folders. All threads that torc
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from llmcodec.io import audio
 
 def cut_clips(manifest: Path, number: int, low: float, high: float, folder: Path) -> float:
     """Write `number` FLAC clips of `low` to `high` seconds, 100 to a folder; returns their seconds together."""
-    sources = iter_cycled([clip.path for clip in read_manifest(manifest, min_seconds=low)])
+    sources = itertools.cycle([clip.path for clip in read_manifest(manifest, min_seconds=low)])
     generator = np.random.default_rng(0)
     total = 0.0
     for i in range(number):
@@ -45,11 +46,6 @@ def cut_clips(manifest: Path, number: int, low: float, high: float, folder: Path
         audio.write(path, wav[start : start + length], 16000, durable=False)
         total += length / 16000
     return total
-
-
-def iter_cycled(paths: list[Path]) -> Iterator[Path]:
-    while True:
-        yield from paths
 
 
 def one_by_one(codec, folder: Path, out: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from llmcodec.runtime.base import Runtime
 
 if TYPE_CHECKING:
-    from llmcodec.codec import LLMCodec
+    pass
 
 RuntimeName = Literal["torch", "onnx"]
 Precision = Literal["auto", "fp32", "mixed", "bf16", "int16", "int8"]
@@ -64,21 +64,16 @@ def _open_onnx(codec: str, device: str, precision: Precision) -> Runtime:
 def _open_torch(codec: str, device: str, precision: Precision, batch_seconds: float, only: Side | None) -> Runtime:
     from llmcodec.adapters.load import load_codec
     from llmcodec.codec import LLMCodec
+    from llmcodec.codec.fast.engine import optimize_for_inference
     from llmcodec.runtime.torch_runtime import TorchRuntime, identity_of
 
     loaded = load_codec(codec, pick_device(device))
     identity = identity_of(loaded, codec_title(codec))  # before the weights are packed
     if isinstance(loaded, LLMCodec):
-        loaded = _made_fast(loaded, precision, only)
+        loaded = optimize_for_inference(loaded, precision, only=only, consume=True)
     elif precision not in ("auto", "fp32"):
         raise ValueError(f"--precision {precision} is for llmcodec's own codecs; {codec} runs in fp32")
     return TorchRuntime(loaded, codec_title(codec), identity, batch_seconds)
-
-
-def _made_fast(codec: LLMCodec, precision: Precision, only: Side | None) -> LLMCodec:
-    from llmcodec.codec.fast.engine import optimize_for_inference
-
-    return optimize_for_inference(codec, precision, only=only, consume=True)
 
 
 def pick_device(device: str) -> str:

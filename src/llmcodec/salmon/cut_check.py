@@ -25,10 +25,10 @@ from llmcodec.io import audio
 from llmcodec.io.progress import OnProgress
 from llmcodec.io.structured import read_object
 from llmcodec.metrics.statistics import Interval, wilson_interval
+from llmcodec.salmon.backgrounds import SAMPLE_RATE
 from llmcodec.salmon.build import GENDER, SPEAKER, SuiteSettings, build_suite
 from llmcodec.salmon.pairs import Splice
 
-SAMPLE_RATE = 16_000
 WINDOW = 1_600
 """100 ms, the joint in the middle."""
 MIN_PAIRS = 400

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from llmcodec.io import audio
+from llmcodec.salmon.backgrounds import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 SOUND = 343.0
 _ORDER = 6
 _EARLY = 0.05

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmcodec.salmon.backgrounds import convolve, unit_rms
+from llmcodec.salmon.backgrounds import SAMPLE_RATE, convolve, unit_rms
 
-SAMPLE_RATE = 16_000
 GRID = SAMPLE_RATE // 4
 """Lengths of finished clips are multiples of this, so that many have the same length and encode in batches."""
 SPEECH_LEVEL = 0.05

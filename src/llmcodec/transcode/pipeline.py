@@ -18,7 +18,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -242,8 +242,23 @@ class Pipeline:
         self.report.done += 1
         self.report.seconds += item.seconds
 
-    def _failing(self, item: Item) -> _Failing:
-        return _Failing(self, item)
+    @contextmanager
+    def _failing(self, item: Item) -> Iterator[None]:
+        """What is wrong with one item goes into the report; what would hit every other item as well goes up."""
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            reason = str(error)
+            if isinstance(error, OSError) and error.errno in _FATAL:
+                raise OSError(
+                    f"{error.filename or item.target}: {os.strerror(error.errno or 0)}; {self.report.done} files are "
+                    "finished, nothing is half-written; make room and go on with --resume"
+                ) from error
+            if isinstance(error, OSError) and error.strerror:
+                reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+            with self._lock:  # coders may fail at the same time
+                self.report.failed.append(Problem(item.label, reason))
+                self.watcher.advance(1, item.seconds)
 
     def _warned(self, message: Warning | str, category: type[Warning], filename: str, *rest: Any, **more: Any) -> None:
         """Warnings about audio go into the report; those of other packages where they always go."""
@@ -252,32 +267,6 @@ class Pipeline:
             return
         with self._lock:
             self.report.warned.append(str(message))
-
-
-class _Failing:
-    """Inside it, what is wrong with one item goes into the report; what would hit every other item as well goes up."""
-
-    def __init__(self, pipeline: Pipeline, item: Item) -> None:
-        self.pipeline, self.item = pipeline, item
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> bool:
-        if isinstance(error, OSError) and error.errno in _FATAL:
-            raise OSError(
-                f"{error.filename or self.item.target}: {os.strerror(error.errno or 0)}; {self.pipeline.report.done} "
-                "files are finished, nothing is half-written; make room and go on with --resume"
-            ) from error
-        if not isinstance(error, (ValueError, OSError)):
-            return False
-        reason = str(error)
-        if isinstance(error, OSError) and error.strerror:
-            reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        with self.pipeline._lock:  # coders may fail at the same time
-            self.pipeline.report.failed.append(Problem(self.item.label, reason))
-            self.pipeline.watcher.advance(1, self.item.seconds)
-        return True
 
 
 def _first(writing: deque[tuple[Item, Future[None]]]) -> tuple[Item, Callable[[], None]]:
