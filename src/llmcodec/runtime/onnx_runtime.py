@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -71,19 +71,13 @@ class OnnxRuntime:
             ValueError: a clip that is empty, not mono, not finite, or too short for a codec that floors its frames.
         """
         clips = [self._checked_wav(wav, index) for index, wav in enumerate(wavs)]
-        results: list[np.ndarray] = [np.empty((1, 0), np.int64)] * len(clips)
-        long = self._too_long(self.config.encoder_context, self.identity.hop_samples)
-        short = [i for i, clip in enumerate(clips) if len(clip) <= long]
-        for i in set(range(len(clips))) - set(short):  # bounded attention: chunks give what the whole clip gives
-            results[i] = np.concatenate(list(self.encode_stream([clips[i]])), axis=1)
-        for batch in length_batches([len(clips[i]) for i in short], self.batch_samples):
-            indices = [short[one] for one in batch]
-            frames = [self.num_frames(len(clips[i])) for i in indices]
-            padded = np.stack([self._reflected(clips[i], max(frames)) for i in indices])
-            codes = self.encoder.run(None, {"padded_audio": padded, "num_frames": np.array(frames, np.int64)})[0]
-            for i, codes_QT, count in zip(indices, codes, frames, strict=True):
-                results[i] = codes_QT[:, :count].copy()
-        return results
+        longest = self._longest(self.config.encoder_context, self.identity.hop_samples)
+        return self._each_batch(
+            [len(clip) for clip in clips],
+            longest,
+            lambda indices: self._encode([clips[i] for i in indices]),
+            lambda i: np.concatenate(list(self.encode_stream([clips[i]])), axis=1),
+        )
 
     def decode_batch(
         self, codes: Sequence[np.ndarray], lengths: Sequence[int | None] | None = None
@@ -97,22 +91,14 @@ class OnnxRuntime:
         for codes_QT, length in zip(codes, wanted, strict=True):
             self.identity.check_codes(codes_QT, "decode")
             self._check_length(length, codes_QT.shape[1])
-        results: list[np.ndarray] = [np.empty(0, np.float32)] * len(codes)
-        long = self._too_long(self.config.decoder_context, 1)
-        short = [i for i, one in enumerate(codes) if one.shape[1] <= long]
-        for i in set(range(len(codes))) - set(short):
-            results[i] = np.concatenate(list(self.decode_stream([codes[i]], wanted[i])))
         hop = self.identity.hop_samples
-        for batch in length_batches([codes[i].shape[1] * hop for i in short], self.batch_samples):
-            indices = [short[one] for one in batch]
-            frames = [codes[i].shape[1] for i in indices]
-            padded = np.zeros((len(indices), 1, max(frames)), np.int64)
-            for row, i in enumerate(indices):
-                padded[row, :, : frames[row]] = codes[i]
-            wavs = self.decoder.run(None, {"audio_codes": padded, "num_frames": np.array(frames, np.int64)})[0]
-            for i, wav, count in zip(indices, wavs, frames, strict=True):
-                results[i] = fit(wav[0, : count * hop], wanted[i])
-        return results
+        wavs = self._each_batch(
+            [one.shape[1] * hop for one in codes],
+            self._longest(self.config.decoder_context, hop),
+            lambda indices: self._decode([codes[i] for i in indices]),
+            lambda i: np.concatenate(list(self.decode_stream([codes[i]], wanted[i]))),
+        )
+        return [fit(wav_S, length) for wav_S, length in zip(wavs, wanted, strict=True)]
 
     def encode_stream(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """One long clip as blocks (S,) of any size -> codes (1, t) piece by piece, in bounded memory."""
@@ -124,7 +110,7 @@ class OnnxRuntime:
             self.chunk_frames,
             left,
             right,
-            lambda wav, skip, stop: self._encode_one(wav)[:, skip:stop],
+            lambda wav, skip, stop: self._encode([wav])[0][:, skip:stop],
         )
 
     def decode_stream(
@@ -147,7 +133,7 @@ class OnnxRuntime:
                 yield codes_QT
 
         def one(piece: np.ndarray, skip: int, stop: int | None) -> np.ndarray:
-            return self._decode_one(piece)[skip * hop : None if stop is None else stop * hop]
+            return self._decode([piece])[0][skip * hop : None if stop is None else stop * hop]
 
         held = np.empty(0, np.float32)  # the last piece waits, because only then it is known whether all is covered
         for wav in self._chunked(checked(), 1, chunk, left, right, one):
@@ -200,14 +186,34 @@ class OnnxRuntime:
             if last.shape[-1]:
                 yield last
 
-    def _encode_one(self, wav: np.ndarray) -> np.ndarray:
-        frames = self.num_frames(len(wav))
-        feed = {"padded_audio": self._reflected(wav, frames)[None], "num_frames": np.array([frames], np.int64)}
-        return self.encoder.run(None, feed)[0][0]
+    def _each_batch(
+        self,
+        lengths: Sequence[int],
+        longest: float,
+        many: Callable[[list[int]], list[np.ndarray]],
+        one: Callable[[int], np.ndarray],
+    ) -> list[np.ndarray]:
+        """Results in order: of clips up to `longest` by `many` in batches, of the others one by one."""
+        results = {i: one(i) for i, length in enumerate(lengths) if length > longest}
+        short = [i for i in range(len(lengths)) if i not in results]
+        for batch in length_batches([lengths[i] for i in short], self.batch_samples):
+            indices = [short[place] for place in batch]
+            results.update(zip(indices, many(indices), strict=True))
+        return [results[i] for i in range(len(lengths))]
 
-    def _decode_one(self, codes_QT: np.ndarray) -> np.ndarray:
-        feed = {"audio_codes": codes_QT[None].astype(np.int64), "num_frames": np.array([codes_QT.shape[1]], np.int64)}
-        return self.decoder.run(None, feed)[0][0, 0]
+    def _encode(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+        frames = [self.num_frames(len(clip)) for clip in clips]
+        padded = np.stack([self._reflected(clip, max(frames)) for clip in clips])
+        codes = self.encoder.run(None, {"padded_audio": padded, "num_frames": np.array(frames, np.int64)})[0]
+        return [codes_QT[:, :count].copy() for codes_QT, count in zip(codes, frames, strict=True)]
+
+    def _decode(self, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
+        frames = [codes_QT.shape[1] for codes_QT in codes]
+        padded = np.zeros((len(codes), 1, max(frames)), np.int64)
+        for row_QT, codes_QT in zip(padded, codes, strict=True):
+            row_QT[:, : codes_QT.shape[1]] = codes_QT
+        wavs = self.decoder.run(None, {"audio_codes": padded, "num_frames": np.array(frames, np.int64)})[0]
+        return [wav[0, : count * self.identity.hop_samples] for wav, count in zip(wavs, frames, strict=True)]
 
     def _reflected(self, wav: np.ndarray, frames: int) -> np.ndarray:
         return reflect_padded(wav, self.identity.hop_samples, self.config.n_fft, frames, self.config.auv_floor_frames)
@@ -215,8 +221,8 @@ class OnnxRuntime:
     def _context(self, context: tuple[int, int] | None) -> tuple[int, int]:
         return (self.default_context, self.default_context) if context is None else context
 
-    def _too_long(self, context: tuple[int, int] | None, unit: int) -> float:
-        """Length above which one clip is cut into chunks: only where chunks give the same."""
+    def _longest(self, context: tuple[int, int] | None, unit: int) -> float:
+        """Length above which a clip is cut into chunks, where attention is bounded and they give the same."""
         return math.inf if context is None else (self.chunk_frames + context[1]) * unit
 
     def _check_length(self, length: int | None, frames: int) -> None:

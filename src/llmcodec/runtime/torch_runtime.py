@@ -57,18 +57,15 @@ class TorchRuntime:
 
     def encode_batch(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Clips (S,) float32 -> codes (Q, T) int64 each. Raises ValueError for an empty clip."""
-        results: list[np.ndarray] = [np.empty(0)] * len(wavs)
 
-        def encode(indices: Sequence[int]) -> None:
+        def encode(indices: Sequence[int]) -> list[np.ndarray]:
             encoded = self.codec.encode(*self._padded([wavs[i] for i in indices]))
             lengths = [len(wavs[i]) for i in indices]
             frames = self._frames(encoded.audio_codes, encoded.audio_codes_mask, lengths)
             codes_BQT = encoded.audio_codes.to("cpu", torch.int64).numpy()
-            for i, codes_QT, count in zip(indices, codes_BQT, frames, strict=True):
-                results[i] = codes_QT[:, :count].copy()
+            return [codes_QT[:, :count].copy() for codes_QT, count in zip(codes_BQT, frames, strict=True)]
 
-        self._each_batch(encode, [len(wav) for wav in wavs])
-        return results
+        return self._each_batch(encode, [len(wav) for wav in wavs])
 
     def encode_features(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Clips (S,) float32 -> latents before the quantiser (T, D) float32 each.
@@ -82,15 +79,13 @@ class TorchRuntime:
                 f"{type(codec).__name__} does not show its latents: the codec needs encode_features "
                 "(protocol.HasFeatures)"
             )
-        results: list[np.ndarray] = [np.empty(0)] * len(wavs)
 
-        def encode(indices: Sequence[int]) -> None:
+        def encode(indices: Sequence[int]) -> list[np.ndarray]:
             latent_BTD = codec.encode_features(*self._padded([wavs[i] for i in indices])).to("cpu", torch.float32)
-            for i, latent_TD in zip(indices, latent_BTD.numpy(), strict=True):
-                results[i] = latent_TD[: self._num_frames(len(wavs[i]))].copy()
+            frames = [self._num_frames(len(wavs[i])) for i in indices]
+            return [latent_TD[:count].copy() for latent_TD, count in zip(latent_BTD.numpy(), frames, strict=True)]
 
-        self._each_batch(encode, [len(wav) for wav in wavs])
-        return results
+        return self._each_batch(encode, [len(wav) for wav in wavs])
 
     def decode_batch(
         self, codes: Sequence[np.ndarray], lengths: Sequence[int | None] | None = None
@@ -102,9 +97,8 @@ class TorchRuntime:
             self.identity.check_codes(codes_QT, "decode")
             if length is not None and not 1 <= length <= (codes_QT.shape[1] + 1) * hop:
                 raise ValueError(f"decode: {codes_QT.shape[1]} frames of {hop} samples cannot give {length} samples")
-        results: list[np.ndarray] = [np.empty(0)] * len(codes)
 
-        def decode(indices: Sequence[int]) -> None:
+        def decode(indices: Sequence[int]) -> list[np.ndarray]:
             frames = [codes[i].shape[1] for i in indices]
             codes_BQT = torch.zeros(len(indices), self.identity.num_codebooks, max(frames), dtype=torch.int64)
             for row_QT, i in zip(codes_BQT, indices, strict=True):
@@ -118,11 +112,11 @@ class TorchRuntime:
                 raise ValueError(
                     f"the codec decoded {wav_BS.shape[1]} samples where length={max(frames) * hop} was asked for"
                 )
-            for i, wav_S, count in zip(indices, wav_BS, frames, strict=True):
-                results[i] = fit(wav_S[: count * hop], wanted[i])
+            return [
+                fit(wav_S[: count * hop], wanted[i]) for wav_S, count, i in zip(wav_BS, frames, indices, strict=True)
+            ]
 
-        self._each_batch(decode, [one.shape[1] * hop for one in codes])
-        return results
+        return self._each_batch(decode, [one.shape[1] * hop for one in codes])
 
     def encode_stream(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Blocks (S,) of one clip, any sizes -> codes (Q, t) piece by piece, in bounded memory."""
@@ -166,12 +160,15 @@ class TorchRuntime:
         finally:
             torch.set_num_threads(threads)
 
-    def _each_batch(self, code: Callable[[Sequence[int]], None], lengths: Sequence[int]) -> None:
-        """Call `code` with the indices of every batch, by the `coders` where this is not one of them."""
+    def _each_batch(
+        self, code: Callable[[Sequence[int]], list[np.ndarray]], lengths: Sequence[int]
+    ) -> list[np.ndarray]:
+        """Results in order: `code` is called with the indices of every batch, by the `coders` where it is not one."""
+        results: dict[int, np.ndarray] = {}
 
         def run(indices: Sequence[int]) -> None:
             with torch.inference_mode():
-                code(indices)
+                results.update(zip(indices, code(indices), strict=True))
 
         with self.coders() as (pool, number):
             share = max(-(-sum(lengths) // number), SHORTEST_SHARE_SECONDS * self.identity.sample_rate)
@@ -182,6 +179,7 @@ class TorchRuntime:
                     run(indices)
             else:
                 list(pool.map(run, batches))
+        return [results[i] for i in range(len(lengths))]
 
     def _padded(self, wavs: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Clips (S,) -> (B, 1, S) with zeros behind each, and the mask of real samples, where the codec is."""
