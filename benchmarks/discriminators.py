@@ -4,7 +4,7 @@
 
 The peer has the layer table of the public LLM-Codec reference (github.com/voidful/llm-codec): plain convolutions, 101 M
 parameters. Measured: one forward and backward pass over real and fake windows together, as in a discriminator's step.
-The last lines give the small discriminators of `AdversaryConfig.tiny()` for comparison.
+The last lines give the small discriminators of recipes/base_tiny.yaml for comparison.
 """
 
 from __future__ import annotations
@@ -59,9 +59,8 @@ def main() -> None:
         "MSD, grouped": MultiScaleDiscriminator(MSDConfig()),
         "MSD, no groups (peer)": MultiScaleDiscriminator(UNGROUPED),
         "MPD": MultiPeriodDiscriminator(MPDConfig()),
-        "MPD, tiny": MultiPeriodDiscriminator(MPDConfig.tiny()),
-        "MSD, tiny": MultiScaleDiscriminator(MSDConfig.tiny()),
-        "STFT, tiny": MultiResolutionSTFTDiscriminator(STFTDiscriminatorConfig.tiny()),
+        "MPD, small": MultiPeriodDiscriminator(MPDConfig(width=1 / 8)),
+        "STFT, small": MultiResolutionSTFTDiscriminator(STFTDiscriminatorConfig(n_ffts=(1024, 256), channels=8)),
     }
     print(f"{arguments.batch} x {arguments.seconds:g} s, real and fake, {torch.get_num_threads()} threads")
     times, sizes = {}, {}

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from llmcodec.lm.audio_tokens import add_audio_tokens, byte_tokenizer
+from llmcodec.lm.embeddings import save_tensors
 from llmcodec.lm.prepare import prepare_model
 from llmcodec.lm.recipe import LMModelConfig
 from llmcodec.lm.small_lm import SmallLMConfig
@@ -28,13 +29,19 @@ def test_a_model_from_scratch_starts_from_neighbours_and_the_seed():
     assert float(drawn.detach().norm(dim=1).max()) < float(rows[:8].norm(dim=1).min())
 
 
-def test_a_checkpoint_of_another_model():
+def test_a_checkpoint_of_another_model(tmp_path):
     module = prepare_model(LMModelConfig(small=SMALL), NUM_CODES, True).module
     state = module.trainable_state()
-    module.load_trainable_state(state)
+    save_tensors(tmp_path / "own", state)
+    before = {name: value.clone() for name, value in state.items()}
+    for value in state.values():
+        value.add_(1.0)
+    module.load_trainable_state(tmp_path / "own")
+    assert all(torch.equal(value, before[name]) for name, value in module.trainable_state().items())
     for wrong in ({}, state | {"more": torch.zeros(1)}, state | {next(iter(state)): torch.zeros(2)}):
-        with pytest.raises(ValueError, match="checkpoint: it is of another model"):
-            module.load_trainable_state(wrong)
+        save_tensors(tmp_path / "wrong", wrong)
+        with pytest.raises(ValueError, match="checkpoint: .*it is of another codec, size or language model"):
+            module.load_trainable_state(tmp_path / "wrong")
 
 
 def test_a_tokenizer_ahead_of_its_model(tmp_path):

@@ -55,6 +55,11 @@ class AudioTokens:
         """True where an id is a code."""
         return (ids >= self.first) & (ids < self.first + self.num_codes)
 
+    def stop_ids(self, tokenizer: Any) -> list[int]:
+        """Tokens at which generation stops: the end of audio, and of text where there is one."""
+        eos = tokenizer.eos_token_id
+        return [self.end] + ([] if eos is None else [eos])
+
     @property
     def output_ids(self) -> Tensor:
         """What may follow inside audio, (num_codes + 1,): end of audio, then the codes; code c is column c + 1."""

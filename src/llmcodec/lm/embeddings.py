@@ -131,12 +131,12 @@ def load_tensors(path: str | os.PathLike[str], shapes: Mapping[str, Sequence[int
     return found
 
 
-def save_module(module: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write a module's state for another run to start from (`load_module`)."""
+def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file that `load_tensors` reads."""
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
-        save_file({name: value.contiguous() for name, value in module.state_dict().items()}, temporary)
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
 
 
 def load_module(module: nn.Module, path: str | os.PathLike[str], what: str) -> None:

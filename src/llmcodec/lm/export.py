@@ -46,9 +46,8 @@ def export_token_lm(place: str, output: str, dtype: str = "bf16") -> Path:
 
 def _stops(lm: TokenLM) -> None:
     """Generation stops at the end of audio; settings that only a sampler may have are dropped."""
-    eos = lm.tokenizer.eos_token_id
     generation = lm.model.generation_config
-    generation.eos_token_id = [lm.tokens.end] + ([] if eos is None else [eos])
+    generation.eos_token_id = lm.tokens.stop_ids(lm.tokenizer)
     if generation.pad_token_id is None:
         generation.pad_token_id = lm.tokenizer.pad_token_id
     if not generation.do_sample:

@@ -24,6 +24,7 @@ from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.audio_tokens import AudioTokens, add_audio_tokens, byte_tokenizer
 from llmcodec.lm.backbone import DTYPES, checkpoint_layers
 from llmcodec.lm.bundled import resolve_lm
+from llmcodec.lm.embeddings import load_tensors, save_tensors
 from llmcodec.lm.growth import AudioRows, attach_rows, grow_embeddings
 from llmcodec.lm.logits import check_head, hidden_states, output_rows, target_nats
 from llmcodec.lm.packing import IGNORE
@@ -79,19 +80,13 @@ class TrainedLM(nn.Module):
         """Everything that trains, by name; shared weights once."""
         return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
 
-    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
-        """Read back what `trainable_state` gave.
-
-        Raises:
-            ValueError: weights of another model.
-        """
-        own = {name: value for name, value in self.named_parameters() if value.requires_grad}
-        wrong = [name for name, value in own.items() if name not in state or state[name].shape != value.shape]
-        if wrong or len(own) != len(state):
-            raise ValueError(f"checkpoint: it is of another model ({(wrong or sorted(set(state) - set(own)))[0]})")
-        with torch.no_grad():
-            for name, value in own.items():
-                value.copy_(state[name])
+    @torch.no_grad()
+    def load_trainable_state(self, path: Path) -> None:
+        """Read back what `trainable_state` gave; ValueError for the weights of another model."""
+        own = self.trainable_state()
+        shapes = {name: value.shape for name, value in own.items()}
+        for name, value in load_tensors(path, shapes, "checkpoint").items():
+            own[name].copy_(value)
 
 
 def prepare_rows(
@@ -150,29 +145,20 @@ class Prepared:
 
     def save(self, folder: Path, card: TokenLMCard) -> Path:
         """Write what `load_token_lm` reads: a plain model, or the adapter and the audio rows; whole or not at all."""
-        from safetensors.torch import save_file
-
         with atomic_folder(folder, replace=True) as temporary:
             rows = self.module.rows
             if rows is None:
                 causal = self.module.causal
-                causal.generation_config.eos_token_id = self.end_ids
+                causal.generation_config.eos_token_id = self.tokens.stop_ids(self.tokenizer)
                 causal.save_pretrained(temporary)
             else:
-                state = {name: value.detach().contiguous() for name, value in rows.named_parameters()}
-                save_file(state, temporary / AUDIO_ROWS)
+                save_tensors(temporary / AUDIO_ROWS, {name: value.detach() for name, value in rows.named_parameters()})
                 if self.peft_model is not None:
                     self.peft_model.save_pretrained(str(temporary), save_embedding_layers=False)
                     (temporary / "README.md").unlink(missing_ok=True)  # a form with nothing filled in
             self.tokenizer.save_pretrained(temporary)
             card.save(temporary)
         return folder
-
-    @property
-    def end_ids(self) -> list[int]:
-        """Tokens at which a server should stop."""
-        eos = self.tokenizer.eos_token_id
-        return [self.tokens.end] + ([] if eos is None else [eos])
 
 
 def prepare_model(

@@ -62,43 +62,31 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
-class TextTurns:
-    """A text that is read while it is spoken: some of it, some codes, some more of it (format tts_stream)."""
+class Turns:
+    """A text that is read while it is spoken: some of it, some codes, some more of it."""
 
     start: Tensor
     """Ids before the first code, 1-D."""
-    turns: tuple[Tensor, ...]
-    """Ids that follow after every `codes` codes, until there are none left."""
-    codes: int
-    """Codes of a turn."""
-
-    def due(self, drawn: int) -> Tensor:
-        """Ids that come after this many codes, mostly none."""
-        turn, inside = divmod(drawn, self.codes)
-        return self.start[:0] if inside or not 0 < turn <= len(self.turns) else self.turns[turn - 1]
-
-    def __len__(self) -> int:
-        """All ids."""
-        return len(self.start) + sum(len(turn) for turn in self.turns)
-
-
-@dataclass(frozen=True)
-class UnitTurns:
-    """A text that is spoken unit by unit (format tts_aligned): the end of audio asks for the next one."""
-
-    start: Tensor
-    """Ids before the first code, 1-D."""
-    turns: tuple[Tensor, ...]
-    """Ids of each further unit."""
+    turns: tuple[Tensor, ...] = ()
+    """Ids that follow later."""
+    codes: int | None = 1
+    """Codes after which the next turn follows (format tts_stream); None: when the LM ends the audio of a unit
+    (tts_aligned)."""
     longest: int | None = None
     """Codes after which a unit ends in any case: a small LM may fall into a loop inside a vowel."""
 
+    def due(self, drawn: int) -> Tensor:
+        """Ids that come after this many codes, mostly none."""
+        turn, inside = divmod(drawn, self.codes) if self.codes else (0, 0)
+        return self.start[:0] if inside or not 0 < turn <= len(self.turns) else self.turns[turn - 1]
+
     def __len__(self) -> int:
-        """All ids, and the ends between them."""
-        return len(self.start) + sum(1 + len(turn) for turn in self.turns)
+        """All ids, and the ends between units."""
+        ends = 0 if self.codes else len(self.turns)
+        return len(self.start) + ends + sum(len(turn) for turn in self.turns)
 
 
-Prompt = Tensor | TextTurns | UnitTurns
+Prompt = Tensor | Turns
 
 
 def speech_prompt(lm: TokenLM, codes_T: Tensor | None = None) -> Tensor:
@@ -137,12 +125,12 @@ def text_prompt(lm: TokenLM, text: str, speaker: str = "", language: str = "") -
                 f"{' '.join(lm.card.units or [])}"
             )
         first, *rest = builder.unit_turns(units, speaker, language)
-        return UnitTurns(torch.cat([first, begin]), tuple(rest), lm.card.longest_unit)
+        return Turns(torch.cat([first, begin]), tuple(rest), None, lm.card.longest_unit)
     if lm.card.turns is None or {"tts", "interleaved"} & formats:
         return torch.cat([builder.text_ids(text, speaker, language), begin])
     builder = replace(builder, turns=lm.card.turns)
     first, *rest = builder.text_turns(text, speaker, language)
-    return TextTurns(torch.cat([first, begin]), tuple(rest), lm.card.turns[1])
+    return Turns(torch.cat([first, begin]), tuple(rest), lm.card.turns[1])
 
 
 def sample(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig) -> list[Tensor]:
@@ -200,20 +188,21 @@ class _Clip:
     """What has been drawn for one prompt, what may be drawn next, and what text comes in between."""
 
     def __init__(self, lm: TokenLM, prompt: Prompt, config: SamplingConfig, place: int):
-        self.prompt, self.config, self.place = prompt, config, place
-        self.start = prompt if isinstance(prompt, Tensor) else prompt.start
+        self.prompt = Turns(prompt) if isinstance(prompt, Tensor) else prompt
+        self.start, self.by_unit = self.prompt.start, self.prompt.codes is None
+        self.config, self.place = config, place
         self.generator = torch.Generator().manual_seed(config.seed * 1_000_003 + place)
         self.recent: list[int] = lm.tokens.codes(self.start).tolist()[-config.repetition_window :]
         self.drawn, self.read, self.in_unit = 0, 0, 0  # codes, further units, codes of the unit
 
     @property
     def more_units(self) -> bool:
-        return isinstance(self.prompt, UnitTurns) and self.read < len(self.prompt.turns)
+        return self.by_unit and self.read < len(self.prompt.turns)
 
     def decide_end(self, logits_K: Tensor) -> None:
         """Whether the unit ends here, drawn by the LM's own odds: a temperature, made for codes, would stretch or cut
         it (also 0, at which nothing else is drawn)."""
-        if isinstance(self.prompt, UnitTurns) and math.isfinite(logits_K[0]):
+        if self.by_unit and math.isfinite(logits_K[0]):
             longest = math.inf if self.prompt.longest is None else self.prompt.longest
             odds = logits_K.softmax(0)[0]
             ends = self.in_unit >= longest or bool(torch.rand((), generator=self.generator) < odds)
@@ -225,7 +214,7 @@ class _Clip:
         of a frame has its own codebook. The end of a unit is free."""
         place = self.drawn % num_codebooks
         early = self.drawn < self.config.min_codes and not self.more_units
-        unread = isinstance(self.prompt, TextTurns) and self.drawn < len(self.prompt.turns) * self.prompt.codes
+        unread = self.drawn < len(self.prompt.turns) * (self.prompt.codes or 0)
         if place or early or unread:
             logits_K[0] = -math.inf
         if num_codebooks > 1:
@@ -239,13 +228,11 @@ class _Clip:
 
     def take(self, column: int) -> tuple[int, Tensor | None]:
         """A drawn column: its code, ENDED or READING, and the text that follows; None where the clip is over."""
-        nothing = self.start[:0]
         if column:
             self.drawn, self.in_unit = self.drawn + 1, self.in_unit + 1
             self.recent = [*self.recent, column - 1][-self.config.repetition_window :]
-            text = self.prompt.due(self.drawn) if isinstance(self.prompt, TextTurns) else nothing
-            return column - 1, text if self.drawn < self.config.max_codes else None
-        if not isinstance(self.prompt, UnitTurns) or not self.more_units:
+            return column - 1, self.prompt.due(self.drawn) if self.drawn < self.config.max_codes else None
+        if not self.more_units:
             return ENDED, None
         self.read, self.in_unit = self.read + 1, 0
         return READING, self.prompt.turns[self.read - 1]

@@ -22,8 +22,8 @@ from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from llmcodec.io.structured import read_json, read_object, write_json
-from llmcodec.io.tensor_file import check_header
 from llmcodec.io.token_file import TokenProvenance
+from llmcodec.lm.embeddings import save_tensors
 from llmcodec.lm.packing import RowDataset, check_packing, collate, plan_rows
 from llmcodec.lm.prepare import Prepared, TrainedLM, prepare_model
 from llmcodec.lm.recipe import TokenLMRecipe
@@ -77,17 +77,10 @@ class LMTrainer(Trainer):
         return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        from safetensors.torch import save_file
-
-        folder = Path(output_dir or self.recipe.run)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: value.contiguous() for name, value in self.trained.trainable_state().items()}
-        save_file(state, folder / WEIGHTS)
+        save_tensors(Path(output_dir or self.recipe.run) / WEIGHTS, self.trained.trainable_state())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        from safetensors.torch import load_file
-
-        self.trained.load_trainable_state(load_file(check_header(Path(resume_from_checkpoint) / WEIGHTS)))
+        self.trained.load_trainable_state(Path(resume_from_checkpoint) / WEIGHTS)
 
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None

@@ -77,18 +77,6 @@ class AdversaryConfig:
         if self.clip <= 0:
             raise ValueError(f"AdversaryConfig: clip must be positive, got {self.clip}; use a large number for none")
 
-    @classmethod
-    def tiny(cls) -> AdversaryConfig:
-        """For training on a CPU: a small MPD and a small STFT discriminator in bf16, losses that do not drift."""
-        return cls(
-            mpd=MPDConfig.tiny(),
-            msd=None,
-            stft=STFTDiscriminatorConfig.tiny(),
-            combine="mean",
-            feature_matching="relative",
-            bf16=True,
-        )
-
 
 class Adversary(nn.Module):
     """See the module's docstring. Initial weights come from the global generator: seed it before construction."""

@@ -88,11 +88,6 @@ class MPDConfig:
         if not self.channels:
             raise ValueError("MPDConfig: needs at least one hidden layer in channels")
 
-    @classmethod
-    def tiny(cls) -> MPDConfig:
-        """For training on a CPU: an eighth of the channels."""
-        return cls(width=1 / 8)
-
 
 class MultiPeriodDiscriminator(nn.Module):
     """One stack per period; feature maps have shape (B, C, T, P)."""
@@ -162,11 +157,6 @@ class MSDConfig:
         if self.groups[0] != 1 or any(kernel % 2 == 0 for kernel in self.kernel_sizes):
             raise ValueError("MSDConfig: the first layer has one input channel (groups 1), and kernels must be odd")
 
-    @classmethod
-    def tiny(cls) -> MSDConfig:
-        """For training on a CPU: few channels, and no layer that keeps them at the full sample rate."""
-        return cls(2, (16, 64, 128, 128, 128), (15, 41, 41, 41, 5), (4, 4, 4, 1, 1), (1, 4, 16, 16, 1))
-
 
 class MultiScaleDiscriminator(nn.Module):
     """One stack per scale of a pyramid of averages; feature maps have shape (B, C, T)."""
@@ -211,11 +201,6 @@ class STFTDiscriminatorConfig:
         check_width("STFTDiscriminatorConfig", self.width)
         if not self.n_ffts or any(n_fft < 8 or n_fft % 4 for n_fft in self.n_ffts):
             raise ValueError(f"STFTDiscriminatorConfig: windows must be multiples of 4, at least 8; got {self.n_ffts}")
-
-    @classmethod
-    def tiny(cls) -> STFTDiscriminatorConfig:
-        """For training on a CPU: one resolution, a quarter of the channels."""
-        return cls(n_ffts=(512,), width=1 / 4)
 
 
 class SpectrogramStack(nn.Module):

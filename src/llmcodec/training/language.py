@@ -18,7 +18,7 @@ from llmcodec import assets
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
 from llmcodec.lm.backbone import BackboneConfig, BackboneOutput, FrozenCausalLM, sa_layers, text_key
-from llmcodec.lm.embeddings import load_module, save_module
+from llmcodec.lm.embeddings import load_module, save_tensors
 from llmcodec.lm.prediction_heads import PredictionHeads
 from llmcodec.lm.small_lm import SmallLM
 from llmcodec.lm.vocabulary import AudioVocabulary
@@ -123,9 +123,9 @@ class LanguageObjective(nn.Module):
     def save_parts(self, folder: Path) -> None:
         """Write what another run may start from: `audio_rows.safetensors`, `audio_lm.safetensors`."""
         if self.vocabulary is not None:
-            save_module(self.vocabulary, folder / "audio_rows.safetensors")
+            save_tensors(folder / "audio_rows.safetensors", self.vocabulary.state_dict())
         if self.audio_lm is not None:
-            save_module(self.audio_lm, folder / "audio_lm.safetensors")
+            save_tensors(folder / "audio_lm.safetensors", self.audio_lm.state_dict())
 
     def forward(
         self, encoding: CodecEncoding, codebook_VC: Tensor, batch: ClipBatch, step: int, active: Set[str]
