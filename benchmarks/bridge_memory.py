@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from common import fastest, new_parser
+from bench import fastest, options
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -38,17 +38,7 @@ def peak_bytes(call: Callable[[], None]) -> int:
 
 
 def main() -> None:
-    parser = new_parser(__doc__)
-    for name, default in (
-        ("batch", 2),
-        ("frames", 200),
-        ("codes", 20480),
-        ("width", 512),
-        ("heads", 5),
-        ("repeats", 3),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    args = parser.parse_args()
+    args = options(__doc__, batch=2, frames=200, codes=20480, width=512, heads=5, repeats=3)
     torch.manual_seed(0)
     batch, frames, num_codes, width = args.batch, args.frames, args.codes, args.width
     query = F.normalize(torch.randn(batch, frames, 8), dim=-1)
@@ -122,8 +112,8 @@ def main() -> None:
         gradients = sum(p.numel() * 4 for p in parameters)
 
         def measure(call: Callable[[], None]) -> tuple[float, float]:
-            call()  # warm-up
-            seconds, _ = fastest(call, args.repeats)
+            call()  # a warm-up
+            seconds = fastest(call, args.repeats).process
             clear()
             return seconds, peak_bytes(call)
 

@@ -20,7 +20,6 @@ import json
 import math
 import os
 import statistics
-import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -28,26 +27,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import CLOCKS, forget_peak, memory_mb, new_parser, report, result_of, speech
+import torch
+import torch.nn.functional as F
+from bench import CLOCKS, fastest, forget_peak, in_process, markdown, memory_mb, options, report, speech, timed
+from transformers.utils import logging
+
+from llmcodec import assets
+from llmcodec.adapters.load import load_codec
+from llmcodec.codec import LLMCodec, LLMCodecConfig
+from llmcodec.codec.fast.engine import optimize_for_inference
+from llmcodec.codec.fast.linear import PackedLinear
+from llmcodec.data.manifest import read_manifest
+from llmcodec.io import audio
 
 PEERS = {
-    "auv": "random:auv",
-    "encodec": "random:encodec_24khz",
-    "dac": "random:dac_16khz",
-    "mimi": "random:mimi",
-    "snac": "random:snac_24khz",
+    name.partition("_")[0]: f"random:{name}" for name in ("auv", "encodec_24khz", "dac_16khz", "mimi", "snac_24khz")
 }
 PRECISIONS = ("fp32", "mixed", "bf16", "int16", "int8")
 DEFAULT = [*PEERS, *(f"ours/{p}" for p in PRECISIONS), *(f"tiny/{p}" for p in PRECISIONS)]
-PARTS = ("ceilings", "speed", "memory", "fidelity")
+PARTS = ["ceilings", "speed", "memory", "fidelity"]
+SIDES = ("encode", "decode")
+OURS = ("ours", "tiny")
 
 
 def plain_codec(family: str, device: str) -> Any:
-    import torch
-
-    from llmcodec.adapters.load import load_codec
-    from llmcodec.codec import LLMCodec, LLMCodecConfig
-
     if family == "tiny":
         return load_codec("bundled", device)
     torch.manual_seed(0)
@@ -56,47 +59,21 @@ def plain_codec(family: str, device: str) -> Any:
 
 def open_codec(name: str, device: str) -> Any:
     """`auv`, `encodec`, ..., `ours/int8`, `tiny/plain`, or any name that `load_codec` takes."""
-    from llmcodec.adapters.load import load_codec
-    from llmcodec.codec.fast.engine import optimize_for_inference
-
     family, _, precision = name.partition("/")
-    if family not in ("ours", "tiny"):
+    if family not in OURS:
         return load_codec(PEERS.get(name, name), device)
     codec = plain_codec(family, device)
-    if precision == "plain":
-        return codec
-    return optimize_for_inference(codec, precision, consume=True)
+    return codec if precision == "plain" else optimize_for_inference(codec, precision, consume=True)
 
 
 def batch_of(codec: Any, batch: int, seconds: float, device: str) -> Any:
-    import torch
-
     wav = np.concatenate(list(speech(seconds * batch, codec.sample_rate)))
     return torch.from_numpy(wav).view(batch, 1, -1).to(device)
 
 
-clock = time.perf_counter  # main() sets it
-
-
-def timed(call: Callable[[], Any], device: str) -> tuple[float, Any]:
-    import torch
-
-    if device != "cpu":
-        torch.cuda.synchronize()
-    start = clock()
-    result = call()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return clock() - start, result
-
-
 # -- ceilings ----------------------------------------------------------------------------------------------------------
-def ceilings(device: str) -> dict[str, float]:
+def ceilings(device: str, clock: str) -> dict[str, float]:
     """Largest matrix rates of this machine in GFLOP/s, by PyTorch's own kernels, at the codec's sizes."""
-    import torch
-    import torch.nn.functional as F
-
-    from llmcodec.codec.fast.linear import PackedLinear
 
     def int8_product(x: Any, weight: Any) -> Callable[[], Any]:
         scale, zero = torch.ones(len(weight)), torch.zeros(len(weight), dtype=torch.int32)
@@ -113,11 +90,11 @@ def ceilings(device: str) -> dict[str, float]:
         else:
             layer = PackedLinear(weight, None, precision)  # type: ignore[arg-type]
             product = partial(layer, x.to(layer.dtype))
-        seconds = min(timed(product, device)[0] for _ in range(20))
+        seconds = getattr(fastest(product, 20, device), clock)
         rates[precision] = 2 * rows * inputs * outputs / seconds / 1e9
     if device != "cpu":
         x = torch.randn(1 << 28, device=device)
-        seconds = min(timed(lambda: F.relu(x, inplace=True), device)[0] for _ in range(10))
+        seconds = getattr(fastest(lambda: F.relu(x, inplace=True), 10, device), clock)
         rates["bandwidth_gb_s"] = 2 * 4 * x.numel() / seconds / 1e9
     return rates
 
@@ -132,29 +109,26 @@ def matrix_gflop(config: Any, side: str, frames: int) -> float:
 
 
 # -- speed -------------------------------------------------------------------------------------------------------------
-def measure_speed(names: list[str], batch: int, seconds: float, rounds: int, limit: float, device: str) -> list[dict]:
-    """Median times of every codec, run in turn; a codec whose first call exceeds `limit` seconds is not run again."""
-    import torch
-
-    codecs = {name: open_codec(name, device) for name in names}
-    inputs = {name: batch_of(codec, batch, seconds, device) for name, codec in codecs.items()}
-    times: dict[str, dict[str, list[float]]] = {name: {"encode": [], "decode": []} for name in names}
-    codes, slow = {}, set()
+def measure_speed(names: list[str], batch: int, seconds: float, args: argparse.Namespace) -> list[dict]:
+    """Median times of every codec, run in turn; a codec whose calls exceed the limit is not run again."""
+    codecs = {name: open_codec(name, args.device) for name in names}
+    inputs = {name: batch_of(codec, batch, seconds, args.device) for name, codec in codecs.items()}
+    times: dict[str, dict[str, list[float]]] = {name: {side: [] for side in SIDES} for name in names}
+    slow = set()
     with torch.inference_mode():
         for name, codec in codecs.items():  # caches, thread pools, packed shapes
-            small = inputs[name][:1, :, : codec.sample_rate * 2]
-            codec.decode(codec.encode(small).audio_codes)
-        for turn in range(rounds):
-            for name, codec in codecs.items():
-                if turn and name in slow:
+            codec.decode(codec.encode(inputs[name][:1, :, : codec.sample_rate * 2]).audio_codes)
+        for _ in range(args.rounds):
+            for name in names:
+                if name in slow:
                     continue
-                wav = inputs[name]
-                spent, encoded = timed(lambda codec=codec, wav=wav: codec.encode(wav), device)
-                times[name]["encode"].append(spent)
-                codes[name] = encoded.audio_codes
-                again, _ = timed(lambda codec=codec, name=name: codec.decode(codes[name]), device)
-                times[name]["decode"].append(again)
-                if spent + again > limit:
+                codec = codecs[name]
+                encoded = timed(partial(codec.encode, inputs[name]), args.device)
+                decoded = timed(partial(codec.decode, encoded.result.audio_codes), args.device)
+                spent = [getattr(one, args.clock) for one in (encoded, decoded)]
+                for side, seconds_spent in zip(SIDES, spent, strict=True):
+                    times[name][side].append(seconds_spent)
+                if sum(spent) > args.limit:
                     slow.add(name)
     rows = []
     for name, codec in codecs.items():
@@ -162,35 +136,31 @@ def measure_speed(names: list[str], batch: int, seconds: float, rounds: int, lim
         for side, values in times[name].items():
             row[side] = statistics.median(values)
             row[f"{side}_times"] = values
-            config = getattr(codec, "config", None)
-            if name.split("/")[0] in ("ours", "tiny"):
+            if name.split("/")[0] in OURS:
                 frames = codec.num_frames(round(seconds * codec.sample_rate))
-                row[f"{side}_gflops"] = batch * matrix_gflop(config, side, frames) / row[side]
+                row[f"{side}_gflops"] = batch * matrix_gflop(codec.config, side, frames) / row[side]
         rows.append(row)
     return rows
 
 
 def speed_table(rows: list[dict], ceilings: dict[str, float]) -> str:
     """Times real time and ratio to AUV, cell by cell; matrix rates and their share of the precision's ceiling."""
-    lines = []
+    header = ["codec", "encode, x real time", "to AUV", "decode, x real time", "to AUV", "matrix GFLOP/s"]
+    tables = []
     for batch, seconds in dict.fromkeys((row["batch"], row["seconds"]) for row in rows):
         cell = [row for row in rows if (row["batch"], row["seconds"]) == (batch, seconds)]
         base = next((row for row in cell if row["codec"] == "auv"), None)
-        lines += [f"\nbatch {batch}, clips of {seconds:g} s", ""]
-        lines += ["| codec | encode, x real time | to AUV | decode, x real time | to AUV | matrix GFLOP/s |"]
-        lines += ["|---|---:|---:|---:|---:|---:|"]
+        lines = []
         for row in cell:
-            text = f"| {row['codec']} "
-            for side in ("encode", "decode"):
-                ratio = f"{base[side] / row[side]:.2f}" if base else ""
-                text += f"| {batch * seconds / row[side]:.1f} | {ratio} "
+            line, rates = [row["codec"]], []
             ceiling = ceilings.get(row["codec"].partition("/")[2])
-            rates = []
-            for side in ("encode", "decode"):
+            for side in SIDES:
+                line += [f"{batch * seconds / row[side]:.1f}", f"{base[side] / row[side]:.2f}" if base else ""]
                 if rate := row.get(f"{side}_gflops"):
                     rates.append(f"{rate:.0f}" + (f" ({rate / ceiling:.0%})" if ceiling else ""))
-            lines.append(text + f"| {' / '.join(rates)} |")
-    return "\n".join(lines)
+            lines.append([*line, " / ".join(rates)])
+        tables.append(f"\nbatch {batch}, clips of {seconds:g} s\n\n{markdown(header, lines)}")
+    return "\n".join(tables)
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -199,64 +169,49 @@ def measure_memory(name: str, side: str, seconds: float, device: str) -> dict:
 
     Interpreter, libraries and weights count, what only opening the codec took does not. Run in a process of its own.
     """
-    import torch
-
     codec = open_codec(name, device)
     wav = batch_of(codec, 1, seconds, device)
     frames = math.ceil(seconds * codec.frame_rate)
     opened = memory_mb("VmHWM")
     with torch.inference_mode():
-        if side == "encode":
-            call = lambda: codec.encode(wav)  # noqa: E731
-        else:
+        call = partial(codec.encode, wav)
+        if side == "decode":
             short = codec.encode(wav[..., : codec.sample_rate]).audio_codes
             codes = short.repeat(1, 1, -(-frames // short.shape[-1]))
-            codes = codes[..., : codes.shape[-1] - codes.shape[-1] % 4]  # SNAC's rows come in groups
-            call = lambda: codec.decode(codes)  # noqa: E731
+            call = partial(codec.decode, codes[..., : codes.shape[-1] - codes.shape[-1] % 4])  # SNAC's come in groups
         if device != "cpu":
             before = torch.cuda.memory_allocated() / 2**20
             torch.cuda.reset_peak_memory_stats()
             call()
             peak = torch.cuda.max_memory_allocated() / 2**20
             return {"codec": name, "side": side, "before_mb": before, "peak_mb": peak}
-        forget_peak()  # the peak of what follows, without that of opening
+        forget_peak()  # what follows, without opening the codec
         before = memory_mb("VmRSS")
         call()
-    return {
-        "codec": name,
-        "side": side,
-        "opening_mb": opened,
-        "before_mb": before,
-        "peak_mb": memory_mb("VmHWM"),
-    }
+    peak = memory_mb("VmHWM")
+    return {"codec": name, "side": side, "opening_mb": opened, "before_mb": before, "peak_mb": peak}
 
 
 def memory_in_process(name: str, side: str, seconds: float, args: argparse.Namespace) -> dict:
     if args.device != "cpu":  # the GPU's allocator counts by itself
         return measure_memory(name, side, seconds, args.device)
-    command = [__file__, "--memory-of", name, side, str(seconds), "--device", args.device]
-    return result_of(command + (["--threads", str(args.threads)] if args.threads else []))
+    return in_process("codec_speed.py", "--memory-of", name, side, seconds, "--threads", args.threads)
 
 
 def memory_table(rows: list[dict], seconds: float) -> str:
     what = "resident memory of a process" if "opening_mb" in rows[0] else "memory allocated on the GPU"
-    lines = [f"\nhighest {what} while it codes one clip of {seconds:g} s, MB", ""]
-    lines += ["| codec | encode | above before | decode | above before |", "|---|---:|---:|---:|---:|"]
+    lines = []
     for name in dict.fromkeys(row["codec"] for row in rows):
         sides = {row["side"]: row for row in rows if row["codec"] == name}
-        cells = []
-        for side in ("encode", "decode"):
-            row = sides[side]
-            cells += [f"{row['peak_mb']:.0f}", f"{row['peak_mb'] - row.get('before_mb', 0):.0f}"]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        peaks = [(sides[side]["peak_mb"], sides[side]["peak_mb"] - sides[side]["before_mb"]) for side in SIDES]
+        lines.append([name, *(f"{value:.0f}" for pair in peaks for value in pair)])
+    table = markdown(["codec", "encode", "above before", "decode", "above before"], lines)
+    return f"\nhighest {what} while it codes one clip of {seconds:g} s, MB\n\n{table}"
 
 
 # -- fidelity ----------------------------------------------------------------------------------------------------------
 def fidelity_clips(manifest: Path, max_clips: int, train_clips: int) -> list[Any]:
     """The first held-out clips of a manifest, or all of them, and as many evenly spaced training clips as wanted."""
-    from llmcodec.data.manifest import read_manifest
-
     clips = read_manifest(manifest)
     held_out = [clip for clip in clips if clip.split in ("test", "valid")][: max_clips or None]
     train = [clip for clip in clips if clip.split == "train"]
@@ -266,11 +221,6 @@ def fidelity_clips(manifest: Path, max_clips: int, train_clips: int) -> list[Any
 
 def measure_fidelity(family: str, precisions: list[str], clips: list[Any], device: str) -> list[dict]:
     """Per precision: tokens equal to the plain codec's, by source, and decoder SNR in dB on the plain codec's codes."""
-    import torch
-
-    from llmcodec.codec.fast.engine import optimize_for_inference
-    from llmcodec.io import audio
-
     plain = plain_codec(family, device)
     fast = {p: optimize_for_inference(plain, p) for p in precisions}  # type: ignore[arg-type]
     equal: dict[str, Counter[str]] = {name: Counter() for name in fast}
@@ -303,88 +253,72 @@ def measure_fidelity(family: str, precisions: list[str], clips: list[Any], devic
 
 def fidelity_table(rows: list[dict]) -> str:
     """All tokens, then every source."""
-    lines = ["\nagainst the plain codec in fp32 (ours: random weights, tiny: trained)", ""]
-    lines += ["| codec | speech | tokens | equal | decoder SNR on equal codes, dB |", "|---|---|---:|---:|---:|"]
+    lines = []
     for row in rows:
-        lines.append(f"| {row['codec']} | all | {row['tokens']:,} | {row['agreement']:.2%} | {row['snr_db']:.1f} |")
+        lines.append([row["codec"], "all", f"{row['tokens']:,}", f"{row['agreement']:.2%}", f"{row['snr_db']:.1f}"])
         for group, part in sorted(row["groups"].items()):
-            lines.append(f"| | {group} | {part['tokens']:,} | {part['agreement']:.2%} | |")
-    return "\n".join(lines)
+            lines.append(["", group, f"{part['tokens']:,}", f"{part['agreement']:.2%}", ""])
+    table = markdown(["codec", "speech", "tokens", "equal", "decoder SNR on equal codes, dB"], lines, texts=2)
+    return f"\nagainst the plain codec in fp32 (ours: random weights, tiny: trained)\n\n{table}"
 
 
 def main() -> None:
-    parser = new_parser(__doc__)
-    parser.add_argument("--codecs", nargs="+", default=DEFAULT, help="names; see above")
-    parser.add_argument("--seconds", nargs="+", type=float, default=[10, 60], help="clip lengths")
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], help="clips per call")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of every codec, in turn")
-    parser.add_argument("--limit", type=float, default=30, help="seconds; a codec slower than this runs once per cell")
-    parser.add_argument(
-        "--skip-above",
-        type=float,
-        default=240,
-        help="seconds of audio in a call above which the peers are left out, where --codecs does not name them",
+    args = options(
+        __doc__,
+        codecs=(DEFAULT, "names; see above"),
+        seconds=([10.0, 60.0], "clip lengths"),
+        batch=([1, 8], "clips per call"),
+        rounds=(5, "runs of every codec, in turn"),
+        limit=(30.0, "seconds; a codec slower than this runs once per cell"),
+        skip_above=(240.0, "seconds of audio in a call above which peers that --codecs does not name are left out"),
+        clock=("wall", "process: processor seconds, all threads", CLOCKS),
+        threads=(0, "of PyTorch; default all cores"),
+        device=("cpu", "cpu, cuda, cuda:1"),
+        parts=(PARTS, "of the table", PARTS),
+        fidelity_manifest=(assets.speech_manifest(), "speech for fidelity; default: the bundled"),
+        fidelity_clips=(0, "held-out clips; default all"),
+        fidelity_train=(0, "training clips beside them; default none"),
+        json=(None, "write all figures there"),
+        memory_of=([], argparse.SUPPRESS),
     )
-    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="process: processor seconds, all threads")
-    parser.add_argument("--threads", type=int, default=0, help="of PyTorch; default all cores")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--fidelity-manifest", type=Path, help="speech for fidelity; default: the bundled")
-    parser.add_argument("--fidelity-clips", type=int, default=0, help="held-out clips; default all")
-    parser.add_argument("--fidelity-train", type=int, default=0, help="training clips beside them; default none")
-    parser.add_argument("--json", type=Path, help="write all figures there")
-    parser.add_argument("--memory-of", nargs=3, metavar=("CODEC", "SIDE", "SECONDS"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-
-    import torch
-    from transformers.utils import logging
-
-    from llmcodec import assets
-
     logging.disable_progress_bar()
     everything = args.codecs is DEFAULT
     if everything and args.device != "cpu":
         args.codecs = [name for name in DEFAULT if not name.endswith("int8")]  # int8 is for CPUs
-    global clock
-    clock = CLOCKS[args.clock]
     torch.set_num_threads(args.threads or os.cpu_count() or 1)
     if args.memory_of:
         name, side, seconds = args.memory_of
         report(measure_memory(name, side, float(seconds), args.device))
         return
-    print(
-        f"{torch.get_num_threads()} threads, {args.clock} clock, {args.device}, torch {torch.__version__}", flush=True
-    )
+    threads = torch.get_num_threads()
+    print(f"{threads} threads, {args.clock} clock, {args.device}, torch {torch.__version__}", flush=True)
     figures: dict[str, Any] = {}
     if "ceilings" in args.parts:
-        figures["ceilings"] = ceilings(args.device)
+        figures["ceilings"] = ceilings(args.device, args.clock)
         print("ceilings:", ", ".join(f"{k} {v:.0f}" for k, v in figures["ceilings"].items()), "(GFLOP/s)", flush=True)
     if "speed" in args.parts:
         figures["speed"] = []
         for seconds in args.seconds:
             for batch in args.batch:
                 long = everything and batch * seconds > args.skip_above
-                names = [n for n in args.codecs if not long or n == "auv" or n.split("/")[0] in ("ours", "tiny")]
-                rows = measure_speed(names, batch, seconds, args.rounds, args.limit, args.device)
+                names = [n for n in args.codecs if not long or n == "auv" or n.split("/")[0] in OURS]
+                rows = measure_speed(names, batch, seconds, args)
                 print(speed_table(rows, figures.get("ceilings", {})), flush=True)
                 figures["speed"] += rows
     if "memory" in args.parts:
-        sides = ("encode", "decode")
         longest = max(args.seconds)
-        figures["memory"] = [memory_in_process(n, side, longest, args) for n in args.codecs for side in sides]
+        figures["memory"] = [memory_in_process(n, side, longest, args) for n in args.codecs for side in SIDES]
         print(memory_table(figures["memory"], longest), flush=True)
     if "fidelity" in args.parts:
-        own = [name.split("/") for name in args.codecs if name.split("/")[0] in ("ours", "tiny")]
-        clips = fidelity_clips(
-            args.fidelity_manifest or assets.speech_manifest(), args.fidelity_clips, args.fidelity_train
-        )
+        own = [name.split("/") for name in args.codecs if name.split("/")[0] in OURS]
+        clips = fidelity_clips(args.fidelity_manifest, args.fidelity_clips, args.fidelity_train)
         figures["fidelity"] = []
         for family in dict.fromkeys(family for family, _ in own):
             precisions = [precision for f, precision in own if f == family and precision != "plain"]
             figures["fidelity"] += measure_fidelity(family, precisions, clips, args.device)
         print(fidelity_table(figures["fidelity"]), flush=True)
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+        Path(args.json).write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,8 @@ The last lines give the small discriminators of recipes/base_tiny.yaml for compa
 
 from __future__ import annotations
 
-import argparse
-import time
-
 import torch
+from bench import RATE, fastest, options
 from torch import nn
 
 from llmcodec.objectives.discriminators import (
@@ -34,27 +32,27 @@ UNGROUPED = MSDConfig(
 
 def seconds_per_pass(net: nn.Module, wav_BS: torch.Tensor, repeats: int, bf16: bool) -> float:
     """Best of `repeats` forward and backward passes after a short one that fills caches."""
-    best = float("inf")
-    for window_BS in [wav_BS[:, :512]] + [wav_BS] * repeats:
+
+    def both_passes(window_BS: torch.Tensor) -> None:
         net.zero_grad(set_to_none=True)
-        start = time.perf_counter()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             logits, _ = net(window_BS)
         torch.stack([x.float().mean() for x in logits]).sum().backward()
-        if window_BS is wav_BS:
-            best = min(best, time.perf_counter() - start)
-    return best
+
+    both_passes(wav_BS[:, :512])
+    return fastest(lambda: both_passes(wav_BS), repeats).wall
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=2, help="clips (real and fake each)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="window length at 16 kHz")
-    parser.add_argument("--repeats", type=int, default=1, help="passes, of which the fastest counts")
-    parser.add_argument("--bf16", action="store_true", help="bf16 autocast")
-    arguments = parser.parse_args()
+    args = options(
+        __doc__,
+        batch=(2, "clips (real and fake each)"),
+        seconds=(1.0, "window length at 16 kHz"),
+        repeats=(1, "passes, of which the fastest counts"),
+        bf16=(False, "bf16 autocast"),
+    )
     torch.manual_seed(0)
-    wav_BS = 0.1 * torch.randn(2 * arguments.batch, round(16_000 * arguments.seconds))
+    wav_BS = 0.1 * torch.randn(2 * args.batch, round(RATE * args.seconds))
     nets = {
         "MSD, grouped": MultiScaleDiscriminator(MSDConfig()),
         "MSD, no groups (peer)": MultiScaleDiscriminator(UNGROUPED),
@@ -62,10 +60,10 @@ def main() -> None:
         "MPD, small": MultiPeriodDiscriminator(MPDConfig(width=1 / 8)),
         "STFT, small": MultiResolutionSTFTDiscriminator(STFTDiscriminatorConfig(n_ffts=(1024, 256), channels=8)),
     }
-    print(f"{arguments.batch} x {arguments.seconds:g} s, real and fake, {torch.get_num_threads()} threads")
+    print(f"{args.batch} x {args.seconds:g} s, real and fake, {torch.get_num_threads()} threads")
     times, sizes = {}, {}
     for name, net in nets.items():
-        times[name] = seconds_per_pass(net, wav_BS, arguments.repeats, arguments.bf16)
+        times[name] = seconds_per_pass(net, wav_BS, args.repeats, args.bf16)
         sizes[name] = sum(p.numel() for p in net.parameters()) / 1e6
         print(f"{name:24s} {sizes[name]:8.2f} M parameters {times[name]:8.2f} s forward + backward", flush=True)
     ours, peer = "MSD, grouped", "MSD, no groups (peer)"

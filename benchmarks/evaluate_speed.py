@@ -12,17 +12,15 @@ hardly changes it. The largest difference of every metric is printed.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
-import time
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
 import numpy as np  # noqa: E402  (after the number of threads is set)
+from bench import RATE, options, take_turns, timed  # noqa: E402
 
-RATE = 16_000
 Pair = tuple[np.ndarray, np.ndarray]
 
 
@@ -83,58 +81,15 @@ def published(reference: np.ndarray, other: np.ndarray) -> dict[str, float]:
 
 
 def ours(pairs: list[Pair], workers: int) -> list[dict[str, float]]:
-    from llmcodec.evaluation.workers import Job, measure_jobs
+    from llmcodec.evaluation.workers import ClipRow, Job, measure_jobs
     from llmcodec.metrics.registry import SUPERB
 
-    jobs = (Job(str(i), str(i), a, b, RATE, SUPERB) for i, (a, b) in enumerate(pairs))
-    outcomes = {int(outcome.key): outcome for outcome in measure_jobs(jobs, workers)}
+    jobs = (Job(str(i), ClipRow(str(i)), a, b, RATE, SUPERB) for i, (a, b) in enumerate(pairs))
+    rows = dict(measure_jobs(jobs, workers))
     return [
-        {name: float("nan") if m.value is None else m.value for name, m in outcomes[i].metrics.items()}
+        {name: float("nan") if m.value is None else m.value for name, m in rows[str(i)].metrics.items()}
         for i in range(len(pairs))
     ]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--cache", help="keep the pairs in this .npz file, so that a busy machine makes them earlier")
-    options = parser.parse_args()
-    pairs = load_pairs(options.clips, options.cache)
-    seconds = sum(a.size for a, _ in pairs) / RATE
-    print(f"{len(pairs)} clips, {seconds:.0f} s of speech, {options.workers} processes, {os.cpu_count()} cores")
-    published(*pairs[0])  # imports and librosa's compilation are not timed; our processes start inside the clock
-    times: dict[str, list[float]] = {"published": [], "ours": []}
-    cpu: dict[str, list[float]] = {"published": [], "ours": []}
-    for _ in range(options.rounds):
-        start = (time.perf_counter(), time.process_time())
-        theirs = [published(*pair) for pair in pairs]
-        times["published"].append(time.perf_counter() - start[0])
-        cpu["published"].append(time.process_time() - start[1])
-        started = time.perf_counter()
-        mine = ours(pairs, options.workers)
-        times["ours"].append(time.perf_counter() - started)
-    began = time.process_time()
-    ours(pairs, 0)
-    cpu["ours"].append(time.process_time() - began)
-    for name, values in times.items():
-        rounds = ", ".join(f"{value:.2f}" for value in values)
-        median = statistics.median(values)
-        busy = statistics.median(cpu[name])
-        print(
-            f"{name:10} median {median:6.2f} s ({1000 * median / len(pairs):.1f} ms a clip; rounds: {rounds}); "
-            f"processor time {busy:.2f} s"
-        )
-    ratios = [a / b for a, b in zip(times["published"], times["ours"], strict=True)]
-    print(f"ratio      median {statistics.median(ratios):.2f} ({', '.join(f'{r:.2f}' for r in ratios)})")
-    for name in theirs[0]:
-        a, b = (np.array([row[name] for row in rows]) for rows in (theirs, mine))
-        both = np.isfinite(a) & np.isfinite(b)
-        print(
-            f"{name:7} largest difference {np.abs(a - b)[both].max():.1e} on {both.sum()} clips; "
-            f"refused by them {int((~np.isfinite(a)).sum())}, by us {int((~np.isfinite(b)).sum())}"
-        )
 
 
 def load_pairs(count: int, cache: str | None) -> list[Pair]:
@@ -145,6 +100,44 @@ def load_pairs(count: int, cache: str | None) -> list[Pair]:
         return pairs
     kept = np.load(cache)
     return [(kept[f"{i}_0"], kept[f"{i}_1"]) for i in range(count)]
+
+
+def main() -> None:
+    args = options(
+        __doc__,
+        clips=200,
+        rounds=3,
+        workers=2,
+        cache=(None, "keep the pairs in this .npz file, so that a busy machine makes them earlier"),
+    )
+    pairs = load_pairs(args.clips, args.cache)
+    seconds = sum(a.size for a, _ in pairs) / RATE
+    print(f"{len(pairs)} clips, {seconds:.0f} s of speech, {args.workers} processes, {os.cpu_count()} cores")
+    published(*pairs[0])  # imports and librosa's compilation are not timed; our processes start inside the clock
+    ways = {
+        "published": lambda: timed(lambda: [published(*pair) for pair in pairs]),
+        "ours": lambda: timed(lambda: ours(pairs, args.workers)),
+    }
+    rounds = take_turns(ways, args.rounds)
+    times = {name: [spent.wall for spent in found] for name, found in rounds.items()}
+    cpu = {"published": statistics.median(spent.process for spent in rounds["published"])}
+    cpu["ours"] = timed(lambda: ours(pairs, 0)).process
+    theirs, mine = (rounds[name][-1].result for name in ways)
+    for name, values in times.items():
+        median = statistics.median(values)
+        print(
+            f"{name:10} median {median:6.2f} s ({1000 * median / len(pairs):.1f} ms a clip; rounds: "
+            f"{', '.join(f'{value:.2f}' for value in values)}); processor time {cpu[name]:.2f} s"
+        )
+    ratios = [a / b for a, b in zip(times["published"], times["ours"], strict=True)]
+    print(f"ratio      median {statistics.median(ratios):.2f} ({', '.join(f'{r:.2f}' for r in ratios)})")
+    for name in theirs[0]:
+        a, b = (np.array([row[name] for row in rows]) for rows in (theirs, mine))
+        both = np.isfinite(a) & np.isfinite(b)
+        print(
+            f"{name:7} largest difference {np.abs(a - b)[both].max():.1e} on {both.sum()} clips; "
+            f"refused by them {int((~np.isfinite(a)).sum())}, by us {int((~np.isfinite(b)).sum())}"
+        )
 
 
 if __name__ == "__main__":

@@ -15,14 +15,14 @@ import itertools
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import new_parser
+from bench import RATE, markdown, options, take_turns, timed
 from safetensors.torch import save_file
 
 from llmcodec import assets
@@ -39,12 +39,12 @@ def cut_clips(manifest: Path, number: int, low: float, high: float, folder: Path
     generator = np.random.default_rng(0)
     total = 0.0
     for i in range(number):
-        wav = audio.load(next(sources), 16000)
-        length = min(len(wav), round(16000 * generator.uniform(low, high)))
+        wav = audio.load(next(sources), RATE)
+        length = min(len(wav), round(RATE * generator.uniform(low, high)))
         start = int(generator.integers(0, len(wav) - length + 1))
         path = folder / f"{i // 100:03d}" / f"{i:05d}.flac"
-        audio.write(path, wav[start : start + length], 16000, durable=False)
-        total += length / 16000
+        audio.write(path, wav[start : start + length], RATE, durable=False)
+        total += length / RATE
     return total
 
 
@@ -69,44 +69,43 @@ def command(precision: str, codec: str) -> Callable[[Path, Path], None]:
 
 
 def main() -> None:
-    parser = new_parser(__doc__)
-    parser.add_argument("--manifest", type=Path, default=assets.speech_manifest())
-    parser.add_argument("--codec", default="bundled")
-    parser.add_argument("--clips", type=int, default=2000)
-    parser.add_argument("--seconds", type=float, nargs=2, default=(0.5, 3.0), help="shortest and longest clip")
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
-    plain = load_codec(options.codec)
-    rows: dict[str, Callable[[Path, Path], None]] = {
-        "one by one": lambda folder, out: one_by_one(plain, folder, out),
-        "llmcodec encode": command("auto", options.codec),
-        "one by one, packed codec": lambda folder, out: one_by_one(packed, folder, out),
-        "llmcodec encode --precision fp32": command("fp32", options.codec),
+    args = options(
+        __doc__,
+        manifest=assets.speech_manifest(),
+        codec="bundled",
+        clips=2000,
+        seconds=([0.5, 3.0], "shortest and longest clip"),
+        repeats=3,
+    )
+    plain, packed = load_codec(args.codec), optimize_for_inference(load_codec(args.codec))
+    ways: dict[str, Callable[[Path, Path], None]] = {
+        "one by one": partial(one_by_one, plain),
+        "llmcodec encode": command("auto", args.codec),
+        "one by one, packed codec": partial(one_by_one, packed),
+        "llmcodec encode --precision fp32": command("fp32", args.codec),
     }
-    packed = optimize_for_inference(load_codec(options.codec))
-    wall: dict[str, list[float]] = {name: [] for name in rows}
-    processor: dict[str, list[float]] = {name: [] for name in rows}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "in"
-        seconds = cut_clips(options.manifest, options.clips, *options.seconds, folder)
-        print(f"{options.clips} clips, {seconds:.0f} s of audio, {torch.get_num_threads()} threads", flush=True)
-        for repeat in range(options.repeats):
-            for name, run in rows.items():
-                started, used = time.perf_counter(), time.process_time()
-                run(folder, Path(place) / f"{name} {repeat}")
-                wall[name].append(time.perf_counter() - started)
-                processor[name].append(time.process_time() - used)
-                assert len(list((Path(place) / f"{name} {repeat}").rglob("*.safetensors"))) == options.clips
-                print(f"  {name}: {wall[name][-1]:.1f} s, processor {processor[name][-1]:.1f} s", flush=True)
-    base = statistics.median(wall["one by one"])
-    print(f"\n| {options.clips} clips | seconds | processor seconds | files/s | times real time | against the loop |")
-    print("|---|---:|---:|---:|---:|---:|")
-    for name in rows:
-        median = statistics.median(wall[name])
-        print(
-            f"| {name} | {median:.1f} | {statistics.median(processor[name]):.1f} | {options.clips / median:.0f} | "
-            f"{seconds / median:.0f} | {base / median:.2f} |"
-        )
+        seconds = cut_clips(args.manifest, args.clips, *args.seconds, folder)
+        print(f"{args.clips} clips, {seconds:.0f} s of audio, {torch.get_num_threads()} threads", flush=True)
+
+        def run(name: str) -> tuple[float, float]:
+            """Wall and processor seconds."""
+            out = Path(tempfile.mkdtemp(dir=place)) / "out"
+            wall, processor, _ = timed(lambda: ways[name](folder, out))
+            assert len(list(out.rglob("*.safetensors"))) == args.clips
+            print(f"  {name}: {wall:.1f} s, processor {processor:.1f} s", flush=True)
+            return wall, processor
+
+        spent = take_turns({name: partial(run, name) for name in ways}, args.repeats)
+    medians = {name: [statistics.median(values) for values in zip(*rows, strict=True)] for name, rows in spent.items()}
+    base, _ = medians["one by one"]
+    lines = [
+        [name, f"{wall:.1f}", f"{cpu:.1f}", f"{args.clips / wall:.0f}", f"{seconds / wall:.0f}", f"{base / wall:.2f}"]
+        for name, (wall, cpu) in medians.items()
+    ]
+    header = [f"{args.clips} clips", "seconds", "processor seconds", "files/s", "times real time", "against the loop"]
+    print(f"\n{markdown(header, lines)}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import new_parser
+from bench import new_parser
 
 from llmcodec.data.manifest import Clip, read_manifest
 from llmcodec.io import audio

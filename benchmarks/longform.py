@@ -18,14 +18,15 @@ window, a trained stand-in for global attention; `auv` is the published configur
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import memory_mb, new_parser, report, result_of, snr_db, speech
+from bench import RATE, in_process, memory_mb, options, report, snr_db, speech, timed
 from torch import Tensor
 
 from llmcodec import assets
@@ -51,48 +52,52 @@ def make_codec(name: str) -> LLMCodec:
     return windowless
 
 
-def code_file(name: str, source: str, chunk_seconds: float, precision: str) -> None:
+def code_file(source: str, args: argparse.Namespace) -> None:
     """In a process of its own: file -> tokens -> file; reports frames, seconds and peak megabytes."""
-    codec, frames = make_codec(name), 0
-    if precision != "plain":
-        codec = optimize_for_inference(codec, precision, consume=True)
-    start, processor = time.perf_counter(), time.process_time()
-    if chunk_seconds:
-        blocks = audio.iterate(source, codec.sample_rate)
-        with audio.AudioWriter(source + ".out.wav", codec.sample_rate) as out:
-            for wav in decode_blocks(codec, encode_blocks(codec, blocks, chunk_seconds), chunk_seconds=chunk_seconds):
-                out.write(wav.numpy())
-                frames += len(wav) // codec.hop_samples
-        peak = f"{memory_mb('VmHWM'):.0f}"
-    else:
-        frames, peak = code_whole(codec, torch.from_numpy(audio.load(source, codec.sample_rate)))
-    seconds, processor = time.perf_counter() - start, time.process_time() - processor
-    report({"frames": frames, "seconds": seconds, "processor": processor, "peak": peak})
+    codec, seconds = make_codec(args.codec), args.chunk_seconds
+    if args.precision != "plain":
+        codec = optimize_for_inference(codec, args.precision, consume=True)
+    code = partial(code_in_chunks, codec, source, seconds) if seconds else partial(code_whole, codec, source)
+    wall, processor, (frames, peak) = timed(code)
+    report({"frames": frames, "seconds": wall, "processor": processor, "peak": peak})
 
 
-def code_whole(codec: LLMCodec, wav: Tensor) -> tuple[int, str]:
+def code_in_chunks(codec: LLMCodec, source: str, chunk_seconds: float) -> tuple[int, str]:
+    """Frames, and peak megabytes."""
+    frames, blocks = 0, audio.iterate(source, codec.sample_rate)
+    with audio.AudioWriter(source + ".out.wav", codec.sample_rate) as out:
+        for wav in decode_blocks(codec, encode_blocks(codec, blocks, chunk_seconds), chunk_seconds=chunk_seconds):
+            out.write(wav.numpy())
+            frames += len(wav) // codec.hop_samples
+    return frames, f"{memory_mb('VmHWM'):.0f}"
+
+
+def code_whole(codec: LLMCodec, source: str) -> tuple[int, str]:
     """Frames, and peak megabytes after `encode` and after `decode`."""
+    wav = torch.from_numpy(audio.load(source, codec.sample_rate))
     codes = codec.encode(wav[None, None]).audio_codes
     encoded = memory_mb("VmHWM")
     codec.decode(codes, length=len(wav))
     return codes.shape[-1], f"{encoded:.0f}/{memory_mb('VmHWM'):.0f}"
 
 
-def memory(name: str, minutes: list[float], chunk_seconds: float, folder: str | None, precision: str) -> None:
-    chunks = f"chunks of {chunk_seconds:g} s" if chunk_seconds else "whole, peaks of encode/decode"
-    print(f"{name}, {precision}, {chunks}, {torch.get_num_threads()} thread(s)")
+def memory(args: argparse.Namespace) -> None:
+    chunks = f"chunks of {args.chunk_seconds:g} s" if args.chunk_seconds else "whole, peaks of encode/decode"
+    print(f"{args.codec}, {args.precision}, {chunks}, {torch.get_num_threads()} thread(s)")
     print(f"{'audio':>10} {'frames':>9} {'seconds':>9} {'CPU s':>8} {'CPU s / audio s':>16} {'peak MB':>11}")
-    for length in (1.0, *(60.0 * m for m in minutes)):
-        with tempfile.TemporaryDirectory(dir=folder) as place:
+    for length in (1.0, *(60.0 * m for m in args.minutes)):
+        with tempfile.TemporaryDirectory(dir=args.folder) as place:
             path = Path(place) / "long.wav"
-            with audio.AudioWriter(path, 16000) as writer:
+            with audio.AudioWriter(path, RATE) as writer:
                 for wav in speech(length):
                     writer.write(wav)
-            command = [__file__, "code_file", "--codec", name, "--source", str(path)]
-            command += ["--chunk-seconds", str(chunk_seconds), "--precision", precision]
-            row = result_of(command)
-            times = f"{row['seconds']:>9.1f} {row['processor']:>8.1f} {row['processor'] / length:>16.4f}"
-            print(f"{length:>8.0f} s {row['frames']:>9} {times} {row['peak']:>11}", flush=True)
+            said = ("--codec", args.codec, "--chunk-seconds", args.chunk_seconds, "--precision", args.precision)
+            row = in_process("longform.py", path, *said)
+        print(
+            f"{length:>8.0f} s {row['frames']:>9} {row['seconds']:>9.1f} {row['processor']:>8.1f} "
+            f"{row['processor'] / length:>16.4f} {row['peak']:>11}",
+            flush=True,
+        )
 
 
 def near_a_seam(size: int, chunk: int, reach: int) -> Tensor:
@@ -113,7 +118,7 @@ def seams(name: str, seconds: float, chunks: list[float], lookaheads: list[float
         got = torch.cat(list(encode_blocks(codec, [wav], chunk, lookahead_seconds=ahead)), dim=-1)
         heard = torch.cat(list(decode_blocks(codec, [codes], len(wav), chunk, lookahead_seconds=ahead)))
         frames = near_a_seam(codes.shape[-1], round(chunk * codec.frame_rate), round(SEAM_SECONDS * codec.frame_rate))
-        samples = near_a_seam(len(wav), round(chunk * 16000), round(SEAM_SECONDS * 16000))
+        samples = near_a_seam(len(wav), round(chunk * RATE), round(SEAM_SECONDS * RATE))
         same = (got == codes)[0].float()
         print(
             f"{chunk:>5g} s {ahead:>8g} s {float(same.mean()):>13.4f} {float(same[frames].mean()):>11.4f} "
@@ -129,37 +134,41 @@ def stream(seconds: float) -> None:
     for name, chunk in (("causal_tiny", None), ("causal_tiny", 0.1), ("tiny", 1.0), ("tiny", 0.2)):
         codec = make_codec(name)
         with codec.streaming(chunk) as live:
-            start = time.process_time()
-            codes = torch.cat([live.encode(block) for block in wav.split(320)] + [live.finish_encode()], dim=-1)
-            middle = time.process_time()
-            _ = [live.decode(code) for code in codes.split(1, dim=-1)] + [live.finish_decode()]
-            end = time.process_time()
-        frames = live.encoder.plan.chunk_frames
+            encoding = timed(lambda live=live: [*map(live.encode, wav.split(320)), live.finish_encode()])
+            codes = torch.cat(encoding.result, dim=-1).split(1, dim=-1)
+            decoding = timed(lambda live=live, codes=codes: [*map(live.decode, codes), live.finish_decode()])
+        seconds_per_chunk = live.encoder.plan.chunk_frames / codec.frame_rate
         print(
-            f"{name:>12} {frames / codec.frame_rate:>6g} s {live.latency.round_trip_seconds:>9.2f} s "
-            f"{(middle - start) / seconds:>24.4f} {(end - middle) / seconds:>8.4f}",
+            f"{name:>12} {seconds_per_chunk:>6g} s {live.latency.round_trip_seconds:>9.2f} s "
+            f"{encoding.process / seconds:>24.4f} {decoding.process / seconds:>8.4f}",
             flush=True,
         )
 
 
-if __name__ == "__main__":
-    parser = new_parser(__doc__)
-    parser.add_argument("what", choices=["memory", "seams", "stream", "code_file"])
-    parser.add_argument("--codec", choices=["tiny", "windowless", "auv", "causal_tiny"], default="tiny")
-    parser.add_argument("--minutes", type=float, nargs="+", default=[10, 60])
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--chunks", type=float, nargs="+", default=[10, 30], help="seams: seconds per chunk")
-    parser.add_argument("--lookaheads", type=float, nargs="+", default=[0, 0.5, 1, 2, 5], help="seams: seconds behind")
-    parser.add_argument("--chunk-seconds", type=float, default=CHUNK_SECONDS, help="memory: seconds, 0: whole")
-    parser.add_argument("--precision", default="plain", help="memory: plain, or one of optimize_for_inference")
-    parser.add_argument("--folder", help="memory: where the long files may lie (default: the temporary folder)")
-    parser.add_argument("--source", help="used by `memory` itself")
-    arguments = parser.parse_args()
-    if arguments.what == "memory":
-        memory(arguments.codec, arguments.minutes, arguments.chunk_seconds, arguments.folder, arguments.precision)
-    elif arguments.what == "seams":
-        seams(arguments.codec, arguments.seconds, arguments.chunks, arguments.lookaheads)
-    elif arguments.what == "stream":
-        stream(arguments.seconds)
+def main() -> None:
+    args = options(
+        __doc__,
+        "what",
+        codec=("tiny", "whose model", ("tiny", "windowless", "auv", "causal_tiny")),
+        minutes=[10.0, 60.0],
+        seconds=60.0,
+        chunks=([10.0, 30.0], "seams: seconds per chunk"),
+        lookaheads=([0.0, 0.5, 1.0, 2.0, 5.0], "seams: seconds behind"),
+        chunk_seconds=(CHUNK_SECONDS, "memory: seconds, 0: whole"),
+        precision=("plain", "memory: plain, or one of optimize_for_inference"),
+        folder=(None, "memory: where the long files may lie (default: the temporary folder)"),
+    )
+    if args.what == "memory":
+        memory(args)
+    elif args.what == "seams":
+        seams(args.codec, args.seconds, args.chunks, args.lookaheads)
+    elif args.what == "stream":
+        stream(args.seconds)
+    elif Path(args.what).is_file():  # how `memory` calls itself
+        code_file(args.what, args)
     else:
-        code_file(arguments.codec, arguments.source, arguments.chunk_seconds, arguments.precision)
+        raise SystemExit(f"{args.what}: choose memory, seams or stream")
+
+
+if __name__ == "__main__":
+    main()

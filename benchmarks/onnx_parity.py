@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from common import fastest, new_parser, snr_db
+from bench import RATE, fastest, options, snr_db, timed
 from transformers.utils import logging as transformers_logging
 
 from llmcodec import LLMCodec, LLMCodecConfig, assets
@@ -30,6 +30,15 @@ from llmcodec.runtime.torch_runtime import TorchRuntime
 
 # Products outside the conformer at the beginning and end of each graph: transforms, projections, code look-up.
 ENDS = {"encoder.onnx": (3, 2), "decoder.onnx": (1, 3)}
+
+
+class Compared(NamedTuple):
+    """Processor seconds of both ways, tokens that differ, samples (S,) of every clip."""
+
+    encode: float
+    decode: float
+    wrong: int
+    made: list[np.ndarray]
 
 
 def quantized(source: Path, target: Path, everything: bool) -> None:
@@ -56,60 +65,51 @@ def quantized(source: Path, target: Path, everything: bool) -> None:
     (target / "llmcodec_onnx.json").write_bytes((source / "llmcodec_onnx.json").read_bytes())
 
 
-def share_equal(codes: list[np.ndarray], expected: list[np.ndarray]) -> tuple[int, int]:
-    """Different tokens, and all of them."""
-    pairs = list(zip(codes, expected, strict=True))
-    return sum(int((a != b).sum()) for a, b in pairs), sum(b.size for b in expected)
+def compare(runtime: OnnxRuntime, wavs: list[np.ndarray], expected: list[np.ndarray], repeats: int) -> Compared:
+    """A runtime beside the codes of torch: its seconds, tokens that differ, samples made of torch's codes."""
+    encoded = fastest(lambda: runtime.encode_batch(wavs), repeats)
+    decoded = fastest(lambda: runtime.decode_batch(expected, [len(wav) for wav in wavs]), repeats)
+    wrong = sum(int((a != b).sum()) for a, b in zip(encoded.result, expected, strict=True))
+    return Compared(encoded.process, decoded.process, wrong, decoded.result)
 
 
 def main() -> None:
-    parser = new_parser(__doc__)
-    parser.add_argument("--clips", type=int, default=191)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--int8", action="store_true")
-    parser.add_argument("--auv", action="store_true")
-    arguments = parser.parse_args()
+    args = options(__doc__, clips=191, repeats=3, int8=False, auv=False)
     logging.disable(logging.WARNING)
     transformers_logging.disable_progress_bar()
     torch.manual_seed(0)
-    codec = LLMCodec(LLMCodecConfig.auv()) if arguments.auv else LLMCodec.from_pretrained(assets.codec_folder())
-    wavs = [audio.load(clip.path, 16000) for clip in read_manifest(assets.speech_manifest())[: arguments.clips]]
+    codec = LLMCodec(LLMCodecConfig.auv()) if args.auv else LLMCodec.from_pretrained(assets.codec_folder())
+    wavs = [audio.load(clip.path, RATE) for clip in read_manifest(assets.speech_manifest())[: args.clips]]
     lengths = [len(wav) for wav in wavs]
     reference = TorchRuntime(codec.eval(), "codec")
-    repeats = arguments.repeats
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "fp32"
         folder.mkdir()
-        start = time.process_time()
-        write_onnx(codec, "codec", folder)
+        exporting = timed(lambda: write_onnx(codec, "codec", folder)).process
         sizes = " + ".join(f"{(folder / name).stat().st_size / 1e6:.1f}" for name in ENDS)
-        print(f"{sum(lengths) / 16000:.0f} s of speech, {torch.get_num_threads()} thread(s)")
-        print(f"export: {time.process_time() - start:.1f} processor seconds, {sizes} MB")
-        runtime = OnnxRuntime(folder)
-        onnx_encode, codes = fastest(lambda: runtime.encode_batch(wavs), repeats)
-        torch_encode, expected = fastest(lambda: reference.encode_batch(wavs), repeats)
-        onnx_decode, made = fastest(lambda: runtime.decode_batch(expected, lengths), repeats)
-        torch_decode, wanted = fastest(lambda: reference.decode_batch(expected, lengths), repeats)
-        wrong, total = share_equal(codes, expected)
-        worst = max(float(np.abs(a - b).max()) for a, b in zip(made, wanted, strict=True))
+        print(f"{sum(lengths) / RATE:.0f} s of speech, {torch.get_num_threads()} thread(s)")
+        print(f"export: {exporting:.1f} processor seconds, {sizes} MB")
+        _, torch_encode, expected = fastest(lambda: reference.encode_batch(wavs), args.repeats)
+        _, torch_decode, wanted = fastest(lambda: reference.decode_batch(expected, lengths), args.repeats)
+        onnx = compare(OnnxRuntime(folder), wavs, expected, args.repeats)
+        total = sum(codes.size for codes in expected)
+        worst = max(float(np.abs(a - b).max()) for a, b in zip(onnx.made, wanted, strict=True))
         print(
-            f"tokens: {1 - wrong / total:.4%} equal ({wrong} of {total:,} differ); waveform: at most {worst:.1e} apart"
+            f"tokens: {1 - onnx.wrong / total:.4%} equal ({onnx.wrong} of {total:,} differ); "
+            f"waveform: at most {worst:.1e} apart"
         )
-        print(f"encode: onnx {onnx_encode:.2f} s, torch {torch_encode:.2f} s; x {torch_encode / onnx_encode:.2f}")
-        print(f"decode: onnx {onnx_decode:.2f} s, torch {torch_decode:.2f} s; x {torch_decode / onnx_decode:.2f}")
-        for everything in (False, True) if arguments.int8 else ():
+        for side, ours, peer in (("encode", onnx.encode, torch_encode), ("decode", onnx.decode, torch_decode)):
+            print(f"{side}: onnx {ours:.2f} s, torch {peer:.2f} s; x {peer / ours:.2f}")
+        for everything in (False, True) if args.int8 else ():
             target = Path(place) / f"int8-{everything}"
             target.mkdir()
             quantized(folder, target, everything)
-            small = OnnxRuntime(target)
-            encode, codes = fastest(lambda one=small: one.encode_batch(wavs), repeats)
-            decode, made = fastest(lambda one=small: one.decode_batch(expected, lengths), repeats)
-            wrong, _ = share_equal(codes, expected)
-            noise = np.median([snr_db(a, b) for a, b in zip(wanted, made, strict=True)])
+            small = compare(OnnxRuntime(target), wavs, expected, args.repeats)
+            noise = np.median([snr_db(a, b) for a, b in zip(wanted, small.made, strict=True)])
             what = "all products" if everything else "conformer only"
             print(
-                f"int8, {what}: tokens {1 - wrong / total:.2%} equal, decoder {noise:.1f} dB; "
-                f"against fp32 encode x {onnx_encode / encode:.2f}, decode x {onnx_decode / decode:.2f}"
+                f"int8, {what}: tokens {1 - small.wrong / total:.2%} equal, decoder {noise:.1f} dB; "
+                f"against fp32 encode x {onnx.encode / small.encode:.2f}, decode x {onnx.decode / small.decode:.2f}"
             )
 
 

@@ -1,7 +1,7 @@
 """Times the training step of the public reference of LLM-Codec in a checkout of it; `train_step.py` calls this.
 
     git clone https://github.com/voidful/llm-codec REF
-    python benchmarks/reference_step.py --reference REF --fixture FOLDER [--gan] [--steps 1] [--precision fp32]
+    python benchmarks/reference_step.py REF FIXTURE [--gan] [--steps 1] [--precision fp32]
 
 What runs is the checkout's own `train.py`, unchanged: every loss of its shipped script, schedules at full weight from
 step 0, two clips of 4 s, no accumulation. Stand-ins only for what it imports and a CPU machine lacks: torchaudio (mel
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import memory_mb, new_parser, report
-from step_fixture import SAMPLE_RATE, static_memory
+from bench import RATE, memory_mb, options, report
+from step_fixture import static_memory
 from torch import Tensor, nn
 
 SCRIPT = """--mp_dtype {precision} --batch_size 2 --grad_accum_steps 1 --num_workers 0 --max_steps {steps}
@@ -94,7 +94,7 @@ def install_stand_ins(fixture: Path) -> None:
     from llmcodec.io import audio
 
     clips = [
-        {"audio": {"array": audio.load(clip.path, SAMPLE_RATE), "sampling_rate": SAMPLE_RATE}, "text": clip.text}
+        {"audio": {"array": audio.load(clip.path, RATE), "sampling_rate": RATE}, "text": clip.text}
         for clip in read_manifest(fixture / "manifest.jsonl")
     ]
     transforms = types.SimpleNamespace(MelSpectrogram=MelSpectrogram)
@@ -107,27 +107,21 @@ def install_stand_ins(fixture: Path) -> None:
 
 
 def main() -> None:
-    parser = new_parser(__doc__)
-    parser.add_argument("--reference", type=Path, required=True, help="checkout of github.com/voidful/llm-codec")
-    parser.add_argument("--fixture", type=Path, required=True, help="folder filled by step_fixture.write_fixture")
-    parser.add_argument("--gan", action="store_true")
-    parser.add_argument("--steps", type=int, default=1)
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    arguments = parser.parse_args()
-    reference, fixture = arguments.reference.resolve(), arguments.fixture.resolve()
+    args = options(__doc__, "reference", "fixture", gan=False, steps=1, precision=("fp32", "", ("fp32", "bf16")))
+    reference, fixture = Path(args.reference).resolve(), Path(args.fixture).resolve()
     sys.path.insert(0, str(reference))
     install_stand_ins(fixture)
     import train  # the checkout's
 
     base = memory_mb("VmRSS")
-    options = SCRIPT.format(precision=arguments.precision, steps=arguments.steps).split()
-    options += ["--enable_gan"] if arguments.gan else []
-    options += ["--auv_ckpt", str(fixture / "auv.pt"), "--qwen_model", str(fixture / "lm")]
+    command = SCRIPT.format(precision=args.precision, steps=args.steps).split()
+    command += ["--enable_gan"] if args.gan else []
+    command += ["--auv_ckpt", str(fixture / "auv.pt"), "--qwen_model", str(fixture / "lm")]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # it leaves files where it stands
         train.torch.save = lambda *args, **kwargs: None  # no final checkpoint
         train.mel_image = train.save_wav = lambda *args, **kwargs: None
-        sys.argv = ["train.py", *options, "--out_dir", folder]
+        sys.argv = ["train.py", *command, "--out_dir", folder]
         train.main()
     report(
         {

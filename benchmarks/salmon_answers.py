@@ -16,12 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from common import new_parser
+from bench import RATE, markdown, options
 from transformers.audio_utils import mel_filter_bank
 
 from llmcodec.metrics.statistics import wilson_interval
 
-RATE = 16_000
 VOICE_PARTS = ("speaker_consistency", "gender_consistency")
 Alike = Callable[[np.ndarray, np.ndarray], float]
 FILTERS = mel_filter_bank(257, 40, 0.0, 8000.0, RATE, norm="slaney", mel_scale="slaney")
@@ -58,16 +57,13 @@ def voice_listener() -> Alike | None:
 
 
 def main() -> None:
-    parser = new_parser(__doc__)
-    parser.add_argument("suite", type=Path, help="folder of `llmcodec data salmon`")
-    parser.add_argument("--max-pairs", type=int, default=None, help="only the first pairs of each part")
-    options = parser.parse_args()
-    parts = json.loads((options.suite / "suite.json").read_text(encoding="utf-8"))["parts"]
-    voice = voice_listener()
-    listeners: dict[str, Alike | None] = {"half": half, "spectrum": spectrum, "voice": voice}
-    print("| part | pairs | " + " | ".join(listeners) + " |\n|---|---:|" + "---:|" * len(listeners))
+    args = options(__doc__, "suite", max_pairs=(0, "only the first pairs of each part; 0 takes all"))
+    suite = Path(args.suite)
+    parts = json.loads((suite / "suite.json").read_text(encoding="utf-8"))["parts"]
+    listeners: dict[str, Alike | None] = {"half": half, "spectrum": spectrum, "voice": voice_listener()}
+    lines = []
     for part, rows in parts.items():
-        rows = rows[: options.max_pairs]
+        rows = rows[: args.max_pairs or None]
         cells = []
         for name, alike in listeners.items():
             if alike is None or name == "voice" and part not in VOICE_PARTS:
@@ -77,13 +73,14 @@ def main() -> None:
             for row in rows:
                 scores = []
                 for side in (0, 1):
-                    wav_S, _ = soundfile.read(options.suite / part / f"sample_{row['index']}_{side}.wav")
+                    wav_S, _ = soundfile.read(suite / part / f"sample_{row['index']}_{side}.wav")
                     joint = round(row["joint_seconds"] * RATE)
                     scores.append(alike(wav_S[:joint], wav_S[joint:]))
                 right += 0.5 if scores[0] == scores[1] else float(scores[0] > scores[1])
             share = wilson_interval(right, len(rows))
             cells.append(f"{100 * share.value:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]")
-        print(f"| {part} | {len(rows)} | " + " | ".join(cells) + " |", flush=True)
+        lines.append([part, str(len(rows)), *cells])
+    print(markdown(["part", "pairs", *listeners], lines))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bench import RATE
 from torch import nn
 
 CLIP_SECONDS = 4.0
-SAMPLE_RATE = 16_000
 NUM_CLIPS = 2
 TEXT_TOKENS = 4_096
 LM = dict(hidden_size=512, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4, head_dim=64)
@@ -55,14 +55,14 @@ def write_clips(folder: Path) -> None:
     from llmcodec.data.manifest import Clip, read_manifest, write_manifest
     from llmcodec.io import audio
 
-    size, clips = round(CLIP_SECONDS * SAMPLE_RATE), []
+    size, clips = round(CLIP_SECONDS * RATE), []
     source = iter(read_manifest(speech_manifest("train"), with_text=True))
     for index in range(NUM_CLIPS):
         wav, texts = np.zeros(0, np.float32), []
         while len(wav) < size:
             clip = next(source)
-            wav, texts = np.concatenate([wav, audio.load(clip.path, SAMPLE_RATE)]), [*texts, clip.text]
-        audio.write(folder / f"clip_{index}.wav", wav[:size], SAMPLE_RATE)
+            wav, texts = np.concatenate([wav, audio.load(clip.path, RATE)]), [*texts, clip.text]
+        audio.write(folder / f"clip_{index}.wav", wav[:size], RATE)
         clips.append(
             Clip(f"clip_{index}", f"clip_{index}.wav", CLIP_SECONDS, " ".join(texts), split="train", folder=str(folder))
         )
@@ -76,10 +76,6 @@ class StaticMemory:
     weights: float
     gradients: float
     states: float
-
-    @property
-    def total(self) -> float:
-        return self.weights + self.gradients + self.states
 
 
 def static_memory() -> StaticMemory:

@@ -22,35 +22,30 @@ class PartClock:
     """Use: `wrap` methods, `start`, run the step (with `watch_backward` before backward), `stop` -> seconds by part."""
 
     def __init__(self) -> None:
-        self.running = False
-        self.stack = [OTHER]
         self.seconds: dict[str, float] = defaultdict(float)
-        self.borders: list[int] = []  # autograd sequence number ...
-        self.owners: list[str] = []  # ... from which on nodes belong to this part
-        self.last = 0.0
-        self.current = OTHER
+        self.borders = [0]  # autograd sequence number ...
+        self.owners = [OTHER]  # ... from which on nodes belong to this part
+        self.current, self.last = OTHER, 0.0
 
-    def wrap(self, owner: Any, method: str, part: str) -> None:
-        """Count calls of `owner.method` as `part`."""
-        inner = getattr(owner, method)
+    def wrap(self, owner: Any, function: str, part: str) -> None:
+        """Count calls of `owner.function`, a method of an object or a function of a module, as `part`."""
+        inner = getattr(owner, function)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
-            if not self.running:
-                return inner(*args, **kwargs)
-            self._enter(part)
+            outer = self.owners[-1]
+            self._border(part)
             try:
                 return inner(*args, **kwargs)
             finally:
-                self._leave()
+                self._border(outer)
 
-        object.__setattr__(owner, method, timed)
+        setattr(owner, function, timed)
 
     def start(self) -> None:
-        self.running, self.last, self.current = True, time.perf_counter(), OTHER
+        self.last = time.perf_counter()
 
     def stop(self) -> dict[str, float]:
         self._switch(OTHER)
-        self.running = False
         return dict(self.seconds)
 
     def watch_backward(self, loss: Tensor) -> None:
@@ -62,27 +57,9 @@ class PartClock:
                 continue
             seen.add(node)
             todo += [following for following, _ in node.next_functions]
-            if hasattr(node, "variable"):  # a leaf: runs with whatever came before it
-                continue
-            node.register_prehook(self._hook(self._owner(node._sequence_nr())))
-
-    def _hook(self, part: str) -> Any:
-        def before(_: Any) -> None:
-            self._switch(part)
-
-        return before
-
-    def _owner(self, number: int) -> str:
-        place = bisect_right(self.borders, number)
-        return self.owners[place - 1] if place else OTHER
-
-    def _enter(self, part: str) -> None:
-        self.stack.append(part)
-        self._border(part)
-
-    def _leave(self) -> None:
-        self.stack.pop()
-        self._border(self.stack[-1])
+            if not hasattr(node, "variable"):  # a leaf runs with whatever came before it
+                part = self.owners[bisect_right(self.borders, node._sequence_nr()) - 1]
+                node.register_prehook(lambda _, part=part: self._switch(part))
 
     def _border(self, part: str) -> None:
         self._switch(part)

@@ -18,20 +18,22 @@ steps, less the interpreter with its libraries, less static. Everything takes ab
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import os
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import forget_peak, memory_mb, new_parser, report, result_of
+from bench import forget_peak, in_process, memory_mb, options, report, timed
 from step_fixture import static_memory, write_fixture
 
 PARTS = ("encode", "bridge", "LM", "heads", "alignment", "decode", "spectral", "adversary, codec's side")
 PARTS += ("adversary's step", "optimizer", "other")
 
 
-def recipe(fixture: Path, run: Path, arguments: argparse.Namespace) -> Any:
+def recipe(fixture: Path, run: Path, args: argparse.Namespace) -> Any:
     """The paper's terms and weights, all on from step 0."""
     from llmcodec.lm.backbone import BackboneConfig
     from llmcodec.objectives.adversary import AdversaryConfig
@@ -40,72 +42,66 @@ def recipe(fixture: Path, run: Path, arguments: argparse.Namespace) -> Any:
     from llmcodec.training.language import LanguageConfig
     from llmcodec.training.recipe import CodecConfig, DataConfig, GroupConfig, OptimizerConfig, Recipe, Weights
 
-    gan, bf16 = arguments.gan == ["on"], arguments.precision == ["bf16"]
-    window = None if arguments.window == ["full"] else float(arguments.window[0])
+    gan, bf16 = args.gan == ["on"], args.precision == ["bf16"]
+    window = None if args.window == ["full"] else float(args.window[0])
     language = LanguageConfig(
         backbone=BackboneConfig(name=str(fixture / "lm"), dtype="bf16" if bf16 else "fp32"),
-        bridge=BridgeConfig(kind=arguments.bridge, bf16=bf16),
+        bridge=BridgeConfig(kind=args.bridge, bf16=bf16),
         prediction=PredictionConfig(num_heads=5, kind="linear", bf16=bf16),
     )
     weights = Weights(
         mel=1.5, multi_mel=0.5, mrstft=0.5, complex_stft=0.8, ftp=0.2, cosine=0.1, contrast=0.05,
-        generator=float(gan), feature=1.5 * gan, bridge_ce=float(arguments.bridge == "projected"),
+        generator=float(gan), feature=1.5 * gan, bridge_ce=float(args.bridge == "projected"),
     )  # fmt: skip
     return Recipe(
         name="train_step",
         run=str(run),
         precision="bf16" if bf16 else "fp32",
         window_seconds=window,
-        adversary_seconds=None if window is None else min(window, arguments.adversary_seconds),
+        adversary_seconds=None if window is None else min(window, args.adversary_seconds),
         data=DataConfig(manifest=str(fixture / "manifest.jsonl"), clips_per_batch=2, prefetch=0),
         codec=CodecConfig(start=str(fixture / "codec")),
         weights=weights,
-        adversary=AdversaryConfig(bf16=bf16, r1_gamma=2.0 if arguments.r1 else 0.0) if gan else None,
+        adversary=AdversaryConfig(bf16=bf16, r1_gamma=0.0 if args.no_r1 else 2.0) if gan else None,
         language=language,
         optimizer=OptimizerConfig(codec=GroupConfig(kind="sgd", lr=5e-6, weight_decay=1e-4)),
     )
 
 
-def measure(fixture: Path, arguments: argparse.Namespace) -> dict[str, object]:
+def measure(fixture: Path, args: argparse.Namespace) -> dict[str, object]:
     """One configuration in this process."""
     import llmcodec.training.trainer as trainer_module
 
     base = memory_mb("VmRSS")
     with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_module.Trainer(recipe(fixture, Path(folder) / "run", arguments), show_progress=False)
+        trainer = trainer_module.Trainer(recipe(fixture, Path(folder) / "run", args), show_progress=False)
         batch = next(iter(trainer.loader))
         trainer.step = 1  # R1 is taken at steps 0, 16, ..
         trainer.train_step([batch])  # fills caches, makes optimizer states
         forget_peak()
-        wall, cpu, parts = timed_steps(trainer, batch, arguments.repeats)
+        wall, cpu, parts = timed_steps(trainer, batch, args.repeats)
         result: dict[str, object] = {"seconds": wall, "cpu_seconds": cpu, "parts": parts, "base_mb": base}
         result["peak_mb"] = memory_mb("VmHWM")
-        if trainer.adversary is not None and arguments.r1:
+        if trainer.adversary is not None and not args.no_r1:
             trainer.step = trainer.recipe.adversary.r1_every
-            started = time.perf_counter()
-            trainer.train_step([batch])
-            result["r1_seconds"] = time.perf_counter() - started - wall
+            result["r1_seconds"] = timed(partial(trainer.train_step, [batch])).wall - wall
             result["r1_peak_mb"] = memory_mb("VmHWM")
         return result | {f"{name}_mb": value for name, value in vars(static_memory()).items()}
 
 
 def timed_steps(trainer: Any, batch: Any, repeats: int) -> tuple[float, float, dict[str, float]]:
     """Fastest wall and CPU seconds of `repeats` steps and one instrumented one, and that one's seconds by part."""
-    walls, cpus, parts = [], [], {}
-    for index in range(repeats + 1):
-        wall, cpu = time.perf_counter(), time.process_time()
-        if index < repeats:
-            assert trainer.train_step([batch]) is not None, "a skipped step measures nothing"
-        else:
-            parts = parts_of_a_step(trainer, batch)
-        walls.append(time.perf_counter() - wall)
-        cpus.append(time.process_time() - cpu)
-    return min(walls), min(cpus), parts
+    runs = [partial(trainer.train_step, [batch])] * repeats + [partial(parts_of_a_step, trainer, batch)]
+    walls, processes, results = zip(*map(timed, runs), strict=True)
+    assert None not in results, "a skipped step measures nothing"
+    return min(walls), min(processes), results[-1]
 
 
 def parts_of_a_step(trainer: Any, batch: Any) -> dict[str, float]:
     """Seconds by part of one more step."""
     from step_parts import PartClock
+
+    import llmcodec.training.language as language
 
     clock, objective = PartClock(), trainer.objective
     clock.wrap(objective.codec, "encode_latents", "encode")
@@ -113,7 +109,7 @@ def parts_of_a_step(trainer: Any, batch: Any) -> dict[str, float]:
     clock.wrap(objective.spectral, "forward", "spectral")
     clock.wrap(objective.language.bridge, "forward", "bridge")
     clock.wrap(objective.language.backbone, "forward", "LM")
-    clock.wrap(objective.language.prediction, "forward", "heads")
+    clock.wrap(language, "prediction_terms", "heads")
     clock.wrap(objective.language, "_align", "alignment")
     if trainer.adversary is not None:
         clock.wrap(trainer.adversary, "forward", "adversary, codec's side")
@@ -147,32 +143,29 @@ def total(row: dict[str, Any]) -> float:
     return row["weights_mb"] + row["gradients_mb"] + row["states_mb"]
 
 
-def measure_all(fixture: Path, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def measure_all(fixture: Path, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Every asked-for configuration, each printed when it is done."""
     rows: dict[str, dict[str, Any]] = {}
-    benchmarks = Path(__file__).parent
-    print(f"{arguments.threads} threads, {arguments.bridge} bridge; the interpreter with its libraries is not counted")
+
+    def measured(name: str, *command: Any) -> None:
+        rows[name] = in_process(*command, threads=args.threads)
+        print(line(name, rows[name]), flush=True)
+
+    print(f"{args.threads} threads, {args.bridge} bridge; the interpreter with its libraries is not counted")
     print(HEADER)
-    environment = {"OMP_NUM_THREADS": str(arguments.threads), "TOKENIZERS_PARALLELISM": "false"}
-    if arguments.reference is not None:
-        for gan in arguments.gan if arguments.reference_gan else ["off"]:
-            command = [str(benchmarks / "reference_step.py"), "--reference", str(arguments.reference)]
-            command += ["--fixture", str(fixture), "--steps", "1" if gan == "on" else "2"]
+    for gan in args.gan if args.reference else ():
+        if gan == "off" or not args.no_reference_gan:
+            steps = ("--gan", "--steps", 1) if gan == "on" else ("--steps", 2)
             name = f"reference, fp32, full, GAN {gan}"
-            rows[name] = result_of(command + (["--gan"] if gan == "on" else []), **environment)
-            print(line(name, rows[name]), flush=True)
-    for gan in arguments.gan:
-        for precision in arguments.precision:
-            for window in arguments.window:
-                command = [str(benchmarks / "train_step.py"), "--fixture", str(fixture), "--worker"]
-                command += ["--precision", precision, "--window", window, "--gan", gan, "--bridge", arguments.bridge]
-                command += ["--adversary-seconds", str(arguments.adversary_seconds)]
-                # The slow corners: the instrumented step alone, and R1 is left out.
-                slow = window == "full" and gan == "on"
-                command += ["--repeats", "0", "--no-r1"] if slow else ["--repeats", str(arguments.repeats)]
-                name = f"ours, {precision}, {'full' if window == 'full' else window + ' s'}, GAN {gan}"
-                rows[name] = result_of(command, **environment)
-                print(line(name, rows[name]), flush=True)
+            measured(name, "reference_step.py", args.reference, fixture, *steps)
+    for gan, precision, window in itertools.product(args.gan, args.precision, args.window):
+        command = ["--precision", precision, "--window", window, "--gan", gan, "--bridge", args.bridge]
+        command += ["--adversary-seconds", args.adversary_seconds]
+        # The slow corners: the instrumented step alone, and R1 is left out.
+        slow = window == "full" and gan == "on"
+        command += ["--repeats", 0, "--no-r1"] if slow else ["--repeats", args.repeats]
+        name = f"ours, {precision}, {'full' if window == 'full' else window + ' s'}, GAN {gan}"
+        measured(name, "train_step.py", "--worker", "--fixture", fixture, *command)
     return rows
 
 
@@ -204,36 +197,36 @@ def print_ratios(rows: dict[str, dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = new_parser(__doc__)
-    parser.add_argument("--reference", type=Path, help="checkout of github.com/voidful/llm-codec to time as well")
-    parser.add_argument("--no-reference-gan", dest="reference_gan", action="store_false", help="its step without GAN")
-    parser.add_argument("--precision", nargs="+", choices=["bf16", "fp32"], default=["bf16", "fp32"])
-    parser.add_argument("--window", nargs="+", default=["1", "full"], help="seconds decoded, or full")
-    parser.add_argument("--gan", nargs="+", choices=["on", "off"], default=["off", "on"])
-    parser.add_argument("--adversary-seconds", type=float, default=0.5, help="what the discriminators see of a window")
-    parser.add_argument("--bridge", choices=["native", "projected"], default="native")
-    parser.add_argument(
-        "--repeats", type=int, default=2, help="steps, of which the fastest counts, beside the instrumented one"
+    args = options(
+        __doc__,
+        reference=(None, "checkout of github.com/voidful/llm-codec to time as well"),
+        no_reference_gan=(False, "leave out its step with GAN"),
+        precision=(["bf16", "fp32"], "", ("bf16", "fp32")),
+        window=(["1", "full"], "seconds decoded, or full"),
+        gan=(["off", "on"], "with discriminators", ("on", "off")),
+        adversary_seconds=(0.5, "what the discriminators see of a window"),
+        bridge=("native", "", ("native", "projected")),
+        repeats=(2, "steps, of which the fastest counts, beside the instrumented one"),
+        no_r1=(False, "do not time a step with R1"),
+        threads=2,
+        json=(None, "write all figures here too"),
+        fixture=(None, "folder of the fixed configuration, written if empty"),
+        worker=(False, argparse.SUPPRESS),
     )
-    parser.add_argument("--no-r1", dest="r1", action="store_false", help="do not time a step with R1")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="write all figures here too")
-    parser.add_argument("--fixture", type=Path, help="folder of the fixed configuration, written if empty")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.worker:
-        report(measure(arguments.fixture, arguments))
+    if args.worker:
+        report(measure(Path(args.fixture), args))
         return
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with tempfile.TemporaryDirectory() as temporary:
-        fixture = arguments.fixture or Path(temporary)
+        fixture = Path(args.fixture or temporary)
         if not (fixture / "manifest.jsonl").exists():
             fixture.mkdir(parents=True, exist_ok=True)
             write_fixture(fixture)
-        rows = measure_all(fixture, arguments)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        rows = measure_all(fixture, args)
+    if args.json is not None:
+        Path(args.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print_parts(rows)
-    if arguments.reference is not None:
+    if args.reference is not None:
         print()
         print_ratios(rows)
 
