@@ -54,6 +54,7 @@ OPTIONAL = (
     "einops",
     "tensorboard",
     "peft",
+    "av",
 )
 
 

@@ -116,3 +116,12 @@ def sample_mask(lengths_B: Tensor, num_samples: int) -> Tensor:
     if lengths_B.ndim != 1:
         raise ValueError(f"sample_mask: lengths must have shape (B,), got {tuple(lengths_B.shape)}")
     return torch.arange(num_samples, device=lengths_B.device)[None, :] < lengths_B[:, None]
+
+
+def most_over_ranks(value: int, device: torch.device) -> int:
+    """The largest of a plain number over ranks; a collective when torch.distributed is initialised."""
+    if num_ranks() == 1:
+        return value
+    most = torch.tensor(value, device=device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return int(most)

@@ -6,17 +6,19 @@ import json
 import math
 import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from llmcodec.io.run_guard import Stopped, StopSignals
 from llmcodec.lm.prepare import prepare_model
 from llmcodec.lm.recipe import LMDataConfig, LMModelConfig, TokenLMRecipe
 from llmcodec.lm.small_lm import SmallLMConfig
 from llmcodec.lm.token_lm import load_token_lm
-from llmcodec.lm.train import _start, newest_checkpoint, train_token_lm
+from llmcodec.lm.train import _facts, _start, newest_checkpoint, train_token_lm
 
 from .small_token_lm import CODEC, NUM_CODES, causal, random_codes, rows
 
@@ -32,10 +34,10 @@ def recipe(run, **options):
     return TokenLMRecipe(data=data, model=model, **defaults | options)
 
 
-def train(one, resume=False, valid=4, codec=CODEC):
+def train(one, resume=False, valid=4, codec=CODEC, **how):
     lines: list[str] = []
     held_out = rows(valid, seed=9) if valid else []
-    folder = train_token_lm(one, rows(), held_out, codec, resume=resume, say=lines.append)
+    folder = train_token_lm(one, rows(), held_out, codec, resume=resume, say=lines.append, **how)
     return folder, lines
 
 
@@ -90,19 +92,52 @@ def test_a_folder_in_use_and_a_changed_recipe(tmp_path):
     train(one)
     with pytest.raises(ValueError, match="holds a run already; go on with --resume"):
         train(one)
-    with pytest.raises(ValueError, match="lr differ from"):
+    with pytest.raises(ValueError, match=r"lr was 0\.01, is 0\.0001"):
         train(replace(one, lr=1e-4), resume=True)
     with pytest.raises(ValueError, match="started with tokens of codec 'toy'"):
         train(one, resume=True, codec=replace(CODEC, weights_sha256="1" * 64))
     assert newest_checkpoint(tmp_path / "run") == tmp_path / "run" / "checkpoint-3"
     assert newest_checkpoint(tmp_path / "none") is None
-    train(replace(one, steps=5), resume=True)  # more steps are no other run
+    with pytest.raises(ValueError, match="steps was 3, is 5"):  # its learning rate falls over the steps
+        train(replace(one, steps=5), resume=True)
+    train(replace(one, steps=5), resume=True, allow_changes=True)
+    steady = recipe(tmp_path / "steady", steps=3, schedule="constant_with_warmup", warmup_share=0.0)
+    train(steady)
+    train(replace(steady, steps=5), resume=True)
+    assert newest_checkpoint(tmp_path / "steady") == tmp_path / "steady" / "checkpoint-5"
+
+
+def start(one, resume=False):
+    return _start(one, _facts(rows(), CODEC), resume, False, print)
+
+
+def test_other_tokens_behind_the_same_path_are_seen(tmp_path):
+    one = recipe(tmp_path / "run")
+    start(one)
+    assert start(one, True) is None
+    with pytest.raises(ValueError, match=r"data\.tokens \(its content\) was"):
+        _start(one, _facts(rows()[:-1], CODEC), True, False, print)
+
+
+def test_a_signal_saves_the_step_and_ends_the_run(tmp_path, monkeypatch):
+    class Told(StopSignals):
+        def __enter__(self):
+            self.received = signal.SIGTERM
+            return self
+
+    monkeypatch.setattr("llmcodec.lm.train.StopSignals", Told)
+    with pytest.raises(Stopped, match="stopped by SIGTERM: step 1 is saved") as stopped:
+        train(recipe(tmp_path / "run", steps=3))
+    assert stopped.value.exit_code == 143
+    assert newest_checkpoint(tmp_path / "run") == tmp_path / "run" / "checkpoint-1"
+    monkeypatch.undo()
+    train(recipe(tmp_path / "run", steps=3), resume=True)
 
 
 def test_of_several_processes_one_writes(tmp_path, monkeypatch):
     one = recipe(tmp_path / "run")
     monkeypatch.setenv("RANK", "1")
-    assert _start(tmp_path / "run", one, CODEC, False, print) is None and not (tmp_path / "run" / "run.json").exists()
+    assert start(one) is None and not (tmp_path / "run" / "run.json").exists()
     for step, state in ((3, "{}"), (6, '{"epo')):
         (tmp_path / "run" / f"checkpoint-{step}").mkdir(parents=True)
         (tmp_path / "run" / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
@@ -118,14 +153,14 @@ def test_a_start_that_is_killed_leaves_no_half_description(tmp_path, monkeypatch
 
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        _start(tmp_path / "run", recipe(tmp_path / "run"), CODEC, False, print)
+        start(recipe(tmp_path / "run"))
     assert not list((tmp_path / "run").iterdir())
 
 
 def test_a_run_from_before_a_field_existed_resumes(tmp_path):
     run = tmp_path / "run"
     one = recipe(run, data=LMDataConfig(formats=["audio"], max_tokens=48))
-    _start(run, one, CODEC, False, print)
+    start(one)
     facts = json.loads((run / "run.json").read_text())
     fields = facts["recipe"]
     del fields["data"]["turns"], fields["everywhere"]
@@ -133,16 +168,16 @@ def test_a_run_from_before_a_field_existed_resumes(tmp_path):
     fields["model"]["small"] = sizes | {"max_positions": 128, "initializer_range": 0.02}
     fields["data"]["gone"] = 1  # a field of then
     (run / "run.json").write_text(json.dumps(facts))
-    assert _start(run, one, CODEC, True, print) is None
+    assert start(one, True) is None
     other = replace(one, data=replace(one.data, turns=(3, 8)), model=LMModelConfig(small=replace(SMALL, num_heads=1)))
-    with pytest.raises(ValueError, match=r"run: data.turns, model.small.num_heads differ from"):
-        _start(run, other, CODEC, True, print)
+    with pytest.raises(ValueError, match=r"data\.turns was .*; model\.small\.num_heads was 2, is 1"):
+        start(other, True)
     fields["model"]["small"]["cooccurrence"] = False  # the old spelling of start_window
     (run / "run.json").write_text(json.dumps(facts))
     drawn = replace(one, model=LMModelConfig(small=replace(SMALL, start_window=0)))
-    assert _start(run, drawn, CODEC, True, print) is None
-    with pytest.raises(ValueError, match=r"run: model.small.start_window differ from"):
-        _start(run, one, CODEC, True, print)
+    assert start(drawn, True) is None
+    with pytest.raises(ValueError, match=r"model\.small\.start_window was 0, is 2"):
+        start(one, True)
 
 
 def test_accumulation_and_packing_do_not_change_the_step(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmcodec.data import files
-from llmcodec.data.files import AUDIO_ENDINGS
+from llmcodec.io.audio import AUDIO_ENDINGS
 from llmcodec.transcode.inputs import Problem, find_inputs
 
 
@@ -16,6 +16,15 @@ def touch(*paths: Path) -> None:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
+
+
+def test_formats_that_cannot_be_read_here_are_problems(tmp_path, monkeypatch):
+    for name in ("a.wav", "b.m4a", "c.txt"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr("llmcodec.transcode.inputs.UNREAD_ENDINGS", (".m4a",))
+    found, problems = find_inputs([str(tmp_path)], (".wav",))
+    assert [one.relative.name for one in found] == ["a.wav"]
+    assert [str(one) for one in problems] == [f"{tmp_path / 'b.m4a'}: .m4a needs PyAV: pip install 'llmcodec[formats]'"]
 
 
 def test_files_are_taken_whatever_their_ending_folders_by_ending(tmp_path):

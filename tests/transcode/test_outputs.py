@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcodec.transcode.inputs import Found
+from llmcodec.transcode.inputs import Found, find_inputs
 from llmcodec.transcode.outputs import plan_outputs, refuse_existing, remove_left_overs
 
 WAVES = (".wav", ".flac")
@@ -37,6 +37,15 @@ def test_one_file_may_name_its_result_or_go_beside():
     assert names(plan_outputs([alone("in/a.wav")], None, WAVES, mark=".reconstructed")) == ["in/a.reconstructed.wav"]
     assert names(plan_outputs([alone("a.safetensors")], "b.flac", WAVES)) == ["b.flac"]
     assert names(plan_outputs([alone("a.safetensors")], "out", WAVES, ".flac")) == ["out/a.flac"]
+
+
+def test_files_that_differ_by_their_ending_alone_keep_it(tmp_path):
+    for name in ("a.wav", "a.flac", "b.wav", "x/a.wav"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    found, problems = find_inputs([str(tmp_path / "in")], (".wav", ".flac"))
+    targets = plan_outputs(found, "out", TOKENS)
+    assert names(targets) == [f"out/{name}.safetensors" for name in ("a.flac", "a.wav", "b", "x/a")] and not problems
 
 
 def test_a_folder_named_like_a_file_stays_a_folder(tmp_path):

@@ -1,9 +1,9 @@
 """`llmcodec data manifest` and `data hub`: library functions, which are commands as they are.
 
-Test: tests/data/test_layouts.py, tests/data/test_hub.py.
+Test: tests/data/test_corpus.py, tests/data/test_hub.py.
 """
 
+from llmcodec.data.corpus import make_manifest
 from llmcodec.data.hub import make_hub_manifest
-from llmcodec.data.layouts import make_manifest
 
 __all__ = ["make_hub_manifest", "make_manifest"]

@@ -13,6 +13,7 @@ from importlib import import_module
 from inspect import signature
 
 from llmcodec.cli.parser import run_function
+from llmcodec.io.run_guard import Stopped
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         "export": Command("write a plain Hugging Face model that others can serve", "cli.lm:export"),
     },
     "data": {
-        "manifest": Command("make a manifest from a folder or a LibriSpeech layout", "cli.data:make_manifest"),
+        "manifest": Command("make a manifest from a corpus, whatever its layout", "cli.data:make_manifest"),
         "hub": Command("make a manifest from a data set of the Hugging Face hub", "cli.data:make_hub_manifest"),
         "salmon": Command(
             "make a SALMon-style suite of consistency pairs from any corpus", "cli.salmon:make_salmon_suite"
@@ -129,6 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, ArithmeticError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print(f"{program}: {stopped}", file=sys.stderr)
+        return stopped.exit_code
     except KeyboardInterrupt:
         print(f"{program}: stopped", file=sys.stderr)
         return 130

@@ -81,10 +81,12 @@ class RecipeParser(Generic[RecipeType]):
 def training_parser(
     kind: type[RecipeType], program: str, description: str, keys: Mapping[str, str] = KEYS
 ) -> RecipeParser[RecipeType]:
-    """Parser of a command that trains what the recipe says: also `--resume` and `--device`."""
+    """Parser of a command that trains what the recipe says: also `--resume`, `--allow-changes` and `--device`."""
     recipes = RecipeParser(kind, program, description, keys)
     add = recipes.parser.add_argument
     add("--resume", action="store_true", help="Go on from the newest checkpoint of the run.")
+    text = "With --resume: go on although the recipe differs from the run's; run.json then says in what."
+    add("--allow-changes", action="store_true", help=text)
     add("--device", type=str, default="auto", help=parameter_helps(DeviceOptions)["device"])
     return recipes
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmcodec.data.augmentation import Augmentation, augment, speed_of
 from llmcodec.data.manifest import Clip
 from llmcodec.data.sampler import clip_seed
-from llmcodec.io import audio
 
 
 @dataclass
@@ -29,6 +29,8 @@ class ClipBatch:
     texts: list[str]
     """Transcripts, empty where unknown. They belong to the whole utterance, also where `wav_BS` is a crop."""
     ids: list[str]
+    target_BS: Tensor | None = None
+    """What the decoder shall rebuild where that differs from `wav_BS` (augmentation with a clean target)."""
     speakers: list[str] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)
 
@@ -37,7 +39,8 @@ class ClipBatch:
 
     def to(self, device: torch.device | str) -> ClipBatch:
         """The same batch with its tensors on `device`."""
-        return replace(self, wav_BS=self.wav_BS.to(device), lengths_B=self.lengths_B.to(device))
+        target_BS = None if self.target_BS is None else self.target_BS.to(device)
+        return replace(self, wav_BS=self.wav_BS.to(device), lengths_B=self.lengths_B.to(device), target_BS=target_BS)
 
 
 class ClipDataset:
@@ -46,6 +49,7 @@ class ClipDataset:
     clips: what `read_manifest` gave. sample_rate: of the codec; other rates are resampled.
     crop_seconds: length of a crop, or None for whole utterances; shorter clips are taken whole.
     crop: `random` places the crop by (seed, step, clip id), `start` at the beginning, `middle` in the middle.
+    augmentation: changes to every clip that `batch` gives; `read` gives clips as they are.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class ClipDataset:
         crop_seconds: float | None = None,
         crop: Literal["random", "start", "middle"] = "random",
         seed: int = 0,
+        augmentation: Augmentation | None = None,
     ) -> None:
         if crop not in ("random", "start", "middle"):
             raise ValueError(f"crop must be random, start or middle, not {crop!r}")
@@ -64,6 +69,7 @@ class ClipDataset:
         self.clips, self.sample_rate, self.seed = list(clips), sample_rate, seed
         self.crop_samples = None if crop_seconds is None else round(crop_seconds * sample_rate)
         self.crop = crop
+        self.augmentation = augmentation if augmentation is not None and augmentation.on else None
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -74,24 +80,40 @@ class ClipDataset:
         limit = float("inf") if self.crop_samples is None else self.crop_samples / self.sample_rate
         return [min(clip.duration, limit) for clip in self.clips]
 
-    def read(self, index: int, step: int = 0) -> np.ndarray:
-        """float32 (S,) of one clip; `step` matters for random crops only. Raises ValueError naming a broken file."""
+    def read(self, index: int, step: int = 0, speed: float = 1.0) -> np.ndarray:
+        """float32 (S,) of one clip; `step` matters for random crops only. Raises ValueError naming a broken file.
+
+        A clip is played faster or slower (`speed`) by reading it at another sample rate.
+        """
         clip = self.clips[index]
+        rate = round(self.sample_rate / speed / 100) * 100 if speed != 1.0 else self.sample_rate
         if self.crop_samples is None:
-            return audio.load(clip.path, self.sample_rate)
-        header = audio.info(clip.path)
-        spare = audio.num_resampled(header.num_frames, header.sample_rate, self.sample_rate) - self.crop_samples
+            return clip.load(rate)
+        spare = clip.num_samples(rate) - self.crop_samples
         if spare <= 0:
-            return audio.load(clip.path, self.sample_rate)
+            return clip.load(rate)
         if self.crop == "random":
             start = clip_seed(self.seed, step, clip.id, "crop") % (spare + 1)
         else:
             start = 0 if self.crop == "start" else spare // 2
-        return audio.load(clip.path, self.sample_rate, start, self.crop_samples)
+        return clip.load(rate, start, self.crop_samples)
 
     def batch(self, indices: Sequence[int], step: int = 0) -> ClipBatch:
-        """Read and collate the clips `indices`."""
-        return collate([self.read(index, step) for index in indices], [self.clips[index] for index in indices])
+        """Read, augment and collate the clips `indices`."""
+        clips = [self.clips[index] for index in indices]
+        if self.augmentation is None:
+            return collate([self.read(index, step) for index in indices], clips)
+        heard, wanted = zip(*(self._augmented(index, step) for index in indices), strict=True)
+        batch = collate(heard, clips)
+        if any(a is not b for a, b in zip(heard, wanted, strict=True)):
+            batch.target_BS = collate(wanted, clips).wav_BS
+        return batch
+
+    def _augmented(self, index: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        assert self.augmentation is not None
+        key = (self.seed, step, self.clips[index].id)
+        wav_S = self.read(index, step, speed_of(self.augmentation, *key))
+        return augment(wav_S, self.sample_rate, self.augmentation, *key)
 
 
 def collate(wavs: Sequence[np.ndarray], clips: Sequence[Clip]) -> ClipBatch:

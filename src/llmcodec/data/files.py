@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".w64", ".caf")
-
 
 def find_files(
     top: Path, endings: tuple[str, ...], leave_out: Path | None = None

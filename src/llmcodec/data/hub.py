@@ -12,8 +12,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llmcodec.data.layouts import ManifestSummary, hashed_split, save
+import numpy as np
+
+from llmcodec.data.corpus import ManifestSummary, save
 from llmcodec.data.manifest import Clip
+from llmcodec.data.splits import hashed_split
 from llmcodec.io import audio
 
 _SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "dev": "valid", "test": "test"}
@@ -59,14 +62,15 @@ def make_hub_manifest(
     for number, row in enumerate(rows):
         if limit is not None and number >= limit:
             break
-        clip_id = str(row.get(id_column) or f"{split}-{number:08d}")
+        named = row.get(id_column)
+        clip_id = str(named) if named not in (None, "") else f"{split}-{number:08d}"
         if clip_id in ids:
             raise ValueError(f"{dataset}: id {clip_id!r} in column {id_column!r} occurs twice; name another id_column")
         ids.add(clip_id)
         try:
             path, seconds = _place(row[audio_column], clip_id, number, target.parent)
-        except ValueError as error:
-            skipped[clip_id] = f"{clip_id}: {error}"
+        except (ValueError, OSError) as error:
+            skipped[clip_id] = f"{clip_id[:80]}: {error}"
             continue
         clips.append(
             Clip(
@@ -106,7 +110,9 @@ def _load(
         raise ValueError(f"{dataset}: no column {audio_column!r}; there is {', '.join(rows.features)}")
     if rows.features is not None:  # other columns may hold audio too, which nobody asked to decode
         rows = rows.select_columns([audio_column, *sorted(set(others) & set(rows.features) - {audio_column})])
-    return _read(dataset, rows.cast_column(audio_column, datasets.Audio(decode=False)))
+    if rows.features is None or isinstance(rows.features[audio_column], datasets.Audio):
+        rows = rows.cast_column(audio_column, datasets.Audio(decode=False))
+    return _read(dataset, rows)
 
 
 def _read(dataset: str, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -127,22 +133,44 @@ def import_datasets() -> Any:
     return datasets
 
 
-def undecoded_audio(value: dict[str, Any]) -> Path | bytes:
-    """The file or the bytes of a cell of a column `Audio(decode=False)`. Raises ValueError where there is neither."""
-    if value["bytes"] is not None:
-        return bytes(value["bytes"])
-    if value["path"] and Path(value["path"]).is_file():
-        return Path(value["path"])
-    raise ValueError(f"neither audio bytes nor a file at {value['path']!r}")
+def undecoded_audio(value: Any) -> Path | bytes:
+    """The file or the bytes of a cell: of a column `Audio(decode=False)`, or the name of a file.
+
+    Raises:
+        ValueError: no audio, a file that is not there, or samples without their rate.
+    """
+    if value is None:
+        raise ValueError("no audio in this row")
+    if not isinstance(value, (dict, str)):
+        raise ValueError("a list of samples without their sampling rate; store {array, sampling_rate}")
+    content, place = (None, value) if isinstance(value, str) else (value.get("bytes"), value.get("path"))
+    if content is not None:
+        return bytes(content)
+    if place and Path(place).is_file():
+        return Path(place)
+    raise ValueError(f"neither audio bytes nor a file at {place!r}")
 
 
-def _place(value: dict[str, Any], clip_id: str, number: int, folder: Path) -> tuple[Path, float]:
+def _place(value: Any, clip_id: str, number: int, folder: Path) -> tuple[Path, float]:
     """Where the audio of a row lies (relative to `folder` if written there) and its seconds."""
-    source = undecoded_audio(value)
-    if isinstance(source, Path):
-        return source.resolve(), audio.info(source).seconds
-    wav_S, sample_rate = audio.read_bytes(source, "its audio")
+    if isinstance(value, dict) and value.get("array") is not None:
+        wav_S, sample_rate = _decoded(value["array"], value.get("sampling_rate"))
+    else:
+        source = undecoded_audio(value)
+        if isinstance(source, Path):
+            return source.resolve(), audio.info(source).seconds
+        wav_S, sample_rate = audio.read_bytes(source, "its audio")
     safe = re.sub(r"[^\w.-]+", "_", clip_id)[-80:]
     relative = Path("audio") / f"{number // 1000:05d}" / f"{number:08d}_{safe}.flac"
     audio.write(folder / relative, wav_S, sample_rate)
     return relative, len(wav_S) / sample_rate
+
+
+def _decoded(array: Any, sample_rate: Any) -> tuple[np.ndarray, int]:
+    """float32 (S,) and rate of {array, sampling_rate}. Raises ValueError for no samples, NaN, or no rate."""
+    if not isinstance(sample_rate, int) or sample_rate < 1:
+        raise ValueError(f"samples with the sampling rate {sample_rate!r}")
+    wav = audio.to_mono(np.asarray(array, np.float32))
+    if not len(wav) or not np.isfinite(wav).all():
+        raise ValueError("NaN or infinite samples" if len(wav) else "no samples")
+    return wav, sample_rate

@@ -19,7 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llmcodec import assets
+from llmcodec.io import audio
 from llmcodec.io.atomic import write_text
 from llmcodec.io.digests import digest_all
 from llmcodec.io.structured import read_lines
@@ -51,12 +54,36 @@ class Clip:
     """`train`, `valid` or `test`."""
     bandwidth_hz: int | None = None
     """Highest frequency the recording really carries, where known."""
+    start: float | None = None
+    """Seconds into the file where the clip begins, if it is a stretch of `duration` seconds; None: all of the file."""
     folder: str = ""
     """Where relative paths start: the manifest's folder. Not written to the manifest."""
 
     @property
     def path(self) -> Path:
         return Path(self.folder) / self.audio
+
+    def load(self, sample_rate: int, start: int = 0, num_samples: int | None = None) -> np.ndarray:
+        """Mono float32 (S,) at `sample_rate`; `start` and `num_samples` count samples of the clip at that rate."""
+        if self.start is None:
+            return audio.load(self.path, sample_rate, start, num_samples)
+        length = max(1, round(self.duration * sample_rate)) - start
+        length = length if num_samples is None else min(length, num_samples)
+        return audio.load(self.path, sample_rate, round(self.start * sample_rate) + start, length)
+
+    def read(self, mono: bool = True) -> tuple[np.ndarray, int]:
+        """The clip at its file's own rate: float32 (S,) if `mono`, else (S, C), and the rate."""
+        if self.start is None:
+            return audio.read(self.path, mono=mono)
+        rate = audio.info(self.path).sample_rate
+        return audio.read(self.path, round(self.start * rate), max(1, round(self.duration * rate)), mono)
+
+    def num_samples(self, sample_rate: int) -> int:
+        """Samples that `load` gives, by the header of the file."""
+        if self.start is not None:
+            return max(1, round(self.duration * sample_rate))
+        header = audio.info(self.path)
+        return audio.num_resampled(header.num_frames, header.sample_rate, sample_rate)
 
     @property
     def held_out(self) -> bool:
@@ -126,14 +153,24 @@ def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip]) -> Path:
         }
         if clip.folder and not os.path.isabs(clip.audio):
             row["audio"] = Path(os.path.relpath(clip.path, target.parent)).as_posix()
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+        line = json.dumps(row, ensure_ascii=False)
+        # A name that is no UTF-8 cannot be written as it is; escaped, it comes back byte for byte.
+        lines.append((line if _is_unicode(line) else json.dumps(row)) + "\n")
     return write_text(target, "".join(lines), durable=True)
 
 
 def manifest_hash(clips: Iterable[Clip]) -> str:
     """16 hex digits that change with any clip, field or order, not with the folder where the corpus lies."""
-    rows = ([getattr(clip, name) for name in _FIELDS] for clip in clips)
+    rows = ([getattr(clip, name) for name in _FIELDS if name != "start" or clip.start is not None] for clip in clips)
     return digest_all(json.dumps(row, ensure_ascii=True) + "\n" for row in rows)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def total_seconds(clips: Iterable[Clip]) -> float:
@@ -166,8 +203,8 @@ def _clip(row: Any, where: str, folder: str) -> Clip:
     if isinstance(duration, bool) or not isinstance(duration, (int, float)) or not 0 < duration < math.inf:
         raise ValueError(f"{where}: duration must be a positive number of seconds, not {duration!r}")
     for name, value in values.items():
-        expected = (int, float) if name in ("duration", "bandwidth_hz") else str
-        if not isinstance(value, expected):
+        expected = (int, float) if name in ("duration", "bandwidth_hz", "start") else str
+        if not isinstance(value, expected) or isinstance(value, bool):
             raise ValueError(f"{where}: {name} has the wrong type {type(value).__name__} ({value!r})")
     if not values.get("id") or not values.get("audio"):
         raise ValueError(f"{where}: id and audio must not be empty")

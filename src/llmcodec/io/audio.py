@@ -13,26 +13,56 @@ Tests: `pytest tests/io/test_audio.py`.
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import re
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import soundfile as sf
 import soxr
 
-from llmcodec.io.atomic import AnyPath, atomic_path
+from llmcodec.io.atomic import AnyPath
+from llmcodec.io.audio_formats import (
+    AUDIO_ENDINGS,
+    UNREAD_ENDINGS,
+    ForwardFile,
+    byte_ranges,
+    decoded_file,
+    is_for_pyav,
+    joined_file,
+    readable_name,
+    why_unread,
+)
+from llmcodec.io.audio_writer import AudioWriter, write
+
+__all__ = [
+    "AUDIO_ENDINGS",
+    "UNREAD_ENDINGS",
+    "AudioInfo",
+    "AudioWriter",
+    "info",
+    "iterate",
+    "load",
+    "read",
+    "readable_name",
+    "resample",
+    "to_mono",
+    "why_unread",
+    "write",
+]
 
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 1_000_000  # outside, a header is wrong rather than unusual
 _READ_FRAMES = 1 << 14
+_UNKNOWN_LENGTH = 1 << 62  # what libsndfile says of a FLAC file whose header does not know its length
+LOUDEST = 10.0
+"""A peak above this is warned of: no recording, but integers stored as floats or a fault."""
+CANCELLED_DB = 12.0
+"""A mean of channels so far below them is warned of; channels that have nothing in common lose 3 dB."""
 _IMPLAUSIBLE = 1000  # a header that claims so many times what is there is not that of a file cut short
 _FILTER_SECONDS = 0.05  # context on both sides of a resampled crop; soxr's HQ filter is far shorter
 
@@ -165,80 +195,7 @@ def resample(wav: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
     return out if missing <= 0 else np.concatenate([out, np.zeros((missing, *out.shape[1:]), out.dtype)])
 
 
-def write(path: AnyPath, wav: np.ndarray, sample_rate: int, subtype: str | None = None, durable: bool = True) -> None:
-    """Write (S,) or (S, C) floats in [-1, 1]; the format follows the file's ending.
-
-    Atomic: there is the old file or the whole new one, and if `durable` even when the power fails. Integer formats clip
-    what is outside [-1, 1].
-    Raises ValueError for non-finite samples or an unknown ending.
-    """
-    num_channels = 1 if wav.ndim == 1 else wav.shape[1]
-    with AudioWriter(path, sample_rate, num_channels, subtype, durable) as writer:
-        writer.write(wav)
-
-
-class AudioWriter:
-    """Writes blocks of any length; the file gets its name when the `with` block ends without an error."""
-
-    def __init__(
-        self,
-        path: AnyPath,
-        sample_rate: int,
-        num_channels: int = 1,
-        subtype: str | None = None,
-        durable: bool = True,
-    ) -> None:
-        self.path = Path(path)
-        ending = self.path.suffix.lower().lstrip(".")
-        opus = ending == "opus"
-        file_format = "OGG" if opus else ending.upper()
-        if file_format not in sf.available_formats():
-            raise ValueError(
-                f"{path}: cannot write audio with the ending '.{ending}'; use .wav, .flac, .ogg, .opus or .mp3"
-            )
-        self._stack = ExitStack()
-        temporary = self._stack.enter_context(atomic_path(self.path, durable))
-        try:
-            self._file = sf.SoundFile(
-                temporary,
-                "w",
-                sample_rate,
-                num_channels,
-                format=file_format,
-                subtype="OPUS" if opus else subtype,
-            )
-        except (sf.SoundFileError, ValueError) as error:
-            self._stack.__exit__(type(error), error, error.__traceback__)
-            raise ValueError(
-                f"{path}: cannot be written at {sample_rate} Hz as {subtype or file_format}: {error}"
-            ) from error
-        self._stack.callback(self._file.close)
-
-    def write(self, wav: np.ndarray) -> None:
-        if not np.isfinite(wav).all():
-            raise ValueError(f"{self.path}: not written, the audio has NaN or infinite samples")
-        try:
-            self._file.write(wav)
-        except (sf.SoundFileError, AssertionError) as error:  # soundfile asserts that everything was written
-            raise OSError(errno.ENOSPC, f"cannot be written, is the disk full? ({error})", str(self.path)) from error
-
-    def __enter__(self) -> AudioWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, traceback)
-
-
-class _ForwardFile(sf.SoundFile):
-    """A file for reading on. The base class seeks after every read of a seekable file, which jumps in a VBR MP3."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-def _open(path: AnyPath) -> _ForwardFile:
+def _open(path: AnyPath) -> ForwardFile:
     """An open file, or a ValueError that says what is in its place."""
     place = Path(path)
     if not place.exists():
@@ -247,28 +204,35 @@ def _open(path: AnyPath) -> _ForwardFile:
         raise ValueError(f"{path}: is a folder, not an audio file")
     if place.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty (0 bytes)")
-    raw = place.suffix.lower() == ".raw"
+    # By its content, where soundfile would take the ending .raw as headerless audio or cannot spell the name.
+    by_content = place.suffix.lower() == ".raw" or readable_name(place) != str(place)
+    if is_for_pyav(place):
+        return ForwardFile(decoded_file(place))
     try:
-        # By its content: soundfile itself would take the ending .raw as headerless audio.
-        file = _ForwardFile(os.open(place, os.O_RDONLY), closefd=True) if raw else _ForwardFile(place)
+        file = ForwardFile(os.open(place, os.O_RDONLY), closefd=True) if by_content else ForwardFile(place)
     except (sf.SoundFileError, TypeError) as error:
         reason = re.sub("^Error opening .*?: (?=[A-Z])", "", str(error)).rstrip(".")
         if "possibly a pipe" in reason or "must be specified" in reason:
             reason = "no audio format is recognised in it"
         raise ValueError(f"{path}: not an audio file that can be read ({reason})") from error
+    endless = file.frames >= _UNKNOWN_LENGTH
+    if endless or file.format in ("OGG", "MP3", "MPEG") and byte_ranges(place):
+        file.close()
+        file = ForwardFile(joined_file(place))
     if not MIN_SAMPLE_RATE <= file.samplerate <= MAX_SAMPLE_RATE:
         file.close()
         raise ValueError(f"{path}: its header says {file.samplerate} Hz, which cannot be right")
     return file
 
 
-def _blocks(path: AnyPath, file: _ForwardFile, start: int, num_frames: int | None, mono: bool) -> Iterator[np.ndarray]:
+def _blocks(path: AnyPath, file: ForwardFile, start: int, num_frames: int | None, mono: bool) -> Iterator[np.ndarray]:
     """Blocks from `start` on. Memory follows what is decoded, never the length that a header claims."""
     try:
         _seek(file, start)
     except sf.SoundFileError as error:
         raise ValueError(f"{path}: damaged before frame {start} ({error})") from error
     done, missing, damage = 0, file.frames - start if num_frames is None else num_frames, ""
+    levels = _Levels()
     while missing > 0:
         buffer = np.full((min(missing, _READ_FRAMES), file.channels), np.nan, np.float32)
         try:
@@ -281,7 +245,9 @@ def _blocks(path: AnyPath, file: _ForwardFile, start: int, num_frames: int | Non
             bad = start + done + int(np.argmin(np.isfinite(block).all(axis=1)))
             raise ValueError(f"{path}: sample {bad} is NaN or infinite; repair or drop the file")
         done, missing = done + len(block), missing - len(block)
-        yield to_mono(block) if mono else block
+        heard = to_mono(block) if mono else block
+        levels.add(block, heard if mono else None)
+        yield heard
         if damage:
             break
     expected = _claimed_frames(file)
@@ -290,9 +256,37 @@ def _blocks(path: AnyPath, file: _ForwardFile, start: int, num_frames: int | Non
         _check_claim(path, file, reached, expected)
     if missing > 0 and reached < expected or num_frames is None and 0 < file.frames < expected:
         warnings.warn(f"{path}: truncated or damaged{damage}: {reached} of {expected} frames read", stacklevel=3)
+    for problem in levels.problems():
+        warnings.warn(f"{path}: {problem}", stacklevel=3)
 
 
-def _seek(file: _ForwardFile, start: int) -> None:
+class _Levels:
+    """Peak of a file, and what is lost when its channels are averaged; said when it cannot be meant."""
+
+    def __init__(self) -> None:
+        self.peak = self.before = self.after = 0.0
+
+    def add(self, block: np.ndarray, mono_S: np.ndarray | None) -> None:
+        self.peak = max(self.peak, float(np.abs(block).max(initial=0.0)))
+        if mono_S is not None and block.ndim == 2 and block.shape[1] > 1:
+            self.before += float(np.mean(np.square(block, dtype=np.float64), axis=1).sum())
+            self.after += float(np.square(mono_S, dtype=np.float64).sum())
+
+    def problems(self) -> Iterator[str]:
+        if self.peak > LOUDEST:
+            yield (
+                f"too loud: its peak is {self.peak:.4g}, full scale is 1; if the samples are integers kept as floats, "
+                "divide them by 32768 (16 bits)"
+            )
+        if self.before > 0 and self.after < self.before * 10 ** (-CANCELLED_DB / 10):
+            loss = 10 * math.log10(self.before / max(self.after, 1e-20 * self.before))
+            yield (
+                f"its channels cancel: their mean is {min(loss, 200):.0f} dB below them; take them apart "
+                "(--channels split) or turn one round"
+            )
+
+
+def _seek(file: ForwardFile, start: int) -> None:
     """Go to frame `start`; MP3 is decoded up to it, because its seek tables may point some frames off."""
     if file.format != "MP3":
         if start:
@@ -305,7 +299,7 @@ def _seek(file: _ForwardFile, start: int) -> None:
         start -= skipped
 
 
-def _claimed_frames(file: _ForwardFile) -> int:
+def _claimed_frames(file: ForwardFile) -> int:
     """Frames by the header, also where libsndfile corrected the header of a file cut short."""
     wrong = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
     if wrong and int(wrong[2]) > 0 and int(wrong[1]) < 0x7FFFFFF0:  # larger means "unknown": a stream's header
@@ -317,7 +311,7 @@ def _claimed_frames(file: _ForwardFile) -> int:
     return file.frames
 
 
-def _check_claim(path: AnyPath, file: _ForwardFile, reached: int, expected: int) -> None:
+def _check_claim(path: AnyPath, file: ForwardFile, reached: int, expected: int) -> None:
     """Refuse a file read to its end whose length field cannot be true; warn of an Ogg stream without an end."""
     advice = "the length field in its header is wrong; repair it, e.g. by `ffmpeg -i IN OUT.wav`"
     if expected > _IMPLAUSIBLE * reached:

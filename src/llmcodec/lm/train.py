@@ -9,7 +9,6 @@ unfinished is passed over. Test: `pytest tests/lm/test_train.py`.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import shutil
@@ -17,10 +16,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from llmcodec.distributed import most_over_ranks
+from llmcodec.io.digests import digest_all, package_versions, source_commit
+from llmcodec.io.run_guard import RUN, RunLock, Stopped, StopSignals, go_on
 from llmcodec.io.structured import read_json, read_object, write_json
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.embeddings import save_tensors
@@ -32,11 +35,23 @@ from llmcodec.lm.token_lm import TokenLM, TokenLMCard
 from llmcodec.transcode.tokenize import FlatRow
 
 WEIGHTS = "trainable.safetensors"
-RUN = "run.json"
-MAY_CHANGE = ("name", "run", "epochs", "steps", "eval_every", "log_every", "max_eval_clips", "keep_best")
-"""Fields that a resumed run may change."""
+MAY_DIFFER = ("name", "run", "log_every", "eval_every", "max_eval_clips", "keep_best")
+"""Fields that a resumed run may change. Steps and epochs may grow where no learning rate depends on them."""
 MOST_UNITS = 1000
 """Of tts_aligned, named in the card: phonemes, not words."""
+
+
+class StopAtSignal(TrainerCallback):
+    """Saves a checkpoint at the end of the step in which a signal came, and ends the training."""
+
+    def __init__(self, stop: StopSignals) -> None:
+        self.stop = stop
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        asked = most_over_ranks(self.stop.received, args.device)
+        if asked:
+            self.stop.received = asked
+            control.should_save = control.should_training_stop = True
 
 
 class LMTrainer(Trainer):
@@ -141,6 +156,7 @@ def train_token_lm(
     codec: TokenProvenance,
     *,
     resume: bool = False,
+    allow_changes: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     say: Callable[[str], None] = print,
 ) -> Path:
@@ -149,12 +165,13 @@ def train_token_lm(
     Args:
         train_rows: rows of token shards, codes flattened. valid_rows: held-out ones, may be empty.
         codec: whose tokens these are. say: takes lines for people.
+        resume: go on from the newest checkpoint. allow_changes: although the recipe differs from the run's.
 
     Raises:
         ValueError: a run folder that is in use, a recipe that does not fit the data or the checkpoint.
     """
     run = Path(recipe.run)
-    start = _start(run, recipe, codec, resume, say)
+    start = _start(recipe, _facts(train_rows, codec), resume, allow_changes, say)
     num_codes = codec.num_codebooks * codec.codebook_size
     if "tts_stream" in recipe.data.formats and recipe.data.turns[1] % codec.num_codebooks:
         raise ValueError(f"recipe: data.turns[1] must hold whole frames of {codec.num_codebooks} codes")
@@ -204,7 +221,11 @@ def train_token_lm(
         recipe=recipe,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    with RunLock(run, _writes()), StopSignals() as stop:
+        trainer.add_callback(StopAtSignal(stop))
+        trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    if trainer.control.should_training_stop and stop.received:
+        raise Stopped(stop.received, f"step {trainer.state.global_step} is saved; go on with --resume")
     if trainer.is_world_process_zero():
         prepared.save(run / "lm", card)
         if held_out is not None:
@@ -233,41 +254,50 @@ def _writes() -> bool:
 
 
 def _start(
-    run: Path, recipe: TokenLMRecipe, codec: TokenProvenance, resume: bool, say: Callable[[str], None]
+    recipe: TokenLMRecipe,
+    facts: dict[str, Any],
+    resume: bool,
+    allow_changes: bool,
+    say: Callable[[str], None],
 ) -> Path | None:
-    """Checkpoint to go on from; writes run.json for a new run."""
-    facts = json.loads(json.dumps({"recipe": dataclasses.asdict(recipe), "codec": dataclasses.asdict(codec)}))
+    """Checkpoint to go on from; writes run.json for a new run, and compares a resumed one with it."""
+    run = Path(recipe.run)
     path = run / RUN
     if resume and path.is_file():
-        before = read_object(path)
-        changed = [name for name in _changed(before["recipe"], facts["recipe"]) if name not in MAY_CHANGE]
-        if before["codec"]["weights_sha256"] != codec.weights_sha256:
-            raise ValueError(f"{run}: the run was started with tokens of codec {before['codec']['codec']!r}")
-        if changed:
-            raise ValueError(f"{run}: {', '.join(changed)} differ from {path}; resume with the recipe of the run")
-        return newest_checkpoint(run, say)
+        before = read_object(path)["codec"]
+        if before["weights_sha256"] != facts["codec"]["weights_sha256"]:
+            raise ValueError(f"{run}: the run was started with tokens of codec {before['codec']!r}")
+        found = newest_checkpoint(run, say)
+        if _writes():
+            steady = recipe.schedule == "constant_with_warmup" and not recipe.warmup_share
+            go_on(
+                run,
+                recipe,
+                facts,
+                step=int(found.name.removeprefix("checkpoint-")) if found is not None else 0,
+                content=lambda facts: facts.get("rows"),
+                content_field="data.tokens",
+                may_differ=MAY_DIFFER,
+                may_grow=("steps", "epochs") if steady else (),
+                allow_changes=allow_changes,
+            )
+        return found
     if any(run.glob("checkpoint-*")) or (run / "lm").exists():
-        raise ValueError(f"{run}: holds a run already; go on with --resume, or name another folder with --run")
+        raise ValueError(f"{run}: holds a run already; go on with --resume, or name another folder with --output")
     if _writes():
-        write_json(path, facts, durable=True)
+        write_json(path, {"recipe": dataclasses.asdict(recipe), **facts}, durable=True)
     return None
 
 
-def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Fields of two recipes that differ; a field that is younger than the run had its default then."""
-    default = TokenLMRecipe()
-    small = dataclasses.replace(default.model.small, **before["model"]["small"])  # reads old spellings too
-    before = before | {"model": before["model"] | {"small": dataclasses.asdict(small)}}
-    known = _flat(json.loads(json.dumps(dataclasses.asdict(default)))) | _flat(before)
-    return [name for name, value in _flat(now).items() if known.get(name) != value]
-
-
-def _flat(fields: dict[str, Any], inside: str = "") -> dict[str, Any]:
-    """Nested fields by their names as the command line has them: data.turns."""
-    flat: dict[str, Any] = {}
-    for name, value in fields.items():
-        flat |= _flat(value, f"{inside}{name}.") if isinstance(value, dict) else {f"{inside}{name}": value}
-    return flat
+def _facts(rows: Sequence[FlatRow], codec: TokenProvenance) -> dict[str, Any]:
+    """What run.json says beside the recipe: the codec, a digest of the training rows, versions and commit."""
+    parts = (part for row in rows for part in (row.id, row.text, np.ascontiguousarray(row.codes, np.int64)))
+    return {
+        "codec": dataclasses.asdict(codec),
+        "rows": digest_all(parts),
+        "versions": package_versions("python", "llmcodec", "torch", "transformers", "accelerate"),
+        "commit": source_commit(),
+    }
 
 
 def _codes(rows: Sequence[FlatRow], num_codes: int) -> list[Tensor]:

@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmcodec.data.backgrounds import SAMPLE_RATE
 from llmcodec.io import audio
 from llmcodec.io.progress import OnProgress
 from llmcodec.io.structured import read_object
 from llmcodec.metrics.statistics import Interval, wilson_interval
-from llmcodec.salmon.backgrounds import SAMPLE_RATE
 from llmcodec.salmon.build import GENDER, SPEAKER, SuiteSettings, build_suite
 from llmcodec.salmon.pairs import Splice
 

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from llmcodec.data.backgrounds import BABBLE, BABBLE_VOICES, SYNTHETIC, babble, excerpt, noise_files, render
 from llmcodec.data.manifest import Clip
+from llmcodec.data.reverberation import draw_room, impulse_response, recorded_response
 from llmcodec.io import audio
-from llmcodec.salmon.backgrounds import BABBLE, BABBLE_VOICES, SYNTHETIC, babble, excerpt, noise_files, render
 from llmcodec.salmon.plan import MIN_CLIP_SECONDS, MIN_HALF_SECONDS, VoicePlan, choose_others, fold_of, seed_of
-from llmcodec.salmon.reverberation import draw_room, impulse_response, recorded_response
 from llmcodec.salmon.splice import (
     GRID,
     PAUSE,

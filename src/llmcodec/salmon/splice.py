@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmcodec.salmon.backgrounds import SAMPLE_RATE, convolve, unit_rms
+from llmcodec.data.backgrounds import SAMPLE_RATE, convolve, unit_rms
 
 GRID = SAMPLE_RATE // 4
 """Lengths of finished clips are multiples of this, so that many have the same length and encode in batches."""

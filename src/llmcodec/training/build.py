@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,10 +16,8 @@ from llmcodec import assets
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.data.clips import ClipDataset
 from llmcodec.data.loader import ClipLoader
-from llmcodec.data.manifest import manifest_hash, read_manifest
+from llmcodec.data.manifest import read_manifest
 from llmcodec.data.sampler import ResumableSampler
-from llmcodec.io.digests import package_versions, source_commit
-from llmcodec.io.structured import write_json
 from llmcodec.objectives.adversary import Adversary
 from llmcodec.training.recipe import Recipe
 
@@ -119,7 +115,9 @@ def build_dataset(recipe: Recipe, sample_rate: int) -> ClipDataset:
         min_seconds=data.min_seconds,
         max_seconds=math.inf if data.max_seconds is None else data.max_seconds,
     )
-    return ClipDataset(clips, sample_rate, crop_seconds=data.crop_seconds, seed=recipe.seed)
+    return ClipDataset(
+        clips, sample_rate, crop_seconds=data.crop_seconds, seed=recipe.seed, augmentation=data.augmentation
+    )
 
 
 def build_loader(recipe: Recipe, sample_rate: int, rank: int, world_size: int) -> ClipLoader:
@@ -135,21 +133,3 @@ def build_loader(recipe: Recipe, sample_rate: int, rank: int, world_size: int) -
         bucket_batches=data.bucket_batches if data.crop_seconds is None else 1,
     )
     return ClipLoader(dataset, sampler, data.prefetch)
-
-
-def write_run_description(recipe: Recipe, loader: ClipLoader) -> None:
-    """`run.json`: resolved recipe, versions, manifest hash, commit. Enough to run it again."""
-    folder = Path(recipe.run)
-    packages = ("python", "llmcodec", "torch", "transformers", "accelerate", "numpy", "soundfile", "safetensors")
-    description: dict[str, Any] = {
-        "recipe": asdict(recipe),
-        "manifest": {
-            "path": str(recipe.data.manifest),
-            "hash": manifest_hash(loader.dataset.clips),
-            "clips": len(loader.dataset),
-        },
-        "versions": package_versions(*packages),
-        "commit": source_commit(),
-        "threads": torch.get_num_threads(),
-    }
-    write_json(folder / "run.json", description)

@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
-from llmcodec.distributed import masked_mean, num_ranks
+from llmcodec.distributed import masked_mean, most_over_ranks, num_ranks
 from llmcodec.objectives.adversary import Adversary
 from llmcodec.objectives.collapse import marginal_entropy_term
 from llmcodec.objectives.spectral import SpectralLosses
@@ -146,7 +145,8 @@ class CodecObjective(nn.Module):
         """The same stretch of frames and samples of every clip, its place keyed by seed, step and clip id."""
         hop = self.codec.hop_samples
         num_frames = encoding.mask_BT.shape[1]
-        wav_BS = F.pad(batch.wav_BS, (0, max(0, num_frames * hop - batch.wav_BS.shape[1])))[:, : num_frames * hop]
+        wanted_BS = batch.wav_BS if batch.target_BS is None else batch.target_BS
+        wav_BS = F.pad(wanted_BS, (0, max(0, num_frames * hop - wanted_BS.shape[1])))[:, : num_frames * hop]
         if self.recipe.window_seconds is None:
             return Window(encoding.quantized_BTD, encoding.mask_BT, wav_BS, batch.lengths_B)
         size = max(1, round(self.recipe.window_seconds * self.codec.frame_rate))
@@ -192,15 +192,6 @@ class CodecObjective(nn.Module):
             torch.stack([x[s : s + size] for x, s in zip(fake_BS, starts_B, strict=True)]),
             torch.stack([x[s : s + size] for x, s in zip(real_BS, starts_B, strict=True)]),
         )
-
-
-def most_over_ranks(value: int, device: torch.device) -> int:
-    """The largest of a plain number over ranks; a collective when torch.distributed is initialised."""
-    if num_ranks() == 1:
-        return value
-    most = torch.tensor(value, device=device)
-    dist.all_reduce(most, dist.ReduceOp.MAX)
-    return int(most)
 
 
 def detached(encoding: CodecEncoding) -> CodecEncoding:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llmcodec.assets import BUNDLED
+from llmcodec.data.augmentation import Augmentation
 from llmcodec.objectives.adversary import AdversaryConfig
 from llmcodec.objectives.collapse import CollapseFloors
 from llmcodec.objectives.spectral import SpectralConfig
@@ -41,6 +42,8 @@ class DataConfig:
     """Whole utterances of similar length share a batch: sorted within pools of this many batches; 1 does not sort."""
     prefetch: int = 2
     """Batches read ahead by a background thread; 0 reads in place."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """Other levels, silence, speed, filters, noise, rooms, lossy codecs; everything is off by default."""
 
     def __post_init__(self) -> None:
         for name in ("clips_per_batch", "bucket_batches"):

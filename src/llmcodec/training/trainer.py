@@ -24,7 +24,9 @@ from llmcodec.codec.folder import WEIGHTS, check_folder
 from llmcodec.codec.quantizer import CodebookUsage
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
+from llmcodec.distributed import most_over_ranks
 from llmcodec.io.atomic import atomic_folder
+from llmcodec.io.run_guard import RunLock, Stopped, StopSignals
 from llmcodec.objectives.collapse import CodeStatistics
 from llmcodec.training import checkpoint
 from llmcodec.training.build import (
@@ -33,11 +35,11 @@ from llmcodec.training.build import (
     build_language,
     build_loader,
     partition_of,
-    write_run_description,
 )
 from llmcodec.training.objective import CodecObjective, LossTerms
 from llmcodec.training.optimizer import GroupOptimizer
 from llmcodec.training.recipe import Recipe
+from llmcodec.training.run_folder import begin_run, go_on
 from llmcodec.training.tracking import JSONLLog, TrainingBar, plot_curves, read_log
 
 
@@ -50,10 +52,11 @@ class Trainer:
 
     Args:
         recipe: what to do. resume: continue from the newest checkpoint in the run folder (if any).
+        allow_changes: resume with a recipe that differs from the run's; run.json then says in what.
     """
 
-    def __init__(self, recipe: Recipe, resume: bool = False, show_progress: bool = True):
-        self.recipe, self.folder = recipe, Path(recipe.run)
+    def __init__(self, recipe: Recipe, resume: bool = False, show_progress: bool = True, allow_changes: bool = False):
+        self.recipe, self.folder, self.allow_changes = recipe, Path(recipe.run), allow_changes
         ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
         AcceleratorState._reset_state()  # a trainer before in this process may have had another precision
         self.accelerator = Accelerator(
@@ -93,6 +96,7 @@ class Trainer:
         ]
         self.model = self.accelerator.prepare(self.objective)
         self.step, self.bad_steps, self.skipped, self.revived = 0, 0, 0, 0
+        self.resumed = False
         self.bar_enabled = show_progress and self.accelerator.is_main_process
         if resume:
             self.resume()
@@ -228,14 +232,14 @@ class Trainer:
     def run(self) -> Path:
         """Train to `recipe.steps`; returns the folder of the trained codec."""
         main = self.accelerator.is_main_process
-        if main:
-            write_run_description(self.recipe, self.loader)
+        if main and not self.resumed:
+            begin_run(self.recipe, self.loader)
         log = JSONLLog(self.folder / "log.jsonl", self.step) if main else None
         if self.recipe.trackers:
             self.accelerator.init_trackers(self.recipe.name)
         started = time.monotonic()
         bar = TrainingBar(self.recipe.name, self.recipe.steps, self.step, self.bar_enabled)
-        with bar, self.loader as batches:
+        with RunLock(self.folder, main), StopSignals() as stop, bar, self.loader as batches:
             while self.step < self.recipe.steps:
                 row = self.train_step([next(batches) for _ in range(self.recipe.accumulate)])
                 if row is not None and (self.step % self.recipe.log_every == 0 or self.step == self.recipe.steps):
@@ -248,8 +252,11 @@ class Trainer:
                         self.accelerator.log(row, step=self.step)
                     self.guard(row, bar)
                 bar.update(self.step, row)
-                if self.step % self.recipe.checkpoint_every == 0 or self.step == self.recipe.steps:
+                asked = most_over_ranks(stop.received, self.device)  # the same step on all ranks
+                if asked or self.step % self.recipe.checkpoint_every == 0 or self.step == self.recipe.steps:
                     self.save()
+                if asked and self.step < self.recipe.steps:
+                    raise Stopped(asked, f"step {self.step} is saved; go on with --resume")
         return self.finish()
 
     def guard(self, row: dict[str, float], bar: TrainingBar) -> None:
@@ -343,10 +350,14 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> None:
-        """Load the newest checkpoint, if there is one."""
+        """Load the newest checkpoint, if there is one, after a look at what the run was begun with."""
         found = checkpoint.list_checkpoints(self.folder / "checkpoints")
         if found:
-            self.load_training_state(checkpoint.load_checkpoint(found[-1]))
+            state = checkpoint.load_checkpoint(found[-1])
+            if self.accelerator.is_main_process:
+                go_on(self.recipe, self.loader, state["progress"]["step"], self.allow_changes)
+            self.load_training_state(state)
+            self.resumed = True
 
 
 def as_floats(row: Mapping[str, Tensor | float]) -> dict[str, float]:

@@ -16,8 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from llmcodec.data.files import AUDIO_ENDINGS
-from llmcodec.io.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
+from llmcodec.io.audio import AUDIO_ENDINGS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from llmcodec.io.token_file import TokenProvenance, read_token_facts
 from llmcodec.io.token_shards import SHARD_ENDINGS, ShardFormat, TokenRow, TokenShardWriter, open_token_shards
 from llmcodec.io.token_text import frames, parse_codec_text
@@ -166,7 +165,7 @@ class Transcoder:
 
 def item_of(found: Found, target: Path | None) -> Item:
     """What is read, and where its result goes."""
-    return Item(found.source, target, str(found.source), found.relative.with_suffix("").as_posix())
+    return Item(found.source, target, str(found.source), found.result.as_posix())
 
 
 def is_finished(item: Item) -> bool:

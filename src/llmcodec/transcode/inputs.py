@@ -8,11 +8,13 @@ Test: tests/transcode/test_inputs.py.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmcodec.data.files import find_files
+from llmcodec.io.audio_formats import UNREAD_ENDINGS, why_unread
 from llmcodec.io.token_shards import SHARD_ENDINGS
 
 TOKEN_ENDINGS = (".safetensors", *SHARD_ENDINGS)
@@ -26,6 +28,13 @@ class Found:
     relative: Path
     """Where it stands below the folder that was given; its name where the file itself was given."""
     from_folder: bool = False
+    twin: bool = False
+    """Whether another file of the run differs from it by its ending alone, as `a.flac` from `a.wav`."""
+
+    @property
+    def result(self) -> Path:
+        """Where its result stands, without an ending: `a`, or for a twin `a.wav`."""
+        return self.relative if self.twin else self.relative.with_suffix("")
 
 
 @dataclass(frozen=True)
@@ -61,10 +70,15 @@ def find_inputs(
         if not place.is_dir():
             found.append(Found(place, Path(place.name)))
             continue
-        inside, trouble = find_files(place, tuple(endings), leave_out)
+        inside, trouble = find_files(place, (*endings, *UNREAD_ENDINGS), leave_out)
+        trouble += [(path, why_unread(path)) for path in inside if path.suffix.lower() in UNREAD_ENDINGS]
+        inside = [path for path in inside if path.suffix.lower() not in UNREAD_ENDINGS]
         if not inside and not trouble:
-            raise ValueError(f"{name}: no file in this folder ends in {', '.join(endings)}")
+            more = ", ..." if len(endings) > 6 else ""
+            raise ValueError(f"{name}: no file in this folder ends in {', '.join(endings[:6])}{more}")
         inside.sort(key=lambda path: path.relative_to(place).as_posix())
         found += [Found(path, path.relative_to(place), from_folder=True) for path in inside]
         problems += [Problem(str(path), reason) for path, reason in trouble]
-    return found, problems
+    ways = Counter(one.result for one in found)
+    wholes = Counter(one.relative for one in found)
+    return [replace(one, twin=ways[one.result] > wholes[one.relative]) for one in found], problems

@@ -45,7 +45,7 @@ def plan_outputs(
         folder = Path(output)
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{output}: is a file; for these inputs --output must be a folder")
-        targets = [folder / one.relative.with_name(f"{one.relative.stem}{ending or endings[0]}") for one in found]
+        targets = [folder / one.result.with_name(f"{one.result.name}{ending or endings[0]}") for one in found]
     _refuse_doubles(found, targets)
     if folder is not None:
         _refuse_ways_out(folder, targets)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from llmcodec.data.backgrounds import SAMPLE_RATE
 from llmcodec.io import audio
-from llmcodec.salmon.backgrounds import SAMPLE_RATE
 
 SOUND = 343.0
 _ORDER = 6

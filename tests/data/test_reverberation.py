@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from llmcodec.data.reverberation import SAMPLE_RATE, SOUND, Room, draw_room, impulse_response, recorded_response
 from llmcodec.io import audio
-from llmcodec.salmon.reverberation import SAMPLE_RATE, SOUND, Room, draw_room, impulse_response, recorded_response
 
 
 def measured_t60(response: np.ndarray) -> float:

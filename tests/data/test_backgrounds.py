@@ -1,12 +1,12 @@
-"""salmon/backgrounds.py: every kind sounds, an instance keeps its character, recordings are found by domain."""
+"""backgrounds.py: every kind sounds, an instance keeps its character, recordings are found by domain."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from llmcodec.data.backgrounds import SYNTHETIC, babble, convolve, excerpt, noise_files, render, unit_rms
 from llmcodec.io import audio
-from llmcodec.salmon.backgrounds import SYNTHETIC, babble, convolve, excerpt, noise_files, render, unit_rms
 
 RATE = 16_000
 

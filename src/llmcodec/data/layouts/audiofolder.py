@@ -1,0 +1,91 @@
+"""Hugging Face audiofolder: `metadata.csv`, `metadata.jsonl` or `metadata.parquet` with a column `file_name`.
+
+The text is the first of `text`, `transcription`, `transcript`, `sentence`, `normalized_text`; speaker, language and
+split are read from columns of these names (`speaker_id`, `locale`, ... too).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmcodec.data.layouts.base import Folder, Report, Utterance, plain_text, read_lines, read_table
+from llmcodec.data.splits import split_of_name
+
+NAME = "audiofolder"
+WHOLE_TREE = True
+_TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+COLUMNS = {
+    "text": ("text", "transcription", "transcript", "sentence", "normalized_text"),
+    "speaker": ("speaker", "speaker_id", "client_id"),
+    "language": ("language", "locale", "lang"),
+    "split": ("split",),
+}
+
+
+def recognises(folder: Folder) -> bool:
+    return any(name in folder.files and _has_file_names(folder.path / name) for name in _TABLES)
+
+
+def read(folder: Folder, report: Report) -> Iterator[Utterance]:
+    """Rows of the table, then audio below the folder that no row names (without text)."""
+    seen: set[Path] = set()
+    table = next(name for name in _TABLES if name in folder.files and _has_file_names(folder.path / name))
+    for number, row in _rows(folder.path / table, report):
+        name = str(row.get("file_name") or "")
+        path = folder.path / name
+        if not name or not path.is_file():
+            report.skipped[f"{table}:{number}"] = f"{folder.path / table}:{number}: no file {name!r}"
+            continue
+        seen.add(path)
+        facts = {key: plain_text(first(row, names)) for key, names in COLUMNS.items()}
+        yield Utterance(
+            path,
+            **facts | {"split": split_of_name(facts["split"])},
+            text_from=table if facts["text"] else "",
+        )
+    for place in folder.below():
+        for name in place.audio:
+            if (path := place.path / name) not in seen:
+                report.lost_texts[str(path)] = f"{path}: not in {table}; without text"
+                yield Utterance(path)
+
+
+def first(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    """The first of these columns that holds something."""
+    return next((str(row[name]) for name in names if row.get(name) not in (None, "")), "")
+
+
+def _has_file_names(path: Path) -> bool:
+    if path.suffix == ".parquet":
+        return True
+    with open(path, "rb") as file:
+        return b"file_name" in file.readline(65536)
+
+
+def _rows(path: Path, report: Report) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    if path.suffix == ".csv":
+        yield from read_table(path, report, ",", quoted=True)
+    elif path.suffix == ".jsonl":
+        yield from json_rows(path, report)
+    else:
+        try:
+            import pyarrow.parquet as pq
+        except ImportError as error:
+            raise ValueError(f"{path}: parquet needs one more package: pip install 'llmcodec[datasets]'") from error
+        yield from enumerate(pq.read_table(path).to_pylist(), start=1)
+
+
+def json_rows(path: Path, report: Report) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, object) of a file with one JSON object a line; lines that are something else are reported."""
+    for number, line in read_lines(path, report):
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            report.skipped[f"{path.name}:{number}"] = f"{path}:{number}: not a JSON object"

@@ -1,0 +1,148 @@
+"""What the readers of corpus layouts share: one utterance, one folder, texts of any encoding, a report of what failed.
+
+Test: `pytest tests/data/test_layouts.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from llmcodec.io.audio import AUDIO_ENDINGS
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A recording, and what its corpus says of it; an empty string where it says nothing."""
+
+    path: Path
+    text: str = ""
+    speaker: str = ""
+    language: str = ""
+    split: str = ""
+    """Where a table of the corpus decides; else folder names or a hash do."""
+    id: str = ""
+    """The corpus's own unique name; else its path is taken."""
+    text_from: str = ""
+    """What the text was read from, such as `metadata.csv` or `*.txt`."""
+    start: float = 0.0
+    """Seconds into the file where the utterance begins."""
+    duration: float | None = None
+    """Seconds of the utterance where it is a stretch of the file; None means all of it."""
+
+
+@dataclass
+class Report:
+    """What readers met that is not in the manifest, by file; and texts that could not be read."""
+
+    skipped: dict[str, str] = field(default_factory=dict)
+    """File or row -> why it is not in the manifest."""
+    lost_texts: dict[str, str] = field(default_factory=dict)
+    """File or row -> why its clip has no text."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """Sentence about rows that a layout leaves out by its own rules -> how many there were."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder's own entries, sorted; hidden ones are passed over."""
+
+    path: Path
+    root: Path
+    """Where the corpus begins."""
+    files: tuple[str, ...]
+    folders: tuple[str, ...]
+
+    @cached_property
+    def audio(self) -> list[str]:
+        return [name for name in self.files if name.lower().endswith(AUDIO_ENDINGS)]
+
+    def has(self, *names: str) -> bool:
+        """Whether all these files or folders are there, in any case of letters."""
+        present = {name.lower() for name in (*self.files, *self.folders)}
+        return all(name in present for name in names)
+
+    def below(self) -> Iterator[Folder]:
+        """This folder and all below it, in a fixed order; links are followed, each real folder once."""
+        seen: set[str] = set()
+        for place, subfolders, names in os.walk(self.path, followlinks=True):
+            real = os.path.realpath(place)
+            if real in seen:
+                subfolders.clear()
+                continue
+            seen.add(real)
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            files = tuple(sorted(name for name in names if not name.startswith(".")))
+            yield Folder(Path(place), self.root, files, tuple(subfolders))
+
+
+def folder_at(path: Path, root: Path) -> Folder:
+    """The entries of one folder."""
+    return next(Folder(path, root, (), ()).below())
+
+
+def plain_text(text: str) -> str:
+    """Words with single spaces between them; odd separators (tabs, NEL, U+2028) count as spaces."""
+    return " ".join(text.split())
+
+
+def read_text(path: Path, report: Report) -> str:
+    """A transcript in UTF-8; one that is not costs itself, and is reported."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        report.lost_texts[str(path)] = f"{path}: not UTF-8 ({error.reason} at byte {error.start}); its text is left out"
+    except OSError as error:
+        report.lost_texts[str(path)] = f"{path}: cannot be read ({error.strerror}); its text is left out"
+    return ""
+
+
+def read_lines(path: Path, report: Report) -> Iterator[tuple[int, str]]:
+    """(number, line) of a table in UTF-8, cut at newlines alone; a line that is not UTF-8 is reported and left out."""
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                where = f"{path}:{number}"
+                report.lost_texts[where] = f"{where}: not UTF-8 ({error.reason}); the line is left out"
+                continue
+            if line.strip():
+                yield number, line
+
+
+def read_table(path: Path, report: Report, delimiter: str, quoted: bool) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line, row) of a table whose first line names the columns.
+
+    Raises:
+        ValueError: no header.
+    """
+    lines = read_lines(path, report)
+    try:
+        _, head = next(lines)
+    except StopIteration:
+        raise ValueError(f"{path}: the table is empty") from None
+    columns = _cells(head, delimiter, quoted)
+    for number, line in lines:
+        yield number, dict(zip(columns, _cells(line, delimiter, quoted), strict=False))
+
+
+def _cells(line: str, delimiter: str, quoted: bool) -> Sequence[str]:
+    return next(csv.reader([line], delimiter=delimiter)) if quoted else line.split(delimiter)
+
+
+def beside(folder: Folder, stem: str, endings: Sequence[str]) -> Path | None:
+    """The file `stem` + one of `endings` (in that order, in any case of letters) in a folder."""
+    names = {name.lower(): name for name in folder.files if name.lower().startswith(stem.lower())}
+    for ending in endings:
+        exact = stem + ending
+        if exact in folder.files:
+            return folder.path / exact
+        if (stem + ending).lower() in names:
+            return folder.path / names[(stem + ending).lower()]
+    return None

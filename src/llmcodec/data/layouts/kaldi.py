@@ -1,0 +1,70 @@
+"""Kaldi data folders: `wav.scp` (and `segments`), `text`, `utt2spk`, `spk2gender`.
+
+Commands in `wav.scp` (lines that end in `|`) are never run: `flac -c -d -s FILE |` and the like are read as their file,
+others are reported. The split is that of the folder's name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from llmcodec.data.layouts.base import Folder, Report, Utterance, plain_text, read_lines
+from llmcodec.io.audio import AUDIO_ENDINGS
+
+NAME = "Kaldi"
+WHOLE_TREE = True
+_PLAIN_COMMAND = re.compile(r"(?:flac|sox|sph2pipe|ffmpeg|cat)\b[^|;&<>`$]*")
+
+
+def recognises(folder: Folder) -> bool:
+    return folder.has("wav.scp")
+
+
+def read(folder: Folder, report: Report) -> Iterator[Utterance]:
+    """Utterances of `segments` where there is one, else of `wav.scp`."""
+    recordings = {
+        name: place for name, line in _table(folder, "wav.scp", report) if (place := _file(name, line, folder, report))
+    }
+    texts, speakers = dict(_table(folder, "text", report)), dict(_table(folder, "utt2spk", report))
+    if folder.has("segments"):
+        stretches = [(name, *line.split()) for name, line in _table(folder, "segments", report)]
+    else:
+        stretches = [(name, name) for name in recordings]
+    for name, recording, *times in stretches:
+        if recording not in recordings:
+            report.skipped[name] = f"{folder.path / 'segments'}: {name} is a stretch of {recording}, which has no audio"
+            continue
+        start, stop = (float(times[0]), float(times[1])) if len(times) == 2 else (0.0, None)
+        text = plain_text(texts.get(name, ""))
+        yield Utterance(
+            recordings[recording],
+            text,
+            speakers.get(name, ""),
+            id=name,
+            text_from="text" if text else "",
+            start=start,
+            duration=None if stop is None else stop - start,
+        )
+
+
+def _table(folder: Folder, name: str, report: Report) -> Iterator[tuple[str, str]]:
+    if folder.has(name):
+        for _, line in read_lines(folder.path / name, report):
+            key, _, rest = line.strip().partition(" ")
+            yield key, rest.strip()
+
+
+def _file(name: str, line: str, folder: Folder, report: Report) -> Path | None:
+    """The audio file behind a line of wav.scp; relative paths are tried from the folder and from here."""
+    place = line
+    if line.endswith("|"):
+        words = line.rstrip("| ").split() if _PLAIN_COMMAND.fullmatch(line.rstrip("| ")) else []
+        place = next((word for word in words if word.lower().endswith((*AUDIO_ENDINGS, ".sph"))), "")
+    for path in (folder.path / place, Path(place)):
+        if place and path.is_file():
+            return path
+    why = f"no file {place!r}" if place else f"its command is not run: {line!r}"
+    report.skipped[name] = f"{folder.path / 'wav.scp'}: {name}: {why}"
+    return None

@@ -1,0 +1,75 @@
+"""lhotse cut sets: `*cuts*.jsonl` or `.jsonl.gz`, each line a MonoCut with its recording and supervisions.
+
+Recordings are read from files; cuts of several supervisions join their texts. Mixed and padded cuts are reported. The
+split is that of the file's name (`cuts_dev.jsonl.gz`).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llmcodec.data.layouts.base import Folder, Report, Utterance, plain_text
+from llmcodec.data.splits import split_of_name
+
+NAME = "lhotse"
+WHOLE_TREE = True
+_ENDINGS = (".jsonl", ".jsonl.gz")
+
+
+def recognises(folder: Folder) -> bool:
+    return any("cuts" in name and name.endswith(_ENDINGS) for name in folder.files)
+
+
+def read(folder: Folder, report: Report) -> Iterator[Utterance]:
+    """Cuts of every cut set in the folder."""
+    for name in folder.files:
+        if "cuts" in name and name.endswith(_ENDINGS):
+            yield from read_file(folder.path / name, report)
+
+
+def read_file(path: Path, report: Report) -> Iterator[Utterance]:
+    """Cuts of one file."""
+    words = path.name.split(".")[0].replace("-", "_").split("_")
+    split = next((found for word in words if (found := split_of_name(word))), "")
+    open_text = gzip.open if path.suffix == ".gz" else open
+    with open_text(path, "rt", encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{path}:{number}"
+            try:
+                cut = json.loads(line)
+                yield _utterance(cut, path, split)
+            except (json.JSONDecodeError, KeyError, TypeError, IndexError, ValueError) as error:
+                report.skipped[where] = f"{where}: {error if isinstance(error, ValueError) else 'not a cut'}"
+
+
+def _utterance(cut: dict[str, Any], path: Path, split: str) -> Utterance:
+    if cut.get("type", "MonoCut") != "MonoCut":
+        raise ValueError(f"a {cut['type']} is not read, only a MonoCut")
+    recording = cut["recording"]
+    source = recording["sources"][0]
+    if source["type"] != "file":
+        raise ValueError(f"audio of type {source['type']!r} is not read, only files")
+    place = path.parent / source["source"]
+    place = place if place.is_file() else Path(source["source"])
+    if not place.is_file():
+        raise ValueError(f"no file {source['source']!r}")
+    supervisions = cut.get("supervisions") or []
+    text = plain_text(" ".join(str(one.get("text") or "") for one in supervisions))
+    speakers = {str(one["speaker"]) for one in supervisions if one.get("speaker")}
+    languages = {str(one["language"]) for one in supervisions if one.get("language")}
+    whole = not cut.get("start") and abs(cut["duration"] - recording.get("duration", cut["duration"])) < 1e-3
+    return Utterance(
+        place,
+        text,
+        speakers.pop() if len(speakers) == 1 else "",
+        languages.pop() if len(languages) == 1 else "",
+        split,
+        str(cut["id"]),
+        path.name if text else "",
+        float(cut.get("start") or 0.0),
+        None if whole else float(cut["duration"]),
+    )

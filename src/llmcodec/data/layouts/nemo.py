@@ -1,0 +1,59 @@
+"""NeMo manifests: a JSON object a line with `audio_filepath`, `duration`, `text`, maybe `offset` and `speaker`.
+
+The file is named itself (`llmcodec data manifest train_manifest.json`) or lies in the folder. Paths are relative to it.
+The split is that of the file's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from llmcodec.data.layouts.audiofolder import COLUMNS, first, json_rows
+from llmcodec.data.layouts.base import Folder, Report, Utterance, plain_text
+from llmcodec.data.splits import split_of_folders
+
+NAME = "NeMo"
+WHOLE_TREE = True
+
+
+def manifests(folder: Folder) -> list[str]:
+    return [name for name in folder.files if name.endswith((".json", ".jsonl")) and is_manifest(folder.path / name)]
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether the first line has `audio_filepath`."""
+    with open(path, "rb") as file:
+        return b'"audio_filepath"' in file.readline(65536)
+
+
+def recognises(folder: Folder) -> bool:
+    return bool(manifests(folder))
+
+
+def read(folder: Folder, report: Report) -> Iterator[Utterance]:
+    """Rows of every manifest in the folder."""
+    for name in manifests(folder):
+        yield from read_file(folder.path / name, report)
+
+
+def read_file(path: Path, report: Report) -> Iterator[Utterance]:
+    """Rows of one manifest; a row with `offset`, or shorter than its file, is a stretch of it."""
+    split, _ = split_of_folders([path.stem, *reversed(path.stem.split("_"))])
+    for number, row in json_rows(path, report):
+        audio = str(row.get("audio_filepath") or "")
+        if not audio or not (path.parent / audio).is_file():
+            report.skipped[f"{path.name}:{number}"] = f"{path}:{number}: no file {audio!r}"
+            continue
+        offset, duration = row.get("offset") or 0.0, row.get("duration")
+        text = plain_text(first(row, COLUMNS["text"]))
+        yield Utterance(
+            path.parent / audio,
+            text,
+            first(row, COLUMNS["speaker"]),
+            first(row, COLUMNS["language"]),
+            split,
+            text_from=path.name if text else "",
+            start=float(offset),
+            duration=float(duration) if duration is not None and offset else None,
+        )

@@ -1,0 +1,60 @@
+"""`run.json`: what a run is (recipe, manifest, versions, commit), and whether a resumed run is still that run.
+
+Test: tests/training/test_run_folder.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmcodec.data.loader import ClipLoader
+from llmcodec.data.manifest import manifest_hash
+from llmcodec.io import run_guard
+from llmcodec.io.digests import package_versions, source_commit
+from llmcodec.io.structured import write_json
+from llmcodec.training.recipe import Recipe
+
+MAY_DIFFER = ("run", "log_every", "checkpoint_every", "keep_checkpoints", "trackers", "data.prefetch")
+"""Fields of a recipe that may change when a run goes on: nothing that it computes depends on them."""
+MAY_GROW = ("steps",)
+"""No schedule of a codec's recipe reads the number of steps."""
+PACKAGES = ("python", "llmcodec", "torch", "transformers", "accelerate", "numpy", "soundfile", "safetensors")
+
+
+def begin_run(recipe: Recipe, loader: ClipLoader) -> None:
+    """Write `run.json` of a new run: enough to run it again."""
+    write_json(Path(recipe.run) / run_guard.RUN, {"recipe": asdict(recipe), **_facts(recipe, loader)})
+
+
+def go_on(recipe: Recipe, loader: ClipLoader, step: int, allow_changes: bool = False) -> None:
+    """Compare a resumed run with its `run.json`, as `run_guard.go_on`; `data.manifest` may move with equal clips.
+
+    Raises:
+        ValueError: recipe or clips differ; the message names old and new values.
+    """
+    run_guard.go_on(
+        Path(recipe.run),
+        recipe,
+        _facts(recipe, loader),
+        step=step,
+        content=lambda facts: str(facts["manifest"]["hash"]),
+        content_field="data.manifest",
+        may_differ=MAY_DIFFER,
+        may_grow=MAY_GROW,
+        allow_changes=allow_changes,
+    )
+
+
+def _facts(recipe: Recipe, loader: ClipLoader) -> dict[str, Any]:
+    """Manifest, versions, commit and threads of this process."""
+    clips = loader.dataset.clips
+    return {
+        "manifest": {"path": str(recipe.data.manifest), "hash": manifest_hash(clips), "clips": len(clips)},
+        "versions": package_versions(*PACKAGES),
+        "commit": source_commit(),
+        "threads": torch.get_num_threads(),
+    }
