@@ -140,6 +140,18 @@ def test_no_circles_between_files():
     assert not circle_in(module_graph())
 
 
+def test_only_the_runtime_brings_clips_to_a_codec():
+    """Batches are made in one place: above `runtime` nothing calls a codec's encode, decode or encode_features."""
+    call = re.compile(r"\bcodec\.(encode|decode|encode_features)\(")
+    above = [path for path in FILES if module_name(path).split(".")[0] in set().union(*LEVELS[:6])]
+    training = {"objectives", "training"}  # they want gradients
+    found = [
+        path for path in above if path.relative_to(SOURCE).parts[0] not in training and call.search(path.read_text())
+    ]
+    assert LEVELS[6] == {"runtime"} and len(above) > 50 and not found
+    assert call.search((SOURCE / "runtime" / "torch_runtime.py").read_text())
+
+
 def test_every_package_has_its_level_and_a_readable_size():
     packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
     assert packages <= set().union(*LEVELS)

@@ -23,7 +23,7 @@ def unit_rms(wav_S: np.ndarray) -> np.ndarray:
     """Scaled to a root mean square of 1, without its mean; silence stays silent."""
     centred_S = np.asarray(wav_S, np.float64) - np.mean(wav_S)
     level = np.sqrt(np.mean(centred_S**2))
-    return centred_S / level if level > 1e-9 else centred_S
+    return np.asarray(centred_S / level) if level > 1e-9 else centred_S
 
 
 def shaped(draw: Draw, num_samples: int, gain: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -87,7 +87,7 @@ def _machine(character: Draw, draw: Draw, num: int) -> np.ndarray:
     phase = 2 * np.pi * rate * _time(num) + draw.uniform(0, 6.28)
     beat = ((1 + np.sin(phase)) / 2) ** sharp + 0.1
     noise = unit_rms(shaped(draw, num, band(low, 3 * low)) * beat)
-    return noise + amount * np.sqrt(2) * np.sin(2 * np.pi * whine * _time(num) + draw.uniform(0, 6.28))
+    return np.asarray(noise + amount * np.sqrt(2) * np.sin(2 * np.pi * whine * _time(num) + draw.uniform(0, 6.28)))
 
 
 def _birds(character: Draw, draw: Draw, num: int) -> np.ndarray:

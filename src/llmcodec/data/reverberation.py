@@ -60,7 +60,7 @@ def impulse_response(room: Room, draw: np.random.Generator) -> np.ndarray:
     early = positions < min(length, int(_EARLY * SAMPLE_RATE))
     np.add.at(response, positions[early], gains[early])
     response += _tail(response, length, room.t60_seconds, draw)
-    return response / response[0]
+    return np.asarray(response / response[0])
 
 
 def _images(room: Room, reflection: float) -> tuple[np.ndarray, np.ndarray]:
@@ -105,4 +105,4 @@ def recorded_response(path: Path) -> np.ndarray:
     peak = int(np.abs(wav_N).argmax())
     if abs(wav_N[peak]) < 1e-6:
         raise ValueError(f"{path}: the impulse response is silent")
-    return wav_N[peak : peak + int(2 * SAMPLE_RATE)] / wav_N[peak]
+    return np.asarray(wav_N[peak : peak + int(2 * SAMPLE_RATE)] / wav_N[peak])

@@ -169,7 +169,7 @@ def changed(wav_S: np.ndarray, change: Change, hop_samples: int, seed: int, clip
     if change.kind == "noise":
         level = np.sqrt(np.mean(wav_S.astype(np.float64) ** 2)) * 10 ** (-change.amount / 20)
         noise_S = _generator(seed, clip_id, "noise").standard_normal(wav_S.size)
-        return (wav_S + level * noise_S).astype(np.float32)
+        return np.asarray(wav_S + level * noise_S, dtype=np.float32)
     raise ValueError(f"no change {change.kind!r}: choose {', '.join(LABELS)}")
 
 

@@ -92,7 +92,7 @@ class PredictabilityResult:
 
     @property
     def perplexity(self) -> float:
-        return 2.0**self.bits_per_token
+        return float(2.0**self.bits_per_token)
 
     @property
     def seed_spread(self) -> float:

@@ -17,8 +17,18 @@ from llmcodec.io.digests import package_versions, source_commit
 from llmcodec.io.structured import write_json
 from llmcodec.report.tables import TextTable
 
-PACKAGES = ("llmcodec", "python", "torch", "transformers", "numpy", "soundfile", "scipy")
-PACKAGES += ("praat-parselmouth", "jiwer", "faster-whisper")
+PACKAGES = (
+    "llmcodec",
+    "python",
+    "torch",
+    "transformers",
+    "numpy",
+    "soundfile",
+    "scipy",
+    "praat-parselmouth",
+    "jiwer",
+    "faster-whisper",
+)
 
 
 def result_paths(output: str | Path, *endings: str) -> list[Path]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -217,14 +218,7 @@ def identity_of(codec: Codec, name: str) -> TokenProvenance:
 
 def weights_sha256(codec: Any) -> str:
     """Hash over names, shapes and float32 values: equal for the same weights in fp16 on disk and fp32 in memory."""
-
-    def parts() -> Iterator[Any]:
-        for name, tensor in sorted(named_tensors(codec)):
-            value = tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype)
-            yield f"{name}:{tuple(value.shape)}:"
-            yield np.ascontiguousarray(value.numpy())
-
-    return digest_all(parts(), algorithm="sha256")
+    return digest_all(_contents(sorted(named_tensors(codec))), algorithm="sha256")
 
 
 def fingerprint(codec: Any) -> str | None:
@@ -236,15 +230,17 @@ def fingerprint(codec: Any) -> str | None:
     if not state:
         return None
     facts = [codec.sample_rate, codec.hop_samples, codec.num_codebooks, codec.codebook_size]
+    facts += sorted({str(tensor.dtype) for tensor in state.values()})
+    described = repr((type(codec).__qualname__, facts, getattr(codec, "config", None)))
+    return digest_all(chain([described], _contents(state.items())), size=12)
 
-    def parts() -> Iterator[Any]:
-        yield repr((type(codec).__qualname__, facts, getattr(codec, "config", None)))
-        for name, tensor in state.items():
-            value = tensor.detach().cpu().contiguous()
-            yield f"{name} {value.dtype} {tuple(value.shape)}"
-            yield value.flatten().view(torch.uint8).numpy()
 
-    return digest_all(parts(), size=12)
+def _contents(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[Any]:
+    """Name, shape and float32 values of every tensor, to be hashed."""
+    for name, tensor in tensors:
+        value = tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype)
+        yield f"{name}:{tuple(value.shape)}:"
+        yield np.ascontiguousarray(value.numpy())
 
 
 def named_tensors(codec: Any) -> list[tuple[str, Tensor]]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -116,7 +116,7 @@ def suite_cut_accuracy(suite: str | Path, part: str) -> Interval:
     return wilson_interval(right, len(rows))
 
 
-def _pair_features(folder: Path, row: dict) -> Tensor:
+def _pair_features(folder: Path, row: dict[str, Any]) -> Tensor:
     """(2, F): positive and negative."""
     start = round(row["joint_seconds"] * SAMPLE_RATE) - WINDOW // 2
     sides = [audio.load(folder / f"sample_{row['index']}_{side}.wav", SAMPLE_RATE, start, WINDOW) for side in (0, 1)]

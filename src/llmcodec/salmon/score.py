@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,12 +155,12 @@ def salmon_accuracy(
     result = {}
     for number, (part, pairs) in enumerate(suite.items()):
 
-        def report(share: float, number: int = number, part: str = part) -> None:
+        def report(start: float, length: float, share: float, number: int = number, part: str = part) -> None:
             if on_progress is not None:
-                on_progress(part, (number + share) / len(suite))
+                on_progress(part, (number + start + length * share) / len(suite))
 
-        codes = suite_codes(codec, pairs, cache, batch_seconds, lambda share, report=report: report(0.7 * share))
-        result[part] = PartScore(_score(scorer, pairs, codes, lambda share, report=report: report(0.7 + 0.3 * share)))
+        codes = suite_codes(codec, pairs, cache, batch_seconds, partial(report, 0.0, 0.7))
+        result[part] = PartScore(_score(scorer, pairs, codes, partial(report, 0.7, 0.3)))
     return SalmonResult(result)
 
 

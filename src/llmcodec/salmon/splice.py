@@ -24,7 +24,7 @@ _FRAME = int(0.02 * SAMPLE_RATE)
 def frame_levels(wav_S: np.ndarray) -> np.ndarray:
     """Root mean square of consecutive 20 ms frames."""
     whole = len(wav_S) // _FRAME * _FRAME
-    return np.sqrt(np.mean(np.reshape(wav_S[:whole], (-1, _FRAME)) ** 2, axis=1))
+    return np.asarray(np.sqrt(np.mean(np.reshape(wav_S[:whole], (-1, _FRAME)) ** 2, axis=1)))
 
 
 def trim_silence(wav_S: np.ndarray, below_db: float = 35.0) -> np.ndarray:
@@ -88,7 +88,7 @@ def ramps(num_samples: int, joint: int, width: int = CROSS) -> tuple[np.ndarray,
 def change_noise(first_S: np.ndarray, second_S: np.ndarray, joint: int) -> np.ndarray:
     """One background, then another, both as long as the clip; equal power through the cross-fade."""
     before, behind = ramps(len(first_S), joint)
-    return np.sqrt(before) * first_S + np.sqrt(behind) * second_S
+    return np.asarray(np.sqrt(before) * first_S + np.sqrt(behind) * second_S)
 
 
 def change_rooms(wav_S: np.ndarray, x_N: np.ndarray, y_N: np.ndarray, joint: int) -> list[np.ndarray]:
