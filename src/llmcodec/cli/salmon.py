@@ -22,7 +22,7 @@ from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD, LikelihoodConfig
 from llmcodec.lm.speech import check_codec
 from llmcodec.protocol import TokenScorer
 from llmcodec.report.files import write_results
-from llmcodec.report.salmon import comparisons, salmon_table
+from llmcodec.report.salmon import TITLE, comparisons, salmon_table
 from llmcodec.salmon.build import SuiteSettings, build_suite
 from llmcodec.salmon.cut_check import check_cut
 from llmcodec.salmon.score import SalmonResult, salmon_accuracy
@@ -94,7 +94,7 @@ def evaluate_salmon(
                 encoded.codec, scorer, suite, parts, max_pairs=max_pairs, on_progress=report
             )
     sentences = comparisons(results)
-    show(console, [salmon_table(results)], sentences)
+    show(console, [salmon_table(results, TITLE)], sentences)
     if output.output is not None:
         manifest = None if lm else corpus.manifest
         about = {"suite": suite, "lm": lm or asdict(config), "manifest": manifest, "seed": seed}

@@ -15,7 +15,7 @@ TITLE = "SALMon: % of pairs whose consistent side is more likely [95 % Wilson in
 POOLED, AVERAGE = "all pairs", "mean of the parts"
 
 
-def salmon_table(results: Mapping[str, SalmonResult]) -> TextTable:
+def salmon_table(results: Mapping[str, SalmonResult], title: str = "") -> TextTable:
     """Parts down. One codec: mean and summed log-likelihood side by side. Several: a column each."""
     first = next(iter(results.values()))
     if len(results) == 1:
@@ -27,14 +27,14 @@ def salmon_table(results: Mapping[str, SalmonResult]) -> TextTable:
         ]
         lines.append([POOLED, str(first.overall.num), percent(first.overall), percent(first.overall_sum), str(ties)])
         lines.append([AVERAGE, "", f"{100 * first.average:.1f}", "", ""])
-        return TextTable(head, lines, TITLE)
+        return TextTable(head, lines, title)
     lines = [
         [name, str(len(part.pairs)), *(percent(result.parts[name].mean) for result in results.values())]
         for name, part in first.parts.items()
     ]
     lines.append([POOLED, str(first.overall.num), *(percent(result.overall) for result in results.values())])
     lines.append([AVERAGE, "", *(f"{100 * result.average:.1f}" for result in results.values())])
-    return TextTable(["", "pairs", *results], lines, TITLE)
+    return TextTable(["", "pairs", *results], lines, title)
 
 
 def percent(cell: Interval) -> str:
