@@ -6,17 +6,31 @@ positions meet only wanted rows. Shapes: N positions, H width, K wanted rows. Te
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from llmcodec.lm.growth import attached_rows
 
 CHUNK_LOGITS = 1 << 25
 """Logits that may stand in memory at once (128 MB in float32); the rest is recomputed in the backward pass."""
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode and without gradients, then as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
 
 
 def hidden_states(model: Any, **inputs: Any) -> Tensor:
@@ -82,19 +96,16 @@ def target_nats(model: Any, hidden_NH: Tensor, targets_N: Tensor, rows: tuple[Te
     return torch.cat(pieces)
 
 
-@torch.no_grad()
 def check_head(model: Any) -> None:
     """Compare our way to the logits with the model's own on a few tokens.
 
     Raises:
         ValueError: this family does something to its logits that we do not know.
     """
-    was_training = model.training
-    model.eval()
     ids = torch.arange(6, device=model.device).remainder(model.get_input_embeddings().weight.shape[0])[None]
-    own = model(input_ids=ids, use_cache=False).logits[0].float()
-    ours = token_logits(model, hidden_states(model, input_ids=ids)[0], output_rows(model, None)).float()
-    model.train(was_training)
+    with evaluating(model):
+        own = model(input_ids=ids, use_cache=False).logits[0].float()
+        ours = token_logits(model, hidden_states(model, input_ids=ids)[0], output_rows(model, None)).float()
     if not torch.allclose(own, ours, rtol=1e-3, atol=1e-3 * max(1.0, float(own.abs().max()))):
         raise ValueError(
             f"language model: {type(model).__name__} makes its logits in a way that llmcodec does not know; "

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from llmcodec.lm.logits import hidden_states
+from llmcodec.lm.logits import evaluating, hidden_states
 from llmcodec.lm.sequences import TokenSequence
 from llmcodec.runtime.base import length_batches
 
@@ -86,22 +86,19 @@ def collate(rows: Sequence[Row]) -> Row:
     return batch
 
 
-@torch.no_grad()
 def check_packing(model: Any, vocabulary: int) -> None:
     """Two short sequences in one row must have the states that they have alone.
 
     Raises:
         ValueError: this model's attention does not heed positions; train it with `packing: false`.
     """
-    was_training = model.training
-    model.eval()
     generator = torch.Generator().manual_seed(0)
     parts = [torch.randint(0, vocabulary, (length,), generator=generator) for length in (5, 7)]
     ids = torch.cat(parts)[None].to(model.device)
     positions = torch.cat([torch.arange(len(part)) for part in parts])[None].to(model.device)
-    packed = hidden_states(model, input_ids=ids, position_ids=positions)[0].float()
-    alone = torch.cat([hidden_states(model, input_ids=part[None].to(model.device))[0] for part in parts]).float()
-    model.train(was_training)
+    with evaluating(model):
+        packed = hidden_states(model, input_ids=ids, position_ids=positions)[0].float()
+        alone = torch.cat([hidden_states(model, input_ids=part[None].to(model.device))[0] for part in parts]).float()
     difference = float((packed - alone).abs().max() / alone.abs().max().clamp_min(1e-6))
     if difference > 2e-2:
         raise ValueError(

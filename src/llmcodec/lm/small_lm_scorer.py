@@ -16,21 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llmcodec.lm.logits import evaluating
 from llmcodec.lm.packing import score_in_windows
 from llmcodec.lm.small_lm import SmallLM, pad_batch
 from llmcodec.lm.small_lm_training import LikelihoodConfig, cut_batches, split_long, train_small_lm
 from llmcodec.metrics.token_statistics import check_codes
 
 
-@torch.no_grad()
 def token_nats(model: SmallLM, pieces: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood (float64) of the tokens of all pieces, joined, and whether each is the first guess."""
     inputs_BT, targets_BT = pad_batch(pieces, model.vocabulary)
     device = model.bias_V.device
-    was_training = model.training
-    model.eval()
-    logits_NV, targets_N = model(inputs_BT.to(device), targets_BT.to(device))
-    model.train(was_training)
+    with evaluating(model):
+        logits_NV, targets_N = model(inputs_BT.to(device), targets_BT.to(device))
     nats_N = F.cross_entropy(logits_NV, targets_N, reduction="none").double().cpu()
     return nats_N, (logits_NV.argmax(-1) == targets_N).long().cpu()
 

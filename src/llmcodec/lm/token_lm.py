@@ -26,7 +26,7 @@ from llmcodec.lm.backbone import DTYPES
 from llmcodec.lm.bundled import resolve_lm
 from llmcodec.lm.embeddings import load_tensors
 from llmcodec.lm.growth import grow_embeddings, is_tied, write_rows
-from llmcodec.lm.logits import hidden_states, output_rows, target_nats
+from llmcodec.lm.logits import evaluating, hidden_states, output_rows, target_nats
 from llmcodec.lm.packing import score_in_windows
 
 CARD = "token_lm.json"
@@ -145,12 +145,8 @@ class TokenLM:
             ValueError: no codes, codes of another codec, or a clip longer than the LM can read.
         """
         rows = [self._ids(row, f"clip {clip}") for clip, row in enumerate(codes)]
-        was_training = self.model.training
-        self.model.eval()
-        with torch.no_grad():
-            results = score_in_windows(rows, self.max_codes, self.batch_tokens, self._score, start_tokens=1)
-        self.model.train(was_training)
-        return results
+        with evaluating(self.model):
+            return score_in_windows(rows, self.max_codes, self.batch_tokens, self._score, start_tokens=1)
 
     def _ids(self, codes_T: Tensor, name: str) -> Tensor:
         if codes_T.ndim != 1 or len(codes_T) == 0:

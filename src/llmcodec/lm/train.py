@@ -27,7 +27,8 @@ from llmcodec.io.run_guard import RUN, RunLock, Stopped, StopSignals, go_on
 from llmcodec.io.structured import read_json, read_object, write_json
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.embeddings import save_tensors
-from llmcodec.lm.packing import RowDataset, check_packing, collate, plan_rows
+from llmcodec.lm.logits import evaluating
+from llmcodec.lm.packing import IGNORE, RowDataset, check_packing, collate, plan_rows
 from llmcodec.lm.prepare import Prepared, TrainedLM, prepare_model
 from llmcodec.lm.recipe import TokenLMRecipe
 from llmcodec.lm.sequences import SPEAKS_TEXT, SequenceBuilder, TokenSequence
@@ -70,7 +71,7 @@ class LMTrainer(Trainer):
     ) -> Any:
         """Nats per target of the whole optimizer step; every process counts all of them."""
         nats = model(**inputs)
-        count = num_items_in_batch if num_items_in_batch is not None else (inputs["labels"] != -100).sum()
+        count = num_items_in_batch if num_items_in_batch is not None else (inputs["labels"] != IGNORE).sum()
         loss = nats / count * self.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
 
@@ -126,7 +127,6 @@ class HeldOut:
     ):
         self.lm, self.clips, self.token_rate, self.sequences = lm, clips, token_rate, sequences
 
-    @torch.no_grad()
     def measure(self, module: TrainedLM) -> dict[str, float]:
         """bits_per_second and bits_per_token of the audio; nats_per_target of the sequences."""
         metrics: dict[str, float] = {}
@@ -136,16 +136,14 @@ class HeldOut:
             metrics["bits_per_token"] = bits / sum(len(row) for row in scores)
             metrics["bits_per_second"] = metrics["bits_per_token"] * self.token_rate
         if self.sequences:
-            was_training = module.training
-            module.eval()
             nats, count = 0.0, 0
             rows = RowDataset(self.sequences, [[place] for place in range(len(self.sequences))])
-            for start in range(0, len(rows), 8):
-                batch = collate([rows[place] for place in range(start, min(start + 8, len(rows)))])
-                nats += float(module(**{name: value.to(self.lm.device) for name, value in batch.items()}))
-                count += int((batch["labels"] != -100).sum())
+            with evaluating(module):
+                for start in range(0, len(rows), 8):
+                    batch = collate([rows[place] for place in range(start, min(start + 8, len(rows)))])
+                    nats += float(module(**{name: value.to(self.lm.device) for name, value in batch.items()}))
+                    count += int((batch["labels"] != IGNORE).sum())
             metrics["nats_per_target"] = nats / count
-            module.train(was_training)
         return metrics
 
 
