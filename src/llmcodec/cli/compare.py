@@ -12,7 +12,14 @@ from rich.console import Console
 from llmcodec.cli.options import BUNDLED, CorpusOptions, DeviceOptions, OutputOptions
 from llmcodec.cli.output import name_files, show
 from llmcodec.evaluation.system import Corpus, MeasurementConfig
-from llmcodec.experiments.comparison import all_statements, compare_systems, named_systems, write_comparison
+from llmcodec.experiments.comparison import (
+    Comparison,
+    all_statements,
+    named_systems,
+    open_systems,
+    prefixed,
+    write_comparison,
+)
 from llmcodec.io.cache import cache_folder
 from llmcodec.io.progress import status_line
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD
@@ -52,17 +59,11 @@ def compare_codecs(
     if measurement is None:
         measurement = MeasurementConfig(MINI_LIKELIHOOD) if corpus.manifest == BUNDLED else MeasurementConfig()
     console = Console()
+    kept = cache_folder("measurements") if cache is None else Path(cache)
+    comparison = Comparison(clips, measurement, recordings if place is not None else 0, kept, fresh)
     with status_line(console) as tell:
-        comparison = compare_systems(
-            systems,
-            clips,
-            measurement,
-            recordings=recordings if place is not None else 0,
-            cache=cache_folder("measurements") if cache is None else Path(cache),
-            fresh=fresh,
-            device=device.torch_device(),
-            on_progress=tell,
-        )
+        for name, encoded in open_systems(systems, device.torch_device()):
+            comparison.add(name, encoded, prefixed(tell, name))
     rows = comparison.rows
     show(console, [system_table(rows, with_interval=len(rows) < 3)], [s.text for s in all_statements(rows)])
     if place is not None:

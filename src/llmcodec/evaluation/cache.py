@@ -53,12 +53,19 @@ def code_digest(root: Path = Path(__file__).parents[1]) -> str:
     return digest_all((path.relative_to(root).as_posix().encode() + path.read_bytes() for path in files), size=12)
 
 
-def kept(folder: Path | None, key: str | None, measure: Callable[[], T]) -> T:
-    """The result under `key`, from its file if there is one that can be read, else measured and written."""
+def kept(folder: Path | None, key: str | None, measure: Callable[[], T], fresh: bool = False) -> T:
+    """The result under `key`, from its file if there is one that can be read, else measured and written.
+
+    Args:
+        folder: None keeps nothing, as does a key that is None.
+        key: names everything that decides the result.
+        measure: called where there is no result.
+        fresh: measure in any case.
+    """
     if folder is None or key is None:
         return measure()
     path = folder / f"{key}.json"
-    if path.is_file():
+    if path.is_file() and not fresh:
         try:
             known: T = unpack(read_json(path))
             return known

@@ -190,9 +190,8 @@ def look_up_system(
         fresh: measure again what was kept.
     """
     key = measurement_key(encoded.codec, corpus.hashes, config) if cache is not None else None
-    if fresh and cache is not None and key is not None:
-        (cache / f"{key}.json").unlink(missing_ok=True)
-    return replace(kept(cache, key, lambda: measure_system(name, encoded, corpus, config, on_progress)), name=name)
+    row = kept(cache, key, lambda: measure_system(name, encoded, corpus, config, on_progress), fresh)
+    return replace(row, name=name)
 
 
 def reconstruction_row(name: str, encoded: EncodedCorpus, result: ReconstructionResult) -> SystemRow:

@@ -1,7 +1,9 @@
 """Codecs measured alike on one corpus, as `llmcodec compare` does: rows, words, a page with pictures and sounds.
 
     systems = named_systems(["bundled", "mine=runs/mine"])
-    comparison = compare_systems(systems, corpus, MeasurementConfig())
+    comparison = Comparison(corpus, MeasurementConfig())
+    for name, encoded in open_systems(systems, "cpu"):
+        comparison.add(name, encoded)
     print(system_table(comparison.rows).markdown(), *all_statements(comparison.rows))
 
 Test: tests/cli/test_compare.py.
@@ -64,37 +66,31 @@ class Comparison:
         corpus: the same clips for all.
         measurement: what is measured.
         recordings: held-out recordings for the page.
+        cache: folder of kept measurements; None keeps nothing.
+        fresh: measure again what was kept.
     """
 
-    def __init__(self, corpus: Corpus, measurement: MeasurementConfig, recordings: int = 0) -> None:
-        self.corpus, self.measurement = corpus, measurement
+    def __init__(
+        self,
+        corpus: Corpus,
+        measurement: MeasurementConfig,
+        recordings: int = 0,
+        cache: Path | None = None,
+        fresh: bool = False,
+    ) -> None:
+        self.corpus, self.measurement, self.cache, self.fresh = corpus, measurement, cache, fresh
         self.rows: list[SystemRow] = []
         self.tracks: dict[Clip, list[Track]] = {clip: [] for clip in choose_recordings(corpus.held_out, recordings)}
 
-    def add(
-        self,
-        name: str,
-        encoded: EncodedCorpus,
-        cache: Path | None = None,
-        fresh: bool = False,
-        on_progress: OnProgress | None = None,
-    ) -> SystemRow:
-        """Measure a system, or take from the cache what was measured before.
-
-        Args:
-            name: of the row.
-            encoded: its codec.
-            cache: folder of kept measurements; None keeps nothing.
-            fresh: measure again what was kept.
-            on_progress: called with a stage and the share of it that is done.
-        """
-        self.rows.append(look_up_system(name, encoded, self.corpus, self.measurement, cache, fresh, on_progress))
+    def add(self, name: str, encoded: EncodedCorpus, on_progress: OnProgress | None = None) -> None:
+        """Measure a system, or take from the cache what was measured before; `name` is that of its row."""
+        kept = (self.cache, self.fresh)
+        self.rows.append(look_up_system(name, encoded, self.corpus, self.measurement, *kept, on_progress))
         for clip, wav_S in encoded.reconstructions(list(self.tracks)):
             if not self.tracks[clip]:
                 original_S, sample_rate = encoded.recording(clip)
                 self.tracks[clip].append(Track("original", np.array(original_S), sample_rate))
             self.tracks[clip].append(Track(name, np.array(wav_S), encoded.codec.sample_rate))
-        return self.rows[-1]
 
     @property
     def examples(self) -> list[Example]:
@@ -139,24 +135,6 @@ def choose_recordings(clips: Sequence[Clip], count: int) -> list[Clip]:
     suitable = [clip for clip in clips if 1.5 <= clip.duration <= 6.0]
     with_text = [clip for clip in suitable if clip.text]
     return spread(with_text or suitable or clips, min(count, len(clips)))[:count]
-
-
-def compare_systems(
-    systems: Sequence[System],
-    corpus: Corpus,
-    measurement: MeasurementConfig,
-    *,
-    recordings: int = 0,
-    cache: Path | None = None,
-    fresh: bool = False,
-    device: str = "cpu",
-    on_progress: OnProgress = lambda stage, share: None,
-) -> Comparison:
-    """Measure every system; the first is the reference. Arguments as for `Comparison`."""
-    comparison = Comparison(corpus, measurement, recordings)
-    for name, encoded in open_systems(systems, device):
-        comparison.add(name, encoded, cache, fresh, prefixed(on_progress, name))
-    return comparison
 
 
 def write_comparison(
