@@ -129,7 +129,7 @@ MOVED = {
     "objectives.schedule": "schedule",
     "quickstart": "experiments.quickstart",
     "salmon_commands": "cli.salmon",
-    "score": "lm.scoring",
+    "score": "cli.lm",
     "speak": "lm.speech",
     "sweep": "experiments.sweep",
     "tensorfile": "io.tensor_file",
