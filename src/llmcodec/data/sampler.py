@@ -128,7 +128,8 @@ class ResumableSampler(Iterator[list[int]]):
 
     def _stream_batch(self) -> list[int]:
         pool, index = divmod(self.step, self.bucket_batches)
-        return self._cached("pool", pool)[index]
+        batch: list[int] = self._cached("pool", pool)[index]
+        return batch
 
     def _pool_plan(self, pool: int) -> list[list[int]]:
         """Batches of pool number `pool` of the stream that joins the epochs."""
@@ -145,7 +146,7 @@ class ResumableSampler(Iterator[list[int]]):
 
     def _epoch_batch(self) -> list[int]:
         plan = self._cached("plan", self._epoch)
-        batch = plan[self._index]
+        batch: list[int] = plan[self._index]
         self._index += 1
         if self._index == len(plan):
             self._epoch, self._index = self._epoch + 1, 0

@@ -1,1 +1,4 @@
-"""Files: audio, tensors, tokens and shards, written whole or not at all. Knows no codec and imports no torch."""
+"""Files of audio, tensors, tokens and JSON, read with limits and written whole; the cache, digests, progress.
+
+Knows no codec and imports no torch. Test: tests/io.
+"""

@@ -152,7 +152,7 @@ class Trainer:
         return as_floats({**self.figures(micro, norms, rates), **adversarial, "codes/revived": float(revived)})
 
     def clip(self) -> dict[str, Tensor]:
-        """Clip every group; norms before, on our device: that of a group without any gradient is born on the CPU."""
+        """Clip every group; norms before, on our device (that of a group without any gradient is a CPU tensor)."""
         return {group.name: group.clip().to(self.device) for group in self.groups}
 
     def move(self, batch: ClipBatch) -> ClipBatch:
@@ -278,7 +278,7 @@ class Trainer:
                 self.objective.language.save_parts(self.folder)
             codec: Any = self.codec if self.ema is None else self.ema.module
             codec = codec.float()
-            # Behind the parts: with its codec a run is finished. The card is not to name the temporary folder.
+            # The codec comes last, since with it a run counts as finished. The card names its final folder.
             with atomic_folder(folder, merge=True) as temporary:
                 codec.save_pretrained(temporary, card=codec.card(f"{self.folder.resolve().name}/codec"))
             plot_curves(read_log(self.folder / "log.jsonl"), self.folder / "curves.png", self.recipe.name)
