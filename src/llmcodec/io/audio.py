@@ -1,4 +1,4 @@
-"""The ground: audio files as numpy float32 arrays, read by seek, in constant memory where they are long.
+"""Audio files as numpy float32 arrays, read by seek, in constant memory where they are long.
 
     wav_S = load("speech.flac", 16000)                      # mono, resampled, whole
     crop_S = load("speech.flac", 16000, start=8000, num_samples=16000)

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from llmcodec.data.backgrounds import SAMPLE_RATE
 from llmcodec.data.manifest import Clip, manifest_hash, read_manifest
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.progress import OnProgress
 from llmcodec.io.structured import write_json
-from llmcodec.salmon.backgrounds import SAMPLE_RATE
 from llmcodec.salmon.pairs import Made, Pair, Scenery, Splice, voice_pairs
 from llmcodec.salmon.plan import MIN_CLIP_SECONDS, Voice, VoicePlan, plan_scenes, plan_voices, read_voices, seed_of
 
