@@ -8,7 +8,6 @@ Test: tests/integration/test_sweep.py.
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.results import MEASURES
 from llmcodec.evaluation.system import Corpus, MeasurementConfig, measure_system, spread
 from llmcodec.io.atomic import write_text
+from llmcodec.io.run_guard import lock_file
 from llmcodec.io.structured import read_object, write_json
 from llmcodec.metrics.statistics import Interval
 from llmcodec.protocol import Codec
@@ -175,17 +175,13 @@ def train_codec(config: SweepConfig, row: RowConfig, seed: int, job: Path, here:
 
 @contextmanager
 def claim(lock: Path) -> Iterator[bool]:
-    """True for the one process that may do a job. The lock of a process that ends, however it ends, is free again.
-
-    The file stays: a lock is held on a file, not on a name, so who deletes it lets two processes hold one each.
-    """
-    with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+    """True for the one process that may do a job; see `lock_file`."""
+    file = lock_file(lock)
+    try:
+        yield file is not None
+    finally:
+        if file is not None:
+            file.close()
 
 
 def write_table(config: SweepConfig) -> Path:

@@ -31,6 +31,27 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 """Ctrl-C, the end of a batch job's time, a closed terminal, and what SLURM sends ahead (`--signal=B:USR1@120`)."""
 
 
+def lock_file(path: Path) -> IO[str] | None:
+    """The file, open; while it is, no other process gets it. None where another one has it.
+
+    The lock of a process that ends, however it ends, is free again. The file stays: a lock is held on a file, not on a
+    name, so who deletes it lets two processes hold one each. Where the system has no locks, everybody gets the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  the caller closes it
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            file.close()
+            return None
+    except ImportError:  # Windows
+        pass
+    return file
+
+
 class RunLock:
     """Holds a run folder for this process while the `with` block runs; the operating system lets go of dead holders.
 
@@ -50,27 +71,13 @@ class RunLock:
         return self
 
     def _acquire(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # not on Windows
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115  held until __exit__
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            file.close()
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise ValueError(
-                    f"{self.path.parent}: {holder} is writing this run; wait for it, or name another folder"
-                ) from None
-            return
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        self._file = file
+        self._file = lock_file(self.path)
+        if self._file is None:
+            holder = self.path.read_text(encoding="utf-8").strip() or "another process"
+            raise ValueError(f"{self.path.parent}: {holder} is writing this run; wait for it, or name another folder")
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._file.flush()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

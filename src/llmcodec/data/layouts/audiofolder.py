@@ -6,13 +6,13 @@ split are read from columns of these names (`speaker_id`, `locale`, ... too).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from llmcodec.data.layouts.base import Folder, Report, Utterance, plain_text, read_lines, read_table
 from llmcodec.data.splits import split_of_name
+from llmcodec.io.structured import parse_json
 
 NAME = "audiofolder"
 WHOLE_TREE = True
@@ -82,8 +82,8 @@ def json_rows(path: Path, report: Report) -> Iterator[tuple[int, dict[str, Any]]
     """(line, object) of a file with one JSON object a line; lines that are something else are reported."""
     for number, line in read_lines(path, report):
         try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
+            row = parse_json(line, path)
+        except ValueError:
             row = None
         if isinstance(row, dict):
             yield number, row

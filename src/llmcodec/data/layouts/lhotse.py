@@ -7,13 +7,13 @@ split is that of the file's name (`cuts_dev.jsonl.gz`).
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from llmcodec.data.layouts.base import Folder, Report, Utterance, plain_text
 from llmcodec.data.splits import split_of_name
+from llmcodec.io.structured import parse_json
 
 NAME = "lhotse"
 WHOLE_TREE = True
@@ -40,9 +40,8 @@ def read_file(path: Path, report: Report) -> Iterator[Utterance]:
         for number, line in enumerate(file, start=1):
             where = f"{path}:{number}"
             try:
-                cut = json.loads(line)
-                yield _utterance(cut, path, split)
-            except (json.JSONDecodeError, KeyError, TypeError, IndexError, ValueError) as error:
+                yield _utterance(parse_json(line, "not a cut"), path, split)
+            except (KeyError, TypeError, IndexError, ValueError) as error:
                 report.skipped[where] = f"{where}: {error if isinstance(error, ValueError) else 'not a cut'}"
 
 
