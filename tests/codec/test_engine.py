@@ -1,6 +1,10 @@
 """The codec made ready to run: fp32 equals the plain one; masks, windows, lengths; how far the others are."""
 
+import copy
 import json
+import pickle
+import subprocess
+import sys
 
 import pytest
 import soundfile
@@ -283,3 +287,25 @@ def test_what_is_refused(tmp_path):
             call()
     assert fast.eval() is fast and fast.to("cpu") is fast and not fast.state_dict()
     assert set(PRECISIONS["fp32"].values()) == {"fp32"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_copies_pickles_and_workers_have_equal_codes(precision, tmp_path):
+    fast = optimize_for_inference(make(attention_window=5), precision)
+    wav_BCS = 0.1 * torch.randn(2, 1, 5000, generator=torch.Generator().manual_seed(0))
+    expected = fast.encode(wav_BCS).audio_codes
+    sound = fast.decode(expected).audio_values
+    pickled = pickle.dumps(fast)
+    for copied in (copy.deepcopy(fast), pickle.loads(pickled)):
+        assert torch.equal(copied.encode(wav_BCS).audio_codes, expected)
+        assert torch.equal(copied.decode(expected).audio_values, sound)
+    torch.save((wav_BCS, expected), tmp_path / "case.pt")
+    (tmp_path / "fast.pkl").write_bytes(pickled)
+    code = (
+        "import pickle, sys, torch\n"
+        f"wav, expected = torch.load({str(tmp_path / 'case.pt')!r}, weights_only=True)\n"
+        f"fast = pickle.load(open({str(tmp_path / 'fast.pkl')!r}, 'rb'))\n"
+        "assert torch.equal(fast.encode(wav).audio_codes, expected)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)  # as a spawned worker
+    assert done.returncode == 0, done.stderr

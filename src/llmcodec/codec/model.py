@@ -85,7 +85,7 @@ class LLMCodec(HubCodec):
         Raises:
             ValueError: a local folder whose configuration and weights do not fit each other (`folder.check_folder`).
         """
-        kwargs.setdefault("dtype", torch.float32)
+        kwargs.setdefault("dtype", kwargs.pop("torch_dtype", None) or torch.float32)
         place = args[0] if args else kwargs.get("pretrained_model_name_or_path")
         if place is not None and Path(place).is_dir() and not kwargs.get("variant"):
             check_folder(Path(place, kwargs.get("subfolder") or ""))

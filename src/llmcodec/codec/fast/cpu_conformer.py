@@ -10,6 +10,7 @@ outputs, K inputs. Test: tests/codec/test_cpu_kernels.py.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +98,10 @@ class CpuConformer(CpuModule):
             last=self.norm(conformer.layer_norm),
         )
         done(conformer.layer_norm)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.model.layers = self.layers
 
     def forward(self, x_ND: Tensor, layout: Layout) -> Tensor:
         """(N, D) fp32 -> (N, D). Overwrites its argument."""

@@ -5,11 +5,16 @@ Shapes: N rows (frames), K inputs, M outputs. Test: tests/codec/test_cpu_kernels
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from ctypes import Array, Structure, c_void_p
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcodec.codec.fast.cpu_kernels import LANES, CMatrix, CNorm, in_panels, library
+from llmcodec.codec.fast.cpu_kernels import LANES, CMatrix, CNorm, in_panels, library, why_not
 from llmcodec.codec.fast.linear import PackedLinear, Precision
 
 PRECISION_CODES = {"fp32": 0, "bf16": 1, "int16": 2, "int8": 3}
@@ -67,6 +72,62 @@ class CpuModule(nn.Module):
         """The address of a copy that lives as long as this module."""
         self.kept.append(array.detach().to(dtype or array.dtype).contiguous().clone())
         return self.kept[-1].data_ptr()
+
+    # Addresses mean nothing in another process or in a copy: structures travel as numbers of kept arrays.
+    def __getstate__(self) -> dict[str, Any]:
+        numbers = {array.data_ptr(): number for number, array in enumerate(self.kept)}
+        state = {name: value for name, value in self.__dict__.items() if name != "kernels"}
+        structures = {name: value for name, value in state.items() if isinstance(value, (Structure, Array))}
+        return state | {name: packed_fields(value, numbers) for name, value in structures.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        loaded = library()
+        if loaded is None:
+            raise ValueError(f"a codec packed for our own kernels arrived where they do not run: {why_not()}")
+        self.__dict__.update(state, kernels=loaded)
+        for name, value in state.items():
+            if isinstance(value, PackedFields):
+                setattr(self, name, value.unpacked(self.kept))
+
+
+@dataclass
+class PackedFields:
+    """A C structure, or an array of one kind of structure, with numbers of kept arrays in the place of addresses."""
+
+    kind: type[Structure]
+    entries: list[dict[str, Any]]
+    is_array: bool
+
+    def unpacked(self, kept: Sequence[Tensor]) -> Structure | Array[Any]:
+        """The same with the addresses of the arrays in `kept`."""
+        structures = []
+        for entry in self.entries:
+            fields = dict(entry)
+            for name, kind in ((field[0], field[1]) for field in self.kind._fields_):
+                if kind is c_void_p and fields[name] is not None:
+                    fields[name] = kept[fields[name]].data_ptr()
+                elif isinstance(fields.get(name), PackedFields):
+                    fields[name] = fields[name].unpacked(kept)
+            structures.append(self.kind(**fields))
+        return (self.kind * len(structures))(*structures) if self.is_array else structures[0]
+
+
+def packed_fields(value: Structure | Array[Any], numbers: Mapping[int, int]) -> PackedFields:
+    """The inverse of `PackedFields.unpacked`; numbers: address of a kept array -> its number."""
+    structures = list(value) if isinstance(value, Array) else [value]
+    entries = []
+    for structure in structures:
+        entry: dict[str, Any] = {}
+        for name, kind in ((field[0], field[1]) for field in structure._fields_):
+            field = getattr(structure, name)
+            if kind is c_void_p:
+                entry[name] = None if field is None else numbers[field]
+            elif isinstance(field, Structure):
+                entry[name] = packed_fields(field, numbers)
+            elif not hasattr(kind, "contents"):  # a pointer to structures is set by the module that owns them
+                entry[name] = field
+        entries.append(entry)
+    return PackedFields(type(structures[0]), entries, isinstance(value, Array))
 
 
 class CpuLinear(CpuModule):
