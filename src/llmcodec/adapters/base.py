@@ -152,6 +152,7 @@ class CodecAdapter(nn.Module):
     def forward(self, input_values: Tensor, padding_mask: Tensor | None = None) -> LLMCodecDecoderOutput:
         """Encode and decode to the input's length."""
         codes = self.encode(input_values, padding_mask).audio_codes
+        assert codes is not None
         return self.decode(codes, padding_mask, length=input_values.shape[-1])
 
     # -- helpers ---------------------------------------------------------------------------------------------------

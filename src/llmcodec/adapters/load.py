@@ -144,7 +144,7 @@ def _hub(repo: str) -> Iterator[None]:
     }
     try:
         yield
-    except (*reasons, errors.HfHubHTTPError, OSError) as error:
+    except (errors.HfHubHTTPError, OSError) as error:
         known = (reason for kind, reason in reasons.items() if isinstance(error, kind))
         reason = next(known, f"the hub did not answer well ({_one_line(error)})")
         raise ValueError(f"codec {repo}: {reason}") from error

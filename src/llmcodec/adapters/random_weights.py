@@ -42,7 +42,9 @@ def build_random(name: str, num_codebooks: int | None = None, seed: int = 0) -> 
         torch.manual_seed(seed)
         if name in OURS:
             check_num_codebooks("LLMCodec", num_codebooks, 1, 1)
-            return LLMCodec(OURS[name]()).eval()
+            codec = LLMCodec(OURS[name]())
+            codec.train(False)
+            return codec
         family, sizes = PRESETS[name]
         return random_codec(family, sizes, num_codebooks)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -168,7 +169,7 @@ class MaskedBatchNorm(nn.BatchNorm1d):
         scale_D = self.weight * (self.running_var + self.eps).rsqrt()
         return scale_D, self.bias - self.running_mean * scale_D
 
-    def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
         assert self.running_mean is not None and self.running_var is not None
         if not self.training:
             scale_D, shift_D = self.scale_and_shift()
@@ -261,7 +262,7 @@ class Conformer(nn.Module):
     def open_stream(self) -> list[LayerState]:
         """States of a stream of which nothing has come yet, for `forward`; the conformer must be causal."""
         assert self.causal and self.attention_window is not None
-        return [LayerState(layer, self.attention_window) for layer in self.layers]
+        return [LayerState(cast(ConformerLayer, layer), self.attention_window) for layer in self.layers]
 
     def forward(
         self, hidden_BTD: Tensor, mask_BT: Tensor | None = None, states: Sequence[LayerState] | None = None
@@ -277,6 +278,7 @@ class Conformer(nn.Module):
         past = states[0].key.shape[2] if states else None
         cos, sin = rotary_tables((past or 0) + num_frames, self.head_dim, hidden_BTD, exact=self.causal)
         mix = attention_over(num_frames, mask_BT, self.attention_window, hidden_BTD.device, self.causal, past)
-        for layer, state in zip(self.layers, states or [None] * len(self.layers), strict=True):
+        memories: Sequence[LayerState | None] = states or [None] * len(self.layers)
+        for layer, state in zip(self.layers, memories, strict=True):
             hidden_BTD = layer(hidden_BTD, cos, sin, mix, mask_BT, state)
         return self.layer_norm(hidden_BTD)

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.folder import check_folder
@@ -73,7 +72,7 @@ class LLMCodec(HubCodec):
     def __init__(self, config: LLMCodecConfig):
         super().__init__(config)
         self.encoder, self.quantizer, self.decoder = build_parts(config)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
         """PyTorch's own initialisation stands; nothing is drawn twice."""
@@ -164,7 +163,7 @@ class LLMCodec(HubCodec):
 
     # -- the public edge -------------------------------------------------------------------------------------------
     @torch.no_grad()
-    @can_return_tuple
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def encode(
         self, input_values: Tensor, padding_mask: Tensor | None = None, *, audio_kinds: Sequence[str] | None = None
     ) -> LLMCodecEncoderOutput:
@@ -192,7 +191,7 @@ class LLMCodec(HubCodec):
         return encoding.latent_BTD.float() * encoding.mask_BT[..., None]
 
     @torch.no_grad()
-    @can_return_tuple
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def decode(
         self,
         audio_codes: Tensor | None = None,
@@ -250,7 +249,7 @@ class LLMCodec(HubCodec):
         return self.quantizer.embed(audio_codes[:, 0].long())
 
     @torch.no_grad()
-    @can_return_tuple
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self, input_values: Tensor, padding_mask: Tensor | None = None, audio_codes: Tensor | None = None
     ) -> LLMCodecOutput:

@@ -129,7 +129,7 @@ class Kernels:
 
     def scratch_bytes(self, model: CConformer, batch: CBatch) -> int:
         """Working memory that a thread needs."""
-        return self.functions.llmcodec_scratch_bytes(ctypes.byref(model), ctypes.byref(batch))
+        return int(self.functions.llmcodec_scratch_bytes(ctypes.byref(model), ctypes.byref(batch)))
 
     def conformer(self, model: CConformer, batch: CBatch, threads: int) -> None:
         """All layers and the last norm over `batch.x`, in place."""

@@ -77,7 +77,8 @@ class InferenceCodec(LLMCodec):
         """Refused: there are no gradients here."""
         if mode:
             raise ValueError("a codec from optimize_for_inference cannot be trained; train the one it was made from")
-        return super().train(False)  # type: ignore[return-value]
+        super().train(False)
+        return self
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Refused: the packed weights are this machine's."""

@@ -69,7 +69,8 @@ def from_auv(state: Mapping[str, Tensor], config: LLMCodecConfig | None = None) 
     if left:
         raise ValueError(f"AUV checkpoint: unknown keys {sorted(left)[:3]}{' ...' if len(left) > 3 else ''}")
     codec.load_state_dict(converted)
-    return codec.eval()
+    codec.train(False)
+    return codec
 
 
 def to_auv(codec: LLMCodec) -> dict[str, Tensor]:

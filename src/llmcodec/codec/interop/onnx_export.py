@@ -52,7 +52,7 @@ def export_onnx(
     except ImportError:
         raise ValueError("ONNX export needs the package onnx: pip install 'llmcodec[onnx]'") from None
     if {parameter.dtype for parameter in codec.parameters()} != {torch.float32} or codec.device.type != "cpu":
-        codec = copy.deepcopy(codec).cpu().float()
+        codec = copy.deepcopy(codec).cpu().float()  # type: ignore[no-untyped-call]
     paths = []
     for name, model in ((ENCODER, encoder_model(codec)), (DECODER, decoder_model(codec))):
         onnx.helper.set_model_props(model, dict(metadata or {}))
@@ -110,7 +110,7 @@ def decoder_model(codec: LLMCodec) -> Any:
     quantized = graph.linear(vectors, quantizer.out_proj.weight, quantizer.out_proj.bias)
     hidden = conformer(graph, codec.decoder.conformer, quantized, mask)
     spectrum = graph.linear(hidden, head.output_proj.weight, head.output_proj.bias)
-    log_magnitude, phase = graph("Split", spectrum, outputs=2, axis=-1, num_outputs=2)
+    log_magnitude, phase = graph.split(spectrum, 2, -1)
     magnitude = graph("Exp", graph("Min", log_magnitude, math.log(config.max_magnitude)))
     cosine, sine, window = transform_matrices(config)
     # The inverse: every bin but the first and the last stands for two.
@@ -166,7 +166,7 @@ def overlapping_frames(graph: Graph, audio: str, config: LLMCodecConfig) -> str:
 def overlap_add(graph: Graph, frames: str, config: LLMCodecConfig) -> str:
     """(B, T, N) -> (B, T, hop), the (N - hop) / 2 samples at each end trimmed."""
     hop, count = config.hop_samples, config.n_fft // config.hop_samples
-    parts = graph("Split", frames, outputs=count, axis=2, num_outputs=count) if count > 1 else [frames]
+    parts = graph.split(frames, count, 2) if count > 1 else [frames]
     padded = [graph("Pad", part, [0, i, 0, 0, count - 1 - i, 0]) for i, part in enumerate(parts)]
     total = graph("Reshape", graph("Sum", *padded), [0, -1])
     trim = (config.n_fft - hop) // 2

@@ -14,6 +14,7 @@ Test: tests/runtime/test_onnx.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,17 +40,23 @@ class Graph:
         self.constants: list[Any] = []
         self.known: dict[tuple[Any, ...], str] = {}
 
-    def __call__(
-        self, operator: str, *inputs: Any, outputs: int = 1, name: str | None = None, **attributes: Any
-    ) -> Any:
-        """Append a node. Inputs: edge names, arrays, numbers, lists of integers. Several outputs come as a list."""
+    def __call__(self, operator: str, *inputs: Any, name: str | None = None, **attributes: Any) -> str:
+        """Append a node with one output. Inputs: edge names, arrays, numbers, lists of integers."""
+        return self.append(operator, inputs, [name or f"{operator.lower()}_{len(self.nodes)}"], attributes)[0]
+
+    def split(self, edge: str, parts: int, axis: int) -> list[str]:
+        """Equal parts along one axis."""
+        names = [f"split_{len(self.nodes)}_{part}" for part in range(parts)]
+        return self.append("Split", (edge,), names, {"axis": axis, "num_outputs": parts})
+
+    def append(self, operator: str, inputs: Sequence[Any], outputs: list[str], attributes: dict[str, Any]) -> list[str]:
+        """Append a node; returns `outputs`."""
         from onnx import helper
 
         names = [one if isinstance(one, str) else self.constant(one) for one in inputs]
-        stem = name or f"{operator.lower()}_{len(self.nodes)}"
-        out = [stem] if outputs == 1 else [f"{stem}_{i}" for i in range(outputs)]
-        self.nodes.append(helper.make_node(operator, names, out, name=stem, **attributes))
-        return out[0] if outputs == 1 else out
+        stem = outputs[0] if len(outputs) == 1 else outputs[0].rpartition("_")[0]
+        self.nodes.append(helper.make_node(operator, names, outputs, name=stem, **attributes))
+        return outputs
 
     def constant(self, value: Any) -> str:
         """Name of a constant; equal small ones are kept once. Floats become float32, integers int64."""
@@ -100,7 +107,7 @@ def rotary(graph: Graph, edge: str, head_dim: int, exact: bool) -> tuple[str, st
     step = torch.arange(0, head_dim, 2).to(torch.float64 if exact else torch.float32) / head_dim
     inverse = (1.0 / 10000.0**step).numpy()
     angle = graph("Mul", graph("Unsqueeze", position, [1]), np.concatenate([inverse, inverse])[None])
-    return tuple(graph("Cast", graph(name, angle), to=1) for name in ("Cos", "Sin"))  # type: ignore[return-value]
+    return graph("Cast", graph("Cos", angle), to=1), graph("Cast", graph("Sin", angle), to=1)
 
 
 def rotate(graph: Graph, edge: str, cos: str, sin: str, head_dim: int) -> str:
@@ -186,7 +193,7 @@ def feed_forward(graph: Graph, edge: str, norm: nn.LayerNorm, layer: FeedForward
 def convolution(graph: Graph, edge: str, layer: ConvolutionModule, mask: str) -> str:
     """Convolution module; batch norm's scale and shift are folded into the depthwise convolution."""
     gated = graph.linear(graph.layer_norm(edge, layer.layer_norm), layer.pointwise_conv1.weight)
-    value, gate = graph("Split", gated, outputs=2, axis=-1, num_outputs=2)
+    value, gate = graph.split(gated, 2, -1)
     hidden = graph("Mul", graph("Mul", value, graph("Sigmoid", gate)), mask)
     scale_D, shift_D = layer.conv_norm.scale_and_shift()
     kernel = layer.depthwise_conv.weight * scale_D[:, None, None]
