@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -69,9 +68,15 @@ def tokenize_splits(
     """Shards of every split in a folder of its own, and what was done in each.
 
     Args:
+        runtime: the codec.
+        clips: of all splits.
+        output: folder for the folders.
         by_split: False puts all clips into `output` itself.
+        views: how often each clip that is not held out is encoded, see `plan_views`. More views later add to those
+            that are there.
+        clips_per_shard: what a kill can cost at most, in clips.
+        format: of the shards.
         on_progress: takes the share of the audio that is done, 0 to 1.
-        views, clips_per_shard, format: as in `tokenize_clips`.
 
     Raises:
         ValueError: fewer than one view, a clip with the id of another's view, or as `tokenize_clips`.
@@ -89,10 +94,9 @@ def tokenize_splits(
         if on_progress is not None:
             on_progress(min(1.0, done / total) if total else 1.0)
 
-    options: dict[str, Any] = {"views": views, "clips_per_shard": clips_per_shard, "format": format}
     return {
-        folder: tokenize_clips(runtime, members, folder, **options, on_clip=on_clip)
-        for folder, members in folders.items()
+        folder: tokenize_clips(runtime, plan, folder, clips_per_shard, format, on_clip)
+        for folder, plan in zip(folders, planned, strict=True)
     }
 
 
@@ -110,20 +114,20 @@ def describe(results: Mapping[Path, Tokenized]) -> list[str]:
 
 def tokenize_clips(
     runtime: Runtime,
-    clips: Sequence[Clip],
+    planned: Sequence[tuple[Clip, Views]],
     folder: Path,
-    *,
-    views: int = 1,
-    clips_per_shard: int = 500,
-    format: ShardFormat = "arrow",
-    on_clip: Callable[[float], None] = lambda seconds: None,
+    clips_per_shard: int,
+    format: ShardFormat,
+    on_clip: Callable[[float], None],
 ) -> Tokenized:
     """Encode clips into shards in `folder`, resuming by clip id.
 
     Args:
-        views: how often each clip that is not held out is encoded. View v starts v / views of a frame later and is
-            called `ID#SAMPLES`, by where it starts: the same speech in other tokens, where a codec's tokens depend on
-            where frames begin. More views later add to those that are there.
+        runtime: the codec.
+        planned: clips with their views.
+        folder: for the shards.
+        clips_per_shard: what a kill can cost at most, in clips.
+        format: of the shards.
         on_clip: called with the seconds of every clip that is read (or was done before), all its views together.
 
     Raises:
@@ -131,14 +135,13 @@ def tokenize_clips(
             not one clip that can be read.
     """
     done = Tokenized()
-    provenance = replace(runtime.identity, manifest_hash=manifest_hash(clips))
+    provenance = replace(runtime.identity, manifest_hash=manifest_hash(clip for clip, _ in planned))
     sample_rate = runtime.identity.sample_rate
-    wanted = plan_views(clips, views, runtime.identity.hop_samples)
     with TokenShardWriter(folder, provenance, resume=True, clips_per_shard=clips_per_shard, format=format) as shards:
         missing = []
         texts = {
             name: later(clip.text, start / sample_rate) if start else clip.text
-            for clip, starts in wanted
+            for clip, starts in planned
             for name, start in starts.items()
         }
         changed = [name for name, text in texts.items() if shards.done.get(name, text) != text]
@@ -147,7 +150,7 @@ def tokenize_clips(
                 f"{folder}: {len(changed)} clips of the manifest are there with other texts "
                 f"(the first: {changed[0]!r}); name another folder"
             )
-        for clip, starts in wanted:
+        for clip, starts in planned:
             left = {name: start for name, start in starts.items() if name not in shards.done}
             known = len(starts) - len(left)
             done.known += known
@@ -162,13 +165,16 @@ def tokenize_clips(
             shards.add(TokenRow(**tokens, id=name, text=texts[name], speaker=clip.speaker, language=clip.language))
             done.clips += 1
             done.seconds += len(view.wavs[0]) / sample_rate
-    if clips and not done.clips and not done.known:
-        raise ValueError(f"tokenize: none of {len(clips)} clips could be read; the first: {done.unreadable[0]}")
+    if planned and not done.clips and not done.known:
+        raise ValueError(f"tokenize: none of {len(planned)} clips could be read; the first: {done.unreadable[0]}")
     return done
 
 
 def plan_views(clips: Sequence[Clip], views: int, hop_samples: int) -> list[tuple[Clip, Views]]:
     """Every clip with the ids of its views and the samples where they start; clips that are held out have one view.
+
+    View v starts v / views of a frame later and is called `ID#SAMPLES`, by where it starts: the same speech in other
+    tokens, where a codec's tokens depend on where frames begin.
 
     Raises:
         ValueError: a clip has the id of another clip's view.
