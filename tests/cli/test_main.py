@@ -32,7 +32,8 @@ def test_every_command_explains_itself(command, capsys):
         assert main([*command.split(), "--help"]) == 0
     except SystemExit as done:
         assert done.code == 0
-    assert len(capsys.readouterr().out) > 150
+    shown = capsys.readouterr().out
+    assert len(shown) > 150 and f"\n  llmcodec {command} " in shown, "it has an example"
 
 
 def test_bad_input_is_one_line_and_exit_code_1(tmp_path, capsys):

@@ -35,6 +35,13 @@ def test_clips_pass_every_filter(manifest: str) -> None:
     assert len(CorpusOptions().read()) == 191
 
 
+def test_clips_that_are_too_short_are_counted_aloud(manifest: str, capsys: pytest.CaptureFixture[str]) -> None:
+    CorpusOptions(manifest, max_seconds=8).read()
+    assert capsys.readouterr().err == f"{manifest}: 2 clips are left out by --min-seconds 0.5 and --max-seconds 8\n"
+    CorpusOptions(manifest).read("train")
+    assert capsys.readouterr().err == ""
+
+
 def test_held_out_clips_are_taken_where_there_are_any(manifest: str, tmp_path: Path) -> None:
     assert ids(ClipOptions(manifest, min_seconds=0).held_out_clips()) == "bc"
     assert ids(ClipOptions(manifest, split=("extra", "train")).held_out_clips()) == "ad"

@@ -80,7 +80,7 @@ def _searching(place: str, weight: float | None, device: str) -> SearchingCodec:
         raise ValueError(f"codec search:{place}: a {type(codec).__name__}; only llmcodec's own codecs can search")
     file = _folder(place) / PRIOR_FILE
     if not file.is_file():
-        raise ValueError(f"codec search:{place}: no {PRIOR_FILE} beside it; `llmcodec prior {place} FOLDER` makes one")
+        raise ValueError(f"codec search:{place}: no {PRIOR_FILE} beside it; `llmcodec prior {place} -o DIR` makes it")
     config = SearchConfig() if weight is None else SearchConfig(weight=weight)
     return SearchingCodec(codec, BigramPrior.load(file, codec), config)
 
@@ -105,7 +105,7 @@ def _folder(place: str) -> Path:
     if path.is_file():
         if path.suffix in (".pt", ".pth", ".ckpt", ".bin"):
             raise ValueError(
-                f"codec {place}: a checkpoint file; make a folder of it (llmcodec convert {place} FOLDER), "
+                f"codec {place}: a checkpoint file; make a folder of it (llmcodec convert {place} -o FOLDER), "
                 f"or say {AUV}{place} to run it with the auv package"
             )
         raise ValueError(f"codec {place}: a file, not a folder with config.json and weights")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from llmcodec.cli.options import BUNDLED, CorpusOptions, DeviceOptions, OutputOptions
+from llmcodec.assets import BUNDLED
+from llmcodec.cli.options import CorpusOptions, DeviceOptions, OutputOptions
 from llmcodec.cli.output import name_files, show
 from llmcodec.evaluation.system import Corpus, MeasurementConfig
 from llmcodec.experiments.comparison import (
@@ -37,6 +38,8 @@ def compare_codecs(
     device: DeviceOptions = DeviceOptions(),
 ) -> None:
     """Measure codecs on held-out clips: fidelity, LM bits per second, token health, slice consistency.
+
+      llmcodec compare bundled mine=runs/rate -o report.html
 
     With -o report.html it also writes one self-contained page: tables with intervals, bits against distance,
     spectrograms and players side by side, learning curves, commands and versions. Measurements are kept, so a second

@@ -11,7 +11,8 @@ from typing import Any
 
 from rich.console import Console
 
-from llmcodec.cli.options import BUNDLED, ClipOptions, CorpusOptions, DeviceOptions, OutputOptions
+from llmcodec.assets import BUNDLED
+from llmcodec.cli.options import ClipOptions, CorpusOptions, DeviceOptions, OutputOptions
 from llmcodec.cli.output import name_files, show
 from llmcodec.evaluation.cache import Journal
 from llmcodec.evaluation.consistency import Change, ConsistencyResult, measure_consistency

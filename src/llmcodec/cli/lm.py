@@ -4,7 +4,7 @@
     llmcodec lm train --config lm_small --data.tokens '[tokens]'
     llmcodec lm score runs/lm_small speech/*.wav -o scores.csv
     llmcodec lm sample runs/lm_small --prompt question.wav --seconds 6 -o out
-    llmcodec lm export runs/lm_small handover
+    llmcodec lm export runs/lm_small -o handover
 
 Test: tests/cli/test_lm.py.
 """
@@ -59,6 +59,8 @@ def tokenize(
     clips_per_shard: int = 500,
 ) -> None:
     """Turn the clips of a manifest into codec tokens, once: shards that `llmcodec lm train` reads.
+
+      llmcodec tokenize --manifest corpus/manifest.jsonl --codec runs/rate/codec -o tokens
 
     A manifest with splits gives one folder of shards per split (OUTPUT/train, OUTPUT/valid, ..). Started again, it goes
     on behind the clips that are in shards already. Each shard says which codec and which manifest it is made of.
@@ -176,6 +178,8 @@ def score(
 ) -> None:
     """Log-likelihood of speech under a token LM: per file, per second, per token.
 
+      llmcodec lm score runs/lm_small speech/*.wav -o scores.csv
+
     Args:
         lm: folder of `llmcodec lm train` or `lm export`, or a hub id.
         inputs: audio files, manifests (.jsonl) or folders of token shards.
@@ -243,6 +247,8 @@ def sample(
 ) -> None:
     """Let a token LM speak: go on from a spoken prompt, read a text, or start from nothing.
 
+      llmcodec lm sample runs/lm_small --prompt question.wav -o samples
+
     Writes OUTPUT/NAME.wav per clip (a continuation holds its prompt) and OUTPUT/tokens.txt. Everything asked for is
     drawn in one batch. With --stream the sound goes to standard output while it is made.
 
@@ -302,6 +308,8 @@ def sample(
 
 def export(lm: str, output: str, dtype: Literal["fp32", "bf16"] = "bf16") -> None:
     """Write a token LM as a plain Hugging Face folder: weights merged, tokenizer, README; nothing of ours is needed.
+
+      llmcodec lm export runs/lm_small -o handover
 
     Args:
         lm: folder of `llmcodec lm train`, or a hub id.

@@ -11,15 +11,16 @@ help. Imports no torch, so `--runtime onnx` never does. Test: tests/cli/test_opt
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from llmcodec import assets
+from llmcodec.assets import BUNDLED
 from llmcodec.data.manifest import Clip, read_manifest
 from llmcodec.runtime.base import Runtime
 from llmcodec.runtime.opening import Precision, RuntimeName, Side, open_runtime, pick_device
 
-BUNDLED = "bundled"
 HELD_OUT = ("valid", "test")
 
 
@@ -75,21 +76,19 @@ class CorpusOptions(OptionGroup):
     max_seconds: float = math.inf
     """Leave out longer clips."""
 
-    @property
-    def path(self) -> Path:
-        """Path of the manifest."""
-        return assets.speech_manifest() if self.manifest == BUNDLED else Path(self.manifest)
-
     def read(self, split: str | tuple[str, ...] | None = None) -> list[Clip]:
-        """Clips of one split or several (None: of all) that pass the filters; ValueError where none does."""
-        return read_manifest(
-            self.path,
-            split,
-            sources=self.sources,
-            languages=self.languages,
-            min_seconds=self.min_seconds,
-            max_seconds=self.max_seconds,
-        )
+        """Clips of one split or several (None: of all) that pass the filters; says how many were too short or long.
+
+        Raises:
+            ValueError: no clip is left.
+        """
+        names: dict[str, Any] = {"sources": self.sources, "languages": self.languages}
+        low, high = self.min_seconds, self.max_seconds
+        clips = read_manifest(self.manifest, split, **names, min_seconds=low, max_seconds=high)
+        if left := len(read_manifest(self.manifest, split, **names)) - len(clips):
+            limits = f"--min-seconds {low:g} and --max-seconds {high:g}"
+            print(f"{self.manifest}: {left} clips are left out by {limits}", file=sys.stderr)
+        return clips
 
 
 @dataclass(frozen=True)

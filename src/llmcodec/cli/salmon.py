@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from llmcodec import assets
-from llmcodec.cli.options import BUNDLED, CorpusOptions, DeviceOptions, OutputOptions
+from llmcodec.assets import BUNDLED
+from llmcodec.cli.options import CorpusOptions, DeviceOptions, OutputOptions
 from llmcodec.cli.output import name_files, show
 from llmcodec.experiments.comparison import named_systems, open_systems, prefixed
 from llmcodec.io.progress import status_line
@@ -42,6 +43,9 @@ def evaluate_salmon(
     output: OutputOptions = OutputOptions(),
 ) -> None:
     """How often a language model over a codec's tokens prefers the consistent one of two recordings (SALMon).
+
+      llmcodec evaluate salmon slprl/SALMon --codec bundled --codec mine=runs/rate/codec -o salmon
+      llmcodec evaluate salmon suite --lm runs/lm_small
 
     Chance is 50 %. Without --lm, the same small language model is trained from scratch on each codec's tokens of the
     manifest's train split, so that codecs can be compared; the table then says as much about that model and its data as
@@ -119,6 +123,8 @@ def make_salmon_suite(
     check_pairs: int = 400,
 ) -> None:
     """Make a SALMon-style suite from any corpus: pairs of clips of which one changes speaker, background or room.
+
+      llmcodec data salmon --manifest corpus/manifest.jsonl -o suite
 
     Parts: speaker_consistency, gender_consistency (where --speakers tells genders), bg_all_consistency,
     bg_domain_consistency, rir_consistency. Sentiment and bg_alignment need labels that corpora do not have and are left

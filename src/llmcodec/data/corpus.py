@@ -97,6 +97,8 @@ def make_manifest(
 ) -> ManifestSummary:
     """Write the manifest of all audio below a folder, or of a NeMo manifest or lhotse cut set.
 
+      llmcodec data manifest speech/ -o speech/manifest.jsonl --language en
+
     Splits: a table of the corpus decides, else the folder nearest to the root that is named train, dev, valid, test,
     eval or the like (`llmcodec.data.splits`), else a hash of `split_by`, so that a clip keeps its split when the corpus
     grows. What cannot be read is skipped, counted and listed.

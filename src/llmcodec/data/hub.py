@@ -1,4 +1,4 @@
-"""A manifest from a Hugging Face data set: `llmcodec data hub NAME OUTPUT`.
+"""A manifest from a Hugging Face data set: `llmcodec data hub NAME -o MANIFEST`.
 
 Audio comes undecoded and is decoded by libsndfile; no torchcodec is needed. Files that
 lie on this disk already are used in place, everything else is streamed to FLAC beside the manifest. Needs the extra
@@ -37,6 +37,8 @@ def make_hub_manifest(
     limit: int | None = None,
 ) -> ManifestSummary:
     """Write the manifest of one split of a Hugging Face data set, with its audio as FLAC where it is not on disk.
+
+      llmcodec data hub openslr/librispeech_asr --name clean --split validation -o libri/manifest.jsonl
 
     Columns other than the audio may be missing. Rows whose audio cannot be read are skipped, counted and listed.
 

@@ -45,7 +45,7 @@ class OnnxConfig:
         path = Path(folder) / CONFIG
         if not path.is_file():
             raise ValueError(
-                f"{folder}: no {CONFIG}; make the folder with `llmcodec export --format onnx CODEC FOLDER`"
+                f"{folder}: no {CONFIG}; make the folder with `llmcodec export CODEC --format onnx -o FOLDER`"
             )
         values = read_object(path, MAX_CONFIG_BYTES)
         if values.get("format") != FORMAT:
