@@ -196,7 +196,7 @@ def test_an_unreadable_file_is_one_line(pcm, clip, tmp_path, capsys, monkeypatch
     def refuse(path):  # root may read everything, so the system's refusal is played
         raise sf.LibsndfileError(2, f"Error opening {str(path)!r}: ")
 
-    monkeypatch.setattr(audio, "_ForwardFile", refuse)
+    monkeypatch.setattr(audio, "ForwardFile", refuse)
     assert run("encode", source, "-o", tmp_path / "out") == 1
     assert f"{source}: not an audio file that can be read (System error" in one_line(capsys, "encode")
 
@@ -232,10 +232,16 @@ def test_a_link_out_of_the_output_folder_is_refused(pcm, clip, tmp_path, capsys)
 
 
 def test_two_inputs_for_one_result_are_refused(pcm, clip, tmp_path, capsys):
-    first, second = clip("in/a.wav"), clip("in/a.flac")
-    assert run("encode", tmp_path / "in", "-o", tmp_path / "out") == 1
+    first, second = clip("in/a.wav"), clip("other/a.wav")
+    assert run("encode", first, second, "-o", tmp_path / "out") == 1
     error = one_line(capsys, "encode")
     assert str(first) in error and str(second) in error and not (tmp_path / "out").exists()
+
+
+def test_two_inputs_that_differ_by_their_ending_keep_it(pcm, clip, tmp_path):
+    clip("in/a.wav"), clip("in/a.flac")
+    assert run("encode", tmp_path / "in", "-o", tmp_path / "out") == 0
+    assert left(tmp_path / "out") == ["a.flac.safetensors", "a.wav.safetensors"]
 
 
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))"
