@@ -6,7 +6,7 @@ On a CPU they run on oneDNN (weights reordered once, for the kernel that reads t
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,15 @@ class PackedLinear(nn.Module):
         self.bias = None if bias is None else bias.detach().to(self.dtype, copy=True)
         weight = weight.detach().to(self.dtype).contiguous()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self.packed else weight.clone()
+
+    # A packed weight has no storage that could be copied: it travels as a plain tensor.
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | ({"weight": self.weight.to_dense()} if self.packed else {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.packed:
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous())
 
     def after_norm(self, x: Tensor, weight_K: Tensor, bias_K: Tensor, eps: float) -> Tensor:
         """The layer norm in front of this layer, then this layer."""
