@@ -32,12 +32,14 @@ class CountingCodec(ShownCodec):
     def __init__(self) -> None:
         super().__init__()
         self.encoded: Counter[int] = Counter()
+        self.batches: list[int] = []
         self.decoded: Counter[int] = Counter()
         self.shown = 0
 
     def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> SimpleNamespace:
         assert padding_mask is not None
         self.encoded.update(padding_mask.sum(-1).tolist())
+        self.batches.append(len(input_values))
         return super().encode(input_values, padding_mask)
 
     def decode(
@@ -99,6 +101,7 @@ def test_all_measures_together_read_encode_and_decode_every_clip_once(
     assert reads == {f"{index}.flac": 1 for index in range(4)}
     slices = Counter({round(16_000 * change.amount): 2 for change in SLICES if change.amount < clips[2].duration})
     assert codec.encoded == Counter(map(samples, clips)) + slices
+    assert codec.batches == [2, 1, 1] + [1] * sum(slices.values())  # altered copies alone: a batch may flip a token
     assert codec.decoded == Counter(map(samples, clips[2:])) and codec.shown == 4
 
 

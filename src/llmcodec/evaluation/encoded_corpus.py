@@ -116,8 +116,11 @@ class EncodedCorpus:
             yield from map(torch.from_numpy, self.runtime.encode_features([self.wav(clip) for clip in window]))
 
     def encode_copies(self, copies: Iterable[tuple[Name, np.ndarray]]) -> Iterator[tuple[Name, Tensor]]:
-        """Codes (Q, T) of altered copies of clips, (S,) at the codec's rate; they are not kept."""
-        for name, codes_QT in encode_many(self.runtime, copies):
+        """Codes (Q, T) of altered copies of clips, (S,) at the codec's rate; they are not kept.
+
+        One by one: the rounding of a batch could flip a token, and flipped tokens are what is counted.
+        """
+        for name, codes_QT in encode_many(self.runtime, copies, window_seconds=0):
             yield name, torch.from_numpy(codes_QT)
 
 
