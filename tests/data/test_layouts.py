@@ -194,6 +194,14 @@ def test_nemo_manifests_and_stretches(tmp_path):
         assert "1 to 10 s is asked for" in lines and "gone.wav" in lines and "not a JSON object" in lines
 
 
+def test_a_file_that_is_listed_twice_is_one_clip(tmp_path):
+    root = tmp_path / "nemo"
+    speak(root / "a.wav")
+    put(root / "train.json", (json.dumps({"audio_filepath": "a.wav", "duration": 0.2, "text": "x"}) + "\n") * 5)
+    clips, summary = build(root)
+    assert set(clips) == {"a"} and len(summary.skipped) == 4 and "a.wav: listed twice" in str(summary)
+
+
 def test_kaldi_runs_no_commands(tmp_path):
     root = tmp_path / "data" / "test"
     speak(root / "a.wav", 2.0)

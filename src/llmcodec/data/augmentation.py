@@ -168,7 +168,7 @@ def in_a_room(
 ) -> np.ndarray:
     """Reverberated at its own level; the direct sound stays where it was. The response is made at 16 kHz."""
     response_N = reverberation.impulse_response(reverberation.draw_room(draw, t60_seconds), draw)
-    wet_S = backgrounds.convolve(wav_S, _resampled(response_N, reverberation.SAMPLE_RATE, sample_rate))
+    wet_S = backgrounds.convolve(wav_S, _resampled(response_N, backgrounds.SAMPLE_RATE, sample_rate))
     return wet_S * (level_of(wav_S) / max(level_of(wet_S), 1e-12))
 
 
@@ -197,7 +197,7 @@ def band_limited(wav_S: np.ndarray, sample_rate: int, draw: np.random.Generator)
     high = 3400.0 if telephone else min(0.95 * sample_rate / 2, math.exp(draw.uniform(math.log(3000), math.log(8000))))
 
     def gain(f: np.ndarray) -> np.ndarray:
-        return 1 / np.sqrt((1 + (low / np.maximum(f, 1.0)) ** 8) * (1 + (f / high) ** 24))
+        return np.asarray(1 / np.sqrt((1 + (low / np.maximum(f, 1.0)) ** 8) * (1 + (f / high) ** 24)))
 
     return _filtered(wav_S, sample_rate, gain)
 

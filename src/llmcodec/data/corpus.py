@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from llmcodec.data.layouts import LAYOUTS, lhotse, nemo, plain
+from llmcodec.data.layouts import LAYOUTS, plain
 from llmcodec.data.layouts.base import Folder, Report, Utterance, folder_at
 from llmcodec.data.manifest import Clip, total_seconds, write_manifest
 from llmcodec.data.splits import hashed_split, keep_speakers_together, split_of_folders
@@ -129,6 +129,7 @@ def make_manifest(
     target = Path(output) if output else base / "manifest.jsonl"
     report = Report()
     found: dict[str, _Found] = {}
+    places: set[tuple[Path, float]] = set()
     for layout, utterance in utterances_of(root, report):
         shown = audio.readable_name(_relative(utterance.path, base))
         try:
@@ -139,6 +140,10 @@ def make_manifest(
         if not seconds or not min_seconds <= seconds <= max_seconds:
             report.skipped[shown] = f"{shown}: {seconds:.3f} seconds"
             continue
+        if (where := (utterance.path, utterance.start)) in places:
+            report.skipped[f"{shown} ({len(report.skipped)})"] = f"{shown}: listed twice; the first row is taken"
+            continue
+        places.add(where)
         clip_id = _unique_id(utterance, base, found)
         split, rule = _split(utterance, base)
         clip = Clip(
@@ -170,9 +175,10 @@ def make_manifest(
 def utterances_of(root: Path, report: Report) -> Iterator[tuple[str, Utterance]]:
     """(layout, utterance) of a folder, or of a file that lists utterances; audio that no reader took is reported."""
     if root.is_file():
-        if not nemo.is_manifest(root) and "cuts" not in root.name:
+        listing: list[Any] = [one for one in LAYOUTS if hasattr(one, "read_file")]
+        reader = next((one for one in listing if one.recognises_file(root)), None)
+        if reader is None:
             raise ValueError(f"{root}: neither a folder, a NeMo manifest (audio_filepath) nor a lhotse cut set (cuts)")
-        reader = nemo if nemo.is_manifest(root) else lhotse
         yield from ((reader.NAME, one) for one in reader.read_file(root, report))
         return
     waiting, seen = [folder_at(root, root)], {root.resolve()}

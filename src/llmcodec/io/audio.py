@@ -301,14 +301,15 @@ def _seek(file: ForwardFile, start: int) -> None:
 
 def _claimed_frames(file: ForwardFile) -> int:
     """Frames by the header, also where libsndfile corrected the header of a file cut short."""
+    frames = int(file.frames)
     wrong = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
     if wrong and int(wrong[2]) > 0 and int(wrong[1]) < 0x7FFFFFF0:  # larger means "unknown": a stream's header
-        return max(file.frames, file.frames * int(wrong[1]) // int(wrong[2]))
+        return max(frames, frames * int(wrong[1]) // int(wrong[2]))
     claim = re.search(r"^(?:  Data size|data) *: (\d+)$", file.extra_info, re.MULTILINE)
     length = re.search(r"^Length : (\d+)$", file.extra_info, re.MULTILINE)
     if file.format in ("RF64", "W64") and claim and length and int(length[1]) < int(claim[1]) < 1 << 62:
-        return file.frames * int(claim[1]) // int(length[1])
-    return file.frames
+        return frames * int(claim[1]) // int(length[1])
+    return frames
 
 
 def _check_claim(path: AnyPath, file: ForwardFile, reached: int, expected: int) -> None:

@@ -31,7 +31,7 @@ PYAV_ENDINGS = (
 """Formats that PyAV (ffmpeg) reads."""
 
 
-class ForwardFile(sf.SoundFile):
+class ForwardFile(sf.SoundFile):  # type: ignore[misc]  # soundfile has no types
     """A file for reading on. The base class seeks after every read of a seekable file, which jumps in a VBR MP3."""
 
     def seekable(self) -> bool:

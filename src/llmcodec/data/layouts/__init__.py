@@ -1,8 +1,9 @@
 """Corpus layouts, one reader a file: where speaker, text and split of each recording stand.
 
-A reader is a function `read(folder, report) -> Iterator[Utterance]` with a function `recognises(folder)` beside it; the
-first of `LAYOUTS` that recognises a folder reads all that is below it (`llmcodec.data.corpus` walks down and asks). To
-add a layout, write such a module and put it into `LAYOUTS`. docs/how-to/data.md says what each one expects.
+To add one, write a module that defines what `base.Layout` lists and put it into `LAYOUTS`. The first that recognises a
+folder reads it, so a layout goes before those that would take its folders too: before `nemo` if its rows have
+`audio_filepath`. `llmcodec.data.corpus` walks down the folders and asks. docs/data.md says what each layout expects.
+Test: `pytest tests/data/test_layouts.py`.
 """
 
 from llmcodec.data.layouts import (
@@ -17,8 +18,9 @@ from llmcodec.data.layouts import (
     timit,
     vctk,
 )
+from llmcodec.data.layouts.base import Layout
 
-LAYOUTS = (kaldi, lhotse, nemo, common_voice, vctk, ljspeech, audiofolder, timit, librispeech)
+LAYOUTS: tuple[Layout, ...] = (kaldi, lhotse, nemo, common_voice, vctk, ljspeech, audiofolder, timit, librispeech)
 """In the order in which they are asked; what none recognises is read by `plain`."""
 
 __all__ = ["LAYOUTS", "plain"]

@@ -10,19 +10,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmcodec.data.layouts.base import Folder, Report, Utterance, plain_text, read_lines, read_table
+from llmcodec.data.layouts.base import COLUMNS, Folder, Report, Utterance, first, json_rows, plain_text, read_table
 from llmcodec.data.splits import split_of_name
-from llmcodec.io.structured import parse_json
 
 NAME = "audiofolder"
 WHOLE_TREE = True
+FACTS = ("text", "speaker", "language", "split")
 _TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-COLUMNS = {
-    "text": ("text", "transcription", "transcript", "sentence", "normalized_text"),
-    "speaker": ("speaker", "speaker_id", "client_id"),
-    "language": ("language", "locale", "lang"),
-    "split": ("split",),
-}
 
 
 def recognises(folder: Folder) -> bool:
@@ -40,22 +34,13 @@ def read(folder: Folder, report: Report) -> Iterator[Utterance]:
             report.skipped[f"{table}:{number}"] = f"{folder.path / table}:{number}: no file {name!r}"
             continue
         seen.add(path)
-        facts = {key: plain_text(first(row, names)) for key, names in COLUMNS.items()}
-        yield Utterance(
-            path,
-            **facts | {"split": split_of_name(facts["split"])},
-            text_from=table if facts["text"] else "",
-        )
+        text, speaker, language, split = (plain_text(first(row, COLUMNS[name])) for name in FACTS)
+        yield Utterance(path, text, speaker, language, split_of_name(split), text_from=table if text else "")
     for place in folder.below():
         for name in place.audio:
             if (path := place.path / name) not in seen:
                 report.lost_texts[str(path)] = f"{path}: not in {table}; without text"
                 yield Utterance(path)
-
-
-def first(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    """The first of these columns that holds something."""
-    return next((str(row[name]) for name in names if row.get(name) not in (None, "")), "")
 
 
 def _has_file_names(path: Path) -> bool:
@@ -76,16 +61,3 @@ def _rows(path: Path, report: Report) -> Iterator[tuple[int, Mapping[str, Any]]]
         except ImportError as error:
             raise ValueError(f"{path}: parquet needs one more package: pip install 'llmcodec[datasets]'") from error
         yield from enumerate(pq.read_table(path).to_pylist(), start=1)
-
-
-def json_rows(path: Path, report: Report) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, object) of a file with one JSON object a line; lines that are something else are reported."""
-    for number, line in read_lines(path, report):
-        try:
-            row = parse_json(line, path)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            yield number, row
-        else:
-            report.skipped[f"{path.name}:{number}"] = f"{path}:{number}: not a JSON object"

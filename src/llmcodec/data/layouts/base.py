@@ -8,12 +8,41 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol
 
 from llmcodec.io.audio import AUDIO_ENDINGS
+from llmcodec.io.structured import parse_json
+
+COLUMNS = {
+    "text": ("text", "transcription", "transcript", "sentence", "normalized_text"),
+    "speaker": ("speaker", "speaker_id", "client_id"),
+    "language": ("language", "locale", "lang"),
+    "split": ("split",),
+}
+"""What readers of tables look for: field of an utterance -> names of columns, the first that holds something."""
+
+
+class Layout(Protocol):
+    """What the module of a corpus layout defines.
+
+    A layout whose list of utterances is one file (a manifest) also has `recognises_file(path)` and
+    `read_file(path, report)`, and may then be given that file alone.
+    """
+
+    NAME: str
+    """How the summary calls it."""
+    WHOLE_TREE: bool
+    """Whether `read` takes all that is below the folder; else folders below it are asked for their own layouts."""
+
+    def recognises(self, folder: Folder) -> bool:
+        """Whether a folder begins a corpus of this layout; by its own entries, cheaply."""
+
+    def read(self, folder: Folder, report: Report) -> Iterator[Utterance]:
+        """The utterances. What its tables do not name is given without a text, or counted in `report.notes`."""
 
 
 @dataclass(frozen=True)
@@ -146,3 +175,21 @@ def beside(folder: Folder, stem: str, endings: Sequence[str]) -> Path | None:
         if (stem + ending).lower() in names:
             return folder.path / names[(stem + ending).lower()]
     return None
+
+
+def json_rows(path: Path, report: Report) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, object) of a file with one JSON object a line; lines that are something else are reported."""
+    for number, line in read_lines(path, report):
+        try:
+            row = parse_json(line, path)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            report.skipped[f"{path.name}:{number}"] = f"{path}:{number}: not a JSON object"
+
+
+def first(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    """The first of these columns that holds something."""
+    return next((str(row[name]) for name in names if row.get(name) not in (None, "")), "")

@@ -20,14 +20,18 @@ WHOLE_TREE = True
 _ENDINGS = (".jsonl", ".jsonl.gz")
 
 
+def recognises_file(path: Path) -> bool:
+    return "cuts" in path.name and path.name.endswith(_ENDINGS)
+
+
 def recognises(folder: Folder) -> bool:
-    return any("cuts" in name and name.endswith(_ENDINGS) for name in folder.files)
+    return any(recognises_file(folder.path / name) for name in folder.files)
 
 
 def read(folder: Folder, report: Report) -> Iterator[Utterance]:
     """Cuts of every cut set in the folder."""
     for name in folder.files:
-        if "cuts" in name and name.endswith(_ENDINGS):
+        if recognises_file(folder.path / name):
             yield from read_file(folder.path / name, report)
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmcodec.data.layouts.audiofolder import COLUMNS, first, json_rows
-from llmcodec.data.layouts.base import Folder, Report, Utterance, plain_text
+from llmcodec.data.layouts.base import COLUMNS, Folder, Report, Utterance, first, json_rows, plain_text
 from llmcodec.data.splits import split_of_folders
 
 NAME = "NeMo"
@@ -18,10 +17,10 @@ WHOLE_TREE = True
 
 
 def manifests(folder: Folder) -> list[str]:
-    return [name for name in folder.files if name.endswith((".json", ".jsonl")) and is_manifest(folder.path / name)]
+    return [name for name in folder.files if name.endswith((".json", ".jsonl")) and recognises_file(folder.path / name)]
 
 
-def is_manifest(path: Path) -> bool:
+def recognises_file(path: Path) -> bool:
     """Whether the first line has `audio_filepath`."""
     with open(path, "rb") as file:
         return b'"audio_filepath"' in file.readline(65536)
