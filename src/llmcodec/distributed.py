@@ -33,7 +33,8 @@ def sum_over_ranks(x: Tensor) -> Tensor:
         return x
     from torch.distributed.nn.functional import all_reduce
 
-    return all_reduce(x)
+    total: Tensor = all_reduce(x)
+    return total
 
 
 def mean_count(mask: Tensor) -> Tensor:

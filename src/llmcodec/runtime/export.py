@@ -64,7 +64,8 @@ def export_codec(
             write_onnx(model, codec_title(codec), folder)
             write_card(folder, model.card(name, licence) + ONNX_CARD)
         else:
-            model = model.half() if precision == "fp16" else model
+            if precision == "fp16":
+                model.half()  # type: ignore[no-untyped-call]
             model.save_pretrained(folder, card=model.card(name, licence))
         files = sorted(path.name for path in folder.iterdir())
     return f"{output}: {', '.join(files)}"

@@ -12,7 +12,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llmcodec.data.backgrounds import BABBLE, BABBLE_VOICES, SYNTHETIC, babble, excerpt, noise_files, render
+from llmcodec.data.backgrounds import (
+    BABBLE,
+    BABBLE_VOICES,
+    SAMPLE_RATE,
+    SYNTHETIC,
+    babble,
+    excerpt,
+    noise_files,
+    render,
+)
 from llmcodec.data.manifest import Clip
 from llmcodec.data.reverberation import draw_room, impulse_response, recorded_response
 from llmcodec.io import audio
@@ -20,7 +29,6 @@ from llmcodec.salmon.plan import MIN_CLIP_SECONDS, MIN_HALF_SECONDS, VoicePlan, 
 from llmcodec.salmon.splice import (
     GRID,
     PAUSE,
-    SAMPLE_RATE,
     at_level,
     change_noise,
     change_rooms,

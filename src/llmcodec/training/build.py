@@ -61,13 +61,14 @@ def with_smaller_codebook(codec: LLMCodec, recipe: Recipe, size: int) -> LLMCode
     smaller = LLMCodec(LLMCodecConfig.from_dict(config))
     state = codec.state_dict()
     smaller.load_state_dict(state | {"quantizer.codebook": state["quantizer.codebook"][keep]})
-    return smaller.to(codec.device)  # type: ignore[arg-type]
+    smaller.to(codec.device)  # type: ignore[arg-type]
+    return smaller
 
 
 @torch.no_grad()
 def training_codes(codec: LLMCodec, recipe: Recipe, most_clips: int | None = None) -> Iterator[Tensor]:
     """The codec's codes (T,) of the training clips, of at most `most_clips` of them evenly spread."""
-    codec.eval()
+    codec.train(False)
     dataset = build_dataset(recipe, codec.sample_rate)
     count = len(dataset) if most_clips is None else min(most_clips, len(dataset))
     for index in range(count):

@@ -206,7 +206,8 @@ class Trainer:
     def projected(self, terms: LossTerms) -> Tensor:
         """Real frames (N, C) of a micro-batch as the quantiser sees them, before normalisation."""
         latent_ND = terms.encoding.latent_BTD[terms.encoding.mask_BT]
-        return self.codec.quantizer.in_proj(latent_ND.to(self.dtype))
+        projected: Tensor = self.codec.quantizer.in_proj(latent_ND.to(self.dtype))
+        return projected
 
     def from_all_ranks(self, rows: Tensor) -> Tensor:
         """Rows of all ranks in rank order, which is the order of one process with the whole batch."""
