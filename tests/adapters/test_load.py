@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from llmcodec.adapters import load
 from llmcodec.adapters.load import load_codec
-from llmcodec.adapters.registry import FAMILIES, family_of
+from llmcodec.adapters.registry import FAMILIES, WEIGHTLESS, family_of
 from llmcodec.assets import codec_folder
 from llmcodec.codec import LLMCodec
 
@@ -236,9 +236,18 @@ def test_auv_from_the_hub_is_one_file(monkeypatch, tmp_path):
     assert load_codec("auv:SWivid/AUV").codebook_size == 64
 
 
-def test_every_family_has_a_name_in_the_message_and_a_preset():
+def test_every_family_has_a_name_in_the_message_and_those_with_weights_a_preset():
     from llmcodec.adapters.random_weights import PRESETS
 
-    assert {family for family, _ in PRESETS.values()} == set(FAMILIES)
+    assert {family for family, _ in PRESETS.values()} == set(FAMILIES) - set(WEIGHTLESS)
     squeezed = load.supported().lower().replace("-", "")
     assert all(name in squeezed for name in FAMILIES)
+
+
+def test_a_family_without_weights_is_loaded_by_its_name(monkeypatch):
+    family = replace(FAMILIES["dac"], title="plain", load=None, build=lambda: FAMILIES["dac"].build(**TINY["dac"][1]))
+    monkeypatch.setattr(load, "WEIGHTLESS", {"plain": family})
+    codec = load_codec("plain")
+    assert type(codec).__name__ == "DacCodec" and not codec.training
+    with pytest.raises(ValueError, match="give bundled, plain, a folder"):
+        load_codec("plane")

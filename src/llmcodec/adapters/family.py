@@ -27,9 +27,9 @@ class CodecFamily:
     """Model and number of codebooks (None: as usual) -> codec."""
     build: Callable[..., nn.Module]
     """Sizes of a configuration -> model with initial weights. Imports the package when it is called, as does `load`."""
-    load: Callable[[Path], nn.Module]
-    """Folder (AUV: checkpoint) -> model with its weights."""
-    package: str
+    load: Callable[[Path], nn.Module] | None = None
+    """Folder (AUV: checkpoint) -> model with its weights; None: the codec has none, and its name alone gives it."""
+    package: str = "llmcodec"
     """What has to be installed."""
     install: str = ""
     """How, when it does not come with llmcodec."""
@@ -44,6 +44,7 @@ class CodecFamily:
         Raises:
             ValueError: a package is missing or too old, or the codec has no such number of codebooks.
         """
+        assert self.load is not None, f"{self.title} has no weights to load"
         return self._adapted(partial(self.load, place), num_codebooks)
 
     def build_codec(self, sizes: Mapping[str, Any], num_codebooks: int | None = None) -> CodecAdapter:

@@ -23,7 +23,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 from llmcodec.adapters.base import check_num_codebooks
-from llmcodec.adapters.registry import FAMILIES, family_of, supported
+from llmcodec.adapters.registry import FAMILIES, WEIGHTLESS, family_of, supported
 from llmcodec.assets import BUNDLED, codec_folder
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.folder import CONFIG, MAX_JSON_BYTES, check_foreign_folder
@@ -68,6 +68,8 @@ def load_codec(name: str, device: str = "cpu", *, num_codebooks: int | None = No
         codec = build_random(place.removeprefix(RANDOM), num_codebooks, seed)
     elif place.startswith(AUV):
         codec = _load_auv(place.removeprefix(AUV), num_codebooks)
+    elif place in WEIGHTLESS and not Path(place).exists():
+        codec = WEIGHTLESS[place].build_codec({}, num_codebooks)
     else:
         codec = _load_folder(_folder(place), place, num_codebooks)
     codec.to(device=device)
@@ -112,7 +114,8 @@ def _folder(place: str) -> Path:
     if HUB_ID.fullmatch(place):
         return _download(place)
     raise ValueError(
-        f"no codec {place!r}: give {BUNDLED}, a folder, a Hugging Face id (owner/name) or {RANDOM}NAME; "
+        f"no codec {place!r}: give {', '.join((BUNDLED, *WEIGHTLESS))}, a folder, a Hugging Face id (owner/name) or "
+        f"{RANDOM}NAME; "
         f"supported: {supported()}"
     )
 

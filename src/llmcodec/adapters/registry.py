@@ -23,6 +23,8 @@ FAMILIES: Mapping[str, CodecFamily] = {
     "auv": auv.FAMILY,
 }
 """By the `model_type` of config.json, or a name of ours where there is none."""
+WEIGHTLESS = {name: family for name, family in FAMILIES.items() if family.load is None}
+"""Codecs without weights: `--codec NAME` is enough."""
 
 
 def family_of(config: Mapping[str, Any]) -> str | None:
