@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from llmcodec import LLMCodec, assets
-from llmcodec.codec.search import PRIOR_FILE, BigramPrior
+from llmcodec.codec.token_prior import PRIOR_FILE, BigramPrior
 from llmcodec.data.manifest import read_manifest
 from llmcodec.io import audio
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from llmcodec.adapters.auv import load_auv
-from llmcodec.adapters.torchaudio_stub import torchaudio_stand_in
+from llmcodec.adapters.torchaudio_stub import torchaudio_stub
 from llmcodec.codec.interop.auv import from_auv
 from llmcodec.io import audio
 
@@ -20,7 +20,7 @@ from .tiny_codecs import noise, tiny_codec
 
 def test_the_stand_in_is_there_only_inside_and_resamples():
     before = sys.modules.get("torchaudio")
-    with torchaudio_stand_in():
+    with torchaudio_stub():
         resample = import_module("torchaudio.functional").resample
     assert sys.modules.get("torchaudio") is before
     if before is None:
@@ -34,7 +34,7 @@ def test_the_stand_in_gives_way_to_what_is_there(monkeypatch):
     real.functional = types.ModuleType("torchaudio.functional")
     monkeypatch.setitem(sys.modules, "torchaudio", real)
     monkeypatch.setitem(sys.modules, "torchaudio.functional", real.functional)
-    with torchaudio_stand_in():
+    with torchaudio_stub():
         assert sys.modules["torchaudio"] is real
     assert sys.modules["torchaudio"] is real
 
@@ -84,7 +84,7 @@ def bigcodec():
     """The package's model, made small: its own constructor fixes a decoder of 1,536 channels."""
     if find_spec("bigcodec") is None:
         pytest.skip("bigcodec is not installed")
-    with torchaudio_stand_in():
+    with torchaudio_stub():
         from bigcodec import BigCodec, CodecDecoder, CodecEncoder
     from llmcodec.adapters.bigcodec import BigCodecCodec
 

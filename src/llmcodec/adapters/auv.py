@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llmcodec.adapters.base import CodecAdapterWithFeatures, check_num_codebooks
 from llmcodec.adapters.family import CodecFamily
-from llmcodec.adapters.torchaudio_stub import torchaudio_stand_in
+from llmcodec.adapters.torchaudio_stub import torchaudio_stub
 
 
 class AuvCodec(CodecAdapterWithFeatures):
@@ -40,7 +40,7 @@ class AuvCodec(CodecAdapterWithFeatures):
 
 def load_auv(checkpoint: Path) -> nn.Module:
     """The published model with the weights of `checkpoint` (the package reads it with `weights_only`)."""
-    with torchaudio_stand_in():
+    with torchaudio_stub():
         from auv.model import AUV
     model = AUV()
     model.from_pretrained(str(checkpoint))
@@ -51,7 +51,7 @@ def build_auv(
     hidden_size: int = 512, encoder_layers: int = 8, decoder_layers: int = 12, codebook_size: int = 20480
 ) -> nn.Module:
     """The published architecture (its sizes unless others are given) with its initial weights."""
-    with torchaudio_stand_in():
+    with torchaudio_stub():
         from auv.model import AUV
         from auv.modules.codec import AUVCodecDec, AUVCodecEncWithVQ
     sizes = {"hop_length": 320, "hidden_size": hidden_size, "ffn_mult": 4, "max_position_embeddings": 4096}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llmcodec.adapters.base import CodecAdapterWithFeatures, check_num_codebooks
 from llmcodec.adapters.family import CodecFamily
-from llmcodec.adapters.torchaudio_stub import torchaudio_stand_in
+from llmcodec.adapters.torchaudio_stub import torchaudio_stub
 
 SAMPLE_RATE = 16_000  # nothing in the package's configuration says it
 
@@ -40,7 +40,7 @@ class BigCodecCodec(CodecAdapterWithFeatures):
 
 def build_bigcodec(**sizes: Any) -> nn.Module:
     """The published architecture with its initial weights; `sizes` are arguments of the package's BigCodec."""
-    with torchaudio_stand_in():
+    with torchaudio_stub():
         from bigcodec import BigCodec
     published = dict(
         ngf=48,
@@ -59,7 +59,7 @@ def build_bigcodec(**sizes: Any) -> nn.Module:
 
 def load_bigcodec(folder: Path) -> nn.Module:
     """The model that the package's `save_pretrained` wrote (config.json, model.safetensors)."""
-    with torchaudio_stand_in():
+    with torchaudio_stub():
         from bigcodec import BigCodec
     return BigCodec.from_pretrained(str(folder)).to(torch.float32)
 

@@ -20,7 +20,7 @@ from llmcodec.io import audio
 
 
 @contextmanager
-def torchaudio_stand_in() -> Iterator[None]:
+def torchaudio_stub() -> Iterator[None]:
     """Show a `torchaudio.functional.resample` to what is imported inside, unless the real one can be imported.
 
     The stand-in is taken away again, so that nobody else mistakes it for torchaudio.

@@ -1,6 +1,6 @@
 """`llmcodec export`, `convert`, `prior`: a codec becomes another folder. Two of them are library functions as they are.
 
-Test: tests/runtime/test_export.py, tests/codec/test_convert.py, tests/transcode/test_prior.py.
+Test: tests/runtime/test_export.py, tests/codec/interop/test_convert.py, tests/transcode/test_prior.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Rotary self-attention for inference: global without a mask, or within a window (never T x T for long clips).
 
-Shapes: B clips of equal length, T frames, N heads, C head width. Test: tests/codec/test_fast_attention.py.
+Shapes: B clips of equal length, T frames, N heads, C head width. Test: tests/codec/fast/test_attention.py.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Clips of a batch are packed one after the other, so padding costs nothing and cannot reach a real frame. Batch norm is
 folded into the depthwise convolution, the 0.5 of the feed-forward halves into their matrices. The same function as
 conformer.py up to rounding. Shapes: N rows (real frames of all clips), B clips, T frames, D width.
-Test: tests/codec/test_engine.py.
+Test: tests/codec/fast/test_engine.py.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The same function as conformer.py up to rounding, and the same call as `PackedCo
 cannot. Integers: weights symmetric with a step per output, inputs with a step (int8: and a zero point) per frame, found
 as the frame passes: no calibration, and a frame's result does not depend on its batch. bf16 and integers round what a
 matrix reads; results, norms, residuals and the softmax are fp32. Shapes: N rows (real frames of all clips), D width, M
-outputs, K inputs. Test: tests/codec/test_cpu_kernels.py.
+outputs, K inputs. Test: tests/codec/fast/test_cpu_kernels.py.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ calibration nor batch nor number of threads. int16 steps keep the norms of a fra
 2^15.5: no sum can overflow (Cauchy-Schwarz), and a typical value has 11 of the 16 bits, where bf16 has 8.
 
 Shapes: N rows (frames of all clips), D width, F hidden width, C head width. D, F and C are multiples of 16.
-Compiled and called by cpu_kernels.py. Test: tests/codec/test_cpu_kernels.py. */
+Compiled and called by cpu_kernels.py. Test: tests/codec/fast/test_cpu_kernels.py. */
 
 #include <immintrin.h>
 #include <sched.h>

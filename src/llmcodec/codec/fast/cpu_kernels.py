@@ -3,7 +3,7 @@
 They need x86-64 with AVX-512 VNNI (Intel Cascade and Ice Lake, AMD Zen 4, and newer; for bf16 also AVX-512 BF16), Linux
 or another POSIX system, and cc, gcc or clang. Where one of these is missing the codec runs on PyTorch's operators
 instead. The compiled file is kept in the cache folder (`io/cache.py`), named by a hash of its source;
-`LLMCODEC_NATIVE=0` leaves it unused. Test: tests/codec/test_cpu_kernels.py.
+`LLMCODEC_NATIVE=0` leaves it unused. Test: tests/codec/fast/test_cpu_kernels.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Linear layers packed for our own CPU kernels: weights rounded and laid out as cpu_kernels.c reads them.
 
-Shapes: N rows (frames), K inputs, M outputs. Test: tests/codec/test_cpu_kernels.py.
+Shapes: N rows (frames), K inputs, M outputs. Test: tests/codec/fast/test_cpu_kernels.py.
 """
 
 from __future__ import annotations

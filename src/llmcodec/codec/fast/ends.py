@@ -1,7 +1,7 @@
 """Both ends of the codec and its look-up for inference: some frames at a time, tables kept, nothing of full size twice.
 
 Shapes: B clips, S samples, T frames, N rows (real frames of all clips), D width, C code dimension, V codes.
-Test: tests/codec/test_engine.py.
+Test: tests/codec/fast/test_engine.py.
 """
 
 from __future__ import annotations

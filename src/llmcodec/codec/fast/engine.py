@@ -4,7 +4,7 @@
     exact = optimize_for_inference(codec, "fp32")          # the plain codec up to rounding
     fastest = optimize_for_inference(codec, "int8")
 
-What each precision gains, and costs in tokens and sound: docs/speed.md. Test: tests/codec/test_engine.py.
+What each precision gains, and costs in tokens and sound: docs/speed.md. Test: tests/codec/fast/test_engine.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Linear layers packed for inference with PyTorch's operators: fp32 or bf16, activation inside the matrix product.
 
 On a CPU they run on oneDNN (weights reordered once, for the kernel that reads them); on other devices they are plain
-`F.linear`. Shapes: N rows (frames), K inputs, M outputs. Test: tests/codec/test_fast_linear.py.
+`F.linear`. Shapes: N rows (frames), K inputs, M outputs. Test: tests/codec/fast/test_linear.py.
 """
 
 from __future__ import annotations

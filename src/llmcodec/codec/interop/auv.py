@@ -1,7 +1,7 @@
 """AUV checkpoints <-> ours: the key map, both ways.
 
 AUV's state dict (PyPI `auv`, arXiv 2509.21968) holds `tokenizer.*` (front end, conformer, vq) and `token2wav.*`
-(conformer, head). Test: tests/codec/test_auv.py (parity with the published package).
+(conformer, head). Test: tests/codec/interop/test_auv.py (parity with the published package).
 """
 
 from __future__ import annotations

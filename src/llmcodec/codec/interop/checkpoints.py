@@ -2,7 +2,7 @@
 
 Before PyTorch reads a .pt file (with `weights_only`, memory-mapped), its pickle is walked without being run: every name
 that it would look up must belong to tensors and plain containers, and the archive must not be larger unpacked than
-packed. What it nests is flattened to dotted names. Test: tests/codec/test_convert.py.
+packed. What it nests is flattened to dotted names. Test: tests/codec/interop/test_convert.py.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     llmcodec convert llm_codec_checkpoint.pt -o out   # a training checkpoint: the codec inside is found
     llmcodec convert auv -o back.pt --to auv          # a state dict for the published `auv` package
 
-Nothing in a checkpoint is executed (torch_file.py). Test: tests/codec/test_convert.py.
+Nothing in a checkpoint is executed (checkpoints.py). Test: tests/codec/interop/test_convert.py.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ CEILED = "frames are counted by ceil, any length; tokens equal the published AUV
 MEASURED = """\
 Converted by `llmcodec convert`. The conversion renames weights and changes none: on random weights of the published
 size, tokens equal those of the `auv` package at all lengths tried and waveforms agree within 1e-5 (llmcodec's test
-`tests/codec/test_auv.py`). To see it for these weights, with the package installed:
+`tests/codec/interop/test_auv.py`). To see it for these weights, with the package installed:
 `llmcodec compare ours=FOLDER published=auv:auv.pt --manifest test.jsonl`."""
 
 

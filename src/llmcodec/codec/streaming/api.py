@@ -10,7 +10,7 @@
 Both directions are independent: use one or both. What comes out does not depend on the block sizes, and joined it is
 what `encode_blocks` and `decode_blocks` with the same `chunk_seconds` give, bit for bit. One stream per object; many
 streams are many objects on one codec, they share nothing but its weights.
-Test: tests/codec/test_streaming.py.
+Test: tests/codec/streaming/test_api.py.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 
 Blocks may have any sizes; the result does not depend on them. With bounded attention (`tiny`) it is that of the whole
 signal; with global attention it depends on `chunk_seconds` and `lookahead_seconds` (docs/longform.md has figures).
-Works with every codec of `protocol.Codec`. Test: tests/codec/test_blocks.py.
+Works with every codec of `protocol.Codec`. Test: tests/codec/streaming/test_blocks.py.
 """
 
 from __future__ import annotations

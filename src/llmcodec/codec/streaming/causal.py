@@ -2,7 +2,7 @@
 
 What is kept between steps: what each layer remembers (`conformer.LayerState`), half an STFT window of samples in the
 encoder, the frames whose inverse STFT still overlaps the future in the decoder. Shapes: B batch (1), T frames, D width.
-Test: tests/codec/test_causal.py.
+Test: tests/codec/streaming/test_causal.py.
 """
 
 from __future__ import annotations

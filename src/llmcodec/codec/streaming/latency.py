@@ -6,7 +6,7 @@
 A chunk is coded with context on both sides, which is thrown away afterwards. With bounded attention the context covers
 all that a frame can see: the result is that of the whole signal. With global attention it cannot; docs/longform.md
 says how far off that is. A causal codec keeps its state instead and waits for nothing but the STFT's window.
-Test: tests/codec/test_streaming.py.
+Test: tests/codec/streaming/test_api.py.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A session takes pieces of any size with `push` and gives what is ready; `flush` 
 on a fixed grid, so the result does not depend on how the signal was cut into pieces. `ChunkedEncoder` and
 `ChunkedDecoder` drive any codec of `protocol.Codec`: each chunk is coded with its true neighbours on both sides
 (`latency.Plan`), and the padding of the signal's own ends is seen only there. `causal.py` has the stateful pair.
-Shapes: S samples, Q codebooks, t frames. Results are on the CPU. Test: tests/codec/test_blocks.py.
+Shapes: S samples, Q codebooks, t frames. Results are on the CPU. Test: tests/codec/streaming/test_blocks.py.
 """
 
 from __future__ import annotations

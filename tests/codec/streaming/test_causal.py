@@ -13,8 +13,8 @@ from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
 from llmcodec.training.tracking import read_log
 from llmcodec.training.trainer import Trainer
 
-from ..miniature import everything_on, miniature_codec
-from .small import HOP, noise, small_codec, whole
+from ...miniature import everything_on, miniature_codec
+from ..small import HOP, noise, small_codec, whole
 
 
 @pytest.fixture(scope="module")

@@ -18,14 +18,14 @@ from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
 from llmcodec.codec.streaming.latency import Latency, latency
 from llmcodec.io import audio
 
-from .small import HOP, RATE, noise, pieces, small_codec
+from ..small import HOP, RATE, noise, pieces, small_codec
 
 KINDS = {
     "window": dict(encoder_layers=1, decoder_layers=1),
     "global": dict(encoder_layers=1, decoder_layers=1, attention_window=None),
     "causal": dict(causal=True),
 }
-PAGE = (Path(__file__).parents[2] / "docs" / "longform.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "longform.md").read_text(encoding="utf-8")
 CODECS = {kind: small_codec(torch.float32, **sizes) for kind, sizes in KINDS.items()}
 
 

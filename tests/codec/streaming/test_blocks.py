@@ -17,7 +17,7 @@ from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
 from llmcodec.codec.streaming.latency import latency, make_plan
 from llmcodec.io import audio
 
-from .small import HOP, RATE, noise, pieces, reach, small_codec, whole
+from ..small import HOP, RATE, noise, pieces, reach, small_codec, whole
 
 ROTARY = 1e-7  # the angles of AUV's rotary embedding are float32, so positions shift rounding even in float64
 GEOMETRIES = [dict(), dict(n_fft=8), dict(n_fft=24), dict(n_fft=64, attention_window=1, conv_kernel_size=1)]
