@@ -290,7 +290,7 @@ def test_what_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
-def test_copies_pickles_and_workers_have_equal_codes(precision, tmp_path):
+def test_copies_pickles_and_workers_have_equal_codes(precision, tmp_path, kernels):
     fast = optimize_for_inference(make(attention_window=5), precision)
     wav_BCS = 0.1 * torch.randn(2, 1, 5000, generator=torch.Generator().manual_seed(0))
     expected = fast.encode(wav_BCS).audio_codes

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -127,15 +128,27 @@ class PackedConvolution(nn.Module):
         self.first = PackedLinear(module.pointwise_conv1.weight, None, precisions["pw1"])
         self.second = PackedLinear(second.weight, second.bias, precisions["pw2"])
         scale_D, shift_D = (one.detach().float() for one in norm.scale_and_shift())
-        weight = module.depthwise_conv.weight.detach().float() * scale_D[:, None, None]
+        self.plain = module.depthwise_conv.weight.detach().float() * scale_D[:, None, None]
         self.bias = shift_D
-        self.weight = weight
-        taps = weight.shape[-1]
+        taps = self.plain.shape[-1]
         self.past, self.ahead = (taps - 1, 0) if module.past else (taps // 2, taps // 2)
         self.packed = self.first.packed
-        if self.packed:
-            last = weight[..., None].contiguous(memory_format=torch.channels_last)
-            self.weight = torch.ops.mkldnn._reorder_convolution_weight(last, [0, 0], [1, 1], [1, 1], weight.shape[0])
+        self.weight = self.arranged()
+
+    def arranged(self) -> Tensor:
+        """The weights as the kernel reads them."""
+        if not self.packed:
+            return self.plain
+        last = self.plain[..., None].contiguous(memory_format=torch.channels_last)
+        return torch.ops.mkldnn._reorder_convolution_weight(last, [0, 0], [1, 1], [1, 1], len(self.plain))
+
+    # An arranged weight has no storage that could be copied.
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "weight"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.weight = self.arranged()
 
     def forward(self, x_ND: Tensor, layout: Layout) -> None:
         for clips in layout.chunks(x_ND):

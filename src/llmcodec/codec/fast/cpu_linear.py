@@ -5,9 +5,8 @@ Shapes: N rows (frames), K inputs, M outputs. Test: tests/codec/fast/test_cpu_ke
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from ctypes import Array, Structure, c_void_p
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -73,61 +72,39 @@ class CpuModule(nn.Module):
         self.kept.append(array.detach().to(dtype or array.dtype).contiguous().clone())
         return self.kept[-1].data_ptr()
 
-    # Addresses mean nothing in another process or in a copy: structures travel as numbers of kept arrays.
+    # Addresses mean nothing in a copy or in another process: structures travel as bytes, beside the old addresses.
     def __getstate__(self) -> dict[str, Any]:
-        numbers = {array.data_ptr(): number for number, array in enumerate(self.kept)}
-        state = {name: value for name, value in self.__dict__.items() if name != "kernels"}
-        structures = {name: value for name, value in state.items() if isinstance(value, (Structure, Array))}
-        return state | {name: packed_fields(value, numbers) for name, value in structures.items()}
+        found = {name: value for name, value in self.__dict__.items() if isinstance(value, (Structure, Array))}
+        structures = {
+            name: (value._type_, len(value), bytes(value))
+            if isinstance(value, Array)
+            else (type(value), 0, bytes(value))
+            for name, value in found.items()
+        }
+        state = {name: value for name, value in self.__dict__.items() if name not in (*found, "kernels")}
+        return {"state": state, "structures": structures, "addresses": [array.data_ptr() for array in self.kept]}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, packed: dict[str, Any]) -> None:
         loaded = library()
         if loaded is None:
             raise ValueError(f"a codec packed for our own kernels arrived where they do not run: {why_not()}")
-        self.__dict__.update(state, kernels=loaded)
-        for name, value in state.items():
-            if isinstance(value, PackedFields):
-                setattr(self, name, value.unpacked(self.kept))
+        self.__dict__.update(packed["state"], kernels=loaded)
+        moved = dict(zip(packed["addresses"], (array.data_ptr() for array in self.kept), strict=True))
+        for name, (kind, count, content) in packed["structures"].items():
+            value = (kind * count if count else kind).from_buffer_copy(content)
+            for structure in value if count else [value]:
+                relocate(structure, moved)
+            setattr(self, name, value)
 
 
-@dataclass
-class PackedFields:
-    """A C structure, or an array of one kind of structure, with numbers of kept arrays in the place of addresses."""
-
-    kind: type[Structure]
-    entries: list[dict[str, Any]]
-    is_array: bool
-
-    def unpacked(self, kept: Sequence[Tensor]) -> Structure | Array[Any]:
-        """The same with the addresses of the arrays in `kept`."""
-        structures = []
-        for entry in self.entries:
-            fields = dict(entry)
-            for name, kind in ((field[0], field[1]) for field in self.kind._fields_):
-                if kind is c_void_p and fields[name] is not None:
-                    fields[name] = kept[fields[name]].data_ptr()
-                elif isinstance(fields.get(name), PackedFields):
-                    fields[name] = fields[name].unpacked(kept)
-            structures.append(self.kind(**fields))
-        return (self.kind * len(structures))(*structures) if self.is_array else structures[0]
-
-
-def packed_fields(value: Structure | Array[Any], numbers: Mapping[int, int]) -> PackedFields:
-    """The inverse of `PackedFields.unpacked`; numbers: address of a kept array -> its number."""
-    structures = list(value) if isinstance(value, Array) else [value]
-    entries = []
-    for structure in structures:
-        entry: dict[str, Any] = {}
-        for name, kind in ((field[0], field[1]) for field in structure._fields_):
-            field = getattr(structure, name)
-            if kind is c_void_p:
-                entry[name] = None if field is None else numbers[field]
-            elif isinstance(field, Structure):
-                entry[name] = packed_fields(field, numbers)
-            elif not hasattr(kind, "contents"):  # a pointer to structures is set by the module that owns them
-                entry[name] = field
-        entries.append(entry)
-    return PackedFields(type(structures[0]), entries, isinstance(value, Array))
+def relocate(structure: Structure, moved: Mapping[int, int]) -> None:
+    """Put new addresses in the place of old ones, also in the structures inside."""
+    for name, kind in ((field[0], field[1]) for field in structure._fields_):
+        value = getattr(structure, name)
+        if kind is c_void_p and value is not None:
+            setattr(structure, name, moved[value])
+        elif isinstance(value, Structure):
+            relocate(value, moved)
 
 
 class CpuLinear(CpuModule):

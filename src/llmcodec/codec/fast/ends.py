@@ -115,7 +115,7 @@ class PackedQuantizer(nn.Module):
         self.project_in, self.project_out = folded(quantizer.in_proj), folded(quantizer.out_proj)
         self.codebook = quantizer.codebook.detach().float().clone()
         self.codebook_VC = quantizer.codebook_VC.detach().clone()
-        self.spans: dict[tuple[int, int], Tensor] = {}
+        self.arranged: dict[tuple[int, int, int], Tensor] = {}
         done(quantizer)
 
     def forward(
@@ -155,11 +155,12 @@ class PackedQuantizer(nn.Module):
 
     def codes_of(self, span: tuple[int, int], block: int, arrange: Callable[[Tensor], Tensor]) -> Tensor:
         """Unit-norm codes of the span, arranged; the last one fills the last block (the first of equals wins)."""
-        if span not in self.spans:
+        key = (*span, block)
+        if key not in self.arranged:
             codes_VC = self.codebook_VC[span[0] : span[1]].float()
             extra = -len(codes_VC) % block
-            self.spans[span] = arrange(torch.cat((codes_VC, codes_VC[-1:].expand(extra, -1))))
-        return self.spans[span]
+            self.arranged[key] = arrange(torch.cat((codes_VC, codes_VC[-1:].expand(extra, -1))))
+        return self.arranged[key]
 
 
 def folded(linear: WeightNormLinear) -> tuple[Tensor, Tensor]:
