@@ -63,7 +63,7 @@ def tokenize(
       llmcodec tokenize --manifest corpus/manifest.jsonl --codec runs/rate/codec -o tokens
 
     A manifest with splits gives one folder of shards per split (OUTPUT/train, OUTPUT/valid, ..). Started again, it goes
-    on behind the clips that are in shards already. Each shard says which codec and which manifest it is made of.
+    on after the clips that are in shards already. Each shard says which codec and which manifest it is made of.
 
     Args:
         output: folder for the shards.

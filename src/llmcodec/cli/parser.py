@@ -216,7 +216,7 @@ def spell_out(arguments: Sequence[str], spellings: Mapping[str, Spelling]) -> li
 
 
 def name_output(program: str, arguments: list[str], num_inputs: int) -> list[str]:
-    """An output given as the positional value behind the inputs, as in 0.1, as `--output`; with a line that says so."""
+    """An output given as the last positional value, as in 0.1, becomes `--output`; a line says so."""
     places = [at for at, argument in enumerate(arguments) if argument == "-" or not argument.startswith("-")]
     if len(places) != num_inputs + 1 or any(argument.startswith("--output") for argument in arguments):
         return arguments

@@ -1,4 +1,4 @@
-"""The deployable model: torch, transformers and the audio ground, nothing else of ours.
+"""The deployable model. It needs torch, transformers and `llmcodec.io`, nothing else of the package.
 
 Importing it registers the codec with transformers' Auto classes (docs/huggingface.md).
 """

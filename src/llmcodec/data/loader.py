@@ -2,7 +2,7 @@
 
     with ClipLoader(dataset, sampler) as loader:
         batch = next(loader)
-        saved = loader.state_dict()     # the position behind `batch`, however far the thread has read
+        saved = loader.state_dict()     # the position after `batch`, however far the thread has read
 
 Decoding releases the GIL, so one thread overlaps with the step. Tests: `pytest tests/data/test_loader.py`.
 """
@@ -52,7 +52,7 @@ class ClipLoader(Iterator[ClipBatch]):
         return batch, deepcopy(self.sampler.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        """Position behind the last batch that `next` returned."""
+        """Position after the last batch that `next` returned."""
         return deepcopy(self._state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

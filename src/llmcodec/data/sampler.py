@@ -86,7 +86,7 @@ class ResumableSampler(Iterator[list[int]]):
         return {"step": self.step, "epoch": self._epoch, "index": self._index, "identity": self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on behind the batch after which `state` was taken. The number of ranks may differ, the total batch not."""
+        """Go on after the batch at which `state` was taken. The number of ranks may differ, the total batch not."""
         if state["identity"] != self._identity():
             different = [
                 f"{name}: {state['identity'].get(name)!r} then, {value!r} now"

@@ -91,7 +91,7 @@ def read(path: AnyPath, start: int = 0, num_frames: int | None = None, mono: boo
     """Read `num_frames` frames from frame `start` on, at the file's own sample rate.
 
     Returns float32 (S,) if `mono` or (S, C), and the sample rate; less than asked for at the end of the file.
-    Raises ValueError for a missing, empty, unreadable or non-finite file, or a start behind the end.
+    Raises ValueError for a missing, empty, unreadable or non-finite file, or a start after the end.
     """
     with _open(path) as file:
         if not 0 <= start < max(file.frames, 1):

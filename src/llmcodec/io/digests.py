@@ -1,7 +1,7 @@
 """Digests of what decides a result, and the versions that made it.
 
     digest(text)                              # 16 hex digits
-    digest(*arrays, size=12)                  # 24, of the arrays' bytes one behind the other
+    digest(*arrays, size=12)                  # 24, of the arrays' bytes, one after the other
     digest(*parts, algorithm="sha256")        # 64
     digest_number("3|clip|noise")             # a seed for one clip, whatever the order of the clips
     package_versions("python", "torch")       # {"python": "3.11.7", "torch": "2.9.1"}
@@ -24,7 +24,7 @@ from llmcodec import __version__
 
 
 def digest(*parts: Any, size: int = 8, algorithm: str = "blake2b") -> str:
-    """Hexadecimal digest of `parts` one behind the other, with no mark between them; see `digest_all`."""
+    """Hexadecimal digest of `parts`, one after the other without a separator; see `digest_all`."""
     return digest_all(parts, size, algorithm)
 
 

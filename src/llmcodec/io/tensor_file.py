@@ -40,7 +40,7 @@ _NAMES = {np.dtype(code): name for name, code in NUMPY_DTYPES.items()}
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of a header: dtype as safetensors names it, and where its bytes lie behind the header."""
+    """One tensor of a header: dtype as safetensors names it, and where its bytes lie after the header."""
 
     dtype: str
     shape: tuple[int, ...]

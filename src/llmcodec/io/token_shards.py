@@ -69,7 +69,7 @@ class TokenShardWriter:
     Args:
         folder: made where it does not exist.
         provenance: of the codec; stands in every shard's schema metadata.
-        resume: go on behind the shards that are there, whose ids are in `done`; else they are an error.
+        resume: go on after the shards that are there, whose ids are in `done`; else they are an error.
         clips_per_shard: rows of a shard; what is not yet in a shard is lost when the process is killed.
         format: of the shards that are added; those that are there may be of either.
 

@@ -134,7 +134,7 @@ class TokenLMRecipe:
     rows_lr: float | None = None
     """Peak learning rate of the audio rows with lora and embeddings; null: the same."""
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    """Shape of the learning rate behind the warm-up."""
+    """Shape of the learning rate after the warm-up."""
     warmup_share: float = 0.1
     """Share of the steps with a rising learning rate."""
     weight_decay: float = 0.0

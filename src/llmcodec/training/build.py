@@ -1,4 +1,4 @@
-"""From a recipe to living objects: codec, adversary, language side, loader.
+"""Builds what a recipe describes: codec, adversary, language side, loader.
 
 Test: tests/training/test_trainer.py.
 """

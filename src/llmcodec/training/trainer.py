@@ -376,7 +376,7 @@ def train_or_resume(recipe: Recipe) -> Path:
 def is_finished(recipe: Recipe) -> bool:
     """Whether the run has made all its steps and its codec is there, whole, and not that of a shorter run before.
 
-    The codec is written behind the checkpoint of its step. Where no checkpoints are left, the log says how far it came.
+    The codec is written after the checkpoint of its step. Without checkpoints, the log says how far the run came.
     """
     folder = Path(recipe.run)
     try:

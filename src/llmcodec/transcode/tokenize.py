@@ -2,7 +2,7 @@
 
     llmcodec tokenize --manifest corpus/manifest.jsonl --codec runs/rate/codec -o tokens
 
-A shard is written whole or not at all; started again, the command goes on behind the clips that are in shards already.
+A shard is written whole or not at all; started again, the command goes on after the clips that are in shards already.
 Shapes: S samples, Q codebooks, T frames. Test: `pytest tests/cli/test_lm.py`.
 """
 

@@ -225,7 +225,7 @@ class ReconstructWork(_FromAudio, _ToAudio):
 def cut_at_end(blocks: Iterable[np.ndarray], hold: int, length: Callable[[], int]) -> Iterator[np.ndarray]:
     """The same samples up to a length that is known only at the end; at most `hold` samples lie beyond it.
 
-    A decoder gives whole frames. What it says behind the recording's end must not ring into the resampled result, as
+    A decoder gives whole frames. What it gives after the recording's end must not ring into the resampled result, as
     it does not where tokens are kept with their length.
     """
     pending, given = np.zeros(0, np.float32), 0

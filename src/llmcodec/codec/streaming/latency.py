@@ -30,7 +30,7 @@ class Plan:
 
     left_frames, right_frames: context coded along with each chunk. exact: the context is all that a frame can see.
     stateful: nothing is coded twice; the past lives in caches, and the look-ahead is only half an STFT overlap.
-    lookahead_samples: samples behind the end of a chunk that it waits for.
+    lookahead_samples: samples after the end of a chunk that it waits for.
     """
 
     chunk_frames: int

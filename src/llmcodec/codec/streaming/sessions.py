@@ -51,7 +51,7 @@ class Session:
         codec: in evaluation mode.
         plan: how the signal is cut.
         unit: positions of the signal that make a frame: samples for an encoder, 1 for a decoder.
-        wait: positions behind the end of a chunk that must be there before it is coded.
+        wait: positions after the end of a chunk that must be there before it is coded.
     """
 
     def __init__(self, codec: Any, plan: Plan, unit: int, wait: int) -> None:
