@@ -1,12 +1,18 @@
 """The console script: help that teaches, one line for bad input, exit codes."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from llmcodec import __version__
 from llmcodec.cli.main import COMMANDS, Command, main
+from llmcodec.io.run_guard import Stopped
+
+from .commands import finish, start
 
 EVERY = [
     *(name for name, command in COMMANDS.items() if isinstance(command, Command)),
@@ -40,6 +46,70 @@ def test_bad_input_is_one_line_and_exit_code_1(tmp_path, capsys):
     assert main(["data", "manifest", str(tmp_path / "nowhere")]) == 1
     error = capsys.readouterr().err.strip()
     assert error.startswith("llmcodec data manifest:") and "nowhere" in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (KeyError("weights"), 1, "internal error (KeyError: 'weights'); please report it, --debug shows where"),
+        (TypeError("a\nb"), 1, "internal error (TypeError: a); please report it, --debug shows where"),
+        (AssertionError(), 1, "internal error (AssertionError); please report it, --debug shows where"),
+        (RecursionError("maximum depth"), 1, "internal error (RecursionError: maximum depth); please report it, "),
+        (MemoryError(), 1, "out of memory (MemoryError); smaller batches"),
+        (ZeroDivisionError("division by zero"), 1, "division by zero"),
+        (ValueError("x: no such file"), 1, "x: no such file"),
+        (Stopped(15, "--resume goes on"), 143, "stopped by SIGTERM: --resume goes on"),
+        (KeyboardInterrupt(), 130, "stopped"),
+        (BrokenPipeError(32, "Broken pipe"), 141, ""),
+    ],
+)
+def test_whatever_goes_wrong_is_one_line_and_debug_shows_where(error, code, line, monkeypatch, capsys):
+    def run(command: Command, program: str, arguments: list[str]) -> None:
+        assert arguments == ["in"]
+        raise error
+
+    monkeypatch.setattr(Command, "run", run)
+    monkeypatch.setattr("llmcodec.cli.main.silence", lambda stream: None)  # the streams of the test go on
+    assert main(["encode", "in"]) == code
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.startswith(f"llmcodec encode: {line}" if line else "")
+    assert len(shown.err.splitlines()) == bool(line)
+    for typed in (["--debug", "encode", "in"], ["encode", "in", "--debug"]):
+        assert main(typed) == code
+        shown = capsys.readouterr().err
+        assert "Traceback" in shown and "raise error" in shown and (f"\nllmcodec encode: {line}" in shown or not line)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["encode", "--help"], ["encode", "in.wav", "-o", "-"]])
+def test_a_reader_that_has_had_enough_is_no_error(arguments, clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clip("in.wav")
+    reader, writer = os.pipe()
+    os.close(reader)
+    code, _, error = finish(start(*arguments, stdout=writer))
+    os.close(writer)
+    assert code == 141 or arguments == ["encode", "--help"] and code == 0  # argparse may pass over it itself
+    assert error == "" or error.startswith("encoded 1 file")
+
+
+def closed(*numbers: int) -> Callable[[], None]:
+    """Closes streams of a process before it begins, as `<&-` does."""
+    return partial(list, map(os.close, numbers))
+
+
+def test_streams_that_the_shell_has_closed(clip, tmp_path):
+    source = clip("in.wav")
+    for arguments, number, message in (
+        (["encode", "-", "-o", tmp_path / "a.safetensors"], 0, "encode: standard input is closed"),
+        (["decode", "--text", "-", "-o", tmp_path / "a.wav"], 0, "decode: standard input is closed"),
+        (["encode", source, "-o", "-"], 1, "encode: standard output is closed"),
+    ):
+        code, _, error = finish(start(*arguments, preexec_fn=closed(number)))
+        assert code == 1 and error.startswith(f"llmcodec {message}") and len(error.splitlines()) == 1
+    assert finish(start("--help", preexec_fn=closed(1)))[0] == 0
+    whole = finish(start("encode", source, "-o", "-"))[1]
+    code, out, _ = finish(start("encode", source, "-o", "-", preexec_fn=closed(2)))
+    assert code == 0 and out == whole and len(out) > 100
 
 
 def test_help_needs_no_torch():

@@ -159,8 +159,8 @@ def test_one_bad_file_or_the_end_of_memory_costs_no_other_row_of_a_shard(
         return encode(wavs)
 
     monkeypatch.setattr(pcm, "encode_batch", until_memory_ends)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        run("encode", folder, "--format", format, "-o", tmp_path / "s", "--batch_seconds", 0.5)
+    assert run("encode", folder, "--format", format, "-o", tmp_path / "s", "--batch_seconds", 0.5) == 1
+    assert "internal error (RuntimeError: out of memory)" in capsys.readouterr().err
     assert len(list(read_token_shards(tmp_path / "s"))) == sum(calls[:2])
     assert run("encode", folder, "--format", format, "-o", tmp_path / "s", "--resume") == 1
     assert "1 file failed" in capsys.readouterr().err

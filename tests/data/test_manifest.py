@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmcodec.assets import speech_manifest
-from llmcodec.data.manifest import Clip, manifest_hash, read_manifest, total_seconds, write_manifest
+from llmcodec.data.manifest import Clip, audio_states, manifest_hash, read_manifest, total_seconds, write_manifest
 
 words = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 clips_lists = st.lists(
@@ -141,3 +141,22 @@ def test_hash_changes_with_anything_but_the_folder():
     assert manifest_hash(clips[:1]) != base
     for change in ({"text": "y"}, {"duration": 1.1}, {"audio": "c.wav"}, {"split": "test"}, {"bandwidth_hz": 7000}):
         assert manifest_hash([dataclasses.replace(clips[0], **change), clips[1]]) != base
+
+
+def test_missing_and_empty_audio_is_named_ten_at_most(tmp_path):
+    (tmp_path / "there.wav").write_bytes(b"RIFF")
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "folder.wav").mkdir()
+
+    def clips(*names: str) -> list[Clip]:
+        return [Clip(f"{i}", name, 1.0, folder=str(tmp_path)) for i, name in enumerate(names)]
+
+    first, second = audio_states(clips("there.wav", "there.wav"))
+    assert first == second == (4, (tmp_path / "there.wav").stat().st_mtime_ns)
+    with pytest.raises(ValueError, match="2 of 3 audio files") as error:
+        audio_states(clips("there.wav", "empty.wav", "folder.wav", "empty.wav"))
+    assert "empty.wav: the file is empty" in str(error.value) and "folder.wav: no file" in str(error.value)
+    with pytest.raises(ValueError, match="12 of 12 audio files") as error:
+        audio_states(clips(*(f"{i}.wav" for i in range(12))))
+    assert "9.wav: No such file" in str(error.value) and "10.wav" not in str(error.value)
+    assert "and 2 more" in str(error.value)

@@ -46,6 +46,14 @@ def unlike(after: dict[str, Any], before: dict[str, Any]) -> list[str]:
     return [line for line in same(after, before) if not line.startswith(("/progress", "/sampler"))]
 
 
+def test_audio_that_is_missing_is_told_before_the_first_step(tmp_path):
+    recipe = everything_on("paper", tmp_path, "missing")
+    gone = next(Path(recipe.data.manifest).parent.glob("*.wav"))
+    gone.unlink()
+    with pytest.raises(ValueError, match=f"1 of . audio files cannot be read:\n.*{gone.name}: No such file"):
+        Trainer(recipe, show_progress=False)
+
+
 def test_a_step_that_is_not_finite_leaves_no_trace_but_its_count(folder):
     trainer = trainer_of(folder, "nan")
     assert trainer.train_step(batches(trainer)) is not None

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmcodec.cli.options import ClipOptions, CodecOptions, DeviceOptions, OutputOptions
 from llmcodec.cli.recipes import RecipeParser, training_parser
+from llmcodec.cli.standard_streams import check_output
 
 if TYPE_CHECKING:
     from llmcodec.lm.recipe import TokenLMRecipe
@@ -293,8 +294,7 @@ def sample(
     if stream != "no":
         if len(requests) * count != 1:
             raise ValueError("--stream takes one clip: one --prompt, one --text, or none")
-        if sys.stdout.isatty():
-            raise ValueError("standard output is a terminal: pipe the sound on, for example into aplay")
+        check_output("pipe the sound on, for example into aplay")
         stream_speech(loaded, runtime, requests[0], config, sys.stdout.buffer, stream == "wav")
         return
     requests = [one for one in requests for _ in range(count)]

@@ -6,11 +6,15 @@ Test: tests/cli/test_main.py.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
+from typing import TextIO
 
 from llmcodec.cli.parser import run_function
 from llmcodec.io.run_guard import Stopped
@@ -83,6 +87,8 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         ),
     },
 }
+BROKEN_PIPE = 141
+"""128 + SIGPIPE, as a shell has it."""
 GROUP_HELP = {
     "lm": "token language models: train, score, speak, hand over",
     "evaluate": "one measurement at a time, for any codec",
@@ -96,14 +102,12 @@ def usage(program: str, commands: Mapping[str, Command | dict[str, Command]]) ->
         f"  {name:<{width}}  {command.help if isinstance(command, Command) else GROUP_HELP[name]}"
         for name, command in commands.items()
     ]
-    return (
-        f"usage: {program} COMMAND ...\n\n" + "\n".join(lines) + f"\n\n`{program} COMMAND --help` explains a command."
-    )
+    more = f"`{program} COMMAND --help` explains a command; `--debug` anywhere shows where an error comes from."
+    return f"usage: {program} COMMAND ...\n\n" + "\n".join(lines) + f"\n\n{more}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code. Bad input ends in one line on stderr."""
-    argv = list(sys.argv[1:] if arguments is None else arguments)
+def find_command(argv: list[str]) -> tuple[str, Command, list[str]] | int:
+    """What the user typed as the command's full name, the command and its arguments; the exit code where none runs."""
     if argv[:1] == ["--version"]:
         from llmcodec import __version__
 
@@ -114,26 +118,78 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not argv or argv[0] in ("-h", "--help"):
             print(usage(program, commands))
             return 0 if argv else 2
-        name = argv.pop(0)
+        name, *argv = argv
         if name not in commands:
             print(f"{program}: no command {name!r}\n\n{usage(program, commands)}", file=sys.stderr)
             return 2
         program, command = f"{program} {name}", commands[name]
         if isinstance(command, Command):
-            break
+            return program, command, argv
         commands = dict(command)
-    from llmcodec.io.progress import quiet_transformers
 
-    quiet_transformers()
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code. Whatever goes wrong ends in one line on stderr, `--debug` adds the traceback.
+
+    Bad input and whatever else is wrong exit with 1, a signal with 128 + its number, and a reader of standard output
+    that has had enough (`| head`) with 141, without a word.
+    """
+    if sys.stderr is None:  # closed by `2>&-`: print would write to standard output then
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  for the rest of the process
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    program = "llmcodec"
     try:
-        command.run(program, argv)
-    except (ValueError, ArithmeticError, OSError) as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return 1
-    except Stopped as stopped:
-        print(f"{program}: {stopped}", file=sys.stderr)
-        return stopped.exit_code
-    except KeyboardInterrupt:
-        print(f"{program}: stopped", file=sys.stderr)
-        return 130
-    return 0
+        found = find_command([argument for argument in typed if argument != "--debug"])
+        code = found if isinstance(found, int) else 0
+        if not isinstance(found, int):
+            program, command, rest = found
+            from llmcodec.io.progress import quiet_transformers
+
+            quiet_transformers()
+            try:
+                command.run(program, rest)
+            except SystemExit:  # --help has been printed
+                flush_output()
+                raise
+        flush_output()
+        return code
+    except (Exception, KeyboardInterrupt) as error:  # nothing above this would tell the user in one line
+        code, line = how_it_ends(error)
+        told = traceback.format_exc() if "--debug" in typed else ""
+        try:
+            print(f"{told}{program}: {line}" if line else told, end="\n" if line else "", file=sys.stderr, flush=True)
+        except (OSError, ValueError):  # the terminal is gone
+            silence(sys.stderr)
+        if isinstance(error, BrokenPipeError):
+            silence(sys.stdout)
+        return code
+
+
+def how_it_ends(error: BaseException) -> tuple[int, str]:
+    """Exit code and line for the user; no line where the reader of standard output has gone."""
+    if isinstance(error, BrokenPipeError):
+        return BROKEN_PIPE, ""
+    if isinstance(error, Stopped):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "stopped"
+    if isinstance(error, (ValueError, ArithmeticError, OSError)):
+        return 1, str(error)
+    first = next(iter(str(error).splitlines()), "")
+    what = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the second is torch's, on a GPU
+        return 1, f"out of memory ({what}); smaller batches or shorter clips need less"
+    return 1, f"internal error ({what}); please report it, --debug shows where"
+
+
+def flush_output() -> None:
+    """Write what waits for standard output now: at the end of the interpreter nobody could catch a broken pipe."""
+    if sys.stdout is not None:  # closed by `>&-`
+        sys.stdout.flush()
+
+
+def silence(stream: TextIO | None) -> None:
+    """Let what still waits for a stream go nowhere, so that the interpreter ends without a complaint about it."""
+    if stream is not None:
+        with contextlib.suppress(OSError, ValueError):  # a stream of a test or a notebook has no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STANDARD_STREAM = "-"
+CLOSED_INPUT = "standard input is closed: name files, or pipe something in"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,19 @@ class Streams:
         return text.replace(f"{self.folder}/", "")
 
 
+def read_text() -> str:
+    """All of standard input. Errors: ValueError where the shell has closed it."""
+    if sys.stdin is None:
+        raise ValueError(CLOSED_INPUT)
+    return sys.stdin.read()
+
+
+def check_output(advice: str) -> None:
+    """Errors: ValueError with the advice where standard output is a terminal, or the shell has closed it (`>&-`)."""
+    if sys.stdout is None or sys.stdout.isatty():
+        raise ValueError(f"standard output is {'closed' if sys.stdout is None else 'a terminal'}: {advice}")
+
+
 @contextmanager
 def standard_streams(inputs: Sequence[str], output: str | None, ending: str) -> Iterator[Streams]:
     """Ordinary paths for `inputs` and `output`; a result for standard output is copied there after the `with` block.
@@ -43,14 +57,16 @@ def standard_streams(inputs: Sequence[str], output: str | None, ending: str) -> 
         ending: of a result that goes to standard output.
 
     Raises:
-        ValueError: `-` among other inputs, binary output to a terminal.
+        ValueError: `-` among other inputs, binary output to a terminal, a stream that the shell has closed.
     """
     reads_input = STANDARD_STREAM in inputs
     if reads_input and len(inputs) > 1:
         raise ValueError("- (standard input) stands alone, without other inputs")
     writes_output = output == STANDARD_STREAM or (output is None and reads_input)
-    if writes_output and sys.stdout.isatty():
-        raise ValueError("standard output is a terminal: name a file with --output, or pipe it on")
+    if reads_input and sys.stdin is None:
+        raise ValueError(CLOSED_INPUT)
+    if writes_output:
+        check_output("name a file with --output, or pipe it on")
     with tempfile.TemporaryDirectory(prefix="llmcodec-") as folder:
         given, result = Path(folder) / "standard input", Path(folder) / f"standard output{ending}"
         if reads_input:

@@ -7,7 +7,6 @@ Test: tests/cli/test_transcode.py, tests/cli/test_bad_input.py.
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmcodec.cli.options import CodecOptions, OptionGroup, ResumeOptions
-from llmcodec.cli.standard_streams import STANDARD_STREAM, Streams, standard_streams
+from llmcodec.cli.standard_streams import STANDARD_STREAM, Streams, read_text, standard_streams
 from llmcodec.cli.summary import FilesBar, summarise
 from llmcodec.transcode.files import TOKEN_FILE, AudioFormat, Channels, Transcoder
 from llmcodec.transcode.inputs import Problem
@@ -93,7 +92,7 @@ def decode(
         if text is None:
             transcoder.decode(files.inputs)
         else:
-            transcoder.decode_text(sys.stdin.read() if text == STANDARD_STREAM else text)
+            transcoder.decode_text(read_text() if text == STANDARD_STREAM else text)
 
 
 def reconstruct(

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,6 +164,38 @@ def manifest_hash(clips: Iterable[Clip]) -> str:
     """16 hex digits that change with any clip, field or order, not with the folder where the corpus lies."""
     rows = ([getattr(clip, name) for name in _FIELDS if name != "start" or clip.start is not None] for clip in clips)
     return digest_all(json.dumps(row, ensure_ascii=True) + "\n" for row in rows)
+
+
+def audio_states(clips: Iterable[Clip]) -> list[tuple[int, int]]:
+    """Size in bytes and time of change (ns) of every clip's file, by one look at each.
+
+    A key made of them and of `manifest_hash` changes where other audio lies behind the same manifest.
+
+    Raises:
+        ValueError: files are missing or empty; it names the first ten.
+    """
+    states: dict[Path, tuple[int, int]] = {}
+    wrong, paths = {}, [clip.path for clip in clips]
+    for path in paths:
+        if path in states or path in wrong:
+            continue  # many clips may be stretches of one file
+        try:
+            status = path.stat()
+        except OSError as error:
+            wrong[path] = error.strerror or str(error)
+            continue
+        if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+            states[path] = status.st_size, status.st_mtime_ns
+        else:
+            wrong[path] = "the file is empty" if stat.S_ISREG(status.st_mode) else "no file"
+    if wrong:
+        lines = [f"  {path}: {reason}" for path, reason in list(wrong.items())[:10]]
+        more = [f"  and {len(wrong) - 10} more"] if len(wrong) > 10 else []
+        raise ValueError(
+            "\n".join([f"{len(wrong)} of {len(states) + len(wrong)} audio files cannot be read:", *lines, *more])
+            + "\nput them back, or make the manifest again (`llmcodec data manifest`)"
+        )
+    return [states[path] for path in paths]
 
 
 def _is_unicode(text: str) -> bool:

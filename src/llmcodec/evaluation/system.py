@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from llmcodec.data.manifest import Clip, manifest_hash
+from llmcodec.data.manifest import Clip, audio_states, manifest_hash
 from llmcodec.evaluation.cache import kept, measurement_key
 from llmcodec.evaluation.consistency import measure_consistency
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
@@ -34,7 +35,7 @@ from llmcodec.lm.small_lm_training import LikelihoodConfig
 from llmcodec.metrics.registry import FAST, SUPERB
 from llmcodec.metrics.token_statistics import code_statistics
 from llmcodec.protocol import Codec, device_of
-from llmcodec.salmon.score import salmon_accuracy
+from llmcodec.salmon.score import CACHE, salmon_accuracy
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class Corpus:
     def hashes(self) -> list[str]:
         """One digest a split."""
         return [manifest_hash(split) for split in (self.train, self.valid, self.test)]
+
+    @property
+    def state(self) -> list[Any]:
+        """Changes with every clip and with its audio file, by size and time. Errors: ValueError as `audio_states`."""
+        return [self.hashes, audio_states([*self.train, *self.held_out])]
 
 
 @dataclass(frozen=True)
@@ -189,9 +195,19 @@ def look_up_system(
         cache: folder of kept rows; None keeps nothing.
         fresh: measure again what was kept.
     """
-    key = measurement_key(encoded.codec, corpus.hashes, config) if cache is not None else None
+    key = (
+        measurement_key(encoded.codec, corpus.state, config, _suite_state(config.salmon)) if cache is not None else None
+    )
     row = kept(cache, key, lambda: measure_system(name, encoded, corpus, config, on_progress), fresh)
     return replace(row, name=name)
+
+
+def _suite_state(suite: str | None) -> list[Any]:
+    """Files of a suite with sizes and times, without the codes kept in it; empty for none, or one of the hub."""
+    if suite is None or not Path(suite).is_dir():
+        return []
+    files = [path for path in sorted(Path(suite).rglob("*")) if path.is_file() and path.parent.name != CACHE]
+    return [[str(path.relative_to(suite)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
 def reconstruction_row(name: str, encoded: EncodedCorpus, result: ReconstructionResult) -> SystemRow:
@@ -225,7 +241,7 @@ def add_probe(
     """The matched probe, measured or from the cache, and its bits per second."""
     splits = (corpus.train, corpus.valid, corpus.test)
     report = None if on_progress is None else partial(on_progress, "probe")
-    key = measurement_key(encoded.codec, corpus.hashes, likelihood, codebook)
+    key = measurement_key(encoded.codec, corpus.state, likelihood, codebook) if cache is not None else None
     found = kept(cache, key, lambda: measure_probe(encoded, *splits, likelihood, codebook, report))
     return replace(row, probe=found, more={**row.more, "probe_bits_per_second": found.bits_per_second})
 

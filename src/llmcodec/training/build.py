@@ -16,7 +16,7 @@ from llmcodec import assets
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.data.clips import ClipDataset
 from llmcodec.data.loader import ClipLoader
-from llmcodec.data.manifest import read_manifest
+from llmcodec.data.manifest import audio_states, read_manifest
 from llmcodec.data.sampler import ResumableSampler
 from llmcodec.objectives.adversary import Adversary
 from llmcodec.training.recipe import Recipe
@@ -106,7 +106,7 @@ def build_language(recipe: Recipe, codec: LLMCodec, fresh: bool = True) -> Langu
 
 
 def build_dataset(recipe: Recipe, sample_rate: int) -> ClipDataset:
-    """Clips of the recipe's manifest after its filters."""
+    """Clips of the recipe's manifest after its filters. Errors: ValueError, also for audio files that are missing."""
     data = recipe.data
     clips = read_manifest(
         data.manifest,
@@ -116,6 +116,7 @@ def build_dataset(recipe: Recipe, sample_rate: int) -> ClipDataset:
         min_seconds=data.min_seconds,
         max_seconds=math.inf if data.max_seconds is None else data.max_seconds,
     )
+    audio_states(clips)  # what is missing is told now, not hours later
     return ClipDataset(
         clips, sample_rate, crop_seconds=data.crop_seconds, seed=recipe.seed, augmentation=data.augmentation
     )
