@@ -19,11 +19,12 @@ def test_equals_the_full_mask_with_gradients(window, causal, lengths):
     real_BT = None if lengths is None else torch.arange(frames) < torch.tensor(lengths)[:, None]
     inputs = torch.randn(3, 3, 2, frames, 8, dtype=torch.float64)  # queries, keys, values
     grad = torch.randn(3, 2, frames, 8, dtype=torch.float64)
-    allowed = attention_mask(frames, real_BT, window, inputs.device, causal)
+    reach = (window, 0 if causal else window)
+    allowed = attention_mask(frames, real_BT, reach, inputs.device)
     results = []
     for attend in (
         lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=allowed),
-        lambda q, k, v: windowed_attention(q / math.sqrt(8), k, v, window, 0 if causal else window, real_BT),
+        lambda q, k, v: windowed_attention(q / math.sqrt(8), k, v, *reach, real_BT),
     ):
         leaf = inputs.clone().requires_grad_()
         mixed = attend(*leaf)
@@ -53,6 +54,6 @@ def test_a_long_clip_is_coded_as_with_the_mask(monkeypatch):
 def test_short_clips_keep_the_mask_and_long_ones_never_make_all_pairs(monkeypatch):
     built = []
     monkeypatch.setattr(conformer, "attention_mask", lambda frames, *_: built.append(frames))
-    for frames, window in ((384, 32), (200_000, 32), (2000, None)):
-        attention_over(frames, None, window, torch.device("cpu"))
+    for frames, reach in ((384, (32, 32)), (200_000, (32, 32)), (2000, None)):
+        attention_over(frames, None, reach, torch.device("cpu"))
     assert built == [384, 2000]

@@ -129,6 +129,12 @@ class LLMCodecConfig(PreTrainedConfig):
         return self.sample_rate / self.hop_samples
 
     @property
+    def attention_reach(self) -> tuple[int, int] | None:
+        """Frames before and after itself that a frame sees in one layer; None: the whole clip."""
+        window = self.attention_window
+        return None if window is None else (window, 0 if self.causal else window)
+
+    @property
     def encoder_context(self) -> tuple[float, float]:
         """Frames before and after a frame that influence its code; inf for global attention."""
         return self._context(self.encoder_layers)
@@ -139,13 +145,13 @@ class LLMCodecConfig(PreTrainedConfig):
         return self._context(self.decoder_layers)
 
     def _context(self, num_layers: int) -> tuple[float, float]:
-        if self.attention_window is None:
+        if self.attention_reach is None:
             return math.inf, math.inf
+        back, ahead = self.attention_reach
         overlap = -(-(self.n_fft - self.hop_samples) // (2 * self.hop_samples))  # of the STFT or iSTFT windows
-        past = self.conv_kernel_size - 1 if self.causal else self.conv_kernel_size // 2
-        before = num_layers * (self.attention_window + past) + overlap
-        after = 0 if self.causal else num_layers * (self.attention_window + self.conv_kernel_size // 2)
-        return before, after + overlap
+        taps_back = self.conv_kernel_size - 1 if self.causal else self.conv_kernel_size // 2
+        taps_ahead = 0 if self.causal else self.conv_kernel_size // 2
+        return num_layers * (back + taps_back) + overlap, num_layers * (ahead + taps_ahead) + overlap
 
     @classmethod
     def auv(cls, **overrides: Any) -> LLMCodecConfig:

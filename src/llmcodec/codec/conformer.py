@@ -22,6 +22,7 @@ from llmcodec.codec.windowed_attention import windowed_attention
 from llmcodec.distributed import sum_over_ranks
 
 MASKED_FRAMES = 384  # up to here one (T, T) mask is faster (and small); a longer clip's window goes in blocks
+Reach = tuple[int, int] | None  # frames before and after itself that a frame sees; None: all
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries (B, N, T, C), keys, values (B, N, P + T, C) -> (B, N, T, C)
 
 
@@ -75,29 +76,22 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def attention_mask(
-    num_frames: int,
-    mask_BT: Tensor | None,
-    window: int | None,
-    device: torch.device,
-    causal: bool = False,
-    past: int = 0,
+    num_frames: int, mask_BT: Tensor | None, reach: Reach, device: torch.device, past: int = 0
 ) -> Tensor | None:
     """Where a frame may look: boolean (B or 1, 1, T, P + T); None when every frame sees every other.
 
     Args:
         num_frames: T.
         mask_BT: True at real frames; None: all are.
-        window: frames to each side (`causal`: back) that a frame sees; None: all.
+        reach: frames that a frame sees.
         device: of the result.
-        causal: no frame sees a later one.
         past: P frames of a stream before the first one.
     """
     allowed = None
-    if causal or (window is not None and window < num_frames - 1):
+    if reach is not None and min(reach) < past + num_frames - 1:
         position = torch.arange(past + num_frames, device=device)
         back = position[past:, None] - position
-        allowed = ((back if causal else back.abs()) <= (len(position) if window is None else window))[None, None]
-        allowed = allowed & (back >= 0) if causal else allowed
+        allowed = ((back <= reach[0]) & (back >= -reach[1]))[None, None]
     if mask_BT is not None:
         keys = mask_BT[:, None, None, :]
         allowed = keys if allowed is None else allowed & keys
@@ -107,24 +101,18 @@ def attention_mask(
 
 
 def attention_over(
-    num_frames: int,
-    mask_BT: Tensor | None,
-    window: int | None,
-    device: torch.device,
-    causal: bool = False,
-    past: int | None = None,
+    num_frames: int, mask_BT: Tensor | None, reach: Reach, device: torch.device, past: int | None = None
 ) -> Mix:
     """Attention where every frame sees what `attention_mask` allows; the mask is not built for long windowed clips.
 
     Arguments as for `attention_mask`; `past` is None outside a stream.
     """
-    if window is None or num_frames <= MASKED_FRAMES or past is not None:
-        allowed = attention_mask(num_frames, mask_BT, window, device, causal, past or 0)
+    if reach is None or num_frames <= MASKED_FRAMES or past is not None:
+        allowed = attention_mask(num_frames, mask_BT, reach, device, past or 0)
         return partial(F.scaled_dot_product_attention, attn_mask=allowed)
-    back, ahead = window, 0 if causal else window
 
     def mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return windowed_attention(query / math.sqrt(query.shape[-1]), key, value, back, ahead, mask_BT)
+        return windowed_attention(query / math.sqrt(query.shape[-1]), key, value, *reach, mask_BT)
 
     return mix
 
@@ -254,15 +242,14 @@ class Conformer(nn.Module):
     def __init__(self, config: LLMCodecConfig, num_layers: int):
         super().__init__()
         self.head_dim = config.head_dim
-        self.attention_window = config.attention_window
-        self.causal = config.causal
+        self.reach, self.causal = config.attention_reach, config.causal
         self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(num_layers))
         self.layer_norm = nn.LayerNorm(config.hidden_size)
 
     def open_stream(self) -> list[LayerState]:
         """States of a stream of which nothing has come yet, for `forward`; the conformer must be causal."""
-        assert self.causal and self.attention_window is not None
-        return [LayerState(cast(ConformerLayer, layer), self.attention_window) for layer in self.layers]
+        assert self.causal and self.reach is not None
+        return [LayerState(cast(ConformerLayer, layer), self.reach[0]) for layer in self.layers]
 
     def forward(
         self, hidden_BTD: Tensor, mask_BT: Tensor | None = None, states: Sequence[LayerState] | None = None
@@ -277,7 +264,7 @@ class Conformer(nn.Module):
         num_frames = hidden_BTD.shape[1]
         past = states[0].key.shape[2] if states else None
         cos, sin = rotary_tables((past or 0) + num_frames, self.head_dim, hidden_BTD, exact=self.causal)
-        mix = attention_over(num_frames, mask_BT, self.attention_window, hidden_BTD.device, self.causal, past)
+        mix = attention_over(num_frames, mask_BT, self.reach, hidden_BTD.device, past)
         memories: Sequence[LayerState | None] = states or [None] * len(self.layers)
         for layer, state in zip(self.layers, memories, strict=True):
             hidden_BTD = layer(hidden_BTD, cos, sin, mix, mask_BT, state)

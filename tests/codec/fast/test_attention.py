@@ -19,9 +19,9 @@ def both(frames, window, causal, half, scale=1.0, batch=2):
     config = LLMCodecConfig(hidden_size=WIDTH, head_dim=HEAD, attention_window=window, causal=causal)
     cos, sin = rotary_tables(frames, HEAD, x, exact=causal)
     with torch.no_grad():
-        expected = module(x, cos, sin, attention_over(frames, None, window, x.device, causal))
+        expected = module(x, cos, sin, attention_over(frames, None, config.attention_reach, x.device))
         weight = module.to_qkv.weight[paired_rows(HEAD, WIDTH, x.device)]
-        got = attend(x @ weight.T, Rotation(config), HEAD, window, causal, half)
+        got = attend(x @ weight.T, Rotation(config), HEAD, config.attention_reach, half)
     return got, expected
 
 
@@ -52,5 +52,5 @@ def test_a_window_never_makes_all_pairs():
             return out
 
     with torch.no_grad(), Watch():
-        attend(x, Rotation(config), HEAD, 8, False, False)
+        attend(x, Rotation(config), HEAD, (8, 8), False)
     assert sizes and max(sizes) < 20 * frames * WIDTH

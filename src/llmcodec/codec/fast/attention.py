@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmcodec.codec.config import LLMCodecConfig
-from llmcodec.codec.conformer import MASKED_FRAMES, attention_mask, rotary_tables
+from llmcodec.codec.conformer import MASKED_FRAMES, Reach, attention_mask, rotary_tables
 from llmcodec.codec.windowed_attention import windowed_attention
 
 SCORES_PER_BLOCK = 1 << 19  # scores of half precision held at once, all heads of a clip: what a core's cache holds
@@ -52,13 +52,13 @@ class Rotation:
         return (torch.stack((turn / math.sqrt(self.head_dim), turn), 1)[:, :, None],)
 
 
-def attend(qkv_BTE: Tensor, rotation: Rotation, head_dim: int, window: int | None, causal: bool, half: bool) -> Tensor:
+def attend(qkv_BTE: Tensor, rotation: Rotation, head_dim: int, reach: Reach, half: bool) -> Tensor:
     """(B, T, 3 N C), queries and keys in the order of `paired_rows` -> mixed values (B, T, N C).
 
     Args:
         qkv_BTE: fp32 or bf16.
         rotation: the angles.
-        window: frames to each side (`causal`: back) that a frame sees; None: all.
+        reach: frames before and after itself that a frame sees; None: all.
         half: scores and their sums in bf16 (fp32 inside the softmax).
     """
     batch, num_frames, width = qkv_BTE.shape[0], qkv_BTE.shape[1], qkv_BTE.shape[2] // 3
@@ -68,13 +68,12 @@ def attend(qkv_BTE: Tensor, rotation: Rotation, head_dim: int, window: int | Non
     turned = torch.view_as_real(torch.view_as_complex(pairs) * table[:num_frames]).flatten(-2)
     query, key = turned[:, :, 0].transpose(1, 2), turned[:, :, 1].transpose(1, 2)  # (B, N, T, C)
     value = parts[:, :, 2].transpose(1, 2)
-    if causal or (window is not None and window < num_frames - 1):
-        assert window is not None
+    if reach is not None and min(reach) < num_frames - 1:
         if num_frames <= MASKED_FRAMES:
-            allowed = attention_mask(num_frames, None, window, query.device, causal)
+            allowed = attention_mask(num_frames, None, reach, query.device)
             mixed = F.scaled_dot_product_attention(query, key, value.float(), attn_mask=allowed, scale=1.0)
         else:
-            mixed = windowed_attention(query, key, value.float(), window, 0 if causal else window)
+            mixed = windowed_attention(query, key, value.float(), *reach)
     elif half and query.device.type == "cpu":
         mixed = in_half_precision(query, key, value)
     elif half:

@@ -106,14 +106,14 @@ class PackedAttention(nn.Module):
         self.norm = norm_of(layer.attn_layer_norm)
         self.qkv = PackedLinear(qkv.weight[rows], None, precisions["qkv"])
         self.out = PackedLinear(out.weight, out.bias, precisions["out"])
-        self.head_dim, self.window, self.causal = config.head_dim, config.attention_window, config.causal
+        self.head_dim, self.reach = config.head_dim, config.attention_reach
         self.half_precision = precisions["attention"] == "bf16"
 
     def forward(self, x_ND: Tensor, layout: Layout, rotation: Rotation) -> None:
         for clips in layout.chunks(x_ND):
             rows = clips.flatten(0, 1)
             qkv = self.qkv.after_norm(rows, *self.norm).view(*clips.shape[:2], -1)
-            mixed = attend(qkv, rotation, self.head_dim, self.window, self.causal, self.half_precision)
+            mixed = attend(qkv, rotation, self.head_dim, self.reach, self.half_precision)
             rows.add_(self.out(mixed.flatten(0, 1)))
 
 

@@ -81,7 +81,8 @@ class CpuConformer(CpuModule):
             assert isinstance(layer, ConformerLayer)
             self.fill(packed, layer, precisions)
             done(layer)
-        width, taps, window = config.hidden_size, config.conv_kernel_size, config.attention_window
+        width, taps = config.hidden_size, config.conv_kernel_size
+        back, ahead = config.attention_reach or (UNBOUNDED, UNBOUNDED)
         self.model = CConformer(
             num_layers=len(conformer.layers),
             width=width,
@@ -89,8 +90,8 @@ class CpuConformer(CpuModule):
             head_dim=config.head_dim,
             kernel=taps,
             past=taps - 1 if config.causal else taps // 2,
-            back=UNBOUNDED if window is None else window,
-            ahead=0 if config.causal else UNBOUNDED if window is None else window,
+            back=back,
+            ahead=ahead,
             attention=PRECISION_CODES[self.attention],
             values=PRECISION_CODES[self.values],
             eps=conformer.layer_norm.eps,

@@ -122,7 +122,8 @@ class Attention:
     """What every layer of one conformer shares: the mask, and how queries meet keys."""
 
     def __init__(self, graph: Graph, own: Conformer, hidden: str, mask: str):
-        self.graph, self.window, self.causal, self.head_dim = graph, own.attention_window, own.causal, own.head_dim
+        self.graph, self.causal, self.head_dim = graph, own.causal, own.head_dim
+        self.window = None if own.reach is None else own.reach[0]
         self.cos, self.sin = rotary(graph, hidden, own.head_dim, own.causal)
         if self.window is None:
             # A padded query would see nothing at all; what it gives is thrown away, so it may see what others see.
