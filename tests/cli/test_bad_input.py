@@ -274,7 +274,16 @@ pcm.PCMRuntime.encode_batch = slow
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 143),
+        (signal.SIGHUP, 129),
+        (signal.SIGUSR1, 128 + signal.SIGUSR1),
+        (signal.SIGKILL, -9),
+    ],
+)
 def test_stopped_in_the_middle_nothing_is_half_written_and_resume_goes_on(clip, tmp_path, number, code):
     for i in range(30):
         clip(f"in/{i:02}.wav", 4000 + i)
@@ -292,6 +301,7 @@ def test_stopped_in_the_middle_nothing_is_half_written_and_resume_goes_on(clip, 
         load_token_file(path)
     if number != signal.SIGKILL:
         assert f"encoded {len(done)} file" in error and "--resume goes on" in error
+        assert f"llmcodec encode: stopped by {number.name}: " in error
         assert len(left(tmp_path / "out")) == len(done)
     before = {path: path.stat().st_mtime_ns for path in done}
     assert finish(start(*command, "--resume"))[0] == 0

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import soundfile
 from llmcodec.cli.main import main
 from llmcodec.data.manifest import Clip, read_manifest, write_manifest
 from llmcodec.io import audio
-from llmcodec.io.token_shards import read_token_shards
+from llmcodec.io.token_shards import TokenRow, TokenShardWriter, read_token_shards
 from llmcodec.lm import sampling
 from llmcodec.lm.speech import SpeechRequest, stream_speech
 from llmcodec.runtime.torch_runtime import TorchRuntime
@@ -64,6 +66,27 @@ def test_tokens_are_the_codecs_own_and_a_second_run_finds_them(house, capsys):
     assert first["file_name"] == "clip0" and first["units"] == by_id["clip0"].codes.tolist()
     assert [int(unit) for unit in re.findall(r"<Un(\d+)>", first["audio_repr"])] == first["units"]
     assert first["duration"] == [1] * len(first["units"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_tokenize_ends_in_good_order_at_a_signal_and_goes_on(house, tmp_path, capsys, monkeypatch, number):
+    arguments = ["--manifest", str(house / "speech" / "train.jsonl"), "--codec", str(house / "codec")]
+    arguments += ["--split", "train", "-o", str(tmp_path / "tokens")]
+    add, added = TokenShardWriter.add, []
+
+    def add_and_stop(writer: TokenShardWriter, row: TokenRow) -> None:
+        add(writer, row)
+        added.append(row.id)
+        if len(added) == 2:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TokenShardWriter, "add", add_and_stop)
+        assert main(["tokenize", *arguments]) == 128 + number
+    assert f"llmcodec tokenize: stopped by {number.name}: what is in shards stays" in capsys.readouterr().err
+    assert [row.id for row in flat_rows(tmp_path / "tokens")[1]] == added and len(added) == 2
+    assert main(["tokenize", *arguments]) == 0 and "2 there before" in capsys.readouterr().out
+    assert len(list(flat_rows(tmp_path / "tokens")[1])) == 4
 
 
 def test_views_are_the_same_speech_from_later_starts(house, tmp_path, capsys):

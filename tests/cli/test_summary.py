@@ -52,9 +52,9 @@ def test_warnings_are_shown_up_to_a_limit(capsys):
     assert lines[0] == "warning: 0: truncated" and lines[20] == "warning: ... and 10 more of this kind"
 
 
-def test_interrupted_runs_say_how_to_go_on(capsys):
+def test_interrupted_runs_say_what_is_done_and_fail_for_no_file(capsys):
     summarise(Report(done=3, seconds=9, elapsed=1, failed=[Problem("a", "b")]), "encoded", "t", stopped=True)
-    assert "--resume goes on" in capsys.readouterr().err
+    assert "encoded 3 files, 9.0 s of audio" in capsys.readouterr().err
 
 
 def test_the_bar_shows_files_speed_and_time_left():

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from llmcodec.cli.transcode import interrupted_by_sigterm
 from llmcodec.io import audio
 from llmcodec.io import tensor_file as tensorfile
 from llmcodec.io.token_file import load_token_file
@@ -267,11 +264,3 @@ def test_the_result_does_not_depend_on_workers_or_batches(pcm, folder, tmp_path)
         made.append([(name, (tmp_path / str(number) / name).read_bytes()) for name in tree(tmp_path / str(number))])
     assert made[0] == made[1]
     assert tensorfile.read_header(tmp_path / "0/a.safetensors").metadata["codec"] == "pcm"
-
-
-def test_the_end_of_a_batch_jobs_time_is_like_ctrl_c():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), interrupted_by_sigterm():
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.pause()
-    assert signal.getsignal(signal.SIGTERM) == before

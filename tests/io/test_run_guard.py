@@ -19,6 +19,7 @@ from llmcodec.io.run_guard import (
     changed_fields,
     recipe_of,
     refuse_changes,
+    stopped_in_order,
 )
 
 HOLD = """
@@ -55,6 +56,32 @@ def test_the_first_signal_is_remembered_and_handlers_come_back(name):
         assert stop.received == number
     assert signal.getsignal(number) == before
     assert Stopped(number, "x").exit_code == 128 + number and name in str(Stopped(number, "x"))
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_work_without_steps_is_interrupted_and_says_by_what(name):
+    number, before, tidied = getattr(signal, name), signal.getsignal(signal.SIGTERM), []
+    with pytest.raises(Stopped, match=f"by {name}: --resume goes on") as stopped, stopped_in_order("--resume goes on"):
+        try:
+            os.kill(os.getpid(), number)
+            signal.pause()
+        finally:
+            os.kill(os.getpid(), number)  # to the process and to its group, as `timeout` does
+            tidied.append(name)
+    assert stopped.value.exit_code == 128 + number and tidied == [name]
+    assert signal.getsignal(signal.SIGTERM) == before
+    with pytest.raises(Stopped, match="SIGINT"), stopped_in_order("x"):
+        raise KeyboardInterrupt
+
+
+def test_nohup_is_respected():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopped_in_order("x"):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_signal_ends_the_process_at_once():

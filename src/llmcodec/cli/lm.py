@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llmcodec.cli.options import ClipOptions, CodecOptions, DeviceOptions, OutputOptions
 from llmcodec.cli.recipes import RecipeParser, training_parser
 from llmcodec.cli.standard_streams import check_output
+from llmcodec.io.run_guard import stopped_in_order
 
 if TYPE_CHECKING:
     from llmcodec.lm.recipe import TokenLMRecipe
@@ -79,7 +80,7 @@ def tokenize(
     from llmcodec.transcode.tokenize import describe, export_slamkit, tokenize_splits
 
     place, clips = output.place, corpus.clips()
-    with tokenize_bar() as show:
+    with stopped_in_order("what is in shards stays, the same command goes on behind it"), tokenize_bar() as show:
         results = tokenize_splits(
             codec.open("encoder"),
             clips,

@@ -54,7 +54,7 @@ def summarise(report: Report, verb: str, where: str, stopped: bool = False) -> N
     Args:
         verb: what was done, in the past: `encoded`.
         where: the result, for the end of the line.
-        stopped: by Ctrl-C: the line says how to go on, and nothing is raised.
+        stopped: by a signal: nothing is raised.
     """
     for warning in report.warned[:MAX_LISTED_WARNINGS]:
         print(f"warning: {warning}", file=sys.stderr)
@@ -70,10 +70,10 @@ def summarise(report: Report, verb: str, where: str, stopped: bool = False) -> N
         line += f"; {_files(len(report.failed))} failed"
     print(f"{line}: {where}" if report.done or report.skipped else line, file=sys.stderr)
     if stopped:
-        print("stopped; what is listed as done is whole, --resume goes on", file=sys.stderr)
-    elif len(report.failed) == 1 and not report.done and not report.skipped:
+        return
+    if len(report.failed) == 1 and not report.done and not report.skipped:
         raise Failed(str(report.failed[0]))
-    elif report.failed:
+    if report.failed:
         problems = "\n".join(f"  {problem}" for problem in report.failed)
         raise Failed(f"{_files(len(report.failed))} failed, the others are done:\n{problems}")
 

@@ -6,16 +6,15 @@ Test: tests/cli/test_transcode.py, tests/cli/test_bad_input.py.
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmcodec.cli.options import CodecOptions, OptionGroup, ResumeOptions
 from llmcodec.cli.standard_streams import STANDARD_STREAM, Streams, read_text, standard_streams
 from llmcodec.cli.summary import FilesBar, summarise
+from llmcodec.io.run_guard import Stopped, stopped_in_order
 from llmcodec.transcode.files import TOKEN_FILE, AudioFormat, Channels, Transcoder
 from llmcodec.transcode.inputs import Problem
 from llmcodec.transcode.pipeline import Report
@@ -135,7 +134,7 @@ def transcoding(
     coding: CodingOptions,
     **settings: Any,
 ) -> Iterator[tuple[Transcoder, Streams]]:
-    """A transcoder under a progress bar, and the paths to give it; behind it the summary, also after Ctrl-C.
+    """A transcoder under a progress bar, and the paths to give it; behind it the summary, also after a signal.
 
     Args:
         doing: what is being done: `encoding`.
@@ -147,19 +146,20 @@ def transcoding(
         settings: further ones of the transcoder.
 
     Raises:
-        Failed: some files failed. OSError: disk full. KeyboardInterrupt: after a line that says how to go on.
+        Failed: some files failed. OSError: disk full. Stopped: by a signal.
     """
     report, done = Report(), doing.removesuffix("ing") + "ed"
     with standard_streams(inputs, output.output, ending) as files:
         settings |= {"output": files.output, "resume": output.resume, "overwrite": output.overwrite, **vars(coding)}
         try:
-            with interrupted_by_sigterm(), FilesBar(doing) as bar:
+            with stopped_in_order("what is listed as done is whole, --resume goes on"), FilesBar(doing) as bar:
                 one = Transcoder(
                     lambda side: codec.open(side, coding.batch_seconds), **settings, watcher=bar, report=report
                 )
                 yield one, files
-        except KeyboardInterrupt:
-            summarise(report, done, place_of(files, report), stopped=True)
+        except Stopped:
+            with suppress(OSError):  # the terminal may be gone
+                summarise(report, done, place_of(files, report), stopped=True)
             raise
         report.failed[:] = [Problem(files.readable(one.label), files.readable(one.reason)) for one in report.failed]
         report.warned[:] = [files.readable(one) for one in report.warned]
@@ -169,20 +169,3 @@ def transcoding(
 def place_of(files: Streams, report: Report) -> str:
     """Where results went, for the summary."""
     return "standard output" if files.writes_output else files.output or str(report.first_target or "nothing")
-
-
-@contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM (a batch system's end of time) ends a run as Ctrl-C does: what is under way is finished or removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -16,7 +16,9 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -29,6 +31,8 @@ LOCK = ".lock"
 RUN = "run.json"
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 """Ctrl-C, the end of a batch job's time, a closed terminal, and what SLURM sends ahead (`--signal=B:USR1@120`)."""
+SAME_SIGNAL_SECONDS = 0.5
+"""`timeout` and batch systems send a signal to the process and to its group: it comes twice and means once."""
 
 
 def lock_file(path: Path) -> IO[str] | None:
@@ -99,24 +103,35 @@ class Stopped(Exception):
 class StopSignals:
     """Remembers the first of SIGNALS in `received`; a second one ends the process at once, with exit code 128 + number.
 
-    Handlers are set in the main thread only and put back at the end of the `with` block.
+    Handlers are set in the main thread only and put back at the end of the `with` block. A SIGHUP that is ignored
+    (`nohup`) stays so.
+
+    Args:
+        interrupt: the first one also raises KeyboardInterrupt, for work without steps at which to look.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, interrupt: bool = False) -> None:
+        self.interrupt = interrupt
         self.received = 0
         """Number of the signal, 0 for none."""
+        self._at = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
-                self._before[number] = signal.signal(number, self._remember)
+                if (number, signal.getsignal(number)) != (getattr(signal, "SIGHUP", None), signal.SIG_IGN):
+                    self._before[number] = signal.signal(number, self._remember)
         return self
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
+        if number == self.received and time.monotonic() - self._at < SAME_SIGNAL_SECONDS:
+            return
         if self.received:
             os._exit(128 + number)
-        self.received = number
+        self.received, self._at = number, time.monotonic()
+        if self.interrupt:
+            raise KeyboardInterrupt
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -124,6 +139,23 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+@contextmanager
+def stopped_in_order(how: str) -> Iterator[None]:
+    """Ends work without steps at any of SIGNALS as at Ctrl-C: it is interrupted where it stands, and tidies up.
+
+    Args:
+        how: to go on, for the message.
+
+    Raises:
+        Stopped: a signal came.
+    """
+    with StopSignals(interrupt=True) as stop:
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            raise Stopped(stop.received or signal.SIGINT, how) from error
 
 
 def recipe_of(kind: type[T], values: Mapping[str, Any], default: T | None = None) -> T:
