@@ -94,7 +94,9 @@ def test_other_rates_are_resampled(ours, clips, rate):
         ({"raw_audio": [np.zeros(3), np.zeros((3, 2))]}, r"clip 1 has shape \(3, 2\)"),
         ({"raw_audio": []}, "clip 0 is empty"),
         ({"raw_audio": [np.zeros(3), np.zeros(0)]}, "clip 1 is empty"),
-        ({"raw_audio": np.array([0.0, np.nan])}, "NaN or infinite"),
+        ({"raw_audio": [np.zeros(2), np.array([0.0, np.nan])]}, "clip 1: sample 1 is NaN or infinite"),
+        ({"raw_audio": np.zeros(3, np.int64)}, "must be floats .* got int64"),
+        ({"raw_audio": torch.ones(3, dtype=torch.bool)}, "must be floats .* got bool"),
         ({"raw_audio": np.zeros(3), "sampling_rate": 16}, "cannot be right"),
         ({"raw_audio": np.zeros(3), "padding": "left"}, "padding must be one of"),
         ({"raw_audio": np.zeros(3), "truncation": True}, "need max_length"),
@@ -104,6 +106,15 @@ def test_bad_input_is_one_line(ours, arguments, message):
     with pytest.raises(ValueError, match=message) as error:
         ours(**({"sampling_rate": RATE} | arguments))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("rate", [RATE, 8000])
+def test_integers_are_scaled_by_their_full_range(ours, rate):
+    wav = np.array([-32768, 0, 16384, 8192] * 50, np.int16)
+    expected = ours(wav / np.float32(32768), sampling_rate=rate, return_tensors="np")["input_values"]
+    for given in (wav, torch.from_numpy(wav), wav.astype(np.int32) << 16, ((wav >> 8) + 128).astype(np.uint8)):
+        assert np.array_equal(ours(given, sampling_rate=rate, return_tensors="np")["input_values"], expected)
+    assert expected.min() < -0.5 and (rate != RATE or expected[0, 0, :4].tolist() == [-1, 0, 0.5, 0.25])
 
 
 def test_stereo_is_refused_when_made():

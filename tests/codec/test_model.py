@@ -4,12 +4,16 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcodec.codec import LLMCodec, LLMCodecConfig
+from llmcodec.codec.fast.engine import optimize_for_inference
+from llmcodec.codec.search import SearchingCodec
+from llmcodec.codec.token_prior import BigramPrior
 from llmcodec.protocol import AdaptableCodec, HasFeatures
 
 SIZES = dict(hidden_size=32, encoder_layers=2, decoder_layers=2, head_dim=16, codebook_size=64)
@@ -173,11 +177,91 @@ def test_batch_statistics_ignore_padding():
         (lambda c: c.decode(torch.zeros(1, 1, 0, dtype=torch.long)), "empty"),
         (lambda c: c.decode(torch.zeros(1, 2, 3, dtype=torch.long)), "batch, 1, frames"),
         (lambda c: c.decode(torch.zeros(1, 1, 3, dtype=torch.long), length=961), "fewer than length"),
+        (lambda c: c.encode(np.zeros((1, 1, 400), np.int64)), "samples must be floats .* got int64"),
+        (lambda c: c.encode(torch.ones(1, 1, 400, dtype=torch.bool)), "samples must be floats .* got bool"),
+        (lambda c: c.encode(with_nan()), "encode: clip 1: sample 7 is NaN or infinite"),
+        (lambda c: c.encode(with_nan().numpy()), "encode: clip 1: sample 7 is NaN or infinite"),
+        (lambda c: c.encode_features(with_nan()), "encode: clip 1: sample 7 is NaN or infinite"),
+        (lambda c: c(with_nan()), "encode: clip 1: sample 7 is NaN or infinite"),
+        (lambda c: c.encode([[["a"]]]), "input_values must be numbers"),
+        (lambda c: c.decode(torch.zeros(1, 1, 3)), "must be integers, got torch.float32"),
+        (lambda c: c.decode([[[0.0, 1.0]]]), "must be integers, got torch.float64"),
+        (lambda c: c.decode([[[True, False]]]), "must be integers, got torch.bool"),
+        (lambda c: c.decode([[[0, 64]]]), "code 64 is outside"),
+        (lambda c: c.decode(np.array([[[2**64 - 1]]], np.uint64)), "outside"),
     ],
 )
 def test_bad_input_says_what_and_where(codec, call, message):
     with pytest.raises(ValueError, match=message):
         call(codec)
+
+
+def with_nan() -> torch.Tensor:
+    wav = torch.zeros(2, 1, 400)
+    wav[1, 0, 7:9] = torch.nan
+    return wav
+
+
+def test_integer_samples_arrays_and_lists_give_the_codes_of_their_floats(codec):
+    ints = (noise(9600) * 32768).round().to(torch.int16)[None, None]
+    wav = ints.float() / 32768
+    expected = codec.encode(wav)
+    assert expected.audio_codes.unique().numel() > 1
+    for audio in (ints, ints.int() << 16, ints.numpy(), ints.numpy().astype(">i2"), wav.numpy(), wav.tolist()):
+        assert torch.equal(codec.encode(audio).audio_codes, expected.audio_codes)
+        assert torch.equal(codec(audio).audio_values, codec(wav).audio_values)
+    coarse = (ints >> 8) + 128
+    levels = (coarse - 128).float() / 128
+    assert torch.equal(codec.encode(coarse.to(torch.uint8)).audio_codes, codec.encode(levels).audio_codes)
+    mask = np.ones((1, 9600), np.int32)
+    mask[:, 5000:] = 0
+    by_array, by_tensor = codec.encode(wav.numpy(), mask), codec.encode(wav, torch.from_numpy(mask))
+    assert torch.equal(by_array.audio_codes, by_tensor.audio_codes)
+
+
+def test_codes_may_be_arrays_and_lists(codec):
+    codes = codec.encode(noise(9600)[None, None]).audio_codes
+    expected = codec.decode(codes).audio_values
+    for numbers in (codes.numpy(), codes.tolist(), codes.numpy().astype(np.uint16), codes.int()):
+        assert torch.equal(codec.decode(numbers).audio_values, expected)
+    with_mask = codec.decode(codes.numpy(), np.ones((1, 9600), np.int32), audio_codes_mask=np.ones((1, 1, 30), bool))
+    assert torch.equal(with_mask.audio_values, expected)
+
+
+BROKEN = {
+    "NaN weight": lambda c: c.encoder.frontend.input_proj.weight.fill_(torch.nan),
+    "all weights zero": lambda c: [parameter.zero_() for parameter in c.parameters()],
+    "projection zero": lambda c: c.quantizer.in_proj.magnitude.zero_(),
+    "codebook zero": lambda c: c.quantizer.codebook.zero_(),
+    "codebook NaN": lambda c: c.quantizer.codebook.fill_(torch.nan),
+    "one NaN in the codebook": lambda c: c.quantizer.codebook[5].fill_(torch.nan),
+}
+
+
+@pytest.mark.parametrize("fault", list(BROKEN))
+@pytest.mark.parametrize("kind", ["plain", "packed", "searching"])
+def test_a_look_up_that_compares_nothing_is_an_error(fault, kind):
+    codec = make()
+    with torch.no_grad():
+        BROKEN[fault](codec)
+    with pytest.raises(ValueError, match="weights or the audio are broken|codec's weights are broken") as error:
+        if kind == "packed":
+            codec = optimize_for_inference(codec)
+        elif kind == "searching":
+            codec = SearchingCodec(codec, BigramPrior.fit([torch.arange(64)], 64))
+        codec.encode(noise(9600)[None, None])
+    assert "\n" not in str(error.value)
+
+
+def test_digital_silence_is_no_fault(codec):
+    """Alone and beside sound, plain and packed; padding, whose queries are nobody's, is not looked at."""
+    wav, mask = torch.zeros(3, 1, 9600), torch.ones(3, 9600)
+    wav[1, 0], mask[2, 1:] = noise(9600), 0
+    for one in (codec, optimize_for_inference(codec, "fp32")):
+        together = one.encode(wav, mask).audio_codes
+        for clip, samples in enumerate((9600, 9600, 1)):
+            alone = one.encode(wav[clip : clip + 1, :, :samples]).audio_codes
+            assert torch.equal(together[clip, 0, : alone.shape[-1]], alone[0, 0])
 
 
 def test_partitions_keep_to_their_codes(codec):

@@ -239,13 +239,31 @@ def test_graphs_of_another_codec_or_damaged_ones_are_refused(bundled, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_integer_samples_give_the_codes_of_their_floats(pair):
+    codec, runtime = pair
+    wav = (noise(5000) * 32768).round().astype(np.int16)
+    expected = runtime.encode_batch([wav / np.float32(32768)])[0]
+    assert np.array_equal(runtime.encode_batch([wav])[0], expected) and len(set(expected[0].tolist())) > 1
+    streamed = [np.concatenate(list(runtime.encode_stream(blocks)), axis=1) for blocks in ([wav], [wav[:9], wav[9:]])]
+    assert np.array_equal(*streamed)
+    with pytest.raises(ValueError, match="stream: sample 11 is NaN or infinite"):
+        list(runtime.encode_stream([wav[:10], np.array([0.0, np.nan])]))
+
+
+def test_a_codec_with_broken_weights_is_not_exported(tmp_path):
+    codec = make()
+    torch.nn.init.constant_(codec.encoder.frontend.input_proj.weight, float("nan"))
+    with pytest.raises(ValueError, match="weights or the audio are broken"):
+        write_onnx(codec, "test", tmp_path)
+
+
 def test_bad_input_is_one_line(pair):
     codec, runtime = pair
     for wav, message in (
         (np.zeros(0, np.float32), "a clip is empty"),
-        (np.zeros((2, 3), np.float32), "mono floats"),
-        (np.zeros(3, np.int16), "mono floats"),
-        (np.full(3000, np.nan, np.float32), "NaN or infinite"),
+        (np.zeros((2, 3), np.float32), "mono"),
+        (np.zeros(3, np.int64), "must be floats .* got int64"),
+        (np.full(3000, np.nan, np.float32), "clip 0: sample 0 is NaN or infinite"),
     ):
         with pytest.raises(ValueError, match=message):
             runtime.encode_batch([wav])

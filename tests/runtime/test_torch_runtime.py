@@ -58,6 +58,21 @@ def test_streams_give_what_the_whole_gives(runtime):
     assert torch.is_inference_mode_enabled() is False
 
 
+def test_integer_samples_give_the_codes_of_their_floats(runtime):
+    wav = (speech_like(3000) * 32768).round().astype(np.int16)
+    expected = runtime.encode_batch([wav / np.float32(32768)])[0]
+    for clip in (wav, wav.astype(np.int32) << 16, (wav / 32768).tolist()):
+        assert np.array_equal(runtime.encode_batch([clip])[0], expected)
+    assert np.array_equal(np.concatenate(list(runtime.encode_stream([wav])), axis=1), expected)
+    bad = wav / np.float32(32768)
+    bad[7] = np.nan
+    for call in (runtime.encode_batch, runtime.encode_features):
+        with pytest.raises(ValueError, match="encode: clip 1: sample 7 is NaN or infinite"):
+            call([wav, bad])
+        with pytest.raises(ValueError, match="encode: clip 0: samples must be floats .* got int64"):
+            call([wav.astype(np.int64)])
+
+
 def test_lengths_without_wish_are_whole_frames_and_wishes_must_be_covered(runtime):
     codes = np.zeros((1, 5), np.int64)
     assert len(runtime.decode_batch([codes])[0]) == 1600
@@ -69,6 +84,7 @@ def test_lengths_without_wish_are_whole_frames_and_wishes_must_be_covered(runtim
         (np.full((1, 5), 64), "code 64"),
         (np.zeros((2, 5), int), "codebooks"),
         (codes[:, :0], "no tokens"),
+        (codes.astype(np.float32), "must be integers, got float32"),
     ):
         with pytest.raises(ValueError, match=said):
             runtime.decode_batch([bad])

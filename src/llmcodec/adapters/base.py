@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec._compat import forward
-from llmcodec.codec.inputs import check_codes, clips_of, mask_of
+from llmcodec.codec.inputs import Numbers, check_codes, clips_of, mask_of
 from llmcodec.codec.model import LLMCodecDecoderOutput, LLMCodecEncoderOutput
 
 
@@ -90,7 +90,7 @@ class CodecAdapter(nn.Module):
 
     # -- the public edge -------------------------------------------------------------------------------------------
     @torch.no_grad()
-    def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> LLMCodecEncoderOutput:
+    def encode(self, input_values: Numbers, padding_mask: Tensor | None = None) -> LLMCodecEncoderOutput:
         """(B, 1, S) samples, `padding_mask` (B, S) or (B, 1, S) with 1 at real samples -> codes and their mask.
 
         Raises:
@@ -109,7 +109,7 @@ class CodecAdapter(nn.Module):
     @torch.no_grad()
     def decode(
         self,
-        audio_codes: Tensor,
+        audio_codes: Numbers,
         padding_mask: Tensor | None = None,
         *,
         audio_codes_mask: Tensor | None = None,
@@ -123,8 +123,7 @@ class CodecAdapter(nn.Module):
         Raises:
             ValueError: wrong shape, a code outside the codebook, a length that the codes cannot cover.
         """
-        check_codes(audio_codes, self.num_codebooks, self.codebook_size)
-        codes_BQT = audio_codes.to(self.device, torch.int64)
+        codes_BQT = check_codes(audio_codes, self.num_codebooks, self.codebook_size).to(self.device)
         batch, _, total = codes_BQT.shape
         lengths = [total * self.hop_samples] * batch
         if padding_mask is not None:
@@ -156,7 +155,7 @@ class CodecAdapter(nn.Module):
         return self.decode(codes, padding_mask, length=input_values.shape[-1])
 
     # -- helpers ---------------------------------------------------------------------------------------------------
-    def _clips(self, input_values: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, list[int]]:
+    def _clips(self, input_values: Numbers, padding_mask: Tensor | None) -> tuple[Tensor, list[int]]:
         wav_BS, lengths_B = clips_of(input_values, padding_mask)
         return wav_BS.to(self.device, torch.float32), lengths_B.tolist()
 

@@ -19,6 +19,7 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
 from llmcodec.io.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, resample
+from llmcodec.io.waveform import check_waveform
 
 logger = logging.get_logger(__name__)
 
@@ -62,7 +63,8 @@ class LLMCodecFeatureExtractor(SequenceFeatureExtractor):
         """Waveforms -> batch.
 
         Args:
-            raw_audio: one waveform (S,) or a list of them: numpy arrays, torch tensors or lists of floats in [-1, 1].
+            raw_audio: one waveform (S,) or a list of them: numpy arrays, torch tensors or lists of floats in [-1, 1],
+                or int16, int32 or uint8, which are scaled by their full range.
             padding: True, "longest" or None: to the longest clip. "max_length": to `max_length`. False or
                 "do_not_pad": clips of their own lengths and no mask.
             truncation: cut clips at `max_length` samples.
@@ -75,7 +77,8 @@ class LLMCodecFeatureExtractor(SequenceFeatureExtractor):
             `input_values` (B, 1, S) float32 and `padding_mask` (B, S) int32, 1 at real samples.
 
         Raises:
-            ValueError: several channels, an empty clip, NaN or infinite samples, a rate or padding that makes no sense.
+            ValueError: several channels, another type, an empty clip, NaN or infinite samples, a rate or padding
+                that makes no sense.
         """
         if sampling_rate is None:
             logger.warning(
@@ -114,14 +117,10 @@ class LLMCodecFeatureExtractor(SequenceFeatureExtractor):
         clips = []
         for index, item in enumerate(items):
             if hasattr(item, "detach"):  # a tensor, wherever it is and whatever its type
-                item = item.detach().float().cpu()
-            clip = np.asarray(item, dtype=np.float32)
+                item = (item.detach().float() if item.is_floating_point() else item.detach()).cpu()
             where = f"feature extractor: clip {index}"
-            if clip.ndim != 1:
-                raise ValueError(f"{where} has shape {clip.shape}; give mono (samples,), several clips as a list")
+            clip = check_waveform(item, where)
             if len(clip) == 0:
                 raise ValueError(f"{where} is empty; every clip needs at least one sample")
-            if not np.isfinite(clip).all():
-                raise ValueError(f"{where} has NaN or infinite samples; repair or drop it")
             clips.append(resample(clip, rate, self.sampling_rate))
         return clips

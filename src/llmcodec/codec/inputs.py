@@ -5,20 +5,64 @@ Shapes: B batch, S samples, T frames, Q codebooks. Test: tests/codec/test_model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from llmcodec.io.waveform import refuse_sample, scale_of
 
-def clips_of(input_values: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+Numbers = Tensor | np.ndarray | Sequence[Any]
+
+
+def to_tensor(values: Numbers, where: str, device: torch.device | None = None) -> Tensor:
+    """Arrays and lists as a tensor on `device`; a tensor as it is, where it is. Raises ValueError for no numbers."""
+    if isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{where} must be numbers, got {array.dtype}")
+    native = np.array(array, array.dtype.newbyteorder("="), order="C")  # what torch can take, read-only or reversed
+    return torch.from_numpy(native).to(device)
+
+
+def check_samples(wav: Tensor, where: str, first: int = 0) -> Tensor:
+    """Samples (S,) or (B, S) as floats: `io.waveform.check_waveform` for a tensor, which stays where it is.
+
+    Args:
+        wav: floats, or integers that are scaled by their full range to float32.
+        where: what was given, for the message.
+        first: position of the first sample in the signal, for the message.
+
+    Raises:
+        ValueError: a type that `scale_of` refuses, a sample that is NaN, infinite or beyond float32.
+    """
+    silence, full = scale_of(wav.dtype, where)
+    if full != 1:
+        return (wav.float() - silence) / full
+    finite = wav.float().isfinite()
+    if not bool(finite.all()):
+        *clip, sample = finite.logical_not().nonzero()[0].tolist()
+        raise refuse_sample(f"{where}: clip {clip[0]}" if clip else where, first + sample)
+    return wav
+
+
+def clips_of(
+    input_values: Numbers, padding_mask: Numbers | None, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """The arguments of `encode` -> samples (B, S) and samples per clip (B,).
 
     Args:
-        input_values: (B, 1, S).
+        input_values: (B, 1, S), floats or integers that are scaled by their full range (`io.waveform`).
         padding_mask: (B, S) or (B, 1, S), ones followed by zeros; None: all samples are real.
+        device: where arrays and lists go; tensors stay where they are.
 
     Raises:
-        ValueError: another shape, padding on the left, an empty clip.
+        ValueError: another shape or type, NaN or infinite samples, padding on the left, an empty clip.
     """
+    input_values = to_tensor(input_values, "encode: input_values", device)
     if input_values.ndim != 3 or input_values.shape[1] != 1:
         raise ValueError(f"encode: input_values must be (batch, 1, samples), mono; got {tuple(input_values.shape)}")
     wav_BS = input_values[:, 0]
@@ -26,6 +70,7 @@ def clips_of(input_values: Tensor, padding_mask: Tensor | None) -> tuple[Tensor,
     if padding_mask is None:
         lengths_B = torch.full((batch,), samples, device=wav_BS.device)
     else:
+        padding_mask = to_tensor(padding_mask, "encode: padding_mask", device)
         if padding_mask.numel() != wav_BS.numel():
             raise ValueError(
                 f"encode: padding_mask {tuple(padding_mask.shape)} does not fit {batch} clips of {samples} samples"
@@ -36,7 +81,7 @@ def clips_of(input_values: Tensor, padding_mask: Tensor | None) -> tuple[Tensor,
             raise ValueError("encode: padding_mask must be ones followed by zeros (pad on the right)")
     if samples == 0 or int(lengths_B.min()) < 1:
         raise ValueError("encode: a clip is empty; every clip needs at least one sample")
-    return wav_BS, lengths_B
+    return check_samples(wav_BS, "encode"), lengths_B
 
 
 def mask_of(lengths_B: Tensor, size: int) -> Tensor:
@@ -44,17 +89,55 @@ def mask_of(lengths_B: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths_B.device) < lengths_B[:, None]
 
 
-def check_codes(audio_codes: Tensor, num_codebooks: int, codebook_size: int) -> None:
-    """Raise ValueError unless `audio_codes` is (B, Q, T), T at least 1, with codes in [0, codebook_size)."""
+def check_codes(
+    audio_codes: Numbers, num_codebooks: int, codebook_size: int, device: torch.device | None = None
+) -> Tensor:
+    """Codes as int64 (B, Q, T), T at least 1; arrays and lists go to `device`.
+
+    Raises:
+        ValueError: another shape, no integers, a code outside [0, codebook_size).
+    """
+    audio_codes = to_tensor(audio_codes, "decode: audio_codes", device)
     if audio_codes.ndim != 3 or audio_codes.shape[1] != num_codebooks:
         raise ValueError(
             f"decode: audio_codes must be (batch, {num_codebooks}, frames); got {tuple(audio_codes.shape)}"
         )
     if audio_codes.numel() == 0:
         raise ValueError("decode: audio_codes is empty; at least one frame is needed")
+    if audio_codes.is_floating_point() or audio_codes.is_complex() or audio_codes.dtype == torch.bool:
+        raise ValueError(f"decode: audio_codes must be integers, got {audio_codes.dtype}")
     codes_BQT = audio_codes.long()  # unsigned kinds cannot be compared
     low, high = int(codes_BQT.min()), int(codes_BQT.max())
     if low < 0 or high >= codebook_size:
         raise ValueError(
             f"decode: code {low if low < 0 else high} is outside [0, {codebook_size}); another codec's tokens?"
         )
+    return codes_BQT
+
+
+def check_look_up(codes_BT: Tensor, query_BTC: Tensor, codebook_VC: Tensor, mask_BT: Tensor | None = None) -> None:
+    """Raise ValueError where a real frame was compared with nothing, which would give code 0 in silence.
+
+    Args:
+        codes_BT: chosen codes.
+        query_BTC: unit-norm queries; NaN, or 0 where there was nothing to normalise.
+        codebook_VC: unit-norm code vectors.
+        mask_BT: True at real frames; None: all are.
+    """
+    compared_BT = (query_BTC.square().sum(-1) > 0) & (codebook_VC[codes_BT].square().sum(-1) > 0)  # False for NaN
+    if mask_BT is not None:
+        compared_BT = compared_BT | ~mask_BT
+    if not bool(compared_BT.all()):
+        missing_B = compared_BT.logical_not().sum(1)
+        clip = int(missing_B.argmax())
+        raise ValueError(
+            f"encode: clip {clip} has {int(missing_B[clip])} frames that cannot be compared with any code (NaN or all "
+            "zero): the codec's weights or the audio are broken"
+        )
+
+
+def check_weights(module: torch.nn.Module) -> None:
+    """Raise ValueError naming a tensor that is not finite: rounded to integers, it would look healthy."""
+    for name, value in module.state_dict().items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(f"{name}: NaN or infinite values; the codec's weights are broken")

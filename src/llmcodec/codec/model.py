@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.folder import check_folder
 from llmcodec.codec.hub import HubCodec
-from llmcodec.codec.inputs import check_codes, clips_of, mask_of
+from llmcodec.codec.inputs import Numbers, check_codes, check_look_up, clips_of, mask_of, to_tensor
 from llmcodec.codec.network import build_parts
 from llmcodec.codec.stft import frame_lengths
 from llmcodec.protocol import CodecEncoding
@@ -165,47 +166,50 @@ class LLMCodec(HubCodec):
     @torch.no_grad()
     @can_return_tuple  # type: ignore[untyped-decorator]
     def encode(
-        self, input_values: Tensor, padding_mask: Tensor | None = None, *, audio_kinds: Sequence[str] | None = None
+        self, input_values: Numbers, padding_mask: Numbers | None = None, *, audio_kinds: Sequence[str] | None = None
     ) -> LLMCodecEncoderOutput:
         """Audio -> codes.
 
         Args:
-            input_values: (B, 1, S) mono samples at `sample_rate`, nominally in [-1, 1]. Any S >= 1.
+            input_values: (B, 1, S) mono samples at `sample_rate`, nominally in [-1, 1], or int16, int32 or uint8, which
+                are scaled by their full range. Any S >= 1. A tensor, an array or lists.
             padding_mask: (B, S) or (B, 1, S), 1 at real samples; real samples come first.
             audio_kinds: a codebook partition per clip ("speech", "vocal", "music", "audio", "other"); None: all codes.
             return_dict: False returns a tuple, as everywhere in transformers (also in `decode` and `forward`).
 
         Raises:
-            ValueError: wrong shape, empty clip, padding on the left, unknown partition.
+            ValueError: wrong shape or type, empty clip, NaN or infinite samples, padding on the left, unknown
+                partition; frames that cannot be compared with any code, because weights or audio are broken.
         """
-        wav_BS, lengths_B = clips_of(input_values, padding_mask)
+        wav_BS, lengths_B = clips_of(input_values, padding_mask, self.device)
         encoding = self.encode_latents(wav_BS, lengths_B, self.partitions_of(audio_kinds, wav_BS.shape[0]))
+        check_look_up(encoding.codes_BT, encoding.query_BTC, self.codebook_VC, encoding.mask_BT)
         return LLMCodecEncoderOutput(
             encoding.codes_BT[:, None], encoding.mask_BT[:, None], encoding.quantized_BTD.transpose(1, 2)
         )
 
     @torch.no_grad()
-    def encode_features(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    def encode_features(self, input_values: Numbers, padding_mask: Numbers | None = None) -> Tensor:
         """Audio -> (B, T, D) continuous latents before the quantiser, 0 at padding (`protocol.HasFeatures`)."""
-        encoding = self.encode_latents(*clips_of(input_values, padding_mask))
+        encoding = self.encode_latents(*clips_of(input_values, padding_mask, self.device))
         return encoding.latent_BTD.float() * encoding.mask_BT[..., None]
 
     @torch.no_grad()
     @can_return_tuple  # type: ignore[untyped-decorator]
     def decode(
         self,
-        audio_codes: Tensor | None = None,
-        padding_mask: Tensor | None = None,
+        audio_codes: Numbers | None = None,
+        padding_mask: Numbers | None = None,
         *,
-        quantized_representation: Tensor | None = None,
-        audio_codes_mask: Tensor | None = None,
+        quantized_representation: Numbers | None = None,
+        audio_codes_mask: Numbers | None = None,
         length: int | None = None,
     ) -> LLMCodecDecoderOutput:
         """Codes -> audio.
 
         Args:
-            audio_codes: (B, 1, T) codes in [0, codebook_size). Floats (B, D, T) in their place are taken as
-                `quantized_representation`, which is the first argument of DacModel.decode.
+            audio_codes: (B, 1, T) integers in [0, codebook_size), a tensor, an array or lists. Floats (B, D, T) in
+                their place are taken as `quantized_representation`, which is the first argument of DacModel.decode.
             quantized_representation: (B, D, T) of `encode`, used when there are no codes.
             padding_mask: the one that `encode` was given; the result is as long and silent beyond each clip.
             audio_codes_mask: (B, 1, T), True at real frames (from `encode`), when no `padding_mask` is at hand.
@@ -216,8 +220,12 @@ class LLMCodec(HubCodec):
         """
         quantized_BTD = self.decoder_input(audio_codes, quantized_representation)
         num_frames = quantized_BTD.shape[1]
-        mask_BT = None if audio_codes_mask is None else audio_codes_mask.reshape(quantized_BTD.shape[:2]).bool()
+        mask_BT = None
+        if audio_codes_mask is not None:
+            mask = to_tensor(audio_codes_mask, "decode: audio_codes_mask", self.device)
+            mask_BT = mask.reshape(quantized_BTD.shape[:2]).bool()
         if padding_mask is not None:
+            padding_mask = to_tensor(padding_mask, "decode: padding_mask", self.device)
             samples_B = padding_mask.reshape(padding_mask.shape[0], -1).sum(-1)
             mask_BT = mask_of(frame_lengths(samples_B, self.config), num_frames)
             length = padding_mask.shape[-1] if length is None else length
@@ -232,26 +240,27 @@ class LLMCodec(HubCodec):
             wav_BS = F.pad(wav_BS, (0, max(0, length - wav_BS.shape[1])))[:, :length]
         return LLMCodecDecoderOutput(wav_BS[:, None])
 
-    def decoder_input(self, audio_codes: Tensor | None, quantized_representation: Tensor | None) -> Tensor:
+    def decoder_input(self, audio_codes: Numbers | None, quantized_representation: Numbers | None) -> Tensor:
         """What `decode` was given, checked -> (B, T, D)."""
+        if audio_codes is not None:
+            audio_codes = to_tensor(audio_codes, "decode: audio_codes", self.device)
         if audio_codes is not None and audio_codes.is_floating_point() and audio_codes.shape[1:2] != (1,):
             audio_codes, quantized_representation = None, audio_codes
         if audio_codes is None:
             if quantized_representation is None:
                 raise ValueError("decode: give audio_codes or quantized_representation")
+            where = "decode: quantized_representation"
+            quantized_representation = to_tensor(quantized_representation, where, self.device)
             shape = tuple(quantized_representation.shape)
             if len(shape) != 3 or shape[1] != self.config.hidden_size or shape[2] < 1:
-                raise ValueError(
-                    f"decode: quantized_representation must be (batch, {self.config.hidden_size}, frames); got {shape}"
-                )
+                raise ValueError(f"{where} must be (batch, {self.config.hidden_size}, frames); got {shape}")
             return quantized_representation.transpose(1, 2)
-        check_codes(audio_codes, 1, self.codebook_size)
-        return self.quantizer.embed(audio_codes[:, 0].long())
+        return self.quantizer.embed(check_codes(audio_codes, 1, self.codebook_size)[:, 0])
 
     @torch.no_grad()
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
-        self, input_values: Tensor, padding_mask: Tensor | None = None, audio_codes: Tensor | None = None
+        self, input_values: Numbers, padding_mask: Numbers | None = None, audio_codes: Numbers | None = None
     ) -> LLMCodecOutput:
         """Encode (unless `audio_codes` are given) and decode to the input's length."""
         mask = None
@@ -259,7 +268,8 @@ class LLMCodec(HubCodec):
             encoded = self.encode(input_values, padding_mask, return_dict=True)
             audio_codes, mask = encoded.audio_codes, encoded.audio_codes_mask
         assert audio_codes is not None
-        decoded = self.decode(audio_codes, padding_mask, length=input_values.shape[-1], return_dict=True)
+        audio_codes = to_tensor(audio_codes, "decode: audio_codes", self.device)
+        decoded = self.decode(audio_codes, padding_mask, length=np.shape(input_values)[-1], return_dict=True)
         return LLMCodecOutput(audio_codes, decoded.audio_values, mask)
 
     def streaming(

@@ -29,7 +29,7 @@ from torch import Tensor
 from llmcodec._compat import forward
 from llmcodec.codec.fast.cpu_conformer import kernels_run
 from llmcodec.codec.fast.engine import Choice, InferenceCodec, optimize_for_inference
-from llmcodec.codec.inputs import clips_of
+from llmcodec.codec.inputs import Numbers, check_look_up, clips_of
 from llmcodec.codec.model import LLMCodec, LLMCodecDecoderOutput, LLMCodecEncoderOutput
 from llmcodec.protocol import RateScorer
 
@@ -138,14 +138,15 @@ class SearchingCodec:
         self.distance = MelDistance(codec.sample_rate, codec.hop_samples, codec.device)
 
     @torch.inference_mode()
-    def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> LLMCodecEncoderOutput:
+    def encode(self, input_values: Numbers, padding_mask: Numbers | None = None) -> LLMCodecEncoderOutput:
         """(B, 1, S) samples -> `audio_codes` (B, 1, T) and more, as `LLMCodec.encode`; clips are searched one by one.
 
         Raises:
             ValueError: as `LLMCodec.encode`.
         """
-        wav_BS, lengths_B = clips_of(input_values, padding_mask)
+        wav_BS, lengths_B = clips_of(input_values, padding_mask, self.device)
         encoding = self.plain.encode_latents(wav_BS, lengths_B)
+        check_look_up(encoding.codes_BT, encoding.query_BTC, self.plain.codebook_VC, encoding.mask_BT)
         codes_BT = encoding.codes_BT.clone()
         frames_B = encoding.mask_BT.sum(1).tolist()
         for clip, (frames, length) in enumerate(zip(frames_B, lengths_B.tolist(), strict=True)):
@@ -158,7 +159,7 @@ class SearchingCodec:
         """As `LLMCodec.decode`."""
         return self.plain.decode(*args, **kwargs)
 
-    def encode_features(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    def encode_features(self, input_values: Numbers, padding_mask: Numbers | None = None) -> Tensor:
         """As `LLMCodec.encode_features`: the latents, which no search changes."""
         return self.plain.encode_features(input_values, padding_mask)
 

@@ -88,6 +88,8 @@ class TokenProvenance:
             raise ValueError(f"{where}: codes of shape {codes.shape}, but the codec has {self.num_codebooks} codebooks")
         if codes.size == 0:
             raise ValueError(f"{where}: no tokens")
+        if codes.dtype.kind not in "iu":
+            raise ValueError(f"{where}: codes must be integers, got {codes.dtype}")
         low, high = int(codes.min()), int(codes.max())
         if low < 0 or high >= self.codebook_size:
             raise ValueError(

@@ -12,6 +12,8 @@ import math
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.interop.onnx_export import export_onnx
@@ -73,6 +75,8 @@ def export_codec(
 
 def write_onnx(codec: LLMCodec, name: str, folder: Path) -> OnnxConfig:
     """The two graphs and llmcodec_onnx.json, which `OnnxRuntime` reads, into an existing folder."""
+    noise = 0.1 * torch.randn(1, 1, codec.sample_rate, generator=torch.Generator().manual_seed(0))
+    codec.encode(noise.to(codec.device))  # broken weights are refused here: the graph cannot say that they are
     identity = identity_of(codec, name)
     config = OnnxConfig(
         identity,

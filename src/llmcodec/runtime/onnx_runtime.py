@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from llmcodec.io.waveform import check_waveform
 from llmcodec.runtime.base import fit, length_batches, one_coder
 from llmcodec.runtime.onnx_config import CONFIG, DECODER, ENCODER, OnnxConfig
 
@@ -65,12 +66,15 @@ class OnnxRuntime:
     coders = staticmethod(one_coder)  # ONNX Runtime has threads of its own
 
     def encode_batch(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Clips of float32 (S,) -> int64 codes (1, T) each, as if every clip came alone.
+        """Clips (S,) -> int64 codes (1, T) each, as if every clip came alone.
 
         Raises:
-            ValueError: a clip that is empty, not mono, not finite, or too short for a codec that floors its frames.
+            ValueError: a clip that is empty, not mono, not finite, of a type whose full scale is not known, or
+                too short for a codec that floors its frames.
         """
-        clips = [self._checked_wav(wav, index) for index, wav in enumerate(wavs)]
+        clips = [check_waveform(wav, f"encode: clip {index}") for index, wav in enumerate(wavs)]
+        if not all(map(len, clips)):
+            raise ValueError("encode: a clip is empty; every clip needs at least one sample")
         longest = self._longest(self.config.encoder_context, self.identity.hop_samples)
         return self._each_batch(
             [len(clip) for clip in clips],
@@ -104,8 +108,15 @@ class OnnxRuntime:
         """One long clip as blocks (S,) of any size -> codes (1, t) piece by piece, in bounded memory."""
         hop = self.identity.hop_samples
         left, right = self._context(self.config.encoder_context)
+
+        def checked() -> Iterator[np.ndarray]:
+            given = 0
+            for block in blocks:
+                yield check_waveform(block, "stream", given)
+                given += len(block)
+
         yield from self._chunked(
-            (self._checked_wav(block, index, allow_empty=True) for index, block in enumerate(blocks)),
+            checked(),
             hop,
             self.chunk_frames,
             left,
@@ -230,16 +241,6 @@ class OnnxRuntime:
             raise ValueError(
                 f"decode: {frames} frames of {self.identity.hop_samples} samples cannot give {length} samples"
             )
-
-    def _checked_wav(self, wav: np.ndarray, index: int, allow_empty: bool = False) -> np.ndarray:
-        clip = np.asarray(wav)
-        if clip.ndim != 1 or not np.issubdtype(clip.dtype, np.floating):
-            raise ValueError(f"encode: clip {index} must be mono floats (samples,), not {clip.dtype} {clip.shape}")
-        if len(clip) == 0 and not allow_empty:
-            raise ValueError("encode: a clip is empty; every clip needs at least one sample")
-        if not np.isfinite(clip).all():
-            raise ValueError(f"encode: clip {index} has NaN or infinite samples; repair or drop it")
-        return clip.astype(np.float32, copy=False)
 
     def _session(self, name: str) -> Any:
         try:

@@ -25,6 +25,7 @@ from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
 from llmcodec.codec.streaming.latency import CHUNK_SECONDS, make_plan
 from llmcodec.io.digests import digest_all
 from llmcodec.io.token_file import TokenProvenance
+from llmcodec.io.waveform import check_waveform
 from llmcodec.protocol import Codec, HasFeatures, device_of
 from llmcodec.runtime.base import Coders, fit, length_batches
 
@@ -57,7 +58,12 @@ class TorchRuntime:
         self.batch_samples = int(batch_seconds * codec.sample_rate)
 
     def encode_batch(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Clips (S,) float32 -> codes (Q, T) int64 each. Raises ValueError for an empty clip."""
+        """Clips (S,) -> codes (Q, T) int64 each.
+
+        Raises:
+            ValueError: a clip that is empty, not mono, not finite, or of a type whose full scale is not known.
+        """
+        wavs = [check_waveform(wav, f"encode: clip {index}") for index, wav in enumerate(wavs)]
 
         def encode(indices: Sequence[int]) -> list[np.ndarray]:
             encoded = self.codec.encode(*self._padded([wavs[i] for i in indices]))
@@ -69,12 +75,13 @@ class TorchRuntime:
         return self._each_batch(encode, [len(wav) for wav in wavs])
 
     def encode_features(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Clips (S,) float32 -> latents before the quantiser (T, D) float32 each.
+        """Clips (S,) -> latents before the quantiser (T, D) float32 each.
 
         Raises:
-            ValueError: the codec does not show its latents.
+            ValueError: the codec does not show its latents; a clip that `encode_batch` refuses.
         """
         codec = self.codec
+        wavs = [check_waveform(wav, f"encode: clip {index}") for index, wav in enumerate(wavs)]
         if not isinstance(codec, HasFeatures):
             raise ValueError(
                 f"{type(codec).__name__} does not show its latents: the codec needs encode_features "
@@ -187,7 +194,7 @@ class TorchRuntime:
         lengths_B = torch.tensor([len(wav_S) for wav_S in wavs])
         if int(lengths_B.min()) < 1:
             raise ValueError("encode: a clip is empty; every clip needs at least one sample")
-        wav_BS = pad_sequence([torch.from_numpy(np.array(wav_S, dtype=np.float32)) for wav_S in wavs], batch_first=True)
+        wav_BS = pad_sequence([torch.from_numpy(np.array(wav_S)) for wav_S in wavs], batch_first=True)
         mask_BS = torch.arange(wav_BS.shape[1]) < lengths_B[:, None]
         return wav_BS[:, None].to(self.device), mask_BS.to(self.device)
 

@@ -135,7 +135,7 @@ def test_leaving_without_the_end_is_said():
     ("bad", "message"),
     [
         ([0.1, 0.2], "must be a tensor or a numpy array, got list"),
-        (np.zeros(5, np.int16), "must be floats"),
+        (np.zeros(5, np.int64), "must be floats .* got int64"),
         (torch.zeros(1, 5), r"must be \(samples,\), mono, got \(1, 5\)"),
         (np.array([0.0, np.nan, np.inf], np.float32), "sample 11 is NaN or infinite"),
     ],
@@ -182,6 +182,25 @@ def test_a_length_that_is_out_already_is_refused():
     with pytest.raises(ValueError, match="10 frames do not cover length=81 samples"):
         stream.finish_decode(81)
     assert len(stream.finish_decode(75)) == 7
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_integer_samples_give_the_codes_of_their_floats(kind):
+    """int16, as most microphones give it, also read backwards (which torch cannot take as it is)."""
+    codec = CODECS[kind]
+    wav = (noise(100) * 32768).round().to(torch.int16).numpy()
+    expected = list(encode_blocks(codec, [torch.from_numpy(wav / np.float32(32768))], 0.04, **options(kind)))
+    backwards = np.ascontiguousarray(wav[::-1])[::-1]
+    for blocks in ([wav[:30], torch.from_numpy(wav[30:])], [backwards]):
+        got = list(encode_blocks(codec, blocks, 0.04, **options(kind)))
+        assert torch.equal(torch.cat(got, -1), torch.cat(expected, -1))
+
+
+def test_a_stream_of_a_codec_with_broken_weights_says_so():
+    codec = small_codec(torch.float32, causal=True, attention_window=4)
+    torch.nn.init.zeros_(codec.quantizer.in_proj.magnitude)
+    with pytest.raises(ValueError, match="weights or the audio are broken"):
+        list(encode_blocks(codec, [noise(100, dtype=torch.float32)]))
 
 
 def test_the_callers_buffer_may_be_reused():

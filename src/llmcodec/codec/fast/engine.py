@@ -22,6 +22,7 @@ from llmcodec.codec.fast.cpu_kernels import processor_has, why_not
 from llmcodec.codec.fast.ends import PackedDecoder, PackedEncoder, PackedQuantizer
 from llmcodec.codec.fast.linear import Precision
 from llmcodec.codec.hub import HubCodec
+from llmcodec.codec.inputs import check_weights
 from llmcodec.codec.model import LLMCodec
 from llmcodec.codec.network import Decoder, Encoder
 
@@ -125,10 +126,12 @@ def optimize_for_inference(
         consume: free the weights of `codec` as they are packed; it is of no use afterwards. Halves peak memory.
 
     Raises:
-        ValueError: unknown precision, int16 or int8 without kernels for it, a codec in training mode.
+        ValueError: unknown precision, int16 or int8 without kernels for it, a codec in training mode, weights that
+            are not finite.
     """
     if isinstance(codec, InferenceCodec) or codec.training:
         raise ValueError("optimize_for_inference takes a plain codec in evaluation mode: call codec.eval() first")
+    check_weights(codec)
     config: LLMCodecConfig = codec.config
     kernels = kernels_run(config, codec.device)
     automatic = automatic_sides(codec.device, kernels)

@@ -35,7 +35,7 @@ def encode_blocks(
 
     Args:
         codec: any codec of `protocol.Codec`, in evaluation mode.
-        blocks: float arrays (S,) of any sizes at the codec's sample rate.
+        blocks: arrays (S,) of any sizes at the codec's sample rate, floats, int16, int32 or uint8.
         chunk_seconds: how much is encoded at once; memory grows with it, time falls a little.
         lookahead_seconds: context behind each chunk. None: all that a frame can see, or with global attention
             GLOBAL_CONTEXT_SECONDS.
@@ -45,7 +45,7 @@ def encode_blocks(
         int64 codes (Q, t) on the CPU, never empty; joined they are the codes of the whole signal.
 
     Raises:
-        ValueError: no samples at all, or a block that is not a finite, mono float array.
+        ValueError: no samples at all, or a block that is not a finite, mono array of one of these types.
     """
     return _run(open_encoder(codec, chunk_seconds, lookahead_seconds, audio_kind), blocks)
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llmcodec.codec.inputs import check_look_up
 from llmcodec.codec.streaming.latency import Plan
 from llmcodec.codec.streaming.sessions import DecoderSession, EncoderSession
 
@@ -31,7 +32,9 @@ class CausalEncoder(EncoderSession):
         if features.shape[1] == 0:
             return self.empty()
         latent_BTD = self.codec.encoder.conformer(features, states=self.states)
-        return self.codec.quantizer(latent_BTD, self.partitions)[0].cpu()
+        codes_BT, query_BTC, *_ = self.codec.quantizer(latent_BTD, self.partitions)
+        check_look_up(codes_BT, query_BTC, self.codec.codebook_VC)
+        return codes_BT.cpu()
 
 
 class CausalDecoder(DecoderSession):

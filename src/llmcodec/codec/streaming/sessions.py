@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmcodec.codec.inputs import check_samples, to_tensor
 from llmcodec.codec.streaming.latency import Plan
 
 
@@ -137,7 +138,8 @@ class EncoderSession(Session):
         """Samples (S,), any S >= 0 -> int64 codes (Q, t) that are ready, t >= 0.
 
         Raises:
-            ValueError: not a 1-D array of finite floats (nothing of the piece is taken then), or the stream has ended.
+            ValueError: not a 1-D array of finite floats, int16, int32 or uint8 (nothing of the piece is taken then), or
+                the stream has ended.
         """
         self.check_open()
         return self.push_tensor(checked_samples(samples, self.tail.stop).to(self.dtype))
@@ -226,25 +228,20 @@ class ChunkedDecoder(DecoderSession):
 
 
 def checked_samples(samples: Tensor | np.ndarray, position: int) -> Tensor:
-    """A CPU tensor (S,) of finite floats; `position` is where the piece begins, for the message."""
+    """A CPU tensor (S,) of finite floats, also from integers; `position` is where the piece begins, for the message."""
     if not isinstance(samples, (np.ndarray, Tensor)):
         raise ValueError(f"samples must be a tensor or a numpy array, got {type(samples).__name__}")
-    wav = torch.from_numpy(samples) if isinstance(samples, np.ndarray) else samples.detach().cpu()
-    if not wav.is_floating_point():
-        raise ValueError(f"samples must be floats in [-1, 1], got {wav.dtype}; int16 is divided by 32768 first")
+    wav = to_tensor(samples, "samples").detach().cpu()
     if wav.ndim != 1:
         raise ValueError(f"samples must be (samples,), mono, got {tuple(wav.shape)}")
-    finite = wav.isfinite()
-    if not bool(finite.all()):
-        raise ValueError(f"sample {position + int(finite.logical_not().nonzero()[0])} is NaN or infinite")
-    return wav
+    return check_samples(wav, "stream", position)
 
 
 def checked_codes(codes: Tensor | np.ndarray, codec: Any, position: int) -> Tensor:
     """A CPU tensor (Q, t) of int64 codes inside the codebook."""
     if not isinstance(codes, (np.ndarray, Tensor)):
         raise ValueError(f"codes must be a tensor or a numpy array, got {type(codes).__name__}")
-    tokens = torch.from_numpy(codes) if isinstance(codes, np.ndarray) else codes.detach().cpu()
+    tokens = to_tensor(codes, "codes").detach().cpu()
     if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
         raise ValueError(f"codes must be integers, got {tokens.dtype}")
     if tokens.ndim != 2 or tokens.shape[0] != codec.num_codebooks:

@@ -1,0 +1,63 @@
+"""The gate for waveforms that come from Python, not from files: type, shape, scale, and no NaN. numpy alone.
+
+    wav_S = check_waveform(np.zeros(5, np.int16), "encode: clip 0")     # float32 in [-1, 1]
+
+`codec.inputs.check_samples` does the same for tensors, where they are. Shapes: S samples.
+Test: tests/io/test_waveform.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+FULL_SCALE = {"uint8": (128, 1 << 7), "int16": (0, 1 << 15), "int32": (0, 1 << 31)}
+"""Integer type -> the value that means silence, and full scale, as in WAV files."""
+
+
+def scale_of(dtype: object, where: str) -> tuple[int, int]:
+    """Silence and full scale of samples of a numpy or torch type; (0, 1) for floats.
+
+    Raises:
+        ValueError: other integers, whose full scale nobody knows, bool, complex, text and objects.
+    """
+    name = getattr(dtype, "name", str(dtype)).removeprefix("torch.")
+    if name.startswith(("float", "bfloat")):
+        return 0, 1
+    if name not in FULL_SCALE:
+        raise ValueError(
+            f"{where}: samples must be floats in [-1, 1] or {', '.join(FULL_SCALE)}, which are scaled by their full "
+            f"range; got {name}"
+        )
+    return FULL_SCALE[name]
+
+
+def refuse_sample(where: str, sample: int) -> ValueError:
+    """The error for a sample that is no number."""
+    return ValueError(f"{where}: sample {sample} is NaN or infinite; repair or drop the audio")
+
+
+def check_waveform(wav: Any, where: str, first: int = 0) -> np.ndarray:
+    """One mono clip as float32 (S,), nominally in [-1, 1].
+
+    Args:
+        wav: an array or a list (S,), S may be 0.
+        where: which clip of what, for the message.
+        first: position of its first sample in the signal, for the message.
+
+    Raises:
+        ValueError: another shape, a type that `scale_of` refuses, a sample that is NaN, infinite or beyond float32.
+    """
+    given = np.asarray(wav)
+    if given.ndim != 1:
+        raise ValueError(f"{where} has shape {given.shape}; give mono (samples,), several clips as a list")
+    silence, full = scale_of(given.dtype, where)
+    with np.errstate(over="ignore"):  # what is too large for float32 is infinite and refused below
+        samples_S = given.astype(np.float32, copy=False)
+    if full != 1:
+        samples_S = (samples_S - np.float32(silence)) / np.float32(full)
+    finite_S = np.isfinite(samples_S)
+    if not finite_S.all():
+        raise refuse_sample(where, first + int(np.argmin(finite_S)))
+    return samples_S
