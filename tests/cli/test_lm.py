@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -87,6 +88,19 @@ def test_tokenize_ends_in_good_order_at_a_signal_and_goes_on(house, tmp_path, ca
     assert [row.id for row in flat_rows(tmp_path / "tokens")[1]] == added and len(added) == 2
     assert main(["tokenize", *arguments]) == 0 and "2 there before" in capsys.readouterr().out
     assert len(list(flat_rows(tmp_path / "tokens")[1])) == 4
+
+
+def test_audio_that_is_newer_than_its_tokens_is_told(house, tmp_path, capsys):
+    manifest, output = miniature_speech(tmp_path / "speech"), ["-o", str(tmp_path / "tokens")]
+    arguments = ["tokenize", "--manifest", str(manifest), "--codec", str(house / "codec"), *output]
+    for _ in range(2):
+        assert main(arguments) == 0 and "warning:" not in capsys.readouterr().out
+    later = time.time() + 60
+    os.utime(tmp_path / "speech" / "1.wav", (later, later))
+    assert main(arguments) == 0
+    assert "warning: 1 of those there before have audio that is newer than the shards (the first: 'clip1')" in (
+        capsys.readouterr().out
+    )
 
 
 def test_views_are_the_same_speech_from_later_starts(house, tmp_path, capsys):

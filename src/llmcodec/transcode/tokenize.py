@@ -21,7 +21,7 @@ from llmcodec.data.timed_text import later
 from llmcodec.io import audio
 from llmcodec.io.atomic import atomic_file
 from llmcodec.io.token_file import TokenProvenance
-from llmcodec.io.token_shards import ShardFormat, TokenRow, TokenShardWriter, open_token_shards
+from llmcodec.io.token_shards import ShardFormat, TokenRow, TokenShardWriter, open_token_shards, shards_in
 from llmcodec.runtime.base import Runtime, encode_many
 from llmcodec.transcode.work import Recording
 
@@ -42,6 +42,8 @@ class Tokenized:
     """Their audio."""
     known: int = 0
     """Clips that were in the shards before."""
+    newer: list[str] = field(default_factory=list)
+    """Ids of clips that were there before and whose audio has changed since the last shard was written."""
     unreadable: list[str] = field(default_factory=list)
     """One line per file that could not be read; nothing of it is in the shards."""
 
@@ -106,6 +108,11 @@ def describe(results: Mapping[Path, Tokenized]) -> list[str]:
     for folder, result in results.items():
         known = f", {result.known} there before" if result.known else ""
         lines.append(f"{folder}: {result.clips} clips, {result.seconds:.0f} s of audio{known}")
+        if result.newer:
+            lines.append(
+                f"warning: {len(result.newer)} of those there before have audio that is newer than the shards "
+                f"(the first: {result.newer[0]!r}); if it is other audio, tokenize into another folder"
+            )
         lines += [f"left out: {line}" for line in result.unreadable]
     if lost := sum(len(result.unreadable) for result in results.values()):
         lines.append(f"{lost} clips could not be read and are not in the shards")
@@ -137,6 +144,7 @@ def tokenize_clips(
     done = Tokenized()
     provenance = replace(runtime.identity, manifest_hash=manifest_hash(clip for clip, _ in planned))
     sample_rate = runtime.identity.sample_rate
+    written = max((shard.stat().st_mtime_ns for shard in shards_in(folder)), default=0)
     with TokenShardWriter(folder, provenance, resume=True, clips_per_shard=clips_per_shard, format=format) as shards:
         missing = []
         texts = {
@@ -154,6 +162,8 @@ def tokenize_clips(
             left = {name: start for name, start in starts.items() if name not in shards.done}
             known = len(starts) - len(left)
             done.known += known
+            if known and clip.path.is_file() and clip.path.stat().st_mtime_ns > written:
+                done.newer.append(clip.id)
             if left:
                 missing.append((clip, left))
             if known:
