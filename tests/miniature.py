@@ -1,6 +1,6 @@
 """A training run at a scale of seconds: a codec of 64 codes, a Qwen3 of 4 layers, recipes that keep everything on.
 
-Used by tests/unit/training and tests/integration.
+Used by tests/training, tests/golden and tests/integration.
 """
 
 from __future__ import annotations

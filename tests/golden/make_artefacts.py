@@ -36,12 +36,30 @@ from llmcodec.lm.token_lm import load_token_lm
 from llmcodec.runtime.opening import open_runtime
 from llmcodec.training import trainer as trainer_module
 from llmcodec.training.checkpoint import list_checkpoints, load_checkpoint
-from llmcodec.training.recipe import Recipe
+from llmcodec.training.recipe import TERMS, Recipe
 from llmcodec.training.tracking import read_log
 from llmcodec.training.trainer import Trainer
 
 from ..miniature import NUM_CODES, SAMPLE_RATE, everything_on, miniature_codec, miniature_lm, miniature_speech
 
+TERMS_THEN = [
+    "bridge_ce",
+    "codebook",
+    "commit",
+    "complex_stft",
+    "contrast",
+    "cosine",
+    "feature",
+    "ftp",
+    "generator",
+    "marginal_entropy",
+    "mel",
+    "mrstft",
+    "multi_mel",
+    "rate",
+    "view",
+]
+"""Fields of `Weights` when the run was made; terms that are younger have weight 0 in it."""
 ARTEFACTS = Path(__file__).parent / "artefacts"
 RESULTS = "results.json"
 STATE_KEYS = "state_keys.json"
@@ -111,8 +129,9 @@ def run_recipe(run: str, steps: int) -> Recipe:
     if not (start / "lm").exists():
         miniature_lm(start / "lm", layers=2)
         miniature_speech(start / "speech")
+    younger = {f"weights__{name}": 0.0 for name in set(TERMS.values()) - set(TERMS_THEN)}
     return everything_on(
-        "paper", start, run, steps=steps, precision="fp64", language__backbone__num_layers=2, accumulate=1
+        "paper", start, run, steps=steps, precision="fp64", language__backbone__num_layers=2, accumulate=1, **younger
     )
 
 

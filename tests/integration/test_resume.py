@@ -193,15 +193,18 @@ def test_a_missing_item_is_refused_by_name(folder: Path, at_three: dict[str, Any
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(folder: Path, whole: Trainer):
-    def resumed(**options: Any) -> Trainer:
-        return Trainer(everything_on("paper", folder, "whole", **options), resume=True, show_progress=False)
+    def resumed(allow_changes: bool = False, **options: Any) -> Trainer:
+        recipe = everything_on("paper", folder, "whole", **options)
+        return Trainer(recipe, resume=True, show_progress=False, allow_changes=allow_changes)
 
-    with pytest.raises(ValueError, match="another model"):
+    with pytest.raises(ValueError, match=r"bank_size was 5, is 7\. .*--allow-changes"):
         resumed(language__alignment__bank_size=7)
+    with pytest.raises(ValueError, match="another model"):
+        resumed(allow_changes=True, language__alignment__bank_size=7)
     with pytest.raises(ValueError, match="data order cannot be resumed"):
         resumed(data__clips_per_batch=3)
     with pytest.raises(ValueError, match="'ema'.*same recipe"):
-        resumed(ema_decay="null")
+        resumed(allow_changes=True, ema_decay="null")
 
 
 def test_a_new_run_does_not_start_over_an_old_one(folder: Path, whole: Trainer):

@@ -72,7 +72,7 @@ def evaluate_reconstruction(
     Args:
         codec: `bundled`, a folder or hub id, or NAME=one of these; the first is what others are compared with.
         pairs: CSV with columns reference, reconstruction, codec, domain (also text, language): audio made elsewhere.
-        metrics: names joined by commas (mel,stft,pesq,stoi,f0corr,sdr,logmel,dnsmos,speaker), or superb, fast, all.
+        metrics: names and groups (superb, fast, all) joined by commas: mel,stoi or superb,logmel; wrong ones list them.
         asr: also word error rate by this recogniser: `faster-whisper`, or a Hugging Face speech model.
         asr_languages: languages of the recogniser, joined by commas.
         split: splits joined by commas; without, valid and test where there are any, else everything.

@@ -230,8 +230,11 @@ def go_on(
     may_differ: Collection[str],
     may_grow: Collection[str] = (),
     allow_changes: bool = False,
-) -> None:
-    """Compare a resumed run with its `run.json` and add a row to the list `resumed` there; the rest stays as it was.
+) -> Callable[[], None]:
+    """Compare a resumed run with its `run.json`.
+
+    Call what it returns once the run's state is loaded: that adds a row to the list `resumed` in `run.json`; the rest
+    stays as it was.
 
     Args:
         folder: of the run.
@@ -268,7 +271,11 @@ def go_on(
     if not allow_changes:
         refuse_changes(changes, allowed, folder)
     row = {"step": step, "changes": changes, **({"recipe": dataclasses.asdict(recipe)} if changes else {}), **facts}
-    write_json(path, described | {"resumed": [*rows, row]})
+
+    def record() -> None:
+        write_json(path, described | {"resumed": [*rows, row]})
+
+    return record
 
 
 def _grew(old: Any, new: Any) -> bool:

@@ -278,7 +278,7 @@ def _start(
                 may_differ=MAY_DIFFER,
                 may_grow=("steps", "epochs") if steady else (),
                 allow_changes=allow_changes,
-            )
+            )()
         return found
     if any(run.glob("checkpoint-*")) or (run / "lm").exists():
         raise ValueError(f"{run}: holds a run already; go on with --resume, or name another folder with --output")

@@ -5,6 +5,7 @@ Test: tests/training/test_run_folder.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,17 @@ from llmcodec.io.digests import package_versions, source_commit
 from llmcodec.io.structured import write_json
 from llmcodec.training.recipe import Recipe
 
-MAY_DIFFER = ("run", "log_every", "checkpoint_every", "keep_checkpoints", "trackers", "data.prefetch")
-"""Fields of a recipe that may change when a run goes on: nothing that it computes depends on them."""
+MAY_DIFFER = (
+    "run",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "trackers",
+    "data.prefetch",
+    "data.clips_per_batch",
+)
+"""Fields of a recipe that may change when a run goes on: nothing that it computes depends on them. Of `clips_per_batch`
+the sampler asks that the batch over all processes stays the same."""
 MAY_GROW = ("steps",)
 """No schedule of a codec's recipe reads the number of steps."""
 PACKAGES = ("python", "llmcodec", "torch", "transformers", "accelerate", "numpy", "soundfile", "safetensors")
@@ -30,13 +40,13 @@ def begin_run(recipe: Recipe, loader: ClipLoader) -> None:
     write_json(Path(recipe.run) / run_guard.RUN, {"recipe": asdict(recipe), **_facts(recipe, loader)})
 
 
-def go_on(recipe: Recipe, loader: ClipLoader, step: int, allow_changes: bool = False) -> None:
-    """Compare a resumed run with its `run.json`, as `run_guard.go_on`; `data.manifest` may move with equal clips.
+def go_on(recipe: Recipe, loader: ClipLoader, step: int, allow_changes: bool = False) -> Callable[[], None]:
+    """`run_guard.go_on` for a codec's run; `data.manifest` may move with equal clips.
 
     Raises:
         ValueError: recipe or clips differ; the message names old and new values.
     """
-    run_guard.go_on(
+    return run_guard.go_on(
         Path(recipe.run),
         recipe,
         _facts(recipe, loader),

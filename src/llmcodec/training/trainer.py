@@ -355,9 +355,11 @@ class Trainer:
         found = checkpoint.list_checkpoints(self.folder / "checkpoints")
         if found:
             state = checkpoint.load_checkpoint(found[-1])
-            if self.accelerator.is_main_process:
-                go_on(self.recipe, self.loader, state["progress"]["step"], self.allow_changes)
+            main = self.accelerator.is_main_process
+            record = go_on(self.recipe, self.loader, state["progress"]["step"], self.allow_changes) if main else None
             self.load_training_state(state)
+            if record is not None:
+                record()
             self.resumed = True
 
 
