@@ -24,6 +24,8 @@ from llmcodec import assets
 from llmcodec.codec import LLMCodec, LLMCodecConfig, LLMCodecFeatureExtractor
 from llmcodec.codec.model_card import model_card, write_card
 
+from .small import small_codec
+
 FILES = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
 
 
@@ -225,3 +227,11 @@ def test_a_published_codec_loads_by_its_hub_id_in_a_fresh_process(codec, hub, tm
     inputs = extractor(raw_audio=[[0.1, -0.2] * 3000, [0.3] * 100], sampling_rate=24000, return_tensors="pt")
     assert json.loads(codes) == codec.encode(**inputs).audio_codes.tolist()
     assert loaded == "[]"
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_the_precision_asked_for_is_the_one_given(tmp_path, name):
+    codec = small_codec()
+    codec.save_pretrained(tmp_path)
+    assert LLMCodec.from_pretrained(tmp_path, **{name: torch.float16}).dtype == torch.float16
+    assert LLMCodec.from_pretrained(tmp_path).dtype == torch.float32

@@ -106,3 +106,33 @@ def test_without_the_package_the_error_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match=r"pip install 'llmcodec\[datasets\]'"):
         make_hub_manifest("any/thing", str(tmp_path / "m.jsonl"))
+
+
+def test_rows_of_every_shape_and_the_bad_ones_by_name(tmp_path):
+    tone = (0.1 * np.sin(np.arange(8000) / 10)).astype(np.float32)
+    rows = [
+        {"audio": {"array": tone.tolist(), "sampling_rate": 16000}, "text": "good", "id": "0"},
+        {"audio": {"array": tone.tolist(), "sampling_rate": 0}, "text": "no rate", "id": "1"},
+        {"audio": {"array": [float("nan")] * 10, "sampling_rate": 16000}, "text": "nan", "id": "2"},
+        {"audio": None, "text": "nothing", "id": "3"},
+        {"audio": {"array": tone.tolist(), "sampling_rate": 8000}, "text": "long", "id": "x" * 300},
+    ]
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "set")
+    summary = make_hub_manifest(str(tmp_path / "set"), str(tmp_path / "out" / "manifest.jsonl"))
+    clips = {clip.id: clip for clip in read_manifest(tmp_path / "out")}
+    assert set(clips) == {"0", "x" * 300} and clips["0"].duration == 0.5 and clips["x" * 300].duration == 1.0
+    np.testing.assert_allclose(clips["0"].load(16000), tone, atol=1e-4)
+    lines = str(summary)
+    assert "3 files skipped" in lines and all(f"{name}: " in lines for name in ("1", "2", "3"))
+    assert "sampling rate 0" in lines and "NaN" in lines and "no audio in this row" in lines
+
+
+def test_an_id_of_zero_is_an_id_and_lists_without_a_rate_are_refused(tmp_path):
+    tone = (0.1 * np.sin(np.arange(800) / 10)).astype(np.float32).tolist()
+    rows = [{"audio": {"array": tone, "sampling_rate": 8000}, "id": number} for number in (0, 1)]
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "numbers")
+    make_hub_manifest(str(tmp_path / "numbers"), str(tmp_path / "out.jsonl"))
+    assert [clip.id for clip in read_manifest(tmp_path / "out.jsonl")] == ["0", "1"]
+    datasets.Dataset.from_list([{"audio": tone}]).save_to_disk(tmp_path / "lists")
+    with pytest.raises(ValueError, match="no usable audio .*a list of samples without their sampling rate"):
+        make_hub_manifest(str(tmp_path / "lists"), str(tmp_path / "none.jsonl"))
