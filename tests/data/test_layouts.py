@@ -297,3 +297,24 @@ def test_no_speaker_in_two_splits_where_that_is_asked_for(tmp_path):
     assert {(clip.speaker, clip.split) for clip in clips.values()} == {("anna", "test"), ("bob", "train")}
     assert "speaker anna: stood in test, train" in str(summary)
     assert len({(clip.speaker, clip.split) for clip in build(root)[0].values()}) > 2  # by folder, otherwise
+
+
+def test_a_stretch_is_a_clip_of_its_own_for_everything_that_reads_clips(tmp_path):
+    """Training, measuring, tokenizing and scoring hear the stretch, not its whole file."""
+    from llmcodec.data.clips import ClipDataset
+    from llmcodec.evaluation.encoded_corpus import EncodedCorpus
+    from llmcodec.transcode.tokenize import read_clip
+
+    from ..miniature import miniature_codec
+
+    speak(tmp_path / "a.wav", 2.0)
+    clip = Clip("a", "a.wav", 0.5, start=0.25, folder=str(tmp_path))
+    expected_S = audio.load(tmp_path / "a.wav", 16000, 4000, 8000)
+    np.testing.assert_array_equal(ClipDataset([clip], 16000).read(0), expected_S)
+    crop_S = ClipDataset([clip], 16000, crop_seconds=0.1, crop="middle").read(0)
+    np.testing.assert_array_equal(crop_S, expected_S[3200:4800])
+    with EncodedCorpus(miniature_codec()) as corpus:
+        np.testing.assert_array_equal(corpus.wav(clip), expected_S)
+    recording = read_clip(clip, 16000, [])
+    assert recording is not None and recording.original_num_samples == 8000
+    np.testing.assert_array_equal(recording.wavs[0], expected_S)

@@ -239,6 +239,8 @@ def _clip(row: Any, where: str, folder: str) -> Clip:
         expected = (int, float) if name in ("duration", "bandwidth_hz", "start") else str
         if not isinstance(value, expected) or isinstance(value, bool):
             raise ValueError(f"{where}: {name} has the wrong type {type(value).__name__} ({value!r})")
+    if not 0 <= values.get("start", 0) < math.inf:
+        raise ValueError(f"{where}: start is a number of seconds into the file, not {values['start']!r}")
     if not values.get("id") or not values.get("audio"):
         raise ValueError(f"{where}: id and audio must not be empty")
     return Clip(**{**values, "duration": float(duration)}, folder=folder)

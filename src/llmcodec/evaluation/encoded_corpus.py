@@ -65,7 +65,7 @@ class EncodedCorpus:
         """The clip as it was recorded, mono float32 (S,), and its sample rate. Raises ValueError if unreadable."""
         if clip in self._recordings:
             return self._recordings.get(clip)
-        wav_S, sample_rate = audio.read(clip.path)
+        wav_S, sample_rate = clip.read()
         if keep:
             self._recordings.add(clip, wav_S, sample_rate)
         return wav_S, sample_rate

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -164,8 +165,8 @@ def file_state(path: Path) -> tuple[str, int, int]:
     return str(path.resolve()), status.st_size, status.st_mtime_ns
 
 
-def _state(clip: Clip) -> tuple[str, int, int]:
+def _state(clip: Clip) -> tuple[Any, ...]:
     try:
-        return file_state(clip.path)
+        return file_state(clip.path) + (() if clip.start is None else (clip.start, clip.duration))
     except OSError as error:
         raise ValueError(f"{clip.path}: no such audio file (clip {clip.id!r})") from error

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from llmcodec.data.manifest import Clip
-from llmcodec.io import audio
 from llmcodec.metrics.base import load_metric_package
 from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_ratio, compare_paired
 
@@ -88,7 +87,7 @@ def measure_recordings(
     """
     transcribe = load_transcriber(asr) if isinstance(asr, str) else asr
     return [
-        word_row(clip.id, clip.text, transcribe(audio.load(clip.path, ASR_RATE)), clip.language or languages[0])
+        word_row(clip.id, clip.text, transcribe(clip.load(ASR_RATE)), clip.language or languages[0])
         for clip in check_spoken(clips, languages)
     ]
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmcodec.data.manifest import read_manifest
+from llmcodec.data.manifest import Clip, read_manifest
 from llmcodec.io import audio
 from llmcodec.io.token_shards import SHARD_ENDINGS
 from llmcodec.lm.speech import check_codec, codec_of, encode_flat
@@ -45,7 +45,7 @@ def read_clips(lm: TokenLM, inputs: Iterable[str], codec: str | None = None, dev
         ValueError: nothing named, or tokens of another codec than the LM's.
     """
     clips: list[CodedClip] = []
-    files: list[tuple[str, Path]] = []
+    files: list[tuple[str, Path | Clip]] = []
     for place in inputs:
         path = Path(place)
         if path.is_dir() or path.suffix in SHARD_ENDINGS:
@@ -54,7 +54,7 @@ def read_clips(lm: TokenLM, inputs: Iterable[str], codec: str | None = None, dev
             rate = provenance.frame_rate * provenance.num_codebooks
             clips += [CodedClip(row.id, torch.as_tensor(row.codes).long(), rate) for row in rows]
         elif path.suffix == ".jsonl":
-            files += [(clip.id, clip.path) for clip in read_manifest(path)]
+            files += [(clip.id, clip) for clip in read_manifest(path)]
         else:
             files.append((place, path))
     if files:
@@ -62,7 +62,11 @@ def read_clips(lm: TokenLM, inputs: Iterable[str], codec: str | None = None, dev
         rate = runtime.identity.frame_rate * runtime.identity.num_codebooks
         for start in range(0, len(files), 32):
             batch = files[start : start + 32]
-            codes = encode_flat(runtime, [audio.load(path, runtime.identity.sample_rate) for _, path in batch])
+            sample_rate = runtime.identity.sample_rate
+            wavs = [
+                one.load(sample_rate) if isinstance(one, Clip) else audio.load(one, sample_rate) for _, one in batch
+            ]
+            codes = encode_flat(runtime, wavs)
             clips += [CodedClip(name, row, rate) for (name, _), row in zip(batch, codes, strict=True)]
     if not clips:
         raise ValueError("nothing to score: name audio files, manifests or folders of token shards")

@@ -3,7 +3,7 @@
 `TorchRuntime` (torch_runtime.py) drives any `protocol.Codec`, `OnnxRuntime` (onnx_runtime.py) an exported folder.
 Many clips go through `encode_many`, which batches them by length:
 
-    for clip, codes_QT in encode_many(runtime, ((clip, audio.load(clip.path, rate)) for clip in clips)): ...
+    for clip, codes_QT in encode_many(runtime, ((clip, clip.load(rate)) for clip in clips)): ...
 
 Shapes: S samples at the codec's rate, Q codebooks, T frames. Test: tests/runtime/test_base.py.
 """

@@ -24,7 +24,6 @@ from llmcodec.data.backgrounds import (
 )
 from llmcodec.data.manifest import Clip
 from llmcodec.data.reverberation import draw_room, impulse_response, recorded_response
-from llmcodec.io import audio
 from llmcodec.salmon.plan import MIN_CLIP_SECONDS, MIN_HALF_SECONDS, VoicePlan, choose_others, fold_of, seed_of
 from llmcodec.salmon.splice import (
     GRID,
@@ -192,7 +191,7 @@ def _pair(fold: int, joint_seconds: float, clips: Sequence[Clip], detail: dict[s
 
 
 def _read(clip: Clip) -> Sound:
-    return audio.load(clip.path, SAMPLE_RATE).astype(np.float64)
+    return clip.load(SAMPLE_RATE).astype(np.float64)
 
 
 def _halves(clip: Clip) -> tuple[Sound, Sound]:

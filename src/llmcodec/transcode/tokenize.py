@@ -237,7 +237,7 @@ def read_clip(clip: Clip, sample_rate: int, unreadable: list[str]) -> Recording 
     """The mono recording of a clip at `sample_rate`; one that cannot be read is named in `unreadable`."""
     try:
         channels = audio.info(clip.path).num_channels
-        wav, rate = audio.read(clip.path)  # the header may claim more samples than there are
+        wav, rate = clip.read()  # the header may claim more samples than there are
         return Recording([audio.resample(wav, rate, sample_rate)], rate, len(wav), channels)
     except (ValueError, OSError) as error:
         unreadable.append(f"{clip.id}: {error}")
