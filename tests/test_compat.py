@@ -48,3 +48,21 @@ def test_new_paths_do_not_warn():
     code = "import llmcodec.adapters.load, llmcodec.io.audio, llmcodec.runtime.opening, llmcodec.cli.main"
     done = subprocess.run([sys.executable, "-W", "error::FutureWarning", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_functions_that_docs_of_0_1_named_give_what_their_successors_give(clips):
+    from llmcodec.evaluation import reconstruction
+    from llmcodec.evaluation.encoded_corpus import EncodedCorpus
+
+    from .miniature import miniature_codec
+
+    codec = miniature_codec().eval()
+    with pytest.warns(FutureWarning, match="llmcodec._compat"):
+        encode_clip, evaluate = reconstruction.encode_clip, reconstruction.evaluate_reconstruction
+    with EncodedCorpus(codec) as encoded:
+        tokens = encoded.tokens(clips[:1])[0]
+        row = reconstruction.measure_reconstruction(encoded, clips[:1], metrics=("mel",), num_workers=0).rows[0]
+    assert encode_clip(codec, clips[0]).tolist() == tokens.tolist()
+    assert evaluate(codec, clips[:1], metrics=("mel",), num_workers=0).rows[0].metrics == row.metrics
+    make_manifest = import_module("llmcodec.data.build").make_manifest
+    assert make_manifest.__module__ == "llmcodec.data.corpus"

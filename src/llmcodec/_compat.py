@@ -74,7 +74,7 @@ MOVED = {
     "coding.tokenize": "transcode.tokenize",
     "coding.torch_runtime": "runtime.torch_runtime",
     "coding.work": "transcode.work",
-    "data.build": "data.layouts",
+    "data.build": "data.corpus",
     "data.noise": "data.backgrounds",
     "data.room": "data.reverberation",
     "data.salmon": "salmon.build",
@@ -173,3 +173,22 @@ def forward(package: str, homes: dict[str, str]) -> Callable[[str], Any]:
         return getattr(import_module(module), new_name or name)
 
     return look_up
+
+
+# -- functions that docs of 0.1 named and that read from an encoded corpus today ---------------------------------------
+def encode_clip(codec: Any, clip: Any) -> Any:
+    """Codes of one clip, flattened to 1-D int64; today `EncodedCorpus.tokens`."""
+    with import_module("llmcodec.evaluation.encoded_corpus").EncodedCorpus(codec) as encoded:
+        return encoded.tokens([clip])[0]
+
+
+def evaluate_reconstruction(
+    codec: Any, clips: Any, *, slow_metrics: bool = True, metrics: Any = None, fingerprint: str = "", **options: Any
+) -> Any:
+    """Today `measure_reconstruction` of an encoded corpus, which finds the fingerprint itself."""
+    registry = import_module("llmcodec.metrics.registry")
+    measure = import_module("llmcodec.evaluation.reconstruction").measure_reconstruction
+    with import_module("llmcodec.evaluation.encoded_corpus").EncodedCorpus(codec) as encoded:
+        return measure(
+            encoded, clips, metrics=metrics or (registry.SUPERB if slow_metrics else registry.FAST), **options
+        )

@@ -1,5 +1,5 @@
 """Evaluation: how faithful a codec is, how predictable its tokens are, at what bitrate, with what certainty.
 
 Every number is explained in `docs/evaluation.md`. Submodules are imported by name; nothing heavy happens here.
-Tests: `pytest tests/unit/evaluation`.
+Tests: `pytest tests/evaluation`.
 """

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from llmcodec._compat import forward
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation import wer
 from llmcodec.evaluation.cache import Journal
@@ -27,6 +28,8 @@ from llmcodec.io import audio
 from llmcodec.metrics.registry import SUPERB, check_metrics
 from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_mean, compare_paired
 from llmcodec.runtime.torch_runtime import fingerprint
+
+__getattr__ = forward(__name__, dict.fromkeys(("encode_clip", "evaluate_reconstruction"), "llmcodec._compat"))
 
 
 @dataclass(frozen=True)

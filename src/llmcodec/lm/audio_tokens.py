@@ -1,6 +1,6 @@
 """Audio tokens in a Hugging Face tokenizer: added once, recognised ever after.
 
-    tokenizer = AutoTokenizer.from_pretrained("Qwen/Qwen3-0.6B")
+    tokenizer = AutoTokenizer.from_pretrained("Qwen/Qwen3-0.6B", trust_remote_code=False)
     tokens = add_audio_tokens(tokenizer, num_codes=4096)     # <CODEC_BEGIN> <CODEC_END> <CODEC_0> .. <CODEC_4095>
     ids = tokens.ids(codes)                                   # codes -> token ids of the language model
 
