@@ -14,6 +14,7 @@ Test: tests/lm/test_small_lm.py.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
 from typing import Any, Literal
@@ -66,8 +67,10 @@ class SmallLMConfig:
 
     def __post_init__(self, ffn_size: int | None, max_frames: int | None, cooccurrence: bool | None) -> None:
         window = None if cooccurrence is None else 2 * cooccurrence
-        for name, value in (("intermediate_size", ffn_size), ("max_positions", max_frames), ("start_window", window)):
+        old = {"intermediate_size": "ffn_size", "max_positions": "max_frames", "start_window": "cooccurrence"}
+        for name, value in zip(old, (ffn_size, max_frames, window), strict=True):
             if value is not None:
+                warnings.warn(f"{old[name]} is {name} now; it wins over {name} where both are given", stacklevel=3)
                 object.__setattr__(self, name, value)
         if self.num_heads is None and self.head_dim is None:
             raise ValueError("small language model: num_heads or head_dim must be a number, both are null")
