@@ -139,6 +139,21 @@ def test_consistency_shows_slices_changes_and_chance(run: Run, manifest: Path, t
     assert len([row for row in result["loud"]["rows"] if "slice" not in row["change"]]) == 2 * 7
 
 
+def test_robustness_shows_levels_and_silence(run: Run, manifest: Path, tmp_path: Path) -> None:
+    words = ["robustness", "--codec", "loud", "--codec", "dull", "--manifest", manifest, "--levels", "-20"]
+    words += ["--metrics", "stoi", "--noises", "30", "--pauses", "0.3", "--workers", 0, "-o", tmp_path / "robust"]
+    shown = run(*words)
+    for line in ("level +0 dB", "level -20 dB", "telephone band", "noise at 30 dB", "pause of 0.3 s", "zeros"):
+        assert line in shown
+    assert "of dull is" in shown and "paired 95 % interval" in shown
+    result = json.loads((tmp_path / "robust.json").read_text())
+    rows = {(row["id"], row["condition"]): row for row in result["systems"]["loud"]}
+    assert rows["draw 0", "zeros"] == {"id": "draw 0", "condition": "zeros", "silence": -140.0}
+    # Loudness survives where it fits into the codebook's steps of a two-hundredth, and not at a tenth of it.
+    assert abs(rows["c2", "level +0 dB"]["level_error"]) < abs(rows["c2", "level -20 dB"]["level_error"])
+    assert "## Silence" in (tmp_path / "robust.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [

@@ -1,4 +1,4 @@
-"""`llmcodec evaluate reconstruction | predictability | consistency`: one measurement at a time, for any codec.
+"""`llmcodec evaluate ...`: one measurement at a time, for any codec.
 
 Test: tests/cli/test_evaluate.py.
 """
@@ -20,6 +20,7 @@ from llmcodec.evaluation.pairs import measure_pairs, read_pairs
 from llmcodec.evaluation.probe import MINI_PROBE, ProbeConfig
 from llmcodec.evaluation.reconstruction import measure_reconstruction
 from llmcodec.evaluation.results import SystemRow
+from llmcodec.evaluation.robustness import CONDITIONS, Condition, RobustnessResult, measure_robustness
 from llmcodec.evaluation.system import (
     Corpus,
     MeasurementConfig,
@@ -38,6 +39,7 @@ from llmcodec.metrics.registry import METRICS, SUPERB
 from llmcodec.protocol import HasFeatures
 from llmcodec.report import consistency as consistency_report
 from llmcodec.report import fidelity
+from llmcodec.report import robustness as robustness_report
 from llmcodec.report.figures import Curve, Scatter, frontier, learning_curve, to_png
 from llmcodec.report.files import provenance, result_paths, write_results
 from llmcodec.report.tables import system_table, to_json
@@ -257,3 +259,54 @@ def evaluate_consistency(
         told = {"settings": {**provenance(chosen), "seed": seed}}
         told["systems"] = {name: consistency_report.to_json(result) for name, result in results.items()}
         name_files(console, write_results(output.output, [table], sentences, told))
+
+
+def evaluate_robustness(
+    codec: list[str] | None = None,
+    corpus: ClipOptions = ClipOptions(),
+    levels: tuple[float, ...] = (-40, -30, -20, -10, 6),
+    noises: tuple[float, ...] = (20,),
+    pauses: tuple[float, ...] = (1,),
+    metrics: tuple[str, ...] = ("stoi", "pesq"),
+    seed: int = 0,
+    clips: int | None = 50,
+    workers: int | None = None,
+    output: OutputOptions = OutputOptions(),
+    device: DeviceOptions = DeviceOptions(),
+) -> None:
+    """What codecs make of quiet and loud recordings, digital silence, a telephone band and noise.
+
+      llmcodec evaluate robustness --codec bundled --codec mine=runs/levels/codec -o robust
+
+    Every clip is scaled to a peak of -6 dBFS first. Zeros, 1-bit dither and white noise at -70 dBFS have one measure:
+    how loud what comes out is.
+
+    Args:
+        codec: `bundled`, a folder or hub id, or NAME=one of these; the first is what others are compared with.
+        levels: gains in dB, joined by commas; 0 is always measured, to compare with.
+        noises: signal-to-noise ratios of white noise, in dB.
+        pauses: seconds of digital zeros put into the middle of the speech.
+        metrics: of what comes out against what went in, joined by commas.
+        seed: of noise and dither.
+        split: splits joined by commas; without, valid and test where there are any, else everything.
+        clips: measure this many clips, evenly spread; null takes all.
+        workers: processes that measure; null takes as many as there are free cores.
+        output: write NAME.md (tables) and NAME.json (everything).
+    """
+    systems = named_systems(codec or ())
+    spoken = {"level": (0.0, *levels), "telephone": (0.0,), "noise": noises, "pause": pauses}
+    wanted = [Condition(kind, float(amount)) for kind, amounts in spoken.items() for amount in amounts]
+    wanted = list(dict.fromkeys([*wanted, *(c for c in CONDITIONS if c.silent)]))
+    chosen = spread(corpus.held_out_clips(), clips)
+    console = Console()
+    results: dict[str, RobustnessResult] = {}
+    for name, encoded in open_systems(systems, device.torch_device()):
+        with ProgressBar(name, console=console) as bar:
+            results[name] = measure_robustness(encoded, chosen, wanted, metrics, seed, workers, bar.update)
+    tables = robustness_report.tables(results, metrics)
+    sentences = robustness_report.sentences(results, metrics)
+    show(console, tables, sentences)
+    if output.output is not None:
+        told = {"settings": {**provenance(chosen), "seed": seed}}
+        told["systems"] = {name: robustness_report.to_json(result) for name, result in results.items()}
+        name_files(console, write_results(output.output, tables, sentences, told))

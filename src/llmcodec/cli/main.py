@@ -67,6 +67,10 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
             "do tokens stay the same in slices, after shifts, phase changes and light noise?",
             "cli.evaluate:evaluate_consistency",
         ),
+        "robustness": Command(
+            "what becomes of quiet and loud recordings, silence, a telephone band, noise?",
+            "cli.evaluate:evaluate_robustness",
+        ),
         "salmon": Command(
             "does a language model over the tokens hear a change of speaker, background or room?",
             "cli.salmon:evaluate_salmon",

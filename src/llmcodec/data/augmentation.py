@@ -195,6 +195,11 @@ def band_limited(wav_S: np.ndarray, sample_rate: int, draw: np.random.Generator)
     telephone = draw.random() < 0.3
     low = 300.0 if telephone else math.exp(draw.uniform(math.log(20), math.log(250)))
     high = 3400.0 if telephone else min(0.95 * sample_rate / 2, math.exp(draw.uniform(math.log(3000), math.log(8000))))
+    return band_passed(wav_S, sample_rate, low, high)
+
+
+def band_passed(wav_S: np.ndarray, sample_rate: int, low: float, high: float) -> np.ndarray:
+    """Between two limits in Hz; the level stays."""
 
     def gain(f: np.ndarray) -> np.ndarray:
         return np.asarray(1 / np.sqrt((1 + (low / np.maximum(f, 1.0)) ** 8) * (1 + (f / high) ** 24)))

@@ -123,6 +123,14 @@ class EncodedCorpus:
         for name, codes_QT in encode_many(self.runtime, copies, window_seconds=0):
             yield name, torch.from_numpy(codes_QT)
 
+    def reconstruct_copies(self, copies: Iterable[tuple[Name, np.ndarray]]) -> Iterator[tuple[Name, np.ndarray]]:
+        """What the codec makes of altered copies of clips, (S,) at its rate, as long as they are; nothing is kept."""
+        most = BATCH_SECONDS * self.codec.sample_rate
+        for window in windows(copies, lambda copy: len(copy[1]), most):
+            codes = self.runtime.encode_batch([wav_S for _, wav_S in window])
+            wavs = self.runtime.decode_batch(codes, [len(wav_S) for _, wav_S in window])
+            yield from zip((name for name, _ in window), wavs, strict=True)
+
 
 class WaveStore:
     """Waveforms with their sample rates: in memory up to `memory_bytes`, in a temporary folder from there on."""
