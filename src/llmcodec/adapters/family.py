@@ -82,7 +82,7 @@ def transformers_family(
         import transformers
 
         model, report = getattr(transformers, f"{name}Model").from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, trust_remote_code=False
         )
         parameters = {key for key, _ in model.named_parameters()}
         missing = sorted(parameters & set(report["missing_keys"]))

@@ -175,7 +175,7 @@ def _hugging_face(name: str) -> Transcriber:
 
     recogniser: Any
     try:
-        recogniser = pipeline("automatic-speech-recognition", model=name, device="cpu")
+        recogniser = pipeline("automatic-speech-recognition", model=name, device="cpu", trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"word error rate: {name!r} is no speech recogniser that can be loaded: {first}") from error

@@ -134,7 +134,7 @@ class SmallLM(nn.Module):
         self.config, self.vocabulary = config, vocabulary
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # layers first: their initial weights do not depend on the vocabulary
-            model = AutoModel.from_config(config.transformer(1))
+            model = AutoModel.from_config(config.transformer(1), trust_remote_code=False)
             rows_VH = torch.randn(vocabulary + start_in_table, config.hidden_size) * config.initializer_range
             start_H = torch.randn(config.hidden_size) * config.initializer_range
         # Tokens arrive as embeddings, and a parameter without gradient would stop DDP.
@@ -214,7 +214,8 @@ def small_causal_lm(config: SmallLMConfig, vocabulary: int, seed: int, **options
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config.transformer(vocabulary, tie_word_embeddings=True, **options))
+        described = config.transformer(vocabulary, tie_word_embeddings=True, **options)
+        return AutoModelForCausalLM.from_config(described, trust_remote_code=False)
 
 
 @torch.no_grad()
