@@ -4,8 +4,10 @@ import ctypes
 import math
 import multiprocessing
 import os
+import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -398,7 +400,58 @@ def test_it_is_compiled_once_and_kept(tmp_path, monkeypatch):
     assert cpu_kernels.compiled(source) == first and first.stat().st_mtime_ns == stamp
     assert cpu_kernels.compiled(source + b"\n") != first
     assert [path.suffix for path in first.parent.iterdir()] == [".so", ".so"], "nothing half-made is left"
-    assert first.stat().st_mode & 0o777 == 0o644, "another user of this cache may load it"
+    assert first.stat().st_mode & 0o777 == first.parent.stat().st_mode & 0o777 == 0o700
+
+
+@needs_compiler
+def test_only_files_of_the_user_are_loaded(tmp_path, monkeypatch):
+    """Another user of a shared cache could leave a library there, named as ours."""
+    monkeypatch.setenv("LLMCODEC_CACHE", str(tmp_path))
+    source = b"int answer(void) { return 42; }"
+    ours = cpu_kernels.compiled(source)
+    theirs = ours.with_name(ours.stem.rpartition("-")[0] + f"-{cpu_kernels.digest(b'evil')}.so")
+
+    def plant(how: Callable[[Path], object]) -> Path:
+        theirs.unlink(missing_ok=True)
+        theirs.write_bytes(b"evil")
+        how(theirs)
+        ours.unlink(missing_ok=True)
+        return cpu_kernels.compiled(source)
+
+    def link(path: Path) -> None:
+        path.rename(tmp_path / "elsewhere.so")
+        path.symlink_to(tmp_path / "elsewhere.so")
+
+    assert plant(lambda path: path.chmod(0o644)) == theirs, "it would be taken if it were the user's own"
+    assert plant(lambda path: path.chmod(0o664)) == ours
+    assert plant(lambda path: path.chmod(0o646)) == ours
+    assert plant(link) == ours
+    lstat = Path.lstat
+    monkeypatch.setattr(Path, "lstat", lambda path: another_user(lstat(path)) if path == theirs else lstat(path))
+    assert plant(lambda path: path.chmod(0o644)) == ours
+
+
+def another_user(found: os.stat_result) -> os.stat_result:
+    fields = list(found)
+    fields[stat.ST_UID] = os.geteuid() + 1
+    return os.stat_result(fields)
+
+
+@needs_compiler
+def test_a_folder_of_another_user_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMCODEC_CACHE", str(tmp_path))
+    source = b"int answer(void) { return 42; }"
+    folder = cpu_kernels.compiled(source).parent
+    folder.chmod(0o777)
+    assert cpu_kernels.compiled(source).parent == folder and folder.stat().st_mode & 0o777 == 0o700
+    lstat = Path.lstat
+    with monkeypatch.context() as fake, pytest.warns(UserWarning, match=f"{folder}: belongs to another user"):
+        fake.setattr(Path, "lstat", lambda path: another_user(lstat(path)) if path == folder else lstat(path))
+        assert tmp_path not in cpu_kernels.compiled(source).parents
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.warns(UserWarning, match=f"{folder}: is a link"):
+        assert tmp_path not in cpu_kernels.compiled(source).parents
 
 
 @needs_kernels
@@ -410,10 +463,11 @@ def test_a_damaged_file_is_made_again(size, tmp_path):
         "print(cpu_kernels.compiled(cpu_kernels.SOURCE.read_bytes()))"
     )
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    (tmp_path / "llmcodec").mkdir()
     good = cpu_kernels.compiled(cpu_kernels.SOURCE.read_bytes())
-    damaged = tmp_path / "llmcodec" / good.name
+    damaged = tmp_path / "llmcodec" / good.parent.name / good.name
+    damaged.parent.mkdir(parents=True)
     damaged.write_bytes(good.read_bytes()[:size])
+    damaged.chmod(0o600)
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.splitlines() == ["", str(damaged)]
     assert damaged.read_bytes() == good.read_bytes()
@@ -426,6 +480,7 @@ def test_a_library_of_another_machine_is_made_again(tmp_path, monkeypatch):
     foreign = path.with_name(path.stem.rpartition("-")[0] + f"-{cpu_kernels.digest(b'musl')}.so")
     path.unlink()
     foreign.write_bytes(b"musl")
+    foreign.chmod(0o600)
     assert cpu_kernels.opened.__wrapped__()[0] is not None and path.exists()
 
 
@@ -443,7 +498,7 @@ def test_a_source_that_does_not_compile(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(ValueError, match="error"):
         cpu_kernels.compiled(b"this is no C")
-    assert not list((tmp_path / "llmcodec").iterdir())
+    assert not [path for path in (tmp_path / "llmcodec").rglob("*") if not path.is_dir()]
 
 
 @needs_compiler
@@ -453,7 +508,7 @@ def test_several_processes_compile_at_once(tmp_path):
     started = [subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE) for _ in range(3)]
     paths = {process.communicate(timeout=120)[0] for process in started}
     assert len(paths) == 1 and all(process.returncode == 0 for process in started)
-    assert len(list((tmp_path / "llmcodec").iterdir())) == 1
+    assert len([path for path in (tmp_path / "llmcodec").rglob("*") if path.is_file()]) == 1
 
 
 def asked(monkeypatch, **env: str) -> tuple[object, str]:

@@ -2,8 +2,8 @@
 
 They need x86-64 with AVX-512 VNNI (Intel Cascade and Ice Lake, AMD Zen 4, and newer; for bf16 also AVX-512 BF16), Linux
 or another POSIX system, and cc, gcc or clang. Where one of these is missing the codec runs on PyTorch's operators
-instead. The compiled file is kept in the cache folder (`io/cache.py`), named by a hash of its source;
-`LLMCODEC_NATIVE=0` leaves it unused. Test: tests/codec/fast/test_cpu_kernels.py.
+instead. The compiled file is kept in a folder of the cache that only its user may enter (`io/cache.py`), named by a
+hash of its source; `LLMCODEC_NATIVE=0` leaves it unused. Test: tests/codec/fast/test_cpu_kernels.py.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmcodec.io.atomic import write_bytes
-from llmcodec.io.cache import cache_folder
+from llmcodec.io.cache import is_own_file, own_cache_folder
 from llmcodec.io.digests import digest
 
 SOURCE = Path(__file__).with_name("cpu_kernels.c")
@@ -233,7 +232,8 @@ def compiler() -> list[str]:
 def compiled(source: bytes, again: bool = False) -> Path:
     """The shared library of `source`, from the cache or compiled now; several processes may do so at once.
 
-    A file's name ends with the hash of its bytes: a damaged one, which would kill the process, is made again.
+    A file's name ends with the hash of its bytes: a damaged one, which would kill the process, is made again. So is one
+    that belongs to another user or that others may write: it could hold anybody's code.
 
     Args:
         again: compile it even if it is there.
@@ -244,10 +244,10 @@ def compiled(source: bytes, again: bool = False) -> Path:
     """
     command = [*compiler(), *FLAGS]
     name = f"native-{digest(source + ' '.join(command).encode())}"
-    folder = cache_folder()
+    folder = own_cache_folder("kernels")
     kept = [] if again else sorted(folder.glob(f"{name}-*.so"))
     for path in kept:
-        if path.stem == f"{name}-{digest(path.read_bytes())}":
+        if is_own_file(path) and path.stem == f"{name}-{digest(path.read_bytes())}":
             return path
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / "native.so"
@@ -257,5 +257,5 @@ def compiled(source: bytes, again: bool = False) -> Path:
         if done.returncode:
             said = " ".join(done.stderr.decode(errors="replace").split())[:300]
             raise ValueError(f"{command[0]} ended with {done.returncode}: {said or 'and said nothing'}")
-        content = made.read_bytes()
-    return write_bytes(folder / f"{name}-{digest(content)}.so", content)
+        made.chmod(0o700)
+        return made.replace(folder / f"{name}-{digest(made.read_bytes())}.so")
