@@ -11,7 +11,6 @@ from llmcodec.distributed import (
     clip_gradients,
     masked_mean,
     mean_over_ranks,
-    sample_mask,
 )
 
 
@@ -42,13 +41,6 @@ def test_an_empty_mask_gives_zero_and_keeps_the_graph():
 def test_a_float_mask_is_refused():
     with pytest.raises(ValueError, match="bool"):
         masked_mean(torch.ones(2), torch.ones(2))
-
-
-def test_sample_mask():
-    expected = torch.tensor([[True, True, False], [False, False, False], [True, True, True]])
-    assert torch.equal(sample_mask(torch.tensor([2, 0, 9]), 3), expected)
-    with pytest.raises(ValueError, match="lengths"):
-        sample_mask(torch.tensor([[1]]), 3)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])

@@ -112,13 +112,6 @@ def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     return total / torch.where(count > 0, count, torch.ones_like(count)).to(values.dtype)
 
 
-def sample_mask(lengths_B: Tensor, num_samples: int) -> Tensor:
-    """Bool (B, S): True where a sample lies inside its clip, from lengths (B,) in samples."""
-    if lengths_B.ndim != 1:
-        raise ValueError(f"sample_mask: lengths must have shape (B,), got {tuple(lengths_B.shape)}")
-    return torch.arange(num_samples, device=lengths_B.device)[None, :] < lengths_B[:, None]
-
-
 def most_over_ranks(value: int, device: torch.device) -> int:
     """The largest of a plain number over ranks; a collective when torch.distributed is initialised."""
     if num_ranks() == 1:

@@ -70,8 +70,8 @@ def test_plain_folder_with_transcripts_beside(tmp_path):
     assert clips["anna/zwei"].text == "normalised" and clips["ünï"].text == "größer"
     assert clips["anna/zwei"].speaker == "anna" and clips["ünï"].speaker == "" and clips["ünï"].source == root.name
     assert clips["anna/zwei"].duration == 0.25 and all(clip.path.is_file() for clip in clips.values())
-    assert set(summary.skipped) == {"anna/broken.wav", "anna/empty.flac", "anna/eins.wav"}
-    assert "3 files skipped" in str(summary) and "broken.wav" in str(summary)
+    assert set(summary.skipped) == {"anna/broken.wav", "anna/empty.flac", "anna/eins.wav", str(root / "loop")}
+    assert "4 files skipped" in str(summary) and "broken.wav" in str(summary) and "a loop" in str(summary)
 
 
 def test_hashed_splits_are_stable_and_can_keep_speakers_apart(tmp_path):

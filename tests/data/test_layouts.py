@@ -6,11 +6,14 @@ import gzip
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
-from llmcodec.data.corpus import ManifestSummary, make_manifest
+from llmcodec.data.corpus import ManifestSummary, make_manifest, utterances_of
+from llmcodec.data.layouts.base import Report
 from llmcodec.data.manifest import Clip, read_manifest
 from llmcodec.io import audio
 
@@ -318,3 +321,21 @@ def test_a_stretch_is_a_clip_of_its_own_for_everything_that_reads_clips(tmp_path
     recording = read_clip(clip, 16000, [])
     assert recording is not None and recording.original_num_samples == 8000
     np.testing.assert_array_equal(recording.wavs[0], expected_S)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "locked"):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / f"{name}.wav", np.zeros(16_000) + 0.1, 16_000)
+    scan = os.scandir
+
+    def refuse(path: str | Path) -> Any:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    report = Report()
+    assert [utterance.path.name for _, utterance in utterances_of(tmp_path, report)] == ["a.wav"]
+    assert list(report.skipped) == [str(tmp_path / "locked")]
+    assert report.skipped[str(tmp_path / "locked")].endswith("locked: cannot be read (Permission denied)")

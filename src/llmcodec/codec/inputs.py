@@ -85,7 +85,9 @@ def clips_of(
 
 
 def mask_of(lengths_B: Tensor, size: int) -> Tensor:
-    """Bool (B, size), True at the first `lengths_B` places of each row."""
+    """Bool (B, size), True at the first `lengths_B` (B,) places of each row."""
+    if lengths_B.ndim != 1:
+        raise ValueError(f"mask_of: lengths must have shape (B,), got {tuple(lengths_B.shape)}")
     return torch.arange(size, device=lengths_B.device) < lengths_B[:, None]
 
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from llmcodec.data.files import walk
 from llmcodec.data.layouts import LAYOUTS, plain
-from llmcodec.data.layouts.base import Folder, Report, Utterance, folder_at
+from llmcodec.data.layouts.base import Folder, Report, Utterance
 from llmcodec.data.manifest import Clip, total_seconds, write_manifest
 from llmcodec.data.splits import hashed_split, keep_speakers_together, split_of_folders
 from llmcodec.io import audio
@@ -181,22 +182,16 @@ def utterances_of(root: Path, report: Report) -> Iterator[tuple[str, Utterance]]
             raise ValueError(f"{root}: neither a folder, a NeMo manifest (audio_filepath) nor a lhotse cut set (cuts)")
         yield from ((reader.NAME, one) for one in reader.read_file(root, report))
         return
-    waiting, seen = [folder_at(root, root)], {root.resolve()}
-    while waiting:
-        folder = waiting.pop()
+    for place, subfolders, names in walk(root, report.skip):
+        folder = Folder(place, root, tuple(names), tuple(subfolders))
         _report_unread(folder, report)
         layout = next((one for one in LAYOUTS if one.recognises(folder)), plain)
         for utterance in layout.read(folder, report):
             yield layout.NAME, utterance
         if layout is not plain and layout.WHOLE_TREE:
-            for below in list(folder.below())[1:]:
+            for below in list(folder.below(report))[1:]:
                 _report_unread(below, report)
-            continue
-        for name in reversed(folder.folders):
-            place = folder.path / name
-            if (real := place.resolve()) not in seen and not name.startswith("."):
-                seen.add(real)
-                waiting.append(folder_at(place, root))
+            subfolders.clear()
 
 
 def _report_unread(folder: Folder, report: Report) -> None:

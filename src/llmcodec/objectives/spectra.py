@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmcodec.distributed import at_least_float32, masked_mean, sample_mask
+from llmcodec.codec.inputs import mask_of
+from llmcodec.distributed import at_least_float32, masked_mean
 
 # Clips more quiet than this RMS (-60 dB full scale) count as being this loud wherever a loss divides by a clip's level.
 LEVEL_FLOOR = 1e-3
@@ -46,7 +47,7 @@ class Spectra:
         self.lengths_B = lengths_B
         self.wav_BS = wav_BS
         if lengths_B is not None:
-            real_BS = sample_mask(lengths_B, wav_BS.shape[-1])
+            real_BS = mask_of(lengths_B, wav_BS.shape[-1])
             self.wav_BS = torch.where(real_BS, wav_BS, torch.zeros_like(wav_BS))
         self._stft: dict[tuple[int, int], Tensor] = {}
         self._power: dict[tuple[int, int], Tensor] = {}
@@ -86,7 +87,7 @@ class Spectra:
         if self.lengths_B is None:
             return None
         frames_B = torch.where(self.lengths_B > 0, self.lengths_B // hop + 1, 0)
-        return sample_mask(frames_B, self.wav_BS.shape[-1] // hop + 1)
+        return mask_of(frames_B, self.wav_BS.shape[-1] // hop + 1)
 
 
 def mean_over_frames(values_BTX: Tensor, mask_BT: Tensor | None) -> Tensor:

@@ -6,7 +6,6 @@ Test: `pytest tests/data/test_layouts.py`.
 from __future__ import annotations
 
 import csv
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from llmcodec.io.audio import AUDIO_ENDINGS
+from llmcodec.data.files import walk
+from llmcodec.io.audio import AUDIO_ENDINGS, readable_name
 from llmcodec.io.structured import parse_json
 
 COLUMNS = {
@@ -76,6 +76,10 @@ class Report:
     notes: Counter[str] = field(default_factory=Counter)
     """Sentence about rows that a layout leaves out by its own rules -> how many there were."""
 
+    def skip(self, path: Path, reason: str) -> None:
+        """Write down what is not in the manifest."""
+        self.skipped[str(path)] = f"{readable_name(path)}: {reason}"
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -96,23 +100,16 @@ class Folder:
         present = {name.lower() for name in (*self.files, *self.folders)}
         return all(name in present for name in names)
 
-    def below(self) -> Iterator[Folder]:
-        """This folder and all below it, in a fixed order; links are followed, each real folder once."""
-        seen: set[str] = set()
-        for place, subfolders, names in os.walk(self.path, followlinks=True):
-            real = os.path.realpath(place)
-            if real in seen:
-                subfolders.clear()
-                continue
-            seen.add(real)
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            files = tuple(sorted(name for name in names if not name.startswith(".")))
-            yield Folder(Path(place), self.root, files, tuple(subfolders))
+    def below(self, report: Report | None = None) -> Iterator[Folder]:
+        """This folder and all below it, each once (`data.files.walk`); what cannot be entered goes into the report."""
+        for place, subfolders, names in walk(self.path, (report or Report()).skip):
+            yield Folder(place, self.root, tuple(names), tuple(subfolders))
 
 
 def folder_at(path: Path, root: Path) -> Folder:
     """The entries of one folder."""
-    return next(Folder(path, root, (), ()).below())
+    _, subfolders, names = next(walk(path, Report().skip), (path, [], []))
+    return Folder(path, root, tuple(names), tuple(subfolders))
 
 
 def plain_text(text: str) -> str:
