@@ -26,7 +26,7 @@ from llmcodec.codec.model_card import model_card, write_card
 
 from .small import small_codec
 
-FILES = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+FILES = ["README.md", "config.json", "digests.json", "model.safetensors", "preprocessor_config.json"]
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,8 @@ def folder(tmp_path_factory):
 def test_a_hugging_face_folder_in_half_precision(folder, tmp_path, capsys):
     out = tmp_path / "published"
     assert main(["export", folder, "-o", str(out), "--precision", "fp16", "--licence", "cc-by-4.0"]) == 0
-    assert sorted(os.listdir(out)) == ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+    files = ["README.md", "config.json", "digests.json", "model.safetensors", "preprocessor_config.json"]
+    assert sorted(os.listdir(out)) == files
     assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values()} >= {torch.float16}
     card = (out / "README.md").read_text()
     assert "license: cc-by-4.0" in card and "# published" in card
@@ -38,7 +39,8 @@ def test_onnx_graphs_beside_a_card(folder, tmp_path, capsys):
     pytest.importorskip("onnx")
     out = tmp_path / "graphs"
     assert main(["export", folder, "-o", str(out), "--format", "onnx"]) == 0
-    assert sorted(os.listdir(out)) == ["README.md", "decoder.onnx", "encoder.onnx", "llmcodec_onnx.json"]
+    files = ["README.md", "decoder.onnx", "digests.json", "encoder.onnx", "llmcodec_onnx.json"]
+    assert sorted(os.listdir(out)) == files
     values = json.loads((out / "llmcodec_onnx.json").read_text())
     assert values["encoder_context"] is None and values["identity"]["codebook_size"] == 64
     assert "## This folder" in (out / "README.md").read_text()

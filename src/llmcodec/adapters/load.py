@@ -38,7 +38,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SEARCH = re.compile(r"search(?:@(\d*\.?\d+))?:(.+)")
 CODEBOOKS = re.compile(r"(.+):(\d+)")
 # What a model needs; hub repositories often hold the same weights a second and third time in other formats.
-FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
+FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors", "digests.json")
 PICKLED = "pytorch_model.bin"
 
 

@@ -19,11 +19,11 @@ from torch import nn
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.network import build_parts
 from llmcodec.io.structured import read_object
+from llmcodec.io.tensor_check import INDEX, WEIGHTS, check_tensors, weight_files
 from llmcodec.io.tensor_file import TensorEntry, read_header
 
 MAX_JSON_BYTES = 1 << 20
-WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
-PICKLES = ("pytorch_model.bin", "*.pt", "*.pth", "*.ckpt", "*.bin", "*.pkl")
+CONFIG = "config.json"
 FLOATS = ("F16", "BF16", "F32", "F64")
 DTYPES = {"float16", "bfloat16", "float32", "float64", None}
 
@@ -33,7 +33,8 @@ def check_folder(folder: str | os.PathLike[str]) -> LLMCodecConfig:
 
     Raises:
         ValueError: nothing there, another kind of model, sizes that are not those of the weights file, tensors missing
-            or too many, a pickle in place of safetensors. One line that names the file.
+            or too many, a pickle in place of safetensors, weights that are not finite or not those that were saved.
+            One line that names the file.
     """
     place = Path(folder)
     settings = read_config(place)
@@ -51,13 +52,15 @@ def check_folder(folder: str | os.PathLike[str]) -> LLMCodecConfig:
     except (TypeError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{place / CONFIG}: not a configuration of a codec ({str(error)[:120]})") from error
     _compare(place, expected, tensors)
+    for path in weight_files(place):
+        check_tensors(path)
     return config
 
 
 def check_foreign_folder(folder: str | os.PathLike[str]) -> None:
     """Check a folder with a codec of another architecture, as far as that is possible without knowing it.
 
-    Its safetensors headers must be sound, and no whole number in its configuration may exceed the number of weights
+    Its safetensors must be sound and finite, and no whole number in its configuration may exceed the number of weights
     (sizes that ask for terabytes do). Raises ValueError; does nothing where there are no safetensors.
     """
     place = Path(folder)
@@ -65,13 +68,20 @@ def check_foreign_folder(folder: str | os.PathLike[str]) -> None:
     if not (place / WEIGHTS).exists() and not (place / INDEX).exists():
         return
     most = max(1 << 20, sum(entry.num_elements for entry in read_tensors(place).values()))
+    _check_numbers(place / CONFIG, settings, most)
+    for path in weight_files(place):
+        check_tensors(path, ours=False)
+
+
+def _check_numbers(path: Path, settings: dict[str, Any], most: int) -> None:
+    """No whole number anywhere in a configuration is larger than `most`."""
     waiting: list[Any] = [settings]
     while waiting:
         value = waiting.pop()
         if isinstance(value, (dict, list)):
             waiting += value.values() if isinstance(value, dict) else value
         elif isinstance(value, int) and abs(value) > most:
-            raise ValueError(f"{place / CONFIG}: asks for {value} of something, the weights have {most} numbers in all")
+            raise ValueError(f"{path}: asks for {value} of something, the weights have {most} numbers in all")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -86,26 +96,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_tensors(folder: Path) -> dict[str, TensorEntry]:
     """Headers of a folder's weights, in one file or several; nothing is loaded. Raises ValueError as `check_folder`."""
-    if (folder / WEIGHTS).exists():
-        return read_header(folder / WEIGHTS).tensors
-    if not (folder / INDEX).is_file():
-        pickled = next((path.name for pattern in PICKLES for path in folder.glob(pattern)), None)
-        if pickled is not None:
-            raise ValueError(
-                f"{folder / pickled}: pickled weights could run code and are not read; convert them where you trust "
-                "them (`llmcodec convert`), and give the folder with model.safetensors"
-            )
-        raise ValueError(f"{folder}: no {WEIGHTS} in it")
-    try:
-        names = set(read_object(folder / INDEX)["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / INDEX}: not an index of weight files ({type(error).__name__})") from error
-    tensors: dict[str, TensorEntry] = {}
-    for name in sorted(names, key=str):
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise ValueError(f"{folder / INDEX}: {str(name)[:80]!r} is not a safetensors file of this folder")
-        tensors.update(read_header(folder / name).tensors)
-    return tensors
+    return {name: entry for path in weight_files(folder) for name, entry in read_header(path).tensors.items()}
 
 
 def _fields() -> dict[str, Any]:

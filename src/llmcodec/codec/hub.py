@@ -1,6 +1,6 @@
 """What the codec adds to transformers' model class: feature extractor and model card beside the weights, publishing.
 
-    codec.save_pretrained("folder")  # config.json, model.safetensors, preprocessor_config.json, README.md
+    codec.save_pretrained("folder")  # config.json, model.safetensors, digests.json, preprocessor_config.json, README.md
     codec.push_to_hub("name/my-codec", private=True)
     codec = LLMCodec.from_pretrained("name/my-codec")
 
@@ -19,6 +19,7 @@ from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.feature_extractor import LLMCodecFeatureExtractor
 from llmcodec.codec.model_card import CARD, model_card, write_card
+from llmcodec.io.tensor_check import renewed_digests
 
 
 class HubCodec(PreTrainedAudioTokenizerBase):
@@ -46,7 +47,7 @@ class HubCodec(PreTrainedAudioTokenizerBase):
         repo_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """As in transformers, with preprocessor_config.json and a model card beside the weights.
+        """As in transformers, with digests, preprocessor_config.json and a model card beside the weights.
 
         Args:
             save_directory: folder to write; made if it is not there.
@@ -63,9 +64,11 @@ class HubCodec(PreTrainedAudioTokenizerBase):
         if folder.is_file():
             raise ValueError(f"{folder}: is a file; name a folder to save the codec in")
         hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
-        super().save_pretrained(folder, is_main_process, **kwargs)
         if not is_main_process:
+            super().save_pretrained(folder, is_main_process, **kwargs)
             return
+        with renewed_digests(folder, "model*.safetensors"):
+            super().save_pretrained(folder, is_main_process, **kwargs)
         self.feature_extractor().save_pretrained(folder)
         place = folder.resolve()
         title = f"{place.parent.name}/codec" if place.name == "codec" else place.name  # runs keep theirs in RUN/codec

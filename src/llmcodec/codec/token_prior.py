@@ -11,6 +11,7 @@ Test: tests/codec/test_search.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmcodec.io.digests import digest
+from llmcodec.io.tensor_check import check_tensors, renewed_digests
 from llmcodec.io.tensor_file import read_arrays, write_arrays
 from llmcodec.protocol import AdaptableCodec
 
@@ -98,7 +100,8 @@ class BigramPrior:
         small = torch.int32 if self.codebook_size**2 < 1 << 31 else torch.int64
         arrays = {"keys": self.keys_G.to(small), "counts": self.counts_G.to(torch.int32), "unigram": self.unigram_V}
         metadata = {"format": FORMAT, "codebook": codebook_hash(codec)}
-        write_arrays(path, {name: array.cpu().numpy() for name, array in arrays.items()}, metadata)
+        with renewed_digests(path.parent, escape(path.name)):
+            write_arrays(path, {name: array.cpu().numpy() for name, array in arrays.items()}, metadata)
 
     @classmethod
     def load(cls, path: Path, codec: AdaptableCodec) -> BigramPrior:
@@ -108,7 +111,7 @@ class BigramPrior:
             ValueError: it cannot be read, is damaged, or is the prior of another codebook.
         """
         try:
-            arrays, metadata = read_arrays(path, max_bytes=MAX_PRIOR_BYTES)
+            arrays, metadata = read_arrays(check_tensors(path), max_bytes=MAX_PRIOR_BYTES)
         except OSError as error:
             raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
         if metadata.get("format") != FORMAT:

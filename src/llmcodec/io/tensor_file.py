@@ -77,12 +77,6 @@ def read_header(path: AnyPath, max_header_bytes: int = MAX_HEADER_BYTES) -> Tens
         return _header(path, file, max_header_bytes)
 
 
-def check_header(path: AnyPath) -> Path:
-    """`path`, once its header is known to be sound: `safetensors.torch.load_file(check_header(path))`."""
-    read_header(path)
-    return Path(path)
-
-
 def read_arrays(path: AnyPath, max_bytes: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Tensors as numpy arrays, and the metadata. Nothing is read where the file is larger than `max_bytes`.
 

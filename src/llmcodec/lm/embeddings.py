@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec.io.atomic import atomic_path
-from llmcodec.io.tensor_file import check_header
+from llmcodec.io.tensor_check import check_tensors, renewed_digests
 
 MAX_ROWS = 32_768
 BLOCK_ROWS = 1024
@@ -113,13 +114,13 @@ def load_tensors(path: str | os.PathLike[str], shapes: Mapping[str, Sequence[int
         what: begins the messages.
 
     Raises:
-        ValueError: no such file, a damaged one, or other names or shapes.
+        ValueError: no such file, a damaged one (`check_tensors`), or other names or shapes.
     """
     from safetensors.torch import load_file
 
     if not Path(path).is_file():
         raise ValueError(f"{what}: no such file: {path}")
-    found = load_file(check_header(path))
+    found = load_file(check_tensors(path))
     wanted = {name: tuple(shape) for name, shape in shapes.items()}
     there = {name: tuple(value.shape) for name, value in found.items()}
     for name in [*wanted, *there]:
@@ -132,10 +133,11 @@ def load_tensors(path: str | os.PathLike[str], shapes: Mapping[str, Sequence[int
 
 
 def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file that `load_tensors` reads."""
+    """Write a safetensors file that `load_tensors` reads, and its digests beside it."""
     from safetensors.torch import save_file
 
-    with atomic_path(path) as temporary:
+    place = Path(path)
+    with renewed_digests(place.parent, escape(place.name)), atomic_path(place) as temporary:
         save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
 
 

@@ -19,6 +19,7 @@ from llmcodec.codec import LLMCodec
 from llmcodec.codec.interop.onnx_export import export_onnx
 from llmcodec.codec.model_card import write_card
 from llmcodec.io.atomic import atomic_folder
+from llmcodec.io.tensor_check import renewed_digests
 from llmcodec.runtime.onnx_config import CONFIG, OnnxConfig
 from llmcodec.runtime.opening import codec_title
 from llmcodec.runtime.torch_runtime import identity_of
@@ -85,7 +86,8 @@ def write_onnx(codec: LLMCodec, name: str, folder: Path) -> OnnxConfig:
         bounded(codec.config.encoder_context),
         bounded(codec.config.decoder_context),
     )
-    export_onnx(codec, folder, {"weights_sha256": identity.weights_sha256, "name": name})
+    with renewed_digests(folder, "*.onnx"):
+        export_onnx(codec, folder, {"weights_sha256": identity.weights_sha256, "name": name})
     (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
     return config
 

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from llmcodec.io.onnx_file import find_zero_matrices
+from llmcodec.io.tensor_check import check_tensors
 from llmcodec.io.waveform import check_waveform
 from llmcodec.runtime.base import fit, length_batches, one_coder
 from llmcodec.runtime.onnx_config import CONFIG, DECODER, ENCODER, OnnxConfig
@@ -27,6 +29,7 @@ from llmcodec.runtime.onnx_config import CONFIG, DECODER, ENCODER, OnnxConfig
 CHUNK_SECONDS = 30.0  # as codec/streaming/latency.py
 GLOBAL_CONTEXT_SECONDS = 5.0  # as codec/streaming/latency.py
 BATCH_SECONDS = 64.0
+PROBE_FRAMES = 50
 
 
 class OnnxRuntime:
@@ -37,7 +40,8 @@ class OnnxRuntime:
         threads: of ONNX Runtime; None: OMP_NUM_THREADS where it is set, else all cores.
 
     Raises:
-        ValueError: the folder is not an exported codec. Missing onnxruntime and damaged graphs show at the first use.
+        ValueError: the folder is not an exported codec. Missing onnxruntime and damaged graphs (`check_tensors`) show
+            at the first use.
     """
 
     def __init__(self, folder: str | os.PathLike[str], threads: int | None = None) -> None:
@@ -250,7 +254,7 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
-        path = self.folder / name
+        path = check_tensors(self.folder / name)
         failures = onnxruntime.capi.onnxruntime_pybind11_state
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -269,7 +273,23 @@ class OnnxRuntime:
         made_of = session.get_modelmeta().custom_metadata_map.get("weights_sha256")
         if made_of != self.identity.weights_sha256:
             raise ValueError(f"{path}: of other weights than {CONFIG} beside it; export the codec again")
+        if zeros := find_zero_matrices(path):
+            self._probe(session, name, zeros[0])
         return session
+
+    def _probe(self, session: Any, name: str, zero: str) -> None:
+        """A graph with a matrix of zeros must still tell one frame from another: the graph itself cannot complain."""
+        frames = np.array([PROBE_FRAMES], np.int64)
+        random = np.random.default_rng(0)
+        if name == ENCODER:
+            noise = 0.1 * random.standard_normal(PROBE_FRAMES * self.identity.hop_samples).astype(np.float32)
+            given = {"padded_audio": self._reflected(noise, PROBE_FRAMES)[None], "num_frames": frames}
+        else:
+            codes = random.integers(self.identity.codebook_size, size=(1, 1, PROBE_FRAMES))
+            given = {"audio_codes": codes, "num_frames": frames}
+        if not session.run(None, given)[0].any():
+            made = "code 0 for noise" if name == ENCODER else "silence for any codes"
+            raise ValueError(f"{self.folder / name}: {zero} is 0 throughout, and the graph gives {made}; export again")
 
 
 def reflect_padded(wav: np.ndarray, hop: int, n_fft: int, frames: int, floor_frames: bool = False) -> np.ndarray:

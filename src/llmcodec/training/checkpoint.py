@@ -25,7 +25,7 @@ from torch import Tensor
 
 from llmcodec.io.atomic import atomic_folder, find_left_overs, remove_folder
 from llmcodec.io.structured import read_object
-from llmcodec.io.tensor_file import check_header
+from llmcodec.io.tensor_check import check_tensors, write_digests
 
 STEP_FOLDER = re.compile(r"step_(\d{8})")
 TENSOR = "__tensor__"  # marks the place of a tensor in state.json
@@ -95,6 +95,7 @@ def save_checkpoint(root: Path, step: int, items: Mapping[str, Any], keep: int =
                 tree[name] = split_tensors(state, name, tensors)
                 if tensors:
                     save_file(tensors, folder / f"{name}.safetensors")
+            write_digests(folder)
             (folder / "state.json").write_text(json.dumps(tree), encoding="utf-8")
     except SafetensorError as error:
         raise OSError(f"checkpoint {final} could not be written: {error}") from error
@@ -121,7 +122,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
         items = {}
         for name, state in tree.items():
             path = folder / f"{name}.safetensors"
-            items[name] = join_tensors(state, load_file(check_header(path)) if path.exists() else {})
+            items[name] = join_tensors(state, load_file(check_tensors(path)) if path.exists() else {})
         return items
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ValueError(

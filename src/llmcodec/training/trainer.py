@@ -20,13 +20,14 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from llmcodec.codec.folder import WEIGHTS, check_folder
+from llmcodec.codec.folder import check_folder
 from llmcodec.codec.quantizer import CodebookUsage
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
 from llmcodec.distributed import most_over_ranks
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.run_guard import RunLock, Stopped, StopSignals
+from llmcodec.io.tensor_check import WEIGHTS
 from llmcodec.objectives.collapse import CodeStatistics
 from llmcodec.training import checkpoint
 from llmcodec.training.build import (

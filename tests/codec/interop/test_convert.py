@@ -61,6 +61,7 @@ def test_a_checkpoint_becomes_a_codec_wherever_the_weights_are(tmp_path, codec, 
     assert sorted(os.listdir(tmp_path / "out")) == [
         "README.md",
         "config.json",
+        "digests.json",
         "model.safetensors",
         "preprocessor_config.json",
     ]

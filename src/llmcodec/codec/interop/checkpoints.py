@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmcodec.io.tensor_file import check_header
+from llmcodec.io.tensor_check import check_tensors
 
 MAX_PICKLE_BYTES = 1 << 28
 ALLOWED_NAMES = {
@@ -60,7 +60,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if place.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        return load_file(check_header(place))
+        return load_file(check_tensors(place, ours=False))
     check_archive(place)
     try:
         loaded = torch.load(place, map_location="cpu", weights_only=True, mmap=True)
