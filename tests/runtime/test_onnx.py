@@ -20,7 +20,7 @@ from llmcodec.runtime.onnx_runtime import OnnxRuntime, reflect_padded
 from llmcodec.runtime.torch_runtime import TorchRuntime
 
 onnxruntime = pytest.importorskip("onnxruntime")
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 
 KINDS = {
     "global": {},
@@ -255,6 +255,72 @@ def test_a_codec_with_broken_weights_is_not_exported(tmp_path):
     torch.nn.init.constant_(codec.encoder.frontend.input_proj.weight, float("nan"))
     with pytest.raises(ValueError, match="weights or the audio are broken"):
         write_onnx(codec, "test", tmp_path)
+
+
+def exported(tmp_path, name: str, change) -> OnnxRuntime:
+    """A folder whose graph `name` has been changed by `change(initialisers by name)` and that has no digests."""
+    write_onnx(make(), "test", tmp_path)
+    (tmp_path / "digests.json").unlink()
+    model = onnx.load(tmp_path / name)
+    arrays = {one.name: onnx.numpy_helper.to_array(one).copy() for one in model.graph.initializer}
+    change(arrays)
+    for one in model.graph.initializer:
+        one.CopyFrom(onnx.numpy_helper.from_array(arrays[one.name], one.name))
+    onnx.save(model, tmp_path / name)
+    return OnnxRuntime(tmp_path, threads=1)
+
+
+def set_matrices(value: float, only: tuple[int, ...] | None = None):
+    def change(arrays: dict[str, np.ndarray]) -> None:
+        for array in arrays.values():
+            if array.dtype == np.float32 and array.ndim > 1 and only in (None, array.shape):
+                array[:] = value
+
+    return change
+
+
+@pytest.mark.parametrize("name", [ENCODER, DECODER])
+def test_an_older_folder_with_broken_weights_is_refused_where_it_is_opened(tmp_path, name):
+    def use(runtime: OnnxRuntime) -> object:
+        wav, codes = noise(5000), np.arange(20)[None]
+        return runtime.encode_batch([wav]) if name == ENCODER else runtime.decode_batch([codes])
+
+    for value, said in (
+        (np.nan, r"holds NaN or infinite values: the weights are broken"),
+        (np.inf, r"holds NaN or infinite values: the weights are broken"),
+        (0.0, "is 0 throughout, and the graph gives (code 0 for noise|silence for any codes); export again"),
+    ):
+        with pytest.raises(ValueError, match=f"{name}.*{said}") as failure:
+            use(exported(tmp_path, name, set_matrices(value)))
+        assert "\n" not in str(failure.value)
+
+
+def test_a_codebook_of_zeros_alone_is_found_and_another_zero_matrix_runs(tmp_path):
+    codec = make()
+    shape = tuple(codec.quantizer.codebook.shape)[::-1]  # code vectors are columns
+    with pytest.raises(ValueError, match="code 0 for noise"):
+        exported(tmp_path, ENCODER, set_matrices(0.0, shape)).encode_batch([noise(5000)])
+    with torch.no_grad():
+        codec.encoder.conformer.layers[0].ffn1.down_proj.weight.zero_()  # an ablation, not damage
+    write_onnx(codec, "test", tmp_path)
+    codes = OnnxRuntime(tmp_path).encode_batch([noise(5000)])[0]
+    expected = codec.encode(torch.from_numpy(noise(5000))[None, None]).audio_codes[0].numpy()
+    assert np.array_equal(codes, expected) and len(set(codes[0].tolist())) > 1
+
+
+def test_a_flipped_bit_of_an_exported_folder_names_the_tensor(tmp_path):
+    write_onnx(make(), "test", tmp_path)
+    for name in (ENCODER, DECODER):
+        path = tmp_path / name
+        whole = path.read_bytes()
+        largest = max(onnx.load(path).graph.initializer, key=lambda one: len(one.raw_data))
+        place = whole.index(largest.raw_data) + len(largest.raw_data) // 2
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        runtime = OnnxRuntime(tmp_path)
+        with pytest.raises(ValueError, match=f"{name}: {largest.name} differs from what was saved"):
+            _ = runtime.encoder if name == ENCODER else runtime.decoder
+        path.write_bytes(whole)
+        _ = runtime.encoder if name == ENCODER else runtime.decoder
 
 
 def test_bad_input_is_one_line(pair):

@@ -254,7 +254,7 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
-        path = check_tensors(self.folder / name)
+        path = self.folder / name
         failures = onnxruntime.capi.onnxruntime_pybind11_state
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -273,7 +273,7 @@ class OnnxRuntime:
         made_of = session.get_modelmeta().custom_metadata_map.get("weights_sha256")
         if made_of != self.identity.weights_sha256:
             raise ValueError(f"{path}: of other weights than {CONFIG} beside it; export the codec again")
-        if zeros := find_zero_matrices(path):
+        if zeros := find_zero_matrices(check_tensors(path)):
             self._probe(session, name, zeros[0])
         return session
 
