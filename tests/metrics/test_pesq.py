@@ -186,7 +186,7 @@ def test_what_has_no_score() -> None:
         pesq(RATE, burst, wav, "wb")
     with pytest.raises(NoScore, match="No utterances detected"):
         measure_pesq(burst, wav)
-    with pytest.raises(NoScore, match="silent beside"):
+    with pytest.raises(NoScore, match="silent compared"):
         measure_pesq(np.float32(1e30) * wav, np.float32(1e-30) * wav)
 
 

@@ -59,7 +59,7 @@ def test_what_passes_and_what_does_not():
 def test_what_cannot_be_checked_is_said(tmp_path):
     with pytest.raises(ValueError, match="rir_consistency: the change itself lies at the joint"):
         check_cut(["m"], SuiteSettings(), part="rir_consistency")
-    with pytest.raises(ValueError, match=r"no suite\.json that tells the joints"):
+    with pytest.raises(ValueError, match=r"no suite\.json with the joints"):
         suite_cut_accuracy(tmp_path, PART)
     with pytest.raises(ValueError, match="pairs of one fold only"):
         suite_cut_accuracy(make_suite(tmp_path / "one", 0.0, pairs=4, folds=1), PART)

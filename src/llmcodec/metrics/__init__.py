@@ -1,1 +1,1 @@
-"""Two signals, or two token sequences, make a number. Nothing here knows a codec or a clip."""
+"""Metrics: functions of two signals or of token sequences. Nothing here knows about codecs or clips."""

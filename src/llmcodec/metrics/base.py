@@ -1,7 +1,7 @@
-"""What metrics share: the columns of a table, scores and failures, checks of a pair of signals, optional packages.
+"""Shared by all metrics: table columns, scores and failures, checks of a signal pair, optional packages.
 
-A metric is a function of two signals that returns a number, or raises `NoScore` where there is none; its line in
-`registry.METRICS` says how it is called and shown. Waveforms are numpy float32 (S,), S samples.
+A metric is a function of two signals that returns a number, or raises `NoScore` if there is none; its entry in
+`registry.METRICS` says how it is called and displayed. Waveforms are numpy float32 (S,), S samples.
 Test: tests/metrics/test_base.py.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from llmcodec.metrics.statistics import PairedComparison
 
 SAMPLE_RATE = 16_000
-"""Of signals, where nothing else is said."""
+"""Default sample rate, Hz."""
 INSTALL = {
     "scipy": "pip install 'llmcodec[metrics]'",
     "parselmouth": "pip install 'llmcodec[metrics]'",
@@ -50,7 +50,7 @@ class Measured:
 
     @staticmethod
     def of(value: float, name: str) -> Measured:
-        """A measured value; one that is not finite is a failure."""
+        """Wrap a value; a non-finite one becomes a failure."""
         if math.isfinite(value):
             return Measured(float(value))
         return Measured(None, f"{name} is {value}")
@@ -58,13 +58,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measure:
-    """A line of the result tables."""
+    """A row of the result tables."""
 
     key: str
     label: str
     digits: int
     higher_is_better: bool | None
-    """None where neither direction is good in itself."""
+    """None if neither direction is better."""
     unit: str = ""
     hint: str = ""
     """A few words for the report page."""
@@ -80,7 +80,7 @@ class Measure:
         return f"{self.label} {self.arrow}".strip() + (f" ({self.unit})" if self.unit else "")
 
     def judge(self, result: PairedComparison) -> Literal["same", "changed", "better", "worse"]:
-        """The paired comparison in a word: `same` where no difference is shown."""
+        """The paired comparison in one word; `same` if no difference is shown."""
         if not result.real:
             return "same"
         if self.higher_is_better is None:
@@ -93,15 +93,15 @@ class Metric(Measure):
     """A measure of one reconstruction against its reference."""
 
     score: Callable[[np.ndarray, np.ndarray, int], float | dict[str, float]] = field(kw_only=True)
-    """(reference (S,), reconstruction (S,), sample rate) -> the number, or several by their keys. Raises NoScore."""
+    """(reference (S,), reconstruction (S,), sample rate) -> the score, or several scores by key. Raises NoScore."""
     rate: int | None = field(default=None, kw_only=True)
-    """Where it is defined at one rate alone, both signals are resampled to it."""
+    """Set if the metric is defined at a single rate: both signals are then resampled to it."""
     package: str = field(default="", kw_only=True)
-    """Module that it needs, of those that are not always installed."""
+    """Optional module that it needs."""
 
 
 def check_shapes(reference_S: np.ndarray, reconstruction_S: np.ndarray) -> None:
-    """Refuse two arrays that are no pair.
+    """Reject two arrays that do not form a pair.
 
     Raises:
         ValueError: a signal has several channels, or their lengths differ.
@@ -121,11 +121,11 @@ def check_pair(reference_S: np.ndarray, reconstruction_S: np.ndarray, *, silence
 
     Args:
         reference_S: the recording, float (S,).
-        reconstruction_S: what became of it, float (S,).
+        reconstruction_S: its reconstruction, float (S,).
         silence: accept a reference of digital silence.
 
     Raises:
-        ValueError: the arrays are no pair (`check_shapes`).
+        ValueError: the arrays do not form a pair (`check_shapes`).
         NoScore: samples that are not finite, or a silent reference.
     """
     check_shapes(reference_S, reconstruction_S)
@@ -137,7 +137,7 @@ def check_pair(reference_S: np.ndarray, reconstruction_S: np.ndarray, *, silence
 
 
 def check_rate(sample_rate: int, name: str) -> None:
-    """Refuse another rate than 16 kHz.
+    """Reject any sample rate other than 16 kHz.
 
     Raises:
         ValueError: the signals have another rate.
@@ -150,7 +150,7 @@ def load_metric_package(name: str, metric: str = "a metric") -> ModuleType:
     """Import an optional metric package.
 
     Raises:
-        ValueError: it is not installed; the message says how to get it.
+        ValueError: it is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""Metrics by small pretrained networks, each optional: DNSMOS (a guessed opinion score) and speaker similarity.
+"""Metrics by small pretrained networks, each optional: DNSMOS (a predicted opinion score) and speaker similarity.
 
 DNSMOS: package `speechmos` (Reddy et al. 2021, models inside). Speaker similarity: package `resemblyzer` (GE2E, Wan et
 al. 2018, weights inside). Both are imported where used. Waveforms are numpy float32 (S,) at 16 kHz.
@@ -19,7 +19,7 @@ MIN_SECONDS = 0.5
 
 
 def measure_dnsmos(reference_S: np.ndarray, reconstruction_S: np.ndarray, sample_rate: int = SAMPLE_RATE) -> float:
-    """DNSMOS P.835 overall quality of the reconstruction by itself, 1 .. 5, higher is better.
+    """DNSMOS P.835 overall quality of the reconstruction alone, 1 .. 5, higher is better.
 
     Raises:
         NoScore: silence, or less than half a second.
@@ -35,7 +35,7 @@ def measure_speaker(reference_S: np.ndarray, reconstruction_S: np.ndarray, sampl
     """Cosine of the two speaker embeddings, higher is more alike; 1 for the recording itself.
 
     Raises:
-        NoScore: silence, or less than half a second of voice, in one of them.
+        NoScore: silence, or less than half a second of voice, in either signal.
     """
     package, encoder = load_metric_package("resemblyzer", "speaker similarity"), _speaker_encoder()
     check_rate(sample_rate, "speaker similarity")

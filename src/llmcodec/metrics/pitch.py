@@ -1,4 +1,4 @@
-"""F0 correlation: does the melody of the speech survive? Codec-SUPERB's definition.
+"""F0 correlation: how well the pitch contour is preserved, by Codec-SUPERB's definition.
 
 Praat's autocorrelation pitch (package `praat-parselmouth`) of both signals, voiced frames in cents around their own
 median, aligned by dynamic time warping, then Pearson's correlation over the warping path. Source: github
@@ -15,13 +15,13 @@ import numpy as np
 from llmcodec.metrics.base import SAMPLE_RATE, NoScore, check_pair, load_metric_package
 
 LABEL_RATE = 22_050
-"""Codec-SUPERB tells Praat that every file has this sample rate, whatever it really has. At 16 kHz the pitch floor of
-50 Hz thus means 36 Hz, the ceiling of 1,100 Hz 798 Hz, and a step of 256 samples is one. Kept, so that numbers match;
-cents around the median do not see the factor."""
+"""Codec-SUPERB tells Praat that every file has this sample rate. At 16 kHz the pitch floor of 50 Hz is therefore 36 Hz
+and the ceiling of 1,100 Hz is 798 Hz; the step remains 256 samples. Kept so that numbers match; cents around the median
+are not affected."""
 STEP_SAMPLES = 256
 FLOOR_HZ, CEILING_HZ, VOICING_THRESHOLD = 50.0, 1100.0, 0.6
 MAX_FRAMES = 5_000
-"""Voiced frames; more (80 s of voice at 16 kHz) would take above 400 MB for the warping."""
+"""Most voiced frames accepted (80 s of voice at 16 kHz); more would take over 400 MB for the warping."""
 
 
 def measure_f0_correlation(
@@ -30,7 +30,7 @@ def measure_f0_correlation(
     """Pearson correlation of the two pitch contours, -1 .. 1, higher is better; the sample rate is not used.
 
     Raises:
-        NoScore: one of them is too short, has fewer than two voiced frames, or a constant pitch (Codec-SUPERB: 0.0).
+        NoScore: a signal is too short, has fewer than two voiced frames, or a constant pitch (Codec-SUPERB: 0.0).
     """
     check_pair(reference_S, reconstruction_S)
     contours = []
@@ -75,7 +75,7 @@ def dtw_path(a_N: np.ndarray, b_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     n, m = a_N.size, b_M.size
     backwards_M = b_M[::-1]
-    total_DN = np.full((n + m + 1, n + 1), np.inf)  # cell (i, j) stands at [i + j + 2, i + 1]: the borders are infinite
+    total_DN = np.full((n + m + 1, n + 1), np.inf)  # cell (i, j) is at [i + j + 2, i + 1]: the borders are infinite
     for d in range(n + m - 1):
         low, high = max(0, d - m + 1), min(n - 1, d) + 1
         cost = np.abs(a_N[low:high] - backwards_M[m - 1 - d + low : m - 1 - d + high])

@@ -23,7 +23,7 @@ _LINES = (
     Metric(
         "mel", "Mel distance", 3, False, hint="Codec-SUPERB's distance between mel spectrograms", score=measure_mel_stft
     ),
-    Metric("stft", "STFT distance", 3, False, hint="the same between magnitude spectrograms", score=measure_mel_stft),
+    Metric("stft", "STFT distance", 3, False, hint="distance between magnitude spectrograms", score=measure_mel_stft),
     Metric(
         "pesq",
         "PESQ",
@@ -40,7 +40,7 @@ _LINES = (
         "F0 correlation",
         3,
         True,
-        hint="how alike the pitch contours are, -1 to 1",
+        hint="correlation of the pitch contours, -1 to 1",
         score=measure_f0_correlation,
         package="parselmouth",
     ),
@@ -52,13 +52,13 @@ _LINES = (
 METRICS = {metric.key: metric for metric in _LINES}
 """All metrics by name, in the order of the tables."""
 SUPERB = ("mel", "stft", "pesq", "stoi", "f0corr", "sdr")
-"""Codec-SUPERB's metrics: what is measured unless something else is asked for."""
+"""Codec-SUPERB's metrics, measured by default."""
 FAST = ("mel", "stft", "sdr")
-"""Those that need no package and little time."""
+"""Fast metrics that need no optional package."""
 
 
 def check_metrics(names: Sequence[str]) -> None:
-    """Refuse what cannot be measured here.
+    """Reject metrics that cannot be computed here.
 
     Raises:
         ValueError: an unknown metric, or one whose package is not installed.
@@ -76,19 +76,19 @@ def measure_pair(
     sample_rate: int = SAMPLE_RATE,
     names: Sequence[str] = SUPERB,
 ) -> dict[str, Measured]:
-    """Measure one reconstruction by several metrics; where there is no number, the result names the reason.
+    """Measure one reconstruction by several metrics; a metric without a score gives the reason instead.
 
     Args:
         reference_S: the recording, float32 (S,).
-        reconstruction_S: what became of it, float32 (S,).
-        sample_rate: of both, in Hz; they are resampled for metrics that are defined at one rate alone.
+        reconstruction_S: its reconstruction, float32 (S,).
+        sample_rate: of both, in Hz; they are resampled for metrics that are defined at a single rate.
         names: keys of `METRICS`.
 
     Returns:
         Results by name, in the order of `names`.
 
     Raises:
-        ValueError: the arrays are no pair of signals.
+        ValueError: the arrays do not form a pair of signals.
     """
     check_shapes(reference_S, reconstruction_S)
     pairs = {sample_rate: (reference_S, reconstruction_S)}

@@ -1,4 +1,4 @@
-"""Signal-to-distortion ratio: how much louder the recording is than the sample-exact error.
+"""Signal-to-distortion ratio: energy of the recording over energy of the sample-wise error.
 
 Test: tests/metrics/test_sdr.py.
 """

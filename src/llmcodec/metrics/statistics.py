@@ -1,4 +1,4 @@
-"""Certainty of a number: bootstrap intervals, paired comparisons, Wilson intervals.
+"""Uncertainty of a number: bootstrap intervals, paired comparisons, Wilson intervals.
 
 Everything works on one value per clip ("row"), because clips are what an evaluation draws at random: frames inside a
 clip are not independent. All randomness comes from an explicit seed. Test: tests/metrics/test_statistics.py.
@@ -25,11 +25,11 @@ class Interval:
     low: float
     high: float
     num: int
-    """How many clips (or trials) the estimate stands on."""
+    """Number of clips (or trials) behind the estimate."""
 
     @property
     def has_bounds(self) -> bool:
-        """Whether the interval is known; NaN bounds say that it is not."""
+        """Whether the bounds are known (not NaN)."""
         return math.isfinite(self.low)
 
     def excludes(self, point: float) -> bool:
@@ -46,7 +46,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """System B against system A on the same clips; only where `real` is True is there a difference to report."""
+    """System B against system A on the same clips; report a difference only if `real` is True."""
 
     mean_a: float
     mean_b: float
@@ -58,7 +58,7 @@ class PairedComparison:
     """Student's t of the clip differences (mean / standard error)."""
     num: int
     margin: float = 0.0
-    """Relative difference that chance other than the choice of clips may explain, e.g. the seed of a training."""
+    """Relative difference that chance other than the choice of clips may explain, e.g. the training seed."""
 
     @property
     def real(self) -> bool:
@@ -102,7 +102,7 @@ def _central(samples: np.ndarray) -> tuple[float, float]:
 def bootstrap_mean(values: Sequence[float] | np.ndarray, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> Interval:
     """Mean of per-clip values with a 95 % percentile bootstrap interval (Efron & Tibshirani 1993, ch. 13).
 
-    An empty list gives NaN with `num=0`; a single value has an interval of width 0, so look at `num`.
+    An empty list gives NaN with `num=0`; a single value has an interval of width 0, so check `num`.
     """
     rows = _as_rows(values, "bootstrap_mean")
     if rows.size == 0:

@@ -1,8 +1,8 @@
-"""STOI: how much of the speech's band envelopes survives, which predicts how many words listeners understand.
+"""STOI: how well the band envelopes of speech are preserved, which predicts intelligibility.
 
 Taal, Hendriks, Heusdens, Jensen, "An Algorithm for Intelligibility Prediction of Time-Frequency Weighted Noisy Speech",
-IEEE TASLP 2011, with the resampler of the package `pystoi` (Octave's), whose numbers it gives to 1e-9 at a fifth of the
-time: frames, bands and segments are arrays, not loops. Numpy alone, so that worker processes start at once.
+IEEE TASLP 2011, with the resampler of the package `pystoi` (Octave's). It agrees with that package to 1e-9 in a fifth
+of the time: frames, bands and segments are arrays, not loops. Numpy only, so that worker processes start at once.
 Shapes: S samples, F frames, N bins, J bands, M segments, L frames per segment, W filter taps, O outputs per window.
 Test: tests/metrics/test_stoi.py.
 """
@@ -37,7 +37,7 @@ def measure_stoi(reference_S: np.ndarray, reconstruction_S: np.ndarray, sample_r
 
     Raises:
         NoScore: fewer than 30 frames (0.4 s) of the reference are louder than 40 dB below the loudest, where pystoi
-            answers 1e-5.
+            returns 1e-5.
     """
     check_pair(reference_S, reconstruction_S)
     pair_2S = np.stack([reference_S, reconstruction_S]).astype(np.float64)

@@ -1,4 +1,4 @@
-"""What the tokens of a codec look like, without a neural model: codebook use, entropies, repeats, unigram fit.
+"""Token statistics without a neural model: codebook use, entropies, repeats, unigram fit.
 
 A clip is a 1-D int64 tensor of codes. Codecs with Q codebooks are flattened frame by frame (`flatten_codes`), so that
 every token has its own range of ids. Shapes: Q codebooks, T frames, V vocabulary. Bits are base-2.
@@ -31,10 +31,10 @@ def flatten_codes(codes_QT: Tensor, codebook_size: int) -> Tensor:
 
 
 def check_codes(codes: Sequence[Tensor], vocabulary: int, name: str) -> None:
-    """Refuse what is no corpus of tokens.
+    """Reject anything that is not a corpus of tokens.
 
     Args:
-        codes: one row of codes a clip, int64 (T,).
+        codes: one row of codes per clip, int64 (T,).
         vocabulary: number of codes.
         name: of the corpus, for the message.
 
@@ -60,7 +60,7 @@ def entropy_bits(counts: Tensor) -> float:
 
 @dataclass(frozen=True)
 class CodeStatistics:
-    """Token statistics over a set of utterances; see docs/evaluation.md for what each cannot tell."""
+    """Token statistics over a set of utterances; see docs/evaluation.md for the limits of each."""
 
     num_clips: int
     num_tokens: int
@@ -88,7 +88,7 @@ def code_statistics(codes: Sequence[Tensor], codebook_size: int, num_codebooks: 
     """Statistics over utterances.
 
     Args:
-        codes: one row of codes an utterance, int64 (T * Q,), flattened where there are several codebooks.
+        codes: one row of codes per utterance, int64 (T * Q,), flattened where there are several codebooks.
         codebook_size: codes of one codebook.
         num_codebooks: tokens of one frame.
 

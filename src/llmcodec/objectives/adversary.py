@@ -45,7 +45,7 @@ class AdversaryConfig:
     stft: STFTDiscriminatorConfig | None = None
     """Multi-resolution STFT discriminator; null leaves it out."""
     loss: Literal["hinge", "least_squares"] = "hinge"
-    """Adversarial loss of both sides, averaged over positions."""
+    """Adversarial loss of codec and discriminators, averaged over positions."""
     combine: Literal["sum", "mean"] = "sum"
     """Over sub-networks: sum as in HiFi-GAN and LLM-Codec, or mean, which does not change with their number."""
     feature_matching: Literal["absolute", "relative"] = "absolute"
@@ -71,11 +71,11 @@ class AdversaryConfig:
 
     def __post_init__(self) -> None:
         if self.mpd is None and self.msd is None and self.stft is None:
-            raise ValueError("AdversaryConfig: no discriminator left; set mpd, msd or stft, or weight adv/* with 0")
+            raise ValueError("AdversaryConfig: no discriminator left; set mpd, msd or stft, or set adv/* weights to 0")
         if self.r1_every < 1:
             raise ValueError(f"AdversaryConfig: r1_every counts steps and must be at least 1, got {self.r1_every}")
         if self.clip <= 0:
-            raise ValueError(f"AdversaryConfig: clip must be positive, got {self.clip}; use a large number for none")
+            raise ValueError(f"AdversaryConfig: clip must be positive, got {self.clip}; use 1e9 for no clipping")
 
 
 class Adversary(nn.Module):
@@ -133,8 +133,8 @@ class Adversary(nn.Module):
         """Train the discriminators once on all `windows` of one optimizer step.
 
         Args:
-            windows: (fake, real) pairs (B, S), one per micro-batch; fakes may carry a graph, it is not entered. Every
-                clip weighs the same however clips are split into micro-batches and ranks.
+            windows: (fake, real) pairs (B, S), one per micro-batch; fakes may carry a graph, which gets no gradient.
+                Every clip has the same weight however clips are split into micro-batches and ranks.
             step_index: the optimizer step, which decides on R1 and the learning rate.
 
         Returns:
@@ -233,7 +233,7 @@ class Adversary(nn.Module):
 
 
 def check_pair(fake_BS: Tensor, real_BS: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in at least float32, or a refusal where they are not the same windows."""
+    """Both in at least float32; raises ValueError if their shapes differ."""
     if fake_BS.shape != real_BS.shape or fake_BS.ndim != 2:
         raise ValueError(
             f"Adversary: fake {tuple(fake_BS.shape)} and real {tuple(real_BS.shape)} must both be (B, S); "

@@ -4,9 +4,10 @@ states.
 For each of the middle layers (`lm.backbone.sa_layers`): the audio state at the last real token against the text state
 at the last real token (no gradient). `align/cosine` = 1 - cos, mean over layers and clips. `align/contrast` =
 cross-entropy over [positive, negatives] with logits 5 cos and label smoothing 0.1; the negatives are the text states
-of that layer of up to 512 past utterances, a ring that keeps refreshing. Texts equal to the positive are no negatives.
+of that layer of up to 512 past utterances, a ring that keeps refreshing. Texts equal to the positive are not used as
+negatives.
 
-Align only audio that speaks all of its text: whole utterances, never a random crop. Clips without text are left out.
+Align only audio that contains its whole text: whole utterances, never a random crop. Clips without text are left out.
 Shapes: B batch, L LLM positions, H LLM width, Q bank slots, M layers. Source: LLM-Codec, arXiv 2604.17852.
 Test: `pytest tests/objectives/test_alignment.py`.
 """
@@ -97,7 +98,7 @@ class SemanticAlignment(nn.Module):
         cosines, contrasts = [], []
         stored: list[Tensor] = []
         allowed_BQ = self._allowed(text_keys_B)
-        # A copy: the bank moves on below, before the backward pass has read it.
+        # A copy: the bank is updated below, before the backward pass has read it.
         bank_MQH = self.bank_MQH.clone()
         for index, layer in enumerate(self.layers):
             audio_BH = nn.functional.normalize(at_least_float32(audio[layer]), dim=-1)

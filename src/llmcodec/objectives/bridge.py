@@ -3,7 +3,7 @@
 Forward pass: embeds[t] = embedding[token[t]], a gather. Backward pass: as if embeds[t] were w[t] @ embedding with
 w = softmax((logits + noise) / tau) held at its soft value: the gradient g of an embedding turns into
 d_logits = w * (a - sum_v w a) / tau, a = embedding @ g, and each used embedding row receives the g of its frames.
-Chunks of frames are recomputed in the backward pass, so neither one-hots nor logits of (B, T, V) ever exist.
+Chunks of frames are recomputed in the backward pass, so one-hots or logits of shape (B, T, V) are never materialised.
 
 Kinds:
 - `native`: logits = (query . codebook) / similarity_tau, the codec's own quantiser; the forward token is the codec's
@@ -47,7 +47,7 @@ class BridgeConfig:
     mode: BridgeMode = "gumbel"
     """Gradient to the codec: gumbel (noisy soft weights), straight_through (soft weights), detach (none)."""
     tau: Schedule = field(default_factory=lambda: Schedule(1.0, end=0.3, steps=20_000, shape="cosine"))
-    """Temperature of the soft weights over training; the paper's cosine is the default, linear is the other report."""
+    """Temperature of the soft weights over training, by default the paper's cosine; linear has been reported too."""
     similarity_tau: float = 0.05
     """native only: cosine similarity is divided by this to make logits (0.05 spreads a frame over some ten codes)."""
     noise: Literal["independent", "conditional"] = "independent"
@@ -150,7 +150,7 @@ class _StraightThroughGather(torch.autograd.Function):
                     del logits, delta
                 del right
             if ctx.needs_input_grad[3]:
-                # Last, so that it does not stand beside the chunks.
+                # Last, so that it is not in memory together with the chunks.
                 d_embedding = torch.zeros_like(embedding).index_add_(0, tokens, grad_NH.to(embedding.dtype))
         return d_x, d_weight, d_bias, d_embedding, None, None
 
@@ -258,7 +258,7 @@ class Bridge(nn.Module):
             scale=1.0 / config.similarity_tau if native else 1.0,
             tau=tau,
             noise=noise,
-            conditional=native and config.noise == "conditional",  # projected: the token has won by its own noise
+            conditional=native and config.noise == "conditional",  # projected: sampled with this noise
             dtype=torch.bfloat16 if config.bf16 else None,
             to_codec=to_codec,
         )

@@ -1,4 +1,4 @@
-"""Row-wise losses over the whole audio vocabulary in constant memory: the (rows, V) logits never stand together.
+"""Row-wise losses over the whole audio vocabulary in constant memory: the (rows, V) logits are never held at once.
 
 Shapes: N rows (real frames of a batch, flattened), H hidden width, V audio vocabulary, C code dimension.
 Test: `pytest tests/objectives/test_chunked.py`. Memory and time: `python benchmarks/bridge_memory.py`.
@@ -24,8 +24,8 @@ MIN_CHUNK_ROWS = 16
 
 def row_chunks(num_rows: int, width: int, device: torch.device, parts: int = 6) -> Iterator[slice]:
     """Slices that cover `num_rows` rows of `width` numbers, in `parts` chunks: more of them where they would be large,
-    fewer where they would have less than 16 rows. All but the last are alike: a short remainder costs as much as a
-    chunk, since each passes over the whole weight."""
+    fewer where they would have less than 16 rows. All but the last have equal size: a short remainder costs as much as
+    a chunk, since each passes over the whole weight."""
     elements = CHUNK_ELEMENTS_CPU if device.type == "cpu" else CHUNK_ELEMENTS_GPU
     chunks = max(parts, math.ceil(num_rows * width / elements))
     rows = max(MIN_CHUNK_ROWS, math.ceil(num_rows / chunks))
@@ -77,7 +77,7 @@ def row_dot(a_NV: Tensor, b_NV: Tensor) -> Tensor:
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Sum over rows of CE(hidden @ weight^T, target), gradients computed in the forward pass beside the logits.
+    """Sum over rows of CE(hidden @ weight^T, target), gradients computed in the forward pass together with the logits.
 
     With a query, the target is the straight-through one-hot of q = softmax(query @ codebook^T / tau): its value is the
     one-hot of `targets` (so loss, hidden and weight see ordinary cross-entropy), its gradient is that of q:

@@ -1,8 +1,8 @@
-"""Against collapse: the terms and floors that keep a predictable codec from becoming a constant one.
+"""Loss term and floors against collapse: they keep a predictable codec from becoming a constant one.
 
 A predictability loss is best served by constant tokens, or by tokens constant within an utterance. Against the first:
 `codes/marginal_entropy` = log V - H(u), u the mean soft assignment of all frames (a cross-entropy of u to the uniform
-distribution would look alike but has no gradient where it is needed). Against both: reconstruction as the anchor, and
+distribution looks similar but has no gradient where it is needed). Against both: reconstruction as the anchor, and
 floors on plain statistics of the codes, shown and checked while training.
 
 Shapes: B batch, T frames, N real frames, V codes, C code dimension, D codec width.
@@ -32,7 +32,7 @@ class _SoftUsage(torch.autograd.Function):
     def forward(ctx: Any, query_NC: Tensor, codebook_VC: Tensor, tau: float) -> Tensor:
         num_codes = codebook_VC.shape[0]
         with torch.autocast(device_type=query_NC.device.type, enabled=False):
-            # Frames are counted in the last place, so that one collective sums both.
+            # The last entry counts frames, so that one collective sums both.
             sums = query_NC.new_zeros(num_codes + 1)
             sums[-1] = query_NC.shape[0]
             for rows in row_chunks(query_NC.shape[0], num_codes, query_NC.device):
@@ -56,7 +56,7 @@ class _SoftUsage(torch.autograd.Function):
                 soft.mul_(along - row_dot(soft, along)).div_(ctx.tau)
                 d_query[rows] = soft @ codebook
                 add_outer(d_codebook, soft, query[rows], None)
-        # The caller averages gradients over ranks; u is a mean over all of them, so each rank answers for its share.
+        # The caller averages gradients over ranks; u is a mean over all of them, so each rank contributes its share.
         scale = num_ranks() / count
         return d_query * scale, d_codebook * scale, None
 
@@ -128,7 +128,7 @@ class CodeStatistics(nn.Module):
         """The four statistics as float64 scalars."""
         repeats, pairs, entropy, clips = self.sums.unbind()
         return {
-            # Half a count that has faded for a while: with decay .98 a code counts as used for some 35 updates.
+            # A code is in use while its decayed count is at least a half: with decay .98, for some 35 updates.
             "codes/used": (self.counts_V >= 0.5).sum().double(),
             "codes/perplexity": torch.exp2(entropy_bits(self.counts_V)),
             "codes/utterance_entropy": entropy / clips.clamp_min(1e-12),

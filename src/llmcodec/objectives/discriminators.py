@@ -28,7 +28,7 @@ Features = list[list[Tensor]]
 
 
 def scaled(channels: Sequence[int], width: float, groups: Sequence[int]) -> list[int]:
-    """Channel counts times `width`, rounded up so that each divides by its own and the next layer's groups.
+    """Channel counts times `width`, rounded up so that each is divisible by its own and the next layer's groups.
 
     `groups[i]` are those of the convolution that makes `channels[i]`.
     """
@@ -250,7 +250,7 @@ class MultiResolutionSTFTDiscriminator(nn.Module):
 
 
 def check_window(wav_BS: Tensor, min_samples: int) -> None:
-    """Refuse what no sub-network could judge."""
+    """Reject windows of the wrong shape or too short for a sub-network."""
     if wav_BS.ndim != 2:
         raise ValueError(f"discriminator: expected windows (B, S), got shape {tuple(wav_BS.shape)}")
     if wav_BS.shape[-1] < min_samples:

@@ -1,7 +1,7 @@
-"""Gumbel noise that belongs to a clip: the same numbers whatever the batch, the padding, the chunking or the rank.
+"""Gumbel noise keyed by clip: the same numbers whatever the batch, the padding, the chunking or the rank.
 
 The noise of frame t of a clip comes from a generator keyed by (clip key, t // 16), so any frame can be drawn again at
-any time, in the backward pass for one, without keeping the noise of the others.
+any time, for example in the backward pass, without keeping the noise.
 Shapes: B batch, T frames, N real frames, V audio vocabulary. Test: `pytest tests/objectives/test_gumbel.py`.
 """
 

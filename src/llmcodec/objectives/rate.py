@@ -4,7 +4,7 @@
 
 Forward value at the hard code (q one-hot): plain cross-entropy. Backward through q_t = softmax(similarity_t / tau),
 both as target (the gradient of a frame's own code: towards codes that p finds likely) and as context (through the
-bridge that made the LM's input). Frozen targets, as in FTP, only ever teach the contexts.
+bridge that made the LM's input). Targets without gradient, as in FTP, train the contexts only.
 
 p is `backbone` (the frozen LLM with its trained audio rows and FTP head 1: `rate_term` on its hidden states) or
 `small_lm` (`small_lm_rate`: a `SmallLM`, trained along with the codec). Minimised alone it collapses the codes: see
@@ -49,8 +49,8 @@ class RateConfig:
             start_clips=2000,
         )
     )
-    """The small LM (model small_lm); it starts from the tokens of a pretrained codec, not from those of one from
-    scratch."""
+    """The small LM (model small_lm); it is initialised from the tokens of a pretrained codec, but not from those of an
+    untrained one."""
     bf16: bool = False
     """Compute the large products in bfloat16; softmax and sums stay float32."""
 
@@ -110,7 +110,7 @@ def small_lm_rate(
     Args:
         encoding, codebook_VC: the codec's view of the batch. tau: temperature of q.
         codec_scale: factor on the gradient that reaches query and codebook. Weight 1 on `lm/rate` with the ramped
-            weight here trains the LM at full rate before the codec feels anything.
+            weight here trains the LM at full rate before the codec gets any gradient.
     """
     mask_BT = encoding.mask_BT
     query = scale_gradient(at_least_float32(encoding.query_BTC), codec_scale)

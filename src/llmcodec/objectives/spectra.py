@@ -13,7 +13,7 @@ from torch import Tensor
 from llmcodec.codec.inputs import mask_of
 from llmcodec.distributed import at_least_float32, masked_mean
 
-# Clips more quiet than this RMS (-60 dB full scale) count as being this loud wherever a loss divides by a clip's level.
+# Lower bound of a clip's RMS (-60 dB full scale) wherever a loss divides by it.
 LEVEL_FLOOR = 1e-3
 # Added in quadrature to STFT magnitudes: below the quantisation noise of 16-bit audio, keeps log and 1/x finite.
 MAGNITUDE_FLOOR = 1e-4
@@ -26,7 +26,7 @@ def frame(wav_BS: Tensor, n_fft: int, hop: int) -> Tensor:
     padded_BS = F.pad(wav_BS, (left, (num_frames - 1) * hop + n_fft - left - wav_BS.shape[-1]))
     if n_fft % hop:
         return padded_BS.unfold(-1, n_fft, hop)
-    # Side by side slices: their backward pass is a few additions, several times faster than that of `unfold`.
+    # Concatenated slices: their backward pass is a few additions, several times faster than that of `unfold`.
     blocks_BTN = padded_BS.unflatten(-1, (-1, hop))
     return torch.cat([blocks_BTN[:, i : i + num_frames] for i in range(n_fft // hop)], dim=-1)
 
@@ -36,8 +36,8 @@ class Spectra:
 
     Args:
         wav_BS: (B, S) samples; bf16 and fp16 are promoted to float32.
-        lengths_B: (B,) real samples per clip; samples behind them are treated as zeros and frames centred behind them
-            do not count. None: every sample is real.
+        lengths_B: (B,) real samples per clip; samples after them are treated as zeros and frames centred after them do
+            not count. None: every sample is real.
     """
 
     def __init__(self, wav_BS: Tensor, lengths_B: Tensor | None = None) -> None:
@@ -83,7 +83,7 @@ class Spectra:
         return (energy_B / count).clamp(min=LEVEL_FLOOR**2).sqrt()
 
     def frame_mask(self, hop: int) -> Tensor | None:
-        """Bool (B, T), True where a frame's centre is not behind its clip's end; None when all are."""
+        """Bool (B, T), True where a frame's centre is within its clip; None when all are."""
         if self.lengths_B is None:
             return None
         frames_B = torch.where(self.lengths_B > 0, self.lengths_B // hop + 1, 0)
@@ -120,5 +120,5 @@ def as_spectra(fake: Tensor | Spectra, real: Tensor | Spectra, lengths_B: Tensor
 
 
 def no_autocast(spectra: Spectra) -> torch.autocast:
-    """Fourier transforms, logarithms and mel filters stay in float32 whatever surrounds them."""
+    """Keep Fourier transforms, logarithms and mel filters in float32 under any autocast."""
     return torch.autocast(spectra.wav_BS.device.type, enabled=False)

@@ -1,8 +1,8 @@
 """Reconstruction losses on spectrograms: mel, multi-scale mel, multi-resolution STFT, complex STFT.
 
 All take `fake` and `real` windows (B, S) and return a float scalar; `SpectralLosses` computes several at once and
-shares the Fourier transforms between them. Definitions follow LLM-Codec (arXiv 2604.17852) where it gives them; choices
-of ours are named in the configs. Frames are centred on multiples of the hop and the signal is continued with zeros, so
+shares the Fourier transforms between them. Definitions follow LLM-Codec (arXiv 2604.17852) where it gives them; our own
+choices are named in the configs. Frames are centred on multiples of the hop and the signal is continued with zeros, so
 any S >= 1 works and a clip gives the same value alone and zero-padded in a batch (with `lengths_B`).
 
 Shapes: B batch, S samples, T frames, N window samples, F frequency bins, M mel bands.
@@ -75,7 +75,7 @@ class MelLoss(nn.Module):
         filters_FM = mel_filter_bank(
             config.n_fft // 2 + 1, config.num_mels, 0.0, sample_rate / 2, sample_rate, mel_scale=config.mel_scale
         )
-        # Kept in float64 and cast where used, so that a float64 check of the loss is one; nothing to save.
+        # Kept in float64 and cast where used, so that the loss can be checked in float64; not part of the state.
         self._filters_FM = torch.from_numpy(filters_FM).double()
         self._cast: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
@@ -122,7 +122,7 @@ class MultiScaleMelLossConfig:
     floor: float = 1e-5
     """Added to every mel band before the logarithm."""
     normalize: bool = False
-    """Divide both signals by their own RMS first; off, so that this loss holds the loudness."""
+    """Divide both signals by their own RMS first; off, so that this loss constrains the loudness."""
 
     def __post_init__(self) -> None:
         if not self.n_ffts or len(self.n_ffts) != len(self.num_mels):

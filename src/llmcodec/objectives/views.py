@@ -1,9 +1,9 @@
-"""View consistency: the same speech, heard a little differently, should get the same codes.
+"""View consistency: a slightly perturbed copy of the same speech should get the same codes.
 
-Part of what a language model cannot predict in tokens is how the frame grid happens to fall on the waveform, and noise
-that nobody hears. `codes/view` encodes a perturbed copy (shifted by less than a hop, another level, faint noise) and
-pulls its look-up queries to the codes of the original: the term is a cross-entropy of softmax(similarity / tau) to the
-original's hard code. After Liu et al., ACL 2025 (arXiv 2409.19283), who do this with slices.
+Part of what makes tokens unpredictable is how the frame grid happens to fall on the waveform, and inaudible noise.
+`codes/view` encodes a perturbed copy (shifted by less than a hop, scaled, with faint noise) and pulls its look-up
+queries to the codes of the original: the term is a cross-entropy of softmax(similarity / tau) to the original's hard
+code. After Liu et al., ACL 2025 (arXiv 2409.19283), who do this with slices.
 
 Shapes: B batch, S samples, T frames, V codes, C code dimension. Test: `pytest tests/objectives/test_views.py`.
 """

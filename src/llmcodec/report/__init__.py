@@ -1,1 +1,1 @@
-"""From results to what a person reads: tables, verdict, figures, the HTML page."""
+"""Presentation of results: tables, verdict, figures, the HTML page."""

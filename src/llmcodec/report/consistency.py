@@ -1,4 +1,4 @@
-"""What `llmcodec evaluate consistency` says: shares of tokens that stay, compared by clip.
+"""Output of `llmcodec evaluate consistency`: shares of unchanged tokens, compared by clip.
 
 Test: tests/cli/test_evaluate.py.
 """
@@ -13,18 +13,18 @@ from llmcodec.report.tables import TextTable
 
 
 def consistency_table(results: Mapping[str, ConsistencyResult]) -> TextTable:
-    """Changes down, codecs across, and what chance would give."""
+    """A row per change, a column per codec, and the share expected by chance."""
     changes = list(dict.fromkeys(change for result in results.values() for change in result.changes))
     lines = [
         [change.label, *(r.share(change).format() if change in r.changes else "-" for r in results.values())]
         for change in changes
     ]
     lines.append(["by chance", *(f"{result.chance:.3f}" for result in results.values())])
-    return TextTable(["Share of tokens that stay", *results], lines)
+    return TextTable(["Share of unchanged tokens", *results], lines)
 
 
 def comparisons(results: Mapping[str, ConsistencyResult]) -> list[str]:
-    """Every codec against the first, in every line of the table that has clips of both."""
+    """Every codec against the first, for every change measured on clips of both."""
     (base, reference), *others = results.items()
     said = []
     for name, result in others:

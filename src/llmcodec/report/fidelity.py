@@ -1,4 +1,4 @@
-"""What `llmcodec evaluate reconstruction` says about rows of systems: by domain, compared, failures, rows per file.
+"""Output of `llmcodec evaluate reconstruction`: tables by domain, comparisons, failures, rows per file.
 
 Test: tests/cli/test_evaluate.py.
 """
@@ -15,7 +15,7 @@ from llmcodec.report.verdict import verdict
 
 
 def by_domain(rows: Sequence[SystemRow]) -> dict[str, list[SystemRow]]:
-    """Title -> rows: over everything, then for each domain where there are several."""
+    """Title -> rows: over everything, then per domain if there are several."""
     found = {"All files": list(rows)}
     domains = sorted({domain for row in rows if row.reconstruction for domain in row.reconstruction.domains})
     if len(domains) < 2:
@@ -72,7 +72,7 @@ def csv_columns(metrics: Sequence[str], with_words: bool) -> list[str]:
 
 
 def csv_rows(rows: Sequence[SystemRow]) -> list[dict[str, Any]]:
-    """A row per codec and file; what could not be measured is empty and named in `failures`."""
+    """A row per codec and file; what could not be measured is left empty and named in `failures`."""
     out = []
     for system in rows:
         for row in system.reconstruction.rows if system.reconstruction else ():

@@ -41,7 +41,7 @@ class Curve:
     """Name -> (x values, y values)."""
     caption: str = ""
     order: Sequence[str] = ()
-    """All names of the page: a name has one colour in every picture, and a legend even where it stands alone."""
+    """All names on the page: a name keeps its colour in every picture, and gets a legend even if it is the only one."""
 
     def draw(self, axes: Any) -> None:
         """Draw the lines, with a legend if there are several names, on matplotlib axes."""
@@ -54,7 +54,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Systems as points in a plane where lower left is better; a line joins those that no other beats in both."""
+    """A scatter plot of systems, lower left is better; a line joins the Pareto front."""
 
     title: str
     x_label: str
@@ -92,7 +92,7 @@ def _bars(cell: Interval) -> list[list[float]] | None:
 
 
 def _undominated(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The lower left staircase, by x."""
+    """The Pareto front, sorted by x."""
     best: list[tuple[float, float]] = []
     for x, y in sorted(points):
         if not best or y < best[-1][1]:
@@ -125,7 +125,7 @@ def learning_curve(rows: Sequence[SystemRow], each_seed: bool = False) -> Curve:
 
 
 def frontier(rows: Sequence[SystemRow]) -> Scatter:
-    """Mel distance against LM bits per second, for the systems that have both: the picture that decides."""
+    """Mel distance against LM bits per second, for the systems that have both: the trade-off."""
     points = {}
     for row in rows:
         cells = row.cells()
@@ -134,8 +134,7 @@ def frontier(rows: Sequence[SystemRow]) -> Scatter:
             points[row.name] = (pair[0], pair[1])
     caption = (
         "Lower left is better; a line joins the systems that no other beats in both. Bars: 95 % bootstrap intervals "
-        "over files, each system by itself; whether two systems differ is told by the paired tests above, which are "
-        "sharper."
+        "over files, each system by itself; the paired tests above are more sensitive to differences."
     )
     return Scatter("Faithful or predictable", "LM bits per second", "Mel distance", points, caption)
 
@@ -189,12 +188,12 @@ def _figure(picture: Curve | Scatter, inches: tuple[float, float]) -> Figure:
 def spectrogram_png(wav_S: np.ndarray, sample_rate: int, floor_db: float = -75.0, height: int = 160) -> bytes:
     """Log-magnitude spectrogram (32 ms Hann, 8 ms hop), 0 Hz at the bottom, floor_db .. 0 dB below the loudest bin.
 
-    No axes: the page's caption gives duration and bandwidth, so the picture scales with the column it stands in.
+    No axes: the page's caption gives duration and bandwidth, so the picture can scale with its column.
 
     Args:
         wav_S: mono samples, float (S,).
         sample_rate: in Hz.
-        floor_db: what is quieter, in dB below the loudest bin, is black.
+        floor_db: bins at or below this level, in dB below the loudest bin, are black.
         height: of the picture, in pixels.
     """
     from matplotlib import colormaps

@@ -1,4 +1,4 @@
-"""Files that a measurement leaves: table and values under one name, rows as CSV, and what made them.
+"""Files that a measurement writes: tables and values under one name, rows as CSV, and provenance.
 
 Test: tests/report/test_files.py.
 """
@@ -32,7 +32,7 @@ PACKAGES = (
 
 
 def result_paths(output: str | Path, *endings: str) -> list[Path]:
-    """NAME with each ending; one of them on the name itself is taken off."""
+    """NAME with each ending; an ending already on the name is dropped."""
     stem = Path(output)
     stem = stem.with_suffix("") if stem.suffix in endings else stem
     return [stem.with_name(stem.name + ending) for ending in endings]
@@ -50,13 +50,13 @@ def write_results(
 
 
 def provenance(clips: Sequence[Clip] = ()) -> dict[str, Any]:
-    """Command, versions and corpus, to stand beside every result."""
+    """Command, versions and corpus, to be stored with every result."""
     made: dict[str, Any] = {"command": command_line(sys.argv[1:]), "versions": versions()}
     return made | ({"clips": len(clips), "manifest_hash": manifest_hash(clips)} if clips else {})
 
 
 def command_line(fallback: Sequence[str]) -> str:
-    """The command as it was typed, or `fallback` where this is not a run of the console script."""
+    """The command as it was typed, or `fallback` outside the console script."""
     typed = Path(sys.argv[0]).name in ("llmcodec", "llmcodec.exe", "__main__.py") and len(sys.argv) > 1
     return shlex.join(["llmcodec", *(sys.argv[1:] if typed else fallback)])
 

@@ -1,6 +1,6 @@
 """The report: one HTML file with verdict, tables, players, spectrograms, curves and commands. No external requests.
 
-`report.html.jinja` is the page; this module prepares what stands in it. Audio is embedded as 16-bit FLAC, pictures as
+`report.html.jinja` is the page; this module prepares its content. Audio is embedded as 16-bit FLAC, pictures as
 PNG and SVG; the page follows light and dark mode and fits a phone. Test: tests/report/test_page.py.
 """
 
@@ -48,7 +48,7 @@ class Example:
 
 @dataclass(frozen=True)
 class ReportMeta:
-    """What stands around the numbers."""
+    """Context of the numbers."""
 
     title: str
     summary: str = ""
@@ -71,13 +71,13 @@ def write_report(
     meta: ReportMeta,
     max_bytes: int = MAX_BYTES,
 ) -> Path:
-    """Write the page. Examples that would make it larger than `max_bytes` are left out, and it says so.
+    """Write the page. Examples that would make it larger than `max_bytes` are left out, and the page says so.
 
     Returns:
         The path of the page.
 
     Raises:
-        ValueError: there is no system, names repeat, or `meta.reference` is none of them.
+        ValueError: there are no systems, names repeat, or `meta.reference` is not among them.
     """
     names = [row.name for row in rows]
     if not rows or len(set(names)) != len(names):

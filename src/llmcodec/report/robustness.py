@@ -1,4 +1,4 @@
-"""What `llmcodec evaluate robustness` says: a table of conditions for each codec, and one of what silence becomes.
+"""Output of `llmcodec evaluate robustness`: a table of conditions per codec, and one of the output for silence.
 
 Test: tests/cli/test_evaluate.py.
 """
@@ -14,7 +14,7 @@ from llmcodec.report.tables import TextTable
 
 
 def tables(results: Mapping[str, RobustnessResult], metrics: tuple[str, ...]) -> list[TextTable]:
-    """Speech under each condition, a table a codec; then the loudest output where silence went in."""
+    """Speech under each condition, one table per codec; then the loudest output for silent input."""
     found = [_speech_table(name, result, metrics) for name, result in results.items()]
     conditions = list(dict.fromkeys(c for result in results.values() for c in result.conditions))
     quiet = [c for c in conditions if any(result.values(c, "silence") for result in results.values())]
@@ -68,7 +68,7 @@ def sentences(results: Mapping[str, RobustnessResult], metrics: tuple[str, ...])
 
 
 def to_json(result: RobustnessResult) -> list[dict[str, Any]]:
-    """The rows as plain JSON types; what failed is null."""
+    """The rows as plain JSON types; failures are null."""
     return [
         {"id": row.id, "condition": row.condition.label, **{key: value.value for key, value in row.metrics.items()}}
         for row in result.rows

@@ -1,4 +1,4 @@
-"""What `llmcodec evaluate salmon` says: accuracy by part, compared pair by pair.
+"""Output of `llmcodec evaluate salmon`: accuracy by part, compared pair by pair.
 
 Test: tests/cli/test_salmon.py.
 """
@@ -16,7 +16,7 @@ POOLED, AVERAGE = "all pairs", "mean of the parts"
 
 
 def salmon_table(results: Mapping[str, SalmonResult], title: str = "") -> TextTable:
-    """Parts down. One codec: mean and summed log-likelihood side by side. Several: a column each."""
+    """A row per part. One codec: mean and summed log-likelihood side by side. Several: a column each."""
     first = next(iter(results.values()))
     if len(results) == 1:
         ties = sum(part.ties for part in first.parts.values())

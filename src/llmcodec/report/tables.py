@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TextTable:
-    """Words and numbers in columns; the first column stands left, the others right."""
+    """Text and numbers in columns; the first column is left-aligned, the others right-aligned."""
 
     head: Sequence[str]
     lines: Sequence[Sequence[str]]
@@ -45,7 +45,7 @@ class TextTable:
 
 
 def system_table(rows: Sequence[SystemRow], title: str = "", with_interval: bool = True) -> TextTable:
-    """Measures down, systems across; `-` where something was not measured."""
+    """A row per measure, a column per system; `-` where something was not measured."""
     lines = []
     for measure, cells in table_cells(rows):
         lines.append(

@@ -1,4 +1,4 @@
-"""What changed between two systems, in sentences: only paired differences are called better or worse.
+"""The difference between two systems in sentences; only paired differences are called better or worse.
 
 Every sentence names its number of files and seeds. Test: tests/report/test_verdict.py.
 """
@@ -15,7 +15,7 @@ from llmcodec.metrics.base import Measure
 from llmcodec.metrics.statistics import PairedComparison
 
 COLLAPSE_FLOOR = 0.95
-"""Used codes, unigram and within-utterance entropy below this share of the control's are warned about."""
+"""Warn if used codes, unigram or within-utterance entropy fall below this share of the control's."""
 VERDICT_KEYS = ("lm_bits_per_second", "mel", "stft", "pesq", "stoi")
 
 
@@ -28,7 +28,7 @@ class Statement:
 
 
 def verdict(control: SystemRow, adapted: SystemRow, keys: Sequence[str] = VERDICT_KEYS) -> list[Statement]:
-    """What `adapted` changed against `control`, in words, in the order: predictability, quality, token health, caveat.
+    """How `adapted` differs from `control`, in words, in the order: predictability, quality, token health, caveat.
 
     A difference is called real only where the paired bootstrap interval and the paired t-test both exclude 0.
     """
@@ -41,7 +41,7 @@ def verdict(control: SystemRow, adapted: SystemRow, keys: Sequence[str] = VERDIC
 
 
 def seed_sentence(row: SystemRow) -> str:
-    """Trainings of the measuring language model behind a row, and how far they lie apart."""
+    """Number of language-model seeds behind a row, and how far their results differ."""
     lm = row.predictability
     assert lm is not None
     each = ", ".join(f"{rate:.1f}" for rate in lm.seed_bits_per_second.values())
@@ -79,7 +79,7 @@ def _sentence(measure: Measure, result: PairedComparison, control: SystemRow, ad
 
 
 def _health(control: SystemRow, adapted: SystemRow) -> list[Statement]:
-    """Collapse watch: predictable tokens are worthless if they say less."""
+    """Check for collapse: predictable tokens are worthless if they carry less information."""
     if control.codes is None or adapted.codes is None:
         return []
     pairs = (

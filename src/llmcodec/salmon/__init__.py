@@ -1,1 +1,1 @@
-"""SALMon: build a suite of pairs from any corpus, prove its cut, score a language model on it."""
+"""SALMon: build a suite of pairs from any corpus, check its splices, score a language model on it."""

@@ -1,10 +1,10 @@
-"""Consistency suites in the manner of SALMon from any corpus: pairs of clips of which one changes in the middle.
+"""SALMon-style consistency suites from any corpus: pairs of clips, one of which changes in the middle.
 
     suite = build_suite(["corpus/manifest.jsonl"], "suite", SuiteSettings(pairs=200))
 
-Layout of the original: `<part>/sample_<i>_<0 positive|1 negative>.wav`, 16 kHz; beside it `suite.json` says what every
-pair is made of. Construction after Maimon, Roth & Adi (arXiv 2409.07437), with both sides of a pair spliced alike.
-Same settings, same bytes. Tests: tests/salmon/test_build.py.
+Layout of the original: `<part>/sample_<i>_<0 positive|1 negative>.wav`, 16 kHz; `suite.json` says what every pair is
+made of. Construction after Maimon, Roth & Adi (arXiv 2409.07437), with both sides of a pair spliced alike. Same
+settings, same bytes. Tests: tests/salmon/test_build.py.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _VOICES = "it needs two persons of one language and source with several clips ea
 _SCENES = f"it needs clips with {MIN_CLIP_SECONDS:g} s of speech"
 NEEDS = {
     SPEAKER: _VOICES,
-    GENDER: f"{_VOICES}, whose genders a speakers file tells",
+    GENDER: f"{_VOICES}, and their genders in a speakers file",
     **dict.fromkeys(KINDS, _SCENES),
 }
 LEFT_OUT = {
@@ -48,9 +48,9 @@ LEFT_OUT = {
     "sentiment_alignment": "needs recordings whose emotion is known",
     "bg_alignment": "needs backgrounds that fit what is said",
 }
-"""Parts of SALMon that no corpus without such labels can give."""
+"""Parts of SALMon that need labels beyond those of a manifest."""
 MIN_PAIRS = 10
-"""Fewer pairs say nothing: the 95 % interval of 10 pairs is half the scale."""
+"""With fewer pairs a score means nothing: the 95 % interval of 10 pairs spans half the scale."""
 VERSION = 1
 
 
@@ -65,15 +65,15 @@ class SuiteSettings:
     splits: tuple[str, ...] = ("test", "valid")
     """Splits of the manifest that clips may come from; earlier ones are used up first."""
     seed: int = 0
-    """Everything random is drawn from it."""
+    """Seed of everything random."""
     max_seconds: float = 4.0
     """Longest clip of the suite."""
     snr_db: tuple[float, float] = (0.0, 15.0)
-    """Range of the speech level over the background's."""
+    """Range of speech-to-background ratios."""
     t60_seconds: tuple[float, float] = (0.15, 1.1)
     """Range of reverberation times of generated rooms; the two of a pair differ by half or more."""
     splice: Splice = "both"
-    """`both` is right. The others spoil the voice parts on purpose, for the test of the cut: positives are uncut
+    """Use `both`. The others spoil the voice parts on purpose, for the check of the splices: positives are uncut
     recordings, and negatives are spliced with the usual pause, or cut hard."""
 
 
@@ -84,7 +84,7 @@ class SuiteSummary:
     folder: Path
     pairs: dict[str, list[Pair]]
     missing: dict[str, str]
-    """Part -> why it is not there, or not as large as asked for."""
+    """Part -> why it is missing, or smaller than requested."""
 
     def __str__(self) -> str:
         lines = [f"{self.folder}: {len(self.pairs)} parts"]
@@ -112,7 +112,7 @@ def build_suite(
     impulse responses; None generates rooms.
 
     Raises:
-        ValueError: the folder exists, unreadable input, or the corpus is too small for a part that was asked for.
+        ValueError: the folder exists, unreadable input, or the corpus is too small for a requested part.
     """
     settings = settings or SuiteSettings()
     _check(settings)
@@ -139,7 +139,7 @@ def _check(settings: SuiteSettings) -> None:
         reasons = [f"{part} ({LEFT_OUT[part]})" if part in LEFT_OUT else part for part in unknown]
         raise ValueError(f"cannot build {', '.join(reasons)}; parts are {', '.join(PARTS)}")
     if settings.pairs < MIN_PAIRS:
-        raise ValueError(f"pairs={settings.pairs}: fewer than {MIN_PAIRS} pairs say nothing")
+        raise ValueError(f"pairs={settings.pairs}: give at least {MIN_PAIRS} pairs; the interval of fewer is too wide")
     if settings.max_seconds < MIN_CLIP_SECONDS:
         raise ValueError(f"max_seconds={settings.max_seconds:g} must be at least {MIN_CLIP_SECONDS:g}")
     for name, (low, high) in (("snr_db", settings.snr_db), ("t60_seconds", settings.t60_seconds)):
@@ -172,7 +172,7 @@ class _Builder:
     missing: dict[str, str] = field(default_factory=dict)
 
     def part(self, name: str, folder: Path) -> None:
-        """Write one part, or note why it cannot be; an error if it was asked for by name."""
+        """Write one part, or note why it cannot be built; raises ValueError if it was requested by name."""
         wanted = self.settings.pairs
         why = self._impossible(name)
         plans = [] if why else self._plans(name, 2 * wanted)  # spares: some recordings hold too little speech
@@ -200,7 +200,7 @@ class _Builder:
             self.missing[name] = f"{len(made)} of {wanted} pairs: the splits {splits} have no more unused clips"
 
     def _impossible(self, name: str) -> str:
-        """Why the recordings that were supplied cannot give a part; empty if they can."""
+        """Why the supplied recordings are not enough for a part; empty if they are."""
         noises, rooms = self.scenery.noises, self.scenery.rooms
         if name == BG_ALL and noises is not None and len(noises) < 2:
             return "the folder of noises needs two subfolders, one per domain"

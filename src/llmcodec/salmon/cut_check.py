@@ -1,8 +1,8 @@
 """Does the cut itself give the answer away? A classifier that hears only 100 ms around the joint of a suite's pairs.
 
 It is trained on the pairs of one fold and tested on those of the other (no clip is in both folds), both ways round, so
-that every pair is tested once. On a suite whose two sides are spliced alike it must be at chance; on the two that are
-spoiled on purpose it must not be, or it could not have noticed anything. Only voice parts are checked: where
+that every pair is tested once. On a suite with both sides spliced alike it must be at chance; on the two that are
+spoiled on purpose it must not be, or the check could not detect a cue at all. Only voice parts are checked: where
 background or room change, the change itself lies at the joint. Shapes: N windows, W samples, F features.
 Test: tests/salmon/test_cut_check.py.
 """
@@ -89,7 +89,7 @@ def check_cut(
                 manifests, Path(scratch) / "suite", wanted, speakers=speakers, on_progress=on_progress
             )
             if len(summary.pairs[part]) < pairs and splice == "both":
-                raise ValueError(f"{part}: {len(summary.pairs[part])} pairs where the test of the cut wants {pairs}")
+                raise ValueError(f"{part}: {len(summary.pairs[part])} pairs but the check of the splices needs {pairs}")
             accuracy[splice] = suite_cut_accuracy(Path(scratch) / "suite", part)
     return CutCheck(part, accuracy)
 
@@ -104,11 +104,11 @@ def suite_cut_accuracy(suite: str | Path, part: str) -> Interval:
     try:
         rows = read_object(folder / "suite.json")["parts"][part]
     except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{folder}: no suite.json that tells the joints of {part}") from error
+        raise ValueError(f"{folder}: no suite.json with the joints of {part}") from error
     features = torch.stack([_pair_features(folder / part, row) for row in rows])  # (pairs, 2, F)
     folds = torch.tensor([row["fold"] for row in rows])
     if len(folds.unique()) < 2:
-        raise ValueError(f"{folder}: {part} has pairs of one fold only; it takes more clips to test on unseen ones")
+        raise ValueError(f"{folder}: {part} has pairs of one fold only; testing on unseen clips takes more clips")
     right = 0.0
     for fold in (0, 1):
         scores = _train_and_score(features[folds != fold], features[folds == fold])
@@ -124,8 +124,8 @@ def _pair_features(folder: Path, row: dict[str, Any]) -> Tensor:
 
 
 def window_features(wav_W: np.ndarray) -> Tensor:
-    """What a splice can be heard by: log-mel frames (8 ms, hop 4 ms), clicks (second differences), the middle 25 ms of
-    the waveform."""
+    """Features that may reveal a splice: log-mel frames (8 ms, hop 4 ms), clicks (second differences), the middle 25 ms
+    of the waveform."""
     wave = torch.as_tensor(wav_W, dtype=torch.float32)
     frames = wave.unfold(0, 128, 64) * torch.hann_window(128)
     power = torch.fft.rfft(frames, 256).abs() ** 2

@@ -46,12 +46,12 @@ Splice = Literal["both", "negative", "negative_hard"]
 
 @dataclass
 class Pair:
-    """One pair as `suite.json` tells it."""
+    """One pair as `suite.json` describes it."""
 
     index: int
     fold: int
     joint_seconds: float
-    """Where the second half begins."""
+    """Time at which the second half begins."""
     clips: list[str]
     splits: list[str]
     detail: dict[str, Any] = field(default_factory=dict)
@@ -146,7 +146,7 @@ class Scenery:
     def _backgrounds(
         self, num: int, one_domain: bool, clip: Clip, draw: np.random.Generator
     ) -> tuple[list[str], list[tuple[Sound, Sound]]]:
-        """Two sources of sound, two excerpts of each: the positive is spliced as well, from one source to itself."""
+        """Two noise sources, two excerpts of each: the positive is spliced as well, between excerpts of one source."""
         if self.noises is not None:
             files = _two_files(self.noises, one_domain, draw)
             return [f.name for f in files], [(excerpt(f, 0, num), excerpt(f, 1, num)) for f in files]
@@ -166,7 +166,7 @@ class Scenery:
         return names, parts
 
     def _responses(self, draw: np.random.Generator) -> tuple[list[str], list[Sound]]:
-        """Two impulse responses; generated rooms differ in reverberation time by half or more."""
+        """Two impulse responses; generated rooms differ in reverberation time by at least half."""
         if self.rooms is not None:
             files = [self.rooms[int(i)] for i in draw.choice(len(self.rooms), 2, replace=False)]
             return [file.name for file in files], [recorded_response(file) for file in files]
@@ -195,7 +195,7 @@ def _read(clip: Clip) -> Sound:
 
 
 def _halves(clip: Clip) -> tuple[Sound, Sound]:
-    """What is before and behind the quietest place in the middle of the speech."""
+    """The clip cut at the quietest place in the middle of the speech."""
     wav_S = trim_silence(_read(clip))
     if len(wav_S) < 2:
         return wav_S, wav_S

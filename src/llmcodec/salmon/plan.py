@@ -1,8 +1,8 @@
 """Which clips make a consistency suite: pairs inside one language and source, persons merged, held-out clips first.
 
-Pairs come as mirrored twos ("quartets" of files): what is the second half of the negative in one pair is the second
-half of the positive in the other, so a model that does not look across the joint gets exactly one of the two right.
-Every clip belongs to fold 0 or 1 by a hash of its id and meets clips of its fold only. Shapes: none, names only.
+Pairs come in mirrored twos ("quartets" of files): the second half of the negative in one pair is the second half of the
+positive in the other, so a model that does not look across the joint gets exactly one of the two right. Every clip
+belongs to fold 0 or 1 by a hash of its id and is only paired with clips of its fold.
 Test: tests/salmon/test_plan.py.
 """
 
@@ -28,7 +28,7 @@ MIN_CLIP_SECONDS = 1.6
 
 @dataclass(frozen=True)
 class Voice:
-    """Who a speaker label is."""
+    """The person behind a speaker label."""
 
     person: str
     gender: str = ""
@@ -50,7 +50,7 @@ class VoicePlan:
 
 
 def seed_of(*parts: object) -> int:
-    """A number from a text: everything random in a suite is drawn from it."""
+    """A seed from strings; everything random in a suite derives from such seeds."""
     return digest_number("|".join(str(part) for part in parts))
 
 
@@ -89,7 +89,7 @@ def voice_of(clip: Clip, voices: Mapping[str, Voice | None]) -> Voice | None:
 
 
 class ClipQueue:
-    """Clips of one person in a drawn order, taken once each, those of the preferred splits first."""
+    """Clips of one person in random order, each used once, those of the preferred splits first."""
 
     def __init__(self, clips: Sequence[Clip], seed: int) -> None:
         self.waiting = sorted(clips, key=lambda clip: seed_of(seed, clip.source, clip.id))
@@ -114,7 +114,7 @@ def plan_voices(
     seed: int,
     across_gender: bool = False,
 ) -> list[VoicePlan]:
-    """Quartets of two persons of one source and language, the two folds in turn; fewer than asked for where clips end.
+    """Quartets of two persons of one source and language, folds alternating; fewer if clips run out.
 
     A recording gives its first half at most once and its second half at most once, never both in one quartet.
     """
@@ -140,7 +140,7 @@ def _people(clips: Sequence[Clip], voices: Mapping[str, Voice | None]) -> dict[K
 
 
 def _couples(people: dict[Key, tuple[list[Clip], str]], across_gender: bool, seed: int) -> list[tuple[Key, Key]]:
-    """Couples of persons, the (source, language) groups in turn, in a drawn order inside each."""
+    """Couples of persons, (source, language) groups in turn, in random order inside each."""
     groups: dict[tuple[str, str], list[Key]] = {}
     for key in people:
         groups.setdefault(key[:2], []).append(key)
@@ -202,7 +202,7 @@ def plan_scenes(
 
 
 def _in_turn(takes: Sequence[Callable[[Sequence[str]], T | None]], splits: Sequence[str]) -> Iterator[T]:
-    """What each gives, one after the other, until none has anything left in any of the splits."""
+    """Round robin over `takes` until none has anything left in any of the splits."""
     for allowed in phases(splits):
         active = list(takes)
         while active:
@@ -215,7 +215,7 @@ def _in_turn(takes: Sequence[Callable[[Sequence[str]], T | None]], splits: Seque
 
 
 def _alternate(by_fold: Sequence[list[T]], limit: int) -> list[T]:
-    """The folds in turn, as long as both have something; both folds stay equally large, up to one."""
+    """Alternate the folds while both have items; their sizes differ by at most one."""
     shortest = min(len(part) for part in by_fold)
     mixed = [entry for row in zip(*(part[: shortest + 1] for part in by_fold), strict=False) for entry in row]
     return mixed[:limit]

@@ -1,10 +1,10 @@
-"""SALMon: does a language model over a codec's tokens hear when speaker, background or room change in the middle?
+"""SALMon: does a language model over a codec's tokens notice when speaker, background or room change mid-clip?
 
     result = salmon_accuracy(codec, scorer, "suite")
     print(result.parts["speaker_consistency"].mean.format())
 
-Score of a part: share of pairs whose consistent side has the higher log-likelihood, ties 0.5 (arXiv 2409.07437), with
-the mean over tokens and with the sum. Codes are kept beside the suite, so a second model costs no encoding.
+Score of a part: share of pairs in which the consistent side has the higher log-likelihood, ties 0.5 (arXiv 2409.07437),
+with the mean over tokens and with the sum. Codes are cached with the suite, for the next model.
 Shapes: S samples, Q codebooks, T frames. Test: tests/salmon/test_score.py.
 """
 
@@ -117,13 +117,13 @@ def _accuracy(outcomes: Sequence[float]) -> Interval:
 
 
 def compare_salmon(a: SalmonResult, b: SalmonResult) -> PairedComparison:
-    """B against A on the same pairs. Errors: ValueError unless both are about the same pairs."""
+    """B against A on the same pairs. Raises ValueError unless both cover the same pairs."""
 
     def pairs(result: SalmonResult) -> list[tuple[str, int]]:
         return [(name, pair.index) for name, part in result.parts.items() for pair in part.pairs]
 
     if pairs(a) != pairs(b):
-        raise ValueError("the two results are about different pairs: measure both on the same suite")
+        raise ValueError("the two results cover different pairs: measure both on the same suite")
     values = [[o for part in result.parts.values() for o in part.outcomes()] for result in (a, b)]
     return compare_paired(values[0], values[1])
 
@@ -143,11 +143,11 @@ def salmon_accuracy(
 
     suite_folder: official layout, a saved data set, or a hub id (`slprl/SALMon`). max_pairs: the first N of each part.
     cache: folder for the codes; default `.codes` inside a suite folder, none for a hub data set. Codes are looked up
-    by the codec's weights and the suite's files, so a changed codec or suite is encoded anew. scorer: any model with
+    by the codec's weights and the suite's files, so a changed codec or suite is encoded again. scorer: any model with
     `token_log_likelihoods`.
 
     Raises:
-        ValueError: no such suite or part, unreadable audio, or a scorer that gives other than one value per token.
+        ValueError: no such suite or part, unreadable audio, or a scorer that does not give one value per token.
     """
     suite = {part: pairs[:max_pairs] for part, pairs in open_suite(suite_folder, parts).items()}
     if cache is None and Path(suite_folder).is_dir():
@@ -167,7 +167,7 @@ def salmon_accuracy(
 def _score(
     scorer: TokenScorer, pairs: Sequence[SuitePair], codes: Sequence[Tensor], report: Callable[[float], None]
 ) -> list[PairScore]:
-    """Log-likelihoods in groups of clips, so that progress can be seen."""
+    """Log-likelihoods in groups of clips, so that progress can be shown."""
     nats: list[Tensor] = []
     for start in range(0, len(codes), 64):
         group = list(codes[start : start + 64])
@@ -207,7 +207,7 @@ def suite_codes(
 
 
 def _place(codec: Codec, pairs: Sequence[SuitePair], cache: str | Path | None) -> Path | None:
-    """File of the codes; None where nothing is kept, or the codec's weights cannot be named."""
+    """File of the cached codes; None without a cache, or if the codec's weights cannot be fingerprinted."""
     weights = fingerprint(codec) if cache is not None else None
     if cache is None or weights is None:
         return None

@@ -1,4 +1,4 @@
-"""Sound by sound, how a consistency pair is put together: halves, levels, joints. Every side of a pair gets the same.
+"""How the audio of a consistency pair is put together: halves, levels, joints. Both sides are processed alike.
 
 Shapes: S samples at 16 kHz, float64. Test: tests/salmon/test_splice.py.
 """
@@ -10,11 +10,11 @@ import numpy as np
 from llmcodec.data.backgrounds import SAMPLE_RATE, convolve, unit_rms
 
 GRID = SAMPLE_RATE // 4
-"""Lengths of finished clips are multiples of this, so that many have the same length and encode in batches."""
+"""Lengths of finished clips are multiples of this, so that many share a length and are encoded in batches."""
 SPEECH_LEVEL = 0.05
 """Root mean square of active speech (-26 dBFS)."""
 BED_LEVEL = 0.0008
-"""Faint noise under everything (-62 dBFS): hides that recordings have different noise floors."""
+"""Faint noise under everything (-62 dBFS): masks the different noise floors of recordings."""
 PAUSE = int(0.1 * SAMPLE_RATE)
 FADE = int(0.01 * SAMPLE_RATE)
 CROSS = int(0.02 * SAMPLE_RATE)
@@ -28,7 +28,7 @@ def frame_levels(wav_S: np.ndarray) -> np.ndarray:
 
 
 def trim_silence(wav_S: np.ndarray, below_db: float = 35.0) -> np.ndarray:
-    """Without the quiet ends (frames more than `below_db` under the loudest)."""
+    """Remove the quiet ends (frames more than `below_db` under the loudest)."""
     levels = frame_levels(wav_S)
     if levels.size == 0 or levels.max() <= 1e-7:
         return wav_S[:0]
@@ -46,7 +46,7 @@ def speech_level(wav_S: np.ndarray) -> float:
 
 
 def at_level(wav_S: np.ndarray, level: float = SPEECH_LEVEL) -> np.ndarray:
-    """Scaled so that active speech has this level."""
+    """Scale so that active speech has this level."""
     present = speech_level(wav_S)
     return wav_S * (level / present) if present > 0 else wav_S
 
@@ -61,7 +61,7 @@ def quiet_cut(wav_S: np.ndarray, low: float = 0.35, high: float = 0.65) -> int:
 
 
 def faded(wav_S: np.ndarray, start: bool = True, end: bool = True) -> np.ndarray:
-    """With raised-cosine fades of 10 ms."""
+    """Apply raised-cosine fades of 10 ms."""
     out_S = wav_S.copy()
     size = min(FADE, len(out_S) // 2)
     ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(size) + 0.5) / size)
@@ -80,7 +80,7 @@ def join(first_S: np.ndarray, second_S: np.ndarray, hard: bool = False) -> np.nd
 
 
 def ramps(num_samples: int, joint: int, width: int = CROSS) -> tuple[np.ndarray, np.ndarray]:
-    """Linear weights of what is before and behind the joint; they sum to 1."""
+    """Linear cross-fade weights of what is before and after the joint; they sum to 1."""
     behind = np.clip((np.arange(num_samples) - (joint - width / 2)) / width, 0, 1)
     return 1 - behind, behind
 
@@ -95,7 +95,7 @@ def change_rooms(wav_S: np.ndarray, x_N: np.ndarray, y_N: np.ndarray, joint: int
     """Speech in rooms x throughout, x then y, y throughout, y then x.
 
     At the joint the source changes rooms while the old room's echo rings on. With the same room twice this is plain
-    convolution, so no cut exists that could be heard on one side alone. Every room is as loud as the dry clip.
+    convolution, so no cut is audible on one side only. Every room is as loud as the dry clip.
     """
     halves = []
     for response_N in (x_N, y_N):
@@ -113,11 +113,11 @@ def with_noise(speech_S: np.ndarray, noise_S: np.ndarray, snr_db: float) -> np.n
 
 
 def with_bed(wav_S: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """With the faint noise under it."""
+    """Add the faint noise."""
     return wav_S + BED_LEVEL * unit_rms(draw.standard_normal(len(wav_S)))
 
 
 def common_gain(wavs: list[np.ndarray], peak: float = 0.95) -> list[np.ndarray]:
-    """One gain for all, so that none clips and none is louder than it was against the others."""
+    """One gain for all, so that none clips and their relative levels stay."""
     loudest = max(float(np.abs(wav).max()) for wav in wavs)
     return [wav * min(1.0, peak / loudest) for wav in wavs] if loudest > 0 else wavs

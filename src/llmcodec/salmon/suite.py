@@ -37,7 +37,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class SuitePair:
-    """One pair; audio is read when it is asked for."""
+    """One pair; audio is read on demand."""
 
     part: str
     index: int

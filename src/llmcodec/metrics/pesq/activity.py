@@ -1,4 +1,4 @@
-"""Input of PESQ's time alignment: the telephone band of both signals, and where in it there is speech.
+"""Input of PESQ's time alignment: the telephone band of both signals, and where it contains speech.
 
 ITU-T P.862, section 10.1, after the package `pesq`. Shapes: S samples of the padded signals (`tables`), W windows
 of 4 ms, N frequency bins. Test: tests/metrics/test_pesq.py.
@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from llmcodec.metrics.pesq.tables import ALIGNMENT_SECTIONS, MARGIN, WINDOW
 
 TAPS, BLOCK, BLOCKS_AT_ONCE = 512, 3072, 64
-"""Of the alignment filter, whose response has fallen below 1e-14 by then."""
+"""Of the alignment filter, whose response is below 1e-14 after 512 taps."""
 SHORTEST_SPEECH, LONGEST_GAP = 4, 50
 
 
@@ -30,9 +30,9 @@ def _telephone_response() -> np.ndarray:
 
 
 def telephone_band(pair_2S: np.ndarray) -> np.ndarray:
-    """Without mean, faded in and out within 4 ms, through the handset's band-pass; float32.
+    """Remove the mean, fade in and out over 4 ms and apply the handset's band-pass; float32.
 
-    Overlap-save, in 64 bits: where there is silence, the rounding of less would vote on delays.
+    Overlap-save in 64 bits: in silence, coarser rounding would vote on delays.
     """
     from scipy.fft import irfft, rfft
 
@@ -65,7 +65,7 @@ def stretches(active_W: np.ndarray) -> list[tuple[int, int]]:
 
 
 def activity(wav_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Power of the windows of speech (others are 0), and its logarithm over the threshold of speech."""
+    """Power of the speech windows (0 elsewhere), and its logarithm relative to the speech threshold."""
     num_windows = wav_S.size // WINDOW
     windows_WS = wav_S[: num_windows * WINDOW].reshape(num_windows, WINDOW)
     power_W = np.einsum("ws,ws->w", windows_WS, windows_WS).astype(np.float64) / WINDOW
@@ -90,7 +90,7 @@ def activity(wav_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _noise_threshold(power_W: np.ndarray, first_guess: float) -> float:
-    """Two standard deviations above the mean of what lies below it, twelve times; -1 where all does."""
+    """Mean plus two standard deviations of the powers below it, iterated twelve times; -1 if all powers are below."""
     sorted_W = np.sort(power_W)
     sums, squares = np.cumsum(sorted_W), np.cumsum(sorted_W**2)
     threshold = first_guess

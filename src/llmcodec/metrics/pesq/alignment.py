@@ -1,9 +1,9 @@
 """PESQ's time alignment: which stretches of the reference are speech, and how late each is in the other signal.
 
 ITU-T P.862, section 10.1, after the package `pesq`. First the delay of each utterance; then long utterances are tried
-at up to 40 breakpoints: where both sides are surer of their own, different delays, there are two. Shapes: S samples of
-the padded signals (`tables`), B breakpoints. Positions without a unit in their name are windows of 4 ms; delays
-are samples, positive where the second signal is late. Test: tests/metrics/test_pesq.py.
+at up to 40 breakpoints: an utterance is split where both sides are more confident of their own, different delays.
+Shapes: S samples of the padded signals (`tables`), B breakpoints. Positions without a unit in their name are windows of
+4 ms; delays are samples, positive where the second signal is late. Test: tests/metrics/test_pesq.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Utterance:
     """Delay by the envelopes alone, a multiple of the window."""
     delay: int
     confidence: float
-    """Share of the frames' votes that the delay has, 0 .. 1."""
+    """Share of the frames' votes for this delay, 0 .. 1."""
 
 
 def find_utterances(pair_2S: np.ndarray) -> list[Utterance]:
@@ -60,7 +60,7 @@ def _locate(signals: Signals, start: int, end: int, crude: int) -> Utterance:
 
 
 def _join_ends(signals: Signals, found: list[Utterance]) -> list[Utterance]:
-    """Utterances that meet in the middle of their gaps and do not overlap in the other signal either."""
+    """Extend utterances to the middle of the gaps between them, without overlap in the other signal."""
     num_samples = signals.pair_2S.shape[1]
     starts = [utterance.start for utterance in found]
     ends = [utterance.end for utterance in found]
@@ -73,7 +73,7 @@ def _join_ends(signals: Signals, found: list[Utterance]) -> list[Utterance]:
     for i in range(1, len(found)):
         start, end = starts[i] * WINDOW + delays[i], ends[i - 1] * WINDOW + delays[i - 1]
         if start < end:
-            middle = int((start + end) / 2)  # towards zero, as all divisions of C
+            middle = int((start + end) / 2)  # towards zero, as in C
             starts[i] = int((WINDOW - 1 + middle - delays[i]) / WINDOW)
             ends[i - 1] = int((middle - delays[i - 1]) / WINDOW)
     return [replace(u, start=a, end=b) for u, a, b in zip(found, starts, ends, strict=True)]

@@ -57,7 +57,7 @@ class Signals:
 def envelope_delays(signals: Signals, start_B: np.ndarray, end_B: np.ndarray, estimate: int) -> np.ndarray:
     """Delay of every stretch of the reference by the cross-correlation of the loudness; the estimate where it has none.
 
-    The other signal is looked at from and to the same windows, moved by the estimate.
+    The other signal is read over the same windows, shifted by the estimate.
     """
     from scipy.fft import irfft, next_fast_len, rfft
 
@@ -91,14 +91,14 @@ def envelope_delays(signals: Signals, start_B: np.ndarray, end_B: np.ndarray, es
 
 @functools.lru_cache
 def _triangle() -> np.ndarray:
-    """Weight of a vote by its distance from a lag, that many or (negative) from the end: FRAME lags are a circle."""
+    """Weight of a vote by its circular distance from a lag; there are FRAME lags."""
     distance_L = np.minimum(np.arange(FRAME), FRAME - np.arange(FRAME))
     return np.maximum(0, 1 - distance_L / KERNEL)
 
 
 @dataclass
 class _Votes:
-    """Votes for lags, one an entry: the frame (its first sample over HOP), the lag, the weight."""
+    """Votes for lags, one per entry: the frame (its first sample over HOP), the lag, the weight."""
 
     counted_F: np.ndarray
     frame: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
@@ -106,7 +106,7 @@ class _Votes:
     weight: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def count(self, signals: Signals, frame_F: np.ndarray, phase: int, delay: int) -> None:
-        """Every lag within 1 % of the maximum of a frame's cross-correlation has a vote of its eighth root."""
+        """Votes for the lags within 1 % of a frame's largest cross-correlation, weighted by its eighth root."""
         correlation_FL = _correlations(signals, phase + HOP * frame_F, delay)
         top_F = correlation_FL.max(axis=1) * np.float32(0.99)
         row, lag = np.divmod(np.flatnonzero(correlation_FL > top_F[:, None]).astype(np.int32), np.int32(FRAME))
@@ -134,9 +134,9 @@ def _correlations(signals: Signals, start_F: np.ndarray, delay: int) -> np.ndarr
 def find_lags(
     signals: Signals, first: int, step: int, num_frames_B: np.ndarray, delay: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lag with most votes of the first so many frames from sample `first` on, and its share of all.
+    """Lag with most votes among the first `num_frames_B` frames from sample `first` on, and its share of the votes.
 
-    Neighbouring lags count by a triangle. 0 and 0 where there are no votes. `num_frames_B` does not fall.
+    Neighbouring lags count by a triangle. 0 and 0 where there are no votes. `num_frames_B` must not decrease.
     """
     num_frames, (first_frame, phase) = int(num_frames_B[-1]), divmod(first, HOP)
     frame_F = first_frame + step * np.arange(num_frames)

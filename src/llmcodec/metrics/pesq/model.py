@@ -1,8 +1,8 @@
-"""PESQ's perceptual model: two aligned signals -> loudness over time and 49 Bark bands -> how much disturbs.
+"""PESQ's perceptual model: two aligned signals -> loudness over time and 49 Bark bands -> disturbance.
 
-ITU-T P.862, section 10.2, after the package `pesq`; frames and bands are arrays here. Where frames differ too
-much to be true, their delay is looked for once more, and the smaller of the two disturbances counts. Shapes: S samples
-of the padded signals (`tables`), F frames of 512 samples every 256, J Bark bands. Power and loudness are float64.
+ITU-T P.862, section 10.2, after the package `pesq`; frames and bands are arrays here. Where frames differ implausibly,
+their delay is searched again, and the smaller of the two disturbances counts. Shapes: S samples of the padded signals
+(`tables`), F frames of 512 samples every 256, J Bark bands. Power and loudness are float64.
 Test: tests/metrics/test_pesq.py.
 """
 
@@ -95,7 +95,7 @@ def _silent_samples(wav_S: np.ndarray, most: int) -> int:
 
 
 def _delays_at(position_S: np.ndarray, utterances: Sequence[Utterance]) -> np.ndarray:
-    """Delay at samples of the reference: that of the last utterance that has begun, or of the first."""
+    """Delay at these samples of the reference: that of the last utterance begun so far, or of the first."""
     starts = np.array([utterance.start * WINDOW for utterance in utterances])
     from_here_on = np.minimum.accumulate(starts[::-1])[::-1]  # starts may overlap: the last that has begun counts
     begun_S = np.searchsorted(from_here_on, position_S, side="right")
@@ -126,13 +126,13 @@ def _power(wav_S: np.ndarray, start_F: np.ndarray) -> np.ndarray:
 
 
 def _audible(power_FJ: np.ndarray, factor: float) -> np.ndarray:
-    """Power above so many times the hearing threshold, all bands but the lowest."""
+    """Total power of the bands above `factor` times the hearing threshold, without the lowest band."""
     audible_F: np.ndarray = np.where(power_FJ > factor * HEARING_THRESHOLD_J, power_FJ, 0)[:, 1:].sum(axis=1)
     return audible_F
 
 
 def _compensate_response(reference_FJ: np.ndarray, other_FJ: np.ndarray, num_frames: int) -> None:
-    """Filter the reference (in place) as the system did on average, by at most 20 dB."""
+    """Apply the system's average frequency response, limited to 20 dB, to the reference (in place)."""
     spoken_F = _audible(reference_FJ, 100) >= SILENT_FRAME
     mean_2J = []
     for power_FJ in (reference_FJ, other_FJ):
@@ -163,14 +163,14 @@ def _disturbances(
 
 
 def _smooth(gain_F: np.ndarray, before: float | None) -> np.ndarray:
-    """A fifth of the value before and four of its own, recursively; powers of a fifth soon vanish."""
+    """Recursive smoothing: 0.2 of the previous result plus 0.8 of the value; powers of 0.2 soon vanish."""
     padded_F = np.concatenate([np.full(SMOOTHING, gain_F[0] if before is None else before), gain_F])
     return np.convolve(padded_F, 0.8 * 0.2 ** np.arange(SMOOTHING + 1), "valid")
 
 
 @functools.lru_cache
 def _exponent_J() -> np.ndarray:
-    """Zwicker's, larger below 4 Bark."""
+    """Zwicker's exponent of every band, larger below 4 Bark."""
     centre_J = np.cumsum(WIDTH_BARK_J) - WIDTH_BARK_J / 2
     return 0.23 * np.where(centre_J < 4, np.minimum(6 / (centre_J + 2), 2), 1) ** 0.15
 
@@ -193,7 +193,7 @@ def _over_bands(disturbance_FJ: np.ndarray, power: int) -> np.ndarray:
 
 
 def _skipped(utterances: Sequence[Utterance]) -> list[tuple[int, int]]:
-    """Frames (from, to) that a delay smaller by more than half a frame than the one before makes unheard."""
+    """Frames (from, to) that are skipped because a delay is more than half a frame smaller than the one before."""
     found = []
     for before, utterance in zip(utterances, utterances[1:], strict=False):
         jump = utterance.delay - before.delay
@@ -218,7 +218,7 @@ def _realign(
     audible_F: np.ndarray,
     disturbance_2F: np.ndarray,
 ) -> None:
-    """Search the delay of every bad interval anew, and keep the smaller disturbance of each frame (in place)."""
+    """Search the delay of every bad interval again, and keep the smaller disturbance of each frame (in place)."""
     intervals = _bad_intervals(disturbance_2F[0] > BAD_FRAME)
     if not intervals:
         return
@@ -255,7 +255,7 @@ def _bad_intervals(bad_F: np.ndarray) -> list[tuple[int, int]]:
 def _best_lag(reference_S: np.ndarray, around_S: np.ndarray) -> int:
     """Lag of the magnitudes' best normalised correlation within 0.128 s, 0 where it is below one half.
 
-    `around_S` begins 2048 samples before `reference_S` and ends as much after it.
+    `around_S` begins 2048 samples before `reference_S` and ends as many after it.
     """
     from scipy.fft import irfft, next_fast_len, rfft
 
@@ -276,7 +276,7 @@ def _best_lag(reference_S: np.ndarray, around_S: np.ndarray) -> int:
 
 
 def _recency(count: int, num_frames: int) -> np.ndarray:
-    """Weight of every frame: above 16 s, what was heard last weighs more."""
+    """Weight of every frame: in signals above 16 s, later frames weigh more."""
     if count <= 1000:
         return np.ones(count)
     share = min((num_frames - 1000) / 5500, 0.5)

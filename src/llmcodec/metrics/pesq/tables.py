@@ -14,9 +14,9 @@ WINDOW = 64
 """Samples of the 4 ms windows in which speech activity, utterances and breakpoints are counted."""
 MARGIN_WINDOWS = 75
 MARGIN = MARGIN_WINDOWS * WINDOW
-"""Zeros before the signal, and counted as signal behind it: room for delays of 0.3 s."""
+"""Zeros before the signal, and after it, where they count as signal: room for delays of 0.3 s."""
 TAIL = 320 * RATE // 1000
-"""More zeros behind both: here the model goes on listening."""
+"""Further zeros after both, over which the model still runs."""
 SHORTEST = RATE // 4
 
 HIGH_PASS = ((2.740826, -5.4816519, 2.740826), (1.0, -1.9444777, 0.94597794))
@@ -38,7 +38,7 @@ ALIGNMENT_SECTIONS = np.array(
         (1.02370057, 0.001661628, 0.52128424, 1, -0.183867259, 0.354324187),
     ]
 )
-"""Second-order sections of the telephone handset's band-pass, through which delays are looked for."""
+"""Second-order sections of the telephone handset's band-pass, applied before delays are estimated."""
 
 NUM_BINS_J = np.array(
     [1] * 8 + [2] + [1] * 5 + [2, 1, 1] + [2] * 8 + [3] * 4 + [4, 3, 4, 5, 4, 5, 6, 6, 7, 8, 9, 9]
@@ -61,7 +61,7 @@ BAND_GAIN_J = np.array([
     64.135651, 54.384785, 73.821884, 64.437073, 59.176456, 65.521278, 61.399822, 58.144047, 57.004543, 64.126297,
     54.311001, 61.114979, 55.077751, 56.849335, 55.628868, 53.137054, 54.985844, 79.546974,
 ])  # fmt: skip
-"""What makes the sum of a band's bins the power density of its width in Bark."""
+"""Factor that turns the sum of a band's bins into power density over its width in Bark."""
 
 HEARING_THRESHOLD_J = np.array([
     51286152.0, 2454709.5, 70794.59375, 4897.788574, 1174.897705, 389.045166, 104.71286, 45.70882, 17.782795,

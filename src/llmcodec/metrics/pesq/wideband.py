@@ -1,9 +1,9 @@
 """Wide-band PESQ (ITU-T P.862.2): how listeners would score one signal against another, 1.04 to 4.64.
 
-ITU-T P.862 and P.862.2, with the numbers of the package `pesq`, whose source says what the recommendations leave open;
-written anew over arrays of frames, bands and candidate delays, which takes less than half of the package's time. Two
-known differences: the package keeps 32-bit floats where we keep 64, and writes over its own memory where it finds more
-than 50 utterances (a few minutes of speech). Needs scipy.
+ITU-T P.862 and P.862.2, with the numbers of the package `pesq`, which settles what the recommendations leave open;
+rewritten over arrays of frames, bands and candidate delays, which takes less than half of the package's time. Two known
+differences: the package uses 32-bit floats where we use 64, and overwrites its own memory when it finds more than 50
+utterances (a few minutes of speech). Needs scipy.
 Test: tests/metrics/test_pesq.py.
 """
 
@@ -25,7 +25,7 @@ from llmcodec.metrics.pesq.tables import HIGH_PASS, MARGIN, RATE, SHORTEST, TAIL
 
 TARGET_POWER = 1e7
 LEVEL_BAND_HZ = ((300, 350), (3250, 3500))
-"""Slopes of the band whose power is the level: it rises, and falls, by 500 dB."""
+"""Edges of the band whose power defines the level: the gain rises, and falls, by 500 dB."""
 SLOPE_DB = 500
 FADE_SAMPLES = 15
 
@@ -55,7 +55,7 @@ def measure_pesq(reference_S: np.ndarray, reconstruction_S: np.ndarray, sample_r
 
 
 def _at_level(wav_S: np.ndarray) -> np.ndarray:
-    """The signal at the power that all have, measured from 300 to 3400 Hz."""
+    """Scale the signal to TARGET_POWER, measured from 300 to 3400 Hz."""
     from scipy.fft import irfft, rfft
 
     num_samples = wav_S.size + TAIL
@@ -69,7 +69,7 @@ def _at_level(wav_S: np.ndarray) -> np.ndarray:
     band_S = irfft(spectrum, length, overwrite_x=True)[:num_samples]
     power = float(np.square(band_S, dtype=np.float64).sum()) / num_samples
     if power == 0:
-        raise NoScore("one signal is silent beside the other")
+        raise NoScore("one signal is silent compared with the other")
     level_S: np.ndarray = wav_S * np.float32(math.sqrt(TARGET_POWER / power))
     return level_S
 
@@ -80,7 +80,7 @@ def _slope(hz: np.ndarray, silent_hz: float, full_hz: float) -> np.ndarray:
 
 
 def _input_filter(wav_S: np.ndarray) -> np.ndarray:
-    """Faded in and out within 15 samples, then the high-pass; changes its input."""
+    """Fade in and out over 15 samples, then high-pass; modifies its input."""
     fade = (np.arange(1, FADE_SAMPLES + 1) / (FADE_SAMPLES + 1)).astype(np.float32)
     wav_S[:FADE_SAMPLES] *= fade
     wav_S[-FADE_SAMPLES:] *= fade[::-1]
@@ -90,9 +90,9 @@ def _input_filter(wav_S: np.ndarray) -> np.ndarray:
 def _high_pass(wav_S: np.ndarray) -> np.ndarray:
     """P.862.2's filter with the package's roundings to 32 bits, bit for bit.
 
-    They are noise that the model hears beside a constant or a rumble: with 64 bits, scores differ by up to 2e-3. The
-    package subtracts from each input the last state, then the one before, which is the order in which `sosfilt` treats
-    an input of the sample before.
+    The model hears them as noise where there is only an offset or a rumble: with 64 bits, scores differ by up to 2e-3.
+    The package subtracts from each input the last state, then the one before, which is the order in which `sosfilt`
+    treats an input of the sample before.
     """
     numerator, denominator = np.array(HIGH_PASS, np.float32)
     late_section = np.array([[0, 1, 0, *denominator]], np.float32)
