@@ -11,7 +11,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -90,17 +89,40 @@ def test_tokenize_ends_in_good_order_at_a_signal_and_goes_on(house, tmp_path, ca
     assert len(list(flat_rows(tmp_path / "tokens")[1])) == 4
 
 
-def test_audio_that_is_newer_than_its_tokens_is_told(house, tmp_path, capsys):
+def test_tokens_of_audio_that_has_changed_are_made_again(house, tmp_path, capsys):
     manifest, output = miniature_speech(tmp_path / "speech"), ["-o", str(tmp_path / "tokens")]
     arguments = ["tokenize", "--manifest", str(manifest), "--codec", str(house / "codec"), *output]
     for _ in range(2):
-        assert main(arguments) == 0 and "warning:" not in capsys.readouterr().out
-    later = time.time() + 60
-    os.utime(tmp_path / "speech" / "1.wav", (later, later))
+        assert main(arguments) == 0 and "made again" not in capsys.readouterr().out
+    before = {row.id: row.codes.tolist() for row in read_token_shards(tmp_path / "tokens" / "train")}
+    (tmp_path / "speech" / "1.wav").write_bytes((tmp_path / "speech" / "2.wav").read_bytes())  # newer than its tokens
+    older = (tmp_path / "speech" / "2.wav").stat().st_mtime
+    (tmp_path / "speech" / "3.wav").write_bytes((tmp_path / "speech" / "0.wav").read_bytes())  # older, of other length
+    os.utime(tmp_path / "speech" / "3.wav", (older, older))
     assert main(arguments) == 0
-    assert "warning: 1 of those there before have audio that is newer than the shards (the first: 'clip1')" in (
-        capsys.readouterr().out
-    )
+    shown = capsys.readouterr().out
+    assert re.search(r"2 clips, .* 4 there before\n  made again: clip1: .*1.wav is newer\n", shown)
+    assert re.search(r"  made again: clip3: .*3.wav has 14400 samples, it was made of 8000\n", shown)
+    after = {row.id: row.codes.tolist() for row in read_token_shards(tmp_path / "tokens" / "train")}
+    assert after == before | {"clip1": before["clip2"], "clip3": before["clip0"]}
+    assert main(arguments) == 0 and "0 clips, 0 s of audio, 6 there before" in capsys.readouterr().out
+
+
+def test_a_damaged_shard_is_put_aside_and_made_again(house, tmp_path, capsys):
+    manifest, folder = miniature_speech(tmp_path / "speech"), tmp_path / "tokens"
+    arguments = ["tokenize", "--manifest", str(manifest), "--codec", str(house / "codec"), "-o", str(folder)]
+    arguments += ["--split", "train", "--clips-per-shard", "2"]
+    assert main(arguments) == 0
+    before = {row.id: row.codes.tolist() for row in read_token_shards(folder)}
+    shard = folder / "shard-00001.arrow"
+    shard.write_bytes(shard.read_bytes()[:700])
+    capsys.readouterr()
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "2 clips, " in shown and "4 there before" in shown
+    assert re.search(r"made again: .*shard-00001.arrow: .*damaged.*it is called shard-00001.arrow.damaged now", shown)
+    assert {row.id: row.codes.tolist() for row in read_token_shards(folder)} == before
+    assert (folder / "shard-00001.arrow.damaged").stat().st_size == 700
 
 
 def test_views_are_the_same_speech_from_later_starts(house, tmp_path, capsys):
@@ -175,11 +197,16 @@ def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_kept(house, tmp_pat
     (tmp_path / "broken.wav").write_bytes(b"no audio")
     write_manifest(tmp_path / "m.jsonl", [clips[0], Clip("bad", str(tmp_path / "broken.wav"), 1.0, split="train")])
     arguments = ["--manifest", str(tmp_path / "m.jsonl"), "--codec", str(house / "codec")]
+    assert main(["tokenize", *arguments, "-o", str(tmp_path / "strict")]) == 1
+    assert "broken.wav: not an audio file" in capsys.readouterr().err
+    arguments += ["--max-bad", "50%"]
     assert main(["tokenize", *arguments, "-o", str(tmp_path / "tokens"), "--format", "parquet"]) == 0
     assert (tmp_path / "tokens" / "train" / "shard-00000.parquet").is_file()
-    assert re.search(r"left out: bad: .*not an audio file", capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert re.search(r"left out: bad: .*not an audio file", shown) and "1 of 2 clips are left out" in shown
     assert [row.id for row in flat_rows(tmp_path / "tokens" / "train")[1]] == ["clip0"]
     write_manifest(tmp_path / "m.jsonl", [Clip("bad", str(tmp_path / "broken.wav"), 1.0)])
+    arguments[-1] = "100%"
     assert main(["tokenize", *arguments, "-o", str(tmp_path / "none")]) == 1
     assert "none of 1 clips could be read" in capsys.readouterr().err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 from pathlib import Path
 
@@ -97,6 +98,75 @@ def test_resume_does_the_rest_and_only_the_rest(pcm, folder, tmp_path, capsys):
     assert "encoded 1 file, 1.0 s of audio" in (shown := capsys.readouterr().err) and "8 files done before" in shown
     changed = [name for name in tree(tokens) if (tokens / name).stat().st_mtime_ns != kept[name]]
     assert changed == ["deep/c.safetensors"]
+
+
+def test_resume_makes_again_what_is_stale_or_damaged(pcm, folder, clip, tmp_path, capsys):
+    tokens, again = tmp_path / "tokens", tmp_path / "again"
+    assert run("encode", folder, "-o", tokens) == 0 and run("decode", tokens, "-o", again) == 0
+    assert run("reconstruct", folder, "-o", tmp_path / "same") == 0
+    clip("in/a.wav", 4000, seed=7)  # newer, of equal length
+    (tokens / "deep/c.safetensors").write_bytes((tokens / "deep/c.safetensors").read_bytes()[:-40])
+    old = clip("in/h.wav", 4500, 96000, seed=3)
+    os.utime(old, (1e9, 1e9))  # older than its tokens, but of another rate
+    kept = {name: (tokens / name).stat().st_mtime_ns for name in tree(tokens)}
+    capsys.readouterr()
+    assert run("encode", folder, "-o", tokens, "--resume") == 0
+    shown = capsys.readouterr().err
+    assert "encoded 3 files" in shown and "6 files done before" in shown
+    assert f"made again: {tokens}/a.safetensors: {folder}/a.wav is newer\n" in shown
+    assert f"made again: {tokens}/deep/c.safetensors: damaged (" in shown
+    assert f"h.safetensors: {folder}/h.wav has 96000 Hz, it was made of 192000 Hz\n" in shown
+    changed = {name for name in tree(tokens) if (tokens / name).stat().st_mtime_ns != kept[name]}
+    assert changed == {"a.safetensors", "deep/c.safetensors", "h.safetensors"}
+    assert run("encode", folder, "-o", tmp_path / "fresh") == 0
+    assert all((tokens / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes() for name in tree(tokens))
+
+    whole = (again / "i.wav").read_bytes()
+    (again / "i.wav").write_bytes(whole[:2000])
+    capsys.readouterr()
+    assert run("decode", tokens, "-o", again, "--resume") == 0
+    shown = capsys.readouterr().err
+    assert "decoded 4 files" in shown and (again / "i.wav").read_bytes() == whole
+    assert "i.wav: it has 978 samples at 16000 Hz instead of 5000 samples at 16000 Hz" in shown
+    assert run("decode", tokens, "-o", again, "--resume") == 0 and "made again" not in capsys.readouterr().err
+    assert run("reconstruct", folder, "-o", tmp_path / "same", "--resume") == 0
+    assert "reconstructed 2 files" in (shown := capsys.readouterr().err) and "7 files done before" in shown
+
+
+def test_resume_does_not_replace_a_file_of_another_program(pcm, clip, tmp_path, capsys):
+    source, target = clip("in/a.wav"), tmp_path / "t" / "a.safetensors"
+    target.parent.mkdir()
+    tensorfile.write_arrays(target, {"weights": np.zeros(3, np.float32)}, {})
+    before = target.read_bytes()
+    assert run("encode", source.parent, "-o", target.parent, "--resume") == 1
+    assert "not a token file of llmcodec" in capsys.readouterr().err and target.read_bytes() == before
+
+
+@pytest.mark.parametrize("format", ["arrow", "parquet"])
+def test_resume_makes_stale_rows_of_a_shard_again(pcm, folder, clip, tmp_path, capsys, format):
+    shards = tmp_path / "shards"
+    assert run("encode", folder, "--format", format, "-o", shards) == 0
+    before = {row.id: row.codes.tolist() for row in read_token_shards(shards)}
+    clip("in/a.wav", 4000, seed=7)
+    capsys.readouterr()
+    assert run("encode", folder, "--format", format, "-o", shards, "--resume") == 0
+    assert f"made again: a: {folder}/a.wav is newer" in (shown := capsys.readouterr().err) and "encoded 1 file" in shown
+    after = {row.id: row.codes.tolist() for row in read_token_shards(shards)}
+    changed = [name for name in before if before[name] != after[name]]
+    assert changed == ["a"] and set(after) == set(before)
+
+
+def test_more_bad_files_than_allowed_stop_the_run(pcm, folder, tmp_path, capsys):
+    for name in ("a bad.wav", "b bad.wav"):
+        (folder / name).write_text("this is text\n" * 9)
+    assert run("encode", folder, "-o", tmp_path / "t", "--max-bad", "0") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "a bad.wav: not an audio file" in error and "b bad.wav" not in error
+    assert run("encode", folder, "-o", tmp_path / "t", "--resume", "--max-bad", "10%") == 1  # of 11
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "2 of 11 files are bad, and --max-bad 10% allows 1: " in error and "b bad.wav; the first: " in error
+    assert run("encode", folder, "-o", tmp_path / "t", "--resume", "--max-bad", "2") == 1
+    assert "2 files failed, the others are done" in capsys.readouterr().err and len(tree(tmp_path / "t")) == 9
 
 
 def test_resume_does_not_mix_codecs(pcm, folder, tmp_path, capsys, monkeypatch):

@@ -306,6 +306,7 @@ def test_a_stretch_is_a_clip_of_its_own_for_everything_that_reads_clips(tmp_path
     """Training, measuring, tokenizing and scoring hear the stretch, not its whole file."""
     from llmcodec.data.clips import ClipDataset
     from llmcodec.evaluation.encoded_corpus import EncodedCorpus
+    from llmcodec.io.bad_rows import BadRows
     from llmcodec.transcode.tokenize import read_clip
 
     from ..miniature import miniature_codec
@@ -318,7 +319,7 @@ def test_a_stretch_is_a_clip_of_its_own_for_everything_that_reads_clips(tmp_path
     np.testing.assert_array_equal(crop_S, expected_S[3200:4800])
     with EncodedCorpus(miniature_codec()) as corpus:
         np.testing.assert_array_equal(corpus.wav(clip), expected_S)
-    recording = read_clip(clip, 16000, [])
+    recording = read_clip(clip, 16000, BadRows())
     assert recording is not None and recording.original_num_samples == 8000
     np.testing.assert_array_equal(recording.wavs[0], expected_S)
 

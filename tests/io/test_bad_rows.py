@@ -26,7 +26,7 @@ def test_anything_else_is_refused(written):
 
 def test_the_first_one_too_many_stops_the_run_in_one_line():
     bad = BadRows("1%", total=200)
-    bad.add("a", "a.wav: no such audio file")
+    bad.add("a", "a.wav: no such audio file")  # its file's name begins with its own
     bad.add("b", "no audio in this row")
     bad.add("a", "the same again counts once")
     assert len(bad) == 2 and bad.lines() == [

@@ -62,6 +62,9 @@ def test_a_clip_that_cannot_be_read_is_named_and_not_counted(manifest, tmp_path,
     write_manifest(tmp_path / "m.jsonl", [bad, *clips])
     arguments = ["prior", "bundled", "-o", str(tmp_path / "out"), "--device", "cpu"]
     arguments += ["--manifest", str(tmp_path / "m.jsonl")]
+    assert main(arguments) == 1 and not (tmp_path / "out").exists()
+    assert "bad.wav: not an audio file that can be read" in capsys.readouterr().err
+    arguments += ["--max-bad", "1"]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
     assert re.search(r"left out: bad: .*not an audio file", shown) and "1 clips could not be read" in shown

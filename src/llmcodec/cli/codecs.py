@@ -23,7 +23,7 @@ def prior(
 ) -> str:
     """Write a copy of a codec with the counts that rate-aware encoding needs; `--codec search:OUTPUT` then searches.
 
-    A clip that cannot be read is named and left out.
+    A clip that cannot be read stops it; with --max-bad it is named and left out.
 
       llmcodec prior runs/rate -o searched --manifest corpus/manifest.jsonl
 
@@ -44,6 +44,7 @@ def prior(
             device=device.torch_device(),
             overwrite=overwrite,
             watcher=bar,
+            max_bad=corpus.max_bad,
         )
     lines = [f"left out: {line}" for line in found.unreadable]
     if found.unreadable:

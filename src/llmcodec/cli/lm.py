@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llmcodec.cli.options import ClipOptions, CodecOptions, DeviceOptions, OutputOptions
 from llmcodec.cli.recipes import RecipeParser, training_parser
 from llmcodec.cli.standard_streams import check_output
+from llmcodec.io.bad_rows import BadRows
 from llmcodec.io.run_guard import stopped_in_order
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ KEYS = {
     "sources": "data.sources",
     "languages": "data.languages",
     "codec": "data.codec",
+    "max_bad": "data.max_bad",
 }
 
 TRAIN_HELP = """\
@@ -65,7 +67,8 @@ def tokenize(
       llmcodec tokenize --manifest corpus/manifest.jsonl --codec runs/rate/codec -o tokens
 
     A manifest with splits gives one folder of shards per split (OUTPUT/train, OUTPUT/valid, ..). Started again, it goes
-    on after the clips that are in shards already. Each shard says which codec and which manifest it is made of.
+    on after the clips that are in shards already; those whose audio has changed since, or whose shard is damaged, are
+    made again. Each shard says which codec and which manifest it is made of.
 
     Args:
         output: folder for the shards.
@@ -80,6 +83,7 @@ def tokenize(
     from llmcodec.transcode.tokenize import describe, export_slamkit, tokenize_splits
 
     place, clips = output.place, corpus.clips()
+    bad = BadRows(corpus.max_bad, len(clips))
     with stopped_in_order("what is in shards stays, the same command goes on behind it"), tokenize_bar() as show:
         results = tokenize_splits(
             codec.open("encoder"),
@@ -90,8 +94,9 @@ def tokenize(
             clips_per_shard=clips_per_shard,
             format="parquet" if format == "parquet" else "arrow",
             on_progress=show,
+            bad=bad,
         )
-    print(*describe(results), sep="\n")
+    print(*describe(results), *bad.lines(), sep="\n")
     if format == "slamkit":
         for folder in results:
             target = place / f"{folder.name if folder != place else 'tokens'}.jsonl"
@@ -124,6 +129,8 @@ def train(arguments: Sequence[str]) -> None:
     speaks = int(os.environ.get("RANK", "0")) == 0  # one of several processes
     say: Callable[[str], None] = print if speaks else lambda line: None
     with ExitStack() as stack:
+        if not recipe.data.tokens:
+            stack.enter_context(stopped_in_order("what is in shards stays, the same command goes on behind it"))
         bar = None if recipe.data.tokens else stack.enter_context(tokenize_bar())
         rows = prepare_rows(recipe.data, Path(recipe.run), say, bar)
     progress = [progress_callback(recipe)] if speaks else []

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmcodec.assets import BUNDLED
-from llmcodec.data.manifest import Clip, read_manifest
+from llmcodec.data.manifest import Clip, leave_out_unreadable, read_manifest
+from llmcodec.io.bad_rows import BadRows, MaxBad, read_max_bad
 from llmcodec.runtime.base import Runtime
 from llmcodec.runtime.opening import Precision, RuntimeName, Side, open_runtime, pick_device
 
@@ -75,6 +77,11 @@ class CorpusOptions(OptionGroup):
     """Leave out shorter clips."""
     max_seconds: float = math.inf
     """Leave out longer clips."""
+    max_bad: MaxBad = 0
+    """Clips that may turn out unreadable, 20 or 1%: each is named and left out; one more stops the run."""
+
+    def __post_init__(self) -> None:
+        read_max_bad(self.max_bad)
 
     def read(self, split: str | tuple[str, ...] | None = None) -> list[Clip]:
         """Clips of one split or several (None: of all) that pass the filters; says how many were too short or long.
@@ -89,6 +96,24 @@ class CorpusOptions(OptionGroup):
             limits = f"--min-seconds {low:g} and --max-seconds {high:g}"
             print(f"{self.manifest}: {left} clips are left out by {limits}", file=sys.stderr)
         return clips
+
+    def without_bad(self, *parts: Sequence[Clip]) -> tuple[list[list[Clip]], BadRows]:
+        """Parts of the corpus without the clips that cannot be read, and those; says which.
+
+        With `--max-bad 0` nothing is read here, and the first measurement that comes upon one stops.
+
+        Raises:
+            ValueError: more than `--max-bad` allows, or a part is empty then.
+        """
+        clips = list(dict.fromkeys(clip for part in parts for clip in part))
+        bad = BadRows(self.max_bad, len(clips))
+        if bad.allowed:
+            leave_out_unreadable(clips, bad)
+        left = [[clip for clip in part if clip.id not in bad.reasons] for part in parts]
+        if not all(left):
+            raise ValueError(f"{self.manifest}: no clip of one split can be read; {'; '.join(bad.lines()[1:])}")
+        print(*bad.lines(), sep="\n", end="\n" if bad else "", file=sys.stderr)
+        return left, bad
 
 
 @dataclass(frozen=True)
@@ -129,7 +154,7 @@ class ResumeOptions(OutputOptions):
     """Where results go, and what happens to results that are there."""
 
     resume: bool = False
-    """Keep finished results and do the rest."""
+    """Keep finished results and do the rest; what is older than its source, or damaged, is made again."""
     overwrite: bool = False
     """Replace results that are there."""
 

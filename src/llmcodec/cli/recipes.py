@@ -27,6 +27,7 @@ KEYS = {
     "languages": "data.languages",
     "min_seconds": "data.min_seconds",
     "max_seconds": "data.max_seconds",
+    "max_bad": "data.max_bad",
     "codec": "codec.start",
 }
 """Option of the other commands -> the recipe's key."""

@@ -60,6 +60,10 @@ def summarise(report: Report, verb: str, where: str, stopped: bool = False) -> N
         print(f"warning: {warning}", file=sys.stderr)
     if len(report.warned) > MAX_LISTED_WARNINGS:
         print(f"warning: ... and {len(report.warned) - MAX_LISTED_WARNINGS} more of this kind", file=sys.stderr)
+    for line in report.again[:MAX_LISTED_WARNINGS]:
+        print(f"made again: {line}", file=sys.stderr)
+    if len(report.again) > MAX_LISTED_WARNINGS:
+        print(f"made again: ... and {len(report.again) - MAX_LISTED_WARNINGS} more", file=sys.stderr)
     parts = [f"{verb} {_files(report.done)}, {readable_seconds(report.seconds)} of audio"]
     if report.done:
         parts.append(f"in {readable_seconds(report.elapsed)} ({times_real_time(report.seconds, report.elapsed)})")

@@ -36,4 +36,5 @@ def train(arguments: Sequence[str]) -> None:
     recipe, options = train_parser().read(arguments)
     from llmcodec.training.trainer import Trainer
 
-    print(f"codec: {Trainer(recipe, **options).run()}")
+    trainer = Trainer(recipe, **options)
+    print(f"codec: {trainer.run()}", *trainer.loader.dataset.bad.lines(), sep="\n")

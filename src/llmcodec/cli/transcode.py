@@ -14,6 +14,7 @@ from typing import Any, Literal
 from llmcodec.cli.options import CodecOptions, OptionGroup, ResumeOptions
 from llmcodec.cli.standard_streams import STANDARD_STREAM, Streams, read_text, standard_streams
 from llmcodec.cli.summary import FilesBar, summarise
+from llmcodec.io.bad_rows import MaxBad, TooManyBad
 from llmcodec.io.run_guard import Stopped, stopped_in_order
 from llmcodec.transcode.files import TOKEN_FILE, AudioFormat, Channels, Transcoder
 from llmcodec.transcode.inputs import Problem
@@ -30,6 +31,8 @@ class CodingOptions(OptionGroup):
     """Padded seconds of audio in one batch; less needs less memory."""
     long_seconds: float = 60.0
     """Longer files are coded piece by piece in constant memory."""
+    max_bad: MaxBad = "100%"
+    """Files that may fail, 20 or 1%; one more stops the run. Whatever it is, a file that failed means exit code 1."""
 
 
 def encode(
@@ -146,7 +149,7 @@ def transcoding(
         settings: further ones of the transcoder.
 
     Raises:
-        Failed: some files failed. OSError: disk full. Stopped: by a signal.
+        Failed: some files failed. TooManyBad: more than --max-bad. OSError: disk full. Stopped: by a signal.
     """
     report, done = Report(), doing.removesuffix("ing") + "ed"
     with standard_streams(inputs, output.output, ending) as files:
@@ -157,7 +160,7 @@ def transcoding(
                     lambda side: codec.open(side, coding.batch_seconds), **settings, watcher=bar, report=report
                 )
                 yield one, files
-        except Stopped:
+        except (Stopped, TooManyBad):
             with suppress(OSError):  # the terminal may be gone
                 summarise(report, done, place_of(files, report), stopped=True)
             raise

@@ -5,9 +5,10 @@ Shapes: B batch, S samples (of the longest clip). Tests: `pytest tests/data/test
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from functools import cached_property
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 from llmcodec.data.augmentation import Augmentation, augment, speed_of
 from llmcodec.data.manifest import Clip
 from llmcodec.data.sampler import clip_seed
+from llmcodec.io.bad_rows import BadRows
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -50,6 +54,7 @@ class ClipDataset:
     crop_seconds: length of a crop, or None for whole utterances; shorter clips are taken whole.
     crop: `random` places the crop by (seed, step, clip id), `start` at the beginning, `middle` in the middle.
     augmentation: changes to every clip that `batch` gives; `read` gives clips as they are.
+    bad: takes clips that cannot be read; another stands in for each (`stand_ins`). None allows none.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class ClipDataset:
         crop: Literal["random", "start", "middle"] = "random",
         seed: int = 0,
         augmentation: Augmentation | None = None,
+        bad: BadRows | None = None,
     ) -> None:
         if crop not in ("random", "start", "middle"):
             raise ValueError(f"crop must be random, start or middle, not {crop!r}")
@@ -69,6 +75,7 @@ class ClipDataset:
         self.clips, self.sample_rate, self.seed = list(clips), sample_rate, seed
         self.crop_samples = None if crop_seconds is None else round(crop_seconds * sample_rate)
         self.crop = crop
+        self.bad = bad or BadRows(total=len(self.clips))
         self.augmentation = augmentation if augmentation is not None and augmentation.on else None
 
     def __len__(self) -> int:
@@ -99,18 +106,50 @@ class ClipDataset:
         return clip.load(rate, start, self.crop_samples)
 
     def batch(self, indices: Sequence[int], step: int = 0) -> ClipBatch:
-        """Read, augment and collate the clips `indices`."""
-        clips = [self.clips[index] for index in indices]
-        if self.augmentation is None:
-            return collate([self.read(index, step) for index in indices], clips)
-        heard, wanted = zip(*(self._augmented(index, step) for index in indices), strict=True)
+        """Read, augment and collate the clips `indices`, or those that stand in for them."""
+        clips, heard, wanted = zip(*(self._with_stand_in(index, step) for index in indices), strict=True)
         batch = collate(heard, clips)
         if any(a is not b for a, b in zip(heard, wanted, strict=True)):
             batch.target_BS = collate(wanted, clips).wav_BS
         return batch
 
+    def stand_ins(self, index: int) -> Iterator[int]:
+        """The clip itself, then those that may take its place: the next shorter ones, then the next longer ones.
+
+        Their order depends on the manifest alone and a batch on what can be read now, on nothing that was read before:
+        so a resumed run reads what an uninterrupted one reads, and so do several processes.
+        """
+        yield index
+        place = self._by_length.index(index)
+        yield from reversed(self._by_length[:place])
+        yield from self._by_length[place + 1 :]
+
+    @cached_property
+    def _by_length(self) -> list[int]:
+        return sorted(range(len(self.clips)), key=lambda index: (self.clips[index].duration, index))
+
+    def _with_stand_in(self, index: int, step: int) -> tuple[Clip, np.ndarray, np.ndarray]:
+        """A clip that can be read, what the codec hears of it, and what it shall rebuild."""
+        place, (heard_S, wanted_S) = self._first_readable(index, lambda place: self._augmented(place, step))
+        return self.clips[place], heard_S, wanted_S
+
+    def read_or_stand_in(self, index: int) -> np.ndarray:
+        """`read`, of the clip that stands in for one that cannot be read."""
+        return self._first_readable(index, self.read)[1]
+
+    def _first_readable(self, index: int, read: Callable[[int], T]) -> tuple[int, T]:
+        """Place of the first of `stand_ins` that can be read, and what `read` makes of it."""
+        for place in self.stand_ins(index):
+            try:
+                return place, read(place)
+            except (ValueError, OSError) as error:
+                self.bad.add(self.clips[place].id, error)
+        raise ValueError(f"none of {len(self.clips)} clips can be read: {'; '.join(self.bad.lines()[1:])}")
+
     def _augmented(self, index: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-        assert self.augmentation is not None
+        if self.augmentation is None:
+            wav_S = self.read(index, step)
+            return wav_S, wav_S
         key = (self.seed, step, self.clips[index].id)
         wav_S = self.read(index, step, speed_of(self.augmentation, *key))
         return augment(wav_S, self.sample_rate, self.augmentation, *key)

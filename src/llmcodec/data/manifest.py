@@ -16,6 +16,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import numpy as np
 from llmcodec import assets
 from llmcodec.io import audio
 from llmcodec.io.atomic import write_text
+from llmcodec.io.bad_rows import MOST_LISTED, BadRows, TooManyBad
 from llmcodec.io.digests import digest_all
 from llmcodec.io.structured import read_lines
 
@@ -174,8 +176,50 @@ def audio_states(clips: Iterable[Clip]) -> list[tuple[int, int]]:
     Raises:
         ValueError: files are missing or empty; it names the first ten.
     """
+    paths = [clip.path for clip in clips]
+    states, wrong = _look_at(paths)
+    if wrong:
+        raise ValueError(_missing_files(wrong, len(states) + len(wrong)))
+    return [states[path] for path in paths]
+
+
+def find_missing(clips: Sequence[Clip], bad: BadRows) -> None:
+    """Add clips whose file is missing or empty to `bad`. Raises ValueError naming ten where they are too many."""
+    states, wrong = _look_at([clip.path for clip in clips])
+    missing = [clip for clip in clips if clip.path in wrong]
+    if len(missing) > bad.allowed:
+        raise TooManyBad(_missing_files(wrong, len(states) + len(wrong)))
+    for clip in missing:
+        bad.add(clip.id, f"{clip.path}: {wrong[clip.path]}")
+
+
+def leave_out_unreadable(clips: Sequence[Clip], bad: BadRows) -> list[Clip]:
+    """Clips whose audio can be read, in order: each is read once, in threads; the others are added to `bad`.
+
+    Raises:
+        TooManyBad: more than `bad` allows.
+    """
+    find_missing(clips, bad)
+
+    def problem(clip: Clip) -> Exception | None:
+        try:
+            clip.read()
+        except (ValueError, OSError) as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        problems = list(pool.map(problem, clips))
+    for clip, found in zip(clips, problems, strict=True):
+        if found is not None:
+            bad.add(clip.id, found)
+    return [clip for clip, found in zip(clips, problems, strict=True) if found is None]
+
+
+def _look_at(paths: Iterable[Path]) -> tuple[dict[Path, tuple[int, int]], dict[Path, str]]:
+    """Size and time of the files that are there, and what is wrong with the others."""
     states: dict[Path, tuple[int, int]] = {}
-    wrong, paths = {}, [clip.path for clip in clips]
+    wrong: dict[Path, str] = {}
     for path in paths:
         if path in states or path in wrong:
             continue  # many clips may be stretches of one file
@@ -188,14 +232,14 @@ def audio_states(clips: Iterable[Clip]) -> list[tuple[int, int]]:
             states[path] = status.st_size, status.st_mtime_ns
         else:
             wrong[path] = "the file is empty" if stat.S_ISREG(status.st_mode) else "no file"
-    if wrong:
-        lines = [f"  {path}: {reason}" for path, reason in list(wrong.items())[:10]]
-        more = [f"  and {len(wrong) - 10} more"] if len(wrong) > 10 else []
-        raise ValueError(
-            "\n".join([f"{len(wrong)} of {len(states) + len(wrong)} audio files cannot be read:", *lines, *more])
-            + "\nput them back, or make the manifest again (`llmcodec data manifest`)"
-        )
-    return [states[path] for path in paths]
+    return states, wrong
+
+
+def _missing_files(wrong: dict[Path, str], total: int) -> str:
+    lines = [f"  {path}: {reason}" for path, reason in list(wrong.items())[:MOST_LISTED]]
+    more = [f"  and {len(wrong) - MOST_LISTED} more"] if len(wrong) > MOST_LISTED else []
+    advice = "put them back, make the manifest again (`llmcodec data manifest`), or allow some with --max-bad"
+    return "\n".join([f"{len(wrong)} of {total} audio files cannot be read:", *lines, *more, advice])
 
 
 def _is_unicode(text: str) -> bool:

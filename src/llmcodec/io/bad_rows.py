@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import re
 import threading
+from collections.abc import Callable
 
 MaxBad = int | str
 """`0`, `20` (rows), or `1%` (of all rows, rounded down)."""
@@ -42,6 +43,8 @@ class BadRows:
     def __init__(self, max_bad: MaxBad = 0, total: int | None = None, what: str = "clips") -> None:
         self.max_bad, self.total, self.what = max_bad, total, what
         self.reasons: dict[str, str] = {}
+        self.say: Callable[[str], object] | None = None
+        """Takes a line about every row when it is left out, up to MOST_LISTED of them."""
         self._count, self._share = read_max_bad(max_bad)
         self._lock = threading.Lock()
 
@@ -62,9 +65,13 @@ class BadRows:
             TooManyBad: it is one too many.
         """
         with self._lock:
+            if name in self.reasons:
+                return
             told = str(reason)
-            self.reasons.setdefault(name, told if name in told else f"{name}: {told}")
+            self.reasons[name] = told if told.startswith(name) else f"{name}: {told}"
             self._check()
+            if self.say is not None and len(self) <= MOST_LISTED:
+                self.say(f"left out: {self.reasons[name]}")
 
     def settle(self, total: int) -> None:
         """The number of all rows, once it is known. Raises TooManyBad where too many of them were bad."""

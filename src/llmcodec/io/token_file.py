@@ -29,6 +29,10 @@ MAX_SAMPLES = 1 << 48
 SIZES = ("sample_rate", "hop_samples", "num_codebooks", "codebook_size")
 
 
+class NotTokens(ValueError):
+    """A file that is whole, but none of ours."""
+
+
 @dataclass(frozen=True)
 class TokenProvenance:
     """Which codec makes or made tokens. Equal `weights_sha256` means equal tokens, whatever the name or the runtime."""
@@ -63,7 +67,7 @@ class TokenProvenance:
         """Read what `metadata` wrote. Raises ValueError naming `where` for a file that is not ours or is damaged."""
         if metadata.get("format") != FORMAT:
             found = f"its format is {metadata['format'][:40]!r}" if "format" in metadata else "it names no format"
-            raise ValueError(f"{where}: not a token file of llmcodec ({found}; {FORMAT} is known)")
+            raise NotTokens(f"{where}: not a token file of llmcodec ({found}; {FORMAT} is known)")
         sizes = {name: number_in(metadata, name, where, low=1, high=1 << 31) for name in SIZES}
         sha = metadata.get("weights_sha256", "")
         if not re.fullmatch(r"[0-9a-f]{64}", sha):

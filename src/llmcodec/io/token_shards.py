@@ -18,7 +18,7 @@ import errno
 import os
 import re
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,23 @@ class TokenRow(TokenClip):
     language: str = ""
 
 
+class DamagedShard(ValueError):
+    """A shard, or what is left of one, that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a row stands, and what it was made of."""
+
+    shard: Path
+    made_ns: int
+    """When the shard was written."""
+    sample_rate: int
+    """Of the file that was encoded; 0: unknown."""
+    num_samples: int
+    """Frames of that file; 0: unknown."""
+
+
 class TokenShardWriter:
     """Writes the rows of a corpus as `shard-00000.arrow`, ... in a folder; every shard is written whole or not at all.
 
@@ -75,7 +92,7 @@ class TokenShardWriter:
 
     Raises:
         ValueError: pyarrow is missing, another writer has the folder, shards are there and `resume` is not set, or
-            they are of another codec.
+            they are of another codec. A damaged one is renamed and named in `damaged`.
     """
 
     def __init__(
@@ -91,6 +108,10 @@ class TokenShardWriter:
         self.folder, self.provenance, self.clips_per_shard = Path(folder), provenance, clips_per_shard
         self.format = format
         self.done: dict[str, str] = {}  # id -> text
+        self.origins: dict[str, Origin] = {}
+        """Of the rows that were there before."""
+        self.damaged: list[str] = []
+        """A line on every shard that could not be read: it was renamed, so that its rows are made again."""
         self._rows: list[TokenRow] = []
         self._made_folder = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -101,13 +122,41 @@ class TokenShardWriter:
             if existing and not resume:
                 raise ValueError(f"{folder}: holds token shards already; resume, or choose another folder")
             for path in existing:
-                theirs, rows = open_token_shards(path)
-                if theirs.weights_sha256 != provenance.weights_sha256:
-                    raise ValueError(f"{path}: made by another codec ({theirs.codec!r}); choose another folder")
-                self.done.update((row.id, row.text) for row in rows)
+                self._take_over(path)
             undone.pop_all()
         numbers = (re.fullmatch(r"shard-([0-9]{1,18})", path.stem) for path in existing)  # not those of shard-old.arrow
         self._next = 1 + max((int(number[1]) for number in numbers if number), default=-1)
+
+    def _take_over(self, path: Path) -> None:
+        """Know the rows of a shard; one that is damaged is put aside."""
+        try:
+            theirs, rows = open_token_shards(path)
+            if theirs.weights_sha256 != self.provenance.weights_sha256:
+                raise ValueError(f"{path}: made by another codec ({theirs.codec!r}); choose another folder")
+            made = path.stat().st_mtime_ns
+            found = {
+                row.id: (row.text, Origin(path, made, row.original_sample_rate, row.original_num_samples))
+                for row in rows
+            }
+        except DamagedShard as error:
+            aside = path.with_name(f"{path.name}.damaged")
+            os.replace(path, aside)
+            self.damaged.append(f"{error}; it is called {aside.name} now, and its clips are made again")
+            return
+        for name, (text, origin) in found.items():
+            self.done[name], self.origins[name] = text, origin
+
+    def drop(self, ids: Collection[str]) -> None:
+        """Take rows that were there before out of their shards, so that they can be added again."""
+        for path in sorted({self.origins[name].shard for name in ids}):
+            provenance, rows = open_token_shards(path)
+            left = [row for row in rows if row.id not in ids]
+            if left:
+                self._write(path, left, provenance)
+            else:
+                path.unlink()
+        for name in ids:
+            del self.done[name], self.origins[name]
 
     def add(self, row: TokenRow) -> None:
         """Take one row; a full shard is written. Raises ValueError for an id twice, or what readers would refuse."""
@@ -132,8 +181,14 @@ class TokenShardWriter:
         """Write what is pending as a shard of its own."""
         if not self._rows:
             return
-        pa, rows = _pyarrow(), self._rows
-        dtype = code_dtype(self.provenance.codebook_size)
+        self._write(self.folder / f"shard-{self._next:05d}.{self.format}", self._rows, self.provenance)
+        self._rows = []  # only now: what could not be written is still to be written
+        self._next += 1
+
+    @staticmethod
+    def _write(path: Path, rows: Sequence[TokenRow], provenance: TokenProvenance) -> None:
+        """One shard, whole or not at all."""
+        pa, dtype = _pyarrow(), code_dtype(provenance.codebook_size)
         flat = [row.codes.astype(dtype).reshape(-1, row.codes.shape[2]) for row in rows]
         lines = np.concatenate([np.full(len(codes), codes.shape[1]) for codes in flat])
         inner = pa.ListArray.from_arrays(_offsets(lines), pa.array(np.concatenate([codes.ravel() for codes in flat])))
@@ -141,18 +196,16 @@ class TokenShardWriter:
             **{name: pa.array([getattr(row, name) for row in rows], pa.string()) for name in _TEXTS},
             "codes": pa.ListArray.from_arrays(_offsets([len(codes) for codes in flat]), inner),
             "channels": pa.array([row.codes.shape[0] for row in rows], pa.int32()),
-            "duration": pa.array([row.num_samples / self.provenance.sample_rate for row in rows], pa.float64()),
+            "duration": pa.array([row.num_samples / provenance.sample_rate for row in rows], pa.float64()),
             **{name: pa.array([getattr(row, name) for row in rows], pa.int64()) for name in CLIP_FACTS},
         }
-        table = pa.table(columns).replace_schema_metadata(self.provenance.metadata())
-        with atomic_file(self.folder / f"shard-{self._next:05d}.{self.format}", durable=True) as file:
-            if self.format == "parquet":
+        table = pa.table(columns).replace_schema_metadata(provenance.metadata())
+        with atomic_file(path, durable=True) as file:
+            if path.suffix.lower() == ".parquet":
                 pa.parquet.write_table(table, file, compression="zstd", write_page_checksum=True)
             else:
                 with pa.ipc.new_file(file, table.schema) as writer:
                     writer.write_table(table)
-        self._rows = []  # only now: what could not be written is still to be written
-        self._next += 1
 
     def __enter__(self) -> TokenShardWriter:
         return self
@@ -258,7 +311,7 @@ def _open_shard(path: Path) -> tuple[Iterator[Any], TokenProvenance]:
             schema, batches = reader.schema, (reader.get_batch(i) for i in range(reader.num_record_batches))
         metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a {path.suffix[1:].title()} file, or damaged ({in_a_line(error)})") from error
+        raise DamagedShard(f"{path}: not a {path.suffix[1:].title()} file, or damaged ({in_a_line(error)})") from error
     provenance = TokenProvenance.from_metadata(metadata, path)
     missing = {*_TEXTS, "codes", "channels", *CLIP_FACTS} - set(schema.names)
     if missing:
@@ -278,10 +331,20 @@ def _check_claims(path: Path, metadata: Any) -> None:
         # Not its columns: pyarrow 26 aborts the process where one of their descriptions is damaged.
         claimed = max(group.num_rows, group.total_byte_size)
         if claimed > MOST_PER_BYTE * size:
-            raise ValueError(f"{path}: {claimed} rows or bytes claimed by a file of {size} bytes")
+            raise DamagedShard(f"{path}: {claimed} rows or bytes claimed by a file of {size} bytes")
 
 
 def _shard_rows(path: Path, batches: Iterator[Any], provenance: TokenProvenance) -> Iterator[TokenRow]:
+    """Rows of a shard. Raises DamagedShard for what no codec writes."""
+    try:
+        yield from _checked_rows(path, batches, provenance)
+    except DamagedShard:
+        raise
+    except ValueError as error:
+        raise DamagedShard(str(error)) from error
+
+
+def _checked_rows(path: Path, batches: Iterator[Any], provenance: TokenProvenance) -> Iterator[TokenRow]:
     pa, metadata = _pyarrow(), provenance.metadata()
     while True:
         try:
@@ -291,7 +354,7 @@ def _shard_rows(path: Path, batches: Iterator[Any], provenance: TokenProvenance)
             batch.validate(full=True)
             rows = batch.drop_columns("codes").to_pylist()
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: damaged ({in_a_line(error)})") from error
+            raise DamagedShard(f"{path}: damaged ({in_a_line(error)})") from error
         for row, lines in zip(rows, batch["codes"], strict=True):
             where = f"{path}, clip {row['id']!r}"
             if not lines.is_valid or not all(isinstance(row[name], str) for name in _TEXTS):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from llmcodec.data.manifest import VALID_SPLITS, read_manifest
 from llmcodec.io.atomic import atomic_folder
+from llmcodec.io.bad_rows import BadRows
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.audio_tokens import AudioTokens, add_audio_tokens, byte_tokenizer
 from llmcodec.lm.backbone import DTYPES, checkpoint_layers
@@ -112,7 +113,9 @@ def prepare_rows(
         clips = read_manifest(data.manifest, sources=data.sources, languages=data.languages, speakers=data.speakers)
         runtime = open_runtime(data.codec, only="encoder")
         folders = [run / "tokens"]
-        for line in describe(tokenize_splits(runtime, clips, folders[0], on_progress=on_progress)):
+        bad = BadRows(data.max_bad, len(clips))
+        made = tokenize_splits(runtime, clips, folders[0], on_progress=on_progress, bad=bad)
+        for line in (*describe(made), *bad.lines()):
             say(line)
     if not data.valid_tokens:
         held_out = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from llmcodec.io.bad_rows import MaxBad, read_max_bad
 from llmcodec.lm.sequences import FORMATS, SPEAKS_TEXT
 from llmcodec.lm.small_lm import SmallLMConfig
 
@@ -30,6 +31,8 @@ class LMDataConfig:
     """Keep clips of these languages."""
     speakers: list[str] | None = None
     """Keep clips of these speakers."""
+    max_bad: MaxBad = 0
+    """Clips that may turn out unreadable while `manifest` is tokenised, 20 or 1%: each is named and left out."""
     formats: list[str] = field(default_factory=lambda: ["audio"])
     """audio, tts (text to audio), tts_stream (text and audio in turn, for voices that start before the text is there),
     tts_aligned (phoneme after phoneme with its audio; needs timed texts, see examples/align.py), asr (audio to text),
@@ -57,6 +60,7 @@ class LMDataConfig:
             raise ValueError(f"recipe: data.turns must be two numbers of at least 1, got {list(self.turns)}")
         if self.units_ahead < 0:
             raise ValueError(f"recipe: data.units_ahead cannot be negative, got {self.units_ahead}")
+        read_max_bad(self.max_bad)
         if "{text}" not in self.text_template:
             raise ValueError(f"recipe: data.text_template must contain {{text}}, got {self.text_template!r}")
 

@@ -36,7 +36,7 @@ from llmcodec.lm.token_lm import TokenLM, TokenLMCard
 from llmcodec.transcode.tokenize import FlatRow
 
 WEIGHTS = "trainable.safetensors"
-MAY_DIFFER = ("name", "run", "log_every", "eval_every", "max_eval_clips", "keep_best")
+MAY_DIFFER = ("name", "run", "log_every", "eval_every", "max_eval_clips", "keep_best", "data.max_bad")
 """Fields that a resumed run may change. Steps and epochs may grow where no learning rate depends on them."""
 MOST_UNITS = 1000
 """Of tts_aligned, named in the card: phonemes, not words."""

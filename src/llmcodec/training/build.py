@@ -6,7 +6,9 @@ Test: tests/training/test_trainer.py.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,8 +18,9 @@ from llmcodec import assets
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.data.clips import ClipDataset
 from llmcodec.data.loader import ClipLoader
-from llmcodec.data.manifest import audio_states, read_manifest
+from llmcodec.data.manifest import find_missing, read_manifest
 from llmcodec.data.sampler import ResumableSampler
+from llmcodec.io.bad_rows import BadRows
 from llmcodec.objectives.adversary import Adversary
 from llmcodec.training.recipe import Recipe
 
@@ -72,7 +75,7 @@ def training_codes(codec: LLMCodec, recipe: Recipe, most_clips: int | None = Non
     dataset = build_dataset(recipe, codec.sample_rate)
     count = len(dataset) if most_clips is None else min(most_clips, len(dataset))
     for index in range(count):
-        wav_S = torch.from_numpy(dataset.read(index * len(dataset) // count))
+        wav_S = torch.from_numpy(dataset.read_or_stand_in(index * len(dataset) // count))
         yield codec.encode_latents(wav_S[None].to(codec.device)).codes_BT[0].cpu()
 
 
@@ -106,7 +109,11 @@ def build_language(recipe: Recipe, codec: LLMCodec, fresh: bool = True) -> Langu
 
 
 def build_dataset(recipe: Recipe, sample_rate: int) -> ClipDataset:
-    """Clips of the recipe's manifest after its filters. Errors: ValueError, also for audio files that are missing."""
+    """Clips of the recipe's manifest after its filters; those that are missing count as bad already.
+
+    Raises:
+        ValueError: no clips, or more audio files are missing than `data.max_bad` allows.
+    """
     data = recipe.data
     clips = read_manifest(
         data.manifest,
@@ -116,9 +123,10 @@ def build_dataset(recipe: Recipe, sample_rate: int) -> ClipDataset:
         min_seconds=data.min_seconds,
         max_seconds=math.inf if data.max_seconds is None else data.max_seconds,
     )
-    audio_states(clips)  # what is missing is told now, not hours later
+    bad = BadRows(data.max_bad, len(clips))
+    find_missing(clips, bad)  # told now, not hours later; they stay in the list, for the order hangs on all of it
     return ClipDataset(
-        clips, sample_rate, crop_seconds=data.crop_seconds, seed=recipe.seed, augmentation=data.augmentation
+        clips, sample_rate, crop_seconds=data.crop_seconds, seed=recipe.seed, augmentation=data.augmentation, bad=bad
     )
 
 
@@ -126,6 +134,9 @@ def build_loader(recipe: Recipe, sample_rate: int, rank: int, world_size: int) -
     """Endless batches of this rank, resumable."""
     data = recipe.data
     dataset = build_dataset(recipe, sample_rate)
+    if rank == 0:
+        print(*dataset.bad.lines(), sep="\n", end="\n" if dataset.bad else "", file=sys.stderr)
+    dataset.bad.say = partial(print, file=sys.stderr)  # each process names those that it comes upon
     sampler = ResumableSampler(
         dataset.durations,
         batch_clips=data.clips_per_batch,

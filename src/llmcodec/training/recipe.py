@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from llmcodec.assets import BUNDLED
 from llmcodec.data.augmentation import Augmentation
+from llmcodec.io.bad_rows import MaxBad, read_max_bad
 from llmcodec.objectives.adversary import AdversaryConfig
 from llmcodec.objectives.collapse import CollapseFloors
 from llmcodec.objectives.spectral import SpectralConfig
@@ -34,6 +35,9 @@ class DataConfig:
     """Drop shorter clips."""
     max_seconds: float | None = 20.0
     """Drop longer clips; null keeps all."""
+    max_bad: MaxBad = 0
+    """Clips that may turn out bad (missing, damaged, NaN), 20 or 1%: each is named, and the next shorter clip that can
+    be read takes its place. One more stops the run."""
     clips_per_batch: int = 8
     """Clips in one micro-batch on one process."""
     crop_seconds: float | None = None
@@ -51,6 +55,7 @@ class DataConfig:
                 raise ValueError(f"recipe: data.{name} must be at least 1, got {getattr(self, name)}")
         if self.crop_seconds is not None and not self.crop_seconds > 0:
             raise ValueError(f"recipe: data.crop_seconds must be positive, got {self.crop_seconds}")
+        read_max_bad(self.max_bad)
 
 
 @dataclass(frozen=True)

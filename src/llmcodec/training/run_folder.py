@@ -26,6 +26,7 @@ MAY_DIFFER = (
     "keep_checkpoints",
     "trackers",
     "data.prefetch",
+    "data.max_bad",
     "data.clips_per_batch",
 )
 """Fields of a recipe that may change when a run goes on: nothing that it computes depends on them. Of `clips_per_batch`

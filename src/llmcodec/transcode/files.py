@@ -9,19 +9,24 @@ Test: tests/transcode/test_files.py, tests/cli/test_transcode.py.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from llmcodec.io import audio
 from llmcodec.io.audio import AUDIO_ENDINGS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
-from llmcodec.io.token_file import TokenProvenance, read_token_facts
+from llmcodec.io.bad_rows import MaxBad, read_max_bad
+from llmcodec.io.token_file import TokenProvenance, load_token_file, read_token_facts
 from llmcodec.io.token_shards import SHARD_ENDINGS, ShardFormat, TokenRow, TokenShardWriter, open_token_shards
 from llmcodec.io.token_text import frames, parse_codec_text
 from llmcodec.runtime.base import Runtime
 from llmcodec.runtime.opening import Side
+from llmcodec.transcode.freshness import audio_of, count_frames, why_stale_audio, why_stale_row, why_stale_tokens
 from llmcodec.transcode.inputs import TOKEN_ENDINGS, Found, Problem, find_inputs
 from llmcodec.transcode.outputs import plan_outputs, refuse_existing, remove_left_overs
 from llmcodec.transcode.pipeline import Item, Pipeline, Report, Watcher
@@ -51,6 +56,7 @@ class Transcoder:
         long_seconds: longer files are coded piece by piece in constant memory.
         watcher: told about progress.
         report: what has been done so far, also after Ctrl-C.
+        max_bad: files that may fail; one more stops the run.
 
     Raises:
         ValueError: settings that make no sense; every method: what stands in the way of the whole run.
@@ -68,8 +74,10 @@ class Transcoder:
     long_seconds: float = 60.0
     watcher: Watcher = field(default_factory=Watcher)
     report: Report = field(default_factory=Report)
+    max_bad: MaxBad = "100%"
 
     def __post_init__(self) -> None:
+        read_max_bad(self.max_bad)
         if self.sample_rate is not None and not MIN_SAMPLE_RATE <= self.sample_rate <= MAX_SAMPLE_RATE:
             raise ValueError(f"--sample-rate {self.sample_rate} Hz cannot be right; 8000 to 192000 are usual")
         if self.workers < 0:
@@ -81,7 +89,7 @@ class Transcoder:
     def encode(self, inputs: Sequence[str]) -> Report:
         """Audio files to token files."""
         items = self._plan(self._find(inputs, AUDIO_ENDINGS), (TOKEN_FILE,))
-        pending, done = self.split_done(items)  # refuses before the codec is loaded
+        pending, done = self.split_done(items, _tokens_problem)  # refuses before the codec is loaded
         runtime = self.open_codec("encoder")
         for item in done:  # a result that is kept must be of the codec that makes the others
             assert item.target is not None
@@ -105,6 +113,7 @@ class Transcoder:
                 )
         runtime = self.open_codec("encoder")
         with TokenShardWriter(self.output, runtime.identity, resume=self.resume, format=format) as shards:
+            self.report.again += [*shards.damaged, *self._drop_stale(shards, items)]
             pending = [item for item in items if item.name not in shards.done]
             self.report.skipped = len(items) - len(pending)
             return self._run(EncodeWork(runtime, self.channels == "split", shards), pending)
@@ -115,7 +124,7 @@ class Transcoder:
         items = self._plan(found, WAVE_ENDINGS, ".decoded")
         for item, row in zip(items, rows, strict=True):
             item.header = row
-        pending, _ = self.split_done(items)
+        pending, _ = self.split_done(items, self._decoded_problem)
         return self._run(DecodeWork(self.open_codec("decoder"), self.sample_rate), pending)
 
     def decode_text(self, text: str) -> Report:
@@ -130,7 +139,8 @@ class Transcoder:
 
     def reconstruct(self, inputs: Sequence[str]) -> Report:
         """Audio through the codec and back."""
-        pending, _ = self.split_done(self._plan(self._find(inputs, AUDIO_ENDINGS), WAVE_ENDINGS, ".reconstructed"))
+        items = self._plan(self._find(inputs, AUDIO_ENDINGS), WAVE_ENDINGS, ".reconstructed")
+        pending, _ = self.split_done(items, self._reconstructed_problem)
         return self._run(ReconstructWork(self.open_codec(None), self.channels == "split", self.sample_rate), pending)
 
     def _find(self, inputs: Sequence[str], endings: Sequence[str]) -> list[Found]:
@@ -142,30 +152,86 @@ class Transcoder:
         ending = f".{self.format}" if self.format else None
         return list(map(item_of, found, plan_outputs(found, self.output, endings, ending, mark)))
 
-    def split_done(self, items: list[Item]) -> tuple[list[Item], list[Item]]:
-        """Items still to do, and those that `resume` keeps; what exists is refused without `resume` or `overwrite`."""
+    def split_done(
+        self, items: list[Item], problem: Callable[[Item], str] = lambda item: ""
+    ) -> tuple[list[Item], list[Item]]:
+        """Items still to do, and those that `resume` keeps; what exists is refused without `resume` or `overwrite`.
+
+        Args:
+            items: all of them.
+            problem: says why a result is stale or damaged and has to be made again; nothing where it is whole.
+        """
         targets = [item.target for item in items if item.target is not None]
         if not self.resume:
             if not self.overwrite:
                 refuse_existing(targets)
             return items, []
         remove_left_overs(targets)
-        done = [item for item in items if is_finished(item)]
+        there = [item for item in items if is_finished(item)]
+        with ThreadPoolExecutor(self.threads) as pool, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with a file is told when it is coded
+            problems = {id(item): found for item, found in zip(there, pool.map(problem, there), strict=True) if found}
+        self.report.again += [f"{item.target}: {problems[id(item)]}" for item in there if id(item) in problems]
+        done = [item for item in there if id(item) not in problems]
         self.report.skipped = len(done)
-        return [item for item in items if not is_finished(item)], done
+        kept = set(map(id, done))
+        return [item for item in items if id(item) not in kept], done
+
+    @property
+    def threads(self) -> int:
+        """Threads that read and write files."""
+        return self.workers or min(8, os.cpu_count() or 1)
+
+    def _drop_stale(self, shards: TokenShardWriter, items: Sequence[Item]) -> list[str]:
+        """Take rows out of the shards whose file is another by now; a line on every one."""
+        stale = {
+            item.name: reason
+            for item in items
+            if item.name in shards.origins and (reason := why_stale_row(item.source, shards.origins[item.name]))
+        }
+        shards.drop(stale)
+        return [f"{name}: {reason}" for name, reason in stale.items()]
+
+    def _decoded_problem(self, item: Item) -> str:
+        """Why audio is not that of its tokens."""
+        assert item.target is not None
+        try:
+            clip, provenance = item.header or load_token_file(item.source)
+        except (ValueError, OSError):
+            return ""  # told when it is its turn, if the result is not kept
+        rate, length = audio_of(clip, provenance.sample_rate, self.sample_rate)
+        return why_stale_audio(item.source, item.target, rate, length)
+
+    def _reconstructed_problem(self, item: Item) -> str:
+        """Why audio is not that of its recording."""
+        assert item.target is not None
+        try:
+            header = audio.info(item.source)
+        except ValueError:
+            return ""
+        rate = self.sample_rate or header.sample_rate
+        for length in (header.num_frames, None):  # a header may be wrong
+            frames = count_frames(item.source) if length is None else length
+            wanted = audio.num_resampled(frames, header.sample_rate, rate)
+            if not (reason := why_stale_audio(item.source, item.target, rate, wanted)):
+                return ""
+        return reason
 
     def _run(self, work: EncodeWork | DecodeWork | ReconstructWork, items: Sequence[Item]) -> Report:
         self.report.first_target = items[0].target if items else None
-        threads = self.workers or min(8, os.cpu_count() or 1)
-        pipeline = Pipeline(
-            work, self.watcher, threads, self.batch_seconds, self.long_seconds, self.report, work.runtime.coders
-        )
-        return pipeline.run(items)
+        self.report.allow(self.max_bad, len(items) + len(self.report.failed) + self.report.skipped)
+        settings = (self.watcher, self.threads, self.batch_seconds, self.long_seconds, self.report)
+        return Pipeline(work, *settings, work.runtime.coders).run(items)
 
 
 def item_of(found: Found, target: Path | None) -> Item:
     """What is read, and where its result goes."""
     return Item(found.source, target, str(found.source), found.result.as_posix())
+
+
+def _tokens_problem(item: Item) -> str:
+    assert item.target is not None
+    return why_stale_tokens(item.source, item.target)
 
 
 def is_finished(item: Item) -> bool:

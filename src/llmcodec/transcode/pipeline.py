@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from llmcodec.io.bad_rows import BadRows, MaxBad
 from llmcodec.runtime.base import Coders, length_batches, one_coder
 from llmcodec.transcode.inputs import Problem
 
@@ -79,9 +80,24 @@ class Report:
     """Audio in what was done."""
     elapsed: float = 0.0
     failed: list[Problem] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
+    """A line on every result that was there, and is made again because it was stale or damaged."""
     warned: list[str] = field(default_factory=list)
     first_target: Path | None = None
     """Where the first result goes."""
+    bad: BadRows = field(default_factory=lambda: BadRows("100%", what="files"))
+    """`failed` against what `--max-bad` allows."""
+
+    def allow(self, max_bad: MaxBad, total: int) -> None:
+        """Set what `--max-bad` allows of so many files. Raises TooManyBad where more have failed already."""
+        self.bad = BadRows(max_bad, total, "files")
+        for problem in self.failed:
+            self.bad.add(problem.label, problem.reason)
+
+    def fail(self, problem: Problem) -> None:
+        """One more file could not be done. Raises TooManyBad."""
+        self.failed.append(problem)
+        self.bad.add(problem.label, problem.reason)
 
 
 class Watcher:
@@ -257,8 +273,8 @@ class Pipeline:
             if isinstance(error, OSError) and error.strerror:
                 reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
             with self._lock:  # coders may fail at the same time
-                self.report.failed.append(Problem(item.label, reason))
                 self.watcher.advance(1, item.seconds)
+                self.report.fail(Problem(item.label, reason))
 
     def _warned(self, message: Warning | str, category: type[Warning], filename: str, *rest: Any, **more: Any) -> None:
         """Warnings about audio go into the report; those of other packages where they always go."""

@@ -19,8 +19,9 @@ from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.codec.token_prior import PRIOR_FILE, BigramPrior
-from llmcodec.data.manifest import Clip
+from llmcodec.data.manifest import Clip, find_missing
 from llmcodec.io.atomic import atomic_folder
+from llmcodec.io.bad_rows import BadRows, MaxBad
 from llmcodec.runtime.torch_runtime import TorchRuntime
 from llmcodec.transcode.pipeline import Watcher
 from llmcodec.transcode.tokenize import encode_views
@@ -45,6 +46,7 @@ def write_prior(
     device: str = "cpu",
     overwrite: bool = False,
     watcher: Watcher | None = None,
+    max_bad: MaxBad = 0,
 ) -> PriorSummary:
     """Write a copy of a codec with the counts that rate-aware encoding needs.
 
@@ -55,24 +57,26 @@ def write_prior(
         device: where the codec runs.
         overwrite: write into a folder that is not empty.
         watcher: told about progress.
+        max_bad: clips that may turn out unreadable; they are not counted.
 
     Raises:
-        ValueError: not a codec that can search, an output that is not empty, not one clip that can be read.
+        ValueError: not a codec that can search, an output that is not empty, too many clips that cannot be read.
     """
     model = load_codec(codec, device)
     if not isinstance(model, LLMCodec):
         raise ValueError(f"{codec}: is a {type(model).__name__}; only codecs of llmcodec itself can search")
     watcher = watcher or Watcher()
     watcher.start(len(clips), math.fsum(clip.duration for clip in clips))
-    unreadable: list[str] = []
+    bad = BadRows(max_bad, len(clips))
+    find_missing(clips, bad)
     with atomic_folder(output, merge=overwrite) as folder:  # before the work, so that one in use is refused first
         runtime = TorchRuntime(optimize_for_inference(model, "fp32"), codec)
         whole = [(clip, {clip.id: 0}) for clip in clips]
-        encoded = encode_views(runtime, whole, unreadable, lambda clip, _: watcher.advance(1, clip.duration))
+        encoded = encode_views(runtime, whole, bad, lambda clip, _: watcher.advance(1, clip.duration))
         tokens = [torch.from_numpy(codes_QT[0]) for *_, codes_QT in encoded]
         if not tokens:
-            raise ValueError(f"prior: none of {len(clips)} clips could be read; the first: {unreadable[0]}")
+            raise ValueError(f"prior: none of {len(clips)} clips could be read; the first: {bad.reasons[clips[0].id]}")
         prior = BigramPrior.fit(tokens, model.codebook_size)
         model.save_pretrained(folder)
         prior.save(folder / PRIOR_FILE, model)
-    return PriorSummary(prior.keys_G.numel(), len(tokens), unreadable)
+    return PriorSummary(prior.keys_G.numel(), len(tokens), list(bad.reasons.values()))

@@ -16,13 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from llmcodec.data.manifest import Clip, manifest_hash
+from llmcodec.data.manifest import Clip, find_missing, manifest_hash
 from llmcodec.data.timed_text import later
 from llmcodec.io import audio
 from llmcodec.io.atomic import atomic_file
+from llmcodec.io.bad_rows import MOST_LISTED, BadRows
 from llmcodec.io.token_file import TokenProvenance
-from llmcodec.io.token_shards import ShardFormat, TokenRow, TokenShardWriter, open_token_shards, shards_in
+from llmcodec.io.token_shards import ShardFormat, TokenRow, TokenShardWriter, open_token_shards
 from llmcodec.runtime.base import Runtime, encode_many
+from llmcodec.transcode.freshness import why_stale_row
 from llmcodec.transcode.work import Recording
 
 NO_SPLIT = ""
@@ -42,10 +44,8 @@ class Tokenized:
     """Their audio."""
     known: int = 0
     """Clips that were in the shards before."""
-    newer: list[str] = field(default_factory=list)
-    """Ids of clips that were there before and whose audio has changed since the last shard was written."""
-    unreadable: list[str] = field(default_factory=list)
-    """One line per file that could not be read; nothing of it is in the shards."""
+    again: list[str] = field(default_factory=list)
+    """A line on every clip that was there before and is made again: its audio has changed, or its shard was damaged."""
 
 
 def split_folders(clips: Sequence[Clip], output: Path) -> dict[Path, list[Clip]]:
@@ -66,6 +66,7 @@ def tokenize_splits(
     clips_per_shard: int = 500,
     format: ShardFormat = "arrow",
     on_progress: Callable[[float], None] | None = None,
+    bad: BadRows | None = None,
 ) -> dict[Path, Tokenized]:
     """Shards of every split in a folder of its own, and what was done in each.
 
@@ -79,10 +80,12 @@ def tokenize_splits(
         clips_per_shard: what a kill can cost at most, in clips.
         format: of the shards.
         on_progress: takes the share of the audio that is done, 0 to 1.
+        bad: takes clips that cannot be read; nothing of them is in the shards. None allows none.
 
     Raises:
         ValueError: fewer than one view, a clip with the id of another's view, or as `tokenize_clips`.
     """
+    bad = bad or BadRows(total=len(clips))
     if views < 1:
         raise ValueError(f"tokenize: views must be at least 1, got {views}")
     folders = split_folders(clips, output) if by_split else {output: list(clips)}
@@ -97,7 +100,7 @@ def tokenize_splits(
             on_progress(min(1.0, done / total) if total else 1.0)
 
     return {
-        folder: tokenize_clips(runtime, plan, folder, clips_per_shard, format, on_clip)
+        folder: tokenize_clips(runtime, plan, folder, clips_per_shard, format, on_clip, bad)
         for folder, plan in zip(folders, planned, strict=True)
     }
 
@@ -108,14 +111,9 @@ def describe(results: Mapping[Path, Tokenized]) -> list[str]:
     for folder, result in results.items():
         known = f", {result.known} there before" if result.known else ""
         lines.append(f"{folder}: {result.clips} clips, {result.seconds:.0f} s of audio{known}")
-        if result.newer:
-            lines.append(
-                f"warning: {len(result.newer)} of those there before have audio that is newer than the shards "
-                f"(the first: {result.newer[0]!r}); if it is other audio, tokenize into another folder"
-            )
-        lines += [f"left out: {line}" for line in result.unreadable]
-    if lost := sum(len(result.unreadable) for result in results.values()):
-        lines.append(f"{lost} clips could not be read and are not in the shards")
+        lines += [f"  made again: {line}" for line in result.again[:MOST_LISTED]]
+        if len(result.again) > MOST_LISTED:
+            lines.append(f"  and {len(result.again) - MOST_LISTED} more")
     return lines
 
 
@@ -126,8 +124,9 @@ def tokenize_clips(
     clips_per_shard: int,
     format: ShardFormat,
     on_clip: Callable[[float], None],
+    bad: BadRows,
 ) -> Tokenized:
-    """Encode clips into shards in `folder`, resuming by clip id.
+    """Encode clips into shards in `folder`, resuming by clip id; what is stale or damaged there is made again.
 
     Args:
         runtime: the codec.
@@ -136,15 +135,15 @@ def tokenize_clips(
         clips_per_shard: what a kill can cost at most, in clips.
         format: of the shards.
         on_clip: called with the seconds of every clip that is read (or was done before), all its views together.
+        bad: takes clips that cannot be read.
 
     Raises:
-        ValueError: the folder holds shards of another codec, or these clips with other texts; two rows of one id; or
-            not one clip that can be read.
+        ValueError: the folder holds shards of another codec, or these clips with other texts; two rows of one id; too
+            many clips that cannot be read, or all of them.
     """
     done = Tokenized()
     provenance = replace(runtime.identity, manifest_hash=manifest_hash(clip for clip, _ in planned))
     sample_rate = runtime.identity.sample_rate
-    written = max((shard.stat().st_mtime_ns for shard in shards_in(folder)), default=0)
     with TokenShardWriter(folder, provenance, resume=True, clips_per_shard=clips_per_shard, format=format) as shards:
         missing = []
         texts = {
@@ -158,26 +157,52 @@ def tokenize_clips(
                 f"{folder}: {len(changed)} clips of the manifest are there with other texts "
                 f"(the first: {changed[0]!r}); name another folder"
             )
+        done.again = [*shards.damaged, *drop_stale(shards, planned, sample_rate)]
         for clip, starts in planned:
             left = {name: start for name, start in starts.items() if name not in shards.done}
             known = len(starts) - len(left)
             done.known += known
-            if known and clip.path.is_file() and clip.path.stat().st_mtime_ns > written:
-                done.newer.append(clip.id)
             if left:
                 missing.append((clip, left))
             if known:
                 on_clip(known * clip.duration)
+        find_missing([clip for clip, _ in missing], bad)
         for clip, name, view, codes_QT in encode_views(
-            runtime, missing, done.unreadable, lambda clip, starts: on_clip(len(starts) * clip.duration)
+            runtime, missing, bad, lambda clip, starts: on_clip(len(starts) * clip.duration)
         ):
             tokens = vars(view.clip([codes_QT]))
             shards.add(TokenRow(**tokens, id=name, text=texts[name], speaker=clip.speaker, language=clip.language))
             done.clips += 1
             done.seconds += len(view.wavs[0]) / sample_rate
     if planned and not done.clips and not done.known:
-        raise ValueError(f"tokenize: none of {len(planned)} clips could be read; the first: {done.unreadable[0]}")
+        raise ValueError(
+            f"tokenize: none of {len(planned)} clips could be read; the first: {bad.reasons[planned[0][0].id]}"
+        )
     return done
+
+
+def drop_stale(shards: TokenShardWriter, planned: Sequence[tuple[Clip, Views]], sample_rate: int) -> list[str]:
+    """Take rows out of the shards whose clip has other audio by now; a line on every clip.
+
+    Args:
+        shards: the folder.
+        planned: clips with their views.
+        sample_rate: of the codec, in which views start.
+    """
+    lines: list[str] = []
+    ids: list[str] = []
+    for clip, starts in planned:
+        known = {name: start for name, start in starts.items() if name in shards.origins}
+        for name, start in known.items():
+            origin = shards.origins[name]
+            if clip.start is not None:  # a stretch: its length says nothing of the file's
+                origin = replace(origin, num_samples=0)
+            if reason := why_stale_row(clip.path, origin, round(start * origin.sample_rate / sample_rate)):
+                lines.append(f"{clip.id}: {reason}")
+                ids += known
+                break
+    shards.drop(ids)
+    return lines
 
 
 def plan_views(clips: Sequence[Clip], views: int, hop_samples: int) -> list[tuple[Clip, Views]]:
@@ -208,7 +233,7 @@ def plan_views(clips: Sequence[Clip], views: int, hop_samples: int) -> list[tupl
 def encode_views(
     runtime: Runtime,
     planned: Sequence[tuple[Clip, Views]],
-    unreadable: list[str],
+    bad: BadRows,
     on_clip: Callable[[Clip, Views], None],
 ) -> Iterator[Encoded]:
     """All that can be read of the clips, encoded.
@@ -216,14 +241,14 @@ def encode_views(
     Args:
         runtime: the codec.
         planned: clips with the views that are wanted of each.
-        unreadable: takes one line per clip that cannot be read.
+        bad: takes clips that cannot be read.
         on_clip: called with every clip that was read, or could not be.
     """
     sample_rate = runtime.identity.sample_rate
 
     def readable() -> Iterator[tuple[tuple[Clip, str, Recording], np.ndarray]]:
         for clip, starts in planned:
-            recording = read_clip(clip, sample_rate, unreadable)
+            recording = read_clip(clip, sample_rate, bad)
             if recording is not None:
                 for name, view in _views(recording, starts, sample_rate):
                     yield (clip, name, view), view.wavs[0]
@@ -233,14 +258,14 @@ def encode_views(
         yield clip, name, view, codes_QT
 
 
-def read_clip(clip: Clip, sample_rate: int, unreadable: list[str]) -> Recording | None:
-    """The mono recording of a clip at `sample_rate`; one that cannot be read is named in `unreadable`."""
+def read_clip(clip: Clip, sample_rate: int, bad: BadRows) -> Recording | None:
+    """The mono recording of a clip at `sample_rate`; None, and a row of `bad`, where it cannot be read."""
     try:
         channels = audio.info(clip.path).num_channels
         wav, rate = clip.read()  # the header may claim more samples than there are
         return Recording([audio.resample(wav, rate, sample_rate)], rate, len(wav), channels)
     except (ValueError, OSError) as error:
-        unreadable.append(f"{clip.id}: {error}")
+        bad.add(clip.id, error)
         return None
 
 

@@ -15,6 +15,7 @@ from llmcodec.io import audio
 from llmcodec.io.token_file import TokenClip, load_token_file, read_token_facts, save_token_file
 from llmcodec.io.token_shards import TokenRow, TokenShardWriter
 from llmcodec.runtime.base import Runtime
+from llmcodec.transcode.freshness import audio_of
 from llmcodec.transcode.pipeline import Item
 
 Advance = Callable[[float], None]
@@ -114,14 +115,7 @@ class _ToAudio:
 
     def place(self, clip: TokenClip) -> tuple[int, int]:
         """Sample rate and number of samples of the result."""
-        own = self.runtime.identity.sample_rate
-        original = clip.original_sample_rate or own
-        rate = self.sample_rate or original
-        if rate == original and clip.original_num_samples:
-            return rate, clip.original_num_samples
-        if clip.original_num_samples:
-            return rate, audio.num_resampled(clip.original_num_samples, original, rate)
-        return rate, audio.num_resampled(clip.num_samples, own, rate)
+        return audio_of(clip, self.runtime.identity.sample_rate, self.sample_rate)
 
     def save(self, item: Item, clip: TokenClip, wav_SC: np.ndarray) -> None:
         rate, length = self.place(clip)

@@ -1,0 +1,109 @@
+"""Is a result that is there still the result of its source? What is stale or damaged is made again by `--resume`.
+
+A source that is newer than the result, or that has another sample rate or length, makes it stale. Imports no torch.
+Test: tests/transcode/test_freshness.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmcodec.io import audio
+from llmcodec.io.token_file import NotTokens, TokenClip, load_token_file
+from llmcodec.io.token_shards import Origin
+
+EXACT = (".wav", ".flac")
+"""Endings of formats that keep the number of samples; others may pad."""
+PADDING_SECONDS = 0.1
+
+
+def why_stale(source: Path, made_ns: int, sample_rate: int, num_samples: int) -> str:
+    """Why a result is not that of its audio file; empty where it is, or where the file is gone.
+
+    Args:
+        source: the audio file.
+        made_ns: when the result was written.
+        sample_rate: of the file that it was made of, in Hz; 0: unknown.
+        num_samples: frames of that file; 0: unknown.
+    """
+    if not source.is_file():
+        return ""
+    if source.stat().st_mtime_ns > made_ns:
+        return f"{source} is newer"
+    if not sample_rate or not num_samples:
+        return ""
+    try:
+        header = audio.info(source)
+        if header.sample_rate != sample_rate:
+            return f"{source} has {header.sample_rate} Hz, it was made of {sample_rate} Hz"
+        if header.num_frames != num_samples and (frames := count_frames(source)) != num_samples:
+            return f"{source} has {frames} samples, it was made of {num_samples}"
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def why_stale_row(source: Path, origin: Origin, first: int = 0) -> str:
+    """`why_stale` for a row of shards that begins at sample `first` of its file, at the file's rate."""
+    frames = origin.num_samples and origin.num_samples + first
+    return why_stale(source, origin.made_ns, origin.sample_rate, frames)
+
+
+def why_stale_tokens(source: Path, target: Path) -> str:
+    """Why a token file is not that of its audio file; empty where it is.
+
+    Raises:
+        ValueError: a file of another program, which nobody may overwrite.
+    """
+    try:
+        clip, _ = load_token_file(target)
+    except NotTokens:
+        raise
+    except ValueError as error:
+        return f"damaged ({error})"
+    return why_stale(source, target.stat().st_mtime_ns, clip.original_sample_rate, clip.original_num_samples)
+
+
+def why_stale_audio(source: Path, target: Path, sample_rate: int, num_samples: int) -> str:
+    """Why decoded audio is not that of its source; empty where it is.
+
+    Args:
+        source: what it was made of.
+        target: the audio.
+        sample_rate: that it must have, in Hz.
+        num_samples: that it must have.
+    """
+    if source.is_file() and source.stat().st_mtime_ns > target.stat().st_mtime_ns:
+        return f"{source} is newer"
+    try:
+        header = audio.info(target)
+        frames = count_frames(target)
+    except ValueError as error:
+        return f"damaged ({error})"
+    allowed = 0 if target.suffix.lower() in EXACT else PADDING_SECONDS * sample_rate
+    if header.sample_rate != sample_rate or abs(frames - num_samples) > allowed:
+        expected = f"{num_samples} samples at {sample_rate} Hz"
+        return f"it has {frames} samples at {header.sample_rate} Hz instead of {expected}"
+    return ""
+
+
+def count_frames(path: Path) -> int:
+    """Frames that can be read, whatever the header claims."""
+    return len(audio.read(path)[0])
+
+
+def audio_of(clip: TokenClip, own_rate: int, wanted: int | None) -> tuple[int, int]:
+    """Sample rate and number of samples of decoded audio.
+
+    Args:
+        clip: its facts.
+        own_rate: of the codec, in Hz.
+        wanted: rate that was asked for; None takes that of the recording.
+    """
+    original = clip.original_sample_rate or own_rate
+    rate = wanted or original
+    if rate == original and clip.original_num_samples:
+        return rate, clip.original_num_samples
+    if clip.original_num_samples:
+        return rate, audio.num_resampled(clip.original_num_samples, original, rate)
+    return rate, audio.num_resampled(clip.num_samples, own_rate, rate)
