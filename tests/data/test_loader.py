@@ -14,6 +14,7 @@ from llmcodec.data.loader import ClipLoader
 from llmcodec.data.manifest import Clip
 from llmcodec.data.sampler import ResumableSampler
 from llmcodec.io import audio
+from llmcodec.io.bad_rows import BadRows, TooManyBad
 
 
 @pytest.fixture
@@ -72,3 +73,47 @@ def test_an_error_while_reading_reaches_the_consumer(dataset):
             next(ahead)
     with pytest.raises(ValueError, match="prefetch"):
         loader(dataset, -1)
+
+
+def broken(dataset: ClipDataset, *numbers: int, **limit) -> ClipDataset:
+    """The same clips, some of which are text now."""
+    for number in numbers:
+        dataset.clips[number].path.write_text("no audio")
+    return ClipDataset(dataset.clips, 8000, crop_seconds=0.02, seed=5, bad=BadRows(total=7, **limit))
+
+
+def test_the_next_shorter_clip_that_can_be_read_stands_in_for_a_bad_one(dataset):
+    wanted = [3, 4, 0, 6]
+    whole = dataset.batch([2, 2, 1, 6], step=9)  # 3 and 4 are bad, so is 0, which has no shorter one
+    damaged = broken(dataset, 3, 4, 0, max_bad="43%")
+    batch = damaged.batch(wanted, step=9)
+    assert batch.ids == ["2", "2", "1", "6"] and same(batch, whole)
+    assert set(damaged.bad.reasons) == {"0", "3", "4"} and "3 of 7 clips are left out" in damaged.bad.lines()[0]
+
+
+def test_with_bad_clips_resumed_equals_uninterrupted(dataset):
+    damaged = broken(dataset, 1, 5, max_bad=2)
+    with loader(damaged, 0) as plain:
+        whole = [next(plain) for _ in range(12)]
+    assert not {"1", "5"} & {name for batch in whole for name in batch.ids}
+    for consumed in (1, 4, 7):
+        fresh = broken(dataset, max_bad=2)  # a process that has not met the bad ones
+        with loader(fresh, 3) as first:
+            for _ in range(consumed):
+                next(first)
+            saved = json.loads(json.dumps(first.state_dict()))
+        with loader(broken(dataset, max_bad=2), 2) as second:
+            second.load_state_dict(saved)
+            assert all(same(next(second), batch) for batch in whole[consumed:])
+
+
+def test_one_bad_clip_too_many_stops_the_run_by_name(dataset):
+    with loader(broken(dataset, 2, max_bad=0), 2) as one, pytest.raises(ValueError, match=r"2.wav: not an audio file"):
+        for _ in range(8):
+            next(one)
+    with (
+        loader(broken(dataset, 2, 4, max_bad="15%"), 2) as one,
+        pytest.raises(TooManyBad, match=r"2 of 7 clips are bad, and --max-bad 15% allows 1: ., .; the first: "),
+    ):
+        for _ in range(8):
+            next(one)

@@ -54,6 +54,22 @@ def test_audio_that_is_missing_is_told_before_the_first_step(tmp_path):
         Trainer(recipe, show_progress=False)
 
 
+def test_bad_clips_within_the_limit_are_named_and_replaced(tmp_path, capsys):
+    recipe = everything_on("paper", tmp_path, "bad")
+    paths = sorted(Path(recipe.data.manifest).parent.glob("*.wav"))
+    paths[0].unlink()
+    paths[1].write_text("no audio")
+    recipe = replace(recipe, data=replace(recipe.data, max_bad=2, prefetch=0))
+    trainer = Trainer(recipe, show_progress=False)
+    assert f"left out: clip0: {paths[0]}: No such file" in capsys.readouterr().err, "before the first step"
+    seen = {name for _ in range(9) for batch in batches(trainer) for name in batch.ids}
+    assert seen and not seen & {"clip0", "clip1"} and set(trainer.loader.dataset.bad.reasons) == {"clip0", "clip1"}
+    assert f"left out: clip1: {paths[1]}: not an audio file" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="2 of . audio files cannot be read"):
+        paths[1].unlink()
+        Trainer(replace(recipe, run=str(tmp_path / "no"), data=replace(recipe.data, max_bad=1)), show_progress=False)
+
+
 def test_a_step_that_is_not_finite_leaves_no_trace_but_its_count(folder):
     trainer = trainer_of(folder, "nan")
     assert trainer.train_step(batches(trainer)) is not None

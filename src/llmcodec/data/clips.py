@@ -75,7 +75,7 @@ class ClipDataset:
         self.clips, self.sample_rate, self.seed = list(clips), sample_rate, seed
         self.crop_samples = None if crop_seconds is None else round(crop_seconds * sample_rate)
         self.crop = crop
-        self.bad = bad or BadRows(total=len(self.clips))
+        self.bad = BadRows(total=len(self.clips)) if bad is None else bad
         self.augmentation = augmentation if augmentation is not None and augmentation.on else None
 
     def __len__(self) -> int:

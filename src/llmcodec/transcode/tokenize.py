@@ -85,7 +85,7 @@ def tokenize_splits(
     Raises:
         ValueError: fewer than one view, a clip with the id of another's view, or as `tokenize_clips`.
     """
-    bad = bad or BadRows(total=len(clips))
+    bad = BadRows(total=len(clips)) if bad is None else bad
     if views < 1:
         raise ValueError(f"tokenize: views must be at least 1, got {views}")
     folders = split_folders(clips, output) if by_split else {output: list(clips)}
