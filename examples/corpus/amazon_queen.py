@@ -1,4 +1,4 @@
-"""Flight of the Amazon Queen: acted English, about 30 characters, from a game's archive (`--narrowband`).
+"""Flight of the Amazon Queen: acted English, about 30 characters, from a game's archive.
 
 The voices are MP3 at 11,025 Hz in `queen.1c`, the words are in its `*.DOG` files. Local use only, see its licence.
 """

@@ -1,4 +1,4 @@
-"""Splits, manifests, credits and the printed summary of a corpus."""
+"""Splits, manifests, credits and the printed summary of a corpus. Test: tests/examples/test_build_corpus.py."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from llmcodec.data.splits import hashed_split
 
 Row = dict[str, Any]
 
@@ -27,21 +29,31 @@ def unit_hash(text: str) -> float:
     return int.from_bytes(hashlib.sha1(text.encode()).digest()[:8], "big") / 2.0**64
 
 
-def _words(text: str) -> str:
+def words(text: str) -> str:
+    """Lower case, without punctuation."""
     return " ".join(re.sub(r"[^\w']+", " ", text.lower()).split())
 
 
-def split_rows(rows: list[Row]) -> None:
-    """90/5/5 by hash of the id; a text that occurs twice in a language stays in train."""
-    seen = collections.Counter((row["language"], _words(row["text"])) for row in rows if row["text"])
+def split_rows(rows: list[Row], by: str = "id") -> None:
+    """Give the rows of one source their `split`.
+
+    Args:
+        rows: `id`, `language`, `text`, `speaker` of each; `split` is set.
+        by: `id`: 90/5/5 by hash; a text that occurs twice in a language stays in train, so that no sentence is in two
+            splits. `speaker`: 80/10/10, no speaker in two splits. `train`, `valid` or `test`: all of them.
+    """
+    seen = collections.Counter((row["language"], words(row["text"])) for row in rows if row["text"])
     for row in rows:
-        value = unit_hash(row["id"])
-        repeated = row["text"] and seen[(row["language"], _words(row["text"]))] > 1
-        row["split"] = "train" if repeated or value < 0.90 else ("valid" if value < 0.95 else "test")
+        if by == "id":
+            repeated = row["text"] and seen[(row["language"], words(row["text"]))] > 1
+            row["split"] = "train" if repeated else hashed_split(row["id"], 0.05, 0.05)
+        else:
+            row["split"] = hashed_split(row["speaker"], 0.1, 0.1) if by == "speaker" else by
 
 
 def write_lists(rows: list[Row], out: Path) -> None:
     """manifest.jsonl, one manifest per split, and LICENSES.md."""
+    out.mkdir(parents=True, exist_ok=True)
     rows.sort(key=lambda row: row["id"])
     for name, split in (("manifest", None), ("train", "train"), ("valid", "valid"), ("test", "test")):
         write_rows(out / f"{name}.jsonl", [row for row in rows if split in (None, row["split"])])
@@ -52,11 +64,11 @@ def write_lists(rows: list[Row], out: Path) -> None:
             file.write(f"- {source} ({language}): {licence}. {credit}\n")
 
 
-def print_summary(name: str, rows: list[Row], dropped: Mapping[str, int], out: Path) -> None:
-    """Clips, minutes and texts of the corpus, by language, speaker and split."""
-    size = sum(path.stat().st_size for path in out.rglob("*.flac"))
+def print_summary(name: str, rows: list[Row], dropped: Mapping[str, int]) -> None:
+    """Clips, minutes and texts of a source, by language, speaker and split."""
     minutes = sum(row["duration"] for row in rows) / 60
-    print(f"\n== {name}: {len(rows)} clips, {minutes:.1f} min, {size / 1e6:.1f} MB FLAC; dropped {dict(dropped)}")
+    kind = "synthetic " if any(row.get("synthetic") for row in rows) else ""
+    print(f"\n== {name}: {len(rows)} {kind}clips, {minutes:.1f} min; dropped {dict(dropped)}")
     for field in ("language", "speaker", "split"):
         for key in sorted({row[field] for row in rows}):
             own = [row for row in rows if row[field] == key]

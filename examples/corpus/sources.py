@@ -9,7 +9,6 @@ import gzip
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,6 @@ ASTERISK = {  # language -> speaker, licence
     "it": ("ast_it_carlo", "CC-BY-3.0"),
     "ru": ("ast_ru_ivrvoice", "CC-BY-3.0"),
 }
-PACKAGES = [
-    *(f"asterisk-core-sounds-{language}{codec}" for language in ASTERISK for codec in ("", "-g722")),
-    "fillets-ng-data",
-    "fillets-ng-data-cs",
-    "fillets-ng-data-nl",
-    "pocketsphinx-testdata",
-]
-
 # Tones, monkeys and silence; the names are shared by all languages.
 _ASTERISK_NO_SPEECH = re.compile(
     r"^(silence/|beep$|beeperr$|ascending-2tone$|descending-2tone$|confbridge-join$|confbridge-leave$|tt-monkeys$)"
@@ -42,11 +33,6 @@ _FILLETS_NO_WORDS = re.compile(r"^(CVAK|[áéíóúhHuú .,!…]+)$", re.IGNOREC
 _FILLETS_DIALOGUE = re.compile(
     r'dialogId\("([^"]+)",\s*"font_([^"]*)",\s*"((?:[^"\\]|\\.)*)"\)\s*(?:dialogStr\("((?:[^"\\]|\\.)*)"\))?'
 )
-
-
-def everything(roots: Path) -> Iterator[Recording]:
-    """All recordings of `PACKAGES`, unpacked below `roots`."""
-    return chain(asterisk(roots), fillets(roots), librivox(roots))
 
 
 def asterisk(roots: Path) -> Iterator[Recording]:

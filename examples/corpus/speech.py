@@ -23,7 +23,7 @@ def read_container(content: bytes, container: str) -> np.ndarray:
     """(S,) of bytes that FFmpeg knows, such as headerless G.722 (`g722`)."""
     import av
 
-    with av.open(io.BytesIO(content), format=container) as file:
+    with av.open(io.BytesIO(content), "r", format=container) as file:
         parts = []
         for frame in file.decode(audio=0):
             wav = frame.to_ndarray()
