@@ -2,8 +2,8 @@
 
     from llmcodec.codecs.load import load_codec     # FutureWarning: llmcodec.codecs.load is llmcodec.adapters.load now
 
-`install` puts a finder before Python's own; it looks at names of this table alone. Two old modules are packages today,
-so their names are looked up one by one (`forward`). Test: tests/test_compat.py.
+`install` puts a finder before Python's own; it handles only the names of this table. Two old modules are packages
+today, so their names are looked up one by one (`forward`). Test: tests/test_compat.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 DistributedDataParallel averages gradients over ranks. A rank that divides by its own count of real frames gives each of
 them the wrong weight as soon as the counts differ; dividing by the mean count over ranks makes the averaged gradient
-equal to that of one process holding all clips.
+equal to that of one process with all clips.
 
 Shapes: B batch, S samples. Test: `pytest tests/test_distributed.py`.
 """

@@ -1,9 +1,9 @@
-"""What every package may ask of a codec or of a token language model: small protocols that nobody has to inherit.
+"""The interfaces of codecs and token language models: small protocols that need no inheritance.
 
-Objectives, training and evaluation stand on these alone. A codec with a differentiable latent and a codebook is adapted
-by meeting `AdaptableCodec`; other codecs need `Codec` (adapters/ has a base class for it).
-Shapes: B batch, S samples, T frames, Q codebooks, D codec width, C code dimension, V codebook size, P frames that are
-tried at once, X codes tried at each. Test: tests/codec/test_model.py.
+Objectives, training and evaluation depend on these only. A codec with a differentiable latent and a codebook can be
+adapted if it implements `AdaptableCodec`; other codecs need `Codec` (adapters/ has a base class for it).
+Shapes: B batch, S samples, T frames, Q codebooks, D codec width, C code dimension, V codebook size, P frames tried at
+once, X codes tried at each. Test: tests/codec/test_model.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 @dataclass
 class CodecEncoding:
-    """Everything an objective needs from one pass of the encoder."""
+    """Everything that an objective needs from one encoder pass."""
 
     codes_BT: Tensor
     """int64 codes, 0 at padding."""
@@ -36,7 +36,7 @@ class CodecEncoding:
 
 @runtime_checkable
 class Codec(Protocol):
-    """A codec as a contract of properties: users never compute a hop."""
+    """A codec and its properties, so that callers never compute a hop."""
 
     @property
     def sample_rate(self) -> int:
@@ -99,7 +99,7 @@ class AdaptableCodec(Codec, Protocol):
 
 @runtime_checkable
 class HasFeatures(Protocol):
-    """A codec that shows what it quantises (optional; our codec and most adapters have it)."""
+    """A codec that exposes its latents (optional; our codec and most adapters do)."""
 
     def encode_features(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Samples (B, 1, S) -> (B, T, D) float32: the continuous latent before any quantiser, without gradient.
@@ -110,25 +110,25 @@ class HasFeatures(Protocol):
 
 @runtime_checkable
 class TokenScorer(Protocol):
-    """A token language model as everything that scores speech sees it."""
+    """A token language model for scoring speech."""
 
     def token_log_likelihoods(self, codes: Sequence[Tensor]) -> list[Tensor]:
         """Log-likelihoods in nats: clips of flattened codes, (N,) int64 each -> (N,) of every token given its past."""
 
 
 class RateScorer(Protocol):
-    """What the search for cheap codes asks of a token model: the cost of single codes in a clip that is there."""
+    """A token model for the search for cheap codes: the cost of changing single codes of a clip."""
 
     @property
     def codebook_size(self) -> int:
-        """V: codes that it knows."""
+        """V: number of codes."""
 
     def trial_nats(self, codes_T: Tensor, places_P: Tensor, trials_XP: Tensor) -> Tensor:
-        """Nats that a clip costs with another code at one of its frames, up to a constant per frame.
+        """Cost of a clip in nats with one of its codes replaced, up to a constant per frame.
 
         Args:
             codes_T: int64, the clip as it is.
-            places_P: int64, the frames that are tried, each by itself.
+            places_P: int64, the frames to change, one at a time.
             trials_XP: int64, codes for them.
 
         Returns:
@@ -139,11 +139,11 @@ class RateScorer(Protocol):
         """The same scorer on another device."""
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        """What decides its answers, to tell one scorer from another."""
+        """Tensors that determine its values, to identify the scorer."""
 
 
 def device_of(codec: Any) -> torch.device:
-    """Where a codec runs: what it says itself (packed weights are no parameters), else where its weights are."""
+    """Where a codec runs: its own `device` (packed weights are not parameters), else that of its weights."""
     said = getattr(codec, "device", None)
     if said is not None:
         return torch.device(said)

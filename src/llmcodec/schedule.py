@@ -41,15 +41,15 @@ class Schedule:
     value: float
     """The value after delay and warm-up, before any decay (a constant schedule stays here)."""
     end: float | None = None
-    """The value reached when the decay is over; None keeps `value` for ever."""
+    """The value reached when the decay is over; None keeps `value`."""
     delay: int = 0
     """Optimizer steps during which the value is 0 (with an `end` and no warm-up: during which it stays at `value`)."""
     warmup: int = 0
     """Optimizer steps of the linear rise from 0 to `value` that follows the delay."""
     steps: int = 0
-    """Optimizer steps of the way from `value` to `end`, counted from the end of delay and warm-up."""
+    """Optimizer steps from `value` to `end`, counted from the end of delay and warm-up."""
     shape: Shape = "constant"
-    """Form of the way from `value` to `end`: constant (no change), linear or cosine (half a cosine)."""
+    """Shape of the curve from `value` to `end`: constant (no change), linear or cosine (half a cosine)."""
 
     def __post_init__(self) -> None:
         for name in ("delay", "warmup", "steps"):
@@ -63,7 +63,7 @@ class Schedule:
             raise ValueError("Schedule: an `end` needs a shape, linear or cosine")
         if self.shape == "constant" and self.steps:
             raise ValueError(
-                "Schedule: `steps` is the length of a linear or cosine way; for a rise from 0 use `warmup`"
+                "Schedule: `steps` is the length of a linear or cosine curve; for a rise from 0 use `warmup`"
             )
 
     def __call__(self, step: int) -> float:

@@ -48,7 +48,7 @@ def test_nothing_goes_out_after_an_error(streams):
 
 
 def test_what_cannot_be_is_refused(streams):
-    with pytest.raises(ValueError, match="stands alone"), standard_streams(["-", "a"], None, ".wav"):
+    with pytest.raises(ValueError, match="must be the only input"), standard_streams(["-", "a"], None, ".wav"):
         pass
     streams.stdout.isatty = lambda: True
     with pytest.raises(ValueError, match="terminal"), standard_streams(["a"], "-", ".wav"):

@@ -95,7 +95,7 @@ def test_probe_of_a_codec(clips: list[Clip]) -> None:
 
 
 def test_what_cannot_be_probed_is_said(clips: list[Clip]) -> None:
-    with EncodedCorpus(LoudnessCodec()) as encoded, pytest.raises(ValueError, match="Codec does not show its latents"):
+    with EncodedCorpus(LoudnessCodec()) as encoded, pytest.raises(ValueError, match="Codec does not expose its"):
         measure_probe(encoded, clips[:3], clips[2:], clips[:2], TINY_LM)
     with pytest.raises(ValueError, match="10 train frames are too few for 12 codes"):
         fit_probe(torch.randn(10, 2), ProbeConfig(num_codes=12))

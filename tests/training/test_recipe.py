@@ -143,7 +143,7 @@ def test_impossible_values_are_refused(build, message):
 
 def test_alignment_of_crops_is_refused_unless_the_released_code_is_wanted():
     weights, crops = Weights(cosine=Schedule(0.1, delay=5)), DataConfig(crop_seconds=4.0)
-    with pytest.raises(ValueError, match="alignment needs audio that speaks all of its text"):
+    with pytest.raises(ValueError, match="alignment needs audio of its whole text"):
         Recipe(weights=weights, data=crops, language=language())
     Recipe(weights=weights, data=crops, language=language(released_crops=True))
     Recipe(weights=weights, language=language())

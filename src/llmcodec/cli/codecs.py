@@ -1,4 +1,4 @@
-"""`llmcodec export`, `convert`, `prior`: a codec becomes another folder. Two of them are library functions as they are.
+"""`llmcodec export`, `convert`, `prior`: a codec becomes another folder. Two are library functions themselves.
 
 Test: tests/runtime/test_export.py, tests/codec/interop/test_convert.py, tests/transcode/test_prior.py.
 """
@@ -29,8 +29,8 @@ def prior(
 
     Args:
         codec: bundled, a folder, or a Hugging Face hub id of an llmcodec codec.
-        output: folder to write; it gets its name when everything is in it.
-        corpus: what is counted.
+        output: folder to write; it appears under this name when it is complete.
+        corpus: whose codes are counted.
         manifest: JSONL manifest of speech like that to be encoded (ten minutes help, hours are better); bundled is the
             corpus in the package.
         split: count these splits, joined by commas; null takes all clips.

@@ -1,4 +1,4 @@
-"""`llmcodec compare`: measure one or more codecs on one corpus, alike: a table, words, and a page to look at and hear.
+"""`llmcodec compare`: measure codecs on one corpus in the same way: table, verdict, and a page with figures and audio.
 
 Test: tests/cli/test_compare.py.
 """
@@ -42,17 +42,17 @@ def compare_codecs(
       llmcodec compare bundled mine=runs/rate -o report.html
 
     With -o report.html it also writes one self-contained page: tables with intervals, bits against distance,
-    spectrograms and players side by side, learning curves, commands and versions. Measurements are kept, so a second
-    call with the same inputs only draws, and one that was stopped goes on with the next codec.
+    spectrograms and players side by side, learning curves, commands and versions. Measurements are cached, so a second
+    call with the same inputs only draws, and an interrupted one resumes with the next codec.
 
     Args:
         codec: `bundled`, a run or codec folder, a hub id, or NAME=one of these; the first is the reference.
         output: write the page (.html), the table (.md), and values, intervals and per-file rows (.json) under this
             name; -o for short.
-        measurement: what is measured and with which budget; null takes the small budget for the bundled corpus.
-        recordings: held-out recordings on the page.
-        cache: folder where measurements are kept; null takes the user's cache folder.
-        fresh: measure again what was kept.
+        measurement: what to measure and with which budget; null takes the small budget for the bundled corpus.
+        recordings: number of held-out recordings on the page.
+        cache: folder of cached measurements; null takes the user's cache folder.
+        fresh: measure again instead of using the cache.
     """
     systems = named_systems(codec)
     place = output.output

@@ -1,4 +1,4 @@
-"""`llmcodec data manifest` and `data hub`: library functions, which are commands as they are.
+"""`llmcodec data manifest` and `data hub`: the commands are the library functions themselves.
 
 Test: tests/data/test_corpus.py, tests/data/test_hub.py.
 """

@@ -63,21 +63,21 @@ def evaluate_reconstruction(
     output: OutputOptions = OutputOptions(),
     device: DeviceOptions = DeviceOptions(),
 ) -> None:
-    """Measure how faithful codecs are: Codec-SUPERB's metrics and more, means with 95 % intervals, paired comparison.
+    """Measure the fidelity of codecs: Codec-SUPERB's metrics and more, means with 95 % intervals, paired comparison.
 
       llmcodec evaluate reconstruction --codec bundled --codec mine=runs/rate/codec --per-file rows.csv -o quality
       llmcodec evaluate reconstruction --pairs pairs.csv --per-file rows.csv
 
-    Results are kept as they come, in NAME.rows.jsonl beside the output: a killed run goes on where it stopped. A file
-    on which a metric cannot be computed is counted and named, never scored.
+    Results are saved as they come in NAME.rows.jsonl next to the output, so a killed run resumes. A file on which a
+    metric cannot be computed is counted and named, never scored.
 
     Args:
-        codec: `bundled`, a folder or hub id, or NAME=one of these; the first is what others are compared with.
-        pairs: CSV with columns reference, reconstruction, codec, domain (also text, language): audio made elsewhere.
+        codec: `bundled`, a folder or hub id, or NAME=one of these; the first is the reference.
+        pairs: CSV with columns reference, reconstruction, codec, domain (also text, language): existing audio.
         metrics: names and groups (superb, fast, all) joined by commas: mel,stoi or superb,logmel; wrong ones list them.
         asr: also word error rate by this recogniser: `faster-whisper`, or a Hugging Face speech model.
         asr_languages: languages of the recogniser, joined by commas.
-        split: splits joined by commas; without, valid and test where there are any, else everything.
+        split: splits joined by commas; default: valid and test if there are any, else everything.
         clips: measure this many clips, evenly spread; null takes all.
         domain: field of the manifest that splits the table: source, language, speaker, split.
         workers: processes that measure; null takes as many as there are free cores.
@@ -93,9 +93,7 @@ def evaluate_reconstruction(
     rows: list[SystemRow] = []
     if pairs is not None:
         if codec:
-            raise ValueError(
-                "--pairs measures audio made elsewhere and takes no --codec; run the two one after the other"
-            )
+            raise ValueError("--pairs measures existing audio and takes no --codec; run the two one after the other")
         listed = read_pairs(pairs)
         with ProgressBar(f"{len(listed)} pairs", console=console) as bar:
             results = measure_pairs(listed, on_progress=bar.update, **shared)
@@ -151,23 +149,23 @@ def evaluate_predictability(
     output: OutputOptions = OutputOptions(),
     device: DeviceOptions = DeviceOptions(),
 ) -> None:
-    """Train the same small language model on the tokens of every codec and say how many bits a second of speech costs.
+    """Train the same small language model on the tokens of every codec; report its bits per second of speech.
 
       llmcodec evaluate predictability --codec bundled --seeds 3 -o bits
       llmcodec evaluate predictability --codec bundled --codec mine=runs/rate/codec --manifest corpus --probe -o bits
 
-    The model sees audio tokens alone, from the same seeds, with the same budget in seconds of audio; codecs with
+    The model sees audio tokens only, with the same seeds and the same budget in seconds of audio; codecs with
     several codebooks are read token by token. With `-o NAME`: tables, everything as JSON, NAME.frontier.png (Mel
     distance against bits) and NAME.curves.png; codecs that are done are not trained again.
 
     Args:
-        codec: `bundled`, a folder or hub id, or NAME=one of these; the first is what others are compared with.
-        seeds: trainings of the language model per codec, seeds 0, 1, ...
+        codec: `bundled`, a folder or hub id, or NAME=one of these; the first is the reference.
+        seeds: how often to train the language model per codec, with seeds 0, 1, ...
         audio_seconds: training budget in seconds of audio seen; null takes 3,200 for the bundled corpus, else 32,000.
-        probe: also the matched probe (P-ACC, P-PPL), for codecs that show their latents.
+        probe: also the matched probe (P-ACC, P-PPL), for codecs that expose their latents.
         probe_codes: codes of the probe; null takes 512 for the bundled corpus, else 8,192.
         ngrams: also bits per token of 1- to 4-gram models.
-        mel: also Mel distance of the held-out clips, for the frontier.
+        mel: also Mel distance of the held-out clips, for the trade-off plot.
         workers: processes for the Mel distance; null takes as many as there are free cores.
         output: write NAME.md, NAME.json and the plots.
     """
@@ -192,7 +190,7 @@ def evaluate_predictability(
             if probe and isinstance(encoded.codec, HasFeatures):
                 row = add_probe(row, encoded, clips, protocol, latents, cache, prefixed(tell, f"{name}: probe"))
         if probe and row.probe is None:
-            console.print(f"- {name}: no probe, this codec does not show its latents", highlight=False)
+            console.print(f"- {name}: no probe, this codec does not expose its latents", highlight=False)
         rows.append(row)
         show(console, [system_table(rows, with_interval=len(rows) < 3)], [])
     sentences = [f"{row.name}: {seed_sentence(row)}" for row in rows]
@@ -228,19 +226,19 @@ def evaluate_consistency(
     output: OutputOptions = OutputOptions(),
     device: DeviceOptions = DeviceOptions(),
 ) -> None:
-    """Share of tokens that stay when a slice is encoded alone, and after time shifts, phase changes and light noise.
+    """Share of tokens that stay the same if a slice is encoded alone, or after shifts, phase changes and light noise.
 
       llmcodec evaluate consistency --codec bundled --codec mine=runs/rate/codec -o consistency
 
     Args:
-        codec: `bundled`, a folder or hub id, or NAME=one of these; the first is what others are compared with.
+        codec: `bundled`, a folder or hub id, or NAME=one of these; the first is the reference.
         slices: lengths in seconds, joined by commas.
         slices_per_clip: slices of each length per clip, at places drawn by the seed.
         shifts: time shifts in frames, above 0 and at most 0.5.
         phases: constant phase added at every frequency, in degrees.
         noises: signal-to-noise ratios of white noise, in dB.
         seed: of slice places and noise.
-        split: splits joined by commas; without, valid and test where there are any, else everything.
+        split: splits joined by commas; default: valid and test if there are any, else everything.
         clips: measure this many clips, evenly spread; null takes all.
         output: write NAME.md (table) and NAME.json (everything).
     """
@@ -274,21 +272,21 @@ def evaluate_robustness(
     output: OutputOptions = OutputOptions(),
     device: DeviceOptions = DeviceOptions(),
 ) -> None:
-    """What codecs make of quiet and loud recordings, digital silence, a telephone band and noise.
+    """Robustness of codecs to quiet and loud recordings, digital silence, a telephone band and noise.
 
       llmcodec evaluate robustness --codec bundled --codec mine=runs/levels/codec -o robust
 
     Every clip is scaled to a peak of -6 dBFS first. Zeros, 1-bit dither and white noise at -70 dBFS have one measure:
-    how loud what comes out is.
+    the level of the output.
 
     Args:
-        codec: `bundled`, a folder or hub id, or NAME=one of these; the first is what others are compared with.
-        levels: gains in dB, joined by commas; 0 is always measured, to compare with.
+        codec: `bundled`, a folder or hub id, or NAME=one of these; the first is the reference.
+        levels: gains in dB, joined by commas; 0 is always measured, as the reference.
         noises: signal-to-noise ratios of white noise, in dB.
         pauses: seconds of digital zeros put into the middle of the speech.
-        metrics: of what comes out against what went in, joined by commas.
+        metrics: of the output against the input, joined by commas.
         seed: of noise and dither.
-        split: splits joined by commas; without, valid and test where there are any, else everything.
+        split: splits joined by commas; default: valid and test if there are any, else everything.
         clips: measure this many clips, evenly spread; null takes all.
         workers: processes that measure; null takes as many as there are free cores.
         output: write NAME.md (tables) and NAME.json (everything).

@@ -1,4 +1,4 @@
-"""`llmcodec tokenize` and `llmcodec lm`: a corpus becomes tokens, and tokens a language model that scores and speaks.
+"""`llmcodec tokenize` and `llmcodec lm`: from a corpus to tokens to a language model that scores and generates speech.
 
     llmcodec tokenize --manifest corpus/manifest.jsonl -o tokens
     llmcodec lm train --config lm_small --data.tokens '[tokens]'
@@ -47,7 +47,7 @@ Train a language model on codec tokens: from scratch, or any causal LM of the Hu
   llmcodec lm train --config lm_small                  bundled speech, works offline
   llmcodec lm train --config lm_small --data.tokens '[tokens]'     shards of `llmcodec tokenize`
   llmcodec lm train --config lm_paper --data.tokens '[tokens]'     Qwen3-4B with LoRA
-  llmcodec lm train --config lm_small --resume                     go on where it stopped
+  llmcodec lm train --config lm_small --resume                     resume
   torchrun --nproc-per-node 4 -m llmcodec lm train --config lm_paper
 
 The run folder gets run.json, log.jsonl, curves.png, checkpoint-N/, result.json and lm/, which `llmcodec lm score`,
@@ -66,19 +66,19 @@ def tokenize(
 
       llmcodec tokenize --manifest corpus/manifest.jsonl --codec runs/rate/codec -o tokens
 
-    A manifest with splits gives one folder of shards per split (OUTPUT/train, OUTPUT/valid, ..). Started again, it goes
-    on after the clips that are in shards already; those whose audio has changed since, or whose shard is damaged, are
-    made again. Each shard says which codec and which manifest it is made of.
+    A manifest with splits gives one folder of shards per split (OUTPUT/train, OUTPUT/valid, ..). Started again, it
+    skips the clips that are already in shards; those whose audio has changed since, or whose shard is damaged, are
+    encoded again. Each shard names its codec and its manifest.
 
     Args:
         output: folder for the shards.
         split: take these splits, joined by commas; a single one goes straight into OUTPUT.
-        views: encode every clip this often, each time starting a part of a frame later (ID#SAMPLES): the same speech in
-            other tokens, so that a small corpus lasts longer. Clips of the splits valid, dev and test (also dev-clean,
-            test_other, ..) are encoded once.
-        format: of the shards, arrow or parquet; slamkit writes arrow and OUTPUT/SPLIT.jsonl with units and unit text,
-            as slamkit reads.
-        clips_per_shard: what a kill can cost at most, in clips.
+        views: encode every clip this many times, each starting a fraction of a frame later (ID#SAMPLES): the same
+            speech in different tokens, as augmentation for a small corpus. Clips of the splits valid, dev and test
+            (also dev-clean, test_other, ..) are encoded once.
+        format: of the shards, arrow or parquet; slamkit writes arrow and OUTPUT/SPLIT.jsonl with units and unit text
+            for slamkit.
+        clips_per_shard: clips in one shard, the most that a kill can lose.
     """
     from llmcodec.transcode.tokenize import describe, export_slamkit, tokenize_splits
 
@@ -105,7 +105,7 @@ def tokenize(
 
 @contextmanager
 def tokenize_bar() -> Iterator[Callable[[float], None]]:
-    """A progress bar, or lines now and then; takes the share that is done."""
+    """A progress bar, or occasional lines; takes the share that is done."""
     from llmcodec.training.tracking import TrainingBar
 
     with TrainingBar("tokenize", 100, 0) as bar:
@@ -192,9 +192,9 @@ def score(
     Args:
         lm: folder of `llmcodec lm train` or `lm export`, or a hub id.
         inputs: audio files, manifests (.jsonl) or folders of token shards.
-        codec: codec of the LM where it was moved; default: the name in the LM's card.
-        normalise: softmax over the codes alone (comparable between LMs), or over the LM's full vocabulary.
-        long_clips: a clip longer than the LM reads is refused, or scored in overlapping windows.
+        codec: codec of the LM, if it was moved; default: the name in the LM's card.
+        normalise: softmax over the codes only (comparable between LMs), or over the LM's full vocabulary.
+        long_clips: a clip longer than the LM's context is rejected, or scored in overlapping windows.
         output: also write one row per file here (.csv).
         tokens: also write the log-likelihood of every token here (.csv).
     """
@@ -254,30 +254,30 @@ def sample(
     dtype: Literal["fp32", "bf16"] = "fp32",
     device: DeviceOptions = DEVICE,
 ) -> None:
-    """Let a token LM speak: go on from a spoken prompt, read a text, or start from nothing.
+    """Generate speech with a token LM: continue a spoken prompt, read a text, or start from nothing.
 
       llmcodec lm sample runs/lm_small --prompt question.wav -o samples
 
-    Writes OUTPUT/NAME.wav per clip (a continuation holds its prompt) and OUTPUT/tokens.txt. Everything asked for is
-    drawn in one batch. With --stream the sound goes to standard output while it is made.
+    Writes OUTPUT/NAME.wav per clip (a continuation includes its prompt) and OUTPUT/tokens.txt. All clips are sampled in
+    one batch. With --stream the audio goes to standard output while it is generated.
 
     Args:
         lm: folder of `llmcodec lm train` or `lm export`, or a hub id.
-        prompt: audio file to go on from; may be repeated.
+        prompt: audio file to continue; may be repeated.
         text: text to read; phonemes with spaces between them for models trained on tts_aligned; may be repeated.
         output: folder for the results.
-        seconds: longest new audio of a clip; it may end before.
-        min_seconds: no end before this much new audio.
+        seconds: most new audio per clip; it may end earlier.
+        min_seconds: least new audio per clip.
         prompt_seconds: use only the first part of a prompt.
         count: clips per prompt or text.
         speaker: for models that read one before the text.
         language: for models that read one before the text.
-        temperature: below 1 sharper, above 1 flatter, 0 always the likeliest code.
-        top_k: draw among this many likeliest codes; 0 among all.
-        top_p: draw among the likeliest codes that together hold this share.
+        temperature: below 1 sharper, above 1 flatter; 0 always takes the likeliest code.
+        top_k: sample from this many likeliest codes; 0 from all.
+        top_p: sample from the likeliest codes that together have this probability.
         repetition_penalty: divide the odds of recent codes by this; 1 does nothing.
         seed: same seed, same clips.
-        codec: codec of the LM where it was moved; default: the name in the LM's card.
+        codec: codec of the LM, if it was moved; default: the name in the LM's card.
         stream: pcm (16-bit little-endian) or wav to standard output, one clip.
         dtype: precision of the LM.
     """
@@ -302,7 +302,7 @@ def sample(
     if stream != "no":
         if len(requests) * count != 1:
             raise ValueError("--stream takes one clip: one --prompt, one --text, or none")
-        check_output("pipe the sound on, for example into aplay")
+        check_output("pipe the audio on, for example into aplay")
         stream_speech(loaded, runtime, requests[0], config, sys.stdout.buffer, stream == "wav")
         return
     requests = [one for one in requests for _ in range(count)]
@@ -315,7 +315,7 @@ def sample(
 
 
 def export(lm: str, output: str, dtype: Literal["fp32", "bf16"] = "bf16") -> None:
-    """Write a token LM as a plain Hugging Face folder: weights merged, tokenizer, README; nothing of ours is needed.
+    """Write a token LM as a plain Hugging Face folder: weights merged, tokenizer, README; it loads without llmcodec.
 
       llmcodec lm export runs/lm_small -o handover
 

@@ -45,46 +45,44 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     ),
     "train": Command("train a codec, or adapt one through a frozen language model", "cli.train:train"),
     "sweep": Command("train and measure several recipes with several seeds, as one table", "cli.experiments:sweep"),
-    "compare": Command("measure codecs alike: fidelity, LM bits a second, token health", "cli.compare:compare_codecs"),
+    "compare": Command("compare codecs: fidelity, LM bits per second, token statistics", "cli.compare:compare_codecs"),
     "encode": Command("audio files to token files", "cli.transcode:encode"),
     "decode": Command("token files, or tokens as text, back to audio", "cli.transcode:decode"),
     "reconstruct": Command("audio through a codec and back", "cli.transcode:reconstruct"),
-    "export": Command("write a codec for others: Hugging Face folder with a card, or ONNX", "cli.codecs:export_codec"),
-    "prior": Command(
-        "count which codes follow each other, for encoding that searches for cheap ones", "cli.codecs:prior"
-    ),
+    "export": Command("export a codec: Hugging Face folder with a card, or ONNX", "cli.codecs:export_codec"),
+    "prior": Command("count which codes follow each other, for encoding by search", "cli.codecs:prior"),
     "convert": Command("AUV and LLM-Codec checkpoints to codec folders, and back", "cli.codecs:convert"),
     "evaluate": {
         "reconstruction": Command(
-            "how faithful: Codec-SUPERB's metrics, WER and more, per file, codec and domain",
+            "fidelity: Codec-SUPERB's metrics, WER and more, per file, codec and domain",
             "cli.evaluate:evaluate_reconstruction",
         ),
         "predictability": Command(
-            "how predictable: LM bits per second, n-grams, probe, the frontier against quality",
+            "predictability: LM bits per second, n-grams, probe, trade-off against quality",
             "cli.evaluate:evaluate_predictability",
         ),
         "consistency": Command(
-            "do tokens stay the same in slices, after shifts, phase changes and light noise?",
+            "share of tokens unchanged in slices, after shifts, phase changes and light noise",
             "cli.evaluate:evaluate_consistency",
         ),
         "robustness": Command(
-            "what becomes of quiet and loud recordings, silence, a telephone band, noise?",
+            "robustness to quiet and loud recordings, silence, a telephone band, noise",
             "cli.evaluate:evaluate_robustness",
         ),
         "salmon": Command(
-            "does a language model over the tokens hear a change of speaker, background or room?",
+            "does a language model over the tokens notice a change of speaker, background or room?",
             "cli.salmon:evaluate_salmon",
         ),
     },
-    "tokenize": Command("turn a corpus into token shards that language models train on", "cli.lm:tokenize"),
+    "tokenize": Command("turn a corpus into token shards for language model training", "cli.lm:tokenize"),
     "lm": {
         "train": Command("train a language model on codec tokens, or adapt one", "cli.lm:train"),
         "score": Command("log-likelihood of speech, per file and per token", "cli.lm:score"),
-        "sample": Command("speak: continue a prompt, read a text", "cli.lm:sample"),
-        "export": Command("write a plain Hugging Face model that others can serve", "cli.lm:export"),
+        "sample": Command("generate speech: continue a prompt, read a text", "cli.lm:sample"),
+        "export": Command("write a plain Hugging Face model that any server can load", "cli.lm:export"),
     },
     "data": {
-        "manifest": Command("make a manifest from a corpus, whatever its layout", "cli.data:make_manifest"),
+        "manifest": Command("make a manifest from a corpus in any layout", "cli.data:make_manifest"),
         "hub": Command("make a manifest from a data set of the Hugging Face hub", "cli.data:make_hub_manifest"),
         "salmon": Command(
             "make a SALMon-style suite of consistency pairs from any corpus", "cli.salmon:make_salmon_suite"
@@ -92,9 +90,9 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     },
 }
 BROKEN_PIPE = 141
-"""128 + SIGPIPE, as a shell has it."""
+"""128 + SIGPIPE, as in a shell."""
 GROUP_HELP = {
-    "lm": "token language models: train, score, speak, hand over",
+    "lm": "token language models: train, score, sample, export",
     "evaluate": "one measurement at a time, for any codec",
     "data": "manifests of speech: what training and evaluation read",
 }
@@ -111,7 +109,7 @@ def usage(program: str, commands: Mapping[str, Command | dict[str, Command]]) ->
 
 
 def find_command(argv: list[str]) -> tuple[str, Command, list[str]] | int:
-    """What the user typed as the command's full name, the command and its arguments; the exit code where none runs."""
+    """The command's full name as typed, the command and its arguments; an exit code if there is none to run."""
     if argv[:1] == ["--version"]:
         from llmcodec import __version__
 
@@ -133,10 +131,10 @@ def find_command(argv: list[str]) -> tuple[str, Command, list[str]] | int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code. Whatever goes wrong ends in one line on stderr, `--debug` adds the traceback.
+    """Entry point; returns the exit code. Every error ends in one line on stderr; `--debug` adds the traceback.
 
-    Bad input and whatever else is wrong exit with 1, a signal with 128 + its number, and a reader of standard output
-    that has had enough (`| head`) with 141, without a word.
+    Errors exit with 1, a signal with 128 + its number, and a closed pipe on standard output (`| head`) with 141,
+    silently.
     """
     if sys.stderr is None:  # closed by `2>&-`: print would write to standard output then
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  for the rest of the process
@@ -157,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
         flush_output()
         return code
-    except (Exception, KeyboardInterrupt) as error:  # nothing above this would tell the user in one line
+    except (Exception, KeyboardInterrupt) as error:  # the last place that can tell the user in one line
         code, line = how_it_ends(error)
         told = traceback.format_exc() if "--debug" in typed else ""
         try:
@@ -170,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def how_it_ends(error: BaseException) -> tuple[int, str]:
-    """Exit code and line for the user; no line where the reader of standard output has gone."""
+    """Exit code and line for the user; no line if the reader of standard output has gone."""
     if isinstance(error, BrokenPipeError):
         return BROKEN_PIPE, ""
     if isinstance(error, Stopped):
@@ -187,13 +185,13 @@ def how_it_ends(error: BaseException) -> tuple[int, str]:
 
 
 def flush_output() -> None:
-    """Write what waits for standard output now: at the end of the interpreter nobody could catch a broken pipe."""
+    """Flush standard output now: at interpreter exit nobody could catch a broken pipe."""
     if sys.stdout is not None:  # closed by `>&-`
         sys.stdout.flush()
 
 
 def silence(stream: TextIO | None) -> None:
-    """Let what still waits for a stream go nowhere, so that the interpreter ends without a complaint about it."""
+    """Discard what a stream still buffers, so that the interpreter ends without an error about it."""
     if stream is not None:
         with contextlib.suppress(OSError, ValueError):  # a stream of a test or a notebook has no file
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -57,7 +57,7 @@ class CodecOptions(DeviceOptions):
         """The codec, ready to run.
 
         Args:
-            only: the side that will be used; the other one works too, but is not made fast.
+            only: the side that will be used; the other one works too, but is not optimised.
             batch_seconds: padded seconds of audio in one call.
         """
         return open_runtime(self.codec, self.runtime, self.device, self.precision, batch_seconds, only)
@@ -65,7 +65,7 @@ class CodecOptions(DeviceOptions):
 
 @dataclass(frozen=True)
 class CorpusOptions(OptionGroup):
-    """A corpus of which a command takes the splits train, valid and test."""
+    """A corpus from which a command takes the splits train, valid and test."""
 
     manifest: str = BUNDLED
     """JSONL manifest; bundled is the corpus in the package."""
@@ -84,7 +84,7 @@ class CorpusOptions(OptionGroup):
         read_max_bad(self.max_bad)
 
     def read(self, split: str | tuple[str, ...] | None = None) -> list[Clip]:
-        """Clips of one split or several (None: of all) that pass the filters; says how many were too short or long.
+        """Clips of one split or several (None: of all) that pass the filters; reports how many were too short or long.
 
         Raises:
             ValueError: no clip is left.
@@ -118,17 +118,17 @@ class CorpusOptions(OptionGroup):
 
 @dataclass(frozen=True)
 class ClipOptions(CorpusOptions):
-    """Clips of one corpus, of the splits that are named."""
+    """Clips of the named splits of one corpus."""
 
     split: tuple[str, ...] | None = None
     """Take these splits, joined by commas."""
 
     def clips(self) -> list[Clip]:
-        """Clips of the splits that are named, all where none is."""
+        """Clips of the named splits, all clips if none is named."""
         return self.read(self.split)
 
     def held_out_clips(self) -> list[Clip]:
-        """Clips of the splits that are named; without names the held-out ones, or all if the manifest has none."""
+        """Clips of the named splits; without names the held-out ones, or all if the manifest has none."""
         clips = self.clips()
         held_out = [clip for clip in clips if clip.split in HELD_OUT]
         return clips if self.split is not None else held_out or clips
@@ -143,7 +143,7 @@ class OutputOptions(OptionGroup):
 
     @property
     def place(self) -> Path:
-        """The output of a command that cannot do without. Raises ValueError where it was not named."""
+        """The output of a command that requires one. Raises ValueError if it was not named."""
         if self.output is None:
             raise ValueError("name the output: -o NAME")
         return Path(self.output)
@@ -151,12 +151,12 @@ class OutputOptions(OptionGroup):
 
 @dataclass(frozen=True)
 class ResumeOptions(OutputOptions):
-    """Where results go, and what happens to results that are there."""
+    """Where results go, and what happens to existing results."""
 
     resume: bool = False
     """Keep finished results and do the rest; what is older than its source, or damaged, is made again."""
     overwrite: bool = False
-    """Replace results that are there."""
+    """Replace existing results."""
 
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:

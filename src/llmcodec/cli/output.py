@@ -1,4 +1,4 @@
-"""How measuring commands show what they found.
+"""How evaluation commands show their results.
 
 Test: tests/cli/test_evaluate.py.
 """

@@ -1,6 +1,6 @@
 """A typed function as a command: its parameters become options, its docstring becomes the help.
 
-A parameter without a default is positional, and `inputs` always; but `output` is `-o` in every command. An option group
+A parameter without a default is positional, and so is `inputs`; `output` is `-o` in every command. An option group
 (options.py) gives one option per field. A list takes several values: positional ones, or an option that may be repeated
 (`--codec a --codec b`). The values of a tuple are joined by commas (`--sources a,b`; `'[a,b]'` is read as well).
 Options are spelled with hyphens; underscores are read as well. Test: tests/cli/test_parser.py.
@@ -84,11 +84,11 @@ class Spelling:
 
     flag: str
     convert: Callable[[str], str] = str
-    """Makes the parser's value of the user's."""
+    """Converts the user's value to the parser's."""
     switch: bool = False
-    """It may stand without a value, for true."""
+    """It may be given without a value, for true."""
     warning: str = ""
-    """What is said, once, where it is used."""
+    """Warning shown once if it is used."""
 
 
 def options_of(function: Callable[..., Any]) -> list[Option]:
@@ -150,7 +150,7 @@ def run_function(function: Callable[..., Any], program: str, arguments: Sequence
 
 
 def new_parser(program: str, description: str, **settings: Any) -> ArgumentParser:
-    """A parser whose help explains the fields of dataclasses by the strings below them."""
+    """A parser that takes the help of dataclass fields from the strings below them."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     limit_yaml()
     return ArgumentParser(prog=program, description=description.strip(), formatter_class=HelpFormatter, **settings)
@@ -158,7 +158,7 @@ def new_parser(program: str, description: str, **settings: Any) -> ArgumentParse
 
 @cache
 def limit_yaml() -> None:
-    """Let every parser refuse YAML that is too deep or too large; in a file this is one line with its name."""
+    """Make every parser reject YAML that is too deep or too large; for a file, in one line with its name."""
     load = get_loader("yaml")
 
     def load_checked(text: str, path: str = "") -> Any:
@@ -226,7 +226,7 @@ def name_output(program: str, arguments: list[str], num_inputs: int) -> list[str
 
 
 def spell_list(text: str, items: type = str, flag: str = "") -> str:
-    """`a,b`, `[a, b]` or `["a", "b"]` as JSON, so that no YAML reader takes `no` for false.
+    """`a,b`, `[a, b]` or `["a", "b"]` as JSON, so that YAML does not read `no` as false.
 
     Raises:
         ValueError: an item of another type; it names the option.

@@ -40,7 +40,7 @@ class RecipeParser(Generic[RecipeType]):
     Args:
         kind: the dataclass of the recipe; its fields are options.
         program: what the user typed before the arguments.
-        description: of the command; what the short names stand for is added.
+        description: of the command; the meaning of the short names is added.
         keys: option -> the recipe's key.
         settings: of the `ArgumentParser`.
     """
@@ -66,7 +66,7 @@ class RecipeParser(Generic[RecipeType]):
         self.parser.add_class_arguments(kind)
 
     def read(self, arguments: Sequence[str]) -> tuple[RecipeType, dict[str, Any]]:
-        """The recipe, and the values of the command's further options; behind it, a training finds its device."""
+        """The recipe, and the values of the command's further options; also selects the device for training."""
         values = vars(self.parser.instantiate(self.parser.parse_args(spell_out(arguments, self.spellings))))
         del values["config"]
         recipe = self.kind(**{field.name: values.pop(field.name) for field in fields(self.kind)})  # type: ignore[arg-type]
@@ -82,18 +82,18 @@ class RecipeParser(Generic[RecipeType]):
 def training_parser(
     kind: type[RecipeType], program: str, description: str, keys: Mapping[str, str] = KEYS
 ) -> RecipeParser[RecipeType]:
-    """Parser of a command that trains what the recipe says: also `--resume`, `--allow-changes` and `--device`."""
+    """Parser of a command that trains from a recipe: also `--resume`, `--allow-changes` and `--device`."""
     recipes = RecipeParser(kind, program, description, keys)
     add = recipes.parser.add_argument
-    add("--resume", action="store_true", help="Go on from the newest checkpoint of the run.")
-    text = "With --resume: go on although the recipe differs from the run's; run.json then says in what."
+    add("--resume", action="store_true", help="Resume from the newest checkpoint of the run.")
+    text = "With --resume: continue although the recipe differs from the run's; run.json records the differences."
     add("--allow-changes", action="store_true", help=text)
     add("--device", type=str, default="auto", help=parameter_helps(DeviceOptions)["device"])
     return recipes
 
 
 def show_device(device: str) -> None:
-    """Let accelerate, which picks the device of a training, see this one alone; before CUDA is used.
+    """Show only this device to accelerate, which picks the device for training; call it before CUDA is used.
 
     Raises:
         ValueError: a card by its number for several processes, which take one card each.

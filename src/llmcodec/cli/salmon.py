@@ -42,22 +42,22 @@ def evaluate_salmon(
     device: DeviceOptions = DeviceOptions(),
     output: OutputOptions = OutputOptions(),
 ) -> None:
-    """How often a language model over a codec's tokens prefers the consistent one of two recordings (SALMon).
+    """SALMon: how often a language model over a codec's tokens prefers the consistent one of two recordings.
 
       llmcodec evaluate salmon slprl/SALMon --codec bundled --codec mine=runs/rate/codec -o salmon
       llmcodec evaluate salmon suite --lm runs/lm_small
 
     Chance is 50 %. Without --lm, the same small language model is trained from scratch on each codec's tokens of the
-    manifest's train split, so that codecs can be compared; the table then says as much about that model and its data as
-    about the codec.
+    manifest's train split, so that codecs can be compared; the result then depends on that model and its data as much
+    as on the codec.
 
     Args:
         suite: folder in the official layout (PART/sample_I_0.wav, sample_I_1.wav), made by `llmcodec data salmon` or
             downloaded, or a Hugging Face data set such as slprl/SALMon.
         codec: `bundled`, a folder, a hub id, or NAME=one of these; may be repeated; default: the codec of --lm.
         lm: token language model of `llmcodec lm train`, a folder or hub id, for one codec.
-        manifest: JSONL manifest whose train split the language model learns without --lm; bundled is the corpus in the
-            package.
+        manifest: JSONL manifest; without --lm the language model is trained on its train split; bundled is the corpus
+            in the package.
         parts: only these parts, joined by commas, such as speaker_consistency,rir_consistency.
         max_pairs: only the first pairs of each part.
         likelihood: model and budget of the language model trained here; null takes the small one for `bundled`.
@@ -72,7 +72,7 @@ def evaluate_salmon(
     spoken = load_token_lm(lm, device=where) if lm is not None else None
     card = spoken.card.codec if spoken is not None else None
     systems = named_systems(codec or [card.codec if card is not None else BUNDLED])
-    open_suite(suite, parts)  # what is wrong with it is said before a language model is trained
+    open_suite(suite, parts)  # report errors in it before a language model is trained
     console = Console()
     results: dict[str, SalmonResult] = {}
     config = likelihood or (MINI_LIKELIHOOD if corpus.manifest == BUNDLED else LikelihoodConfig())
@@ -122,13 +122,13 @@ def make_salmon_suite(
     check: bool = False,
     check_pairs: int = 400,
 ) -> None:
-    """Make a SALMon-style suite from any corpus: pairs of clips of which one changes speaker, background or room.
+    """Make a SALMon-style suite from any corpus: pairs of clips, one of which changes speaker, background or room.
 
       llmcodec data salmon --manifest corpus/manifest.jsonl -o suite
 
-    Parts: speaker_consistency, gender_consistency (where --speakers tells genders), bg_all_consistency,
+    Parts: speaker_consistency, gender_consistency (if --speakers gives genders), bg_all_consistency,
     bg_domain_consistency, rir_consistency. Sentiment and bg_alignment need labels that corpora do not have and are left
-    out. Both sides of a pair pass through the same cut; same settings, same bytes.
+    out. Both sides of a pair are spliced alike; same settings, same bytes.
 
     Args:
         manifest: JSONL manifest; repeat it for several corpora; default the corpus in the package.
@@ -136,15 +136,15 @@ def make_salmon_suite(
         pairs: pairs of each part, at most.
         parts: only these parts, joined by commas; null makes what the corpus allows.
         split: splits that clips may come from, joined by commas; earlier ones are used up first.
-        seed: everything random is drawn from it.
-        speakers: JSON file: speaker label -> person, {person, gender} or null (leave out), so that one person under two
-            labels is not taken for two.
+        seed: of everything random.
+        speakers: JSON file: speaker label -> person, {person, gender} or null (leave out), so that one person with two
+            labels does not count as two.
         noises: folder of recorded backgrounds, one subfolder per domain; null synthesises them.
         rooms: folder of recorded impulse responses; null generates rooms.
         max_seconds: longest clip of the suite.
-        snr_db: range of the speech level over the background's.
+        snr_db: range of speech-to-background ratios.
         t60_seconds: range of reverberation times of generated rooms.
-        check: also test that the cut gives nothing away (docs/data.md); takes as long as a few suites.
+        check: also test that the splices cannot be heard (docs/data.md); takes as long as a few suites.
         check_pairs: pairs for that test.
     """
     paths = [str(assets.speech_manifest()) if path == BUNDLED else path for path in manifest or [BUNDLED]]
@@ -171,4 +171,4 @@ def make_salmon_suite(
     write_json(Path(output) / "cut_check.json", content)
     console.print(str(result), highlight=False, soft_wrap=True)
     if not result.passed:
-        raise ValueError("the cut can be heard, or the classifier is too weak to tell: see the figures above")
+        raise ValueError("the splices can be heard, or the classifier is too weak to tell: see the figures above")

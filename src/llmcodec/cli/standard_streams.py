@@ -1,6 +1,6 @@
-"""`-` as input or output: standard input is kept in a temporary file, and so is what goes to standard output.
+"""`-` as input or output: both standard input and what goes to standard output pass through a temporary file.
 
-A temporary file, because audio formats want to seek; memory stays constant. Imports no torch.
+Audio formats need to seek, and memory stays constant. Imports no torch.
 Test: tests/cli/test_standard_streams.py.
 """
 
@@ -30,19 +30,19 @@ class Streams:
     """Of temporary files."""
 
     def readable(self, text: str) -> str:
-        """`text` without the place of the temporary files."""
+        """`text` without the path of the temporary files."""
         return text.replace(f"{self.folder}/", "")
 
 
 def read_text() -> str:
-    """All of standard input. Errors: ValueError where the shell has closed it."""
+    """All of standard input. Raises ValueError if the shell has closed it."""
     if sys.stdin is None:
         raise ValueError(CLOSED_INPUT)
     return sys.stdin.read()
 
 
 def check_output(advice: str) -> None:
-    """Errors: ValueError with the advice where standard output is a terminal, or the shell has closed it (`>&-`)."""
+    """Raises ValueError with the advice if standard output is a terminal, or the shell has closed it (`>&-`)."""
     if sys.stdout is None or sys.stdout.isatty():
         raise ValueError(f"standard output is {'closed' if sys.stdout is None else 'a terminal'}: {advice}")
 
@@ -52,7 +52,7 @@ def standard_streams(inputs: Sequence[str], output: str | None, ending: str) -> 
     """Ordinary paths for `inputs` and `output`; a result for standard output is copied there after the `with` block.
 
     Args:
-        inputs: as given; `-` stands alone.
+        inputs: as given; `-` must be the only one.
         output: as given; None with standard input means standard output.
         ending: of a result that goes to standard output.
 
@@ -61,7 +61,7 @@ def standard_streams(inputs: Sequence[str], output: str | None, ending: str) -> 
     """
     reads_input = STANDARD_STREAM in inputs
     if reads_input and len(inputs) > 1:
-        raise ValueError("- (standard input) stands alone, without other inputs")
+        raise ValueError("- (standard input) must be the only input")
     writes_output = output == STANDARD_STREAM or (output is None and reads_input)
     if reads_input and sys.stdin is None:
         raise ValueError(CLOSED_INPUT)

@@ -1,4 +1,4 @@
-"""What a person sees while files are coded: a bar with real-time factor and time left, a summary, what failed.
+"""Progress display while files are coded: a bar with real-time factor and time left, a summary, failures.
 
 Everything goes to standard error, so that standard output stays free for audio and tokens. Imports no torch.
 Test: tests/cli/test_summary.py.
@@ -49,7 +49,7 @@ class FilesBar(ProgressBar, Watcher):
 
 
 def summarise(report: Report, verb: str, where: str, stopped: bool = False) -> None:
-    """Print what was done to standard error; raise `Failed` with the list where files failed.
+    """Print a summary to standard error; raise `Failed` with the list if files failed.
 
     Args:
         verb: what was done, in the past: `encoded`.

@@ -17,7 +17,7 @@ Train a codec: from scratch, or adapt a pretrained one through a frozen language
   llmcodec train --config rate --manifest corpus/manifest.jsonl -o runs/mine
   llmcodec train --config rate --config control                  recipes stack, later ones win
   llmcodec train --config rate --weights.rate 0.2 --steps 800    options win over recipes
-  llmcodec train --config rate --resume                          go on where it stopped
+  llmcodec train --config rate --resume                          resume
   llmcodec train --config rate --print_config                    show the whole recipe, train nothing
   torchrun --nproc-per-node 4 -m llmcodec train --config paper   several processes
 

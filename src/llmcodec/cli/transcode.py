@@ -23,7 +23,7 @@ from llmcodec.transcode.pipeline import Report
 
 @dataclass(frozen=True)
 class CodingOptions(OptionGroup):
-    """How commands go through many files."""
+    """How commands process many files."""
 
     workers: int = 0
     """Threads that read and write files; 0 takes the number of cores, at most 8."""
@@ -49,9 +49,9 @@ def encode(
 
     Args:
         inputs: files, folders (their tree is kept), or - for standard input.
-        output: folder, file (.safetensors), or - for standard output; one file alone may do without.
+        output: folder, file (.safetensors), or - for standard output; optional for one file.
         codec: bundled, a folder, or a Hugging Face hub id.
-        coding: how it goes through the files.
+        coding: how files are processed.
         channels: mix codes the mean of all channels, split codes every channel by itself.
         format: safetensors makes one file per clip, arrow and parquet a folder of shards for a corpus (need pyarrow).
     """
@@ -79,13 +79,13 @@ def decode(
 
     Args:
         inputs: token files (.safetensors), shards (.arrow, .parquet), folders of them, or - for standard input.
-        output: folder, file (.wav, .flac, .ogg, .opus, .mp3), or - for standard output; one file alone may do without.
+        output: folder, file (.wav, .flac, .ogg, .opus, .mp3), or - for standard output; optional for one file.
         codec: bundled, a folder, or a Hugging Face hub id; must be the one that made the tokens.
-        coding: how it goes through the files.
+        coding: how files are processed.
         text: instead of inputs, tokens as text, <CODEC_17><CODEC_4>..., as a language model prints them; - reads them
-            from standard input. Other text is left out, stretches of tokens are joined.
+            from standard input. Other text is ignored, runs of tokens are joined.
         sample_rate: of the result in Hz; default: that of the recording, and for text that of the codec.
-        format: of the result; default: wav, or what the ending of the output says.
+        format: of the result; default: by the ending of the output, else wav.
     """
     if (text is None) == (not inputs):
         raise ValueError("name token files to decode, or give --text, one of the two")
@@ -106,18 +106,18 @@ def reconstruct(
     sample_rate: int | None = None,
     format: AudioFormat | None = None,
 ) -> None:
-    """Audio through the codec and back, to hear what it keeps.
+    """Audio through the codec and back, to hear what it preserves.
 
       llmcodec reconstruct speech.flac -o again.wav --codec facebook/encodec_24khz
 
     Args:
         inputs: files, folders (their tree is kept), or - for standard input.
-        output: folder, file (.wav, .flac, .ogg, .opus, .mp3), or - for standard output; one file alone may do without.
+        output: folder, file (.wav, .flac, .ogg, .opus, .mp3), or - for standard output; optional for one file.
         codec: bundled, a folder, or a Hugging Face hub id.
-        coding: how it goes through the files.
+        coding: how files are processed.
         channels: mix codes the mean of all channels, split codes every channel by itself.
         sample_rate: of the result in Hz; default: that of the recording.
-        format: of the result; default: wav, or what the ending of the output says.
+        format: of the result; default: by the ending of the output, else wav.
     """
     audio = {"channels": channels, "sample_rate": sample_rate, "format": format}
     with transcoding("reconstructing", inputs, f".{format or 'wav'}", output, codec, coding, **audio) as (
@@ -137,15 +137,15 @@ def transcoding(
     coding: CodingOptions,
     **settings: Any,
 ) -> Iterator[tuple[Transcoder, Streams]]:
-    """A transcoder under a progress bar, and the paths to give it; behind it the summary, also after a signal.
+    """A transcoder with a progress bar, and the paths to give it; prints the summary at the end, also after a signal.
 
     Args:
-        doing: what is being done: `encoding`.
+        doing: name of the work: `encoding`.
         inputs: as given.
         ending: of a result that goes to standard output.
         output: as given.
-        codec: opened when there is work for it.
-        coding: how it goes through the files.
+        codec: opened only if there is work for it.
+        coding: how files are processed.
         settings: further ones of the transcoder.
 
     Raises:

@@ -4,7 +4,7 @@
     journal = Journal(Path("quality.rows.jsonl"))                   # one outcome a line, as they come
 
 Results are nested dataclasses; they are written with their class names and read back as they were. Only dataclasses of
-the packages in `PACKAGES` are ever made from a file. What an older version wrote is measured again.
+the packages in `PACKAGES` are created from a file. Results of an older version are measured again.
 Test: tests/evaluation/test_cache.py.
 """
 
@@ -30,13 +30,13 @@ from llmcodec.runtime.torch_runtime import fingerprint
 
 T = TypeVar("T")
 PACKAGES = ("evaluation", "lm", "metrics", "salmon")
-"""Packages whose dataclasses may be made from a file: results and the protocols that they name."""
+"""Packages whose dataclasses may be created from a file: results and the protocols that they name."""
 MEASURING = ("protocol.py", "io", "codec", "adapters", "runtime", "metrics", "lm", "salmon", "evaluation")
 """Code that a measurement runs through."""
 
 
 def measurement_key(codec: Codec, *settings: Any) -> str | None:
-    """Names everything that decides a measurement of a codec; None where its weights cannot be seen."""
+    """Key of a measurement of a codec; None if its weights cannot be fingerprinted."""
     weights = fingerprint(codec)
     return None if weights is None else key_of(__version__, code_digest(), weights, *settings)
 
@@ -47,19 +47,19 @@ def key_of(*parts: Any) -> str:
 
 
 def code_digest(root: Path = Path(__file__).parents[1]) -> str:
-    """Changes with every line of code that a measurement runs through: what older code measured is measured again."""
+    """Digest of the code that a measurement runs through: results of older code are measured again."""
     places = [root / place for place in MEASURING]
     files = [path for place in places for path in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
     return digest_all((path.relative_to(root).as_posix().encode() + path.read_bytes() for path in files), size=12)
 
 
 def kept(folder: Path | None, key: str | None, measure: Callable[[], T], fresh: bool = False) -> T:
-    """The result under `key`, from its file if there is one that can be read, else measured and written.
+    """The result under `key`, read from its file if possible, else measured and written.
 
     Args:
-        folder: None keeps nothing, as does a key that is None.
+        folder: None turns caching off, as does a key that is None.
         key: names everything that decides the result.
-        measure: called where there is no result.
+        measure: called if there is no result.
         fresh: measure in any case.
     """
     if folder is None or key is None:
@@ -78,7 +78,7 @@ def kept(folder: Path | None, key: str | None, measure: Callable[[], T], fresh: 
 
 @dataclass
 class Journal:
-    """Results by key, appended to a JSONL file as they come; `path=None` keeps them in memory alone."""
+    """Results by key, appended to a JSONL file as they come; `path=None` keeps them in memory only."""
 
     path: Path | None = None
     known: dict[str, Any] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a+b") as file:
             if file.tell() and not _ends_with_newline(file):
-                file.write(b"\n")  # a line cut by a kill stays alone
+                file.write(b"\n")  # end a line cut short by a kill
             file.write(json.dumps({"key": key, **pack(result)}, ensure_ascii=False).encode() + b"\n")
 
 
@@ -111,7 +111,7 @@ def _ends_with_newline(file: IO[bytes]) -> bool:
 
 
 def pack(value: Any) -> Any:
-    """A result as plain JSON types. Raises TypeError for what is neither plain nor a dataclass of `PACKAGES`."""
+    """A result as plain JSON types. Raises TypeError for anything but plain types and dataclasses of `PACKAGES`."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Tensor):
@@ -130,7 +130,7 @@ def pack(value: Any) -> Any:
 
 
 def unpack(value: Any) -> Any:
-    """What `pack` made, back.
+    """The inverse of `pack`.
 
     Raises:
         ValueError, TypeError, AttributeError, KeyError, ImportError, AssertionError: it was made by something else.
@@ -147,8 +147,8 @@ def unpack(value: Any) -> Any:
         return {unpack(key): unpack(entry) for key, entry in value["!dict"]}
     module, _, name = value["!class"].partition(":")
     if module.split(".")[0] not in PACKAGES or not all(part.isidentifier() for part in (*module.split("."), name)):
-        raise ValueError(f"{value['!class']} is no class of results")
+        raise ValueError(f"{value['!class']} is not a class of results")
     kind = getattr(importlib.import_module(f"llmcodec.{module}"), name)
     if not dataclasses.is_dataclass(kind) or not isinstance(kind, type):
-        raise ValueError(f"{value['!class']} is no class of results")
+        raise ValueError(f"{value['!class']} is not a class of results")
     return kind(**{field: unpack(entry) for field, entry in value["fields"].items()})

@@ -1,10 +1,10 @@
-"""Does a sound keep its tokens when a slice is encoded alone, or after a small shift, a phase change, light noise?
+"""Consistency: does a sound keep its tokens if a slice is encoded alone, or after a shift, a phase change, light noise?
 
     result = measure_consistency(encoded, clips, [Change("slice", 0.5), Change("phase", 180.0)])
     print(result.share(Change("slice", 0.5)).format())
 
 A listener hears no difference in any of them; a language model that reads other tokens has to learn several spellings
-of one sound. After Liu et al., ACL 2025 (arXiv 2409.19283), whose measure are the slices.
+of one sound. Slices are the measure of Liu et al., ACL 2025 (arXiv 2409.19283).
 Shapes: Q codebooks, T frames, S samples. Test: tests/evaluation/test_consistency.py.
 """
 
@@ -32,7 +32,7 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Change:
-    """One way to encode a sound once more."""
+    """One alteration of a sound before it is encoded again."""
 
     kind: str
     """`slice` (amount: seconds that are cut out, from a frame boundary on), `shift` (share of a frame by which the
@@ -50,7 +50,7 @@ SLICES = tuple(Change("slice", seconds) for seconds in (0.2, 0.5, 1.0, 2.0))
 
 @dataclass(frozen=True)
 class ConsistencyRow:
-    """One clip under one change (of slices: one slice): how many tokens stayed."""
+    """One clip (or slice) under one change: how many tokens stayed the same."""
 
     id: str
     change: Change
@@ -60,7 +60,7 @@ class ConsistencyRow:
 
 @dataclass(frozen=True)
 class ConsistencyResult:
-    """Rows of all clips and changes, and what chance would give."""
+    """Rows of all clips and changes, and the agreement by chance."""
 
     rows: list[ConsistencyRow]
     chance: float = 0.0
@@ -71,7 +71,7 @@ class ConsistencyResult:
         return list(dict.fromkeys(row.change for row in self.rows))
 
     def by_clip(self, change: Change | None = None) -> dict[str, tuple[int, int]]:
-        """Tokens that stayed, and all tokens, of every clip under a change; None: under all of them."""
+        """Unchanged tokens, and all tokens, of every clip under a change; None: under all changes."""
         counts: dict[str, tuple[int, int]] = {}
         for row in self.rows:
             if change is None or row.change == change:
@@ -80,7 +80,7 @@ class ConsistencyResult:
         return counts
 
     def share(self, change: Change | None = None) -> Interval:
-        """Share of tokens that stayed, with a 95 % bootstrap interval over clips."""
+        """Share of unchanged tokens, with a 95 % bootstrap interval over clips."""
         counts = self.by_clip(change)
         order = sorted(counts)
         return bootstrap_ratio([counts[name][0] for name in order], [counts[name][1] for name in order])
@@ -102,10 +102,10 @@ def measure_consistency(
     seed: int = 0,
     on_progress: Callable[[float], None] | None = None,
 ) -> ConsistencyResult:
-    """Compare the tokens of altered copies with those of the clips as they stand, frame by frame.
+    """Compare the tokens of altered copies with those of the original clips, frame by frame.
 
     Places of slices and noise depend on the seed, the clip's id and the length alone, so every codec of the same frame
-    rate is asked about the same slices and hears the same noise. A clip too short for a slice is left out of it.
+    rate gets the same slices and the same noise. Clips too short for a slice are left out of it.
 
     Raises:
         ValueError: no clips, a change of unknown kind or size, or no clip longer than any slice.
@@ -146,7 +146,7 @@ def _chance(codes_QT: torch.Tensor, codebook_size: int) -> float:
 def altered(
     wav_S: np.ndarray, change: Change, codec: Codec, clip_id: str, seed: int, slices: int
 ) -> list[tuple[int, np.ndarray]]:
-    """Copies of a clip: the frame where each begins, and its samples. No slices where none fits."""
+    """Copies of a clip: the frame where each begins, and its samples. No slices if none fits."""
     hop = codec.hop_samples
     if change.kind != "slice":
         return [(0, changed(wav_S, change, hop, seed, clip_id))]

@@ -33,11 +33,11 @@ Name = TypeVar("Name")
 
 
 class EncodedCorpus:
-    """What one codec makes of clips, each clip at most once. To be closed, or used in a `with` block.
+    """Codes and reconstructions of clips by one codec, each made at most once. Close it, or use it in a `with` block.
 
     Args:
-        codec: any `protocol.Codec`; it runs where it is.
-        memory_bytes: waveforms that stay in memory; further ones go to a temporary folder.
+        codec: any `protocol.Codec`; it stays on its device.
+        memory_bytes: of waveforms in memory; further ones go to a temporary folder.
     """
 
     def __init__(self, codec: Codec, memory_bytes: int = MEMORY_BYTES) -> None:
@@ -56,7 +56,7 @@ class EncodedCorpus:
         self.close()
 
     def close(self) -> None:
-        """Forget everything; the temporary folders go."""
+        """Drop everything and remove the temporary folders."""
         self._codes.clear()
         self._recordings.close()
         self._decoded.close()
@@ -83,7 +83,7 @@ class EncodedCorpus:
         Args:
             clips: those that are not encoded yet are read and encoded.
             on_progress: called with the share of them that is done.
-            keep: keep the recordings as well; False where nothing but the codes will be asked for.
+            keep: keep the recordings as well; False if only the codes will be needed.
         """
         missing = [clip for clip in dict.fromkeys(clips) if clip not in self._codes]
         encoded = encode_many(self.runtime, ((clip, self.wav(clip, keep)) for clip in missing))
@@ -100,7 +100,7 @@ class EncodedCorpus:
         return [flatten_codes(codes_QT, self.codec.codebook_size) for codes_QT in self.codes(clips, on_progress, keep)]
 
     def reconstructions(self, clips: Iterable[Clip]) -> Iterator[tuple[Clip, np.ndarray]]:
-        """Every clip with what the codec makes of it, float32 (S,) as long as `wav`; a batch at a time."""
+        """Every clip with its reconstruction, float32 (S,) as long as `wav`; a batch at a time."""
         for window in windows(clips, lambda clip: clip.duration, BATCH_SECONDS):
             missing = [clip for clip in dict.fromkeys(window) if clip not in self._decoded]
             codes = [codes_QT.numpy() for codes_QT in self.codes(missing)]
@@ -111,7 +111,7 @@ class EncodedCorpus:
                 yield clip, self._decoded.get(clip)[0]
 
     def latents(self, clips: Iterable[Clip]) -> Iterator[Tensor]:
-        """What the codec quantises, (T, D) float32 a clip. Raises ValueError for a codec that does not show it."""
+        """Latents before the quantiser, (T, D) float32 per clip. ValueError if the codec does not expose them."""
         for window in windows(clips, lambda clip: clip.duration, BATCH_SECONDS):
             yield from map(torch.from_numpy, self.runtime.encode_features([self.wav(clip) for clip in window]))
 
@@ -124,7 +124,7 @@ class EncodedCorpus:
             yield name, torch.from_numpy(codes_QT)
 
     def reconstruct_copies(self, copies: Iterable[tuple[Name, np.ndarray]]) -> Iterator[tuple[Name, np.ndarray]]:
-        """What the codec makes of altered copies of clips, (S,) at its rate, as long as they are; nothing is kept."""
+        """Reconstructions of altered copies of clips, (S,) at the codec's rate, of the same length; nothing is kept."""
         most = BATCH_SECONDS * self.codec.sample_rate
         for window in windows(copies, lambda copy: len(copy[1]), most):
             codes = self.runtime.encode_batch([wav_S for _, wav_S in window])

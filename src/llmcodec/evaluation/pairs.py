@@ -1,9 +1,9 @@
-"""Audio made elsewhere: a CSV file with a recording and its reconstruction on every line.
+"""Audio made by other tools: a CSV file with a recording and its reconstruction on every line.
 
     reference,reconstruction,codec,domain
     clips/1.wav,out/dac/1.wav,DAC,speech
 
-`reference` and `reconstruction` are needed; `codec`, `domain`, `text` and `language` may be there. Paths are relative
+`reference` and `reconstruction` are required; `codec`, `domain`, `text` and `language` are optional. Paths are relative
 to the CSV's folder, or to the current one. Test: tests/evaluation/test_pairs.py.
 """
 
@@ -39,7 +39,7 @@ class Pair:
 
 
 def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
-    """Pairs of a CSV file. Raises ValueError that names the line: no column, a file that is not there, no rows."""
+    """Pairs of a CSV file. Raises ValueError that names the line: a missing column or file, no rows."""
     place = Path(path)
     if not place.is_file():
         raise ValueError(f"{place}: no such file; --pairs takes a CSV with the columns {', '.join(REQUIRED)}")

@@ -23,9 +23,9 @@ from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_ra
 from llmcodec.metrics.token_statistics import UnigramModel, check_codes
 
 LN2 = math.log(2)
-# Pairing by clip cannot see the luck of a training. On the same tokens three seeds differ by .14 % (full corpus) and
-# by 1.0 % (bundled ten minutes), on tokens of three trainings of one recipe by .2 to .6 % (docs/results). Differences
-# up to this share, over the root of the number of LM seeds, are not called real.
+# Pairing by clip does not cover the variance between training runs. On the same tokens three seeds differ by .14 %
+# (full corpus) and by 1.0 % (bundled ten minutes), on tokens of three trainings of one recipe by .2 to .6 %
+# (docs/results). Differences up to this share, over the root of the number of LM seeds, are not called real.
 SEED_LUCK = 0.01
 
 
@@ -53,7 +53,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class PredictabilityResult:
-    """What the token language model says about one codec."""
+    """Results of the token language model for one codec."""
 
     clips: list[ClipBits]
     curve: list[CurvePoint]
@@ -107,7 +107,7 @@ class PredictabilityResult:
 
 
 def compare_predictability(a: PredictabilityResult, b: PredictabilityResult) -> PairedComparison:
-    """Bits per second of B against A, paired by clip. Errors: ValueError unless clips and protocol are the same."""
+    """Bits per second of B against A, paired by clip. Raises ValueError unless clips and protocol are the same."""
     if [clip.id for clip in a.clips] != [clip.id for clip in b.clips]:
         raise ValueError("the two results were scored on different clips: measure both on the same manifest")
     if a.config != b.config:
@@ -135,8 +135,9 @@ def measure_predictability(
 ) -> PredictabilityResult:
     """Train the token LM on the train clips and score unseen clips.
 
-    The test clips are scored at the checkpoint that the valid clips choose, and with `cross_select` the other way
-    round, so no clip ever chooses its own checkpoint. The same seed gives the same numbers on the same machine.
+    The test clips are scored at the checkpoint selected on the valid clips, and with `cross_select` the other way
+    round, so no clip is scored at a checkpoint selected on itself. The same seed gives the same numbers on the same
+    machine.
 
     Args:
         train_codes, valid_codes, test_codes: 1-D per clip; several codebooks are flattened by
@@ -145,7 +146,7 @@ def measure_predictability(
         frame_rate: frames per second; one frame is `num_codebooks` tokens.
         config: the protocol.
         num_codebooks: of the codec.
-        ids: of the valid and the test clips, in this order; without, `valid-0`, ..., `test-0`, ...
+        ids: of the valid and the test clips, in this order; by default `valid-0`, ..., `test-0`, ...
         device: where the language model is trained.
         on_progress: called with the share done, 0 to 1.
         on_model: called with the seed and the trained model of its last step, to score other clips with it.
@@ -207,7 +208,7 @@ def measure_predictability(
 
 
 def _select(checkpoints: list[tuple[float, Tensor, Tensor]], is_valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Per-clip nats and hits: test clips where the valid clips cost least, valid clips where the test clips do."""
+    """Per-clip nats and hits: test clips at the best checkpoint for the valid clips, and vice versa."""
     best_for_test = min(checkpoints, key=lambda point: float(point[1][is_valid].sum()))
     best_for_valid = min(checkpoints, key=lambda point: float(point[1][~is_valid].sum()))
     nats = torch.where(is_valid, best_for_valid[1], best_for_test[1])

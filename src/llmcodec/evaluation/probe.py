@@ -1,4 +1,4 @@
-"""The matched probe: how predictable is what a codec *knows*, before its own quantiser cuts it into tokens?
+"""The matched probe: how predictable are a codec's latents, before its own quantiser turns them into tokens?
 
 Every codec's continuous latents are quantised by the same kind of probe codebook (k-means with the same number of
 codes, the same seed and the same number of rounds, on standardised latents of the train clips), and the same token LM
@@ -6,8 +6,8 @@ is trained on the result. P-ACC is its next-token accuracy, P-PPL its perplexity
 equal for all codecs, so these two may be compared where tokens may not. After ReLMCodec (arXiv 2608.08286).
 
 Frame rates: latents faster than `max_frame_rate` are averaged down to it (each output frame is the mean over its time
-span); slower ones stay, because repeated frames would be guessed for free. Perplexities at different rates say
-different things: `bits_per_second` of the result takes the rate into account.
+span); slower ones stay, because repeated frames would be trivial to predict. Perplexities at different rates are not
+comparable; `bits_per_second` of the result takes the rate into account.
 Shapes: N rows, T frames, D latent width, K probe codes. Test: tests/evaluation/test_probe.py.
 """
 
@@ -41,7 +41,7 @@ class ProbeConfig:
     max_frame_rate: float = 50.0
     """Faster latents are averaged down to this many frames per second."""
     seed: int = 0
-    """Of the first codes, of the drawn rows and of the replacement of empty codes."""
+    """Seed of the initial codes, the drawn rows and the replacement of empty codes."""
 
 
 MINI_PROBE = ProbeConfig(num_codes=512)
@@ -57,7 +57,7 @@ class ProbeQuantizer:
     """1 / standard deviation; 0 for dimensions that never change."""
     codes_KD: Tensor
     distortion: float
-    """Mean squared distance per dimension of the fitted rows to their code (1 = the codes explain nothing)."""
+    """Mean squared distance per dimension from the fitted rows to their code (1: the codes explain nothing)."""
     used_codes: int
     """Codes with at least one of the fitted rows."""
 
@@ -68,7 +68,7 @@ class ProbeQuantizer:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What the token LM says about probe tokens."""
+    """Results of the token LM for probe tokens."""
 
     predictability: PredictabilityResult
     quantizer: ProbeQuantizer
@@ -101,10 +101,10 @@ def measure_probe(
 ) -> ProbeResult:
     """Fit the probe on the train clips, tokenise all clips, train the token LM, score valid and test.
 
-    All of it where the codec is.
+    Runs on the codec's device.
 
     Raises:
-        ValueError: a codec that does not show its latents (`protocol.HasFeatures`), or fewer train frames than probe
+        ValueError: a codec that does not expose its latents (`protocol.HasFeatures`), or fewer train frames than probe
             codes.
     """
     config = config or ProbeConfig()
@@ -147,7 +147,7 @@ def pooled(latent_TD: Tensor, frame_rate: float, max_frame_rate: float) -> Tenso
 def fit_probe(latent_ND: Tensor, config: ProbeConfig) -> ProbeQuantizer:
     """Standardise, then k-means (Lloyd 1982); a code that loses all its rows moves to a random row.
 
-    The same rows and seed give the same codes. Errors: ValueError for fewer rows than codes, or non-finite latents.
+    The same rows and seed give the same codes. Raises ValueError for fewer rows than codes, or non-finite latents.
     """
     if latent_ND.shape[0] < config.num_codes:
         raise ValueError(

@@ -48,7 +48,7 @@ class ReconstructionResult:
         return [value for value in measured if value is not None]
 
     def mean(self, metric: str) -> Interval:
-        """Mean over the files where the metric could be measured, with a 95 % bootstrap interval."""
+        """Mean over the files for which the metric could be measured, with a 95 % bootstrap interval."""
         return bootstrap_mean(self.values(metric))
 
     def failures(self, metric: str) -> dict[str, int]:
@@ -73,9 +73,9 @@ class ReconstructionResult:
 
 
 def compare_reconstruction(a: ReconstructionResult, b: ReconstructionResult, metric: str) -> PairedComparison:
-    """B against A on the files where both could be measured. Errors: ValueError unless both have the same files."""
+    """B against A on the files for which both could be measured. Raises ValueError unless both have the same files."""
     if [row.id for row in a.rows] != [row.id for row in b.rows]:
-        raise ValueError("the two results are about different files: measure both on the same manifest")
+        raise ValueError("the two results cover different files: measure both on the same manifest")
     pairs = [(x.metrics[metric].value, y.metrics[metric].value) for x, y in zip(a.rows, b.rows, strict=True)]
     both = [(x, y) for x, y in pairs if x is not None and y is not None]
     return compare_paired([x for x, _ in both], [y for _, y in both])
@@ -99,13 +99,13 @@ def measure_reconstruction(
     resampled copy, and its output is resampled back.
 
     Args:
-        encoded: the codec and what it has made already.
+        encoded: the codec and its earlier results.
         clips: those that the journal does not know are decoded.
-        metrics: names from `spectral.METRICS`.
-        asr: recogniser for word errors (`wer.load_transcriber`); None: none.
+        metrics: names from `registry.METRICS`.
+        asr: recogniser for word errors (`wer.load_transcriber`); None leaves them out.
         asr_languages: languages of the recogniser.
         num_workers: processes that measure; None takes as many as there are free cores, 0 measures in this process.
-        journal: where rows are kept and looked up by the codec's weights.
+        journal: rows kept from earlier, looked up by the codec's weights.
         domain: field of the manifest by which tables are split.
 
     Raises:
@@ -129,7 +129,7 @@ def measure_reconstruction(
             text, language = clip.text if clip in spoken else "", clip.language or asr_languages[0]
             yield Job(keys[i], row, reference_S, decoded_S, rate, names, text, language, asr)
 
-    known = journal if weights is not None else None  # what has no name cannot be looked up
+    known = journal if weights is not None else None  # without a fingerprint nothing can be looked up
     rows = measure_missing(keys, jobs, names, asr, num_workers, known, on_progress)
     domains = [str(getattr(clip, domain, "") or "") for clip in clips]
     return ReconstructionResult([replace(row, domain=name) for row, name in zip(rows, domains, strict=True)])
@@ -144,7 +144,7 @@ def measure_missing(
     journal: Journal | None,
     on_progress: Callable[[float], None] | None,
 ) -> list[ClipRow]:
-    """Rows by their keys, in order; `jobs` makes those that the journal does not know, by their places.
+    """Rows by their keys, in order; `jobs` makes those that are not in the journal, by their indices.
 
     Raises:
         ValueError: unknown metrics, or packages that are not installed; before the first job is made.

@@ -1,4 +1,4 @@
-"""The measures, and everything that was measured about one codec: the rows of every table.
+"""All measures, and the results of one codec: the rows of every table.
 
     row = measure_system("mine", encoded, corpus, config)
     row.cells()["lm_bits_per_second"].format()
@@ -61,7 +61,7 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class SystemRow:
-    """Everything measured about one system; None where it was not measured."""
+    """All results of one system; None if not measured."""
 
     name: str
     nominal_bits_per_second: float
@@ -139,7 +139,7 @@ def compare(a: SystemRow, b: SystemRow, key: str) -> PairedComparison | None:
 
 
 def table_cells(rows: Sequence[SystemRow]) -> list[tuple[Measure, list[Interval | None]]]:
-    """The measures that at least one system has, in table order, each with one cell a system."""
+    """The measures that at least one system has, in table order, each with one cell per system."""
     cells = [row.cells() for row in rows]
     used = [measure for measure in MEASURES if any(measure.key in cell for cell in cells)]
     return [(measure, [cell.get(measure.key) for cell in cells]) for measure in used]

@@ -1,11 +1,11 @@
-"""What a codec makes of speech as it arrives outside a studio: other levels, silence, telephone bands, noise.
+"""Robustness of a codec to speech from outside a studio: other levels, silence, telephone bands, noise.
 
     result = measure_robustness(encoded, clips, [Condition("level", -40.0), Condition("pause", 1.0)])
     print(result.mean(Condition("level", -40.0), "level_error").format())
 
-Every clip is scaled to a peak of -6 dBFS, changed by the condition, coded, decoded, and compared with what went in,
-at the recording's own rate. Signals without speech (zeros, dither, white noise) have one measure: how loud what comes
-out is. Shapes: S samples. Test: tests/evaluation/test_robustness.py.
+Every clip is scaled to a peak of -6 dBFS, changed by the condition, coded, decoded, and compared with the input, at the
+recording's own rate. Signals without speech (zeros, dither, white noise) have one measure: the level of the output.
+Shapes: S samples. Test: tests/evaluation/test_robustness.py.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_me
 
 PEAK = 10 ** (-6 / 20)
 FLOOR_DB = -140.0
-"""Digital silence has no level in decibels; it counts as this."""
+"""Level assigned to digital silence, dBFS."""
 EDGE_SECONDS = 0.05
-"""Of a pause, at both ends, left out: a codec's window reaches into the speech."""
+"""Left out at both ends of a pause: a codec's window reaches into the speech."""
 TELEPHONE_HZ = (300.0, 3400.0)
 SILENT_SECONDS = 2.0
 SILENT_DRAWS = 3
@@ -60,7 +60,7 @@ class Condition:
 
     @property
     def silent(self) -> bool:
-        """Whether there is no speech in it."""
+        """Whether the signal has no speech."""
         return self.kind in ("zeros", "dither", "white")
 
 
@@ -82,8 +82,8 @@ class RobustnessRow:
     id: str
     condition: Condition
     metrics: dict[str, Measured]
-    """`level_error` in dB and the metrics that were asked for; `silence` (dBFS of what comes out where zeros, dither
-    or faint noise went in) for pauses and signals without speech."""
+    """`level_error` in dB and the requested metrics; `silence` (output level in dBFS for zeros, dither or faint noise)
+    for pauses and signals without speech."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class RobustnessResult:
         return bootstrap_mean(list(self.values(condition, metric).values()))
 
     def loudest(self, condition: Condition) -> float:
-        """The loudest output where silence went in, dBFS."""
+        """The loudest output for silent input, dBFS."""
         return max(self.values(condition, "silence").values())
 
 
@@ -133,12 +133,12 @@ def measure_robustness(
 ) -> RobustnessResult:
     """Measure every clip under every condition.
 
-    Noise depends on the seed, the clip's id and its length alone, so every codec hears the same.
+    Noise depends on the seed, the clip's id and its length alone, so every codec gets the same.
 
     Args:
         encoded: the codec.
-        clips: speech; a clip of zeros has no level and is refused.
-        conditions: what is done to them.
+        clips: speech; a clip of zeros has no level and is rejected.
+        conditions: applied to every clip.
         metrics: names from `metrics.registry.METRICS`.
         seed: of noise and dither.
         num_workers: processes that measure; None takes as many as there are free cores, 0 measures in this process.
@@ -176,7 +176,7 @@ def measure_robustness(
             if condition.kind == "pause":
                 known["silence"] = Measured(level_db(came_S[_inside_pause(sent_S.size, rate, condition.amount)]))
             rows[name, condition] = RobustnessRow(name, condition, known)
-            # At one level: the question is what became of the speech, not whether a metric has a threshold.
+            # At one level: the measure is the damage to the speech, not whether a metric has a threshold.
             gain = PEAK / max(float(np.abs(sent_S).max()), 1e-9) if condition.kind == "level" else 1.0
             places[str(len(places))] = name, condition
             yield Job(str(len(places) - 1), ClipRow(name), gain * sent_S, gain * came_S, rate, tuple(metrics))
@@ -226,7 +226,7 @@ def altered(wav_S: np.ndarray, rate: int, condition: Condition, clip_id: str, se
 
 
 def _inside_pause(size: int, rate: int, seconds: float) -> slice:
-    """Where the pause is, its edges left out, in a signal of `size` samples, the pause included."""
+    """The pause without its edges, in a signal of `size` samples including the pause."""
     start, edge = (size - round(seconds * rate)) // 2, round(EDGE_SECONDS * rate)
     return slice(start + edge, start + round(seconds * rate) - edge)
 
@@ -238,9 +238,9 @@ def level_db(wav_S: np.ndarray) -> float:
 
 
 def level_error(sent_S: np.ndarray, came_S: np.ndarray, rate: int) -> float:
-    """Level of the speech that came out over that which went in, dB.
+    """Level of the output speech relative to the input speech, dB.
 
-    Of the 20 ms pieces where the input is in its louder half: pauses have no part in it.
+    Over the 20 ms pieces in which the input is in its louder half, so that pauses do not count.
     """
     size = max(1, min(rate // 50, sent_S.size))
     sent, came = (

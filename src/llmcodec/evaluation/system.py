@@ -1,10 +1,10 @@
-"""One codec, everything measured: the row of a table. Used by `llmcodec compare`, the quickstart and the experiments.
+"""All measurements of one codec: a row of a table. Used by `llmcodec compare`, the quickstart and the experiments.
 
     with EncodedCorpus(codec) as encoded:
         row = measure_system("mine", encoded, corpus, MeasurementConfig())
 
 Reconstruction and consistency are measured on held-out clips; a small token LM is trained on the codec's tokens of the
-train clips and scored on the held-out ones (`predictability`), and on a suite in SALMon's manner where one is given.
+train clips and scored on the held-out ones (`predictability`), and on a SALMon-style suite if one is given.
 Test: tests/evaluation/test_encoded_corpus.py, tests/integration/test_sweep.py.
 """
 
@@ -55,7 +55,7 @@ class Corpus:
 
     @property
     def hashes(self) -> list[str]:
-        """One digest a split."""
+        """One digest per split."""
         return [manifest_hash(split) for split in (self.train, self.valid, self.test)]
 
     @property
@@ -75,11 +75,11 @@ class MeasurementConfig:
     slow_metrics: bool = True
     """PESQ and STOI (needs the packages of the `metrics` extra)."""
     metrics: list[str] | None = None
-    """Names of metrics; null takes Codec-SUPERB's six, or the three fast ones."""
+    """Names of metrics; null takes Codec-SUPERB's six, or three fast ones (see `slow_metrics`)."""
     consistency_clips: int | None = 40
     """Clips for slice consistency; 0 leaves it out, null takes all."""
     workers: int | None = None
-    """Processes for PESQ and STOI; null takes what is free, at most 2."""
+    """Processes for PESQ and STOI; null takes the free cores, at most 2."""
     ngrams: bool = False
     """Bits per token of 1- to 4-gram models."""
     asr: str | None = None
@@ -102,11 +102,11 @@ def measure_system(
     config: MeasurementConfig,
     on_progress: OnProgress | None = None,
 ) -> SystemRow:
-    """One codec: everything that the configuration asks for, from one pass over the clips.
+    """Measure one codec as configured, in one pass over the clips.
 
     Args:
         name: of the row.
-        encoded: the codec; what it has made already is not made again.
+        encoded: the codec; its earlier results are reused.
         corpus: the token LM trains on `train`, everything else is measured on the held-out clips.
         config: the protocol.
         on_progress: called with a stage and the share of it that is done.
@@ -189,11 +189,11 @@ def look_up_system(
     fresh: bool = False,
     on_progress: OnProgress | None = None,
 ) -> SystemRow:
-    """`measure_system`, or what it measured before.
+    """`measure_system`, or its cached result.
 
     Args:
-        cache: folder of kept rows; None keeps nothing.
-        fresh: measure again what was kept.
+        cache: folder of cached rows; None turns caching off.
+        fresh: measure again instead of using the cache.
     """
     key = (
         measurement_key(encoded.codec, corpus.state, config, _suite_state(config.salmon)) if cache is not None else None
@@ -211,7 +211,7 @@ def _suite_state(suite: str | None) -> list[Any]:
 
 
 def reconstruction_row(name: str, encoded: EncodedCorpus, result: ReconstructionResult) -> SystemRow:
-    """A row of fidelity alone: bitrates and codebook use beside it."""
+    """A row with fidelity, bitrates and codebook use only."""
     codec, codes = encoded.codec, [torch.tensor(row.codes) for row in result.rows]
     statistics = code_statistics(codes, codec.codebook_size, codec.num_codebooks)
     more = {"entropy_bits_per_second": codec.frame_rate * codec.num_codebooks * statistics.unigram_entropy_bits}
@@ -247,7 +247,7 @@ def add_probe(
 
 
 def nominal_bits_per_second(codec: Codec) -> float:
-    """What the codec says itself (`bitrate`: some send a code less often than its place in a frame), else all codes."""
+    """The codec's own `bitrate` (some codecs send a code less often than once per frame), else that of all codes."""
     whole = codec.frame_rate * codec.num_codebooks * math.log2(codec.codebook_size)
     return float(getattr(codec, "bitrate", whole))
 

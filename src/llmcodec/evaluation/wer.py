@@ -1,7 +1,7 @@
 """Word error rate: does a speech recogniser still understand the reconstruction?
 
     rows = measure_reconstruction(encoded, clips, asr="faster-whisper").words
-    floor = measure_recordings(clips)      # without a codec: what the recogniser costs by itself
+    floor = measure_recordings(clips)      # without a codec: the recogniser's own errors
     print(word_error_rate(rows).format(), word_error_rate(floor).format())
 
 Recognisers: any Hugging Face speech model (hub id or folder) through transformers' pipeline, or `faster-whisper`:
@@ -56,7 +56,7 @@ class WordRow:
 
 
 def spoken_clips(clips: Sequence[Clip], languages: Sequence[str] = ("en",)) -> list[Clip]:
-    """Clips whose word errors mean something: transcribed, in a language of the recogniser, long enough."""
+    """Clips with meaningful word errors: transcribed, in a language of the recogniser, long enough."""
     return [
         clip
         for clip in clips
@@ -80,7 +80,7 @@ def check_spoken(clips: Sequence[Clip], languages: Sequence[str] = ("en",)) -> l
 def measure_recordings(
     clips: Sequence[Clip], asr: str | Transcriber = OFFLINE, languages: Sequence[str] = ("en",)
 ) -> list[WordRow]:
-    """Recognise the recordings themselves: what the recogniser gets wrong without any codec.
+    """Recognise the original recordings: the recogniser's errors without any codec.
 
     Raises:
         ValueError: no clip is left by `spoken_clips`, or a package or model is missing.
@@ -93,7 +93,7 @@ def measure_recordings(
 
 
 def word_row(name: str, text: str, heard: str, language: str = "en") -> WordRow:
-    """Count the word errors of one utterance by jiwer's alignment. Errors: ValueError for a text without words."""
+    """Count the word errors of one utterance by jiwer's alignment. Raises ValueError for a text without words."""
     jiwer = load_metric_package("jiwer")
     text, heard = normalise(text, language), normalise(heard, language)
     if not text:
@@ -108,9 +108,9 @@ def word_error_rate(rows: Sequence[WordRow]) -> Interval:
 
 
 def compare_words(a: Sequence[WordRow], b: Sequence[WordRow]) -> PairedComparison:
-    """Word error rate of B against A, paired by utterance. Errors: ValueError unless both heard the same ones."""
+    """Word error rate of B against A, paired by utterance. Raises ValueError unless both cover the same ones."""
     if [row.id for row in a] != [row.id for row in b]:
-        raise ValueError("the two results are about different utterances: recognise the same clips")
+        raise ValueError("the two results cover different utterances: recognise the same clips")
     return compare_paired([r.errors for r in a], [r.errors for r in b], weights=[r.num_words for r in a])
 
 
@@ -129,7 +129,7 @@ def _normaliser(english: bool) -> Callable[[str], str]:
 
 @functools.lru_cache(maxsize=2)
 def load_transcriber(name: str) -> Transcriber:
-    """A recogniser by name, kept for later calls. Errors: ValueError that says what to install."""
+    """A recogniser by name, cached. Raises ValueError that says what to install."""
     kind, _, folder = name.partition(":")
     if kind == OFFLINE:
         return _faster_whisper(Path(folder) if folder else offline_model())

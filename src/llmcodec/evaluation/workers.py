@@ -1,6 +1,6 @@
 """Measure many pairs of signals in parallel processes.
 
-A `Job` is one pair (arrays, or paths that the worker reads), a `ClipRow` what is measured. Workers import numpy, not
+A `Job` is one pair (arrays, or paths that the worker reads), a `ClipRow` its measurements. Workers import numpy, not
 torch. Test: tests/evaluation/test_workers.py.
 """
 
@@ -44,7 +44,7 @@ class ClipRow:
     reconstruction: str = ""
     """Path of the reconstruction, where it is a file."""
     words: WordRow | None = None
-    """Word errors, where a recogniser was asked for and the clip has a transcript."""
+    """Word errors, if a recogniser was requested and the clip has a transcript."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Job:
     key: str
     """Names pair, codec and settings: equal keys have equal results."""
     row: ClipRow
-    """What is known of it before it is measured."""
+    """The row before it is measured."""
     reference: np.ndarray | str
     """float32 (S,), or the path of a file."""
     reconstruction: np.ndarray | str
@@ -87,7 +87,7 @@ def run_job(job: Job) -> tuple[str, ClipRow]:
 
 
 def _signals(job: Job) -> tuple[np.ndarray, np.ndarray, int]:
-    """Both signals at one rate and of one length. Raises ValueError where that cannot be had."""
+    """Both signals at one rate and of one length. Raises ValueError if that is impossible."""
     sample_rate = job.sample_rate
     reference, reconstruction = job.reference, job.reconstruction
     if isinstance(reference, str):
@@ -104,7 +104,7 @@ def _signals(job: Job) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def measure_jobs(jobs: Iterable[Job], num_workers: int | None) -> Iterator[tuple[str, ClipRow]]:
-    """Keys and rows as they are ready, in any order.
+    """Yield keys and rows as they are ready, in any order.
 
     Args:
         jobs: taken as workers become free, so it may be a generator that decodes audio.
@@ -132,11 +132,11 @@ def measure_jobs(jobs: Iterable[Job], num_workers: int | None) -> Iterator[tuple
 
 
 def _processes() -> BaseContext:
-    """Never forked from here, where torch may hold threads; from a server that has imported what a worker needs."""
+    """Processes from a fork server that has imported what a worker needs: here torch may hold threads."""
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
     context = get_context("forkserver")
-    # Those not installed are passed over.
+    # Those not installed are skipped.
     context.set_forkserver_preload([__name__, "parselmouth", "scipy.fft"])
     return context
 
@@ -156,6 +156,6 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 def free_cores(limit: int = 8) -> int:
-    """Cores that nobody uses now, at most `limit`; 0 where all are busy."""
+    """Cores that are idle now, at most `limit`; 0 if all are busy."""
     idle = (os.cpu_count() or 1) - os.getloadavg()[0] if hasattr(os, "getloadavg") else 1
     return max(0, min(limit, round(idle)))

@@ -1,4 +1,4 @@
-"""Codecs measured alike on one corpus, as `llmcodec compare` does: rows, words, a page with pictures and sounds.
+"""Codecs measured the same way on one corpus, for `llmcodec compare`: rows, verdicts, a page with figures and audio.
 
     systems = named_systems(["bundled", "mine=runs/mine"])
     comparison = Comparison(corpus, MeasurementConfig())
@@ -54,20 +54,20 @@ class System:
 
     @property
     def run(self) -> Path | None:
-        """The run folder that it comes from: the place itself, or the folder above `codec`; None if there is none."""
+        """Its run folder: the place itself, or the folder above `codec`; None if there is none."""
         place = Path(self.place)
         return next((one for one in (place, place.parent) if place.is_dir() and (one / "log.jsonl").is_file()), None)
 
 
 class Comparison:
-    """Rows of systems that are measured alike, and recordings as every system gives them back.
+    """Rows of systems that are measured the same way, and recordings as every system reconstructs them.
 
     Args:
         corpus: the same clips for all.
         measurement: what is measured.
         recordings: held-out recordings for the page.
-        cache: folder of kept measurements; None keeps nothing.
-        fresh: measure again what was kept.
+        cache: folder of cached measurements; None turns caching off.
+        fresh: measure again instead of using the cache.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Comparison:
         self.tracks: dict[Clip, list[Track]] = {clip: [] for clip in choose_recordings(corpus.held_out, recordings)}
 
     def add(self, name: str, encoded: EncodedCorpus, on_progress: OnProgress | None = None) -> None:
-        """Measure a system, or take from the cache what was measured before; `name` is that of its row."""
+        """Measure a system, or take its row from the cache; `name` is that of the row."""
         kept = (self.cache, self.fresh)
         self.rows.append(look_up_system(name, encoded, self.corpus, self.measurement, *kept, on_progress))
         for clip, wav_S in encoded.reconstructions(list(self.tracks)):
@@ -119,7 +119,7 @@ def named_systems(entries: Sequence[str]) -> list[System]:
 
 
 def open_systems(systems: Sequence[System], device: str) -> Iterator[tuple[str, EncodedCorpus]]:
-    """Name and codec of one system after the other; what a codec has made goes when the next one is opened."""
+    """Name and codec of one system after the other; each is closed when the next one is opened."""
     for system in systems:
         with EncodedCorpus(load_codec(system.place, device)) as encoded:
             yield system.name, encoded
@@ -131,7 +131,7 @@ def prefixed(on_progress: OnProgress, name: str) -> OnProgress:
 
 
 def choose_recordings(clips: Sequence[Clip], count: int) -> list[Clip]:
-    """Recordings of 1.5 to 6 s (of any length if there are none), with a transcript where there are such."""
+    """Recordings of 1.5 to 6 s (of any length if there are none), preferably with a transcript."""
     suitable = [clip for clip in clips if 1.5 <= clip.duration <= 6.0]
     with_text = [clip for clip in suitable if clip.text]
     return spread(with_text or suitable or clips, min(count, len(clips)))[:count]
@@ -143,11 +143,11 @@ def write_comparison(
     """Write the page (.html), the table (.md), and values, intervals and rows per file (.json).
 
     Args:
-        output: name of the files; an ending is taken off.
+        output: name of the files; an ending is dropped.
         comparison: what was measured.
         systems: where the codecs come from.
         manifest: name of the corpus.
-        typed: the command, where this is not a run of the console script.
+        typed: the command to show outside the console script.
     """
     rows, corpus, lm = comparison.rows, comparison.corpus, comparison.measurement.likelihood
     meta = ReportMeta(
@@ -177,7 +177,7 @@ def write_comparison(
 
 
 def curves(rows: Sequence[SystemRow], systems: Sequence[System]) -> list[Curve]:
-    """The token LM's learning curve of every system, and the terms of training of those that are runs."""
+    """The token LM's learning curve of every system, and the training terms of those that are runs."""
     order = list(dict.fromkeys([system.name for system in systems] + [row.name for row in rows]))
     measured = any(row.predictability is not None for row in rows)
     drawn = [replace(learning_curve(rows), order=order)] if measured else []
@@ -195,7 +195,7 @@ def curves(rows: Sequence[SystemRow], systems: Sequence[System]) -> list[Curve]:
 
 
 def _log(run: Path) -> list[dict[str, Any]]:
-    """Rows of `log.jsonl`; lines that are no row (cut short by a killed run) are passed over."""
+    """Rows of `log.jsonl`; lines that are not rows (cut short by a killed run) are skipped."""
     rows = []
     for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines():
         try:
@@ -208,14 +208,14 @@ def _log(run: Path) -> list[dict[str, Any]]:
 
 
 def all_statements(rows: Sequence[SystemRow]) -> list[Statement]:
-    """The verdict on every system against the first; the caveat that ends each is said once, at the end."""
+    """The verdict on every system against the first; their common caveat comes once, at the end."""
     verdicts = [verdict(rows[0], other) for other in rows[1:]]
     caveats = list(dict.fromkeys(statements[-1] for statements in verdicts))
     return [statement for statements in verdicts for statement in statements[:-1]] + caveats
 
 
 def run_facts(systems: Sequence[System]) -> dict[str, dict[str, str]]:
-    """What `run.json` tells of every run: how to make it again."""
+    """Facts from `run.json` of every run: how to reproduce it."""
     found = {}
     for system in systems:
         path = system.run / "run.json" if system.run is not None else None

@@ -1,8 +1,8 @@
-"""`llmcodec quickstart`: adapt the bundled codec on the bundled speech through a pretrained LM, and show what it did.
+"""`llmcodec quickstart`: adapt the bundled codec on the bundled speech through a pretrained LM, and show the effect.
 
 Trains a control (the same steps without language terms) and the adapted codec; measures base, control, adapted codec,
-and the adapted codec encoding by search, all alike; prints the table, says in words what improved and what it cost,
-and writes `report.html`. Every stage can be resumed. Test: tests/integration/test_quickstart.py.
+and the adapted codec encoding by search, all the same way; prints the table and a verdict in words, and writes
+`report.html`. Every stage can be resumed. Test: tests/integration/test_quickstart.py.
 """
 
 from __future__ import annotations
@@ -150,12 +150,12 @@ def bundled_corpus() -> Corpus:
 
 
 def named(name: str, statements: list[Statement]) -> list[Statement]:
-    """Statements that say which system they are about."""
+    """Statements with the system's name in them."""
     return [s if name in s.text else Statement(s.kind, f"{name}: {s.text}") for s in statements]
 
 
 def settings_of(recipe: Recipe) -> dict[str, str]:
-    """The lines of the recipe that matter, for the report."""
+    """The main settings of the recipe, for the report."""
     weights = {name: value for name, value in asdict(recipe.weights).items() if value}
     return {
         "steps": str(recipe.steps),

@@ -1,4 +1,4 @@
-"""What is asked of a codec, whatever runs it: numpy in, numpy out. Imports neither torch nor transformers.
+"""The interface to a codec, whatever runs it: numpy in, numpy out. Imports neither torch nor transformers.
 
 `TorchRuntime` (torch_runtime.py) drives any `protocol.Codec`, `OnnxRuntime` (onnx_runtime.py) an exported folder.
 Many clips go through `encode_many`, which batches them by length:
@@ -20,7 +20,7 @@ import numpy as np
 from llmcodec.io.token_file import TokenProvenance
 
 WINDOW_SECONDS = 256.0
-"""Audio that `encode_many` holds at once: enough to sort clips into full batches, little to keep in memory."""
+"""Audio that `encode_many` holds at once: enough to sort clips into full batches, little enough for memory."""
 T = TypeVar("T")
 
 
@@ -48,7 +48,7 @@ class Runtime(Protocol):
     ) -> Iterator[np.ndarray]:
         """Codes (Q, t) piece by piece -> float32 blocks (S,), in bounded memory.
 
-        chunk_seconds: decoded at once; a live stream names few, so that blocks come early. None: as for files.
+        chunk_seconds: decoded at once; a live stream sets it low, so that blocks come early. None: as for files.
         """
 
     def coders(self) -> AbstractContextManager[Coders]:

@@ -47,14 +47,14 @@ def export_codec(
 
     Args:
         codec: bundled, a folder, or a Hugging Face hub id of an llmcodec codec.
-        output: folder to write; it gets its name when everything is in it.
+        output: folder to write; it appears under this name when it is complete.
         format: hf for transformers, onnx for ONNX Runtime (needs the extra onnx).
         precision: of the saved weights, hf only; fp16 halves the file and is read back as fp32.
         licence: of the weights, as the hub names it (cc-by-4.0); goes into the model card.
         overwrite: write into a folder that is not empty; a README.md in it stays.
 
     Returns:
-        The folder and what is in it, for people.
+        The folder and its contents, as text for the user.
     """
     if format == "onnx" and precision != "fp32":
         raise ValueError("--precision fp16 is for --format hf; the graphs are float32")
@@ -77,7 +77,7 @@ def export_codec(
 def write_onnx(codec: LLMCodec, name: str, folder: Path) -> OnnxConfig:
     """The two graphs and llmcodec_onnx.json, which `OnnxRuntime` reads, into an existing folder."""
     noise = 0.1 * torch.randn(1, 1, codec.sample_rate, generator=torch.Generator().manual_seed(0))
-    codec.encode(noise.to(codec.device))  # broken weights are refused here: the graph cannot say that they are
+    codec.encode(noise.to(codec.device))  # broken weights are rejected here: the graph cannot report them
     identity = identity_of(codec, name)
     config = OnnxConfig(
         identity,

@@ -1,4 +1,4 @@
-"""llmcodec_onnx.json: what the two graphs of an exported codec do not say, checked when it is read. No torch.
+"""llmcodec_onnx.json: properties of an exported codec that its graphs do not contain, checked on reading. No torch.
 
     config = OnnxConfig.load("folder")
     config.identity.sample_rate
@@ -24,7 +24,7 @@ MAX_CONFIG_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class OnnxConfig:
-    """llmcodec_onnx.json: all that the graphs do not say."""
+    """Contents of llmcodec_onnx.json."""
 
     identity: TokenProvenance
     n_fft: int

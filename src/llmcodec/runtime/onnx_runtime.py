@@ -3,7 +3,7 @@
     runtime = OnnxRuntime("folder")
     codes = runtime.encode_batch([wav_a, wav_b])
 
-The folder holds encoder.onnx, decoder.onnx (codec/interop/onnx_export.py) and llmcodec_onnx.json. Padding and
+The folder contains encoder.onnx, decoder.onnx (codec/interop/onnx_export.py) and llmcodec_onnx.json. Padding and
 reflection at the ends of a clip happen here. Streams are cut on the grid of `codec.longform`: 30 s chunks with all the
 context that a frame sees, or 5 s of it where attention has no bound.
 Shapes: S samples, T frames, P samples with the reflected ends. Test: tests/runtime/test_onnx.py.
@@ -33,7 +33,7 @@ PROBE_FRAMES = 50
 
 
 class OnnxRuntime:
-    """Meets `coding.runtime.Runtime`.
+    """Implements `runtime.base.Runtime`.
 
     Args:
         folder: made by `llmcodec export --format onnx`.
@@ -150,7 +150,7 @@ class OnnxRuntime:
         def one(piece: np.ndarray, skip: int, stop: int | None) -> np.ndarray:
             return self._decode([piece])[0][skip * hop : None if stop is None else stop * hop]
 
-        held = np.empty(0, np.float32)  # the last piece waits, because only then it is known whether all is covered
+        held = np.empty(0, np.float32)  # the last piece waits until it is known whether the length is covered
         for wav in self._chunked(checked(), 1, chunk, left, right, one):
             if length is not None:
                 wav = wav[: max(0, length - made)]
@@ -176,9 +176,9 @@ class OnnxRuntime:
     ) -> Iterator[np.ndarray]:
         """Pieces along the last axis, `unit` samples or codes per frame -> what `code` gives per chunk, in order.
 
-        chunk, left, right: frames that are coded at once, and of context before and behind them.
+        chunk, left, right: frames coded at once, and frames of context before and after them.
 
-        `code(window, skip, stop)`: `window` begins with `skip` frames of context; what it gives is wanted from there to
+        `code(window, skip, stop)`: `window` begins with `skip` frames of context; its result is needed from there to
         frame `stop` of the window (None: to its end).
         """
         parts: list[np.ndarray] = []  # joined only when a chunk is ready, so that tiny pieces stay cheap
@@ -208,7 +208,7 @@ class OnnxRuntime:
         many: Callable[[list[int]], list[np.ndarray]],
         one: Callable[[int], np.ndarray],
     ) -> list[np.ndarray]:
-        """Results in order: of clips up to `longest` by `many` in batches, of the others one by one."""
+        """Results in order: clips up to `longest` by `many` in batches, the others one by one."""
         results = {i: one(i) for i, length in enumerate(lengths) if length > longest}
         short = [i for i in range(len(lengths)) if i not in results]
         for batch in length_batches([lengths[i] for i in short], self.batch_samples):
@@ -237,7 +237,7 @@ class OnnxRuntime:
         return (self.default_context, self.default_context) if context is None else context
 
     def _longest(self, context: tuple[int, int] | None, unit: int) -> float:
-        """Length above which a clip is cut into chunks, where attention is bounded and they give the same."""
+        """Length above which a clip is cut into chunks, if attention is bounded, so that the codes stay the same."""
         return math.inf if context is None else (self.chunk_frames + context[1]) * unit
 
     def _check_length(self, length: int | None, frames: int) -> None:

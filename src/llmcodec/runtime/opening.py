@@ -35,7 +35,7 @@ def open_runtime(
         precision: `auto` takes the fastest that keeps the tokens; `fp32` is exact; the others are for our own codec
             (`codec.inference`).
         batch_seconds: padded seconds of audio in one call (torch).
-        only: the side that will be used; the other one works too, but is not made fast.
+        only: the side that will be used; the other one works too, but is not optimised.
 
     Raises:
         ValueError: no such codec, a device that is not there, a precision that this runtime does not have.

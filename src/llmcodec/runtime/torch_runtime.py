@@ -39,9 +39,9 @@ class TorchRuntime:
     Args:
         codec: meets `protocol.Codec`.
         name: for people and for token files.
-        identity: where `codec` was already changed for speed: the identity taken before.
+        identity: taken before, if `codec` was already changed for speed.
         batch_seconds: padded seconds of audio in one call of the codec.
-        chunk_seconds: of a stream that are coded at once.
+        chunk_seconds: seconds of a stream that are coded at once.
     """
 
     def __init__(
@@ -78,13 +78,13 @@ class TorchRuntime:
         """Clips (S,) -> latents before the quantiser (T, D) float32 each.
 
         Raises:
-            ValueError: the codec does not show its latents; a clip that `encode_batch` refuses.
+            ValueError: the codec does not expose its latents; a clip that `encode_batch` rejects.
         """
         codec = self.codec
         wavs = [check_waveform(wav, f"encode: clip {index}") for index, wav in enumerate(wavs)]
         if not isinstance(codec, HasFeatures):
             raise ValueError(
-                f"{type(codec).__name__} does not show its latents: the codec needs encode_features "
+                f"{type(codec).__name__} does not expose its latents: the codec needs encode_features "
                 "(protocol.HasFeatures)"
             )
 
@@ -137,8 +137,8 @@ class TorchRuntime:
     ) -> Iterator[np.ndarray]:
         """Codes (Q, t) piece by piece -> blocks (S,), `length` samples together, in bounded memory.
 
-        chunk_seconds: decoded at once, when the frames behind them that the codec looks at are there as well; one
-            frame where a causal codec keeps its state. None: the runtime's own.
+        chunk_seconds: decoded at once, when the later frames that the codec looks at are there as well; one frame where
+            a causal codec keeps its state. None: the runtime's own.
         """
         if chunk_seconds is None:
             chunk_seconds = self.chunk_seconds
@@ -156,8 +156,8 @@ class TorchRuntime:
     def coders(self) -> Iterator[Coders]:
         """On the CPU our packed codec takes one batch per core, each on one thread; else all cores share a batch.
 
-        Short clips leave little to share inside a batch, and threads that do not wait for each other lose nothing to a
-        busy machine.
+        Short clips leave little to parallelise inside a batch, and threads that do not wait for each other lose nothing
+        on a busy machine.
         """
         threads = torch.get_num_threads()
         apart = self.device.type == "cpu" and isinstance(self.codec, InferenceCodec | SearchingCodec)
@@ -190,7 +190,7 @@ class TorchRuntime:
         return [results[i] for i in range(len(lengths))]
 
     def _padded(self, wavs: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Clips (S,) -> (B, 1, S) with zeros behind each, and the mask of real samples, where the codec is."""
+        """Clips (S,) -> (B, 1, S) with zeros after each, and the mask of real samples, where the codec is."""
         lengths_B = torch.tensor([len(wav_S) for wav_S in wavs])
         if int(lengths_B.min()) < 1:
             raise ValueError("encode: a clip is empty; every clip needs at least one sample")

@@ -124,8 +124,7 @@ def _pair_features(folder: Path, row: dict[str, Any]) -> Tensor:
 
 
 def window_features(wav_W: np.ndarray) -> Tensor:
-    """Features that may reveal a splice: log-mel frames (8 ms, hop 4 ms), clicks (second differences), the middle 25 ms
-    of the waveform."""
+    """Features that may reveal a splice: log-mel frames (8 ms, hop 4 ms), clicks (second differences), waveform."""
     wave = torch.as_tensor(wav_W, dtype=torch.float32)
     frames = wave.unfold(0, 128, 64) * torch.hann_window(128)
     power = torch.fft.rfft(frames, 256).abs() ** 2

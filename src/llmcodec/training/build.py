@@ -91,9 +91,9 @@ def build_adversary(recipe: Recipe) -> Adversary | None:
 
 
 def build_language(recipe: Recipe, codec: LLMCodec, fresh: bool = True) -> LanguageObjective | None:
-    """The language side; a small audio LM beside a pretrained codec starts from that codec's tokens.
+    """The language side; with a pretrained codec, a small audio LM starts from that codec's tokens.
 
-    fresh: False when a checkpoint will be loaded over it, so that where it starts does not matter.
+    fresh: False when a checkpoint will be loaded over it, so that its initialisation does not matter.
     """
     if recipe.language is None:
         return None

@@ -61,7 +61,7 @@ def join_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def missing_items(expected: Any, found: Any, path: str = "") -> list[str]:
-    """Paths of what a nested state should hold and does not; values are not compared."""
+    """Paths missing from a nested state; values are not compared."""
     if isinstance(expected, Mapping):
         if not isinstance(found, Mapping):
             return [path.lstrip("/")]
@@ -131,7 +131,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def rng_state() -> dict[str, Any]:
-    """Global random states of every kind (training draws from keyed generators; libraries may use these)."""
+    """All global random states (training draws from keyed generators; libraries may use these)."""
     _, numbers, *numpy_rest = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "cpu": torch.get_rng_state(),

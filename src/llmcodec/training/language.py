@@ -48,16 +48,17 @@ class LanguageConfig:
     rate: RateConfig = field(default_factory=RateConfig)
     """Rate term: whose probabilities, at which temperature."""
     rate_to_codec: Schedule | float = 1.0
-    """Share of the rate term's gradient that reaches the codec: from 0 up, the LM learns before the codec feels it."""
+    """Share of the rate term's gradient that reaches the codec; raised from 0, the LM trains before it affects the
+    codec."""
     audio_rows: str | None = None
     """Start from the rows of an adapted run (`audio_rows.safetensors`); null draws them from the text rows."""
     audio_lm: str | None = None
     """Start from the small audio LM of another run (`audio_lm.safetensors`) or from the `bundled` codec's; null starts
-    from the co-occurrence of a pretrained codec's tokens (`rate.small_lm.start_clips`), else from drawn rows."""
+    from the co-occurrence of a pretrained codec's tokens (`rate.small_lm.start_clips`), else from random rows."""
     released_no_start: bool = False
-    """As the released code: no start embedding, so head 1 reads a state that has already seen its target."""
+    """As in the released code: no start embedding, so head 1 reads a state that has already seen its target."""
     released_crops: bool = False
-    """As the released code: align a crop with the transcript of the whole utterance (else refused)."""
+    """As in the released code: align a crop with the transcript of the whole utterance (otherwise an error)."""
 
 
 class LanguageObjective(nn.Module):
@@ -121,7 +122,7 @@ class LanguageObjective(nn.Module):
         return groups
 
     def save_parts(self, folder: Path) -> None:
-        """Write what another run may start from: `audio_rows.safetensors`, `audio_lm.safetensors`."""
+        """Write files that another run may start from: `audio_rows.safetensors`, `audio_lm.safetensors`."""
         if self.vocabulary is not None:
             save_tensors(folder / "audio_rows.safetensors", self.vocabulary.state_dict())
         if self.audio_lm is not None:

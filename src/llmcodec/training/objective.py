@@ -83,7 +83,7 @@ class CodecObjective(nn.Module):
         return self
 
     def autocast(self, like: Tensor) -> torch.autocast:
-        """bfloat16 around conformers and LM, if the recipe wants it; what must not be rounded opts out by itself."""
+        """bfloat16 around conformers and LM, if the recipe says so; operations that need float32 turn autocast off."""
         return torch.autocast(like.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
 
     def forward(self, batch: ClipBatch, step: int) -> LossTerms:
@@ -172,7 +172,7 @@ class CodecObjective(nn.Module):
         return fake_BS * inside
 
     def adversary_window(self, fake_BS: Tensor, window: Window, ids: Sequence[str], step: int) -> tuple[Tensor, Tensor]:
-        """The stretch of each clip that the discriminators see: they cost more than all the rest.
+        """The stretch of each clip that the discriminators see: they cost more than everything else.
 
         Its place is keyed by seed, step and clip, its length is the same on all ranks (discriminators average over it).
         """

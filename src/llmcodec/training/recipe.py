@@ -1,4 +1,4 @@
-"""A training run in frozen dataclasses: what `recipes/*.yaml` say and `llmcodec train --help` explains.
+"""A training run as frozen dataclasses: the fields of `recipes/*.yaml`, with the help of `llmcodec train --help`.
 
 A run is a recipe, a manifest and a commit. Test: tests/training/test_recipe.py parses every shipped recipe.
 """
@@ -21,7 +21,7 @@ from llmcodec.training.language import LanguageConfig
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which speech, and how it is cut into batches."""
+    """Training clips and how they are batched."""
 
     manifest: str = BUNDLED
     """JSONL manifest of the training clips; "bundled" is the 9-minute corpus inside the package."""
@@ -41,13 +41,13 @@ class DataConfig:
     clips_per_batch: int = 8
     """Clips in one micro-batch on one process."""
     crop_seconds: float | None = None
-    """Read a random crop of this length instead of the whole utterance. LM terms want whole utterances (null)."""
+    """Read a random crop of this length instead of the whole utterance. LM terms need whole utterances (null)."""
     bucket_batches: int = 8
     """Whole utterances of similar length share a batch: sorted within pools of this many batches; 1 does not sort."""
     prefetch: int = 2
-    """Batches read ahead by a background thread; 0 reads in place."""
+    """Batches read ahead by a background thread; 0 reads in the main thread."""
     augmentation: Augmentation = field(default_factory=Augmentation)
-    """Other levels, silence, speed, filters, noise, rooms, lossy codecs; everything is off by default."""
+    """Augmentation: level, silence, speed, filters, noise, rooms, lossy codecs; all off by default."""
 
     def __post_init__(self) -> None:
         for name in ("clips_per_batch", "bucket_batches"):
@@ -70,11 +70,11 @@ class CodecConfig:
     freeze_batch_norm: bool = True
     """Keep the batch-norm statistics of the starting codec (adaptation); false updates them (base training)."""
     audio_kind: str | None = None
-    """Codebook partition to stay in ("speech", ...); null uses all codes."""
+    """Codebook partition to use ("speech", ...); null uses all codes."""
     smaller_codebook: int | None = None
-    """Keep only this many codes, the most used on the training data: the cheap rival of every rate objective."""
+    """Keep only this many codes, the most used on the training data: the simple baseline of every rate objective."""
     revive_below: float = 0.0
-    """A code used less than this share of the average is moved onto a latent of the batch; 0 never."""
+    """A code used less than this share of the average is moved onto a latent of the batch; 0 turns this off."""
     revive_every: int = 10
     """Steps between revivals."""
     revive_until: int = 0
@@ -188,7 +188,7 @@ class GroupConfig:
 
     def __post_init__(self) -> None:
         if not self.clip > 0:
-            raise ValueError(f"recipe: an optimizer's clip must be positive, got {self.clip}; take 1e9 for none")
+            raise ValueError(f"recipe: an optimizer's clip must be positive, got {self.clip}; use 1e9 for no clipping")
         if min(as_schedule(self.lr).value, as_schedule(self.lr).end or 0.0) < 0:
             raise ValueError(f"recipe: a learning rate cannot be negative, got {self.lr}")
 
@@ -240,7 +240,7 @@ class Recipe:
     adversary: AdversaryConfig | None = None
     """Discriminators; null trains without."""
     language: LanguageConfig | None = None
-    """Frozen LM, bridge, prediction, alignment, rate; null trains without."""
+    """Frozen LM, bridge, prediction, alignment, rate; null trains without a language model."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Learning rates and clipping."""
     ema_decay: float | None = None
@@ -250,11 +250,11 @@ class Recipe:
     checkpoint_every: int = 500
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
-    """Checkpoints that stay on disk."""
+    """Number of checkpoints kept on disk."""
     log_every: int = 10
     """Steps between lines of the log."""
     max_bad_steps: int = 5
-    """Non-finite steps in a row that end the run."""
+    """The run stops after this many non-finite steps in a row."""
     trackers: list[str] = field(default_factory=list)
     """accelerate trackers beside the JSONL log: tensorboard, wandb, trackio."""
 
@@ -270,7 +270,7 @@ class Recipe:
         self._check_terms()
 
     def _check_terms(self) -> None:
-        """Every term that ever counts has what it needs."""
+        """Check that every term with a weight has what it needs."""
         language = self.language
         for term in self.weights.ever():
             if term.startswith("adv/") and self.adversary is None:
@@ -281,7 +281,7 @@ class Recipe:
                 raise ValueError(f"recipe: weights.{TERMS[term]} needs a `language` section")
             if term.startswith("align/") and self.data.crop_seconds is not None and not language.released_crops:
                 raise ValueError(
-                    "recipe: data.crop_seconds cuts utterances, but alignment needs audio that speaks all of its text; "
+                    "recipe: data.crop_seconds cuts utterances, but alignment needs audio of its whole text; "
                     "set crop_seconds to null (or language.released_crops to reproduce the released code)"
                 )
             if term == "bridge/ce" and language.bridge.kind != "projected":

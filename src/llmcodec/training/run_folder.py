@@ -1,4 +1,4 @@
-"""`run.json`: what a run is (recipe, manifest, versions, commit), and whether a resumed run is still that run.
+"""`run.json`: what a run is (recipe, manifest, versions, commit), and whether a resumed run still matches it.
 
 Test: tests/training/test_run_folder.py.
 """
@@ -29,8 +29,8 @@ MAY_DIFFER = (
     "data.max_bad",
     "data.clips_per_batch",
 )
-"""Fields of a recipe that may change when a run goes on: nothing that it computes depends on them. Of `clips_per_batch`
-the sampler asks that the batch over all processes stays the same."""
+"""Fields of a recipe that may change when a run is resumed: they do not affect what it computes. For `clips_per_batch`
+the sampler requires that the batch over all processes stays the same."""
 MAY_GROW = ("steps",)
 """No schedule of a codec's recipe reads the number of steps."""
 PACKAGES = ("python", "llmcodec", "torch", "transformers", "accelerate", "numpy", "soundfile", "safetensors")

@@ -1,4 +1,4 @@
-"""What a run leaves for people: a JSONL log, a progress bar, curves as PNG, optional accelerate trackers.
+"""Logs of a run: a JSONL log, a progress bar, curves as PNG, optional accelerate trackers.
 
 Test: tests/training/test_tracking.py.
 """
@@ -60,7 +60,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 class TrainingBar(ProgressBar):
-    """Progress bar with the terms that matter; prints plain lines now and then where there is no terminal."""
+    """Progress bar with the main terms; without a terminal it prints a line now and then."""
 
     def __init__(self, name: str, total: int, done: int, enabled: bool = True, console: Console | None = None):
         columns = (
@@ -77,7 +77,7 @@ class TrainingBar(ProgressBar):
         self.started, self.first, self.printed = time.monotonic(), done, -math.inf
 
     def update(self, done: float, row: Mapping[str, float] | None = None, **fields: Any) -> None:
-        """Say how many steps are done, and the terms of the last one where there are any."""
+        """Show how many steps are done, and the terms of the last one if there are any."""
         terms = headline(row or {})
         super().update(done, **({"terms": terms} if terms else {}))
         now = time.monotonic()
@@ -89,7 +89,7 @@ class TrainingBar(ProgressBar):
 
 
 def headline(row: Mapping[str, float]) -> str:
-    """The few figures worth watching, short."""
+    """The few figures worth watching, as short text."""
     return "  ".join(f"{name.split('/')[-1]} {row[name]:.4g}" for name in HEADLINE if name in row)
 
 

@@ -1,8 +1,8 @@
 """The training loop: `Trainer(recipe).run()`, or `llmcodec train --config recipes/X.yaml`.
 
-Base training from scratch and adaptation by a language model take the same path; the recipe decides. One step reads in
-order in `train_step`. Checkpoints are complete (`training_state`): a resumed run equals an uninterrupted one bit for
-bit on the CPU. Test: tests/integration/test_resume.py, test_two_processes.py.
+Base training from scratch and adaptation by a language model take the same path; the recipe decides. One step is
+`train_step`. Checkpoints are complete (`training_state`): a resumed run equals an uninterrupted one bit for bit on the
+CPU. Test: tests/integration/test_resume.py, test_two_processes.py.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class CollapseError(ArithmeticError):
 
 
 class Trainer:
-    """A run: builds everything from the recipe, trains, leaves `codec/` (a folder `LLMCodec.from_pretrained` reads).
+    """A run: builds everything from the recipe, trains, writes `codec/` (a folder `LLMCodec.from_pretrained` reads).
 
     Args:
         recipe: what to do. resume: continue from the newest checkpoint in the run folder (if any).
@@ -59,7 +59,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, resume: bool = False, show_progress: bool = True, allow_changes: bool = False):
         self.recipe, self.folder, self.allow_changes = recipe, Path(recipe.run), allow_changes
         ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
-        AcceleratorState._reset_state()  # a trainer before in this process may have had another precision
+        AcceleratorState._reset_state()  # an earlier trainer in this process may have had another precision
         self.accelerator = Accelerator(
             mixed_precision="no",  # the recipe decides (`CodecObjective.autocast`), not the user's accelerate settings
             log_with=recipe.trackers or None,
@@ -129,7 +129,7 @@ class Trainer:
             last = index + 1 == len(batches)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 terms = self.model(self.move(batch), self.step)
-                if terms.total.requires_grad:  # else nothing trains at this step but the adversary
+                if terms.total.requires_grad:  # else only the adversary trains at this step
                     self.accelerator.backward(terms.total / len(batches))
             micro.append(terms)
         norms = self.clip()
@@ -153,7 +153,7 @@ class Trainer:
         return as_floats({**self.figures(micro, norms, rates), **adversarial, "codes/revived": float(revived)})
 
     def clip(self) -> dict[str, Tensor]:
-        """Clip every group; norms before, on our device (that of a group without any gradient is a CPU tensor)."""
+        """Clip every group; returns the norms before, on our device (a group without gradients gives a CPU tensor)."""
         return {group.name: group.clip().to(self.device) for group in self.groups}
 
     def move(self, batch: ClipBatch) -> ClipBatch:
@@ -165,14 +165,14 @@ class Trainer:
             group.zero_grad()
 
     def train_adversary(self, micro: Sequence[LossTerms]) -> dict[str, Tensor]:
-        """The discriminators see all micro-batches of the step, once their generator term is on."""
+        """Train the discriminators on all micro-batches of the step, once their generator term is on."""
         windows = [(t.fake_BS.detach(), t.real_BS) for t in micro if t.fake_BS is not None and t.real_BS is not None]
         if self.adversary is None or not windows or "adv/generator" not in micro[0].raw:
             return {}
         return self.adversary.step(windows, self.step)
 
     def non_finite(self, micro: Sequence[LossTerms], norms: dict[str, Tensor]) -> list[str]:
-        """Names of terms or gradients that are NaN or infinite, on any rank; all ranks answer alike."""
+        """Names of terms or gradients that are NaN or infinite, on any rank; all ranks return the same."""
         checks = {name: torch.stack([t.raw[name].detach().float() for t in micro]).sum() for name in micro[0].raw}
         checks |= {f"grad_norm/{name}": norm.float() for name, norm in norms.items()}
         bad = torch.stack([~torch.isfinite(value) for value in checks.values()]).float()
@@ -180,7 +180,7 @@ class Trainer:
         return [name for name, count in zip(checks, bad.tolist(), strict=True) if count > 0]
 
     def skip(self, guilty: list[str], buffers: Sequence[Tensor]) -> None:
-        """Leave everything as it was and count; too many in a row end the run."""
+        """Skip the step, leave everything unchanged and count it; too many in a row end the run."""
         self.zero_grad()
         with torch.no_grad():
             for buffer, before in zip(self.objective.buffers(), buffers, strict=True):
@@ -273,7 +273,7 @@ class Trainer:
             raise CollapseError(f"step {self.step}: tokens are collapsing: {'; '.join(violated)}")
 
     def finish(self) -> Path:
-        """Export the codec (its average, if there is one), whole or not at all, and draw the curves."""
+        """Export the codec (its average, if there is one) atomically, and draw the curves."""
         folder = self.folder / "codec"
         if self.accelerator.is_main_process:
             if self.objective.language is not None:
@@ -291,7 +291,7 @@ class Trainer:
 
     # -- saving and resuming ---------------------------------------------------------------------------------------
     def training_state(self) -> dict[str, Any]:
-        """Every item that decides what the next step does."""
+        """Everything that determines the next step."""
         state: dict[str, Any] = {
             "objective": self.objective.state_dict(),
             "optimizer": {group.name: group.state_dict() for group in self.groups},
@@ -316,7 +316,7 @@ class Trainer:
         """The inverse of `training_state`.
 
         Raises:
-            ValueError: something is missing, or something is there that this recipe does not use.
+            ValueError: the state lacks an item, or has one that this recipe does not use.
         """
         expected = self.training_state()
         expected["rng"].pop("cuda", None)  # a run may move from or to a GPU
@@ -352,7 +352,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> None:
-        """Load the newest checkpoint, if there is one, after a look at what the run was begun with."""
+        """Load the newest checkpoint, if there is one, after comparing the recipe with run.json."""
         found = checkpoint.list_checkpoints(self.folder / "checkpoints")
         if found:
             state = checkpoint.load_checkpoint(found[-1])
@@ -365,19 +365,19 @@ class Trainer:
 
 
 def as_floats(row: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """The row in numbers. Its tensors leave their device together: one wait for all instead of one for each."""
+    """The row as floats. All tensors are copied from their device together: one synchronisation instead of many."""
     tensors = {name: value for name, value in row.items() if isinstance(value, Tensor)}
     numbers = torch.stack([value.detach().double() for value in tensors.values()]).tolist()
     return {name: float(value) for name, value in {**row, **dict(zip(tensors, numbers, strict=True))}.items()}
 
 
 def train_or_resume(recipe: Recipe) -> Path:
-    """Folder of the trained codec: trains, goes on where a run stopped, and leaves a finished run alone."""
+    """Folder of the trained codec: starts or resumes the run, or leaves it alone if it is finished."""
     return Path(recipe.run) / "codec" if is_finished(recipe) else Trainer(recipe, resume=True).run()
 
 
 def is_finished(recipe: Recipe) -> bool:
-    """Whether the run has made all its steps and its codec is there, whole, and not that of a shorter run before.
+    """Whether the run has made all its steps and has its complete codec, not that of an earlier, shorter run.
 
     The codec is written after the checkpoint of its step. Without checkpoints, the log says how far the run came.
     """

@@ -1,1 +1,1 @@
-"""Audio to tokens and back, as commands: runtimes, batching, token files, streams. Imports no torch by itself."""
+"""Audio to tokens and back for the commands: batching, token files, streams. Does not import torch itself."""

@@ -2,7 +2,7 @@
 
     report = Transcoder(lambda side: open_runtime("bundled", only=side)).encode(["speech/"], "tokens/")
 
-What exists is refused, kept or replaced before the codec is opened. Imports no torch.
+Existing results are rejected, kept or replaced before the codec is opened. Imports no torch.
 Test: tests/transcode/test_files.py, tests/cli/test_transcode.py.
 """
 
@@ -41,25 +41,25 @@ AudioFormat = Literal["wav", "flac", "ogg", "opus", "mp3"]
 
 @dataclass
 class Transcoder:
-    """One run over files and folders. Every method fills and returns `report`, where files that fail are listed.
+    """One run over files and folders. Every method fills and returns `report`, which lists the files that failed.
 
     Args:
-        open_codec: opens the codec for one side (None: for both), once it is clear that there is work for it.
+        open_codec: opens the codec for one side (None: for both), called only if there is work.
         output: folder or file for the results; None writes beside a single input.
         channels: of audio that is read; mix codes the mean of all channels, split codes every channel by itself.
         sample_rate: of audio that is written, in Hz; None takes that of each recording.
-        format: of audio that is written; None takes wav, or what the ending of the output says.
+        format: of audio that is written; None takes that of the output's ending, else wav.
         resume: keep finished results and do the rest.
         overwrite: replace results that are there.
         workers: threads that read and write files; 0 takes the number of cores, at most 8.
         batch_seconds: padded seconds of audio in one batch.
         long_seconds: longer files are coded piece by piece in constant memory.
-        watcher: told about progress.
+        watcher: receives progress.
         report: what has been done so far, also after Ctrl-C.
         max_bad: files that may fail; one more stops the run.
 
     Raises:
-        ValueError: settings that make no sense; every method: what stands in the way of the whole run.
+        ValueError: invalid settings; every method: problems that prevent the whole run.
     """
 
     open_codec: Callable[[Side | None], Runtime]
@@ -89,9 +89,9 @@ class Transcoder:
     def encode(self, inputs: Sequence[str]) -> Report:
         """Audio files to token files."""
         items = self._plan(self._find(inputs, AUDIO_ENDINGS), (TOKEN_FILE,))
-        pending, done = self.split_done(items, _tokens_problem)  # refuses before the codec is loaded
+        pending, done = self.split_done(items, _tokens_problem)  # raises before the codec is loaded
         runtime = self.open_codec("encoder")
-        for item in done:  # a result that is kept must be of the codec that makes the others
+        for item in done:  # kept results must be of the same codec as the new ones
             assert item.target is not None
             runtime.identity.refuse_others(read_token_facts(item.target)[1], item.target)
         return self._run(EncodeWork(runtime, self.channels == "split"), pending)
@@ -128,7 +128,7 @@ class Transcoder:
         return self._run(DecodeWork(self.open_codec("decoder"), self.sample_rate), pending)
 
     def decode_text(self, text: str) -> Report:
-        """Tokens as a language model prints them (<CODEC_17><CODEC_4>...) to one clip; other text is left out."""
+        """Tokens as a language model prints them (<CODEC_17><CODEC_4>...) to one clip; other text is ignored."""
         if self.output is None:
             raise ValueError("--text needs --output: a file, or - for standard output")
         pending, _ = self.split_done(self._plan([Found(Path("text"), Path("text"))], WAVE_ENDINGS))
@@ -155,7 +155,7 @@ class Transcoder:
     def split_done(
         self, items: list[Item], problem: Callable[[Item], str] = lambda item: ""
     ) -> tuple[list[Item], list[Item]]:
-        """Items still to do, and those that `resume` keeps; what exists is refused without `resume` or `overwrite`.
+        """Items still to do, and those that `resume` keeps; raises if results exist without `resume` or `overwrite`.
 
         Args:
             items: all of them.
@@ -235,7 +235,7 @@ def _tokens_problem(item: Item) -> str:
 
 
 def is_finished(item: Item) -> bool:
-    """Results appear whole. An empty one is what a power failure may leave of a file that was not waited for."""
+    """Results are written atomically; a power failure may leave an empty file, which does not count."""
     return item.target is not None and item.target.exists() and item.target.stat().st_size > 0
 
 
@@ -261,7 +261,7 @@ def expand_shards(
 
 
 def row_of_text(text: str, identity: TokenProvenance) -> TokenRow:
-    """Tokens as text -> one clip, stretches joined."""
+    """Tokens as text -> one clip; runs of tokens are joined."""
     stretches = parse_codec_text(text, identity.num_codebooks * identity.codebook_size)
     codes = [np.array(frames(one, identity.num_codebooks, identity.codebook_size)) for one in stretches]
     codes_QT = np.concatenate(codes, axis=1)

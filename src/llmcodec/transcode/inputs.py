@@ -26,20 +26,20 @@ class Found:
 
     source: Path
     relative: Path
-    """Where it stands below the folder that was given; its name where the file itself was given."""
+    """Path below the given folder; the file's name if the file itself was given."""
     from_folder: bool = False
     twin: bool = False
     """Whether another file of the run differs from it by its ending alone, as `a.flac` from `a.wav`."""
 
     @property
     def result(self) -> Path:
-        """Where its result stands, without an ending: `a`, or for a twin `a.wav`."""
+        """Path of its result without ending: `a`, or `a.wav` if it has a twin."""
         return self.relative if self.twin else self.relative.with_suffix("")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What could not be done, and why: one line."""
+    """What failed, and why: one line."""
 
     label: str
     reason: str
@@ -54,12 +54,12 @@ def find_inputs(
     """Files named by `inputs`; of folders, the files with one of `endings`, in the order of their paths.
 
     Args:
-        inputs: files and folders. A file is taken whatever its ending, for its content counts.
+        inputs: files and folders. A file is taken whatever its ending.
         endings: lower-case endings that are looked for in folders.
-        leave_out: a folder that is not entered: where the results go.
+        leave_out: a folder to skip: where the results go.
 
     Raises:
-        ValueError: a folder without any such file, or nothing named at all.
+        ValueError: a folder without any such file, or no input.
     """
     if not inputs:
         raise ValueError("name at least one file or folder, or - for standard input")

@@ -1,4 +1,4 @@
-"""Where results go, decided before any work: no two results at one place, nothing outside the folder, no input hit.
+"""Output paths, planned before any work: no two results at one place, none outside the folder or on top of an input.
 
 Imports no torch. Test: tests/transcode/test_outputs.py.
 """
@@ -20,11 +20,11 @@ def plan_outputs(
 
     Args:
         found: what is read.
-        output: a folder, where the tree of a folder is kept; or, for one file, the result's own name (it has one of
-            `endings`). None: beside the input, for one file only.
-        endings: those that a result may have, the first is the default.
-        ending: the one asked for, where it was asked for.
-        mark: goes before the ending where the result is put beside its input (`speech.reconstructed.wav`).
+        output: a folder, in which the tree of an input folder is kept; or, for one file, the name of the result (with
+            one of `endings`). None: next to the input, for one file only.
+        endings: allowed endings of a result, the first is the default.
+        ending: the requested one, if any.
+        mark: goes before the ending if the result is put next to its input (`speech.reconstructed.wav`).
 
     Raises:
         ValueError: two results at one place, a result on top of an input, a place outside the folder, an ending that
@@ -59,7 +59,7 @@ def plan_outputs(
 
 
 def refuse_existing(targets: Sequence[Path]) -> None:
-    """Raise ValueError where results are there already, with neither --resume nor --overwrite."""
+    """Raise ValueError if results exist already."""
     existing = [target for target in targets if target.exists()]
     if existing:
         many = f"{existing[0]}: is there already" + (f", like {len(existing) - 1} more" if len(existing) > 1 else "")
@@ -67,7 +67,7 @@ def refuse_existing(targets: Sequence[Path]) -> None:
 
 
 def remove_left_overs(targets: Sequence[Path]) -> int:
-    """Delete the hidden temporary files that a killed run left beside `targets`; returns how many."""
+    """Delete the hidden temporary files that a killed run left next to `targets`; returns how many."""
     found = [path for folder in {target.parent for target in targets} for path in find_left_overs(folder)]
     files = [path for path in found if path.is_file() and not path.is_symlink()]
     for path in files:

@@ -1,10 +1,10 @@
 """Many files through a codec: read ahead by threads, coded in batches of similar length, written by threads.
 
-The codec says how many batches it codes at once (`runtime.Coders`); the next one always waits ready, so that no core
-pauses while results are handed over.
+The codec says how many batches it codes at once (`runtime.Coders`); the next one is always ready, so that no core idles
+while results are handed over.
 
-A file that fails is named in the report and the others go on; a full disk or Ctrl-C stops at once, and what is finished
-stays. Long files go one by one through the work's `stream`, in constant memory. Imports no torch.
+A file that fails is named in the report and the others go on; a full disk or Ctrl-C stops at once, and finished results
+stay. Long files go one by one through the work's `stream`, in constant memory. Imports no torch.
 Test: tests/transcode/test_pipeline.py.
 """
 
@@ -28,7 +28,7 @@ from llmcodec.io.bad_rows import BadRows, MaxBad
 from llmcodec.runtime.base import Coders, length_batches, one_coder
 from llmcodec.transcode.inputs import Problem
 
-WINDOW = 1024  # files sorted by length together: enough for full batches, few enough to go through a corpus in order
+WINDOW = 1024  # files sorted by length together: enough for full batches, few enough to keep the order of a corpus
 READ_AHEAD = 2  # batches for every coder
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
@@ -40,17 +40,17 @@ class Item:
     source: Path
     target: Path | None
     label: str
-    """The input as people know it."""
+    """Name of the input in messages."""
     name: str = ""
     """Id in a corpus: the path below its folder, without ending."""
     seconds: float = 0.0
-    """Of audio, as its header claims."""
+    """Seconds of audio according to the header."""
     header: Any = None
     """What `Work.measure` learnt."""
 
 
 class Work(Protocol):
-    """What is done with every item. `read`, `code` and `write` run in threads, `stream` in the main thread."""
+    """The work on every item. `read`, `code` and `write` run in threads, `stream` in the main thread."""
 
     write_in_threads: bool
 
@@ -72,19 +72,19 @@ class Work(Protocol):
 
 @dataclass
 class Report:
-    """What happened."""
+    """Outcome of a run."""
 
     done: int = 0
     skipped: int = 0
     seconds: float = 0.0
-    """Audio in what was done."""
+    """Seconds of audio in finished items."""
     elapsed: float = 0.0
     failed: list[Problem] = field(default_factory=list)
     again: list[str] = field(default_factory=list)
     """A line on every result that was there, and is made again because it was stale or damaged."""
     warned: list[str] = field(default_factory=list)
     first_target: Path | None = None
-    """Where the first result goes."""
+    """Path of the first result."""
     bad: BadRows = field(default_factory=lambda: BadRows("100%", what="files"))
     """`failed` against what `--max-bad` allows."""
 
@@ -101,13 +101,13 @@ class Report:
 
 
 class Watcher:
-    """Told about progress; this one looks away."""
+    """Receives progress; this one ignores it."""
 
     def start(self, files: int, seconds: float) -> None:
-        """All that is to be done."""
+        """Total work."""
 
     def advance(self, files: int, seconds: float) -> None:
-        """So much more is done."""
+        """Additional work done."""
 
 
 class Pipeline:
@@ -115,11 +115,11 @@ class Pipeline:
 
     Args:
         work: what to do.
-        watcher: told about progress.
+        watcher: receives progress.
         workers: threads that read and write.
         batch_seconds: padded seconds of audio that are coded at once.
         long_seconds: longer items are streamed.
-        report: counts and failures; those of planning may be in it already.
+        report: counts and failures; may already contain those of planning.
         coders: opens the threads that code.
     """
 
@@ -143,7 +143,7 @@ class Pipeline:
         """Code every item.
 
         Raises:
-            OSError: the disk is full or read-only. KeyboardInterrupt: after what was under way has been finished.
+            OSError: the disk is full or read-only. KeyboardInterrupt: after the work in progress has been finished.
         """
         started = time.monotonic()
         with warnings.catch_warnings():
@@ -164,7 +164,7 @@ class Pipeline:
         return self.report
 
     def _measure(self, pool: ThreadPoolExecutor, items: Sequence[Item]) -> list[Item]:
-        """Items whose header can be read; the others have failed already."""
+        """Items whose header can be read; the others are reported as failed."""
         known = []
         for item, future in zip(items, [pool.submit(self.work.measure, item) for item in items], strict=True):
             with self._failing(item):
@@ -225,7 +225,7 @@ class Pipeline:
                 yield items, payloads
 
     def _coded(self, items: Sequence[Item], payloads: Sequence[Any]) -> list[tuple[Item, Any]]:
-        """Results of a batch; if it is refused, its items one by one, so that only the guilty one fails."""
+        """Results of a batch; if it fails, its items one by one, so that only the bad one fails."""
         try:
             return list(zip(items, self.work.code(payloads), strict=True))
         except ValueError:
@@ -260,7 +260,7 @@ class Pipeline:
 
     @contextmanager
     def _failing(self, item: Item) -> Iterator[None]:
-        """What is wrong with one item goes into the report; what would hit every other item as well goes up."""
+        """Report errors of one item; raise those that would affect every other item as well."""
         try:
             yield
         except (ValueError, OSError) as error:
@@ -277,7 +277,7 @@ class Pipeline:
                 self.report.fail(Problem(item.label, reason))
 
     def _warned(self, message: Warning | str, category: type[Warning], filename: str, *rest: Any, **more: Any) -> None:
-        """Warnings about audio go into the report; those of other packages where they always go."""
+        """Put warnings about audio into the report; show those of other packages as usual."""
         if not Path(filename).resolve().is_relative_to(Path(__file__).parents[1]):
             self._elsewhere(message, category, filename, *rest, **more)
             return

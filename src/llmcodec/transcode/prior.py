@@ -29,7 +29,7 @@ from llmcodec.transcode.tokenize import encode_views
 
 @dataclass(frozen=True)
 class PriorSummary:
-    """What was counted."""
+    """Result of the counting."""
 
     num_pairs: int
     """Different pairs of codes."""
@@ -52,15 +52,15 @@ def write_prior(
 
     Args:
         codec: bundled, a folder, or a Hugging Face hub id of an llmcodec codec.
-        output: folder to write; it gets its name when everything is in it.
-        clips: what is counted.
+        output: folder to write; it appears under this name when it is complete.
+        clips: whose codes are counted.
         device: where the codec runs.
         overwrite: write into a folder that is not empty.
-        watcher: told about progress.
+        watcher: receives progress.
         max_bad: clips that may turn out unreadable; they are not counted.
 
     Raises:
-        ValueError: not a codec that can search, an output that is not empty, too many clips that cannot be read.
+        ValueError: a codec that cannot search, an output that is not empty, too many unreadable clips.
     """
     model = load_codec(codec, device)
     if not isinstance(model, LLMCodec):

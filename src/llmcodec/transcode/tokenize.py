@@ -1,8 +1,8 @@
-"""Corpus to tokens: every clip of a manifest once through a codec, into shards that language models train on.
+"""Corpus to tokens: encode every clip of a manifest once into shards that language models train on.
 
     llmcodec tokenize --manifest corpus/manifest.jsonl --codec runs/rate/codec -o tokens
 
-A shard is written whole or not at all; started again, the command goes on after the clips that are in shards already.
+Shards are written atomically; started again, the command skips the clips that are already in shards.
 Shapes: S samples, Q codebooks, T frames. Test: `pytest tests/cli/test_lm.py`.
 """
 
@@ -36,20 +36,20 @@ Encoded = tuple[Clip, str, Recording, np.ndarray]
 
 @dataclass
 class Tokenized:
-    """What a run did."""
+    """Outcome of a run."""
 
     clips: int = 0
-    """Clips that were encoded, each view by itself."""
+    """Number of encoded clips; every view counts."""
     seconds: float = 0.0
     """Their audio."""
     known: int = 0
-    """Clips that were in the shards before."""
+    """Number of clips that were in the shards before."""
     again: list[str] = field(default_factory=list)
     """A line on every clip that was there before and is made again: its audio has changed, or its shard was damaged."""
 
 
 def split_folders(clips: Sequence[Clip], output: Path) -> dict[Path, list[Clip]]:
-    """One folder of shards per split, or the output itself where the manifest knows no splits."""
+    """One folder of shards per split, or the output itself if the manifest has no splits."""
     names = sorted({clip.split for clip in clips})
     if names == [NO_SPLIT]:
         return {output: list(clips)}
@@ -75,9 +75,9 @@ def tokenize_splits(
         clips: of all splits.
         output: folder for the folders.
         by_split: False puts all clips into `output` itself.
-        views: how often each clip that is not held out is encoded, see `plan_views`. More views later add to those
-            that are there.
-        clips_per_shard: what a kill can cost at most, in clips.
+        views: how often each clip that is not held out is encoded, see `plan_views`. A later run with more views adds
+            to the existing ones.
+        clips_per_shard: clips in one shard, the most that a kill can lose.
         format: of the shards.
         on_progress: takes the share of the audio that is done, 0 to 1.
         bad: takes clips that cannot be read; nothing of them is in the shards. None allows none.
@@ -132,7 +132,7 @@ def tokenize_clips(
         runtime: the codec.
         planned: clips with their views.
         folder: for the shards.
-        clips_per_shard: what a kill can cost at most, in clips.
+        clips_per_shard: clips in one shard, the most that a kill can lose.
         format: of the shards.
         on_clip: called with the seconds of every clip that is read (or was done before), all its views together.
         bad: takes clips that cannot be read.
@@ -206,10 +206,10 @@ def drop_stale(shards: TokenShardWriter, planned: Sequence[tuple[Clip, Views]], 
 
 
 def plan_views(clips: Sequence[Clip], views: int, hop_samples: int) -> list[tuple[Clip, Views]]:
-    """Every clip with the ids of its views and the samples where they start; clips that are held out have one view.
+    """Every clip with the ids of its views and the samples where they start; held-out clips have one view.
 
-    View v starts v / views of a frame later and is called `ID#SAMPLES`, by where it starts: the same speech in other
-    tokens, where a codec's tokens depend on where frames begin.
+    View v starts v / views of a frame later and is called `ID#SAMPLES`, by where it starts: the same speech in
+    different tokens, if a codec's tokens depend on where frames begin.
 
     Raises:
         ValueError: a clip has the id of another clip's view.
@@ -236,11 +236,11 @@ def encode_views(
     bad: BadRows,
     on_clip: Callable[[Clip, Views], None],
 ) -> Iterator[Encoded]:
-    """All that can be read of the clips, encoded.
+    """Encode all clips that can be read.
 
     Args:
         runtime: the codec.
-        planned: clips with the views that are wanted of each.
+        planned: clips with the views of each.
         bad: takes clips that cannot be read.
         on_clip: called with every clip that was read, or could not be.
     """
@@ -270,7 +270,7 @@ def read_clip(clip: Clip, sample_rate: int, bad: BadRows) -> Recording | None:
 
 
 def _views(recording: Recording, starts: Views, sample_rate: int) -> Iterator[tuple[str, Recording]]:
-    """The recording from every start on, but for those behind its end."""
+    """The recording from every start on, without those past its end."""
     wav, rate = recording.wavs[0], recording.original_sample_rate
     for name, start in starts.items():
         if start < len(wav):
@@ -313,7 +313,7 @@ def read_rows(
 
     Args:
         speakers, languages: keep the rows of these; None keeps all.
-        codec: refuse the tokens of others; None takes the first folder's.
+        codec: reject tokens of other codecs; None takes the first folder's.
 
     Raises:
         ValueError: shards of different codecs.

@@ -23,7 +23,7 @@ Advance = Callable[[float], None]
 
 @dataclass
 class Recording:
-    """One short file in memory: a waveform (S,) at the codec's rate per coded channel, and what the file was."""
+    """One short file in memory: a waveform (S,) at the codec's rate per coded channel, and facts about the file."""
 
     wavs: list[np.ndarray]
     original_sample_rate: int
@@ -62,7 +62,7 @@ class _FromAudio:
         return [one.clip([next(codes) for _ in one.wavs]) for one in recordings]
 
     def channels(self, item: Item) -> list[int | None]:
-        """What is coded of a file: channel numbers, or None for the mean."""
+        """Channels to code: their numbers, or None for the mean."""
         return list(range(item.header.num_channels)) if self.split and item.header.num_channels > 1 else [None]
 
     def blocks(self, item: Item, channel: int | None, counted: Counted) -> Iterator[np.ndarray]:
@@ -108,7 +108,7 @@ class _ToAudio:
         self.runtime, self.sample_rate = runtime, sample_rate
 
     def decode(self, clips: Sequence[TokenClip]) -> list[np.ndarray]:
-        """Waveforms (S, C) at the codec's rate."""
+        """Decode to waveforms (S, C) at the codec's rate."""
         flat = [(codes, clip.num_samples) for clip in clips for codes in clip.codes]
         wavs = iter(self.runtime.decode_batch([codes for codes, _ in flat], [length for _, length in flat]))
         return [np.stack([next(wavs) for _ in clip.codes], axis=1) for clip in clips]
@@ -130,7 +130,7 @@ class _ToAudio:
     ) -> Iterator[int]:
         """Blocks (S,) per channel at the codec's rate, in step with each other -> the file; yields samples written.
 
-        length: of the result. It may be known at the end only, so the last second is held back, then cut or filled.
+        length: of the result. It may be known only at the end, so the last second is held back, then cut or padded.
         """
         assert item.target is not None
         own = self.runtime.identity.sample_rate
@@ -151,7 +151,7 @@ class DecodeWork(_ToAudio):
     """Token files, or rows of shards, -> audio files. Tokens of another codec are refused."""
 
     def measure(self, item: Item) -> float:
-        if item.header is not None:  # a row of a shard is at hand already
+        if item.header is not None:  # a row of a shard is in memory already
             row, provenance = item.header
             self.runtime.identity.refuse_others(provenance, item.source)
             item.header = row
@@ -183,7 +183,7 @@ class DecodeWork(_ToAudio):
 
 
 class ReconstructWork(_FromAudio, _ToAudio):
-    """Audio files through the codec and back, nothing kept in between."""
+    """Audio files through the codec and back; tokens are not written."""
 
     def __init__(self, runtime: Runtime, split: bool, sample_rate: int | None) -> None:
         _FromAudio.__init__(self, runtime, split)
@@ -217,10 +217,10 @@ class ReconstructWork(_FromAudio, _ToAudio):
 
 
 def cut_at_end(blocks: Iterable[np.ndarray], hold: int, length: Callable[[], int]) -> Iterator[np.ndarray]:
-    """The same samples up to a length that is known only at the end; at most `hold` samples lie beyond it.
+    """Cut blocks to a length that is known only at the end; at most `hold` samples lie beyond it.
 
-    A decoder gives whole frames. What it gives after the recording's end must not ring into the resampled result, as
-    it does not where tokens are kept with their length.
+    A decoder gives whole frames. Samples after the recording's end must not leak into the resampled result, just as
+    when tokens are stored with their length.
     """
     pending, given = np.zeros(0, np.float32), 0
     for block in blocks:
