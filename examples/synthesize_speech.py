@@ -29,6 +29,7 @@ from corpus.kokoro import STAMP, Kokoro, fetch_models, name_voices
 from corpus.speech import SAMPLE_RATE
 from corpus.texts import DICTIONARIES, read_sentences
 from llmcodec.io.atomic import atomic_path
+from llmcodec.io.digests import digest
 
 Speak = Callable[[str, str, float], np.ndarray]
 
@@ -37,14 +38,15 @@ def plan(texts: Sequence[str], voices: Sequence[str], part: int, parts: int) -> 
     """What is said: sentence `number` by voice `number` modulo their count, at a speed of 0.85 to 1.2.
 
     After the last sentence the first comes again, in another voice each time, until each voice has read everything.
+    The id is a function of what is said and how, so that other texts never take the place of a clip that is there.
     """
     for number in range(len(texts) * len(voices)):
         if number % parts == part:
             again, index = divmod(number, len(texts))
             voice = voices[(index + again) % len(voices)]
-            speed = np.random.default_rng(number).uniform(0.85, 1.2)
-            clip = f"kok_en/{number:06d}_{voice.replace(':', '_')}"
-            yield {"id": clip, "voice": voice, "text": texts[index], "speed": round(speed, 3)}
+            speed = round(np.random.default_rng(number).uniform(0.85, 1.2), 3)
+            clip = f"kok_en/{voice.replace(':', '_')}/{digest(texts[index], f'|{speed}', size=6)}"
+            yield {"id": clip, "voice": voice, "text": texts[index], "speed": speed}
 
 
 def synthesize(
@@ -60,7 +62,7 @@ def synthesize(
         if done >= seconds:
             break
         entry = journal.entries.get(str(clip["id"]))
-        if entry is None or clip.items() - entry.items() or not (folder / entry["audio"]).is_file():
+        if entry is None or not (folder / entry["audio"]).is_file():
             wav_S = speak(str(clip["text"]), str(clip["voice"]), float(str(clip["speed"])))
             audio = f"audio/{clip['id']}.flac"
             with atomic_path(folder / audio) as temporary:

@@ -57,6 +57,11 @@ def test_all_voices_read_in_turn_and_nobody_reads_a_sentence_twice():
     assert sorted(halves[0] + halves[1], key=lambda clip: clip["id"]) == sorted(planned, key=lambda clip: clip["id"])
 
 
+def test_other_texts_have_other_ids():
+    first, second = ([*synthesize_speech.plan([text], ["x"], 0, 1)] for text in ("one", "two"))
+    assert first[0]["speed"] == second[0]["speed"] and first[0]["id"] != second[0]["id"]
+
+
 def test_a_stopped_synthesis_goes_on(tmp_path):
     said: list[str] = []
 
@@ -77,7 +82,12 @@ def test_a_stopped_synthesis_goes_on(tmp_path):
     assert run(4) == 4.0
     assert said == ["four"], "one to three are there"
     rows = [(row["id"], row["speaker"], row["text"], len(read())) for row, read in kokoro.read_synthesized(tmp_path)]
-    assert rows[1] == ("kok_en/000001_am_adam", "kok_am_adam", "two", 16000) and len(rows) == 4
-    assert sf.info(tmp_path / "audio/kok_en/000001_am_adam.flac").samplerate == 16000
+    assert sorted(row[1:] for row in rows) == [
+        ("kok_af_sky", "one", 16000),
+        ("kok_af_sky", "three", 16000),
+        ("kok_am_adam", "four", 16000),
+        ("kok_am_adam", "two", 16000),
+    ]
+    assert sf.info(tmp_path / f"audio/{rows[0][0]}.flac").samplerate == 16000
     said.clear()
     assert run(4) == 4.0 and said == []
