@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from llmcodec.adapters.load import load_codec
-from llmcodec.codec import LLMCodec
-from llmcodec.codec.folder import check_folder, check_foreign_folder
+from llmcodec.codec import LLMCodec, LLMCodecConfig
+from llmcodec.codec.config import edit_distance
+from llmcodec.codec.folder import _standard_fields, check_folder, check_foreign_folder
 from llmcodec.io.tensor_file import read_arrays, write_arrays
 
 from ..miniature import miniature_codec
@@ -97,7 +98,15 @@ def test_settings_left_at_their_default_need_not_be_written(tmp_path):
         ({"dtype": "float8"}, "dtype cannot be 'float8'"),
         ({"dtype": ["float16"]}, "dtype cannot be"),
         ({"model_type": "encodec"}, "of type 'encodec'|EnCodec|encodec"),
-        ({"surprise": 1}, "unknown setting 'surprise'; made by a newer llmcodec"),
+        ({"hiden_size": 32}, "unknown setting 'hiden_size'; did you mean hidden_size?"),
+        ({"casual": True}, "unknown setting 'casual'; did you mean causal?"),
+        ({"codebook_sizes": 32}, "unknown setting 'codebook_sizes'; did you mean codebook_size?"),
+        ({"sampling_rate": 16000}, "sampling_rate is called sample_rate in this file"),
+        ({"transformers_weights": "other.safetensors"}, "'transformers_weights' cannot be a setting of a codec"),
+        ({"attn_implementation": "somebody/kernel"}, "'attn_implementation' cannot be a setting of a codec"),
+        ({"frame_rate": 50}, "'frame_rate' cannot be a setting of a codec"),
+        ({"to_dict": 1}, "'to_dict' cannot be a setting of a codec"),
+        ({"__class__": 1}, "'__class__' cannot be a setting of a codec"),
         ({"id2label": 3}, "id2label cannot be"),
     ],
 )
@@ -106,6 +115,53 @@ def test_a_configuration_that_the_weights_do_not_bear_is_refused(folder, changes
     with pytest.raises(ValueError, match=said) as failure:
         check_folder(folder)
     assert "\n" not in str(failure.value)
+
+
+FOREIGN = {
+    "tie_word_embeddings": False,
+    "quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True},
+    "license": "cc-by-4.0",
+    "_attn_implementation_autoset": True,
+}
+
+
+def test_settings_of_others_are_kept_and_written_back(folder, tmp_path, recwarn):
+    """transformers writes some of them itself: `LLMCodecConfig(tie_word_embeddings=False)`, saved, must load."""
+    settings(folder, **FOREIGN)
+    codec = LLMCodec.from_pretrained(folder)
+    assert codec.config.tie_word_embeddings is False and codec.config.license == "cc-by-4.0"
+    assert torch.equal(codec.quantizer.codebook, miniature_codec().quantizer.codebook), "nothing was quantised"
+    codec.save_pretrained(tmp_path / "again")
+    written = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert {name: written[name] for name in FOREIGN} == FOREIGN
+    assert LLMCodec.from_pretrained(tmp_path / "again").config.to_diff_dict() == codec.config.to_diff_dict()
+    assert not [one for one in recwarn if "kept without effect" in str(one.message)]
+
+
+def test_a_setting_that_nobody_knows_is_kept_and_named(folder, tmp_path):
+    settings(folder, surprise=[1, {"deep": None}])
+    with pytest.warns(
+        UserWarning, match=r"config.json: kept without effect: surprise; was it made by a newer llmcodec\?"
+    ):
+        codec = LLMCodec.from_pretrained(folder)
+    codec.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["surprise"] == [1, {"deep": None}]
+
+
+def test_what_transformers_writes_is_not_taken_for_a_slip():
+    for name in _standard_fields():
+        LLMCodecConfig.refuse_misspelt(name, "here")
+    with pytest.raises(ValueError, match="codec config: unknown setting 'hop_sample'; did you mean hop_samples"):
+        LLMCodecConfig(hop_sample=480)
+    assert LLMCodecConfig(sampling_rate=24000).sample_rate == 24000, "the name that transformers has for it"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "distance"),
+    [("", "abc", 3), ("kitten", "sitting", 3), ("causal", "casual", 2), ("n_fft", "n_fft", 0), ("a", "b", 1)],
+)
+def test_edit_distance(first, second, distance):
+    assert edit_distance(first, second) == edit_distance(second, first) == distance
 
 
 def test_nothing_large_is_allocated_for_an_absurd_configuration(folder):

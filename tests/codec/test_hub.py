@@ -235,3 +235,52 @@ def test_the_precision_asked_for_is_the_one_given(tmp_path, name):
     codec.save_pretrained(tmp_path)
     assert LLMCodec.from_pretrained(tmp_path, **{name: torch.float16}).dtype == torch.float16
     assert LLMCodec.from_pretrained(tmp_path).dtype == torch.float32
+    assert AutoModel.from_pretrained(tmp_path, **{name: "bfloat16"}).dtype == torch.bfloat16
+    assert LLMCodec.from_pretrained(tmp_path, dtype=None, torch_dtype="float16").dtype == torch.float16
+
+
+def broken(codec: LLMCodec) -> LLMCodec:
+    """Weights that no drawing gives."""
+    with torch.no_grad():
+        for value in codec.state_dict().values():
+            value.fill_(1234)
+    return codec
+
+
+@pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
+def test_what_does_not_fit_is_drawn_and_the_rest_stays(tmp_path, low_cpu_mem_usage):
+    broken(small_codec()).save_pretrained(tmp_path)
+    torch.empty(1 << 20).fill_(7e30)  # memory that comes back dirty
+    sizes = dict(codebook_dim=16, conv_kernel_size=7)
+    loaded = LLMCodec.from_pretrained(
+        tmp_path, ignore_mismatched_sizes=True, low_cpu_mem_usage=low_cpu_mem_usage, **sizes
+    )
+    before, drawn = small_codec().state_dict(), []
+    for name, value in loaded.state_dict().items():
+        if value.shape == before[name].shape:
+            assert bool((value == 1234).all()), name
+        else:
+            drawn.append(name.rpartition(".")[2] if "quantizer" in name else name)
+            like = LLMCodec(loaded.config).state_dict()[name]
+            spread = float(like.std(correction=0))
+            assert float(value.mean()) == pytest.approx(float(like.mean()), abs=6 * spread / value.numel() ** 0.5)
+            assert float(value.std(correction=0)) == pytest.approx(spread, rel=0.5)
+    assert {"codebook", "direction", "magnitude", "bias"} < set(drawn) and any("depthwise" in name for name in drawn)
+
+
+def test_a_codec_from_the_meta_device_is_drawn():
+    with torch.device("meta"):
+        codec = LLMCodec(small_codec().config)
+    codec = broken(codec.to_empty(device="cpu"))
+    torch.manual_seed(7)
+    codec.init_weights()
+    torch.manual_seed(7)
+    like = LLMCodec(codec.config).state_dict()
+    for name, value in codec.state_dict().items():
+        assert torch.equal(value, like[name]), name
+    codec.eval()
+    with torch.device("meta"):
+        empty = LLMCodec(codec.config)
+    empty.load_state_dict(codec.state_dict(), assign=True)
+    wav = torch.randn(1, 1, 3200)
+    assert torch.equal(empty.eval().encode(wav).audio_codes, codec.encode(wav).audio_codes)

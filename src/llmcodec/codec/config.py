@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from functools import lru_cache
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -20,6 +22,16 @@ def scaled_partitions(codebook_size: int) -> dict[str, list[int]]:
     """AUV's nested codebook partitions scaled from 20,480 to `codebook_size` codes."""
     scale = codebook_size / 20480
     return {name: [round(low * scale), round(high * scale)] for name, (low, high) in AUV_PARTITIONS.items()}
+
+
+def edit_distance(first: str, second: str) -> int:
+    """Letters to insert, delete or replace (Levenshtein)."""
+    row = list(range(len(second) + 1))
+    for i, letter in enumerate(first, start=1):
+        before, row[0] = row[0], i
+        for j, other in enumerate(second, start=1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (letter != other))
+    return row[-1]
 
 
 class LLMCodecConfig(PreTrainedConfig):
@@ -45,6 +57,10 @@ class LLMCodecConfig(PreTrainedConfig):
         log_floor: added to the magnitude before the logarithm.
         max_magnitude: upper clip of the decoder's spectral magnitude.
         auv_floor_frames: frames = floor(S / hop) without padding, as the published AUV (needs S > (n_fft - hop) / 2).
+        kwargs: settings of transformers and of other tools, kept and written back.
+
+    Raises:
+        ValueError: a setting that makes no sense, or one in `kwargs` that is a setting of ours misspelt.
     """
 
     model_type = "llmcodec"
@@ -90,6 +106,10 @@ class LLMCodecConfig(PreTrainedConfig):
         self.max_magnitude = max_magnitude
         self.auv_floor_frames = auv_floor_frames
         self.causal = causal
+        for name in kwargs:
+            self.refuse_misspelt(name, "codec config")
+        # Out of the sight of transformers, which would quantise weights that the file holds as floats.
+        self._written_quantization = kwargs.pop("quantization_config", None)
         super().__init__(**kwargs)
         self._check()
 
@@ -122,6 +142,29 @@ class LLMCodecConfig(PreTrainedConfig):
                 raise ValueError(
                     f"codec config: partition {name!r} [{low}, {high}) is not inside the {self.codebook_size} codes"
                 )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers; what the file said of a quantisation is written back."""
+        settings: dict[str, Any] = super().to_dict()
+        written = settings.pop("_written_quantization", None)
+        if written is not None:
+            settings.setdefault("quantization_config", written)
+        return settings
+
+    @classmethod
+    @lru_cache(maxsize=1)
+    def own_settings(cls) -> dict[str, Any]:
+        """Settings of the architecture with their defaults."""
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        return {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
+
+    @classmethod
+    def refuse_misspelt(cls, name: str, where: object) -> None:
+        """Raise ValueError where `name` is no setting of ours but one or two letters away from one."""
+        if name not in cls.own_settings() and len(name) < 40:
+            meant = next((own for own in cls.own_settings() if edit_distance(name, own) <= 2), None)
+            if meant is not None:
+                raise ValueError(f"{where}: unknown setting {name!r}; did you mean {meant}?")
 
     @property
     def frame_rate(self) -> float:

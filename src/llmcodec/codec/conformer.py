@@ -151,6 +151,13 @@ class FeedForward(nn.Module):
 class MaskedBatchNorm(nn.BatchNorm1d):
     """Batch normalisation over (B, T, D) whose training statistics see real frames only, of all ranks together."""
 
+    def reset_running_stats(self) -> None:
+        """As PyTorch's, by functions that leave alone what transformers has read from a file."""
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        nn.init.zeros_(self.running_mean)
+        nn.init.ones_(self.running_var)
+        nn.init.zeros_(self.num_batches_tracked)
+
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """What it multiplies with and adds in evaluation mode, (D,) each."""
         assert self.running_mean is not None and self.running_var is not None

@@ -7,8 +7,8 @@ draw it at random and warn) end in one line. Test: tests/codec/test_folder.py, t
 
 from __future__ import annotations
 
-import inspect
 import os
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,17 @@ from llmcodec.io.tensor_file import TensorEntry, read_header
 MAX_JSON_BYTES = 1 << 20
 CONFIG = "config.json"
 FLOATS = ("F16", "BF16", "F32", "F64")
+STEERS_LOADING = {"transformers_weights", "distributed_config", "_attn_implementation", "attn_implementation"}
+"""Settings by which a folder could make transformers read other weights than those that are checked."""
+OTHER_TOOLS = {
+    "tie_word_embeddings",
+    "quantization_config",
+    "license",
+    "tags",
+    "use_cache",
+    "_attn_implementation_autoset",
+}
+"""Settings that transformers and others write and that mean nothing to a codec."""
 DTYPES = {"float16", "bfloat16", "float32", "float64", None}
 
 
@@ -44,7 +55,7 @@ def check_folder(folder: str | os.PathLike[str]) -> LLMCodecConfig:
     _check_fields(place / CONFIG, settings)
     tensors = read_tensors(place)
     _check_sizes(place / CONFIG, settings, tensors)
-    ours = {name: value for name, value in settings.items() if name in _fields()}
+    ours = {name: value for name, value in settings.items() if name in LLMCodecConfig.own_settings()}
     try:
         config = LLMCodecConfig(**ours)
         sizes = tuple((name, value) for name, value in sorted(ours.items()) if isinstance(value, (int, type(None))))
@@ -99,12 +110,6 @@ def read_tensors(folder: Path) -> dict[str, TensorEntry]:
     return {name: entry for path in weight_files(folder) for name, entry in read_header(path).tensors.items()}
 
 
-def _fields() -> dict[str, Any]:
-    """Our own settings with their defaults."""
-    parameters = inspect.signature(LLMCodecConfig.__init__).parameters.values()
-    return {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
-
-
 @lru_cache(maxsize=1)
 def _standard_fields() -> dict[str, Any]:
     """Settings that every model of transformers has."""
@@ -112,11 +117,15 @@ def _standard_fields() -> dict[str, Any]:
 
 
 def _check_fields(path: Path, settings: dict[str, Any]) -> None:
-    """Every setting is known and of the right type, so that nothing behind this meets a surprise."""
-    own, standard = _fields(), _standard_fields()
+    """Every setting of ours and of transformers is of the right type, so that nothing behind this meets a surprise.
+
+    Others are kept, unless they are ours misspelt or would reach into the configuration or the loading.
+    """
+    own, standard = LLMCodecConfig.own_settings(), _standard_fields()
+    unknown = sorted(set(settings) - set(own) - set(standard) - OTHER_TOOLS)
     for name, value in settings.items():
         if name not in own and name not in standard:
-            raise ValueError(f"{path}: unknown setting {name[:60]!r}; made by a newer llmcodec?")
+            _check_foreign(path, name)
         if name in own and not _plausible(name, value, own[name]):
             raise ValueError(f"{path}: {name} cannot be {str(value)[:60]!r}")
         if name in ("dtype", "torch_dtype") and not (isinstance(value, (str, type(None))) and value in DTYPES):
@@ -124,6 +133,19 @@ def _check_fields(path: Path, settings: dict[str, Any]) -> None:
         default = standard.get(name)
         if name not in own and default is not None and not isinstance(value, type(default)):
             raise ValueError(f"{path}: {name} cannot be {str(value)[:60]!r}")
+
+    if unknown:
+        named = ", ".join(name[:60] for name in unknown[:5])
+        warnings.warn(f"{path}: kept without effect: {named}; was it made by a newer llmcodec?", stacklevel=4)
+
+
+def _check_foreign(path: Path, name: str) -> None:
+    """A setting of another tool."""
+    LLMCodecConfig.refuse_misspelt(name, path)
+    if name in LLMCodecConfig.attribute_map:
+        raise ValueError(f"{path}: {name} is called {LLMCodecConfig.attribute_map[name]} in this file")
+    if hasattr(LLMCodecConfig, name) or name in STEERS_LOADING:
+        raise ValueError(f"{path}: {name[:60]!r} cannot be a setting of a codec")
 
 
 def _plausible(name: str, value: Any, default: Any) -> bool:
@@ -147,7 +169,7 @@ def _whole(value: Any) -> bool:
 
 def _check_sizes(path: Path, settings: dict[str, Any], tensors: dict[str, TensorEntry]) -> None:
     """What decides how much memory is taken stands in the shapes of the weights as well."""
-    value = _fields() | settings
+    value = LLMCodecConfig.own_settings() | settings
     layer = "encoder.conformer.layers.0."
     claims = {
         "quantizer.codebook": (value["codebook_size"], value["codebook_dim"]),

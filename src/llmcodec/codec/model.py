@@ -69,14 +69,22 @@ class LLMCodec(HubCodec):
     main_input_name = "input_values"
     base_model_prefix = "codec"
     config: LLMCodecConfig
+    _is_built = False
 
     def __init__(self, config: LLMCodecConfig):
         super().__init__(config)
         self.encoder, self.quantizer, self.decoder = build_parts(config)
         self.post_init()  # type: ignore[no-untyped-call]
+        self._is_built = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        """PyTorch's own initialisation stands; nothing is drawn twice."""
+        """Draw what no file held (`ignore_mismatched_sizes`) or what came from the meta device as a new codec has it.
+
+        While the codec is built PyTorch's own initialisation stands, and nothing is drawn twice.
+        """
+        draw: Any = getattr(module, "reset_parameters", None)
+        if self._is_built and draw is not None:
+            draw()
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> LLMCodec:
@@ -85,7 +93,9 @@ class LLMCodec(HubCodec):
         Raises:
             ValueError: a local folder whose configuration and weights do not fit each other (`folder.check_folder`).
         """
-        kwargs.setdefault("dtype", kwargs.pop("torch_dtype", None) or torch.float32)
+        asked = kwargs.pop("torch_dtype", None)  # the old name of `dtype`
+        if kwargs.get("dtype") is None:
+            kwargs["dtype"] = asked or torch.float32
         place = args[0] if args else kwargs.get("pretrained_model_name_or_path")
         if place is not None and Path(place).is_dir() and not kwargs.get("variant"):
             check_folder(Path(place, kwargs.get("subfolder") or ""))

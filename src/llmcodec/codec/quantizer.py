@@ -26,9 +26,15 @@ class WeightNormLinear(nn.Module):
         super().__init__()
         self.direction = nn.Parameter(torch.empty(out_features, in_features))
         self.magnitude = nn.Parameter(torch.empty(out_features, 1))
-        self.bias = nn.Parameter(torch.zeros(out_features))
+        self.bias = nn.Parameter(torch.empty(out_features))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw as PyTorch's linear layer does, with the bias 0."""
         nn.init.kaiming_uniform_(self.direction, a=5**0.5)
-        with torch.no_grad():
+        nn.init.zeros_(self.bias)
+        if not getattr(self.magnitude, "_is_hf_initialized", False):  # as transformers marks what a file held
             self.magnitude.copy_(self.direction.norm(dim=1, keepdim=True))
 
     @property
@@ -48,7 +54,12 @@ class FactorizedQuantizer(nn.Module):
         self.commitment = config.commitment
         self.in_proj = WeightNormLinear(config.hidden_size, config.codebook_dim)
         self.out_proj = WeightNormLinear(config.codebook_dim, config.hidden_size)
-        self.codebook = nn.Parameter(torch.randn(config.codebook_size, config.codebook_dim))
+        self.codebook = nn.Parameter(torch.empty(config.codebook_size, config.codebook_dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the codes; the projections draw themselves."""
+        nn.init.normal_(self.codebook)
 
     @property
     def codebook_VC(self) -> Tensor:
