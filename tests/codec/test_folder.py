@@ -206,6 +206,12 @@ def test_files_that_are_not_there_or_not_what_they_should_be(folder, tmp_path):
         check_folder(folder)
 
 
+def test_an_adapter_beside_the_weights_is_refused(folder):
+    """transformers would put it on top of the weights that were checked."""
+    (folder / "adapter_config.json").write_text("{}")
+    refused(folder, "adapter_config.json in it would change the weights while they are loaded; remove it")
+
+
 def test_weights_in_several_files_are_checked_together(folder):
     arrays, metadata = read_arrays(folder / "model.safetensors", 1 << 30)
     (folder / "model.safetensors").unlink()

@@ -23,7 +23,7 @@ from llmcodec.io.tensor_check import INDEX, WEIGHTS, check_tensors, weight_files
 from llmcodec.io.tensor_file import TensorEntry, read_header
 
 MAX_JSON_BYTES = 1 << 20
-CONFIG = "config.json"
+CONFIG, ADAPTER = "config.json", "adapter_config.json"
 FLOATS = ("F16", "BF16", "F32", "F64")
 STEERS_LOADING = {"transformers_weights", "distributed_config", "_attn_implementation", "attn_implementation"}
 """Settings by which a folder could make transformers read other weights than those that are checked."""
@@ -102,6 +102,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder}: no such folder with a codec")
     if not path.is_file():
         raise ValueError(f"{folder}: no {CONFIG} in it; is this the folder of a codec?")
+    if (folder / ADAPTER).exists():
+        raise ValueError(f"{folder}: {ADAPTER} in it would change the weights while they are loaded; remove it")
     return read_object(path, MAX_JSON_BYTES)
 
 
