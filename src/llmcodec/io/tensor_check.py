@@ -148,6 +148,11 @@ def write_digests(folder: AnyPath) -> list[str]:
     return sorted(files)
 
 
+def find_missing_files(folder: AnyPath) -> list[str]:
+    """Weight files that `digests.json` knows and the folder does not have. ValueError for damaged digests."""
+    return [name for name in _stored(Path(folder)) if not (Path(folder) / name).is_file()]
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder: one, or those that an index lists.
 

@@ -104,18 +104,17 @@ class FrozenCausalLM(nn.Module):
 
     @classmethod
     def from_pretrained(cls, config: BackboneConfig | str, device: torch.device | str = "cpu") -> FrozenCausalLM:
-        """Load by name or path. Errors of the hub (no such model, offline) come through as they are."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        """Load by name or path, as `load_causal_lm`. Errors of the hub (no such model, offline) come as they are."""
+        from transformers import AutoTokenizer
 
-        from llmcodec.lm.bundled import dequantize_option, resolve_lm
+        from llmcodec.lm.bundled import load_causal_lm, resolve_lm
 
         config = BackboneConfig(name=config) if isinstance(config, str) else config
         if config.dtype not in DTYPES:
             raise ValueError(f"backbone: dtype must be one of {', '.join(DTYPES)}, got {config.dtype!r}")
         source = resolve_lm(config.name)
         file: dict[str, Any] = {} if config.gguf_file is None else {"gguf_file": config.gguf_file}
-        options = {"dtype": DTYPES[config.dtype], **file, **(dequantize_option() if file else {})}
-        model = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **options)
+        model = load_causal_lm(source, DTYPES[config.dtype], **file)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **file)
         return cls(
             model,

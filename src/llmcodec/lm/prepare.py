@@ -21,17 +21,18 @@ from torch import Tensor, nn
 from llmcodec.data.manifest import VALID_SPLITS, read_manifest
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.bad_rows import BadRows
+from llmcodec.io.tensor_check import renewed_digests
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.audio_tokens import AudioTokens, add_audio_tokens, byte_tokenizer
 from llmcodec.lm.backbone import DTYPES, checkpoint_layers
-from llmcodec.lm.bundled import resolve_lm
+from llmcodec.lm.bundled import load_causal_lm, resolve_lm
 from llmcodec.lm.embeddings import load_tensors, save_tensors
 from llmcodec.lm.growth import AudioRows, attach_rows, grow_embeddings
 from llmcodec.lm.logits import check_head, hidden_states, output_rows, target_nats
 from llmcodec.lm.packing import IGNORE
 from llmcodec.lm.recipe import LMDataConfig, LMModelConfig
 from llmcodec.lm.small_lm import small_causal_lm, start_causal_lm
-from llmcodec.lm.token_lm import AUDIO_ROWS, TokenLM, TokenLMCard
+from llmcodec.lm.token_lm import ADAPTER_WEIGHTS, AUDIO_ROWS, TokenLM, TokenLMCard
 from llmcodec.runtime.opening import open_runtime
 from llmcodec.transcode.tokenize import FlatRow, describe, read_rows, tokenize_splits
 
@@ -153,11 +154,13 @@ class Prepared:
             if rows is None:
                 causal = self.module.causal
                 causal.generation_config.eos_token_id = self.tokens.stop_ids(self.tokenizer)
-                causal.save_pretrained(temporary)
+                with renewed_digests(temporary, "model*.safetensors"):
+                    causal.save_pretrained(temporary)
             else:
                 save_tensors(temporary / AUDIO_ROWS, {name: value.detach() for name, value in rows.named_parameters()})
                 if self.peft_model is not None:
-                    self.peft_model.save_pretrained(str(temporary), save_embedding_layers=False)
+                    with renewed_digests(temporary, ADAPTER_WEIGHTS):
+                        self.peft_model.save_pretrained(str(temporary), save_embedding_layers=False)
                     (temporary / "README.md").unlink(missing_ok=True)  # a form with nothing filled in
             self.tokenizer.save_pretrained(temporary)
             card.save(temporary)
@@ -180,7 +183,7 @@ def prepare_model(
     Raises:
         ValueError: a tokenizer with the tokens of another codec, a model whose head we do not know, peft missing.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     if config.base is None:
         tokenizer = byte_tokenizer()
@@ -190,7 +193,7 @@ def prepare_model(
         place = resolve_lm(config.base)
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         dtype = torch.float32 if config.train == "full" else DTYPES[config.dtype]
-        model = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=False, dtype=dtype)
+        model = load_causal_lm(place, dtype)
     fresh = "<CODEC_0>" not in tokenizer.get_vocab()
     tokens = add_audio_tokens(tokenizer, num_codes)
     if fresh:  # an LM that already speaks this codec keeps its rows

@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from llmcodec.io.structured import read_object, write_json
+from llmcodec.io.tensor_check import check_tensors, find_missing_files
+from llmcodec.io.tensor_file import read_header
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.audio_tokens import AudioTokens, find_audio_tokens
 from llmcodec.lm.backbone import DTYPES
-from llmcodec.lm.bundled import resolve_lm
+from llmcodec.lm.bundled import load_causal_lm
 from llmcodec.lm.embeddings import load_tensors
 from llmcodec.lm.growth import grow_embeddings, is_tied, write_rows
 from llmcodec.lm.logits import evaluating, hidden_states, output_rows, target_nats
@@ -31,6 +33,7 @@ from llmcodec.lm.packing import score_in_windows
 
 CARD = "token_lm.json"
 ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 AUDIO_ROWS = "audio_rows.safetensors"
 Normalise = Literal["audio", "full"]
 
@@ -190,7 +193,7 @@ def load_token_lm(
     Raises:
         ValueError: there is no such LM, or its tokenizer has no codec tokens.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     if dtype not in DTYPES:
         raise ValueError(f"token LM: dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -203,7 +206,7 @@ def load_token_lm(
     if (folder / AUDIO_ROWS).is_file():
         model = _load_adapter(folder, card, tokens, DTYPES[dtype], merge)
     else:
-        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, dtype=DTYPES[dtype])
+        model = load_causal_lm(str(folder), DTYPES[dtype], ours=(folder / CARD).is_file())
     return TokenLM(model.to(device).eval(), tokenizer, tokens, card, normalise)
 
 
@@ -227,18 +230,38 @@ def _folder(place: str) -> Path:
 
 def _load_adapter(folder: Path, card: TokenLMCard, tokens: AudioTokens, dtype: torch.dtype, merge: bool) -> Any:
     """The LM below, grown, with the trained rows in its matrices and LoRA (where there is one) on top."""
-    from transformers import AutoModelForCausalLM
-
-    model: Any = AutoModelForCausalLM.from_pretrained(resolve_lm(card.base), trust_remote_code=False, dtype=dtype)
+    model: Any = load_causal_lm(card.base, dtype)
     grow_embeddings(model, tokens, card.seed)
     shape = (tokens.num_codes + 2, model.get_input_embeddings().weight.shape[1])
     names = ["input_NH"] if is_tied(model) else ["input_NH", "output_NH"]
     write_rows(model, tokens, load_tensors(folder / AUDIO_ROWS, dict.fromkeys(names, shape), "audio rows"))
+    gone = find_missing_files(folder)
+    if gone or (folder / ADAPTER).is_file() != (folder / ADAPTER_WEIGHTS).is_file():
+        gone = gone or [ADAPTER, f"or {ADAPTER_WEIGHTS}"]
+        raise ValueError(f"{folder}: the adapter is not whole: {' '.join(gone)} is missing; other formats are not read")
     if not (folder / ADAPTER).is_file():
         return model
+    peft_model = _load_lora(model, folder)
+    return peft_model.merge_and_unload() if merge else peft_model.get_base_model()
+
+
+def _load_lora(model: Any, folder: Path) -> Any:
+    """The adapter over the LM, every tensor of it from the folder and of its shape."""
     try:
-        from peft import PeftModel
+        from peft import PeftModel, get_peft_model_state_dict
     except ImportError as error:
         raise ValueError(f"{folder}: a LoRA adapter needs the package peft: pip install 'llmcodec[lm]'") from error
-    peft_model = PeftModel.from_pretrained(model, str(folder))
-    return peft_model.merge_and_unload() if merge else peft_model.get_base_model()
+    path = check_tensors(folder / ADAPTER_WEIGHTS)
+    found = {name: entry.shape for name, entry in read_header(path).tensors.items()}
+    try:
+        peft_model = PeftModel.from_pretrained(model, str(folder))
+    except RuntimeError as error:  # a shape that differs
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(f"{path}: does not fit the language model ({reason[:160]})") from error
+    state = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
+    wanted = {name: tuple(value.shape) for name, value in state.items()}
+    for name in sorted({*wanted, *found}):
+        if found.get(name) != wanted.get(name):
+            there, needed = found.get(name, "nothing"), wanted.get(name, "nothing")
+            raise ValueError(f"{path}: has {there} for {name[:120]}, the adapter on this language model needs {needed}")
+    return peft_model
