@@ -173,7 +173,9 @@ def test_a_large_file_is_read_once_and_again_when_it_changes(tmp_path, monkeypat
     path = saved(tmp_path / "lm")
     read: list[Path] = []
     whole = tensor_check._digests_of
-    monkeypatch.setattr(tensor_check, "_digests_of", lambda path, **more: read.append(path) or whole(path, **more))
+    monkeypatch.setattr(
+        tensor_check, "_digests_of", lambda path, *more, **named: read.append(path) or whole(path, *more, **named)
+    )
     for _ in range(3):
         check_tensors(path)
     assert read == [path]

@@ -66,12 +66,13 @@ class _Tensor:
     other: bytes = b""
 
 
-def check_tensors(path: AnyPath, *, ours: bool = True) -> Path:
+def check_tensors(path: AnyPath, *, ours: bool = True, finite: bool = True) -> Path:
     """`path`, once its header is sound, its numbers are finite and its digests agree.
 
     Args:
         path: a safetensors or ONNX file.
         ours: llmcodec wrote it, so it is worth a line if there are no digests.
+        finite: NaN and infinity are damage; False where they mean something.
 
     Raises:
         ValueError: missing, a pickle, cut short, NaN or infinite values, or a tensor that is not the one that was
@@ -81,9 +82,7 @@ def check_tensors(path: AnyPath, *, ours: bool = True) -> Path:
     memory = _remembered(place)
     if memory is not None and memory.is_there():
         return place
-    report = inspect_tensors(place)
-    if memory is not None:
-        memory.write()
+    report = inspect_tensors(place, finite)
     folder = place.resolve().parent
     if ours and not report.has_digests and folder not in _told:
         _told.add(folder)
@@ -96,21 +95,22 @@ def check_tensors(path: AnyPath, *, ours: bool = True) -> Path:
     return place
 
 
-def inspect_tensors(path: AnyPath) -> TensorReport:
+def inspect_tensors(path: AnyPath, finite: bool = True) -> TensorReport:
     """Read a whole file and compare it with its digests, whatever is remembered; raises as `check_tensors`."""
     place = Path(path)
+    memory = _remembered(place)
     expected = _stored(place.parent).get(place.name)
-    found = _digests_of(place)
-    if expected is None:
-        return TensorReport(len(found), False)
-    for name in [*found, *expected]:
-        if found.get(name) != expected.get(name):
+    found = _digests_of(place, finite)
+    for name in [] if expected is None else [*found, *expected]:
+        if expected is not None and found.get(name) != expected.get(name):
             state = "differs from" if name in found and name in expected else "is not in both the file and"
             raise ValueError(
                 f"{place}: {name[:80]} {state} what was saved, by {DIGESTS}: the file is damaged, copy it again; or "
                 "another program wrote it, then `llmcodec verify --write-digests` notes it as it is"
             )
-    return TensorReport(len(found), True)
+    if memory is not None:
+        memory.write()
+    return TensorReport(len(found), expected is not None)
 
 
 @contextmanager
@@ -140,10 +140,14 @@ def write_digests(folder: AnyPath) -> list[str]:
     """Note the digests of all weights of a folder (.safetensors, .onnx) as they are; returns the files' names.
 
     Raises:
-        ValueError: a file that is not what its ending says, or weights that are not finite.
+        ValueError: a file that is not what its ending says.
     """
     place = Path(folder)
-    files = {path.name: _digests_of(path) for path in place.iterdir() if path.suffix in ENDINGS and path.is_file()}
+    files = {
+        path.name: _digests_of(path, finite=False)
+        for path in place.iterdir()
+        if path.suffix in ENDINGS and path.is_file()
+    }
     _write(place, files)
     return sorted(files)
 

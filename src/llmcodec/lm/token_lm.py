@@ -230,19 +230,25 @@ def _folder(place: str) -> Path:
 
 def _load_adapter(folder: Path, card: TokenLMCard, tokens: AudioTokens, dtype: torch.dtype, merge: bool) -> Any:
     """The LM below, grown, with the trained rows in its matrices and LoRA (where there is one) on top."""
+    check_adapter(folder)
     model: Any = load_causal_lm(card.base, dtype)
     grow_embeddings(model, tokens, card.seed)
     shape = (tokens.num_codes + 2, model.get_input_embeddings().weight.shape[1])
     names = ["input_NH"] if is_tied(model) else ["input_NH", "output_NH"]
     write_rows(model, tokens, load_tensors(folder / AUDIO_ROWS, dict.fromkeys(names, shape), "audio rows"))
-    gone = find_missing_files(folder)
-    if gone or (folder / ADAPTER).is_file() != (folder / ADAPTER_WEIGHTS).is_file():
-        gone = gone or [ADAPTER, f"or {ADAPTER_WEIGHTS}"]
-        raise ValueError(f"{folder}: the adapter is not whole: {' '.join(gone)} is missing; other formats are not read")
     if not (folder / ADAPTER).is_file():
         return model
     peft_model = _load_lora(model, folder)
     return peft_model.merge_and_unload() if merge else peft_model.get_base_model()
+
+
+def check_adapter(folder: Path) -> None:
+    """Raise ValueError for an adapter that would load without one of its files, and score as if nothing were wrong."""
+    gone = find_missing_files(folder)
+    if not gone and (folder / ADAPTER).is_file() != (folder / ADAPTER_WEIGHTS).is_file():
+        gone = [ADAPTER, f"or {ADAPTER_WEIGHTS}"]
+    if gone:
+        raise ValueError(f"{folder}: the adapter is not whole: {' '.join(gone)} is missing; other formats are not read")
 
 
 def _load_lora(model: Any, folder: Path) -> Any:

@@ -27,6 +27,8 @@ from llmcodec.io.atomic import atomic_folder, find_left_overs, remove_folder
 from llmcodec.io.structured import read_object
 from llmcodec.io.tensor_check import check_tensors, write_digests
 
+UNBOUNDED = ("usage",)
+"""Items in which infinity has a meaning: codes of another partition, which never count as dead."""
 STEP_FOLDER = re.compile(r"step_(\d{8})")
 TENSOR = "__tensor__"  # marks the place of a tensor in state.json
 
@@ -122,7 +124,9 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
         items = {}
         for name, state in tree.items():
             path = folder / f"{name}.safetensors"
-            items[name] = join_tensors(state, load_file(check_tensors(path)) if path.exists() else {})
+            items[name] = join_tensors(
+                state, load_file(check_tensors(path, finite=name not in UNBOUNDED)) if path.exists() else {}
+            )
         return items
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ValueError(
