@@ -104,7 +104,7 @@ def test_layout(adapter, tmp_path):
     for change, line in (
         ({"vocab_size": 299}, "vocab_size 299 is not that of the rows"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings is False"),
-        ({"auto_map": {}}, "wants code of its own"),
+        ({"auto_map": {}}, "needs custom code"),
         ({"architectures": []}, "names no architecture"),
     ):
         (folder / "config.json").write_text(json.dumps(config | change))

@@ -84,7 +84,7 @@ def tokenize(
 
     place, clips = output.place, corpus.clips()
     bad = BadRows(corpus.max_bad, len(clips))
-    with stopped_in_order("what is in shards stays, the same command goes on behind it"), tokenize_bar() as show:
+    with stopped_in_order("finished shards stay, the same command continues after them"), tokenize_bar() as show:
         results = tokenize_splits(
             codec.open("encoder"),
             clips,
@@ -130,7 +130,7 @@ def train(arguments: Sequence[str]) -> None:
     say: Callable[[str], None] = print if speaks else lambda line: None
     with ExitStack() as stack:
         if not recipe.data.tokens:
-            stack.enter_context(stopped_in_order("what is in shards stays, the same command goes on behind it"))
+            stack.enter_context(stopped_in_order("finished shards stay, the same command continues after them"))
         bar = None if recipe.data.tokens else stack.enter_context(tokenize_bar())
         rows = prepare_rows(recipe.data, Path(recipe.run), say, bar)
     progress = [progress_callback(recipe)] if speaks else []

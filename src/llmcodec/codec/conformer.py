@@ -1,8 +1,8 @@
 """Masked conformer with rotary attention: macaron feed-forward, self-attention, convolution module, feed-forward.
 
 Padding never reaches a real frame: masked keys in attention, zeroed input of the depthwise convolution, masked batch
-statistics. A causal conformer also codes a stream call by call (`Conformer.open_stream`): the same layers, with a
-`LayerState` that puts what is past in front of the new frames. Module names follow AUV's state dict.
+statistics. A causal conformer also processes a stream call by call (`Conformer.open_stream`): the same layers, with a
+`LayerState` that prepends past frames to the new ones. Module names follow AUV's state dict.
 Shapes: B batch, T frames, P past frames, D width, N heads, C head width. Test: tests/codec/test_model.py.
 """
 
@@ -21,13 +21,13 @@ from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.windowed_attention import windowed_attention
 from llmcodec.distributed import sum_over_ranks
 
-MASKED_FRAMES = 384  # up to here one (T, T) mask is faster (and small); a longer clip's window goes in blocks
+MASKED_FRAMES = 384  # up to here one (T, T) mask is faster (and small); longer clips use blocks
 Reach = tuple[int, int] | None  # frames before and after itself that a frame sees; None: all
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries (B, N, T, C), keys, values (B, N, P + T, C) -> (B, N, T, C)
 
 
 class LayerState:
-    """What one causal layer remembers of a stream; its size is bounded by the window.
+    """State of one causal layer in a stream; its size is bounded by the window.
 
     Args:
         layer: whose stream it is.
@@ -38,17 +38,19 @@ class LayerState:
         like = layer.final_layer_norm.weight
         self.window, self.taps = window, layer.conv_module.past
         head_dim = layer.attn.head_dim
-        self.key = self.value = like.new_zeros(1, len(like) // head_dim, 0, head_dim)  # not rotated: that is relative
+        self.key = self.value = like.new_zeros(
+            1, len(like) // head_dim, 0, head_dim
+        )  # before rotation, which is relative
         self.convolution = like.new_zeros(1, self.taps, len(like))
 
     def extend_attention(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """New keys and values (B, N, T, C) -> the past ones and they, (B, N, P + T, C); the last ones are kept."""
+        """New keys and values (B, N, T, C) -> past and new ones, (B, N, P + T, C); the last ones are kept."""
         key, value = torch.cat((self.key, key), dim=2), torch.cat((self.value, value), dim=2)
         self.key, self.value = key[:, :, -self.window :].clone(), value[:, :, -self.window :].clone()
         return key, value
 
     def extend_convolution(self, hidden_BTD: Tensor) -> Tensor:
-        """New inputs (B, T, D) -> the past ones and they, (B, K - 1 + T, D); the last ones are kept."""
+        """New inputs (B, T, D) -> past and new ones, (B, K - 1 + T, D); the last ones are kept."""
         hidden_BTD = torch.cat((self.convolution, hidden_BTD), dim=1)
         self.convolution = hidden_BTD[:, hidden_BTD.shape[1] - self.taps :].clone()
         return hidden_BTD
@@ -78,7 +80,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def attention_mask(
     num_frames: int, mask_BT: Tensor | None, reach: Reach, device: torch.device, past: int = 0
 ) -> Tensor | None:
-    """Where a frame may look: boolean (B or 1, 1, T, P + T); None when every frame sees every other.
+    """Frames that a frame may attend to: boolean (B or 1, 1, T, P + T); None when every frame sees every other.
 
     Args:
         num_frames: T.
@@ -159,7 +161,7 @@ class MaskedBatchNorm(nn.BatchNorm1d):
         nn.init.zeros_(self.num_batches_tracked)
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """What it multiplies with and adds in evaluation mode, (D,) each."""
+        """Scale and shift in evaluation mode, (D,) each."""
         assert self.running_mean is not None and self.running_var is not None
         scale_D = self.weight * (self.running_var + self.eps).rsqrt()
         return scale_D, self.bias - self.running_mean * scale_D
@@ -254,7 +256,7 @@ class Conformer(nn.Module):
         self.layer_norm = nn.LayerNorm(config.hidden_size)
 
     def open_stream(self) -> list[LayerState]:
-        """States of a stream of which nothing has come yet, for `forward`; the conformer must be causal."""
+        """Initial states of a stream, for `forward`; the conformer must be causal."""
         assert self.causal and self.reach is not None
         return [LayerState(cast(ConformerLayer, layer), self.reach[0]) for layer in self.layers]
 

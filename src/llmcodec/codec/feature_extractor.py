@@ -1,4 +1,5 @@
-"""Feature extractor: waveforms of any length -> `input_values (B, 1, S)` + `padding_mask (B, S)`. Resamples if asked.
+"""Feature extractor: waveforms of any length -> `input_values (B, 1, S)` + `padding_mask (B, S)`. Resamples other
+rates.
 
     feature_extractor = AutoFeatureExtractor.from_pretrained(folder)   # after `import llmcodec.codec`
     inputs = feature_extractor(raw_audio=[wav_a, wav_b], sampling_rate=44100, return_tensors="pt")
@@ -32,7 +33,7 @@ class LLMCodecFeatureExtractor(SequenceFeatureExtractor):
     Args:
         feature_size: channels; 1, the codec is mono.
         sampling_rate: samples per second that the codec reads.
-        padding_value: what stands beyond the end of a clip.
+        padding_value: value after the end of a clip.
         hop_length: samples per frame, for information.
     """
 
@@ -104,7 +105,7 @@ class LLMCodecFeatureExtractor(SequenceFeatureExtractor):
         for row, clip in enumerate(clips):
             values[row, 0, : len(clip)] = clip
             mask[row, : len(clip)] = 1
-        # As lists unless tensors are asked for, as in transformers.
+        # As lists unless tensors are requested, as in transformers.
         data = {"input_values": values, "padding_mask": mask}
         return BatchFeature(
             data if return_tensors else {name: list(value) for name, value in data.items()}, tensor_type=return_tensors

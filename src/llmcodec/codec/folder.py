@@ -1,8 +1,8 @@
-"""A codec folder is checked before any memory is taken: what config.json asks for must be what the weights file holds.
+"""A codec folder is checked before memory is allocated: the sizes in config.json must be those of the weights file.
 
-`LLMCodec.from_pretrained` and `adapters.load` call `check_folder` on local folders, which may have come from anybody. A
-config that asks for terabytes, a weights file that is cut short, a pickle, a tensor that is missing (transformers would
-draw it at random and warn) end in one line. Test: tests/codec/test_folder.py, tests/fuzz/test_fuzz.py.
+`LLMCodec.from_pretrained` and `adapters.load` call `check_folder` on local folders, which may come from untrusted
+sources. A config that asks for terabytes, a truncated weights file, a pickle or a missing tensor (transformers would
+initialise it randomly and warn) end in a one-line error. Test: tests/codec/test_folder.py, tests/fuzz/test_fuzz.py.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def check_folder(folder: str | os.PathLike[str]) -> LLMCodecConfig:
 
 
 def check_foreign_folder(folder: str | os.PathLike[str]) -> None:
-    """Check a folder with a codec of another architecture, as far as that is possible without knowing it.
+    """Check a folder with a codec of unknown architecture, as far as possible.
 
-    Its safetensors must be sound and finite, and no whole number in its configuration may exceed the number of weights
-    (sizes that ask for terabytes do). Raises ValueError; does nothing where there are no safetensors.
+    Its safetensors must be intact and finite, and no integer in its configuration may exceed the number of weights
+    (sizes that ask for terabytes do). Raises ValueError; does nothing if there are no safetensors.
     """
     place = Path(folder)
     settings = read_config(place)
@@ -85,18 +85,18 @@ def check_foreign_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def _check_numbers(path: Path, settings: dict[str, Any], most: int) -> None:
-    """No whole number anywhere in a configuration is larger than `most`."""
+    """Check that no integer anywhere in a configuration is larger than `most`."""
     waiting: list[Any] = [settings]
     while waiting:
         value = waiting.pop()
         if isinstance(value, (dict, list)):
             waiting += value.values() if isinstance(value, dict) else value
         elif isinstance(value, int) and abs(value) > most:
-            raise ValueError(f"{path}: asks for {value} of something, the weights have {most} numbers in all")
+            raise ValueError(f"{path}: contains the number {value}, more than the {most} weights in all")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder. Raises ValueError where it is missing, too large for what it is, or no JSON object."""
+    """config.json of a folder. Raises ValueError if it is missing, implausibly large, or not a JSON object."""
     path = folder / CONFIG
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder with a codec")
@@ -119,7 +119,7 @@ def _standard_fields() -> dict[str, Any]:
 
 
 def _check_fields(path: Path, settings: dict[str, Any]) -> None:
-    """Every setting of ours and of transformers is of the right type, so that nothing behind this meets a surprise.
+    """Check that every setting of ours and of transformers is of the right type.
 
     Others are kept, unless they are ours misspelt or would reach into the configuration or the loading.
     """
@@ -170,7 +170,7 @@ def _whole(value: Any) -> bool:
 
 
 def _check_sizes(path: Path, settings: dict[str, Any], tensors: dict[str, TensorEntry]) -> None:
-    """What decides how much memory is taken stands in the shapes of the weights as well."""
+    """Check the settings that determine memory against the shapes of the weights."""
     value = LLMCodecConfig.own_settings() | settings
     layer = "encoder.conformer.layers.0."
     claims = {
@@ -194,7 +194,7 @@ def _check_sizes(path: Path, settings: dict[str, Any], tensors: dict[str, Tensor
 
 @lru_cache(maxsize=16)
 def _expected_tensors(sizes: tuple[tuple[str, Any], ...]) -> dict[str, tuple[tuple[int, ...], bool]]:
-    """Name -> shape and whether it is of a float type, of the model with these settings. Built without memory."""
+    """Name -> shape and whether it is of a float type, of the model with these settings. Allocates no weights."""
     with torch.device("meta"):
         encoder, quantizer, decoder = build_parts(LLMCodecConfig(**dict(sizes)))
     model = nn.ModuleDict({"encoder": encoder, "quantizer": quantizer, "decoder": decoder})

@@ -1,4 +1,4 @@
-"""What `encode` and `decode` are given, checked: ours, the search's and those of other people's codecs.
+"""Checks of the arguments of `encode` and `decode`: of our codec, of search and of adapters.
 
 Shapes: B batch, S samples, T frames, Q codebooks. Test: tests/codec/test_model.py, tests/adapters/test_base.py.
 """
@@ -18,26 +18,26 @@ Numbers = Tensor | np.ndarray | Sequence[Any]
 
 
 def to_tensor(values: Numbers, where: str, device: torch.device | None = None) -> Tensor:
-    """Arrays and lists as a tensor on `device`; a tensor as it is, where it is. Raises ValueError for no numbers."""
+    """Arrays and lists as a tensor on `device`; tensors are returned unchanged. Raises ValueError for non-numbers."""
     if isinstance(values, Tensor):
         return values
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{where} must be numbers, got {array.dtype}")
-    native = np.array(array, array.dtype.newbyteorder("="), order="C")  # what torch can take, read-only or reversed
+    native = np.array(array, array.dtype.newbyteorder("="), order="C")  # read-only and reversed arrays must be copied
     return torch.from_numpy(native).to(device)
 
 
 def check_samples(wav: Tensor, where: str, first: int = 0) -> Tensor:
-    """Samples (S,) or (B, S) as floats: `io.waveform.check_waveform` for a tensor, which stays where it is.
+    """Samples (S,) or (B, S) as floats: `io.waveform.check_waveform` for a tensor, which stays on its device.
 
     Args:
         wav: floats, or integers that are scaled by their full range to float32.
-        where: what was given, for the message.
+        where: name of the argument, for the message.
         first: position of the first sample in the signal, for the message.
 
     Raises:
-        ValueError: a type that `scale_of` refuses, a sample that is NaN, infinite or beyond float32.
+        ValueError: a type that `scale_of` rejects, a sample that is NaN, infinite or beyond float32.
     """
     silence, full = scale_of(wav.dtype, where)
     if full != 1:
@@ -57,7 +57,7 @@ def clips_of(
     Args:
         input_values: (B, 1, S), floats or integers that are scaled by their full range (`io.waveform`).
         padding_mask: (B, S) or (B, 1, S), ones followed by zeros; None: all samples are real.
-        device: where arrays and lists go; tensors stay where they are.
+        device: for arrays and lists; tensors stay on theirs.
 
     Raises:
         ValueError: another shape or type, NaN or infinite samples, padding on the left, an empty clip.
@@ -97,7 +97,7 @@ def check_codes(
     """Codes as int64 (B, Q, T), T at least 1; arrays and lists go to `device`.
 
     Raises:
-        ValueError: another shape, no integers, a code outside [0, codebook_size).
+        ValueError: another shape, non-integers, a code outside [0, codebook_size).
     """
     audio_codes = to_tensor(audio_codes, "decode: audio_codes", device)
     if audio_codes.ndim != 3 or audio_codes.shape[1] != num_codebooks:
@@ -118,11 +118,12 @@ def check_codes(
 
 
 def check_look_up(codes_BT: Tensor, query_BTC: Tensor, codebook_VC: Tensor, mask_BT: Tensor | None = None) -> None:
-    """Raise ValueError where a real frame was compared with nothing, which would give code 0 in silence.
+    """Raise ValueError if the look-up of a real frame is invalid (NaN or a zero query), which would silently give code
+    0.
 
     Args:
         codes_BT: chosen codes.
-        query_BTC: unit-norm queries; NaN, or 0 where there was nothing to normalise.
+        query_BTC: unit-norm queries; NaN, or 0 if the projection was 0.
         codebook_VC: unit-norm code vectors.
         mask_BT: True at real frames; None: all are.
     """
@@ -139,7 +140,7 @@ def check_look_up(codes_BT: Tensor, query_BTC: Tensor, codebook_VC: Tensor, mask
 
 
 def check_weights(module: torch.nn.Module) -> None:
-    """Raise ValueError naming a tensor that is not finite: rounded to integers, it would look healthy."""
+    """Raise ValueError naming a tensor that is not finite: after rounding to integers this would go unnoticed."""
     for name, value in module.state_dict().items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise ValueError(f"{name}: NaN or infinite values; the codec's weights are broken")

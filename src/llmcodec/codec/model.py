@@ -1,6 +1,6 @@
-"""LLMCodec: waveform <-> tokens. AUV's architecture with lengths, masks and batches that can be relied on.
+"""LLMCodec: waveform <-> tokens. AUV's architecture with exact lengths, masks and batches.
 
-Shapes: B batch, S samples, T frames, D width, C code dimension, V codes. Hugging Face's shapes at the public edge:
+Shapes: B batch, S samples, T frames, D width, C code dimension, V codes. Hugging Face's shapes in the public API:
 `input_values (B, 1, S)`, `audio_codes (B, 1, T)`, `audio_values (B, 1, S)`. Test: tests/codec/test_model.py.
 
     codec = LLMCodec.from_pretrained("folder or hub id")
@@ -63,7 +63,7 @@ class LLMCodecOutput(ModelOutput):
 
 
 class LLMCodec(HubCodec):
-    """Neural audio codec with one codebook. Meets `protocol.AdaptableCodec`."""
+    """Neural audio codec with one codebook. Implements `protocol.AdaptableCodec`."""
 
     config_class = LLMCodecConfig
     main_input_name = "input_values"
@@ -80,7 +80,7 @@ class LLMCodec(HubCodec):
     def _init_weights(self, module: nn.Module) -> None:
         """Draw what no file held (`ignore_mismatched_sizes`) or what came from the meta device as a new codec has it.
 
-        While the codec is built PyTorch's own initialisation stands, and nothing is drawn twice.
+        While the codec is built, PyTorch's own initialisation is kept, and nothing is drawn twice.
         """
         draw: Any = getattr(module, "reset_parameters", None)
         if self._is_built and draw is not None:
@@ -155,7 +155,7 @@ class LLMCodec(HubCodec):
     def encode_latents(
         self, wav_BS: Tensor, lengths_B: Tensor | None = None, partitions: Sequence[tuple[int, int]] | None = None
     ) -> CodecEncoding:
-        """Waveform (B, S) -> `CodecEncoding`; what lies beyond `lengths_B` is ignored."""
+        """Waveform (B, S) -> `CodecEncoding`; samples beyond `lengths_B` are ignored."""
         if lengths_B is None:
             lengths_B = torch.full((wav_BS.shape[0],), wav_BS.shape[1], device=wav_BS.device)
         ragged = bool((lengths_B != wav_BS.shape[1]).any())
@@ -222,7 +222,7 @@ class LLMCodec(HubCodec):
                 their place are taken as `quantized_representation`, which is the first argument of DacModel.decode.
             quantized_representation: (B, D, T) of `encode`, used when there are no codes.
             padding_mask: the one that `encode` was given; the result is as long and silent beyond each clip.
-            audio_codes_mask: (B, 1, T), True at real frames (from `encode`), when no `padding_mask` is at hand.
+            audio_codes_mask: (B, 1, T), True at real frames (from `encode`), if there is no `padding_mask`.
             length: samples wanted; default T * hop_samples.
 
         Raises:
@@ -251,7 +251,7 @@ class LLMCodec(HubCodec):
         return LLMCodecDecoderOutput(wav_BS[:, None])
 
     def decoder_input(self, audio_codes: Numbers | None, quantized_representation: Numbers | None) -> Tensor:
-        """What `decode` was given, checked -> (B, T, D)."""
+        """Check the arguments of `decode` -> (B, T, D)."""
         if audio_codes is not None:
             audio_codes = to_tensor(audio_codes, "decode: audio_codes", self.device)
         if audio_codes is not None and audio_codes.is_floating_point() and audio_codes.shape[1:2] != (1,):

@@ -1,7 +1,7 @@
-"""The model card (README.md) that is saved beside the weights: what it is, rates, usage, licence, how it is measured.
+"""The model card (README.md) saved with the weights: what it is, rates, usage, licence, evaluation.
 
-It states what can be read off the model and leaves no figure that was not measured; an existing card is never touched
-unless asked. Test: tests/codec/test_hub.py.
+It contains properties of the model and only measured figures; an existing card is not changed unless requested.
+Test: tests/codec/test_hub.py.
 """
 
 from __future__ import annotations

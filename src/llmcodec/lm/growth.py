@@ -1,7 +1,7 @@
-"""Growing a causal LM by audio tokens: where the new rows start, and how they train alone.
+"""Add audio tokens to a causal LM: initial values of the new rows, and how to train only these.
 
-    grow_embeddings(model, tokens, seed=0)            # rows drawn from the text rows, the same for every codec
-    rows = attach_rows(model, tokens)                  # only these rows train (with LoRA, or by themselves)
+    grow_embeddings(model, tokens, seed=0)            # rows sampled like the text rows, the same for every codec
+    rows = attach_rows(model, tokens)                  # only these rows train (with or without LoRA)
     write_rows(model, tokens, dict(rows.named_parameters()))      # into a model of the same size: a plain one
 
 Shapes: N = V + 2 audio rows (begin, end, codes), H width. Test: `pytest tests/lm/test_growth.py`.
@@ -20,7 +20,7 @@ from llmcodec.lm.audio_tokens import AudioTokens
 from llmcodec.lm.embeddings import load_tensors, row_statistics, sample_rows
 
 _MARKER_SEED = 104_729
-"""Begin and end of audio are drawn apart from the codes, so that row i of the codes depends on seed and i alone."""
+"""Begin and end of audio are sampled apart from the codes, so that row i of the codes depends on seed and i only."""
 
 
 def is_tied(model: Any) -> bool:
@@ -35,12 +35,12 @@ def is_tied(model: Any) -> bool:
 def grow_embeddings(model: Any, tokens: AudioTokens, seed: int = 0, audio_rows: str | None = None) -> None:
     """Give every audio token an input and an output row, in place.
 
-    Rows are drawn from mean and covariance of the text rows, separately for input and output where the model does not
+    Rows are sampled from mean and covariance of the text rows, separately for input and output if the model does not
     tie them: every codec starts from the same distribution, and code i of every codec from the same row.
 
     Args:
         audio_rows: take the input rows of the codes from an adapted run (`audio_rows.safetensors`), and its start
-            embedding for the begin token. Output rows that are not tied are still drawn.
+            embedding for the begin token. Output rows that are not tied are still sampled.
 
     Raises:
         ValueError: the file is missing or of another codec or LM.
@@ -70,7 +70,7 @@ def grow_embeddings(model: Any, tokens: AudioTokens, seed: int = 0, audio_rows: 
 
 
 class AudioRows(nn.Module):
-    """The trainable rows (N, H) in full precision; `output_NH` is None where the LM ties its rows."""
+    """The trainable rows (N, H) in full precision; `output_NH` is None if the LM ties its rows."""
 
     def __init__(self, input_NH: Tensor, output_NH: Tensor | None, ids_N: Tensor, vocabulary: int):
         super().__init__()
@@ -85,7 +85,7 @@ class AudioRows(nn.Module):
 
     @property
     def head_NH(self) -> Tensor:
-        """Rows that predict."""
+        """Output rows."""
         return self.input_NH if self.output_NH is None else self.output_NH
 
 
@@ -95,7 +95,7 @@ class _StandIn(nn.Module):
     def __init__(self, frozen: nn.Module, rows: AudioRows):
         super().__init__()
         self.frozen = frozen
-        self._rows = [rows]  # the rows are registered once, beside the model
+        self._rows = [rows]  # the rows are registered once, outside the model
 
     @property
     def rows(self) -> AudioRows:
@@ -111,7 +111,7 @@ class _StandIn(nn.Module):
 
 
 class _Reader(_StandIn):
-    """In the place of the input embedding."""
+    """Replaces the input embedding."""
 
     def forward(self, ids: Tensor) -> Tensor:
         text = self.frozen(ids)
@@ -121,7 +121,7 @@ class _Reader(_StandIn):
 
 
 class _Head(_StandIn):
-    """In the place of the output layer."""
+    """Replaces the output layer."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self.frozen(hidden)
@@ -134,7 +134,7 @@ class _Head(_StandIn):
 def attach_rows(model: Any, tokens: AudioTokens) -> AudioRows:
     """Put trainable audio rows over a grown model whose own matrices stay frozen; returns the rows.
 
-    The rows are not registered inside `model`: whoever trains them holds them.
+    The rows are not registered inside `model`: the caller owns and trains them.
     """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied, ids_N = is_tied(model), tokens.all_ids

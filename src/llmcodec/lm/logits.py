@@ -1,7 +1,7 @@
-"""From hidden states to log-likelihoods, computing no more logits than are wanted.
+"""From hidden states to log-likelihoods, computing only the logits that are needed.
 
-A codec's LM spends its output layer on 50,000 or 150,000 text rows that cannot follow inside audio; here only wanted
-positions meet only wanted rows. Shapes: N positions, H width, K wanted rows. Test: tests/lm/test_logits.py.
+Inside audio, the 50,000 or 150,000 text rows of an output layer cannot follow; logits are computed only for the
+positions and rows that are needed. Shapes: N positions, H width, K output rows. Test: tests/lm/test_logits.py.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch.utils.checkpoint import checkpoint
 from llmcodec.lm.growth import attached_rows
 
 CHUNK_LOGITS = 1 << 25
-"""Logits that may stand in memory at once (128 MB in float32); the rest is recomputed in the backward pass."""
+"""Logits in memory at once (128 MB in float32); chunks are recomputed in the backward pass."""
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode and without gradients, then as it was."""
+    """Put the model into evaluation mode without gradients, and restore its mode afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -34,13 +34,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def hidden_states(model: Any, **inputs: Any) -> Tensor:
-    """Last hidden states (B, L, H) of a causal LM, behind its final norm."""
+    """Last hidden states (B, L, H) of a causal LM, after its final norm."""
     hidden_BLH: Tensor = model.base_model(**inputs, use_cache=False, return_dict=True).last_hidden_state
     return hidden_BLH
 
 
 def output_rows(model: Any, ids_K: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Output rows (K, H) and bias (K,) of some tokens, of all where `ids_K` is None; attached rows are in place."""
+    """Output rows (K, H) and bias (K,) of some tokens, of all if `ids_K` is None; attached rows are included."""
     head, rows = model.get_output_embeddings(), attached_rows(model)
     bias = getattr(head, "bias", None)
     if ids_K is None:
@@ -50,7 +50,7 @@ def output_rows(model: Any, ids_K: Tensor | None) -> tuple[Tensor, Tensor | None
         return weight, bias
     if rows is not None:
         places = rows.place_V[ids_K]
-        assert int(places.min()) >= 0, "attached rows hold audio tokens alone"
+        assert int(places.min()) >= 0, "attached rows are for audio tokens only"
         weight = rows.head_NH[places]
     else:
         # Consecutive rows are a view: no copy of the audio rows in every step.
@@ -60,7 +60,7 @@ def output_rows(model: Any, ids_K: Tensor | None) -> tuple[Tensor, Tensor | None
 
 
 def finish_logits(model: Any, logits: Tensor) -> Tensor:
-    """What some families do to their logits: Gemma caps them, Granite divides, Cohere multiplies."""
+    """Post-processing of logits in some families: Gemma caps them, Granite divides, Cohere multiplies."""
     config = model.config
     if getattr(config, "logits_scaling", None):
         logits = logits / config.logits_scaling
@@ -97,10 +97,10 @@ def target_nats(model: Any, hidden_NH: Tensor, targets_N: Tensor, rows: tuple[Te
 
 
 def check_head(model: Any) -> None:
-    """Compare our way to the logits with the model's own on a few tokens.
+    """Compare our logits with the model's own on a few tokens.
 
     Raises:
-        ValueError: this family does something to its logits that we do not know.
+        ValueError: this family post-processes its logits in an unknown way.
     """
     ids = torch.arange(6, device=model.device).remainder(model.get_input_embeddings().weight.shape[0])[None]
     with evaluating(model):

@@ -56,7 +56,7 @@ class NGramModel:
             self._levels.insert(0, level)
 
     def _positions(self, codes: Sequence[Tensor]) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Tokens of all clips, and for each distance 1 .. order-1 the token that stands so far to the left."""
+        """Tokens of all clips, and for each distance 1 .. order-1 the token that far to the left."""
         start = np.full(self.order - 1, self.vocabulary, np.int64)
         padded = [np.concatenate([start, clip.numpy()]) for clip in codes]
         sizes = [clip.numel() for clip in codes]
@@ -77,7 +77,7 @@ class NGramModel:
         length: int,
         longer_keys_G: np.ndarray | None,
     ) -> tuple[_Level, np.ndarray]:
-        """Counts of one order; lower orders count different left neighbours, but for n-grams at a clip's start."""
+        """Counts of one order; lower orders count different left neighbours, except for n-grams at a clip's start."""
         base = self.vocabulary + 1
         keys_G, counts_G = np.unique(ids_N * base + tokens_N, return_counts=True)
         num_contexts = contexts[length].size
@@ -122,7 +122,7 @@ class NGramModel:
 
 
 def _look_up(contexts_C: np.ndarray, ids_N: np.ndarray, left_N: np.ndarray, base: int) -> np.ndarray:
-    """Ids of contexts that are one token longer; -1 where the training never saw them."""
+    """Ids of contexts that are one token longer; -1 if not seen in training."""
     keys_N = ids_N * base + left_N
     places = np.minimum(np.searchsorted(contexts_C, keys_N), contexts_C.size - 1)
     return np.where((ids_N >= 0) & (contexts_C[places] == keys_N), places, -1)

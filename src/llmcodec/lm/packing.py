@@ -1,7 +1,7 @@
-"""Sequences side by side: packed into one row without seeing each other, and long clips scored in windows.
+"""Packing of sequences into one row without attention between them, and scoring of long clips in windows.
 
 Each sequence of a row counts its positions from 0. Hugging Face's attention starts a new block wherever the positions
-do, so a packed row costs no padding and gives every sequence the loss it has alone (`check_packing` makes sure).
+do, so a packed row needs no padding and gives every sequence the loss it has alone (`check_packing` verifies this).
 Shapes: B rows, L positions. Test: `pytest tests/lm/test_packing.py`.
 """
 
@@ -25,7 +25,7 @@ Row = dict[str, Tensor]
 
 
 def plan_rows(lengths: Sequence[int], max_tokens: int, seed: int, pool: int = 512) -> list[list[int]]:
-    """Places of the sequences that share a row of at most `max_tokens`: best fit, longest first, in random pools.
+    """Indices of the sequences that share a row of at most `max_tokens`: best fit, longest first, in random pools.
 
     Raises:
         ValueError: a sequence that is longer than a row.
@@ -67,9 +67,9 @@ class RowDataset(Dataset[Row]):
 
 
 def collate(rows: Sequence[Row]) -> Row:
-    """Rows -> (B, L), right-padded; padding goes on counting, so that it starts no block of its own.
+    """Rows -> (B, L), right-padded; positions continue in the padding, so that it starts no block of its own.
 
-    With causal attention nothing real ever sees the padding behind it, and its labels are ignored.
+    With causal attention no real position sees the padding after it, and its labels are ignored.
     """
     longest = max(len(row["input_ids"]) for row in rows)
     batch: Row = {
@@ -87,10 +87,10 @@ def collate(rows: Sequence[Row]) -> Row:
 
 
 def check_packing(model: Any, vocabulary: int) -> None:
-    """Two short sequences in one row must have the states that they have alone.
+    """Check that two short sequences in one row have the same states as alone.
 
     Raises:
-        ValueError: this model's attention does not heed positions; train it with `packing: false`.
+        ValueError: this model's attention ignores positions; train it with `packing: false`.
     """
     generator = torch.Generator().manual_seed(0)
     parts = [torch.randint(0, vocabulary, (length,), generator=generator) for length in (5, 7)]
@@ -117,7 +117,7 @@ class Window(NamedTuple):
 
 
 def plan_windows(lengths: Sequence[int], most: int) -> list[Window]:
-    """Windows of at most `most` tokens that overlap by half: each token counts once, where it has read most."""
+    """Windows of at most `most` tokens that overlap by half: each token counts once, where it has most context."""
     planned = []
     for clip, length in enumerate(lengths):
         first = 0

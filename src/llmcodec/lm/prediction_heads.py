@@ -33,7 +33,7 @@ class PredictionHeads(nn.Module):
     Args:
         num_heads: K.
         kind: linear has one V x H matrix per head (the paper), residual one H x H block per head and one matrix.
-        initial_rows_VH: what every matrix starts as.
+        initial_rows_VH: initial value of every matrix.
     """
 
     def __init__(self, num_heads: int, kind: Literal["linear", "residual"], initial_rows_VH: Tensor):
@@ -54,7 +54,7 @@ class PredictionHeads(nn.Module):
     ) -> PredictionHeads:
         """Matrices drawn from mean and covariance of the LLM's output rows of text.
 
-        Where the LLM ties its rows, they are those that the audio embeddings start as (`AudioVocabulary`).
+        If the LLM ties its rows, they are the initial rows of the audio embeddings (`AudioVocabulary`).
         """
         return cls(num_heads, kind, sample_rows(backbone.output_statistics(), codebook_size, seed))
 

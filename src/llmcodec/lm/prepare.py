@@ -1,7 +1,7 @@
-"""The language model of a training run: loaded or built, grown by audio tokens, and what of it trains.
+"""The language model of a training run: loaded or built, extended by audio tokens, partly frozen.
 
     prepared = prepare_model(recipe.model, num_codes=4096, seed=0)
-    prepared.module(input_ids=.., position_ids=.., labels=..)     # summed nats of the targets, and their number
+    prepared.module(input_ids=.., position_ids=.., labels=..)     # summed nats of the targets, and their count
 
 Shapes: B rows, L positions, K output rows. Test: `pytest tests/lm/test_prepare.py`.
 """
@@ -38,7 +38,7 @@ from llmcodec.transcode.tokenize import FlatRow, describe, read_rows, tokenize_s
 
 
 class TrainedLM(nn.Module):
-    """What the trainer holds: the causal LM, trainable audio rows beside it, and the loss.
+    """The trainer's module: the causal LM, separate trainable audio rows, and the loss.
 
     Args:
         audio_only: softmax over the codes and end of audio; else over the whole vocabulary.
@@ -56,7 +56,7 @@ class TrainedLM(nn.Module):
 
     @property
     def config(self) -> Any:
-        """Hugging Face's trainer looks for it."""
+        """Hugging Face's trainer reads it."""
         return self.causal.config
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor) -> Tensor:
@@ -79,12 +79,12 @@ class TrainedLM(nn.Module):
         return target_nats(self.causal, hidden_NH, targets_N, rows).sum()
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """Everything that trains, by name; shared weights once."""
+        """All trainable tensors by name; shared weights once."""
         return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
 
     @torch.no_grad()
     def load_trainable_state(self, path: Path) -> None:
-        """Read back what `trainable_state` gave; ValueError for the weights of another model."""
+        """Load the output of `trainable_state`; ValueError for the weights of another model."""
         own = self.trainable_state()
         shapes = {name: value.shape for name, value in own.items()}
         for name, value in load_tensors(path, shapes, "checkpoint").items():
@@ -99,10 +99,10 @@ def prepare_rows(
 ) -> tuple[list[FlatRow], list[FlatRow], TokenProvenance]:
     """Training rows, held-out rows and their codec; a folder with `train` and `valid` inside gives both.
 
-    Where the recipe names no tokens, its manifest is tokenised into `run/tokens` first.
+    If the recipe names no tokens, its manifest is tokenised into `run/tokens` first.
 
     Args:
-        say: takes lines about that. on_progress: takes the share of it that is done.
+        say: called with messages about that. on_progress: called with the share done.
 
     Raises:
         ValueError: shards of different codecs, no rows after the filters.
@@ -144,7 +144,7 @@ class Prepared:
     peft_model: Any = None
 
     def token_lm(self, card: TokenLMCard | None = None) -> TokenLM:
-        """The same weights as something that scores."""
+        """The same weights as a scorer."""
         return TokenLM(self.module.causal, self.tokenizer, self.tokens, card)
 
     def save(self, folder: Path, card: TokenLMCard) -> Path:
@@ -175,13 +175,13 @@ def prepare_model(
     gradient_checkpointing: bool = False,
     clips: Sequence[Tensor] = (),
 ) -> Prepared:
-    """Load or build the LM, add tokens and rows, freeze what does not train.
+    """Load or build the LM, add tokens and rows, freeze everything else as configured.
 
     Args:
-        clips: training codes, from whose neighbourhood the rows of a model from scratch start.
+        clips: training codes, whose co-occurrence initialises the rows of a model from scratch.
 
     Raises:
-        ValueError: a tokenizer with the tokens of another codec, a model whose head we do not know, peft missing.
+        ValueError: a tokenizer with the tokens of another codec, a model with an unknown head, peft missing.
     """
     from transformers import AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""A token LM's training in frozen dataclasses: what `recipes/lm_*.yaml` say and `llmcodec lm train --help` explains.
+"""Training of a token LM as frozen dataclasses: the fields of `recipes/lm_*.yaml`, with the help of `lm train --help`.
 
 Test: tests/lm/test_recipe.py parses every shipped recipe.
 """
@@ -15,7 +15,7 @@ from llmcodec.lm.small_lm import SmallLMConfig
 
 @dataclass(frozen=True)
 class LMDataConfig:
-    """Which tokens, in which form."""
+    """Training tokens and sequence formats."""
 
     tokens: list[str] = field(default_factory=list)
     """Folders of token shards (`llmcodec tokenize`); empty: tokenise `manifest` with `codec` into the run folder."""
@@ -34,17 +34,17 @@ class LMDataConfig:
     max_bad: MaxBad = 0
     """Clips that may turn out unreadable while `manifest` is tokenised, 20 or 1%: each is named and left out."""
     formats: list[str] = field(default_factory=lambda: ["audio"])
-    """audio, tts (text to audio), tts_stream (text and audio in turn, for voices that start before the text is there),
-    tts_aligned (phoneme after phoneme with its audio; needs timed texts, see examples/align.py), asr (audio to text),
-    interleaved (clips of a speaker in turn); or several of them."""
+    """audio, tts (text to audio), tts_stream (text and audio in turn, for speech that starts before the text is
+    complete), tts_aligned (phoneme after phoneme with its audio; needs timed texts, see examples/align.py), asr (audio
+    to text), interleaved (clips of one speaker, each as text or audio); or several of them."""
     text_template: str = "{text}"
-    """What the LM reads for a transcript: {text}, {speaker}, {language} are filled in."""
+    """Template of a transcript: {text}, {speaker}, {language} are filled in."""
     max_tokens: int = 1024
     """Longest sequence, and the length of a packed row."""
     packing: bool = True
-    """Several sequences in a row, each blind to the others. False: one sequence a row."""
+    """Pack several sequences into a row, without attention between them. False: one sequence per row."""
     turns: tuple[int, int] = (7, 20)
-    """Text tokens, then codes, of a turn of tts_stream. The text should run a little ahead of the fastest voice."""
+    """Text tokens, then codes, of a turn of tts_stream. The text should stay a little ahead of the fastest speaker."""
     units_ahead: int = 2
     """Phonemes of tts_aligned that are read before their turn, besides the one to speak."""
     clips_per_sequence: int = 4
@@ -67,7 +67,7 @@ class LMDataConfig:
 
 @dataclass(frozen=True)
 class LMModelConfig:
-    """Which language model, and what of it trains."""
+    """Which language model, and which part of it is trained."""
 
     base: str | None = None
     """Hugging Face name or folder of a causal LM, or `smollm2`; null builds `small` from scratch."""
@@ -76,11 +76,11 @@ class LMModelConfig:
             num_layers=4, hidden_size=256, intermediate_size=768, dropout=0.0, max_positions=2048
         )
     )
-    """The model from scratch, with a byte tokenizer: what works offline."""
+    """The model from scratch, with a byte tokenizer; works offline."""
     train: Literal["full", "lora", "embeddings"] = "full"
-    """full: every weight. lora: adapters and the audio rows. embeddings: the audio rows alone."""
+    """full: every weight. lora: adapters and the audio rows. embeddings: the audio rows only."""
     dtype: Literal["fp32", "bf16"] = "fp32"
-    """Precision of weights that do not train (lora, embeddings). What trains is always fp32."""
+    """Precision of frozen weights (lora, embeddings). Trained weights are always fp32."""
     lora_rank: int = 64
     """Rank of the adapters."""
     lora_alpha: int = 128
@@ -90,7 +90,7 @@ class LMModelConfig:
     lora_targets: str | list[str] = "all-linear"
     """Layers that get adapters: `all-linear`, or names such as [q_proj, v_proj]."""
     audio_rows: str | None = None
-    """Start the codes' input rows from an adapted codec run (`audio_rows.safetensors`); null draws them from the text
+    """Start the codes' input rows from an adapted codec run (`audio_rows.safetensors`); null samples them from the text
     rows' mean and covariance, the same for every codec."""
     dropout: float = 0.0
     """Dropout on the input embeddings and on the last hidden state, in training only."""
@@ -121,10 +121,10 @@ class TokenLMRecipe:
     model: LMModelConfig = field(default_factory=LMModelConfig)
     """Language model."""
     loss_over: Literal["audio", "full"] = "audio"
-    """Softmax of the loss: over the codes and end of audio alone, or over the LM's whole vocabulary. Formats whose
-    targets hold text need `full`."""
+    """Softmax of the loss: over the codes and end of audio only, or over the LM's whole vocabulary. Formats with text
+    targets need `full`."""
     everywhere: bool = False
-    """Loss at every position; false takes it at the modality the format asks for (tts: audio, asr: text)."""
+    """Loss at every position; false takes it on the target modality of the format (tts: audio, asr: text)."""
     epochs: float = 3.0
     """Passes over the data; `steps` wins if set."""
     steps: int | None = None
@@ -140,7 +140,7 @@ class TokenLMRecipe:
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     """Shape of the learning rate after the warm-up."""
     warmup_share: float = 0.1
-    """Share of the steps with a rising learning rate."""
+    """Share of the steps used for warm-up."""
     weight_decay: float = 0.0
     """AdamW weight decay of matrices; rows of embeddings, gains and biases have none."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -148,7 +148,7 @@ class TokenLMRecipe:
     clip_norm: float = 1.0
     """Largest gradient norm."""
     bf16: bool = True
-    """Autocast in bf16, on CPUs too; losses, optimizer and weights that train stay fp32."""
+    """Autocast in bf16, on CPUs too; losses, optimizer and trained weights stay fp32."""
     gradient_checkpointing: bool = False
     """Recompute layers in the backward pass: less memory, about a third more time."""
     eval_every: int = 200
@@ -177,7 +177,7 @@ class TokenLMRecipe:
 
     @property
     def targets_are_audio(self) -> bool:
-        """True where no text is ever predicted."""
+        """True if no text is ever predicted."""
         if self.everywhere and set(self.data.formats) != {"audio"}:
             return False
         return set(self.data.formats) <= {"audio"} | SPEAKS_TEXT

@@ -1,11 +1,11 @@
-"""Speech tokens drawn from a token LM: continuation of a prompt, out of nothing, or from a text.
+"""Speech tokens sampled from a token LM: a continuation of a prompt, without a prompt, or from a text.
 
     config = SamplingConfig(temperature=0.9, top_p=0.95, max_codes=500)
     clips = sample(lm, [speech_prompt(lm, codes_T), text_prompt(lm, "please hold")], config)
     for codes_B in sample_steps(lm, [speech_prompt(lm, codes_T)], config): ...      # one code per clip and step
 
 Prompts of any length share a batch (padded on the left, keys and values cached); every clip has a random generator of
-its own, keyed by seed and place, so a batch draws what single calls draw. Rows that have ended leave the batch.
+its own, keyed by seed and place, so a batch gives the same samples as single calls. Finished rows leave the batch.
 Shapes: B clips, K = V + 1 columns (end of audio, codes). Test: `pytest tests/lm/test_sampling.py`.
 """
 
@@ -30,24 +30,24 @@ READING = -2
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How tokens are drawn."""
+    """How tokens are sampled."""
 
     temperature: float = 0.9
-    """Below 1 sharper, above 1 flatter, 0 always the likeliest."""
+    """Below 1 sharper, above 1 flatter; 0 always takes the likeliest code."""
     top_k: int = 0
-    """Draw among this many likeliest codes; 0 among all."""
+    """Sample from this many likeliest codes; 0 from all."""
     top_p: float = 0.98
-    """Draw among the likeliest codes that together hold this share; 1 among all."""
+    """Sample from the likeliest codes that together have this probability; 1 from all."""
     repetition_penalty: float = 1.0
     """Divide the odds of codes among the last `repetition_window` by this; 1 does nothing."""
     repetition_window: int = 16
-    """Codes looked back at by the penalty."""
+    """Number of past codes that the penalty covers."""
     max_codes: int = 500
     """Most codes to draw."""
     min_codes: int = 0
     """No end of audio before this many codes."""
     seed: int = 0
-    """Of the draws; clip i of a call uses (seed, i)."""
+    """Seed of sampling; clip i of a call uses (seed, i)."""
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
@@ -58,12 +58,12 @@ class SamplingConfig:
         if self.repetition_penalty <= 0 or self.repetition_window < 1:
             raise ValueError("sampling: repetition_penalty must be positive and repetition_window at least 1")
         if not 0 <= self.min_codes <= self.max_codes or self.max_codes < 1:
-            raise ValueError(f"sampling: {self.min_codes} to {self.max_codes} codes are no range to draw from")
+            raise ValueError(f"sampling: {self.min_codes} to {self.max_codes} codes are not a valid range")
 
 
 @dataclass(frozen=True)
 class Turns:
-    """A text that is read while it is spoken: some of it, some codes, some more of it."""
+    """A text that is read while it is spoken: text and codes in turn."""
 
     start: Tensor
     """Ids before the first code, 1-D."""
@@ -73,15 +73,15 @@ class Turns:
     """Codes after which the next turn follows (format tts_stream); None: when the LM ends the audio of a unit
     (tts_aligned)."""
     longest: int | None = None
-    """Codes after which a unit ends in any case: a small LM may fall into a loop inside a vowel."""
+    """Codes after which a unit ends in any case: a small LM may loop inside a vowel."""
 
     def due(self, drawn: int) -> Tensor:
-        """Ids that come after this many codes, mostly none."""
+        """Ids to insert after this many codes, usually none."""
         turn, inside = divmod(drawn, self.codes) if self.codes else (0, 0)
         return self.start[:0] if inside or not 0 < turn <= len(self.turns) else self.turns[turn - 1]
 
     def __len__(self) -> int:
-        """All ids, and the ends between units."""
+        """Number of ids, with the ends between units."""
         ends = 0 if self.codes else len(self.turns)
         return len(self.start) + ends + sum(len(turn) for turn in self.turns)
 
@@ -90,13 +90,13 @@ Prompt = Tensor | Turns
 
 
 def speech_prompt(lm: TokenLM, codes_T: Tensor | None = None) -> Tensor:
-    """Ids that ask for the continuation of codes; of nothing where there are none."""
+    """Prompt ids for a continuation of codes; without codes, for speech from nothing."""
     begin = torch.tensor([lm.tokens.begin])
     return begin if codes_T is None else torch.cat([begin, lm.tokens.ids(codes_T.cpu())])
 
 
 def text_prompt(lm: TokenLM, text: str, speaker: str = "", language: str = "") -> Prompt:
-    """Ids that ask for a text to be spoken, in the template and the format that the LM was trained with.
+    """Prompt ids for a text to be spoken, in the template and the format that the LM was trained with.
 
     Raises:
         ValueError: an empty text, or an LM that was not trained to speak texts.
@@ -121,7 +121,7 @@ def text_prompt(lm: TokenLM, text: str, speaker: str = "", language: str = "") -
         unknown = set(units) - set(lm.card.units or units)
         if unknown:
             raise ValueError(
-                f"sampling: {sorted(unknown)[0]!r} is none of the units that this LM speaks, with spaces between them: "
+                f"sampling: {sorted(unknown)[0]!r} is not one of this LM's units, which are separated by spaces: "
                 f"{' '.join(lm.card.units or [])}"
             )
         first, *rest = builder.unit_turns(units, speaker, language)
@@ -134,7 +134,7 @@ def text_prompt(lm: TokenLM, text: str, speaker: str = "", language: str = "") -
 
 
 def sample(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig) -> list[Tensor]:
-    """New codes of every prompt, 1-D int64, without the prompt's own; empty where the LM ends at once."""
+    """New codes for every prompt, 1-D int64, without the prompt's own; empty if the LM ends at once."""
     drawn: list[list[int]] = [[] for _ in prompts]
     for codes_B in sample_steps(lm, prompts, config):
         for clip, code in zip(drawn, codes_B.tolist(), strict=True):
@@ -145,9 +145,9 @@ def sample(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig) -> li
 
 @torch.no_grad()
 def sample_steps(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig) -> Iterator[Tensor]:
-    """One step after another: codes (B,), ENDED for clips that are over, READING for those that draw none now.
+    """Yield one step at a time: codes (B,), ENDED for finished clips, READING for those that read text in this step.
 
-    Stops when all clips are over.
+    Stops when all clips are finished.
 
     Raises:
         ValueError: no prompt, a prompt that ends inside a frame, or more positions than the LM has.
@@ -185,7 +185,7 @@ def sample_steps(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig)
 
 
 class _Clip:
-    """What has been drawn for one prompt, what may be drawn next, and what text comes in between."""
+    """Sampling state of one prompt: codes so far, codes allowed next, and text to insert."""
 
     def __init__(self, lm: TokenLM, prompt: Prompt, config: SamplingConfig, place: int):
         self.prompt = Turns(prompt) if isinstance(prompt, Tensor) else prompt
@@ -200,8 +200,8 @@ class _Clip:
         return self.by_unit and self.read < len(self.prompt.turns)
 
     def decide_end(self, logits_K: Tensor) -> None:
-        """Whether the unit ends here, drawn by the LM's own odds: a temperature, made for codes, would stretch or cut
-        it (also 0, at which nothing else is drawn)."""
+        """Whether the unit ends here, sampled from the LM's own probability: the temperature is meant for codes and
+        would stretch or cut the unit (so would 0, at which nothing else is sampled)."""
         if self.by_unit and math.isfinite(logits_K[0]):
             longest = math.inf if self.prompt.longest is None else self.prompt.longest
             odds = logits_K.softmax(0)[0]
@@ -210,8 +210,8 @@ class _Clip:
             logits_K[0] = 0.0 if ends else -math.inf
 
     def forbid(self, logits_K: Tensor, num_codebooks: int) -> None:
-        """End of audio between frames only, not before `min_codes` nor while text of tts_stream is to come; each place
-        of a frame has its own codebook. The end of a unit is free."""
+        """Mask invalid columns: end of audio only between frames, not before `min_codes` or while tts_stream has text
+        left; each position of a frame has its own codebook. The end of a unit is always allowed."""
         place = self.drawn % num_codebooks
         early = self.drawn < self.config.min_codes and not self.more_units
         unread = self.drawn < len(self.prompt.turns) * (self.prompt.codes or 0)
@@ -227,7 +227,7 @@ class _Clip:
             logits_K[torch.tensor(sorted(set(self.recent))) + 1] -= math.log(self.config.repetition_penalty)
 
     def take(self, column: int) -> tuple[int, Tensor | None]:
-        """A drawn column: its code, ENDED or READING, and the text that follows; None where the clip is over."""
+        """A sampled column: its code, ENDED or READING, and the text that follows; None if the clip is finished."""
         if column:
             self.drawn, self.in_unit = self.drawn + 1, self.in_unit + 1
             self.recent = [*self.recent, column - 1][-self.config.repetition_window :]
@@ -239,7 +239,7 @@ class _Clip:
 
 
 def draw(logits_BK: Tensor, generators: Sequence[torch.Generator], config: SamplingConfig) -> Tensor:
-    """One column per row (B,): temperature, then top-k, then top-p, then a draw by the row's own generator."""
+    """One column per row (B,): temperature, then top-k, then top-p, then a sample by the row's own generator."""
     if config.temperature == 0:
         return logits_BK.argmax(-1)
     logits_BK = logits_BK / config.temperature
@@ -251,7 +251,7 @@ def draw(logits_BK: Tensor, generators: Sequence[torch.Generator], config: Sampl
         shares = ordered.softmax(-1)
         beyond = shares.cumsum(-1) - shares >= config.top_p  # the first column stays whatever top_p is
         logits_BK = logits_BK.scatter(1, places, ordered.masked_fill(beyond, -math.inf))
-    # Gumbel's trick: the largest of logit plus noise is a draw from the softmax.
+    # Gumbel-max trick: the argmax of logit plus noise is a sample from the softmax.
     uniform = torch.stack([torch.rand(logits_BK.shape[1], generator=one) for one in generators])
     noise = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
     return (logits_BK + noise).argmax(-1)
@@ -277,7 +277,7 @@ class _Cache:
         self.hidden_BH = self._run(ids_BL.to(device), positions)
 
     def keep(self, going: Tensor) -> None:
-        """Rows that have ended leave the batch."""
+        """Drop finished rows from the batch."""
         if bool(going.all()):
             return
         places = going.nonzero()[:, 0].to(self.mask_BL.device)
@@ -286,14 +286,14 @@ class _Cache:
         self.padded = bool((self.mask_BL == 0).any())
 
     def step(self, ids_B: Tensor, texts: Sequence[Tensor]) -> None:
-        """One more id per row, and behind it the text that is due there."""
+        """One more id per row, followed by the text that is due there."""
         device, longest = self.mask_BL.device, max(len(text) for text in texts)
         new_BL = torch.zeros(len(texts), 1 + longest, dtype=torch.int64)
         real_BL = torch.zeros_like(new_BL)
         for row, text in enumerate(texts):  # on the right: the last column is every row's newest
             new_BL[row, longest - len(text) :] = torch.cat([ids_B[row : row + 1], text])
             real_BL[row, longest - len(text) :] = 1
-        self.padded = self.padded or bool((real_BL == 0).any())  # asked on the CPU: a GPU would have to be waited for
+        self.padded = self.padded or bool((real_BL == 0).any())  # checked on the CPU, to avoid waiting for a GPU
         real_BL = real_BL.to(device)
         self.mask_BL = torch.cat([self.mask_BL, real_BL], dim=1)
         positions = (self.next_B[:, None] + real_BL.cumsum(1) - 1).clamp_min(0)

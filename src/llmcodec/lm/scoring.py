@@ -39,10 +39,10 @@ def read_clips(lm: TokenLM, inputs: Iterable[str], codec: str | None = None, dev
     """Codes of audio files, manifests (.jsonl) and folders of token shards.
 
     Args:
-        codec: codec of the LM where it was moved; None: the name in the LM's card. device: where it runs.
+        codec: codec of the LM, if it was moved; None: the name in the LM's card. device: where it runs.
 
     Raises:
-        ValueError: nothing named, or tokens of another codec than the LM's.
+        ValueError: no input, or tokens of another codec than the LM's.
     """
     clips: list[CodedClip] = []
     files: list[tuple[str, Path | Clip]] = []

@@ -1,4 +1,4 @@
-"""Token rows -> what a language model reads: audio alone, text to audio, audio to text, and the two in turn.
+"""Token rows -> sequences for a language model: audio only, text to audio, audio to text, and the two in turn.
 
     audio         <CODEC_BEGIN> code code .. <CODEC_END>
     tts           text <CODEC_BEGIN> code .. <CODEC_END>             targets: the audio
@@ -6,9 +6,9 @@
     tts_aligned   unit (and those that follow) <CODEC_BEGIN> its codes <CODEC_END>, unit .. its codes <CODEC_END>, ..
                   targets: the audio; needs times in the text (`data.timed_text`)
     asr           <CODEC_BEGIN> code .. <CODEC_END> text <eos>        targets: the text
-    interleaved   clips of one speaker one after another, each as text or as audio by a coin; targets: everything
+    interleaved   clips of one speaker one after another, each randomly as text or as audio; targets: everything
 
-Nothing is dropped in silence: what does not fit is counted by reason (`Built.left_out`).
+Nothing is dropped silently: sequences that do not fit are counted by reason (`Built.left_out`).
 Test: `pytest tests/lm/test_sequences.py`.
 """
 
@@ -32,7 +32,7 @@ from llmcodec.transcode.tokenize import FlatRow
 Format = Literal["audio", "tts", "tts_stream", "tts_aligned", "asr", "interleaved"]
 FORMATS = ("audio", "tts", "tts_stream", "tts_aligned", "asr", "interleaved")
 SPEAKS_TEXT = frozenset({"tts", "tts_stream", "tts_aligned"})
-"""Formats that read a text and then predict nothing but audio."""
+"""Formats that read a text and predict only audio."""
 EMPTY_TEXT = "empty transcript"
 TOO_LONG = "longer than the LM reads"
 
@@ -44,7 +44,7 @@ def words_of(row: FlatRow) -> str:
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """ids (L,) and where the loss is taken: `is_target[i]` asks position i - 1 for token i (never i = 0)."""
+    """ids (L,) and loss positions: with `is_target[i]`, position i - 1 is trained to predict token i (never i = 0)."""
 
     ids: Tensor
     is_target: Tensor
@@ -56,17 +56,17 @@ class TokenSequence:
 
 @dataclass
 class Built:
-    """Sequences, and how many clips gave none (or lost their end), by reason."""
+    """Sequences, and the number of clips left out (or cut), by reason."""
 
     sequences: list[TokenSequence] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     unit_codes: list[int] = field(default_factory=list)
-    """Codes of every unit of tts_aligned."""
+    """Number of codes of every unit of tts_aligned."""
     units: set[str] = field(default_factory=set)
     """Names of the units of tts_aligned."""
 
     def report(self) -> str:
-        """One line: what was left out, empty where nothing was."""
+        """One line on what was left out; empty if nothing was."""
         return ", ".join(f"{count} x {reason}" for reason, count in sorted(self.left_out.items()))
 
 
@@ -75,14 +75,15 @@ class SequenceBuilder:
     """Makes sequences for one language model.
 
     Args:
-        max_tokens: longest sequence. Longer audio alone is cut into pieces; a text and its audio stay whole or out.
-        text_template: what the LM reads for a transcript; fields {text}, {speaker}, {language}.
-        everywhere: loss at every position, not only at the modality that the format asks for.
+        max_tokens: longest sequence. Longer audio without text is cut into pieces; a text and its audio are kept whole
+            or left out.
+        text_template: template of a transcript; fields {text}, {speaker}, {language}.
+        everywhere: loss at every position, not only on the target modality of the format.
         clips_per_sequence: clips in an interleaved sequence.
-        seed: of the coins.
-        turns: text tokens and codes of a turn of tts_stream: the text runs a little ahead of the voice.
+        seed: of the random choices.
+        turns: text tokens and codes of a turn of tts_stream: the text stays a little ahead of the speech.
         units_ahead: units of tts_aligned that are read before their turn, besides the one to speak.
-        frame_rate, num_codebooks: of the codec; where a unit of tts_aligned ends.
+        frame_rate, num_codebooks: of the codec; they determine where a unit of tts_aligned ends.
     """
 
     tokenizer: Any
@@ -98,7 +99,7 @@ class SequenceBuilder:
     num_codebooks: int = 1
 
     def build(self, rows: Iterable[FlatRow], formats: Sequence[str]) -> Built:
-        """Every clip once per format.
+        """Build every clip once per format.
 
         Raises:
             ValueError: an unknown format, codes of another codec, or nothing left.
@@ -216,7 +217,7 @@ class SequenceBuilder:
             built.units.update(name for name, _ in units)
 
     def _joined(self, parts: Sequence[tuple[Tensor, bool]], row: FlatRow, built: Built) -> bool:
-        """One sequence of parts, each with whether it is a target; False where it is too long."""
+        """Add one sequence of parts, each marked as target or not; False if it is too long."""
         ids = torch.cat([part for part, _ in parts])
         if len(ids) > self.max_tokens:
             built.left_out[TOO_LONG] += 1
@@ -248,7 +249,7 @@ class SequenceBuilder:
                 self._join(parts, names, built)
 
     def _one_way(self, row: FlatRow) -> Tensor:
-        """A clip as text or as audio; always audio where it has no text."""
+        """A clip as text or as audio; always audio if it has no text."""
         key = digest(f"{self.seed}:{row.id}")
         if words_of(row) and random.Random(key).random() < 0.5:
             return torch.cat([self.text_ids(row.text, row.speaker, row.language), torch.tensor([self._end_of_text()])])

@@ -1,10 +1,10 @@
-"""The small language model: one configuration and one class wherever an LM over audio tokens starts from scratch.
+"""The small language model: one configuration and one class for every LM over audio tokens trained from scratch.
 
     lm = SmallLM(SmallLMConfig(), vocabulary=4096, seed=0)
     lm.start_from(train_codes)                                  # rows by co-occurrence, bias by frequency
     logits_NV, targets_N = lm(*pad_batch(clips, lm.vocabulary))
 
-It measures codecs (small_lm_training.py, small_lm_scorer.py), gives the rate term its probabilities while it trains
+It evaluates codecs (small_lm_training.py, small_lm_scorer.py), gives the rate term its probabilities while it trains
 along with the codec (objectives/rate.py), and `llmcodec lm train` builds it with text tokens as a plain Hugging Face
 model (`small_causal_lm`). Attention is causal and clips are padded on the right, so no token ever sees padding.
 
@@ -46,10 +46,10 @@ class SmallLMConfig:
     initializer_range: float = 0.02
     """Standard deviation of the initial weights, and of the noise on the initial embeddings."""
     start_window: int = 2
-    """Initial embeddings factorise which tokens stand at most this far apart in the training clips
-    (lm/embeddings.py); 0 draws them at random, and then the seed decides when the model learns to repeat."""
+    """Initial embeddings factorise co-occurrence within this distance in the training clips (lm/embeddings.py); 0 draws
+    them at random, and then the seed decides when the model learns to repeat."""
     start_rms: float = 0.2
-    """Size of those embeddings, root mean square."""
+    """Root mean square of those embeddings."""
     start_clips: int | None = None
     """Take the initial embeddings from at most this many training clips; null from all, 0 draws them at random."""
     head_dim: int | None = None
@@ -87,7 +87,7 @@ class SmallLMConfig:
         return self.head_dim or self.hidden_size // (self.num_heads or 1)
 
     def transformer(self, vocabulary: int, **options: Any) -> Any:
-        """The configuration as Hugging Face has it."""
+        """The configuration of Hugging Face."""
         from transformers import AutoConfig
 
         heads = self.num_heads or self.hidden_size // self.head_width
@@ -106,7 +106,7 @@ class SmallLMConfig:
         )
 
     def start_rows(self, clips: Sequence[Tensor], vocabulary: int) -> Tensor | None:
-        """What is added to the drawn embeddings (V, H), the same for every seed; None where nothing is."""
+        """Rows to add to the random embeddings (V, H), the same for every seed; None for none."""
         most = len(clips) if self.start_clips is None else min(self.start_clips, len(clips))
         if self.start_window == 0 or most == 0:
             return None
@@ -147,7 +147,7 @@ class SmallLM(nn.Module):
 
     @torch.no_grad()
     def start_from(self, clips: Sequence[Tensor], log_prob_V: Tensor | None = None, gain: float = 0.1) -> None:
-        """Begin as a unigram model that knows which codes are alike.
+        """Initialise as a unigram model with similar rows for similar codes.
 
         Args:
             clips: codes of training clips, 1-D int64 each.
@@ -193,9 +193,9 @@ class SmallLM(nn.Module):
         return scores_NV.to(self.bias_V.dtype) + self.bias_V  # the bias stays exact under autocast
 
     def output(self, hidden_BTH: Tensor) -> tuple[Tensor, Tensor]:
-        """States and output rows whose product are the logits, for losses that never hold all of them.
+        """States and output rows, whose product gives the logits, for losses that never hold all logits.
 
-        The bias is two columns of the rows, so that bfloat16 products keep it to 16 bits.
+        The bias is two columns of the rows, so that bfloat16 products preserve it to 16 bits.
         """
         high_V = self.bias_V + (self.bias_V.bfloat16() - self.bias_V).detach()  # its gradient is not rounded
         low_V = (self.bias_V - high_V).detach()
@@ -208,7 +208,7 @@ def small_causal_lm(config: SmallLMConfig, vocabulary: int, seed: int, **options
     """The same architecture as a Hugging Face causal LM with random weights and tied rows, for text and audio tokens.
 
     Args:
-        options: of its configuration, such as eos_token_id.
+        options: further settings of its configuration, such as eos_token_id.
     """
     from transformers import AutoModelForCausalLM
 

@@ -1,7 +1,7 @@
-"""Scores of clips under the small language model: per clip for measuring, per token for SALMon.
+"""Scores of clips under the small language model: per clip for evaluation, per token for SALMon.
 
     scorer = train_scorer(codes, codec.codebook_size, codec.frame_rate)      # from scratch, audio tokens only
-    scorer = SmallLMScorer(model, max_tokens)                                # a SmallLM that exists
+    scorer = SmallLMScorer(model, max_tokens)                                # an existing SmallLM
 
 Scores are computed in the model's own precision: training may round, scoring does not. Codes are 1-D int64 tensors, one
 per clip, flattened where a codec has several codebooks. Test: tests/lm/test_small_lm_scorer.py.
@@ -85,9 +85,9 @@ def train_scorer(
     device: str = "cpu",
     on_progress: Callable[[float], None] | None = None,
 ) -> SmallLMScorer:
-    """Train the small LM on a codec's tokens, with the budget of `config`, and give it as a scorer.
+    """Train the small LM on a codec's tokens, with the budget of `config`, and return it as a scorer.
 
-    The model of the last step is taken: SALMon's pairs choose nothing. Same seed, same model on the same machine.
+    The model of the last step is used: SALMon's pairs select nothing. Same seed, same model on the same machine.
 
     Raises:
         ValueError: no clips, or codes out of range.

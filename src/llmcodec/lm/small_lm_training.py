@@ -1,4 +1,4 @@
-"""Training of the LM that measures codecs: one loop for everything that needs such a model.
+"""Training of the LM that evaluates codecs: one loop for everything that needs such a model.
 
 `evaluation/predictability.py` scores its checkpoints, `small_lm_scorer.py` keeps the last one. Codes are 1-D int64
 tensors, one per clip. Test: tests/lm/test_small_lm.py, tests/evaluation/test_predictability.py.
@@ -19,7 +19,7 @@ from llmcodec.lm.small_lm import SmallLM, SmallLMConfig, pad_batch
 from llmcodec.metrics.token_statistics import UnigramModel
 
 _POOL_CLIPS = 256
-"""Clips are sorted by length inside random pools of this size, so batches hold little padding but stay random."""
+"""Clips are sorted by length inside random pools of this size, so batches have little padding but stay random."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class LikelihoodConfig:
     learning_rate: float = 6e-3
     """Peak learning rate of AdamW; linear warm-up, cosine decay to 0 at the end of the budget."""
     warmup_share: float = 0.1
-    """Share of the budget with a rising learning rate."""
+    """Share of the budget used for warm-up."""
     weight_decay: float = 0.1
     """AdamW weight decay of the matrices (gains and biases: none)."""
     clip_norm: float = 1.0
@@ -45,7 +45,7 @@ class LikelihoodConfig:
     num_evaluations: int = 6
     """How often valid and test clips are scored during training, besides once before it."""
     cross_select: bool = True
-    """Also report the valid clips, at the checkpoint that the *test* clips choose: twice the clips from one
+    """Also report the valid clips, at the checkpoint selected on the *test* clips: twice the clips from one
     training."""
     seeds: tuple[int, ...] = (0,)
     """One training per seed (initial weights, order, dropout); per-clip bits are averaged over them."""
@@ -73,8 +73,8 @@ def train_small_lm(
     device: str = "cpu",
     on_progress: Callable[[float], None] | None = None,
 ) -> Iterator[tuple[float, SmallLM]]:
-    """Train one model and give (seconds of audio seen, the model) before the first step, `num_evaluations` - 1 times
-    on the way and after the last step. It is always the same object: score it before going on.
+    """Train one model and yield (seconds of audio seen, the model) before the first step, `num_evaluations` - 1 times
+    on the way and after the last step. It is always the same object: score it before the next step.
 
     vocabulary: all codebooks counted. token_rate: tokens per second. The same seed gives the same model on a machine.
     """

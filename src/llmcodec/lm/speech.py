@@ -1,4 +1,4 @@
-"""Speech out of a token LM: the codec that it speaks, what it is asked to say, and sound files or a live stream.
+"""Speech from a token LM: its codec, the requests, and audio files or a live stream.
 
     runtime = codec_of(lm)
     spoken = write_speech(lm, runtime, requests_for(lm, runtime, ["question.wav"]), SamplingConfig(), Path("out"))
@@ -30,12 +30,12 @@ from llmcodec.runtime.base import Runtime
 from llmcodec.runtime.opening import open_runtime
 
 STREAM_SECONDS = 0.4
-"""Of sound that are decoded together while streaming; a causal codec that keeps its state goes frame by frame."""
+"""Seconds decoded at once while streaming; a causal codec with state decodes frame by frame."""
 
 
 @dataclass(frozen=True)
 class SpeechRequest:
-    """One thing to say: a name, what the LM reads, and the codes of a spoken prompt."""
+    """One clip to generate: a name, the LM's prompt, and the codes of a spoken prompt."""
 
     name: str
     prompt: Prompt
@@ -44,11 +44,11 @@ class SpeechRequest:
 
 @dataclass(frozen=True)
 class Spoken:
-    """What was said."""
+    """A generated clip."""
 
     path: Path
     written: bool
-    """False where there was no prompt and the LM ended at once."""
+    """False if there was no prompt and the LM ended at once."""
     seconds: float
     """Of new audio."""
     ended: bool
@@ -64,7 +64,7 @@ def requests_for(
     speaker: str = "",
     language: str = "",
 ) -> list[SpeechRequest]:
-    """Audio files to go on from and texts to read; nothing at all asks for speech out of nothing.
+    """Requests for audio files to continue and texts to read; without either, for speech from nothing.
 
     Args:
         prompt_seconds: use only the first part of an audio file.
@@ -84,7 +84,7 @@ def requests_for(
 def write_speech(
     lm: TokenLM, runtime: Runtime, requests: Sequence[SpeechRequest], config: SamplingConfig, folder: Path
 ) -> list[Spoken]:
-    """Draw all clips in one batch; write FOLDER/NAME-NUMBER.wav (with the spoken prompt) and FOLDER/tokens.txt."""
+    """Sample all clips in one batch; write FOLDER/NAME-NUMBER.wav (with the spoken prompt) and FOLDER/tokens.txt."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = sampling.sample(lm, [one.prompt for one in requests], config)
     lines, spoken = [], []
@@ -106,9 +106,10 @@ def write_speech(
 def stream_speech(
     lm: TokenLM, runtime: Runtime, request: SpeechRequest, config: SamplingConfig, out: BinaryIO, with_header: bool
 ) -> None:
-    """Sound while it is made: codes are drawn, decoded in pieces and written as 16-bit samples at once.
+    """Stream audio while it is generated: codes are sampled, decoded in pieces and written at once as 16-bit samples.
 
-    A piece is written when the frames behind it that the codec looks at are drawn, so that the sound is that of a file.
+    A piece is written when the later frames that the codec looks at are sampled, so that the audio equals that of a
+    file.
     """
 
     def drawn() -> Iterator[np.ndarray]:
@@ -140,10 +141,10 @@ def wav_header(sample_rate: int) -> bytes:
 
 
 def codec_of(lm: TokenLM, codec: str | None = None, device: str = "cpu") -> Runtime:
-    """The codec that an LM speaks, by its card or as named.
+    """The codec of an LM, from its card or as named.
 
     Raises:
-        ValueError: no name anywhere, or a codec with other weights than the LM was trained with.
+        ValueError: no name given or in the card, or a codec with other weights than the LM was trained with.
     """
     card = lm.card.codec
     name = codec or (card.codec if card is not None else None)
@@ -155,7 +156,7 @@ def codec_of(lm: TokenLM, codec: str | None = None, device: str = "cpu") -> Runt
 
 
 def check_codec(lm: TokenLM, provenance: TokenProvenance, where: str) -> None:
-    """Refuse tokens of another codec than the LM's."""
+    """Raise ValueError for tokens of another codec than the LM's."""
     card = lm.card.codec
     if card is not None and card.weights_sha256 != provenance.weights_sha256:
         raise ValueError(

@@ -2,8 +2,8 @@
 
 The loss sums nats over targets and divides by their number in the whole optimizer step, so neither packing nor
 accumulation changes it. Evaluation is `TokenLM.token_log_likelihoods` on held-out clips, as bits per second.
-Checkpoints hold what trains, the optimizer, the random states and the position; a checkpoint that a kill left
-unfinished is passed over. Test: `pytest tests/lm/test_train.py`.
+Checkpoints contain the trained weights, the optimizer, the random states and the position; one that a kill left
+unfinished is skipped. Test: `pytest tests/lm/test_train.py`.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from llmcodec.transcode.tokenize import FlatRow
 
 WEIGHTS = "trainable.safetensors"
 MAY_DIFFER = ("name", "run", "log_every", "eval_every", "max_eval_clips", "keep_best", "data.max_bad")
-"""Fields that a resumed run may change. Steps and epochs may grow where no learning rate depends on them."""
+"""Fields that a resumed run may change. Steps and epochs may grow if no learning rate depends on them."""
 MOST_UNITS = 1000
-"""Of tts_aligned, named in the card: phonemes, not words."""
+"""Units of tts_aligned are named in the card up to this many: phonemes, not words."""
 
 
 class StopAtSignal(TrainerCallback):
-    """Saves a checkpoint at the end of the step in which a signal came, and ends the training."""
+    """Saves a checkpoint at the end of the step in which a signal arrived, and ends training."""
 
     def __init__(self, stop: StopSignals) -> None:
         self.stop = stop
@@ -76,7 +76,7 @@ class LMTrainer(Trainer):
         return (loss, {}) if return_outputs else loss
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW; decay for matrices inside the layers, a learning rate of their own for attached rows."""
+        """AdamW; decay for matrices inside the layers, a separate learning rate for attached rows."""
         if self.optimizer is None:
             recipe = self.recipe
             self.optimizer = torch.optim.AdamW(
@@ -120,7 +120,7 @@ def parameter_groups(module: TrainedLM, recipe: TokenLMRecipe) -> list[dict[str,
 
 
 class HeldOut:
-    """Held-out clips and what is measured on them during training."""
+    """Held-out clips and their measurements during training."""
 
     def __init__(
         self, lm: TokenLM, clips: Sequence[Tensor], token_rate: float, sequences: Sequence[TokenSequence] = ()
@@ -158,12 +158,12 @@ def train_token_lm(
     callbacks: Sequence[TrainerCallback] = (),
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Train, evaluate on the way, write `run/lm`; returns that folder.
+    """Train with evaluations, write `run/lm`; returns that folder.
 
     Args:
         train_rows: rows of token shards, codes flattened. valid_rows: held-out ones, may be empty.
-        codec: whose tokens these are. say: takes lines for people.
-        resume: go on from the newest checkpoint. allow_changes: although the recipe differs from the run's.
+        codec: of the tokens. say: called with messages for the user.
+        resume: continue from the newest checkpoint. allow_changes: even if the recipe differs from the run's.
 
     Raises:
         ValueError: a run folder that is in use, a recipe that does not fit the data or the checkpoint.
@@ -233,7 +233,7 @@ def train_token_lm(
 
 
 def newest_checkpoint(run: Path, say: Callable[[str], None] = print) -> Path | None:
-    """The newest whole checkpoint of a run; one that a kill left unfinished is named, passed over and deleted."""
+    """The newest complete checkpoint of a run; one that a kill left unfinished is reported and deleted."""
     found = [path for path in run.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     for path in sorted(found, key=lambda path: -int(path.name.removeprefix("checkpoint-"))):
         try:
@@ -247,7 +247,7 @@ def newest_checkpoint(run: Path, say: Callable[[str], None] = print) -> Path | N
 
 
 def _writes() -> bool:
-    """Of several processes (torchrun), one writes; they have no group yet when a run starts."""
+    """Whether this process writes: one of several (torchrun), which have no group yet when a run starts."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -258,7 +258,7 @@ def _start(
     allow_changes: bool,
     say: Callable[[str], None],
 ) -> Path | None:
-    """Checkpoint to go on from; writes run.json for a new run, and compares a resumed one with it."""
+    """Checkpoint to resume from; writes run.json for a new run, and compares a resumed one with it."""
     run = Path(recipe.run)
     path = run / RUN
     if resume and path.is_file():
@@ -288,7 +288,7 @@ def _start(
 
 
 def _facts(rows: Sequence[FlatRow], codec: TokenProvenance) -> dict[str, Any]:
-    """What run.json says beside the recipe: the codec, a digest of the training rows, versions and commit."""
+    """Contents of run.json besides the recipe: the codec, a digest of the training rows, versions and commit."""
     parts = (part for row in rows for part in (row.id, row.text, np.ascontiguousarray(row.codes, np.int64)))
     return {
         "codec": dataclasses.asdict(codec),
@@ -341,7 +341,7 @@ def _held_out(
     say: Callable[[str], None],
 ) -> HeldOut | None:
     if not rows:
-        say("no held-out clips: no evaluation on the way")
+        say("no held-out clips: no evaluation during training")
         return None
     rows = rows[:: -(-len(rows) // recipe.max_eval_clips)]
     lm = prepared.token_lm(card)

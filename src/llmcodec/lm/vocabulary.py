@@ -1,6 +1,6 @@
 """The audio vocabulary of a frozen LLM: the only embedding rows that train.
 
-Text rows stay in the frozen backbone; audio tokens are rows of a matrix of their own, so the optimizer holds nothing
+Text rows stay in the frozen backbone; audio tokens are rows of a matrix of their own, so the optimizer sees nothing
 else. Shapes: B batch, T frames, L = T + 1 LLM positions, V audio vocabulary, H LLM width.
 Test: `pytest tests/lm/test_vocabulary.py`.
 """
@@ -44,10 +44,9 @@ class AudioVocabulary(nn.Module):
 
     @classmethod
     def from_backbone(cls, backbone: FrozenCausalLM, codebook_size: int, seed: int = 0) -> AudioVocabulary:
-        """Rows drawn from mean and covariance of the LLM's text rows, the same for every codec by `seed`.
+        """Rows sampled from mean and covariance of the LLM's text rows, the same for every codec with one `seed`.
 
-        The start embedding is the LLM's own beginning-of-sequence row where it has one, the mean of the rows elsewhere
-        (Qwen).
+        The start embedding is the LLM's own beginning-of-sequence row if it has one, else the mean of the rows (Qwen).
         """
         statistics = backbone.input_statistics()
         bos = backbone.bos_row()

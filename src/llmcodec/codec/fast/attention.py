@@ -15,12 +15,12 @@ from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.conformer import MASKED_FRAMES, Reach, attention_mask, rotary_tables
 from llmcodec.codec.windowed_attention import windowed_attention
 
-SCORES_PER_BLOCK = 1 << 19  # scores of half precision held at once, all heads of a clip: what a core's cache holds
+SCORES_PER_BLOCK = 1 << 19  # half-precision scores held at once, all heads of a clip: the size of a core's cache
 SAFE_SCORE = 40.0  # exp of scores in [-40, 40] and sums of thousands of them neither overflow nor vanish
 
 
 def paired_rows(head_dim: int, width: int, device: torch.device) -> Tensor:
-    """Order of the rows of `to_qkv` that puts the two halves of a rotation side by side in queries and keys.
+    """Order of the rows of `to_qkv` that makes the two halves of a rotation adjacent in queries and keys.
 
     Scores do not change: queries and keys are permuted alike. The rotation is then one complex product.
     """
@@ -31,14 +31,14 @@ def paired_rows(head_dim: int, width: int, device: torch.device) -> Tensor:
 
 
 class Rotation:
-    """The angles of rotary attention, kept for the longest clip so far and laid out as `attend` reads them."""
+    """The angles of rotary attention, cached for the longest clip so far in the layout that `attend` reads."""
 
     def __init__(self, config: LLMCodecConfig):
         self.head_dim, self.exact = config.head_dim, config.causal
         self.kept: tuple[Tensor, ...] = ()
 
     def tables(self, num_frames: int, device: torch.device) -> tuple[Tensor, ...]:
-        """What `arrange` makes of at least so many frames."""
+        """Tables of `arrange` for at least `num_frames` frames."""
         kept = self.kept  # read and replaced once each: another thread may do the same
         if not kept or len(kept[0]) < num_frames or kept[0].device != device:
             size, half = max(512, 1 << (num_frames - 1).bit_length()), self.head_dim // 2
@@ -86,7 +86,7 @@ def attend(qkv_BTE: Tensor, rotation: Rotation, head_dim: int, reach: Reach, hal
 def in_half_precision(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Global attention with bf16 matrix products, some queries at a time.
 
-    Where the norms bound all scores well inside the exponent's range, the softmax needs no maximum: one pass less.
+    If the norms bound all scores well inside the exponent's range, the softmax needs no maximum: one pass less.
     """
     batch, heads, num_frames, head_dim = query.shape
     bounded = float(query.norm(dim=-1).max() * key.norm(dim=-1).max()) < SAFE_SCORE

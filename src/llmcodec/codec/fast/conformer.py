@@ -1,8 +1,8 @@
 """The conformer for inference: real frames only, folded norms, packed matrices, channels-last convolution.
 
 Clips of a batch are packed one after the other, so padding costs nothing and cannot reach a real frame. Batch norm is
-folded into the depthwise convolution, the 0.5 of the feed-forward halves into their matrices. The same function as
-conformer.py up to rounding. Shapes: N rows (real frames of all clips), B clips, T frames, D width.
+folded into the depthwise convolution, the 0.5 of the feed-forward halves into their matrices. Equal to conformer.py up
+to rounding. Shapes: N rows (real frames of all clips), B clips, T frames, D width.
 Test: tests/codec/fast/test_engine.py.
 """
 
@@ -23,20 +23,20 @@ from llmcodec.codec.fast.attention import Rotation, attend, paired_rows
 from llmcodec.codec.fast.linear import PackedLinear, Precision
 from llmcodec.codec.inputs import mask_of
 
-ROWS_PER_CHUNK = 512  # frames in a feed-forward at once: its hidden layer stays in the cache and memory stays flat
+ROWS_PER_CHUNK = 512  # frames in a feed-forward at once: its hidden layer stays in the cache and memory is bounded
 ROWS_PER_CHUNK_GPU = 1 << 15  # a GPU wants large kernels and few of them
 Precisions = Mapping[str, Precision]  # kind of layer -> precision; see engine.PRECISIONS
 Done = Callable[[nn.Module], None]
 
 
 def rows_per_chunk(device: torch.device) -> int:
-    """Frames that the kernels of a device take at once."""
+    """Frames that the kernels of a device process at once."""
     return ROWS_PER_CHUNK if device.type == "cpu" else ROWS_PER_CHUNK_GPU
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the real frames of a batch lie."""
+    """Positions of the real frames of a batch."""
 
     batch: int
     num_frames: int
@@ -76,7 +76,7 @@ class Layout:
         return [rows.view(clips, frames, -1) for rows, (_, clips, frames) in zip(parts, self.groups, strict=True)]
 
     def chunks(self, x_ND: Tensor) -> Iterator[Tensor]:
-        """The groups, clips of a large one some at a time."""
+        """The groups, with large ones split."""
         most = 4 * rows_per_chunk(x_ND.device)
         for x_BTD in self.clips(x_ND):
             yield from x_BTD.split(max(1, most // x_BTD.shape[1]))
@@ -136,7 +136,7 @@ class PackedConvolution(nn.Module):
         self.weight = self.arranged()
 
     def arranged(self) -> Tensor:
-        """The weights as the kernel reads them."""
+        """The weights in the kernel's layout."""
         if not self.packed:
             return self.plain
         last = self.plain[..., None].contiguous(memory_format=torch.channels_last)

@@ -1,10 +1,10 @@
 """The conformer on our own CPU kernels: all layers in one call, real frames only, in fp32, bf16, int16 or int8.
 
-The same function as conformer.py up to rounding, and the same call as `PackedConformer`, which runs where these kernels
-cannot. Integers: weights symmetric with a step per output, inputs with a step (int8: and a zero point) per frame, found
-as the frame passes: no calibration, and a frame's result does not depend on its batch. bf16 and integers round what a
-matrix reads; results, norms, residuals and the softmax are fp32. Shapes: N rows (real frames of all clips), D width, M
-outputs, K inputs. Test: tests/codec/fast/test_cpu_kernels.py.
+Equal to conformer.py up to rounding, with the interface of `PackedConformer`, which runs where these kernels cannot.
+Integers: symmetric weights with a scale per output, inputs with a scale (int8: and a zero point) per frame, computed at
+run time: no calibration, and a frame's result does not depend on its batch. bf16 and integers round the inputs of a
+matrix product; results, norms, residuals and the softmax are fp32. Shapes: N rows (real frames of all clips), D width,
+M outputs, K inputs. Test: tests/codec/fast/test_cpu_kernels.py.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from llmcodec.codec.fast.cpu_kernels import (
 )
 from llmcodec.codec.fast.cpu_linear import PRECISION_CODES, WORDS, CpuModule
 
-ROWS_PER_CALL = 4096  # rows of short clips that are coded together: memory stays flat
+ROWS_PER_CALL = 4096  # rows of short clips processed together: memory is bounded
 UNBOUNDED = 1 << 30  # frames that global attention sees to each side
 
 
 def pack_conformer(conformer: Conformer, config: LLMCodecConfig, precisions: Precisions, done: Done) -> nn.Module:
-    """`conformer` packed for the device it is on: our kernels where they run, else PyTorch's operators."""
-    # oneDNN multiplies bf16 in AMX tiles where there are some, many times as fast as any vector instruction.
+    """`conformer` packed for its device: our kernels where they run, else PyTorch's operators."""
+    # oneDNN multiplies bf16 in AMX tiles if the CPU has them, many times faster than vector instructions.
     ours = (multiplies_bf16() and not processor_has("_is_amx_tile_supported")) or "bf16" not in precisions.values()
     if ours and kernels_run(config, next(conformer.parameters()).device):
         return CpuConformer(conformer, config, precisions, done)
@@ -48,13 +48,13 @@ def pack_conformer(conformer: Conformer, config: LLMCodecConfig, precisions: Pre
 
 
 def kernels_run(config: LLMCodecConfig, device: torch.device) -> bool:
-    """Our kernels run this architecture on this device, in fp32, int16 and int8."""
+    """Whether our kernels run this architecture on this device, in fp32, int16 and int8."""
     fits = config.hidden_size % LANES == 0 and config.head_dim % LANES == 0 and config.head_dim <= MAX_HEAD
     return device.type == "cpu" and fits and library() is not None
 
 
 class CpuRotation(Rotation):
-    """The angles as the kernels read them."""
+    """The angles in the layout of the kernels."""
 
     def arrange(self, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
         """Cosines and sines (T, C), each angle twice, sines with the signs -, +."""
@@ -120,7 +120,7 @@ class CpuConformer(CpuModule):
         rows, columns, heads = len(x_ND), sum(panels), width // self.config.head_dim
         arrays = dict(
             **dict(starts=starts, padded=padded, cosines=cosines, sines=sines, gated=torch.empty_like(x_ND)),
-            queries=torch.empty(rows + ROWS, width // WORDS[self.attention]),  # words of what `attention` says
+            queries=torch.empty(rows + ROWS, width // WORDS[self.attention]),  # as text in the value of `attention`
             keys=torch.empty(columns, width // WORDS[self.attention]),
             values=torch.zeros(columns, width // WORDS[self.values]),
             query_steps=torch.empty(rows + ROWS, heads),
@@ -158,7 +158,7 @@ class CpuConformer(CpuModule):
 
 
 def calls(layout: Layout) -> Iterator[tuple[int, list[int]]]:
-    """(first row, frames of each clip) of what one call codes: up to `ROWS_PER_CALL` rows, or one longer clip."""
+    """(first row, frames of each clip) of every call: up to `ROWS_PER_CALL` rows, or one longer clip."""
     first, rows, lengths = 0, 0, list[int]()
     for _, clips, frames in layout.groups:
         for _ in range(clips):

@@ -1,4 +1,4 @@
-"""Linear layers packed for our own CPU kernels: weights rounded and laid out as cpu_kernels.c reads them.
+"""Linear layers packed for our own CPU kernels: weights rounded and in the layout of cpu_kernels.c.
 
 Shapes: N rows (frames), K inputs, M outputs. Test: tests/codec/fast/test_cpu_kernels.py.
 """
@@ -23,13 +23,13 @@ LARGEST_NORM = 46340  # of an int16 row, 2^15.5: two of them cannot overflow a s
 
 
 def pack_linear(linear: nn.Linear, precision: Precision) -> nn.Module:
-    """A layer (N, K) -> (N, M): integers on our own kernels, floats on PyTorch's operators."""
+    """A linear layer (N, K) -> (N, M): integers on our own kernels, floats on PyTorch's operators."""
     layer = CpuLinear if precision in ("int16", "int8") else PackedLinear
     return layer(linear.weight, linear.bias, precision)
 
 
 class CpuModule(nn.Module):
-    """A module whose weights are read by C structures.
+    """A module whose weights C structures point to.
 
     Raises:
         ValueError: there are no kernels on this machine.
@@ -39,15 +39,15 @@ class CpuModule(nn.Module):
         super().__init__()
         loaded = library()
         if loaded is None:
-            raise ValueError("our own kernels do not run here: ask kernels_run first")
+            raise ValueError("our own kernels do not run here: check kernels_run first")
         self.kernels = loaded
-        self.kept: list[Tensor] = []  # what the structures point at
+        self.kept: list[Tensor] = []  # arrays that the structures point to
 
     def norm(self, norm: nn.LayerNorm) -> CNorm:
         return CNorm(weight=self.keep(norm.weight), bias=self.keep(norm.bias))
 
     def matrix(self, weight_MK: Tensor, bias_M: Tensor | None, precision: Precision) -> CMatrix:
-        """Rounded as `precision` says, in panels."""
+        """Weights and bias rounded to `precision`, in panels."""
         weight_MK = weight_MK.detach().float()
         outputs, inputs = weight_MK.shape
         scale_M = offset_M = torch.zeros(outputs)
@@ -72,7 +72,7 @@ class CpuModule(nn.Module):
         self.kept.append(array.detach().to(dtype or array.dtype).contiguous().clone())
         return self.kept[-1].data_ptr()
 
-    # Addresses mean nothing in a copy or in another process: structures travel as bytes, beside the old addresses.
+    # Addresses are invalid in a copy or another process: pickle structures as bytes, with the old addresses.
     def __getstate__(self) -> dict[str, Any]:
         found = {name: value for name, value in self.__dict__.items() if isinstance(value, (Structure, Array))}
         structures = {
@@ -87,7 +87,7 @@ class CpuModule(nn.Module):
     def __setstate__(self, packed: dict[str, Any]) -> None:
         loaded = library()
         if loaded is None:
-            raise ValueError(f"a codec packed for our own kernels arrived where they do not run: {why_not()}")
+            raise ValueError(f"this codec is packed for kernels that do not run here:  {why_not()}")
         self.__dict__.update(packed["state"], kernels=loaded)
         moved = dict(zip(packed["addresses"], (array.data_ptr() for array in self.kept), strict=True))
         for name, (kind, count, content) in packed["structures"].items():
@@ -98,7 +98,7 @@ class CpuModule(nn.Module):
 
 
 def relocate(structure: Structure, moved: Mapping[int, int]) -> None:
-    """Put new addresses in the place of old ones, also in the structures inside."""
+    """Replace old addresses by new ones, also in nested structures."""
     for name, kind in ((field[0], field[1]) for field in structure._fields_):
         value = getattr(structure, name)
         if kind is c_void_p and value is not None:
@@ -108,7 +108,7 @@ def relocate(structure: Structure, moved: Mapping[int, int]) -> None:
 
 
 class CpuLinear(CpuModule):
-    """`x W^T + b`, as `PackedLinear`; K and M are filled up to multiples of 16."""
+    """`x W^T + b`, as `PackedLinear`; K and M are padded to multiples of 16."""
 
     def __init__(self, weight: Tensor, bias: Tensor, precision: Precision):
         super().__init__()

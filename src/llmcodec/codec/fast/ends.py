@@ -1,4 +1,4 @@
-"""Both ends of the codec and its look-up for inference: some frames at a time, tables kept, nothing of full size twice.
+"""STFT, inverse STFT and code look-up for inference: in chunks of frames, with cached tables and no full-size copies.
 
 Shapes: B clips, S samples, T frames, N rows (real frames of all clips), D width, C code dimension, V codes.
 Test: tests/codec/fast/test_engine.py.
@@ -22,18 +22,20 @@ from llmcodec.codec.network import Decoder, Encoder
 from llmcodec.codec.quantizer import FactorizedQuantizer, WeightNormLinear
 from llmcodec.codec.stft import STFTFrontEnd
 
-SCORES_PER_CHUNK = 3 << 18  # cosines held at once in the code look-up: what stays in the second-level cache
+SCORES_PER_CHUNK = 3 << 18  # cosines held at once in the code look-up: they stay in the second-level cache
 SCORES_PER_CHUNK_GPU = 1 << 27
 CODES_PER_BLOCK = 64  # the maximum is taken over blocks first: much faster than one argmax over all codes
 
 
 class PackedEncoder(nn.Module):
-    """Front end and conformer: same call as `Encoder`; latents are 0 at padding."""
+    """Front end and conformer, with the interface of `Encoder`; latents are 0 at padding."""
 
     def __init__(self, encoder: Encoder, config: LLMCodecConfig, precisions: Precisions, done: Done):
         super().__init__()
         self.project = pack_linear(encoder.frontend.input_proj, precisions["front"])
-        self.frontend = STFTFrontEnd.__new__(STFTFrontEnd)  # its signal side only, without a second set of weights
+        self.frontend = STFTFrontEnd.__new__(
+            STFTFrontEnd
+        )  # for its signal processing only, without a second set of weights
         nn.Module.__init__(self.frontend)
         self.frontend.config = config
         done(encoder.frontend)
@@ -50,7 +52,7 @@ class PackedEncoder(nn.Module):
 
 
 class PackedDecoder(nn.Module):
-    """Conformer and inverse STFT head: same call as `Decoder`; samples are 0 at padding."""
+    """Conformer and inverse STFT head, with the interface of `Decoder`; samples are 0 at padding."""
 
     def __init__(self, decoder: Decoder, config: LLMCodecConfig, precisions: Precisions, done: Done):
         super().__init__()
@@ -105,7 +107,7 @@ class PackedDecoder(nn.Module):
 
 
 class PackedQuantizer(nn.Module):
-    """Folded weight norm, kept unit-norm codebook, blocked exact look-up: same call as `FactorizedQuantizer`.
+    """`FactorizedQuantizer` with folded weight norm, cached unit-norm codebook and exact look-up in blocks.
 
     The differentiable losses of the plain quantiser are not computed.
     """
@@ -145,7 +147,9 @@ class PackedQuantizer(nn.Module):
         most = SCORES_PER_CHUNK if query_NC.device.type == "cpu" else SCORES_PER_CHUNK_GPU
         rows = max(16, most // codes_CV.shape[1] // 16 * 16)
         found = []
-        memory = query_NC.new_empty(min(rows, len(query_NC)), codes_CV.shape[1])  # fresh pages cost as much as products
+        memory = query_NC.new_empty(
+            min(rows, len(query_NC)), codes_CV.shape[1]
+        )  # allocating pages costs as much as the products
         for query in query_NC.split(rows):
             scores = torch.mm(query, codes_CV, out=memory[: len(query)]).view(len(query), -1, CODES_PER_BLOCK)
             block = scores.amax(-1).argmax(-1)
@@ -154,7 +158,7 @@ class PackedQuantizer(nn.Module):
         return torch.cat(found) + span[0]
 
     def codes_of(self, span: tuple[int, int], block: int, arrange: Callable[[Tensor], Tensor]) -> Tensor:
-        """Unit-norm codes of the span, arranged; the last one fills the last block (the first of equals wins)."""
+        """Unit-norm codes of the span, arranged; the last one pads the last block (the first of equals wins)."""
         key = (*span, block)
         if key not in self.arranged:
             codes_VC = self.codebook_VC[span[0] : span[1]].float()
@@ -169,9 +173,9 @@ def folded(linear: WeightNormLinear) -> tuple[Tensor, Tensor]:
 
 
 def equal_clips(layout: Layout, device: torch.device) -> Iterator[tuple[slice, int]]:
-    """Clips that lie side by side and have equally many frames, and these frames; empty clips are left out.
+    """Adjacent clips with the same number of frames, and this number; empty clips are left out.
 
-    On a CPU one clip at a time: nothing is gained by more, and their frames would be copied.
+    On a CPU one clip at a time: batching gains nothing there and would copy the frames.
     """
     for clip, clips, length in layout.groups:
         step = 1 if device.type == "cpu" else clips

@@ -1,10 +1,10 @@
-"""A codec made ready to run: the same interface and, in fp32, the same results, faster and in less memory.
+"""A codec optimised for inference: the same interface and, in fp32, the same results, faster and in less memory.
 
-    fast = optimize_for_inference(codec)                   # fastest that keeps tokens and sound
+    fast = optimize_for_inference(codec)                   # fastest that preserves tokens and audio
     exact = optimize_for_inference(codec, "fp32")          # the plain codec up to rounding
     fastest = optimize_for_inference(codec, "int8")
 
-What each precision gains, and costs in tokens and sound: docs/speed.md. Test: tests/codec/fast/test_engine.py.
+Speed, token agreement and audio quality of each precision: docs/speed.md. Test: tests/codec/fast/test_engine.py.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ TORCH_ENCODER, TORCH_DECODER = "mixed", "bf16"  # on PyTorch's operators, with b
 
 
 class InferenceCodec(LLMCodec):
-    """`LLMCodec` whose parts are packed for speed. It cannot be trained, saved or moved to another device."""
+    """An `LLMCodec` packed for speed. It cannot be trained, saved or moved to another device."""
 
     def __init__(self, codec: LLMCodec, encoder: nn.Module, quantizer: PackedQuantizer, decoder: nn.Module):
-        HubCodec.__init__(self, codec.config)  # not LLMCodec's: it would build what is put in its place here
+        HubCodec.__init__(self, codec.config)  # not LLMCodec's, which would build the parts that are replaced here
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder  # type: ignore[assignment]
         self.place = codec.device
         self.precisions = ("fp32", "fp32")
@@ -66,31 +66,33 @@ class InferenceCodec(LLMCodec):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of samples in and out, whatever the precision inside."""
+        """Of input and output samples, whatever the internal precision."""
         return torch.float32
 
     @property
     def keeps_caches(self) -> bool:
-        """A stream is coded chunk by chunk: the causal codec's caches belong to the plain modules."""
+        """Streams are coded chunk by chunk: only the plain modules have the causal codec's caches."""
         return False
 
     def train(self, mode: bool = True) -> InferenceCodec:
-        """Refused: there are no gradients here."""
+        """Not supported: there are no gradients."""
         if mode:
             raise ValueError("a codec from optimize_for_inference cannot be trained; train the one it was made from")
         super().train(False)
         return self
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """Refused: the packed weights are this machine's."""
+        """Not supported: the packed weights are specific to this machine."""
         raise ValueError("a codec from optimize_for_inference cannot be saved; save the one it was made from")
 
     def _apply(self, fn: Any, recurse: bool = True) -> InferenceCodec:
-        """Casts and moves are refused unless they change nothing."""
+        """Reject casts and moves unless they change nothing."""
         probe = torch.zeros(1, device=self.place)
         moved = fn(probe)
         if moved.device != probe.device or moved.dtype != probe.dtype:
-            raise ValueError("a codec from optimize_for_inference stays as it is; move or cast first, then optimise")
+            raise ValueError(
+                "a codec from optimize_for_inference cannot be moved or cast; do that first, then optimise"
+            )
         return self
 
     @torch.inference_mode()
@@ -114,16 +116,16 @@ def optimize_for_inference(
     only: Side | None = None,
     consume: bool = False,
 ) -> InferenceCodec:
-    """A fast codec with the weights of `codec`.
+    """An optimised codec with the weights of `codec`.
 
     Args:
-        codec: a plain `LLMCodec`, on the device where it will run. It is left as it is, unless `consume`.
+        codec: a plain `LLMCodec`, on the device where it will run. It is left unchanged, unless `consume`.
         precision: of both sides. auto: the fastest on this machine that keeps 99.5 % of the tokens and a decoder
             within 30 dB of fp32, as measured on the bundled codec; fp32: the plain codec's results; mixed: bf16 where
             tokens allow it; bf16; int16 and int8, where our own kernels run (cpu_kernels.py).
-        encoder, decoder: a side that differs from `precision`.
-        only: the side that will be used; the other one stays plain, which saves the time to pack it.
-        consume: free the weights of `codec` as they are packed; it is of no use afterwards. Halves peak memory.
+        encoder, decoder: precision of one side, if it differs from `precision`.
+        only: the side that will be used; the other one is not packed, which saves time.
+        consume: free the weights of `codec` as they are packed; it is unusable afterwards. Halves peak memory.
 
     Raises:
         ValueError: unknown precision, int16 or int8 without kernels for it, a codec in training mode, weights that
@@ -160,7 +162,7 @@ def optimize_for_inference(
 
 
 def automatic_sides(device: torch.device, kernels: bool) -> dict[Side, str]:
-    """What auto stands for, by what the machine multiplies fast."""
+    """Precisions of auto, by what is fast on this machine."""
     if kernels:
         return {"encoder": AUTO_ENCODER, "decoder": AUTO_DECODER}
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
@@ -172,7 +174,7 @@ def automatic_sides(device: torch.device, kernels: bool) -> dict[Side, str]:
 
 
 def checked(name: str, kernels: bool, config: LLMCodecConfig, device: torch.device) -> str:
-    """A precision that exists and runs here. Raises ValueError otherwise."""
+    """Precisions by name. Raises ValueError if unknown or not available here."""
     if name not in PRECISIONS:
         raise ValueError(f"no precision {name!r}: choose auto, {', '.join(PRECISIONS)}")
     if name in ("int16", "int8") and not kernels:
@@ -186,5 +188,5 @@ def unfit(config: LLMCodecConfig, device: torch.device) -> str:
         return f"the codec is on {device}"
     return (
         why_not()
-        or f"a width of {config.hidden_size} or a head of {config.head_dim} is no multiple of 16, or a head exceeds 256"
+        or f"width {config.hidden_size} or head {config.head_dim} is not a multiple of 16, or the head exceeds 256"
     )

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Precision = Literal["fp32", "bf16", "int16", "int8"]  # integers: on our own kernels alone
+Precision = Literal["fp32", "bf16", "int16", "int8"]  # integers: on our own kernels only
 FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -21,7 +21,7 @@ class PackedLinear(nn.Module):
 
     Args:
         weight: (M, K). bias: (M,) or None. Both are copied in the packed form.
-        precision: fp32, or bf16: what the kernel multiplies in and gives; sums are fp32.
+        precision: fp32, or bf16: type of the kernel's inputs and results; sums are fp32.
         gelu: tanh-approximated GELU on the result.
     """
 
@@ -34,7 +34,7 @@ class PackedLinear(nn.Module):
         weight = weight.detach().to(self.dtype).contiguous()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self.packed else weight.clone()
 
-    # A packed weight has no storage that could be copied: it travels as a plain tensor.
+    # A packed weight has no storage that could be copied: pickle it as a plain tensor.
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | ({"weight": self.weight.to_dense()} if self.packed else {})
 

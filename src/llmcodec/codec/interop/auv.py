@@ -83,7 +83,7 @@ def to_auv(codec: LLMCodec) -> dict[str, Tensor]:
 
 
 def config_from_auv(state: Mapping[str, Tensor]) -> LLMCodecConfig:
-    """Sizes read off an AUV state dict; what weights do not show (head size, rates) is AUV's."""
+    """Configuration from the shapes of an AUV state dict; what these do not show (head size, rates) is AUV's."""
     try:
         width, features = state["tokenizer.stft_head.inp.weight"].shape
         codes, code_dim = state["tokenizer.vq.quantizers.0._codebook.weight"].shape

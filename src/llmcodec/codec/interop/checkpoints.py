@@ -1,8 +1,8 @@
-"""Tensors out of a PyTorch checkpoint (.pt) or a safetensors file of unknown origin, nothing in it executed.
+"""Tensors from a PyTorch checkpoint (.pt) or a safetensors file of unknown origin, without executing anything in it.
 
 Before PyTorch reads a .pt file (with `weights_only`, memory-mapped), its pickle is walked without being run: every name
 that it would look up must belong to tensors and plain containers, and the archive must not be larger unpacked than
-packed. What it nests is flattened to dotted names. Test: tests/codec/interop/test_convert.py.
+packed. Nested values are flattened to dotted names. Test: tests/codec/interop/test_convert.py.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ DAMAGED = (
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """All tensors of a checkpoint by dotted name; numbers and texts beside them are left out.
+    """All tensors of a checkpoint by dotted name; numbers and texts are left out.
 
     Raises:
-        ValueError: missing, damaged, of another kind, or a pickle that holds more than tensors. One line.
+        ValueError: missing, damaged, of another kind, or a pickle with more than tensors. One line.
     """
     place = Path(path)
     if not place.is_file():
         raise ValueError(f"{path}: no such file")
-    with open(place, "rb"):  # says by itself when it may not be read
+    with open(place, "rb"):  # raises a clear error if it may not be read
         pass
     if place.suffix == ".safetensors":
         from safetensors.torch import load_file
@@ -84,12 +84,12 @@ def check_archive(path: Path) -> None:
             if sum(entry.file_size for entry in entries) > path.stat().st_size or any(
                 entry.compress_type != zipfile.ZIP_STORED for entry in entries
             ):
-                raise ValueError(f"{path}: its archive claims more than the file holds; refused")
+                raise ValueError(f"{path}: its archive claims more than the file contains; refused")
             pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
             if len(pickles) != 1 or not pickles[0].filename.endswith("data.pkl"):
                 raise ValueError(f"{path}: not a checkpoint made by torch.save; refused")
             if pickles[0].file_size > MAX_PICKLE_BYTES:
-                raise ValueError(f"{path}: a pickle of {pickles[0].file_size:,} bytes is no state dict; refused")
+                raise ValueError(f"{path}: a pickle of {pickles[0].file_size:,} bytes is not a state dict; refused")
             name = foreign_name(archive.read(pickles[0]))
     except DAMAGED as error:
         if isinstance(error, ValueError) and str(error).startswith(f"{path}:"):
@@ -123,6 +123,6 @@ def flattened(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says in at most 100 characters."""
+    """The message of an error in at most 100 characters."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:100]

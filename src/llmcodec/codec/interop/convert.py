@@ -1,7 +1,7 @@
 """`llmcodec convert`: published AUV and LLM-Codec checkpoints become our format, and back.
 
     llmcodec convert auv.pt -o auv                    # a folder for LLMCodec.from_pretrained and every command
-    llmcodec convert llm_codec_checkpoint.pt -o out   # a training checkpoint: the codec inside is found
+    llmcodec convert llm_codec_checkpoint.pt -o out   # a training checkpoint: finds the codec in it
     llmcodec convert auv -o back.pt --to auv          # a state dict for the published `auv` package
 
 Nothing in a checkpoint is executed (checkpoints.py). Test: tests/codec/interop/test_convert.py.
@@ -22,7 +22,7 @@ from llmcodec.codec.interop.checkpoints import read_tensors
 from llmcodec.codec.model import LLMCodec
 from llmcodec.io.atomic import atomic_file, atomic_folder
 
-LANDMARK = "tokenizer.stft_head.inp.weight"  # in every AUV state dict, whatever stands in front of it
+LANDMARK = "tokenizer.stft_head.inp.weight"  # in every AUV state dict, under any prefix
 SIDES = ("tokenizer.", "token2wav.")
 
 
@@ -49,16 +49,16 @@ def convert(
         overwrite: replace what is at the output.
 
     Returns:
-        What was found and written, for people.
+        What was found and written, as text for the user.
     """
     if to == "auv":
         return convert_back(checkpoint, output, overwrite)
     tensors = read_tensors(checkpoint)
     found = auv_states(tensors)
     if not found:
-        raise ValueError(f"{checkpoint}: no AUV weights inside ({LANDMARK} is missing); it holds {some(tensors)}")
+        raise ValueError(f"{checkpoint}: no AUV weights inside ({LANDMARK} is missing); it has {some(tensors)}")
     if key is None and len(found) > 1:
-        raise ValueError(f"{checkpoint}: holds several codecs, choose one with --key: {', '.join(sorted(found))}")
+        raise ValueError(f"{checkpoint}: has several codecs, choose one with --key: {', '.join(sorted(found))}")
     chosen = next(iter(found)) if key is None else key.rstrip(".")
     if chosen not in found:
         raise ValueError(f"{checkpoint}: no codec under the key {key!r}; it has {', '.join(map(repr, sorted(found)))}")
@@ -76,7 +76,7 @@ def convert(
         f"{checkpoint}: AUV{f' under {chosen!r}' if chosen else ''}, {len(state)} tensors, "
         f"{sum(t.numel() for t in codec.parameters()) / 1e6:.1f} M parameters, {config.encoder_layers} + "
         f"{config.decoder_layers} layers of width {config.hidden_size}, {config.codebook_size:,} codes"
-        + (f"; {left} other tensors left aside" if left else "")
+        + (f"; {left} other tensors ignored" if left else "")
         + f"\n{output}: {FLOORED if config.auv_floor_frames else CEILED}"
     )
 

@@ -4,9 +4,9 @@
 
 Graph of the encoder: `padded_audio (B, P)` float32, `num_frames (B,)` int64 -> `audio_codes (B, 1, T)` int64, where
 every clip is reflected at its own two ends by (n_fft - hop) / 2 samples and zero beyond, P = (T - 1) hop + n_fft
-(`coding.onnx_runtime.reflect_padded` does it in numpy). Graph of the decoder: `audio_codes (B, 1, T)` int64,
+(`runtime.onnx_runtime.reflect_padded` does it in numpy). Graph of the decoder: `audio_codes (B, 1, T)` int64,
 `num_frames (B,)` -> `audio_values (B, 1, T * hop)`, 0 beyond each clip's frames. Frames beyond `num_frames` influence
-nothing, so a batch gives every clip what it has alone.
+nothing, so a clip's result does not depend on its batch.
 
 Both transforms are real matrix products with the window folded in; each uses the symmetry of the cosine and the
 antisymmetry of the sine, which halves the work. ONNX has no two-argument arctangent: the phase comes from the
@@ -42,7 +42,7 @@ def export_onnx(
     Args:
         codec: the codec; its own precision and device do not matter.
         folder: where the two files go.
-        metadata: kept in both files (`metadata_props`).
+        metadata: stored in both files (`metadata_props`).
 
     Raises:
         ValueError: the package `onnx` is missing.
@@ -113,7 +113,7 @@ def decoder_model(codec: LLMCodec) -> Any:
     log_magnitude, phase = graph.split(spectrum, 2, -1)
     magnitude = graph("Exp", graph("Min", log_magnitude, math.log(config.max_magnitude)))
     cosine, sine, window = transform_matrices(config)
-    # The inverse: every bin but the first and the last stands for two.
+    # The inverse: every bin but the first and the last counts twice.
     share = np.full((len(cosine), 1), 2.0 / config.n_fft, np.float32)
     share[0] = share[-1] = 1.0 / config.n_fft
     even = graph("MatMul", graph("Mul", magnitude, graph("Cos", phase)), cosine * share)  # samples 0 .. N / 2
@@ -177,8 +177,8 @@ def transform_matrices(config: LLMCodecConfig) -> tuple[np.ndarray, np.ndarray, 
     """cosine (F, F) over samples 0 .. N/2 and bins, -sine (F-2, F-2) over 1 .. N/2-1, Hann window (N,).
 
     Real part of bin k: sum over n of even[n] cos(2 pi n k / N); imaginary part: sum of odd[n] times -sin. Both matrices
-    are symmetric. Computed in float64 from exact integer phases, kept in float32. What must be 0 is 0 exactly: beside a
-    negative real part, the sign of a rounding error would turn the phase from pi to -pi.
+    are symmetric. Computed in float64 from exact integer phases, kept in float32. Zeros are exact: with a negative real
+    part, the sign of a rounding error would turn the phase from pi to -pi.
     """
     size = config.n_fft
     index = np.arange(size // 2 + 1)

@@ -1,13 +1,14 @@
-"""A small writer of ONNX graphs, and the conformer written with it, node by node: seconds, not a tracer's minutes.
+"""A small writer of ONNX graphs, and the conformer written with it node by node, in seconds instead of a tracer's
+minutes.
 
     graph = Graph()
     hidden = graph("MatMul", "input", weight)      # strings are edges, arrays and numbers become constants
     hidden = conformer(graph, codec.encoder.conformer, hidden, mask)
 
-The mathematics is `conformer.py`'s in evaluation mode, folded where only rounding can tell: batch norm into the
-depthwise convolution, the halves of the macaron into its weights, the attention scale into the query. Attention with a
-bound runs in blocks of `attention_window` frames, each with its neighbours: time and memory grow with the length, not
-with its square.
+The mathematics is `conformer.py`'s in evaluation mode, folded where only rounding changes: batch norm into the
+depthwise convolution, the halves of the macaron into its weights, the attention scale into the query. Windowed
+attention runs in blocks of `attention_window` frames, each with its neighbours: time and memory are linear in the
+length.
 Shapes: B batch, T frames, D width, N heads, H head width, W attention window, K blocks of W frames.
 Test: tests/runtime/test_onnx.py.
 """
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from llmcodec.codec.conformer import Conformer, ConformerLayer, ConvolutionModule, FeedForward
 
-NEVER = np.float32(-1e9)  # score of a frame that must not be seen
+NEVER = np.float32(-1e9)  # score of a masked frame
 END = np.iinfo(np.int64).max
 
 
@@ -33,7 +34,7 @@ def array(tensor: Tensor) -> np.ndarray:
 
 
 class Graph:
-    """Nodes and constants in order of writing; calling it appends a node and gives back its output's name."""
+    """Nodes and constants in order of writing; calling it appends a node and returns its output's name."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -59,7 +60,7 @@ class Graph:
         return outputs
 
     def constant(self, value: Any) -> str:
-        """Name of a constant; equal small ones are kept once. Floats become float32, integers int64."""
+        """Name of a constant; equal small ones are stored once. Floats become float32, integers int64."""
         from onnx import numpy_helper
 
         data = np.asarray(value)
@@ -119,14 +120,14 @@ def rotate(graph: Graph, edge: str, cos: str, sin: str, head_dim: int) -> str:
 
 
 class Attention:
-    """What every layer of one conformer shares: the mask, and how queries meet keys."""
+    """Shared by all layers of one conformer: the mask and the attention pattern."""
 
     def __init__(self, graph: Graph, own: Conformer, hidden: str, mask: str):
         self.graph, self.causal, self.head_dim = graph, own.causal, own.head_dim
         self.window = None if own.reach is None else own.reach[0]
         self.cos, self.sin = rotary(graph, hidden, own.head_dim, own.causal)
         if self.window is None:
-            # A padded query would see nothing at all; what it gives is thrown away, so it may see what others see.
+            # A padded query would see nothing at all; its result is discarded, so it may see what others see.
             self.bias = self.penalty(graph("Unsqueeze", mask, [1, 2]))
             return
         width = self.window
@@ -148,7 +149,7 @@ class Attention:
         return self.graph("Where", allowed, np.float32(0), NEVER)
 
     def neighbours(self, blocks: str, axis: int, join: int) -> str:
-        """Blocks with one more at the front (and one at the end) -> each joined with those beside it."""
+        """Blocks with one more at the front (and one at the end) -> each joined with its neighbours."""
         count = 2 if self.causal else 3
         parts = [self.graph.slice(blocks, i, i - count + 1 if i < count - 1 else END, axis) for i in range(count)]
         return self.graph("Concat", *parts, axis=join)

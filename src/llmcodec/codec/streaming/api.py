@@ -5,11 +5,11 @@
             wav = stream.decode(stream.encode(block))
         wav = stream.decode(stream.finish_encode())
         wav = stream.finish_decode()
-    stream.latency.encode_seconds                    # stated, not measured
+    stream.latency.encode_seconds                    # from the configuration, not measured
 
-Both directions are independent: use one or both. What comes out does not depend on the block sizes, and joined it is
-what `encode_blocks` and `decode_blocks` with the same `chunk_seconds` give, bit for bit. One stream per object; many
-streams are many objects on one codec, they share nothing but its weights.
+Both directions are independent: use one or both. The results do not depend on the block sizes; joined they equal those
+of `encode_blocks` and `decode_blocks` with the same `chunk_seconds`, bit for bit. Use one object per stream; several on
+one codec share only its weights.
 Test: tests/codec/streaming/test_api.py.
 """
 
@@ -49,9 +49,9 @@ class CodecStream:
     Args:
         codec: any codec of `protocol.Codec`, in evaluation mode.
         chunk_seconds: coded at once. None: one frame for a causal codec, STREAM_CHUNK_SECONDS for others.
-        lookahead_seconds: context behind each chunk. None: all that a frame can see, so that the stream gives what the
-            whole signal would (GLOBAL_CONTEXT_SECONDS with global attention). Less is sooner, but other tokens.
-        audio_kind: codebook partition to stay in; None uses all codes.
+        lookahead_seconds: context after each chunk. None: all that a frame can see, so that the result equals that of
+            the whole signal (GLOBAL_CONTEXT_SECONDS with global attention). Less lowers latency but changes tokens.
+        audio_kind: codebook partition to use; None uses all codes.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class CodecStream:
         self.latency = Latency(codec.sample_rate, codec.hop_samples, self.encoder.plan, self.decoder.plan)
 
     def encode(self, samples: Tensor | np.ndarray) -> Tensor:
-        """Samples (S,) -> the codes (Q, t) that are certain now; see `EncoderSession.push`."""
+        """Samples (S,) -> the codes (Q, t) that are final now; see `EncoderSession.push`."""
         return self.encoder.push(samples)
 
     def finish_encode(self) -> Tensor:
@@ -74,7 +74,7 @@ class CodecStream:
         return self.encoder.flush()
 
     def decode(self, codes: Tensor | np.ndarray) -> Tensor:
-        """Codes (Q, t) -> the samples (S,) that are certain now; see `DecoderSession.push`."""
+        """Codes (Q, t) -> the samples (S,) that are final now; see `DecoderSession.push`."""
         return self.decoder.push(codes)
 
     def finish_decode(self, length: int | None = None) -> Tensor:
@@ -82,7 +82,7 @@ class CodecStream:
         return self.decoder.flush(length)
 
     def close(self) -> None:
-        """No more of either; what waits for its look-ahead is dropped."""
+        """End both directions; input that still waits for its look-ahead is dropped."""
         self.encoder.closed = self.decoder.closed = True
 
     def __enter__(self) -> CodecStream:

@@ -5,9 +5,9 @@
         for wav in decode_blocks(codec, encode_blocks(codec, blocks)):
             out.write(wav.numpy())
 
-Blocks may have any sizes; the result does not depend on them. With bounded attention (`tiny`) it is that of the whole
-signal; with global attention it depends on `chunk_seconds` and `lookahead_seconds` (docs/longform.md has figures).
-Works with every codec of `protocol.Codec`. Test: tests/codec/streaming/test_blocks.py.
+Blocks may have any sizes; the result does not depend on them. With bounded attention (`tiny`) it equals that of the
+whole signal; with global attention it depends on `chunk_seconds` and `lookahead_seconds` (docs/longform.md has
+figures). Works with every codec of `protocol.Codec`. Test: tests/codec/streaming/test_blocks.py.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def encode_blocks(
     lookahead_seconds: float | None = None,
     audio_kind: str | None = None,
 ) -> Iterator[Tensor]:
-    """Blocks of samples -> blocks of codes, each as soon as it is certain.
+    """Blocks of samples -> blocks of codes, each as soon as it is final.
 
     Args:
         codec: any codec of `protocol.Codec`, in evaluation mode.
         blocks: arrays (S,) of any sizes at the codec's sample rate, floats, int16, int32 or uint8.
-        chunk_seconds: how much is encoded at once; memory grows with it, time falls a little.
-        lookahead_seconds: context behind each chunk. None: all that a frame can see, or with global attention
+        chunk_seconds: how much is encoded at once; more takes more memory and slightly less time.
+        lookahead_seconds: context after each chunk. None: all that a frame can see, or with global attention
             GLOBAL_CONTEXT_SECONDS.
-        audio_kind: codebook partition to stay in; None uses all codes.
+        audio_kind: codebook partition to use; None uses all codes.
 
     Yields:
         int64 codes (Q, t) on the CPU, never empty; joined they are the codes of the whole signal.

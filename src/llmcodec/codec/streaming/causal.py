@@ -1,6 +1,6 @@
 """A causal codec on a live stream: state instead of repeated context, so that every step costs the same.
 
-What is kept between steps: what each layer remembers (`conformer.LayerState`), half an STFT window of samples in the
+Kept between steps: the state of each layer (`conformer.LayerState`), half an STFT window of samples in the
 encoder, the frames whose inverse STFT still overlaps the future in the decoder. Shapes: B batch (1), T frames, D width.
 Test: tests/codec/streaming/test_causal.py.
 """
@@ -19,7 +19,7 @@ from llmcodec.codec.streaming.sessions import DecoderSession, EncoderSession
 
 
 class CausalEncoder(EncoderSession):
-    """Encodes `plan.chunk_frames` frames per step as soon as half an STFT overlap behind them is there."""
+    """Encodes `plan.chunk_frames` frames per step as soon as half an STFT overlap after them has arrived."""
 
     def __init__(self, codec: Any, plan: Plan, audio_kind: str | None = None) -> None:
         super().__init__(codec, plan, audio_kind)

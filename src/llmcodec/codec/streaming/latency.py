@@ -1,11 +1,11 @@
-"""How a long or endless signal is cut, and how late that makes it: from the configuration, before anything runs.
+"""How a long or endless signal is cut into chunks, and the resulting latency, computed from the configuration.
 
     latency(LLMCodecConfig.causal_tiny()).encode_seconds      # 0.05
     latency(codec, chunk_seconds=1.0).round_trip_seconds
 
-A chunk is coded with context on both sides, which is thrown away afterwards. With bounded attention the context covers
-all that a frame can see: the result is that of the whole signal. With global attention it cannot; docs/longform.md
-says how far off that is. A causal codec keeps its state instead and waits for nothing but the STFT's window.
+A chunk is coded with context on both sides, which is discarded afterwards. With bounded attention the context covers
+all that a frame can see, so the result equals that of the whole signal. With global attention it cannot;
+docs/longform.md gives the error. A causal codec keeps its state instead and waits only for the STFT's window.
 Test: tests/codec/streaming/test_api.py.
 """
 
@@ -19,7 +19,7 @@ from llmcodec.codec.config import LLMCodecConfig
 
 CHUNK_SECONDS = 30.0  # long files: context costs little, memory stays small
 STREAM_CHUNK_SECONDS = 1.0  # live, codecs that look ahead anyway; a causal codec goes frame by frame
-GLOBAL_CONTEXT_SECONDS = 5.0  # both sides, where attention has no bound (measured in docs/longform.md)
+GLOBAL_CONTEXT_SECONDS = 5.0  # both sides, with global attention (measured in docs/longform.md)
 
 Side = Literal["encoder", "decoder"]
 
@@ -29,7 +29,7 @@ class Plan:
     """One side of a codec, cut into chunks of `chunk_frames`.
 
     left_frames, right_frames: context coded along with each chunk. exact: the context is all that a frame can see.
-    stateful: nothing is coded twice; the past lives in caches, and the look-ahead is only half an STFT overlap.
+    stateful: nothing is coded twice; the past is in caches, and the look-ahead is only half an STFT overlap.
     lookahead_samples: samples after the end of a chunk that it waits for.
     """
 
@@ -43,11 +43,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Latency:
-    """How late tokens and samples are, in the worst case and in stream time; computing time comes on top.
+    """Worst-case latency of tokens and samples in stream time, without computing time.
 
-    encode: what a stream has been given minus what its tokens cover. decode: what the given tokens cover minus what
-    has come out as samples. round_trip: samples in minus samples out, tokens going straight from one to the other.
-    exact: the stream gives what the whole signal would.
+    encode: samples given minus samples covered by tokens. decode: samples covered by the given tokens minus samples
+    returned. round_trip: samples in minus samples out, with tokens passed on at once. exact: the result equals that of
+    the whole signal.
     """
 
     sample_rate: int
@@ -71,7 +71,7 @@ class Latency:
     def round_trip_samples(self) -> int:
         chunk = self.decoder.chunk_frames * self.hop_samples
         wait = self.decoder.lookahead_samples
-        if not self.decoder.stateful:  # tokens come by the chunk, so their look-ahead does too
+        if not self.decoder.stateful:  # tokens come in chunks, and so does their look-ahead
             wait = math.ceil(wait / chunk) * chunk
         return chunk + wait + self.encoder.lookahead_samples
 
@@ -110,11 +110,12 @@ def latency(codec: Any, chunk_seconds: float | None = None, lookahead_seconds: f
 
 
 def make_plan(codec: Any, side: Side, chunk_seconds: float | None, lookahead_seconds: float | None) -> Plan:
-    """How `side` is cut. Raises ValueError for a chunk that is not positive or a look-ahead that is negative."""
+    """How to cut `side` into chunks. Raises ValueError for a chunk that is not positive or a look-ahead that is
+    negative."""
     frame_rate = codec.sample_rate / codec.hop_samples
     found = codec if isinstance(codec, LLMCodecConfig) else getattr(codec, "config", None)
     config = found if isinstance(found, LLMCodecConfig) else None
-    # Packed or wrapped codecs keep no caches: they are given chunks with all the context that they need.
+    # Packed or wrapped codecs have no caches: they get chunks with all the context that they need.
     stateful = config is not None and config.causal and (codec is config or getattr(codec, "keeps_caches", False))
     if chunk_seconds is None:
         chunk_seconds = 1 / frame_rate if stateful else STREAM_CHUNK_SECONDS
@@ -136,6 +137,6 @@ def make_plan(codec: Any, side: Side, chunk_seconds: float | None, lookahead_sec
     right = default if math.isinf(after) else int(after)
     if lookahead_seconds is not None:
         asked = math.ceil(lookahead_seconds * frame_rate)
-        right = asked if math.isinf(after) else min(asked, right)  # more than all that it sees brings nothing
+        right = asked if math.isinf(after) else min(asked, right)  # more context than it sees is useless
     left = max(default, right) if math.isinf(before) else int(before)
     return Plan(chunk_frames, left, right, right >= after and left >= before, False, right * codec.hop_samples)

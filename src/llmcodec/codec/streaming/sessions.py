@@ -1,9 +1,9 @@
-"""A signal that arrives in pieces, coded in chunks: what long files and live streams share.
+"""Coding of a signal that arrives in pieces, in chunks: shared by long files and live streams.
 
-A session takes pieces of any size with `push` and gives what is ready; `flush` gives the rest and ends it. Chunks lie
-on a fixed grid, so the result does not depend on how the signal was cut into pieces. `ChunkedEncoder` and
+A session takes pieces of any size with `push` and returns what is ready; `flush` returns the rest and ends it. Chunks
+lie on a fixed grid, so the result does not depend on how the signal was cut into pieces. `ChunkedEncoder` and
 `ChunkedDecoder` drive any codec of `protocol.Codec`: each chunk is coded with its true neighbours on both sides
-(`latency.Plan`), and the padding of the signal's own ends is seen only there. `causal.py` has the stateful pair.
+(`latency.Plan`), and padding occurs only at the ends of the signal. `causal.py` has the stateful pair.
 Shapes: S samples, Q codebooks, t frames. Results are on the CPU. Test: tests/codec/streaming/test_blocks.py.
 """
 
@@ -20,14 +20,16 @@ from llmcodec.codec.streaming.latency import Plan
 
 
 class Tail:
-    """The end of a growing signal along its last dimension; `start` and `stop` are positions in the whole."""
+    """The last part of a growing signal, along its last dimension; `start` and `stop` are positions in the signal."""
 
     def __init__(self) -> None:
         self.parts: list[Tensor] = []
         self.start = self.stop = 0
 
     def append(self, part: Tensor) -> None:
-        self.parts.append(part.clone())  # callers reuse their buffers, and a slice would keep all of a huge piece
+        self.parts.append(
+            part.clone()
+        )  # callers reuse their buffers, and a slice would keep all of a huge piece in memory
         self.stop += part.shape[-1]
         while len(self.parts) > 1 and self.parts[-2].shape[-1] <= self.parts[-1].shape[-1]:
             self.parts[-2:] = [torch.cat(self.parts[-2:], dim=-1)]  # few parts, each sample copied log2(S) times
@@ -39,20 +41,20 @@ class Tail:
         return self.parts[0][..., start - self.start : stop - self.start]
 
     def drop(self, before: int) -> None:
-        """Forget what lies before `before`; the copy lets go of the memory."""
+        """Drop everything before `before`; the copy frees the memory."""
         if before > self.start:
             self.parts = [self.view(before, self.stop).clone()]
             self.start = before
 
 
 class Session:
-    """Push pieces, get what is ready; flush once. Children say how a chunk is coded (`step`).
+    """Push pieces, get what is ready; flush once. Subclasses code a chunk (`step`).
 
     Args:
         codec: in evaluation mode.
         plan: how the signal is cut.
         unit: positions of the signal that make a frame: samples for an encoder, 1 for a decoder.
-        wait: positions after the end of a chunk that must be there before it is coded.
+        wait: positions after the end of a chunk that must have arrived before it is coded.
     """
 
     def __init__(self, codec: Any, plan: Plan, unit: int, wait: int) -> None:
@@ -65,7 +67,7 @@ class Session:
         self.closed = False
 
     def ready(self) -> bool:
-        """The next chunk is there, and what it waits for."""
+        """Whether the next chunk and its look-ahead have arrived."""
         return self.tail.stop >= (self.next_frame + self.plan.chunk_frames) * self.unit + self.wait
 
     def step(self, final: bool) -> Tensor:
@@ -83,7 +85,7 @@ class Session:
     def push_tensor(self, block: Tensor) -> Tensor:
         """A checked piece of the signal -> what is ready now."""
         out = [self.empty()]
-        piece = self.plan.chunk_frames * self.unit  # a huge block is not kept whole
+        piece = self.plan.chunk_frames * self.unit  # a huge block is not kept entirely
         for part in block.split(piece, dim=-1) if block.shape[-1] else ():
             self.tail.append(part)
             while self.ready():
@@ -112,7 +114,7 @@ class Session:
 
 
 class EncoderSession(Session):
-    """Samples in, codes out. `left_frames`: frames of the past that are coded along with a chunk."""
+    """Samples in, codes out. `left_frames`: past frames that are coded along with a chunk."""
 
     def __init__(self, codec: Any, plan: Plan, audio_kind: str | None = None) -> None:
         super().__init__(codec, plan, unit=codec.hop_samples, wait=plan.lookahead_samples)
@@ -153,7 +155,7 @@ class EncoderSession(Session):
 
 
 class DecoderSession(Session):
-    """Codes in, samples out. `length`: samples that the signal has, where it is known from the start."""
+    """Codes in, samples out. `length`: samples of the signal, if known from the start."""
 
     def __init__(self, codec: Any, plan: Plan, length: int | None = None) -> None:
         super().__init__(codec, plan, unit=1, wait=plan.right_frames)
@@ -175,20 +177,20 @@ class DecoderSession(Session):
         """The last samples, once; the whole signal has `length` samples (default: frames * hop_samples).
 
         Raises:
-            ValueError: nothing was ever pushed, the codes do not cover `length`, or more than that is already out.
+            ValueError: nothing was ever pushed, the codes do not cover `length`, or more samples were already returned.
         """
         length = self.length if length is None else length
         if length is not None and self.tail.stop:
             check_length(length, self.codec, self.tail.stop)
             if length < self.emitted:
                 raise ValueError(
-                    f"length={length}, but {self.emitted} samples are out already; give the length at the start"
+                    f"length={length}, but {self.emitted} samples were already returned; give the length at the start"
                 )
         self.length = length
         return self.cut(self.flush_tensor("codes"))
 
     def cut(self, wav: Tensor) -> Tensor:
-        """Nothing beyond `length`."""
+        """Cut samples beyond `length`."""
         wav = wav if self.length is None else wav[: max(0, self.length - self.emitted)]
         self.emitted += wav.shape[-1]
         return wav
@@ -258,7 +260,7 @@ def checked_codes(codes: Tensor | np.ndarray, codec: Any, position: int) -> Tens
 
 
 def check_length(length: int, codec: Any, num_frames: int) -> None:
-    """The codes must cover the length. Codecs that cannot say how many frames a length has check it themselves."""
+    """Check that the codes cover the length. Codecs that do not report frames for a length check it themselves."""
     if length < 1:
         raise ValueError(f"length must be at least 1 sample, got {length}")
     if hasattr(codec, "num_frames") and codec.num_frames(length) > num_frames:
