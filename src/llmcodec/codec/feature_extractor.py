@@ -1,5 +1,4 @@
-"""Feature extractor: waveforms of any length -> `input_values (B, 1, S)` + `padding_mask (B, S)`. Resamples other
-rates.
+"""Feature extractor: waveforms of any length and rate -> `input_values (B, 1, S)` + `padding_mask (B, S)`.
 
     feature_extractor = AutoFeatureExtractor.from_pretrained(folder)   # after `import llmcodec.codec`
     inputs = feature_extractor(raw_audio=[wav_a, wav_b], sampling_rate=44100, return_tensors="pt")

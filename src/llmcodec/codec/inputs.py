@@ -118,8 +118,7 @@ def check_codes(
 
 
 def check_look_up(codes_BT: Tensor, query_BTC: Tensor, codebook_VC: Tensor, mask_BT: Tensor | None = None) -> None:
-    """Raise ValueError if the look-up of a real frame is invalid (NaN or a zero query), which would silently give code
-    0.
+    """Raise ValueError if a real frame has an invalid query (NaN or zero), which would silently give code 0.
 
     Args:
         codes_BT: chosen codes.

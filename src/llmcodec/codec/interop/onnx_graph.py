@@ -1,5 +1,4 @@
-"""A small writer of ONNX graphs, and the conformer written with it node by node, in seconds instead of a tracer's
-minutes.
+"""A small writer of ONNX graphs, and the conformer written with it node by node: faster than tracing.
 
     graph = Graph()
     hidden = graph("MatMul", "input", weight)      # strings are edges, arrays and numbers become constants

@@ -110,8 +110,7 @@ def latency(codec: Any, chunk_seconds: float | None = None, lookahead_seconds: f
 
 
 def make_plan(codec: Any, side: Side, chunk_seconds: float | None, lookahead_seconds: float | None) -> Plan:
-    """How to cut `side` into chunks. Raises ValueError for a chunk that is not positive or a look-ahead that is
-    negative."""
+    """How to cut `side` into chunks. Raises ValueError for a non-positive chunk or a negative look-ahead."""
     frame_rate = codec.sample_rate / codec.hop_samples
     found = codec if isinstance(codec, LLMCodecConfig) else getattr(codec, "config", None)
     config = found if isinstance(found, LLMCodecConfig) else None
