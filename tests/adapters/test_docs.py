@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from llmcodec.adapters.load import load_codec
 from llmcodec.adapters.random_weights import OURS, PRESETS
+from llmcodec.adapters.registry import WEIGHTLESS
 from llmcodec.protocol import Codec, HasFeatures
 
 PAGE = (Path(__file__).parents[2] / "docs" / "codecs.md").read_text(encoding="utf-8")
@@ -40,3 +42,13 @@ def test_the_table_names_every_preset_with_its_numbers():
         if name != "encodec_48khz":  # its level is sent once a second
             assert nominal == pytest.approx(frames_per_second * count * log2, rel=0.006), name
         assert int(rate.split()[0].replace(",", "")) >= 16_000
+
+
+def test_the_table_names_every_codec_without_weights_with_its_numbers():
+    rows = {name: row for row in PAGE.splitlines() for name in re.findall(r"^\| [^|`]+ `(\w+)` \|", row)}
+    assert set(rows) == set(WEIGHTLESS)
+    for name, row in rows.items():
+        numbers = [float(cell.replace(",", "")) for cell in row.strip("|").split("|")[3:8]]
+        codec = load_codec(name)
+        rates = [codec.sample_rate, codec.frame_rate, codec.num_codebooks, codec.codebook_size, codec.bitrate]
+        assert numbers == pytest.approx(rates), name

@@ -15,6 +15,7 @@ from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.runtime.base import Runtime
 from llmcodec.runtime.torch_runtime import TorchRuntime, identity_of, weights_sha256
 
+from ..fake_codec import LoudnessCodec
 from ..miniature import miniature_codec
 from ..pcm import speech_like
 
@@ -157,3 +158,11 @@ def test_the_packed_codec_codes_batches_side_by_side_with_the_same_result():
     assert min(same) > 0.95 and np.mean(same) > 0.99  # other batches, other rounding
     for a, b in zip(made[0][1], made[1][1], strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_codecs_without_weights_are_told_apart() -> None:
+    class Other(LoudnessCodec):
+        hop_samples = 160
+
+    plain, other = LoudnessCodec(), Other()
+    assert weights_sha256(plain) == weights_sha256(LoudnessCodec()) != weights_sha256(other)

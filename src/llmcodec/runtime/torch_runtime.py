@@ -224,8 +224,17 @@ def identity_of(codec: Codec, name: str) -> TokenProvenance:
 
 
 def weights_sha256(codec: Any) -> str:
-    """Hash over names, shapes and float32 values: equal for the same weights in fp16 on disk and fp32 in memory."""
-    return digest_all(_contents(sorted(named_tensors(codec))), algorithm="sha256")
+    """Hash over names, shapes and float32 values: equal for the same weights in fp16 on disk and fp32 in memory.
+
+    Of a codec without weights: over its class and its rates and sizes.
+    """
+    tensors = sorted(named_tensors(codec))
+    contents = _contents(tensors) if tensors else [repr((type(codec).__qualname__, _rates(codec)))]
+    return digest_all(contents, algorithm="sha256")
+
+
+def _rates(codec: Any) -> list[int]:
+    return [codec.sample_rate, codec.hop_samples, codec.num_codebooks, codec.codebook_size]
 
 
 def fingerprint(codec: Any) -> str | None:
@@ -236,8 +245,7 @@ def fingerprint(codec: Any) -> str | None:
     state = codec.state_dict() if hasattr(codec, "state_dict") else dict(named_tensors(codec))
     if not state:
         return None
-    facts = [codec.sample_rate, codec.hop_samples, codec.num_codebooks, codec.codebook_size]
-    facts += sorted({str(tensor.dtype) for tensor in state.values()})
+    facts = [*_rates(codec), *sorted({str(tensor.dtype) for tensor in state.values()})]
     described = repr((type(codec).__qualname__, facts, getattr(codec, "config", None)))
     return digest_all(chain([described], _contents(state.items())), size=12)
 
