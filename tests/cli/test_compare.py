@@ -120,7 +120,10 @@ def test_run_facts_and_curves(run_folder, tmp_path):
 def test_the_caveat_is_said_once():
     rows = [made_up_row("a"), made_up_row("b", bits=270), made_up_row("c", bits=280)]
     texts = [statement.text for statement in all_statements(rows)]
-    assert sum("luck of a training run" in text for text in texts) == 1 and "luck of a training run" in texts[-1]
+    assert (
+        sum("variance between training runs" in text for text in texts) == 1
+        and "variance between training runs" in texts[-1]
+    )
     assert sum(text.startswith("LM bits per second") for text in texts) == 2 and all_statements(rows[:1]) == []
 
 

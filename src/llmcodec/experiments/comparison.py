@@ -164,7 +164,7 @@ def write_comparison(
             **{system.name: system.place for system in systems if system.name != system.place},
         },
         notes=[
-            "The intervals cover the choice of files, not the luck of a training run. Every number: docs/evaluation.md."
+            "The intervals cover the choice of files, not the variance of training. Every number: docs/evaluation.md."
         ],
         reference=rows[0].name,
         runs=run_facts(systems),

@@ -37,7 +37,11 @@ def verdict(control: SystemRow, adapted: SystemRow, keys: Sequence[str] = VERDIC
     lm = adapted.predictability
     seeds = f", {_count(len(lm.config.seeds), 'language-model seed')} each" if lm is not None else ""
     caveat = f"One training run of each system{seeds}: the intervals cover the choice of files"
-    return [*statements, *_health(control, adapted), Statement("same", f"{caveat}, not the luck of a training run.")]
+    return [
+        *statements,
+        *_health(control, adapted),
+        Statement("same", f"{caveat}, not the variance between training runs."),
+    ]
 
 
 def seed_sentence(row: SystemRow) -> str:
@@ -69,7 +73,7 @@ def _sentence(measure: Measure, result: PairedComparison, control: SystemRow, ad
     kind = measure.judge(result)
     if kind == "same":
         if result.margin and result.difference.excludes(0.0):
-            evidence += f", within the {result.margin:.1%} that the luck of a language-model seed may explain"
+            evidence += f", within the {result.margin:.1%} that the language-model seed alone may explain"
         found = f"no difference shown between {adapted.name} and {control.name}"
     elif kind == "changed":
         return Statement("same", f"{measure.label}: {adapted.name} differs from {control.name}, {value} {evidence}.")
