@@ -96,7 +96,7 @@ def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     Args:
         values: any shape, floating.
         mask: bool, of a shape that broadcasts to that of `values`; None means every entry counts. Entries outside the
-            mask may hold anything, even NaN, and receive zero gradient.
+            mask may have any value, even NaN, and receive zero gradient.
 
     With torch.distributed initialised the count is the mean of the counts per rank, so that the mean of the results
     (and of their gradients) over ranks is the mean over all entries of all ranks. An empty mask gives 0, connected

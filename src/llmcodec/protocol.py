@@ -29,7 +29,7 @@ class CodecEncoding:
     latent_BTD: Tensor
     """Continuous latent before quantisation."""
     quantized_BTD: Tensor
-    """What the decoder reads, straight-through."""
+    """Decoder input, straight-through."""
     losses: dict[str, Tensor] = field(default_factory=dict)
     """Raw terms of the quantiser per frame, (B, T) each (`vq/commit`, `vq/codebook`), to be masked when reduced."""
 

@@ -255,7 +255,7 @@ def test_a_full_disk_stops_with_one_line_and_no_half_file(clip, tmp_path, long):
     code, _, error = finish(
         start("encode", tmp_path / "in", "-o", tmp_path / "out", "--long_seconds", long, before=LIMIT)
     )
-    assert code == 1 and "File too large" in error and "go on with --resume" in error and "Traceback" not in error
+    assert code == 1 and "File too large" in error and "continue with --resume" in error and "Traceback" not in error
     assert set(left(tmp_path / "out")) <= {"a.safetensors", "b.safetensors"}
     for name in left(tmp_path / "out"):
         load_token_file(tmp_path / "out" / name)
@@ -300,7 +300,7 @@ def test_stopped_in_the_middle_nothing_is_half_written_and_resume_goes_on(clip, 
     for path in done:
         load_token_file(path)
     if number != signal.SIGKILL:
-        assert f"encoded {len(done)} file" in error and "--resume goes on" in error
+        assert f"encoded {len(done)} file" in error and "--resume continues" in error
         assert f"llmcodec encode: stopped by {number.name}: " in error
         assert len(left(tmp_path / "out")) == len(done)
     before = {path: path.stat().st_mtime_ns for path in done}

@@ -90,7 +90,7 @@ def test_resumed_is_uninterrupted_and_an_unfinished_checkpoint_is_passed_over(tm
 def test_a_folder_in_use_and_a_changed_recipe(tmp_path):
     one = recipe(tmp_path / "run", steps=3)
     train(one)
-    with pytest.raises(ValueError, match="holds a run already; go on with --resume"):
+    with pytest.raises(ValueError, match="contains a run already; continue with --resume"):
         train(one)
     with pytest.raises(ValueError, match=r"lr was 0\.01, is 0\.0001"):
         train(replace(one, lr=1e-4), resume=True)

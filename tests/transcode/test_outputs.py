@@ -83,7 +83,7 @@ def test_places_that_cannot_be_written_are_said_before_work(tmp_path):
     (tmp_path / "out/a.safetensors").mkdir(parents=True)
     with pytest.raises(ValueError, match="must be a folder"):
         plan_outputs([one("a.wav")], str(tmp_path / "file"), TOKENS)
-    with pytest.raises(ValueError, match="is a folder, where the result should go"):
+    with pytest.raises(ValueError, match="is a folder, but the result should be a file"):
         plan_outputs([one("a.wav")], str(tmp_path / "out"), TOKENS)
     with pytest.raises(ValueError, match="contradicts the format flac"):
         plan_outputs([alone("a.safetensors")], "b.wav", WAVES, ".flac")

@@ -152,7 +152,7 @@ def test_a_long_item_may_fail_alone_as_well():
 def test_a_full_disk_stops_at_once_and_says_how_to_go_on(code):
     work = Upper({"write": {"b": OSError(code, "x", "out/b")}})
     many = {f"z{i:04}": 0.5 for i in range(2000)}
-    with pytest.raises(OSError, match=r"out/b: .*; \d+ files are finished, .* go on with --resume"):
+    with pytest.raises(OSError, match=r"out/b: .*; \d+ files are finished, .* continue with --resume"):
         run(work, items(a=9, b=8, **many), batch_seconds=1)
     assert len(work.written) < 2000
 

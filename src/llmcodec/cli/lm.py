@@ -121,7 +121,7 @@ def lm_train_parser() -> RecipeParser[TokenLMRecipe]:
 
 
 def train(arguments: Sequence[str]) -> None:
-    """Run `llmcodec lm train`: tokens (made on the way where the recipe names none), training, curves."""
+    """Run `llmcodec lm train`: tokens (made first if the recipe names none), training, curves."""
     from llmcodec.lm.prepare import prepare_rows
     from llmcodec.lm.train import train_token_lm
 

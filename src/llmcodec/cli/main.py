@@ -24,7 +24,7 @@ from llmcodec.io.run_guard import Stopped
 class Command:
     """One command: a line of help, and `module:function` inside llmcodec, imported when the command runs.
 
-    The function takes options (parser.py), or `arguments` as they were typed where it has a parser of its own.
+    The function takes options (parser.py), or `arguments` as they were typed if it has its own parser.
     """
 
     help: str

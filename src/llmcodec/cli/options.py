@@ -35,7 +35,7 @@ class DeviceOptions(OptionGroup):
     """Where models run."""
 
     device: str = "auto"
-    """auto takes a GPU where there is one, else the CPU; or cpu, cuda, cuda:1, mps."""
+    """auto takes a GPU if there is one, else the CPU; or cpu, cuda, cuda:1, mps."""
 
     def torch_device(self) -> str:
         """The device by PyTorch's name. Raises ValueError for one that this machine does not have."""

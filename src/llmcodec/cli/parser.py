@@ -44,7 +44,7 @@ class Option:
     """Of the function's parameter, or of the group's field."""
     hint: Any
     default: Any
-    """`Parameter.empty` where the argument is required."""
+    """`Parameter.empty` if the argument is required."""
     help: str
     parameter: str
     """The parameter that takes the value, or the group that the field belongs to."""

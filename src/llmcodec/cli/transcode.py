@@ -155,7 +155,7 @@ def transcoding(
     with standard_streams(inputs, output.output, ending) as files:
         settings |= {"output": files.output, "resume": output.resume, "overwrite": output.overwrite, **vars(coding)}
         try:
-            with stopped_in_order("what is listed as done is whole, --resume goes on"), FilesBar(doing) as bar:
+            with stopped_in_order("files listed as done are complete, --resume continues"), FilesBar(doing) as bar:
                 one = Transcoder(
                     lambda side: codec.open(side, coding.batch_seconds), **settings, watcher=bar, report=report
                 )

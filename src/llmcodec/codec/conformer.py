@@ -154,7 +154,7 @@ class MaskedBatchNorm(nn.BatchNorm1d):
     """Batch normalisation over (B, T, D) whose training statistics see real frames only, of all ranks together."""
 
     def reset_running_stats(self) -> None:
-        """As PyTorch's, by functions that leave alone what transformers has read from a file."""
+        """As PyTorch's, by functions that do not overwrite weights that transformers has loaded."""
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         nn.init.zeros_(self.running_mean)
         nn.init.ones_(self.running_var)

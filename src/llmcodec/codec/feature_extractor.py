@@ -70,7 +70,7 @@ class LLMCodecFeatureExtractor(SequenceFeatureExtractor):
             truncation: cut clips at `max_length` samples.
             max_length: samples at the codec's rate.
             return_tensors: "np", "pt" or None (lists of arrays).
-            sampling_rate: rate of `raw_audio` in Hz; where it differs from the codec's, the audio is resampled (soxr).
+            sampling_rate: rate of `raw_audio` in Hz; if it differs from the codec's, the audio is resampled (soxr).
                 None takes it to be the codec's rate, with a warning in the log.
 
         Returns:

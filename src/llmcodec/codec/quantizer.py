@@ -58,7 +58,7 @@ class FactorizedQuantizer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the codes; the projections draw themselves."""
+        """Initialise the codes; the projections initialise themselves."""
         nn.init.normal_(self.codebook)
 
     @property

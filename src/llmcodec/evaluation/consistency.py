@@ -104,7 +104,7 @@ def measure_consistency(
 ) -> ConsistencyResult:
     """Compare the tokens of altered copies with those of the original clips, frame by frame.
 
-    Places of slices and noise depend on the seed, the clip's id and the length alone, so every codec of the same frame
+    Places of slices and noise depend only on the seed, the clip's id and the length, so every codec of the same frame
     rate gets the same slices and the same noise. Clips too short for a slice are left out of it.
 
     Raises:

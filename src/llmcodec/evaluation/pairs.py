@@ -60,7 +60,7 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
     seen: set[tuple[str, str]] = set()
     for pair in pairs:
         if (pair.codec, pair.id) in seen:
-            raise ValueError(f"{place}: {pair.id} stands twice for codec {pair.codec!r}")
+            raise ValueError(f"{place}: {pair.id} occurs twice for codec {pair.codec!r}")
         seen.add((pair.codec, pair.id))
     return pairs
 

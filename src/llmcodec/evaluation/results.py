@@ -32,7 +32,7 @@ MEASURES = (
         1,
         False,
         "bit/s",
-        "what a small language model needs to write the tokens of one second",
+        "bits that a small language model needs for the tokens of one second",
     ),
     Measure("lm_bits_per_token", "LM bits per token", 3, False, "bit", "the same for one token"),
     Measure("unigram_bits", "Unigram bits per token", 3, None, "bit", "cost without any context"),
@@ -50,7 +50,7 @@ MEASURES = (
     ),
     Measure("used_codes", "Used codes", 0, None, hint="codes that occur at all"),
     Measure("repeat_rate", "Repeat rate", 3, None, hint="tokens equal to the one before"),
-    Measure("slice_consistency", "Slice consistency", 3, True, hint="tokens that stay when a slice is encoded alone"),
+    Measure("slice_consistency", "Slice consistency", 3, True, hint="tokens unchanged when a slice is encoded alone"),
     Measure("zipf_exponent", "Zipf exponent", 2, None),
     Measure(
         "nominal_bits_per_second", "Nominal bitrate", 0, None, "bit/s", "frames times the log of the codebook size"
@@ -121,7 +121,7 @@ def _point(value: float, num: int) -> Interval:
 
 
 def compare(a: SystemRow, b: SystemRow, key: str) -> PairedComparison | None:
-    """Paired comparison of B with A in one measure; None where it is missing or has no per-clip rows."""
+    """Paired comparison of B with A in one measure; None if it is missing or has no per-clip rows."""
     if key in METRICS:
         if a.reconstruction is None or b.reconstruction is None or key not in b.reconstruction.metric_names:
             return None

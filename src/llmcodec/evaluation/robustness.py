@@ -133,7 +133,7 @@ def measure_robustness(
 ) -> RobustnessResult:
     """Measure every clip under every condition.
 
-    Noise depends on the seed, the clip's id and its length alone, so every codec gets the same.
+    Noise depends only on the seed, the clip's id and its length, so every codec gets the same.
 
     Args:
         encoded: the codec.

@@ -60,7 +60,7 @@ class Corpus:
 
     @property
     def state(self) -> list[Any]:
-        """Changes with every clip and with its audio file, by size and time. Errors: ValueError as `audio_states`."""
+        """Changes with every clip and with its audio file, by size and time. Raises ValueError as `audio_states`."""
         return [self.hashes, audio_states([*self.train, *self.held_out])]
 
 

@@ -42,7 +42,7 @@ class ClipRow:
     reference: str = ""
     """Path of the recording."""
     reconstruction: str = ""
-    """Path of the reconstruction, where it is a file."""
+    """Path of the reconstruction, if it is a file."""
     words: WordRow | None = None
     """Word errors, if a recogniser was requested and the clip has a transcript."""
 

@@ -52,7 +52,7 @@ class AudioTokens:
         return ids[self.is_code(ids)] - self.first
 
     def is_code(self, ids: Tensor) -> Tensor:
-        """True where an id is a code."""
+        """True if an id is a code."""
         return (ids >= self.first) & (ids < self.first + self.num_codes)
 
     def stop_ids(self, tokenizer: Any) -> list[int]:

@@ -134,7 +134,7 @@ def load_tensors(path: str | os.PathLike[str], shapes: Mapping[str, Sequence[int
 
 
 def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file that `load_tensors` reads, and its digests beside it."""
+    """Write a safetensors file that `load_tensors` reads, and its digests next to it."""
     from safetensors.torch import save_file
 
     place = Path(path)

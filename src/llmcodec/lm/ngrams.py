@@ -37,7 +37,7 @@ class NGramModel:
     """Kneser-Ney model of `order` tokens (order - 1 of context). Clips start with a start symbol, never predicted."""
 
     def __init__(self, train_codes: Sequence[Tensor], vocabulary: int, order: int) -> None:
-        """Errors: ValueError for no clips, codes outside the vocabulary, or an order below 1."""
+        """Raises ValueError for no clips, codes outside the vocabulary, or an order below 1."""
         if order < 1:
             raise ValueError(f"n-grams need an order of at least 1, not {order}")
         check_codes(train_codes, vocabulary, "train_codes")

@@ -52,7 +52,7 @@ class PredictionHeads(nn.Module):
         codebook_size: int,
         seed: int = 0,
     ) -> PredictionHeads:
-        """Matrices drawn from mean and covariance of the LLM's output rows of text.
+        """Matrices sampled from mean and covariance of the LLM's text output rows.
 
         If the LLM ties its rows, they are the initial rows of the audio embeddings (`AudioVocabulary`).
         """

@@ -43,7 +43,7 @@ class SamplingConfig:
     repetition_window: int = 16
     """Number of past codes that the penalty covers."""
     max_codes: int = 500
-    """Most codes to draw."""
+    """Most codes to sample."""
     min_codes: int = 0
     """No end of audio before this many codes."""
     seed: int = 0

@@ -191,7 +191,7 @@ class SequenceBuilder:
             parts.append((codes, True))
         parts.append((end, True))
         if self._joined(parts, row, built) and len(text) > len(voice):
-            built.left_out["text cut where the voice had ended (shorter turns of text fit faster voices)"] += 1
+            built.left_out["text cut where the speech had ended (shorter turns of text fit faster speakers)"] += 1
 
     def _aligned(self, row: FlatRow, built: Built) -> None:
         try:

@@ -52,7 +52,7 @@ class Spoken:
     seconds: float
     """Of new audio."""
     ended: bool
-    """Whether the LM ended by itself."""
+    """Whether the LM ended the clip itself."""
 
 
 def requests_for(

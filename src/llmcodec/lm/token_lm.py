@@ -4,7 +4,7 @@
     nats = lm.token_log_likelihoods([codes_T, ...])     # log p(code | codes before it), one row per clip
 
 A clip is read as <CODEC_BEGIN> code code ..; row t of the result has seen the codes before t and nothing else. The
-softmax runs over the codes alone (`normalise: audio`: what is comparable between codecs and LMs) or over the LM's whole
+softmax runs over the codes only (`normalise: audio`, comparable between codecs and LMs) or over the LM's whole
 vocabulary (`full`). Shapes: T tokens. Test: `pytest tests/lm/test_token_lm.py`.
 """
 
@@ -40,12 +40,12 @@ Normalise = Literal["audio", "full"]
 
 @dataclass(frozen=True)
 class TokenLMCard:
-    """What `token_lm.json` beside the weights says."""
+    """Contents of `token_lm.json`, next to the weights."""
 
     codec: TokenProvenance | None = None
-    """Codec whose tokens the LM speaks; None where nobody wrote it down."""
+    """Codec whose tokens the LM speaks; None if not recorded."""
     formats: list[str] = field(default_factory=list)
-    """What it was trained to do: audio, tts, tts_stream, tts_aligned, asr, interleaved."""
+    """Its training formats: audio, tts, tts_stream, tts_aligned, asr, interleaved."""
     loss: str = ""
     """Where the training loss was taken, in words."""
     base: str = ""
@@ -55,15 +55,15 @@ class TokenLMCard:
     max_tokens: int | None = None
     """Longest sequence in training."""
     text_template: str = "{text}"
-    """What it reads for a transcript; fields {text}, {speaker}, {language}."""
+    """Template of a transcript; fields {text}, {speaker}, {language}."""
     turns: tuple[int, int] | None = None
-    """Text tokens and codes of a turn, where it was trained on tts_stream."""
+    """Text tokens and codes of a turn, if it was trained on tts_stream."""
     units_ahead: int | None = None
-    """Units read before their turn, where it was trained on tts_aligned."""
+    """Units read before their turn, if it was trained on tts_aligned."""
     longest_unit: int | None = None
     """Codes that 99 % of its units do not exceed; sampling ends units there."""
     units: list[str] | None = None
-    """Names of its units where they are few (phonemes): others are refused."""
+    """Names of its units if they are few (phonemes): others are rejected."""
 
     def save(self, folder: Path) -> None:
         write_json(folder / CARD, dataclasses.asdict(self))
@@ -91,7 +91,7 @@ class TokenLM:
 
     Args:
         model: Hugging Face causal LM with a row for every audio token.
-        normalise: softmax over the codes alone, or over the whole vocabulary.
+        normalise: softmax over the codes only, or over the whole vocabulary.
         long_clips: a clip beyond `max_codes` is refused, or scored in windows (every code has read at least half a
             window before it, except at the start of the clip).
         batch_tokens: padded tokens in one pass.
@@ -142,7 +142,7 @@ class TokenLM:
     def token_log_likelihoods(self, codes: Sequence[Tensor]) -> list[Tensor]:
         """Clips of flattened codes, 1-D -> natural log-likelihood of every code given those before it, float32 1-D.
 
-        A batch gives every clip what it gets alone.
+        A clip gets the same values in a batch as alone.
 
         Raises:
             ValueError: no codes, codes of another codec, or a clip longer than the LM can read.
@@ -162,7 +162,7 @@ class TokenLM:
         return self.tokens.ids(codes_T.cpu())
 
     def _score(self, pieces: list[Tensor], skips: list[int]) -> list[Tensor]:
-        """Log-likelihoods of the ids of each piece, but for the first `skip`, behind a begin token."""
+        """Log-likelihoods of the ids of each piece, except for the first `skip`, after a begin token."""
         longest = max(len(piece) for piece in pieces)
         ids_BL = torch.full((len(pieces), longest), self.tokens.end)
         wanted_BL = torch.zeros(ids_BL.shape, dtype=torch.bool)
@@ -229,7 +229,7 @@ def _folder(place: str) -> Path:
 
 
 def _load_adapter(folder: Path, card: TokenLMCard, tokens: AudioTokens, dtype: torch.dtype, merge: bool) -> Any:
-    """The LM below, grown, with the trained rows in its matrices and LoRA (where there is one) on top."""
+    """The base LM with added tokens, the trained rows in its matrices, and LoRA (if any) on top."""
     check_adapter(folder)
     model: Any = load_causal_lm(card.base, dtype)
     grow_embeddings(model, tokens, card.seed)

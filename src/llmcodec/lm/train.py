@@ -172,7 +172,7 @@ def train_token_lm(
     start = _start(recipe, _facts(train_rows, codec), resume, allow_changes, say)
     num_codes = codec.num_codebooks * codec.codebook_size
     if "tts_stream" in recipe.data.formats and recipe.data.turns[1] % codec.num_codebooks:
-        raise ValueError(f"recipe: data.turns[1] must hold whole frames of {codec.num_codebooks} codes")
+        raise ValueError(f"recipe: data.turns[1] must be whole frames of {codec.num_codebooks} codes")
     torch.manual_seed(recipe.seed)  # adapters
     prepared = prepare_model(
         recipe.model,
@@ -223,7 +223,7 @@ def train_token_lm(
         trainer.add_callback(StopAtSignal(stop))
         trainer.train(resume_from_checkpoint=None if start is None else str(start))
     if trainer.control.should_training_stop and stop.received:
-        raise Stopped(stop.received, f"step {trainer.state.global_step} is saved; go on with --resume")
+        raise Stopped(stop.received, f"step {trainer.state.global_step} is saved; continue with --resume")
     if trainer.is_world_process_zero():
         prepared.save(run / "lm", card)
         if held_out is not None:
@@ -281,7 +281,7 @@ def _start(
             )()
         return found
     if any(run.glob("checkpoint-*")) or (run / "lm").exists():
-        raise ValueError(f"{run}: holds a run already; go on with --resume, or name another folder with --output")
+        raise ValueError(f"{run}: contains a run already; continue with --resume, or name another folder with --output")
     if _writes():
         write_json(path, {"recipe": dataclasses.asdict(recipe), **facts}, durable=True)
     return None

@@ -117,7 +117,7 @@ def check_shapes(reference_S: np.ndarray, reconstruction_S: np.ndarray) -> None:
 
 
 def check_pair(reference_S: np.ndarray, reconstruction_S: np.ndarray, *, silence: bool = False) -> None:
-    """Refuse a pair that cannot be compared.
+    """Reject a pair that cannot be compared.
 
     Args:
         reference_S: the recording, float (S,).

@@ -37,7 +37,7 @@ class Interval:
         return not self.low <= point <= self.high
 
     def format(self, digits: int = 3, with_bounds: bool = True) -> str:
-        """Text such as `1.234 [1.200, 1.270]`, without brackets where there are no bounds; `-` for no value."""
+        """Text such as `1.234 [1.200, 1.270]`, without brackets if there are no bounds; `-` for no value."""
         if not math.isfinite(self.value):
             return "-"
         bounds = f" [{self.low:,.{digits}f}, {self.high:,.{digits}f}]" if with_bounds and self.has_bounds else ""

@@ -129,7 +129,7 @@ class UnigramModel:
     log_prob_V: Tensor
     """Natural-log probabilities, float64."""
     alpha: float
-    """Pseudo-count per code, chosen by leave-one-out likelihood on the training tokens alone."""
+    """Pseudo-count per code, chosen by leave-one-out likelihood on the training tokens only."""
 
     @staticmethod
     def fit(train_codes: Sequence[Tensor], vocabulary: int) -> UnigramModel:

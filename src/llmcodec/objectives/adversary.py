@@ -62,7 +62,7 @@ class AdversaryConfig:
     r1_gamma: float = 2.0
     """Weight of the R1 penalty (arXiv 1801.04406), halved as in its definition; 0 turns it off."""
     r1_every: int = 16
-    """R1 is taken at every so many steps and multiplied by this number (lazy regularisation, arXiv 1912.04958)."""
+    """R1 is computed once every so many steps and multiplied by this number (lazy regularisation, arXiv 1912.04958)."""
     r1_score: Literal["mean", "sum"] = "mean"
     """What R1 differentiates: the logits' mean over positions, which the losses use too, or their sum (the public
     reference), with which the penalty grows with the square of the number of positions."""
@@ -140,7 +140,7 @@ class Adversary(nn.Module):
         Returns:
             Detached raw terms of this rank: adv/discriminator, adv/r1 (at R1 steps), adv/accuracy (share of sub-network
             scores on the right side), grad_norm/adversary, adv/skipped (1 where a non-finite gradient made all ranks
-            leave the weights alone).
+            skip the update).
         """
         if not windows:
             raise ValueError("Adversary.step: no windows to train on")

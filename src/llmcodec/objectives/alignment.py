@@ -153,7 +153,7 @@ class SemanticAlignment(nn.Module):
 
 
 def gather_clips(states_BMH: Tensor, keys_B: Tensor) -> tuple[Tensor, Tensor]:
-    """The clips of all ranks, in rank order; ranks may hold different numbers of clips. Without ranks, the input."""
+    """The clips of all ranks, in rank order; ranks may have different numbers of clips. Without ranks, the input."""
     if num_ranks() == 1:
         return states_BMH, keys_B
     sizes = [torch.zeros((), dtype=torch.int64, device=keys_B.device) for _ in range(num_ranks())]

@@ -239,7 +239,7 @@ class Bridge(nn.Module):
             codebook_VC: unit-norm code vectors (native).
             embedding_VH: LLM embedding rows of the audio tokens.
             tau: temperature at this step, `config.tau(step)`.
-            seeds_B: one 63-bit key per clip; the noise of a clip depends on its key alone (gumbel mode needs it).
+            seeds_B: one 63-bit key per clip; the noise of a clip depends only on its key (gumbel mode needs it).
 
         Returns embeddings, tokens and the terms `bridge/agreement` (share of frames whose token is the codec's own)
         and, for `projected`, `bridge/ce` (nats).

@@ -87,7 +87,7 @@ def entropy_bits(counts: Tensor) -> Tensor:
 
 
 class CodeStatistics(nn.Module):
-    """Running statistics of hard codes, kept with `decay` per update (0: the last batch alone). Saved as buffers.
+    """Running statistics of hard codes, kept with `decay` per update (0: only the last batch). Saved as buffers.
 
     `codes/used`: codes with any recent use. `codes/perplexity`: 2 ** unigram entropy. `codes/utterance_entropy`: bits,
     mean over clips of the plug-in entropy inside a clip (bounded by log2 of its frames: compare equal clips).

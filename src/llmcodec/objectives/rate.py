@@ -7,8 +7,8 @@ both as target (the gradient of a frame's own code: towards codes that p finds l
 bridge that made the LM's input). Targets without gradient, as in FTP, train the contexts only.
 
 p is `backbone` (the frozen LLM with its trained audio rows and FTP head 1: `rate_term` on its hidden states) or
-`small_lm` (`small_lm_rate`: a `SmallLM`, trained along with the codec). Minimised alone it collapses the codes: see
-`collapse`.
+`small_lm` (`small_lm_rate`: a `SmallLM`, trained along with the codec). Minimised on its own it collapses the codes:
+see `collapse`.
 Shapes: B batch, T frames, V codes, C code dimension, H hidden width. Test: `pytest tests/objectives/test_rate.py`.
 """
 

@@ -85,7 +85,7 @@ class Scatter:
 
 
 def _bars(cell: Interval) -> list[list[float]] | None:
-    """Lengths of the bars below and above the value, or None where the interval is unknown."""
+    """Lengths of the bars below and above the value, or None if the interval is unknown."""
     if not cell.has_bounds:
         return None
     return [[max(0.0, cell.value - cell.low)], [max(0.0, cell.high - cell.value)]]

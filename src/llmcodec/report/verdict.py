@@ -30,7 +30,7 @@ class Statement:
 def verdict(control: SystemRow, adapted: SystemRow, keys: Sequence[str] = VERDICT_KEYS) -> list[Statement]:
     """How `adapted` differs from `control`, in words, in the order: predictability, quality, token health, caveat.
 
-    A difference is called real only where the paired bootstrap interval and the paired t-test both exclude 0.
+    A difference is called real only if the paired bootstrap interval and the paired t-test both exclude 0.
     """
     compared = [(m, compare(control, adapted, m.key)) for key in keys for m in MEASURES if m.key == key]
     statements = [_sentence(m, result, control, adapted) for m, result in compared if result is not None]

@@ -33,7 +33,7 @@ class Runtime(Protocol):
         """Which codec this is."""
 
     def encode_batch(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Clips (S,) at the codec's rate (`io.waveform`) -> int64 codes (Q, T) each, as if every clip came alone."""
+        """Clips (S,) at the codec's rate (`io.waveform`) -> int64 codes (Q, T) each, the same in a batch as alone."""
 
     def decode_batch(
         self, codes: Sequence[np.ndarray], lengths: Sequence[int | None] | None = None

@@ -93,5 +93,5 @@ def write_onnx(codec: LLMCodec, name: str, folder: Path) -> OnnxConfig:
 
 
 def bounded(context: tuple[float, float]) -> tuple[int, int] | None:
-    """Context in frames; None where it has no bound."""
+    """Context in frames; None if unbounded."""
     return None if math.inf in context else (int(context[0]), int(context[1]))

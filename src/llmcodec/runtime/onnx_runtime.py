@@ -70,7 +70,7 @@ class OnnxRuntime:
     coders = staticmethod(one_coder)  # ONNX Runtime has threads of its own
 
     def encode_batch(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Clips (S,) -> int64 codes (1, T) each, as if every clip came alone.
+        """Clips (S,) -> int64 codes (1, T) each, the same in a batch as alone.
 
         Raises:
             ValueError: a clip that is empty, not mono, not finite, of a type whose full scale is not known, or
@@ -272,13 +272,14 @@ class OnnxRuntime:
             ) from None
         made_of = session.get_modelmeta().custom_metadata_map.get("weights_sha256")
         if made_of != self.identity.weights_sha256:
-            raise ValueError(f"{path}: of other weights than {CONFIG} beside it; export the codec again")
+            raise ValueError(f"{path}: its weights are not those of {CONFIG} in this folder; export the codec again")
         if zeros := find_zero_matrices(check_tensors(path)):
             self._probe(session, name, zeros[0])
         return session
 
     def _probe(self, session: Any, name: str, zero: str) -> None:
-        """A graph with a matrix of zeros must still tell one frame from another: the graph itself cannot complain."""
+        """Check that the graph distinguishes frames: with a matrix of zeros it would not, and a graph cannot raise
+        errors."""
         frames = np.array([PROBE_FRAMES], np.int64)
         random = np.random.default_rng(0)
         if name == ENCODER:

@@ -46,7 +46,7 @@ def open_runtime(
 
 
 def codec_title(codec: str) -> str:
-    """Name for people, without the machine's paths: the last two folders of a path, everything else as it is."""
+    """Display name without the machine's paths: the last two folders of a path; other names unchanged."""
     place = Path(codec)
     return "/".join(place.resolve().parts[1:][-2:]) if place.is_dir() else codec
 

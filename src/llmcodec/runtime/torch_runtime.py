@@ -38,7 +38,7 @@ class TorchRuntime:
 
     Args:
         codec: meets `protocol.Codec`.
-        name: for people and for token files.
+        name: for display and for token files.
         identity: taken before, if `codec` was already changed for speed.
         batch_seconds: padded seconds of audio in one call of the codec.
         chunk_seconds: seconds of a stream that are coded at once.
@@ -171,7 +171,7 @@ class TorchRuntime:
     def _each_batch(
         self, code: Callable[[Sequence[int]], list[np.ndarray]], lengths: Sequence[int]
     ) -> list[np.ndarray]:
-        """Results in order: `code` is called with the indices of every batch, by the `coders` where it is not one."""
+        """Results in order: `code` is called with the indices of every batch, by the `coders` if there are several."""
         results: dict[int, np.ndarray] = {}
 
         def run(indices: Sequence[int]) -> None:
@@ -190,7 +190,7 @@ class TorchRuntime:
         return [results[i] for i in range(len(lengths))]
 
     def _padded(self, wavs: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Clips (S,) -> (B, 1, S) with zeros after each, and the mask of real samples, where the codec is."""
+        """Clips (S,) -> (B, 1, S) with zeros after each, and the mask of real samples, on the codec's device."""
         lengths_B = torch.tensor([len(wav_S) for wav_S in wavs])
         if int(lengths_B.min()) < 1:
             raise ValueError("encode: a clip is empty; every clip needs at least one sample")
@@ -240,7 +240,7 @@ def _rates(codec: Any) -> list[int]:
 def fingerprint(codec: Any) -> str | None:
     """24 hex digits of everything that decides a codec's tokens and sound, to look up earlier results by.
 
-    None where the weights cannot be seen, because they are packed for speed or because there are none.
+    None if the weights are not accessible, because they are packed for speed or because there are none.
     """
     state = codec.state_dict() if hasattr(codec, "state_dict") else dict(named_tensors(codec))
     if not state:

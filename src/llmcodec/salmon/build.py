@@ -79,7 +79,7 @@ class SuiteSettings:
 
 @dataclass
 class SuiteSummary:
-    """What was built; print it."""
+    """What was built; `print` shows it."""
 
     folder: Path
     pairs: dict[str, list[Pair]]

@@ -62,7 +62,7 @@ Made = tuple[Pair, list[Sound]]
 
 
 def voice_pairs(plan: VoicePlan, part: str, seed: int, max_seconds: float, splice: Splice) -> list[Made] | None:
-    """a1|a2 against a1|b2 and b1|b2 against b1|a2; None where a clip has too little speech."""
+    """a1|a2 against a1|b2 and b1|b2 against b1|a2; None if a clip has too little speech."""
     longest, shortest = int(max_seconds * SAMPLE_RATE), int(MIN_HALF_SECONDS * SAMPLE_RATE)
     (a1, a1_rest), (_, a2), (b1, b1_rest), (_, b2) = (_halves(clip) for clip in plan.clips)
     behind = min(len(a2), len(b2), longest // 2 - PAUSE)
@@ -110,7 +110,7 @@ class Scenery:
         snr_db: tuple[float, float],
         t60_seconds: tuple[float, float],
     ) -> Scenery:
-        """Errors: ValueError for a folder without audio."""
+        """Raises ValueError for a folder without audio."""
         responses = [path for paths in noise_files(rooms).values() for path in paths] if rooms is not None else None
         return Scenery(clips, noise_files(noises) if noises is not None else None, responses, snr_db, t60_seconds)
 

@@ -84,7 +84,7 @@ def read_voices(path: str | None) -> dict[str, Voice | None]:
 
 
 def voice_of(clip: Clip, voices: Mapping[str, Voice | None]) -> Voice | None:
-    """The person behind a clip's label; None where the label is empty or left out."""
+    """The person behind a clip's label; None if the label is empty or left out."""
     return voices.get(clip.speaker, Voice(clip.speaker) if clip.speaker else None)
 
 

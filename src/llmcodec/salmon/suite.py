@@ -45,7 +45,7 @@ class SuitePair:
     negative: Path | bytes
 
     def read(self, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
-        """Positive and negative, float32 (S,) mono at `sample_rate`. Errors: ValueError naming a broken file."""
+        """Positive and negative, float32 (S,) mono at `sample_rate`. Raises ValueError naming a broken file."""
         where = f"{self.part}, pair {self.index}"
         return _decode(self.positive, sample_rate, where), _decode(self.negative, sample_rate, where)
 

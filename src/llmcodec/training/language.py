@@ -38,7 +38,7 @@ class LanguageConfig:
     """Which language model the codec is adapted through, and how."""
 
     backbone: BackboneConfig | None = field(default_factory=BackboneConfig)
-    """The frozen causal LM; null runs without one (rate term of a small audio LM alone)."""
+    """The frozen causal LM; null runs without one (only the rate term of a small audio LM)."""
     bridge: BridgeConfig = field(default_factory=BridgeConfig)
     """Codec to LM, differentiable."""
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
@@ -51,7 +51,7 @@ class LanguageConfig:
     """Share of the rate term's gradient that reaches the codec; raised from 0, the LM trains before it affects the
     codec."""
     audio_rows: str | None = None
-    """Start from the rows of an adapted run (`audio_rows.safetensors`); null draws them from the text rows."""
+    """Start from the rows of an adapted run (`audio_rows.safetensors`); null samples them like the text rows."""
     audio_lm: str | None = None
     """Start from the small audio LM of another run (`audio_lm.safetensors`) or from the `bundled` codec's; null starts
     from the co-occurrence of a pretrained codec's tokens (`rate.small_lm.start_clips`), else from random rows."""

@@ -45,7 +45,7 @@ class LossTerms:
 
 @dataclass
 class Window:
-    """A stretch of W frames of every clip: decoder input, mask, the audio behind it and its real samples."""
+    """A stretch of W frames of every clip: decoder input, mask, the corresponding audio and its real samples."""
 
     quantized_BWD: Tensor
     mask_BW: Tensor

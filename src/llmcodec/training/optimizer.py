@@ -66,7 +66,7 @@ class GroupOptimizer:
         return [optimizer.state_dict()["state"] for optimizer in self.optimizers]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """The inverse of `state_dict`. Raises ValueError where the state is not that of this group's optimizers."""
+        """The inverse of `state_dict`. Raises ValueError if the state is not that of this group's optimizers."""
         if len(states) != len(self.optimizers):
             raise ValueError(f"optimizer {self.name}: saved by other optimizers; resume with the same recipe")
         for optimizer, state in zip(self.optimizers, states, strict=True):

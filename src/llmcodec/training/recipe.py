@@ -204,7 +204,7 @@ class OptimizerConfig:
     audio: GroupConfig = field(default_factory=GroupConfig)
     """Audio embedding rows, start embedding, prediction heads."""
     audio_lm: GroupConfig = field(default_factory=lambda: GroupConfig(lr=1e-3))
-    """The small audio LM of the rate term, where there is one."""
+    """The small audio LM of the rate term, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ class Recipe:
     max_bad_steps: int = 5
     """The run stops after this many non-finite steps in a row."""
     trackers: list[str] = field(default_factory=list)
-    """accelerate trackers beside the JSONL log: tensorboard, wandb, trackio."""
+    """accelerate trackers besides the JSONL log: tensorboard, wandb, trackio."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "checkpoint_every", "log_every", "keep_checkpoints", "max_bad_steps"):

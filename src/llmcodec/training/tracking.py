@@ -19,7 +19,7 @@ from llmcodec.io.atomic import write_text
 from llmcodec.io.progress import ProgressBar
 from llmcodec.io.structured import parse_json
 
-# Shown beside the bar, in this order, when present.
+# Shown next to the bar, in this order, when present.
 HEADLINE = (
     "recon/mel",
     "recon/multi_mel",

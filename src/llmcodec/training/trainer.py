@@ -258,7 +258,7 @@ class Trainer:
                 if asked or self.step % self.recipe.checkpoint_every == 0 or self.step == self.recipe.steps:
                     self.save()
                 if asked and self.step < self.recipe.steps:
-                    raise Stopped(asked, f"step {self.step} is saved; go on with --resume")
+                    raise Stopped(asked, f"step {self.step} is saved; continue with --resume")
         return self.finish()
 
     def guard(self, row: dict[str, float], bar: TrainingBar) -> None:

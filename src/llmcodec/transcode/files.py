@@ -45,12 +45,12 @@ class Transcoder:
 
     Args:
         open_codec: opens the codec for one side (None: for both), called only if there is work.
-        output: folder or file for the results; None writes beside a single input.
+        output: folder or file for the results; None writes next to a single input.
         channels: of audio that is read; mix codes the mean of all channels, split codes every channel by itself.
         sample_rate: of audio that is written, in Hz; None takes that of each recording.
         format: of audio that is written; None takes that of the output's ending, else wav.
         resume: keep finished results and do the rest.
-        overwrite: replace results that are there.
+        overwrite: replace existing results.
         workers: threads that read and write files; 0 takes the number of cores, at most 8.
         batch_seconds: padded seconds of audio in one batch.
         long_seconds: longer files are coded piece by piece in constant memory.
@@ -159,7 +159,7 @@ class Transcoder:
 
         Args:
             items: all of them.
-            problem: says why a result is stale or damaged and has to be made again; nothing where it is whole.
+            problem: says why a result is stale or damaged and has to be made again; empty if it is complete.
         """
         targets = [item.target for item in items if item.target is not None]
         if not self.resume:
@@ -169,7 +169,7 @@ class Transcoder:
         remove_left_overs(targets)
         there = [item for item in items if is_finished(item)]
         with ThreadPoolExecutor(self.threads) as pool, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong with a file is told when it is coded
+            warnings.simplefilter("ignore")  # problems of a file are reported when it is coded
             problems = {id(item): found for item, found in zip(there, pool.map(problem, there), strict=True) if found}
         self.report.again += [f"{item.target}: {problems[id(item)]}" for item in there if id(item) in problems]
         done = [item for item in there if id(item) not in problems]
@@ -225,7 +225,7 @@ class Transcoder:
 
 
 def item_of(found: Found, target: Path | None) -> Item:
-    """What is read, and where its result goes."""
+    """The item of an input and its result."""
     return Item(found.source, target, str(found.source), found.result.as_posix())
 
 

@@ -1,4 +1,4 @@
-"""Is a result that is there still the result of its source? What is stale or damaged is made again by `--resume`.
+"""Is an existing result still that of its source? Stale or damaged ones are made again by `--resume`.
 
 A source that is newer than the result, or that has another sample rate or length, makes it stale. Imports no torch.
 Test: tests/transcode/test_freshness.py.
@@ -18,7 +18,7 @@ PADDING_SECONDS = 0.1
 
 
 def why_stale(source: Path, made_ns: int, sample_rate: int, num_samples: int) -> str:
-    """Why a result is not that of its audio file; empty where it is, or where the file is gone.
+    """Why a result is not that of its audio file; empty if it is, or if the file is gone.
 
     Args:
         source: the audio file.
@@ -50,7 +50,7 @@ def why_stale_row(source: Path, origin: Origin, first: int = 0) -> str:
 
 
 def why_stale_tokens(source: Path, target: Path) -> str:
-    """Why a token file is not that of its audio file; empty where it is.
+    """Why a token file is not that of its audio file; empty if it is.
 
     Raises:
         ValueError: a file of another program, which nobody may overwrite.
@@ -65,7 +65,7 @@ def why_stale_tokens(source: Path, target: Path) -> str:
 
 
 def why_stale_audio(source: Path, target: Path, sample_rate: int, num_samples: int) -> str:
-    """Why decoded audio is not that of its source; empty where it is.
+    """Why decoded audio is not that of its source; empty if it is.
 
     Args:
         source: what it was made of.
@@ -98,7 +98,7 @@ def audio_of(clip: TokenClip, own_rate: int, wanted: int | None) -> tuple[int, i
     Args:
         clip: its facts.
         own_rate: of the codec, in Hz.
-        wanted: rate that was asked for; None takes that of the recording.
+        wanted: requested rate; None takes that of the recording.
     """
     original = clip.original_sample_rate or own_rate
     rate = wanted or original

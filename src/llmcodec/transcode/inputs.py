@@ -2,7 +2,7 @@
 
     found, problems = find_inputs(["speech/", "a.wav"], AUDIO_ENDINGS)
 
-A link back to a folder above it is a problem of that link alone; hidden files are left out. Imports no torch.
+A link back to a folder above it is reported as a problem; hidden files are left out. Imports no torch.
 Test: tests/transcode/test_inputs.py.
 """
 
@@ -29,7 +29,7 @@ class Found:
     """Path below the given folder; the file's name if the file itself was given."""
     from_folder: bool = False
     twin: bool = False
-    """Whether another file of the run differs from it by its ending alone, as `a.flac` from `a.wav`."""
+    """Whether another file of the run differs from it only by its ending, as `a.flac` from `a.wav`."""
 
     @property
     def result(self) -> Path:
@@ -55,7 +55,7 @@ def find_inputs(
 
     Args:
         inputs: files and folders. A file is taken whatever its ending.
-        endings: lower-case endings that are looked for in folders.
+        endings: lower-case endings to search for in folders.
         leave_out: a folder to skip: where the results go.
 
     Raises:

@@ -52,7 +52,7 @@ def plan_outputs(
     sources = {os.path.realpath(one.source): one.source for one in found}
     for target in targets:
         if target.is_dir():
-            raise ValueError(f"{target}: is a folder, where the result should go")
+            raise ValueError(f"{target}: is a folder, but the result should be a file there")
         if os.path.realpath(target) in sources:
             raise ValueError(f"{target}: the result would overwrite an input; choose another --output")
     return targets

@@ -3,8 +3,8 @@
 The codec says how many batches it codes at once (`runtime.Coders`); the next one is always ready, so that no core idles
 while results are handed over.
 
-A file that fails is named in the report and the others go on; a full disk or Ctrl-C stops at once, and finished results
-stay. Long files go one by one through the work's `stream`, in constant memory. Imports no torch.
+A file that fails is named in the report and the others continue; a full disk or Ctrl-C stops at once, and finished
+results stay. Long files go one by one through the work's `stream`, in constant memory. Imports no torch.
 Test: tests/transcode/test_pipeline.py.
 """
 
@@ -55,7 +55,7 @@ class Work(Protocol):
     write_in_threads: bool
 
     def measure(self, item: Item) -> float:
-        """Seconds of audio by the header alone; fills `item.header`."""
+        """Seconds of audio from the header only; fills `item.header`."""
 
     def read(self, item: Item) -> Any:
         """Load one short item."""
@@ -81,7 +81,7 @@ class Report:
     elapsed: float = 0.0
     failed: list[Problem] = field(default_factory=list)
     again: list[str] = field(default_factory=list)
-    """A line on every result that was there, and is made again because it was stale or damaged."""
+    """A line on every existing result that is made again because it was stale or damaged."""
     warned: list[str] = field(default_factory=list)
     first_target: Path | None = None
     """Path of the first result."""
@@ -89,13 +89,13 @@ class Report:
     """`failed` against what `--max-bad` allows."""
 
     def allow(self, max_bad: MaxBad, total: int) -> None:
-        """Set what `--max-bad` allows of so many files. Raises TooManyBad where more have failed already."""
+        """Set the limit of `--max-bad` for this many files. Raises TooManyBad if more have failed already."""
         self.bad = BadRows(max_bad, total, "files")
         for problem in self.failed:
             self.bad.add(problem.label, problem.reason)
 
     def fail(self, problem: Problem) -> None:
-        """One more file could not be done. Raises TooManyBad."""
+        """Report one more failed file. Raises TooManyBad."""
         self.failed.append(problem)
         self.bad.add(problem.label, problem.reason)
 
@@ -268,7 +268,7 @@ class Pipeline:
             if isinstance(error, OSError) and error.errno in _FATAL:
                 raise OSError(
                     f"{error.filename or item.target}: {os.strerror(error.errno or 0)}; {self.report.done} files are "
-                    "finished, nothing is half-written; make room and go on with --resume"
+                    "finished, nothing is half-written; make room and continue with --resume"
                 ) from error
             if isinstance(error, OSError) and error.strerror:
                 reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror

@@ -106,7 +106,7 @@ def tokenize_splits(
 
 
 def describe(results: Mapping[Path, Tokenized]) -> list[str]:
-    """What `tokenize_splits` did, as lines for people."""
+    """What `tokenize_splits` did, as lines of text."""
     lines = []
     for folder, result in results.items():
         known = f", {result.known} there before" if result.known else ""
@@ -138,8 +138,8 @@ def tokenize_clips(
         bad: takes clips that cannot be read.
 
     Raises:
-        ValueError: the folder holds shards of another codec, or these clips with other texts; two rows of one id; too
-            many clips that cannot be read, or all of them.
+        ValueError: the folder holds shards of another codec, or these clips with other texts; two rows with one id; too
+            many unreadable clips, or no readable one.
     """
     done = Tokenized()
     provenance = replace(runtime.identity, manifest_hash=manifest_hash(clip for clip, _ in planned))
@@ -259,7 +259,7 @@ def encode_views(
 
 
 def read_clip(clip: Clip, sample_rate: int, bad: BadRows) -> Recording | None:
-    """The mono recording of a clip at `sample_rate`; None, and a row of `bad`, where it cannot be read."""
+    """The mono recording of a clip at `sample_rate`; None, and a row of `bad`, if it cannot be read."""
     try:
         channels = audio.info(clip.path).num_channels
         wav, rate = clip.read()  # the header may claim more samples than there are

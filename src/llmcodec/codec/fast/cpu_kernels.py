@@ -112,7 +112,7 @@ class CLookUp(Structure):
 
 
 class Kernels:
-    """The functions of the compiled file. Raises OSError where it cannot be loaded, AttributeError without COpenMP."""
+    """The functions of the compiled file. Raises OSError if it cannot be loaded, AttributeError without COpenMP."""
 
     def __init__(self, path: Path):
         self.functions, process = ctypes.CDLL(str(path)), ctypes.CDLL(None)
@@ -163,23 +163,23 @@ def in_panels(weight_MK: Tensor, inputs_per_word: int = 1) -> Tensor:
 
 
 def threads_for(rows: int) -> int:
-    """Threads for so many frames."""
+    """Number of threads for this many frames."""
     return max(1, min(torch.get_num_threads(), rows // ROWS_PER_THREAD))
 
 
 def library() -> Kernels | None:
-    """The kernels; None where they cannot run, and `why_not` says why."""
+    """The kernels; None if they cannot run (`why_not` says why)."""
     return opened()[0]
 
 
 def why_not() -> str:
-    """One line: what keeps the kernels from running here; '' where they run."""
+    """Why the kernels cannot run here, in one line; '' if they can."""
     return opened()[1]
 
 
 @lru_cache(maxsize=1)
 def opened() -> tuple[Kernels | None, str]:
-    """The kernels or why there are none, found out once a process."""
+    """The kernels, or the reason why there are none; determined once per process."""
     try:
         why = missing()
         if why:
@@ -199,7 +199,7 @@ def opened() -> tuple[Kernels | None, str]:
 
 
 def missing() -> str:
-    """What keeps this machine from running the kernels, or ''."""
+    """Why this machine cannot run the kernels, or ''."""
     if os.environ.get("LLMCODEC_NATIVE") == "0":
         return "LLMCODEC_NATIVE=0 says so"
     if os.name != "posix" or platform.machine().lower() not in ("x86_64", "amd64"):
@@ -221,7 +221,7 @@ def processor_has(question: str) -> bool:
 
 
 def compiler() -> list[str]:
-    """`$CC`, or the first of cc, gcc, clang on the path; empty where there is none."""
+    """`$CC`, or the first of cc, gcc, clang on the path; empty if there is none."""
     chosen = shlex.split(os.environ.get("CC", ""))
     for command in ([chosen] if chosen else []) + [["cc"], ["gcc"], ["clang"]]:
         if shutil.which(command[0]):
@@ -232,14 +232,14 @@ def compiler() -> list[str]:
 def compiled(source: bytes, again: bool = False) -> Path:
     """The shared library of `source`, from the cache or compiled now; several processes may do so at once.
 
-    A file's name ends with the hash of its bytes: a damaged one, which would kill the process, is made again. So is one
-    that belongs to another user or that others may write: it could hold anybody's code.
+    A file's name ends with the hash of its bytes: a damaged one, which would kill the process, is compiled again. So is
+    one that belongs to another user or that others may write: it could contain malicious code.
 
     Args:
         again: compile it even if it is there.
 
     Raises:
-        ValueError: the compiler refused it (its first words are in the message).
+        ValueError: the compiler failed (the message quotes the start of its output).
         OSError, subprocess.SubprocessError: it could not be run or written.
     """
     command = [*compiler(), *FLAGS]

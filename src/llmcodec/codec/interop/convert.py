@@ -43,7 +43,7 @@ def convert(
         checkpoint: a .pt or .safetensors file; with --to auv a codec folder.
         output: the folder to write; with --to auv a .pt or .safetensors file.
         to: llmcodec, or auv for a state dict that the published package loads.
-        key: where in a training checkpoint the codec is (auv, model.auv), if it holds several.
+        key: where in a training checkpoint the codec is (auv, model.auv), if it has several.
         ceil_frames: count frames by ceil, so that any length can be coded; without it frames are floored as AUV does.
         licence: of the weights, as the hub names it; goes into the model card.
         overwrite: replace what is at the output.

@@ -79,7 +79,7 @@ class Session:
 
     def check_open(self) -> None:
         if self.closed:
-            raise ValueError("this stream has ended: open a new one to go on")
+            raise ValueError("this stream has ended: open a new one to continue")
 
     @torch.no_grad()
     def push_tensor(self, block: Tensor) -> Tensor:

@@ -27,14 +27,14 @@ class Utterance:
     start: int
     end: int
     estimate: int
-    """Delay by the envelopes alone, a multiple of the window."""
+    """Delay from the envelopes only, a multiple of the window."""
     delay: int
     confidence: float
     """Share of the frames' votes for this delay, 0 .. 1."""
 
 
 def find_utterances(pair_2S: np.ndarray) -> list[Utterance]:
-    """Utterances of the reference (first row) in order, none where nothing is long enough. Without the tail."""
+    """Utterances of the reference (first row) in order, none if nothing is long enough. Without the tail."""
     filtered_2S = telephone_band(pair_2S)
     (reference_W, loudness_W), (_, other_W) = (activity(wav_S) for wav_S in filtered_2S)
     signals = Signals(filtered_2S, np.stack([loudness_W, other_W]), stretches(reference_W > 0))
@@ -52,7 +52,7 @@ def _is_utterance(signals: Signals, start: int, end: int, crude: int) -> bool:
 
 
 def _locate(signals: Signals, start: int, end: int, crude: int) -> Utterance:
-    """The delay of one stretch of speech, looked for with 0.3 s more on both sides."""
+    """The delay of one stretch of speech, searched with 0.3 s more on both sides."""
     first, last = max(0, start - MARGIN_WINDOWS), min(end + MARGIN_WINDOWS, signals.num_windows - 1)
     estimate_1 = envelope_delays(signals, np.array([first]), np.array([last]), crude)
     (delay,), (confidence,) = _delays(signals, first, np.array([last]), estimate_1, 1)

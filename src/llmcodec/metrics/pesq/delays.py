@@ -1,4 +1,4 @@
-"""PESQ's delay of one signal behind the other: by envelopes, then by the votes of many short frames.
+"""PESQ's delay of one signal relative to the other: by envelopes, then by the votes of many short frames.
 
 ITU-T P.862, section 10.1, after the package `pesq`; frames, stretches and breakpoints are arrays here. Shapes: S
 samples of the padded signals (`tables`), W windows of 4 ms, F frames, N frequency bins, L lags, K lags that have
@@ -55,7 +55,7 @@ class Signals:
 
 
 def envelope_delays(signals: Signals, start_B: np.ndarray, end_B: np.ndarray, estimate: int) -> np.ndarray:
-    """Delay of every stretch of the reference by the cross-correlation of the loudness; the estimate where it has none.
+    """Delay of every stretch of the reference by the cross-correlation of the loudness; the estimate if there is none.
 
     The other signal is read over the same windows, shifted by the estimate.
     """
@@ -157,7 +157,7 @@ def find_lags(
     # A maximum of the sum of triangles lies at one of their tops.
     smooth_BK = votes_BK @ _triangle()[lag_K[:, None] - lag_K]
     most_B, total_B = smooth_BK.max(axis=1), votes_BK.sum(axis=1)
-    # Neighbours with the same votes are told apart by rounding alone: take the first.
+    # Neighbours with equal votes differ only by rounding: take the first.
     lag_B = lag_K[(smooth_BK >= most_B[:, None] * (1 - 1e-9)).argmax(axis=1)]
     lag_B = np.where(total_B > 0, np.where(lag_B >= FRAME // 2, lag_B - FRAME, lag_B), 0)
     return lag_B, np.divide(most_B, total_B, out=np.zeros_like(most_B), where=total_B > 0)

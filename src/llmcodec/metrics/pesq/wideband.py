@@ -107,8 +107,8 @@ def _high_pass(wav_S: np.ndarray) -> np.ndarray:
 def _recursion() -> Any:
     """`scipy.signal.sosfilt` for one section and one signal in 32 bits.
 
-    Its compiled loop is loaded by itself where it can be: `import scipy.signal` brings 450 modules and takes half a
-    second of every measurement's start.
+    If possible, only its compiled loop is loaded: `import scipy.signal` imports 450 modules and adds half a second to
+    every start.
     """
     import scipy
 
