@@ -2,6 +2,7 @@
 #   make quickstart   adapt the bundled codec on bundled speech and show what it did
 #   make test         lint, types and tests
 # Both make .venv first; `make help` lists the others. Options: PYTHON=python3.12, VENV=path, JOBS=2 (test processes),
+# MINUTES=10 and KILLS=50 (of `make soak`),
 # TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu" for the small CPU build of PyTorch on Linux.
 
 PYTHON ?= python3
@@ -9,18 +10,22 @@ VENV ?= .venv
 TORCH_ARGS ?=
 UV_ARGS ?=
 JOBS ?= 2
+MINUTES ?= 10
+KILLS ?= 50
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # -q hides progress only: pip's warnings and errors stay visible.
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check lint format types unit all-tests lowest newest docs dist clean
+.PHONY: help install quickstart test check lint format types unit all-tests soak sanitize lowest newest docs dist clean
 
 help:
 	@echo "make quickstart   adapt the bundled codec on bundled speech (about ten minutes on two cores)"
 	@echo "make test         lint, types, tests (a few minutes on two cores)"
 	@echo "make check        lint, types, and every test, the slow ones too"
+	@echo "make soak         look for what the tests do not know: damaged files, kill -9 (MINUTES=10, KILLS=50 a command)"
+	@echo "make sanitize     the CPU kernels under AddressSanitizer, UBSan and ThreadSanitizer (needs gcc)"
 	@echo "make types        mypy alone"
 	@echo "make install      only the virtual environment, in $(VENV)"
 	@echo "make format       let ruff fix layout and imports"
@@ -67,6 +72,14 @@ unit: $(STAMP)
 
 all-tests: $(STAMP)
 	$(PYTEST)
+
+# Other cases every time; each prints its seed. tests/soak says how to replay one.
+soak: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak.fuzz --minutes $(MINUTES)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak.kills --kills $(KILLS)
+
+sanitize: $(STAMP)
+	$(BIN)/python -m tests.soak.sanitize
 
 # The ranges of pyproject.toml at both ends. uv can resolve to the lowest versions, pip cannot.
 lowest newest:

@@ -93,3 +93,18 @@ def test_a_recipe_that_is_not_sound_yaml_is_one_line_with_file_and_line(text, sa
     assert main(["train", "--config", str(tmp_path / "mine.yaml")]) == 1
     error = capsys.readouterr().err.strip()
     assert "mine.yaml, " + said in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("section", ["optimizer", "codec", "spectral.multi_mel"])
+def test_a_section_that_is_null_is_named(section: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Found by `make soak`: a TypeError out of the parser."""
+    outer, _, inner = section.partition(".")
+    (tmp_path / "a.yaml").write_text(f"{outer}: {{{inner}: null}}\n" if inner else f"{outer}: null\n")
+    assert main(["train", "--config", "rate", "--config", str(tmp_path / "a.yaml")]) == 1
+    assert capsys.readouterr().err == f"llmcodec train: {section} is null; leave it out, or give its fields\n"
+
+
+def test_a_recipe_that_is_no_text_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"steps: 3 # \xff\n")
+    assert main(["train", "--config", str(tmp_path / "a.yaml")]) == 1
+    assert f"{tmp_path / 'a.yaml'}: not a text in UTF-8" in capsys.readouterr().err

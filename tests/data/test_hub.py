@@ -136,3 +136,26 @@ def test_an_id_of_zero_is_an_id_and_lists_without_a_rate_are_refused(tmp_path):
     datasets.Dataset.from_list([{"audio": tone}]).save_to_disk(tmp_path / "lists")
     with pytest.raises(ValueError, match="no usable audio .*a list of samples without their sampling rate"):
         make_hub_manifest(str(tmp_path / "lists"), str(tmp_path / "none.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("state.json", lambda content: b"[]"),
+        ("state.json", lambda content: content.replace(b"_fingerprint", b"fingerprint")),
+        ("dataset_info.json", lambda content: content.replace(b'"dtype"', b'"type"')),
+        ("dataset_info.json", lambda content: content.replace(b'"id"', b'"is"')),
+        ("data-00000-of-00001.arrow", lambda content: content[:-200]),
+        ("data-00000-of-00001.arrow", lambda content: content[:40] + b"damage" + content[46:]),
+    ],
+)
+def test_a_damaged_data_set_is_one_line(data, tmp_path, name, damage):
+    """Found by `make soak`: TypeError, KeyError and messages of many lines from below."""
+    data.save_to_disk(tmp_path / "set")
+    path = tmp_path / "set" / name
+    changed = damage(path.read_bytes())
+    path.unlink()  # it is mapped
+    path.write_bytes(changed)
+    with pytest.raises(ValueError, match="the data set cannot be loaded") as caught:
+        make_hub_manifest(str(tmp_path / "set"), str(tmp_path / "m.jsonl"))
+    assert str(tmp_path / "set") in str(caught.value) and "\n" not in str(caught.value)

@@ -109,3 +109,58 @@ def _piece(data: bytes, chance: random.Random) -> bytes:
 
 
 _KINDS = (_flip, _flip, _cut, _grow, _header_length, _header_value, _header_value, _header_value, _piece)
+
+
+def damaged_text(data: bytes, key: int) -> bytes:
+    """A text file with one to three changes: bytes, or lines dropped, doubled, swapped, joined, given odd fields."""
+    chance = random.Random(key)
+    for _ in range(chance.choice((1, 1, 2, 3))):
+        lines = data.splitlines(keepends=True)
+        if not lines or chance.random() < 0.3:
+            data = chance.choice((_flip, _cut, _grow, _piece))(data, chance)
+            continue
+        at = chance.randrange(len(lines))
+        lines[at : at + 1] = chance.choice(_OF_LINES)(lines[at], chance)
+        data = b"".join(lines)
+    return data
+
+
+def damaged_lines(data: bytes, key: int) -> bytes:
+    """A JSONL file in which one row is damaged as JSON, or the file as text."""
+    chance = random.Random(key)
+    lines = data.splitlines(keepends=True)
+    if not lines or chance.random() < 0.3:
+        return damaged_text(data, key)
+    at = chance.randrange(len(lines))
+    lines[at] = damaged_json(lines[at].decode("utf-8", "replace"), key).encode() + b"\n"
+    return b"".join(lines)
+
+
+def damaged_bytes(data: bytes, key: int) -> bytes:
+    """A file of any kind with one to three changes, near its start more often than elsewhere."""
+    chance = random.Random(key)
+    for _ in range(chance.choice((1, 1, 2, 3))):
+        head = 1 << chance.choice((4, 6, 8, 40))
+        data = chance.choice((_flip, _flip, _cut, _grow, _piece))(data[:head], chance) + data[head:]
+    return data
+
+
+def _odd_field(line: bytes, chance: random.Random) -> list[bytes]:
+    """One word of a line replaced by something nasty."""
+    words = line.split(chance.choice((b" ", b"\t", b"|", b",", b": ")))
+    words[chance.randrange(len(words))] = str(chance.choice(NASTY)).encode("utf-8", "surrogatepass")
+    return [chance.choice((b" ", b"\t", b"|", b",", b": ")).join(words) + b"\n"]
+
+
+_OF_LINES = (
+    lambda line, chance: [],
+    lambda line, chance: [line, line],
+    lambda line, chance: [line.rstrip(b"\n")],
+    lambda line, chance: [line.replace(b" ", b"\t")],
+    lambda line, chance: [b"\xef\xbb\xbf" + line],
+    lambda line, chance: [line.replace(b"\n", b"\r")],
+    lambda line, chance: [line[: len(line) // 2] + "\u2028\u0085\x00\x1c".encode() + line[len(line) // 2 :]],
+    lambda line, chance: [b"  " * chance.randrange(1, 60) + line],
+    _odd_field,
+    _odd_field,
+)

@@ -60,6 +60,17 @@ def test_a_torn_line_in_the_middle_is_an_error_with_its_number(tmp_path):
         read_log(path)
 
 
+@pytest.mark.parametrize("line", ["[]", "3", "null", "{}", '{"step": "1"}', '{"step": null}'])
+def test_a_line_that_is_no_row_is_an_error_with_its_number(tmp_path, line):
+    """Found by `make soak`: the log of a resumed run ended in a TypeError or KeyError."""
+    path = tmp_path / "log.jsonl"
+    path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
+    with pytest.raises(ValueError, match="log.jsonl, line 2: no row with a step; repair"):
+        JSONLLog(path, resume_step=3)
+    path.write_text(f'{{"step": 1}}\n{line}\n')
+    assert read_log(path) == [{"step": 1}], "as a last line that is cut short"
+
+
 def test_a_kill_while_the_log_is_cut_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "log.jsonl"
     log = JSONLLog(path)

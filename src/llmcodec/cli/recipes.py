@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_type_hints
 
 from llmcodec import assets
 from llmcodec.cli.options import DeviceOptions
 from llmcodec.cli.parser import Spelling, new_parser, parameter_helps, spell_list, spell_out
+from llmcodec.io.structured import read_text
 from llmcodec.runtime.opening import pick_device
 
 RecipeType = TypeVar("RecipeType")
@@ -67,7 +68,10 @@ class RecipeParser(Generic[RecipeType]):
 
     def read(self, arguments: Sequence[str]) -> tuple[RecipeType, dict[str, Any]]:
         """The recipe, and the values of the command's further options; also selects the device for training."""
-        values = vars(self.parser.instantiate(self.parser.parse_args(spell_out(arguments, self.spellings))))
+        parsed = self.parser.parse_args(spell_out(arguments, self.spellings))
+        if empty := empty_sections(self.kind, vars(parsed)):
+            raise ValueError(f"{empty[0]} is null; leave it out, or give its fields")
+        values = vars(self.parser.instantiate(parsed))
         del values["config"]
         recipe = self.kind(**{field.name: values.pop(field.name) for field in fields(self.kind)})  # type: ignore[arg-type]
         if "device" in values:
@@ -77,6 +81,17 @@ class RecipeParser(Generic[RecipeType]):
     def read_recipe(self, arguments: Sequence[str]) -> RecipeType:
         """The recipe that the arguments describe."""
         return self.read(arguments)[0]
+
+
+def empty_sections(kind: Any, values: Mapping[str, Any], path: str = "") -> list[str]:
+    """Sections of a recipe that are null although their type is no option; the parser lets them through."""
+    found: list[str] = []
+    for name, hint in get_type_hints(kind).items():
+        if isinstance(hint, type) and is_dataclass(hint):
+            section = values.get(name)
+            inner = vars(section) if hasattr(section, "__dict__") else {}
+            found += [path + name] if section is None else empty_sections(hint, inner, f"{path}{name}.")
+    return found
 
 
 def training_parser(
@@ -110,9 +125,16 @@ def show_device(device: str) -> None:
 
 
 def find_recipe(place: str) -> str:
-    """A file as it is; `rate` and `recipes/rate.yaml` as the path of the recipe in the package, if there is one."""
+    """A file as it is; `rate` and `recipes/rate.yaml` as the path of the recipe in the package, if there is one.
+
+    Raises:
+        ValueError: the file is too large, or no text.
+    """
     name = place.removeprefix("recipes/").removesuffix(".yaml")
-    if Path(place).is_file() or name not in assets.recipe_names():
+    if Path(place).is_file():
+        read_text(place)  # the parser would not name it
+        return place
+    if name not in assets.recipe_names():
         return place
     return str(assets.shipped_recipe(name))
 

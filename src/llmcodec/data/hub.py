@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def make_hub_manifest(
             raise ValueError(f"{dataset}: id {clip_id!r} in column {id_column!r} occurs twice; name another id_column")
         ids.add(clip_id)
         try:
-            path, seconds = _place(row[audio_column], clip_id, number, target.parent)
+            path, seconds = _place(row.get(audio_column), clip_id, number, target.parent)
         except (ValueError, OSError) as error:
             skipped[clip_id] = f"{clip_id[:80]}: {error}"
             continue
@@ -100,14 +101,15 @@ def _load(
 ) -> Iterable[dict[str, Any]]:
     datasets = import_datasets()
     folder = Path(dataset)
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        rows = datasets.load_from_disk(dataset)
-        if isinstance(rows, datasets.DatasetDict):
-            if split not in rows:
-                raise ValueError(f"{dataset}: no split {split!r}; there is {', '.join(rows)}")
-            rows = rows[split]
-    else:
-        rows = datasets.load_dataset(dataset, name, split=split, streaming=True)
+    with readable(dataset):
+        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+            rows = datasets.load_from_disk(dataset)
+        else:
+            rows = datasets.load_dataset(dataset, name, split=split, streaming=True)
+    if isinstance(rows, datasets.DatasetDict):
+        if split not in rows:
+            raise ValueError(f"{dataset}: no split {split!r}; there is {', '.join(rows)}")
+        rows = rows[split]
     if rows.features is not None and audio_column not in rows.features:
         raise ValueError(f"{dataset}: no column {audio_column!r}; there is {', '.join(rows.features)}")
     if rows.features is not None:  # other columns may hold audio too, which nobody asked to decode
@@ -119,7 +121,7 @@ def _load(
 
 def _read(dataset: str, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     try:
-        yield from rows
+        yield from read_rows(dataset, rows)
     except ImportError as error:  # `datasets` wants torchcodec for folders of audio files
         raise ValueError(
             f"{dataset}: {error} Or, where it is a folder of audio files: llmcodec data manifest FOLDER"
@@ -133,6 +135,27 @@ def import_datasets() -> Any:
     except ImportError as error:
         raise ValueError("Hugging Face data sets need one more package: pip install 'llmcodec[datasets]'") from error
     return datasets
+
+
+@contextmanager
+def readable(dataset: str) -> Iterator[None]:
+    """What the package `datasets` raises over a damaged data set, as one line that names it.
+
+    Raises:
+        ValueError: the data set cannot be read.
+    """
+    damage = (OSError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
+    try:
+        yield
+    except (*damage, import_datasets().exceptions.DatasetsError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise ValueError(f"{dataset}: the data set cannot be loaded ({reason})") from error
+
+
+def read_rows(dataset: str, rows: Iterable[Any]) -> Iterator[Any]:
+    """The rows of a table of `datasets`, in its order; raises as `readable`."""
+    with readable(dataset):
+        yield from rows
 
 
 def undecoded_audio(value: Any) -> Path | bytes:

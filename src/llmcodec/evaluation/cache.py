@@ -4,7 +4,7 @@
     journal = Journal(Path("quality.rows.jsonl"))                   # one outcome a line, as they come
 
 Results are nested dataclasses; they are written with their class names and read back as they were. Only dataclasses of
-the packages in `PACKAGES` are created from a file. Results of an older version are measured again.
+the packages in `PACKAGES` are created from a file. Results that are damaged, or of an older version, are measured again.
 Test: tests/evaluation/test_cache.py.
 """
 
@@ -67,12 +67,12 @@ def kept(folder: Path | None, key: str | None, measure: Callable[[], T], fresh: 
     path = folder / f"{key}.json"
     if path.is_file() and not fresh:
         try:
-            known: T = unpack(read_json(path))
+            known: T = unseal(key, read_json(path))
             return known
         except (ValueError, TypeError, AttributeError, KeyError, ImportError, AssertionError):
             pass  # damaged, or of another version: measured again and overwritten
     result = measure()
-    write_json(path, pack(result), indent=None)
+    write_json(path, seal(key, result), indent=None)
     return result
 
 
@@ -89,7 +89,7 @@ class Journal:
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = parse_json(line, self.path)
-                self.known[row["key"]] = unpack(row)
+                self.known[row["key"]] = unseal(row["key"], row)
             except (ValueError, TypeError, AttributeError, KeyError, ImportError, AssertionError):
                 continue  # cut short by a kill, or of another version
 
@@ -102,12 +102,25 @@ class Journal:
         with open(self.path, "a+b") as file:
             if file.tell() and not _ends_with_newline(file):
                 file.write(b"\n")  # end a line cut short by a kill
-            file.write(json.dumps({"key": key, **pack(result)}, ensure_ascii=False).encode() + b"\n")
+            file.write(json.dumps({"key": key, **seal(key, result)}, ensure_ascii=False).encode() + b"\n")
 
 
 def _ends_with_newline(file: IO[bytes]) -> bool:
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"
+
+
+def seal(key: str, result: Any) -> dict[str, Any]:
+    """A result as JSON with the digest that `unseal` asks for: a flipped bit is not taken for a figure."""
+    packed = pack(result)
+    return {"result": packed, "digest": digest(key, json.dumps(packed))}
+
+
+def unseal(key: str, row: dict[str, Any]) -> Any:
+    """What `seal` made, back. Raises what `unpack` raises, also where the digest is another."""
+    if row["digest"] != digest(key, json.dumps(row["result"])):
+        raise ValueError(f"{key}: the digest is that of something else")
+    return unpack(row["result"])
 
 
 def pack(value: Any) -> Any:

@@ -56,6 +56,16 @@ def parse_json(content: str | bytes, where: object, strict: bool = False) -> Any
         raise ValueError(f"{where}: not JSON ({str(error)[:120]})") from error
 
 
+def read_text(path: AnyPath, max_bytes: int = MAX_BYTES) -> str:
+    """The text file `path`, UTF-8.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: too large, or not UTF-8.
+    """
+    return _decoded(_read(path, max_bytes), path)
+
+
 def read_json(path: AnyPath, max_bytes: int = MAX_BYTES, strict: bool = False) -> Any:
     """The JSON file `path`; see `parse_json`.
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from llmcodec.data.hub import import_datasets, undecoded_audio
+from llmcodec.data.hub import import_datasets, read_rows, readable, undecoded_audio
 from llmcodec.io import audio
 from llmcodec.io.digests import digest
 
@@ -111,7 +111,7 @@ def _from_folder(folder: Path, parts: Sequence[str] | None) -> dict[str, list[Su
 
 def _from_data_set(name: str, parts: Sequence[str] | None) -> dict[str, list[SuitePair]]:
     datasets = import_datasets()
-    try:
+    with readable(name):
         if (Path(name) / "dataset_dict.json").is_file() or (Path(name) / "state.json").is_file():
             rows = datasets.load_from_disk(name)
             tables = dict(rows) if isinstance(rows, datasets.DatasetDict) else {"": rows}
@@ -119,8 +119,6 @@ def _from_data_set(name: str, parts: Sequence[str] | None) -> dict[str, list[Sui
             configurations = [c for c in datasets.get_dataset_config_names(name) if not c.startswith("all")]
             wanted = [name_ for name_ in configurations if parts is None or name_ in parts] or configurations
             tables = {c: datasets.load_dataset(name, c, split="train") for c in wanted}
-    except (OSError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"{name}: the data set cannot be loaded ({str(error).splitlines()[0]})") from error
     pairs: dict[str, list[SuitePair]] = {}
     for table_name, table in tables.items():
         for part, pair in _rows(name, table_name, table):
@@ -135,7 +133,7 @@ def _rows(name: str, table_name: str, table: Any) -> Iterator[tuple[str, SuitePa
         raise ValueError(f"{name}: no column {', '.join(missing)}; there is {', '.join(table.features)}")
     for column in COLUMNS:
         table = table.cast_column(column, datasets.Audio(decode=False))
-    for number, row in enumerate(table):
+    for number, row in enumerate(read_rows(name, table)):
         part = table_name if table_name not in ("", "default", "train") else str(row.get("task") or "suite")
         index = row.get("ind") if isinstance(row.get("ind"), int) else number
         try:

@@ -47,15 +47,22 @@ class JSONLLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Rows of a log; a last line cut short by a killed process is dropped."""
+    """Rows of a log; a last line cut short by a killed process is dropped.
+
+    Raises:
+        ValueError: another line is no JSON object with a step; it names the line.
+    """
     rows = []
     lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines):
+    for number, line in enumerate(lines, start=1):
         try:
-            rows.append(parse_json(line, path))
+            row, why = parse_json(line, path), "no row with a step"
         except ValueError:
-            if number + 1 < len(lines):
-                raise ValueError(f"{path}, line {number + 1}: not JSON; repair or delete the log to resume") from None
+            row, why = None, "not JSON"
+        if isinstance(row, dict) and isinstance(row.get("step"), (int, float)):
+            rows.append(row)
+        elif number < len(lines):
+            raise ValueError(f"{path}, line {number}: {why}; repair or delete the log to resume")
     return rows
 
 

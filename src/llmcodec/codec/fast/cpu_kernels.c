@@ -333,7 +333,7 @@ static void take(int kind, const float *row, int64_t count, uint32_t *out, float
         }
         float bottom = _mm512_reduce_min_ps(low), span = _mm512_reduce_max_ps(high) - bottom;
         span = span > 1e-20f ? span : 1e-20f;
-        float inverse = 255.0f / span, zero = (float)(int)(0.5f - bottom * inverse);
+        float inverse = 255.0f / span, zero = odd ? 0.0f : (float)(int)(0.5f - bottom * inverse);
         *step = odd ? __builtin_nanf("") : span / 255.0f, *shift = zero * *step;
         for (int64_t i = 0; i < count; i += LANES) {
             __m512 x = _mm512_fmadd_ps(_mm512_loadu_ps(row + i), _mm512_set1_ps(inverse), _mm512_set1_ps(zero));
@@ -510,9 +510,11 @@ static float take_signed(const float *row, int64_t count, int raised, uint32_t *
         odd |= _mm512_fpclass_ps_mask(x, NOT_FINITE);
     }
     float step = odd ? __builtin_nanf("") : _mm512_reduce_max_ps(top) / 127.0f;
+    const __mmask16 finite = odd ? 0 : 0xffff; /* else all codes are 0: sums of what NaN becomes would overflow */
     __m512i total = _mm512_setzero_si512();
     for (int64_t i = 0; i < count; i += LANES) {
-        __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(row + i), _mm512_set1_ps(1.0f / step)));
+        __m512 steps = _mm512_mul_ps(_mm512_loadu_ps(row + i), _mm512_set1_ps(1.0f / step));
+        __m512i code = _mm512_maskz_cvtps_epi32(finite, steps);
         total = _mm512_add_epi32(total, code);
         __m128i bytes = _mm512_cvtsepi32_epi8(code);
         if (raised) bytes = _mm_xor_si128(bytes, _mm_set1_epi8((char)0x80));
