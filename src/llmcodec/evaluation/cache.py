@@ -4,7 +4,7 @@
     journal = Journal(Path("quality.rows.jsonl"))                   # one outcome a line, as they come
 
 Results are nested dataclasses; they are written with their class names and read back as they were. Only dataclasses of
-the packages in `PACKAGES` are created from a file. Results that are damaged, or of an older version, are measured again.
+the packages in `PACKAGES` are created from a file. Damaged results and those of an older version are measured again.
 Test: tests/evaluation/test_cache.py.
 """
 
