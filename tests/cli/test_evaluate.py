@@ -75,6 +75,26 @@ def test_reconstruction_writes_tables_rows_and_json(run: Run, manifest: Path, tm
     assert "| Mel distance" in out.with_suffix(".md").read_text()
 
 
+def test_bad_clips_within_the_limit_are_left_out_alike_and_said(run: Run, manifest: Path, tmp_path: Path) -> None:
+    (tmp_path / "3.flac").write_bytes((tmp_path / "3.flac").read_bytes()[:30])
+    base = ["reconstruction", "--metrics", "mel", "--workers", 0, "--manifest", manifest, "-o", tmp_path / "q"]
+    base += ["--codec", "loud", "--codec", "dull"]
+    assert "3.flac: " in run(*base, code=1)
+    run(*base, "--max-bad", "50%")
+    values = json.loads((tmp_path / "q.json").read_text())
+    assert [[row["id"] for row in values["systems"][name]["files"]] for name in ("loud", "dull")] == [["c2"], ["c2"]]
+    assert list(values["settings"]["left_out"]) == ["c3"] and values["settings"]["clips"] == 1
+    assert "no clip of one split can be read" in run(*base, "--max-bad", "100%", "--split", "test", code=1)
+    assert (
+        "2 of 2 audio files cannot be read"
+        in [
+            (tmp_path / "2.flac").unlink(),
+            (tmp_path / "3.flac").unlink(),
+            run(*base, "--max-bad", "50%", code=1),
+        ][-1]
+    )
+
+
 def test_a_killed_run_goes_on_where_it_stopped(
     run: Run, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,17 @@ def test_bytes_become_flac_beside_the_manifest(stored, tmp_path):
     assert list(summary.skipped) == ["bad"] and "not an audio file" in summary.skipped["bad"]
 
 
+def test_more_bad_rows_than_allowed_write_no_manifest(stored, tmp_path):
+    output = tmp_path / "out.jsonl"
+    rows = 3  # one of them is bad
+    with pytest.raises(ValueError, match=r"^bad: its audio: not an audio file.*--max-bad 1% leaves out bad rows"):
+        make_hub_manifest(stored, str(output), split="validation", max_bad=0)
+    with pytest.raises(ValueError, match=f"1 of {rows} rows are bad, and --max-bad 50% allows 1: bad|--max-bad 1%"):
+        make_hub_manifest(stored, str(output), split="validation", max_bad="1%")
+    assert not output.exists()
+    assert make_hub_manifest(stored, str(output), split="validation", max_bad="34%").num_clips == rows - 1
+
+
 def test_limit_and_missing_columns(stored, tmp_path):
     output = str(tmp_path / "out.jsonl")
     summary = make_hub_manifest(stored, output, split="validation", limit=1, id_column="nope", text_column="nope")

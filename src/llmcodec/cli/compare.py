@@ -23,8 +23,11 @@ from llmcodec.experiments.comparison import (
 )
 from llmcodec.io.cache import cache_folder
 from llmcodec.io.progress import status_line
+from llmcodec.io.run_guard import stopped_in_order
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD
 from llmcodec.report.tables import system_table
+
+GO_ON = "codecs that are measured are kept, the same command goes on with the next"
 
 
 def compare_codecs(
@@ -58,13 +61,14 @@ def compare_codecs(
     place = output.output
     if place is not None and Path(place).is_dir():
         raise ValueError(f"{place}: is a folder; give the name of the page, such as {place}/report.html")
-    clips = Corpus(*(corpus.read(split) for split in ("train", "valid", "test")))
+    parts, bad = corpus.without_bad(*(corpus.read(split) for split in ("train", "valid", "test")))
+    clips = Corpus(*parts)
     if measurement is None:
         measurement = MeasurementConfig(MINI_LIKELIHOOD) if corpus.manifest == BUNDLED else MeasurementConfig()
     console = Console()
     kept = cache_folder("measurements") if cache is None else Path(cache)
     comparison = Comparison(clips, measurement, recordings if place is not None else 0, kept, fresh)
-    with status_line(console) as tell:
+    with stopped_in_order(GO_ON), status_line(console) as tell:
         for name, encoded in open_systems(systems, device.torch_device()):
             comparison.add(name, encoded, prefixed(tell, name))
     rows = comparison.rows
@@ -73,5 +77,5 @@ def compare_codecs(
         typed = ["compare", *codec, "--manifest", corpus.manifest, "--output", place]
         with status_line(console) as tell:
             tell("draw", 0.0)
-            paths = write_comparison(place, comparison, systems, corpus.manifest, typed)
+            paths = write_comparison(place, comparison, systems, corpus.manifest, typed, bad.lines())
         name_files(console, paths)

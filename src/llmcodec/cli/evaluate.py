@@ -101,7 +101,7 @@ def evaluate_reconstruction(
         told = provenance()
     else:
         systems = named_systems(codec or ())
-        wanted = spread(corpus.held_out_clips(), clips)
+        (wanted,), bad = corpus.without_bad(spread(corpus.held_out_clips(), clips))
         if not hasattr(wanted[0], domain):
             raise ValueError(f"--domain {domain}: clips have no such field; choose source, language, speaker or split")
         shared |= {"asr_languages": asr_languages, "domain": domain}
@@ -109,7 +109,7 @@ def evaluate_reconstruction(
             with ProgressBar(name, console=console) as bar:
                 result = measure_reconstruction(encoded, wanted, on_progress=bar.update, **shared)
             rows.append(reconstruction_row(name, encoded, result))
-        told = provenance(wanted)
+        told = provenance(wanted, bad)
     rows = [_with_lm_bits(row, predictability) for row in rows]
     parts = fidelity.by_domain(rows)
     sentences = [*fidelity.comparisons(rows, names), *fidelity.failures(rows)]
@@ -177,7 +177,8 @@ def evaluate_predictability(
     protocol = replace(protocol, audio_seconds=audio_seconds or protocol.audio_seconds)
     latents = MINI_PROBE if small else ProbeConfig()
     latents = replace(latents, num_codes=probe_codes or latents.num_codes)
-    clips = Corpus(*(corpus.read(split) for split in ("train", "valid", "test")))
+    parts, bad = corpus.without_bad(*(corpus.read(split) for split in ("train", "valid", "test")))
+    clips = Corpus(*parts)
     config = MeasurementConfig(
         protocol, None if mel else 0, metrics=["mel"], consistency_clips=0, workers=workers, ngrams=ngrams
     )
@@ -197,7 +198,7 @@ def evaluate_predictability(
     sentences += [s.text for other in rows[1:] for s in verdict(rows[0], other, keys=("lm_bits_per_second", "mel"))]
     show(console, [], sentences)
     if output.output is not None:
-        told = provenance([*clips.train, *clips.held_out])
+        told = provenance([*clips.train, *clips.held_out], bad)
         told |= {"protocol": asdict(protocol), "probe": asdict(latents) if probe else None}
         values = {"settings": told, "systems": to_json(rows)}
         paths = write_results(output.output, [system_table(rows)], sentences, values)
@@ -245,7 +246,7 @@ def evaluate_consistency(
     systems = named_systems(codec or ())
     amounts = {"slice": slices, "shift": shifts, "phase": phases, "noise": noises}
     changes = [Change(kind, float(amount)) for kind, wanted in amounts.items() for amount in wanted]
-    chosen = spread(corpus.held_out_clips(), clips)
+    (chosen,), bad = corpus.without_bad(spread(corpus.held_out_clips(), clips))
     console = Console()
     results: dict[str, ConsistencyResult] = {}
     for name, encoded in open_systems(systems, device.torch_device()):
@@ -254,7 +255,7 @@ def evaluate_consistency(
     table, sentences = consistency_report.consistency_table(results), consistency_report.comparisons(results)
     show(console, [table], sentences)
     if output.output is not None:
-        told = {"settings": {**provenance(chosen), "seed": seed}}
+        told = {"settings": {**provenance(chosen, bad), "seed": seed}}
         told["systems"] = {name: consistency_report.to_json(result) for name, result in results.items()}
         name_files(console, write_results(output.output, [table], sentences, told))
 
@@ -295,7 +296,7 @@ def evaluate_robustness(
     spoken = {"level": (0.0, *levels), "telephone": (0.0,), "noise": noises, "pause": pauses}
     wanted = [Condition(kind, float(amount)) for kind, amounts in spoken.items() for amount in amounts]
     wanted = list(dict.fromkeys([*wanted, *(c for c in CONDITIONS if c.silent)]))
-    chosen = spread(corpus.held_out_clips(), clips)
+    (chosen,), bad = corpus.without_bad(spread(corpus.held_out_clips(), clips))
     console = Console()
     results: dict[str, RobustnessResult] = {}
     for name, encoded in open_systems(systems, device.torch_device()):
@@ -305,6 +306,6 @@ def evaluate_robustness(
     sentences = robustness_report.sentences(results, metrics)
     show(console, tables, sentences)
     if output.output is not None:
-        told = {"settings": {**provenance(chosen), "seed": seed}}
+        told = {"settings": {**provenance(chosen, bad), "seed": seed}}
         told["systems"] = {name: robustness_report.to_json(result) for name, result in results.items()}
         name_files(console, write_results(output.output, tables, sentences, told))

@@ -16,6 +16,7 @@ from llmcodec.assets import BUNDLED
 from llmcodec.cli.options import CorpusOptions, DeviceOptions, OutputOptions
 from llmcodec.cli.output import name_files, show
 from llmcodec.experiments.comparison import named_systems, open_systems, prefixed
+from llmcodec.io.bad_rows import BadRows
 from llmcodec.io.progress import status_line
 from llmcodec.io.structured import write_json
 from llmcodec.lm.small_lm_scorer import train_scorer
@@ -76,6 +77,9 @@ def evaluate_salmon(
     console = Console()
     results: dict[str, SalmonResult] = {}
     config = likelihood or (MINI_LIKELIHOOD if corpus.manifest == BUNDLED else LikelihoodConfig())
+    clips, bad = [], BadRows()
+    if spoken is None:
+        (clips,), bad = corpus.without_bad(corpus.read("train"))
     with status_line(console) as tell:
         for name, encoded in open_systems(systems, where):
             report = prefixed(tell, name)
@@ -85,7 +89,7 @@ def evaluate_salmon(
                 scorer = spoken
             else:
                 scorer = train_scorer(
-                    encoded.tokens(corpus.read("train"), partial(report, "encode the training clips"), keep=False),
+                    encoded.tokens(clips, partial(report, "encode the training clips"), keep=False),
                     encoded.codec.codebook_size,
                     encoded.codec.frame_rate,
                     config,
@@ -102,6 +106,7 @@ def evaluate_salmon(
     if output.output is not None:
         manifest = None if lm else corpus.manifest
         about = {"suite": suite, "lm": lm or asdict(config), "manifest": manifest, "seed": seed}
+        about |= {"left_out": bad.reasons} if bad.reasons else {}
         values = {"about": about, "codecs": {name: result.to_json() for name, result in results.items()}}
         name_files(console, write_results(output.output, [salmon_table(results)], sentences, values))
 

@@ -19,6 +19,7 @@ from llmcodec.data.corpus import ManifestSummary, save
 from llmcodec.data.manifest import Clip
 from llmcodec.data.splits import hashed_split
 from llmcodec.io import audio
+from llmcodec.io.bad_rows import BadRows, MaxBad
 
 _SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "dev": "valid", "test": "test"}
 
@@ -36,12 +37,14 @@ def make_hub_manifest(
     language: str = "",
     license: str = "",
     limit: int | None = None,
+    max_bad: MaxBad = "100%",
 ) -> ManifestSummary:
     """Write the manifest of one split of a Hugging Face data set, with its audio as FLAC where it is not on disk.
 
       llmcodec data hub openslr/librispeech_asr --name clean --split validation -o libri/manifest.jsonl
 
-    Columns other than the audio may be missing. Rows whose audio cannot be read are skipped, counted and listed.
+    Columns other than the audio may be missing. Rows whose audio cannot be read are skipped, counted and listed, up to
+    --max-bad; what is beyond stops the command before a manifest is written.
 
     Args:
         dataset: name on the Hub, or a folder: one written by save_to_disk, or one that datasets can load.
@@ -55,12 +58,13 @@ def make_hub_manifest(
         language: language code of every clip.
         license: licence of the recordings.
         limit: read only that many rows.
+        max_bad: rows that may be bad, 20 or 1%.
     """
     target = Path(output).resolve()
     rows = _load(dataset, name, split, audio_column, (text_column, id_column, speaker_column))
     named_split = _SPLITS.get(re.split(r"[\W_\d]", split)[0], "")
     clips: list[Clip] = []
-    skipped: dict[str, str] = {}
+    bad = BadRows(max_bad, what="rows")
     ids: set[str] = set()
     for number, row in enumerate(rows):
         if limit is not None and number >= limit:
@@ -73,7 +77,7 @@ def make_hub_manifest(
         try:
             path, seconds = _place(row.get(audio_column), clip_id, number, target.parent)
         except (ValueError, OSError) as error:
-            skipped[clip_id] = f"{clip_id[:80]}: {error}"
+            bad.add(clip_id, error)
             continue
         clips.append(
             Clip(
@@ -90,10 +94,10 @@ def make_hub_manifest(
             )
         )
     if not clips:
-        raise ValueError(
-            f"{dataset}: no usable audio in split {split!r}; {next(iter(skipped.values()), 'it is empty')}"
-        )
-    return save(target, clips, skipped)
+        reason = next(iter(bad.reasons.values()), "it is empty")
+        raise ValueError(f"{dataset}: no usable audio in split {split!r}; {reason}")
+    bad.settle(len(ids))
+    return save(target, clips, bad.reasons)
 
 
 def _load(

@@ -138,7 +138,12 @@ def choose_recordings(clips: Sequence[Clip], count: int) -> list[Clip]:
 
 
 def write_comparison(
-    output: str, comparison: Comparison, systems: Sequence[System], manifest: str, typed: Sequence[str]
+    output: str,
+    comparison: Comparison,
+    systems: Sequence[System],
+    manifest: str,
+    typed: Sequence[str],
+    left_out: Sequence[str] = (),
 ) -> list[Path]:
     """Write the page (.html), the table (.md), and values, intervals and rows per file (.json).
 
@@ -148,6 +153,7 @@ def write_comparison(
         systems: where the codecs come from.
         manifest: name of the corpus.
         typed: the command to show outside the console script.
+        left_out: lines on clips that nothing was measured on; page and table end with them.
     """
     rows, corpus, lm = comparison.rows, comparison.corpus, comparison.measurement.likelihood
     meta = ReportMeta(
@@ -164,14 +170,15 @@ def write_comparison(
             **{system.name: system.place for system in systems if system.name != system.place},
         },
         notes=[
-            "The intervals cover the choice of files, not the variance of training. Every number: docs/evaluation.md."
+            "The intervals cover the choice of files, not the variance of training. Every number: docs/evaluation.md.",
+            *left_out,
         ],
         reference=rows[0].name,
         runs=run_facts(systems),
     )
     page, table, values = result_paths(output, ".html", ".md", ".json")
     write_report(page, rows, comparison.examples, curves(rows, systems), meta)
-    write_text(table, system_table(rows).markdown())
+    write_text(table, system_table(rows).markdown() + "".join(f"\n{line}\n" for line in left_out))
     write_json(values, to_json(rows))
     return [page, table, values]
 

@@ -68,7 +68,7 @@ class BadRows:
             if name in self.reasons:
                 return
             told = str(reason)
-            self.reasons[name] = told if told.startswith(name) else f"{name}: {told}"
+            self.reasons[name] = told if told.startswith(name) else f"{name[:80]}: {told}"
             self._check()
             if self.say is not None and len(self) <= MOST_LISTED:
                 self.say(f"left out: {self.reasons[name]}")

@@ -13,6 +13,7 @@ from typing import Any
 
 from llmcodec.data.manifest import Clip, manifest_hash
 from llmcodec.io.atomic import write_text
+from llmcodec.io.bad_rows import BadRows
 from llmcodec.io.digests import package_versions, source_commit
 from llmcodec.io.structured import write_json
 from llmcodec.report.tables import TextTable
@@ -49,9 +50,11 @@ def write_results(
     return [markdown, numbers]
 
 
-def provenance(clips: Sequence[Clip] = ()) -> dict[str, Any]:
-    """Command, versions and corpus, to be stored with every result."""
+def provenance(clips: Sequence[Clip] = (), left_out: BadRows | None = None) -> dict[str, Any]:
+    """Command, versions and corpus, and what of it was left out, to be stored with every result."""
     made: dict[str, Any] = {"command": command_line(sys.argv[1:]), "versions": versions()}
+    if left_out is not None and left_out.reasons:
+        made["left_out"] = left_out.reasons
     return made | ({"clips": len(clips), "manifest_hash": manifest_hash(clips)} if clips else {})
 
 
