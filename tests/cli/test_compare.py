@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,6 +136,37 @@ def test_keys_see_weights_and_settings():
     next(iter(codec.parameters())).data.view(-1)[0] += 1.0  # type: ignore[attr-defined]
     assert measurement_key(codec, "settings") != key
     assert measurement_key(optimize_for_inference(codec, "fp32"), "settings") is None
+
+
+def test_a_signal_ends_in_good_order_and_what_was_measured_is_kept(manifest, tmp_path, capsys, monkeypatch):
+    measured: list[str] = []
+
+    def measure(name: str, *_: object) -> SystemRow:
+        if measured and name not in measured:
+            os.kill(os.getpid(), signal.SIGHUP)
+        measured.append(name)
+        return made_up_row(name)
+
+    monkeypatch.setattr(system, "measure_system", measure)
+    shutil.copytree(codec_folder(), tmp_path / "other")
+    words = [
+        "compare",
+        "a=bundled",
+        f"b={tmp_path / 'other'}",
+        "--manifest",
+        manifest,
+        "--cache",
+        str(tmp_path / "kept"),
+    ]
+    words += ["--measurement.workers", "0"]
+    with pytest.MonkeyPatch.context() as patch:  # the second codec is another one
+        patch.setattr(
+            system, "measurement_key", lambda codec, *rest: f"key{len(measured)}" if len(measured) < 2 else None
+        )
+        assert main(words) == 128 + signal.SIGHUP
+    shown = capsys.readouterr().err
+    assert "llmcodec compare: stopped by SIGHUP: codecs that are measured are kept" in shown
+    assert measured == ["a"] and len(list((tmp_path / "kept").glob("*.json"))) == 1
 
 
 def test_other_audio_behind_the_same_manifest_is_measured_again(manifest, tmp_path, monkeypatch):

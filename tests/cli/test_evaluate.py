@@ -124,6 +124,22 @@ def test_pairs_made_elsewhere(run: Run, tmp_path: Path) -> None:
     assert row["domain"] == "speech" and float(row["sdr"]) == pytest.approx(13.98, abs=0.01) and row["failures"] == ""
 
 
+def test_the_rule_for_unequal_lengths_stands_in_table_and_json(run: Run, tmp_path: Path) -> None:
+    for name, seconds in (("a", 1.0), ("b", 1.1)):
+        soundfile.write(tmp_path / f"{name}.wav", speech_like(seconds, 1), 16_000)
+    (tmp_path / "p.csv").write_text("reference,reconstruction\na.wav,b.wav\n")
+    base = ["reconstruction", "--pairs", tmp_path / "p.csv", "--metrics", "mel", "--workers", 0, "-o", tmp_path / "q"]
+    values = {}
+    for lengths, words in (("cut", []), ("superb", ["--lengths", "superb"])):
+        shown = run(*base, *words)
+        written = json.loads((tmp_path / "q.json").read_text())
+        assert written["settings"]["lengths"] == lengths
+        said = "padded with zeros, as in Codec-SUPERB"
+        assert (said in " ".join(shown.split())) == (said in (tmp_path / "q.md").read_text()) == (lengths == "superb")
+        values[lengths] = written["systems"]["reconstruction"]["measures"]["mel"]["value"]
+    assert values["superb"] > values["cut"]
+
+
 def test_predictability_reports_and_does_not_train_twice(
     run: Run, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from pesq import pesq
 
 from llmcodec.evaluation.cache import Journal
 from llmcodec.evaluation.pairs import measure_pairs, read_pairs
@@ -53,6 +55,42 @@ def test_a_second_run_measures_only_what_changed(folder: Path) -> None:
     other = measure_pairs(read_pairs(folder / "pairs.csv"), metrics=FAST, num_workers=0, journal=Journal(journal))
     assert other["heavy"] == first["heavy"] and other["light"].rows[1:] == first["light"].rows[1:]
     assert other["light"].rows[0].metrics["mel"] != first["light"].rows[0].metrics["mel"]
+
+
+@pytest.mark.parametrize("longer", ["reconstruction", "reference"])
+def test_unequal_lengths_are_cut_or_padded_as_in_codec_superb(tmp_path: Path, longer: str) -> None:
+    long_S, short_S = 0.5 * speech_like(1.2, 3), 0.9 * 0.5 * speech_like(1.2, 3)[:16_000]
+    long_S[16_000:] += 0.2  # what lies behind the end of the other is loud
+    one, other = (short_S, long_S) if longer == "reconstruction" else (long_S, short_S)
+    for name, wav_S in (("a", one), ("b", other)):
+        soundfile.write(tmp_path / f"{name}.wav", wav_S, 16_000, subtype="FLOAT")
+    (tmp_path / "pairs.csv").write_text("reference,reconstruction\na.wav,b.wav\n")
+
+    def by_hand(first: list[float], second: list[float]) -> float:
+        """10 log10 of the reference's power over that of the error."""
+        signal = sum(x * x for x in first)
+        return 10 * math.log10(signal / sum((x - y) ** 2 for x, y in zip(first, second, strict=True)))
+
+    reference, reconstruction = one.astype(np.float64).tolist(), other.astype(np.float64).tolist()
+    padded = [wav + [0.0] * (len(long_S) - len(wav)) for wav in (reference, reconstruction)]
+    expected = {
+        "cut": (by_hand(reference[:16_000], reconstruction[:16_000]), 1.0),
+        "superb": (by_hand(*padded), len(one) / 16_000),
+    }
+    journal = Journal(tmp_path / "rows.jsonl")
+    for lengths, (sdr, seconds) in expected.items():
+        (row,) = measure_pairs(
+            read_pairs(tmp_path / "pairs.csv"),
+            metrics=("sdr", "pesq"),
+            num_workers=0,
+            journal=journal,
+            lengths=lengths,  # type: ignore[arg-type]
+        )["reconstruction"].rows
+        assert row.metrics["sdr"].value == pytest.approx(sdr, abs=1e-3) and row.seconds == pytest.approx(seconds)
+        pair = padded if lengths == "superb" else (reference[:16_000], reconstruction[:16_000])
+        theirs = pesq(16_000, *(np.asarray(wav, np.float32) for wav in pair), "wb")
+        assert row.metrics["pesq"].value == pytest.approx(theirs, abs=1e-3)
+    assert expected["cut"][0] > expected["superb"][0] + 3
 
 
 def test_a_corrupt_file_fails_by_name_and_the_rest_is_measured(folder: Path) -> None:

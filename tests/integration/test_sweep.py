@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,7 +13,11 @@ import pytest
 from llmcodec.assets import speech_manifest
 from llmcodec.cli.main import main
 from llmcodec.data.manifest import read_manifest, write_manifest
-from llmcodec.experiments.sweep import beside, claim, paired_difference
+from llmcodec.experiments import sweep
+from llmcodec.experiments.sweep import beside, claim
+from llmcodec.experiments.sweep_table import paired_difference
+from llmcodec.training.checkpoint import list_checkpoints
+from llmcodec.training.trainer import Trainer
 
 SWEEP = """
 folder: {folder}
@@ -83,6 +89,103 @@ def test_a_second_call_does_nothing_and_a_lost_result_is_made_again(finished, ca
     main(["sweep", str(finished / "sweep.yaml")])
     assert capsys.readouterr().out.count("sweep: ") == 1
     assert kept.stat().st_mtime_ns == before and lost.read_bytes() == bytes_lost
+
+
+def test_a_damaged_result_is_made_again(finished, capsys):
+    path = beside(finished / "runs" / "base-1", ".json")
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"{}", b""):
+        path.write_bytes(damaged)
+        main(["sweep", str(finished / "sweep.yaml")])
+        assert "sweep: base, seed 1: its result is damaged, made again" in capsys.readouterr().out
+        assert path.read_bytes() == whole
+
+
+def test_an_old_result_that_says_nothing_of_its_making_is_kept_and_named(finished, capsys):
+    path = beside(finished / "runs" / "base-1", ".json")
+    whole = path.read_bytes()
+    old = {name: value for name, value in json.loads(whole).items() if name != "made_from"}
+    path.write_text(json.dumps(old))
+    main(["sweep", str(finished / "sweep.yaml")])
+    assert "base, seed 1: the result of an older version does not say what it is made of" in capsys.readouterr().out
+    assert json.loads(path.read_text()) == old
+    path.write_bytes(whole)
+
+
+def copy_of(finished: Path, folder: Path) -> Path:
+    """A finished sweep of its own, with the same times; its file."""
+    shutil.copytree(finished, folder, dirs_exist_ok=True)
+    text = (folder / "sweep.yaml").read_text().replace(str(finished), str(folder))
+    (folder / "sweep.yaml").write_text(text)
+    return folder / "sweep.yaml"
+
+
+def test_a_result_of_another_protocol_is_measured_again_and_nothing_is_trained(finished, tmp_path, capsys):
+    file = copy_of(finished, tmp_path)
+    weights = tmp_path / "runs" / "control-0" / "codec" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    file.write_text(file.read_text().replace("reconstruction_clips: 2", "reconstruction_clips: 1"))
+    main(["sweep", str(file)])
+    out = capsys.readouterr().out
+    assert out.count("other measurement than its result, made again") == 5 and weights.stat().st_mtime_ns == before
+    assert len(results(tmp_path, "control-0")["files"]) == 1
+
+
+def test_another_recipe_trains_again_and_keeps_the_old_run(finished, tmp_path, capsys):
+    file = copy_of(finished, tmp_path)
+    weights = (tmp_path / "runs" / "control-0" / "codec" / "model.safetensors").read_bytes()
+    (tmp_path / "one_step.yaml").write_text(ONE_STEP.replace("multi_mel: 1.0", "multi_mel: 3.0, mel: 9.0"))
+    main(["sweep", str(file)])
+    out = capsys.readouterr().out
+    assert "sweep: control, seed 0: other recipe than its result, made again" in out
+    assert re.search(r"control-0 was trained with other weights.*; it is called control-0.stale-1 now", out)
+    assert "sweep: again, .5, seed 0: other weights than its result, made again" in out, "it measures that codec"
+    assert "sweep: base" not in out
+    recipe = json.loads((tmp_path / "runs" / "control-0" / "run.json").read_text())["recipe"]
+    assert recipe["weights"]["mel"] == 9.0 or recipe["weights"]["mel"]["value"] == 9.0
+    assert (tmp_path / "runs" / "control-0" / "codec" / "model.safetensors").read_bytes() != weights
+    assert (tmp_path / "runs" / "control-0.stale-1" / "codec" / "model.safetensors").read_bytes() == weights
+    main(["sweep", str(file)])
+    assert "sweep: " not in capsys.readouterr().out
+
+
+def test_a_signal_ends_a_sweep_in_good_order(finished, tmp_path, capsys, monkeypatch):
+    file = copy_of(finished, tmp_path)
+    lost = beside(tmp_path / "runs" / "base-0", ".json")
+    whole = json.loads(lost.read_text())
+    lost.unlink()
+
+    def stopped(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "measure_system", stopped)
+        assert main(["sweep", str(file)]) == 128 + signal.SIGUSR1
+    assert "llmcodec sweep: stopped by SIGUSR1: what is done is kept; start the same sweep again" in (
+        capsys.readouterr().err
+    )
+    assert not lost.exists() and main(["sweep", str(file)]) == 0 and json.loads(lost.read_text()) == whole
+
+
+def test_a_signal_while_a_row_trains_saves_its_step(finished, tmp_path, capsys, monkeypatch):
+    file = copy_of(finished, tmp_path)
+    shutil.rmtree(tmp_path / "runs")
+    file.write_text(file.read_text().replace("one_step.yaml", "steps.yaml"))
+    (tmp_path / "steps.yaml").write_text(ONE_STEP.replace("steps: 1", "steps: 3"))
+    step = Trainer.train_step
+
+    def step_and_signal(trainer: Trainer, batches: list) -> object:
+        row = step(trainer, batches)
+        if trainer.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return row
+
+    monkeypatch.setattr(Trainer, "train_step", step_and_signal)
+    assert main(["sweep", str(file)]) == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM: what is done is kept; start the same sweep again to go on" in capsys.readouterr().err
+    assert [path.name for path in list_checkpoints(tmp_path / "runs" / "control-0" / "checkpoints")] == [
+        "step_00000001"
+    ]
 
 
 def test_another_process_has_the_job(finished, capsys):

@@ -124,6 +124,27 @@ def test_a_constant_brings_out_the_packages_rounding(recordings: list[np.ndarray
     assert measure_pesq(wav, other) == pytest.approx(pesq(RATE, wav, other, "wb"), abs=1e-3)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_under_loud_hum_the_package_scatters_by_as_much_as_the_two_differ(
+    seed: int, recordings: list[np.ndarray]
+) -> None:
+    """Hum 40 times louder than the speech: the score hangs on the last bits of the level, also the package's own.
+
+    The same pair, louder or softer, is normalised to the same peak but for the last bit of its samples.
+    """
+    rng = np.random.default_rng(seed)
+    wav = 0.1 * recordings[seed] / np.abs(recordings[seed]).max()
+    hum = (4 * np.sin(2 * np.pi * 50 * np.arange(len(wav)) / RATE)).astype(np.float32)
+    pair = wav + hum, noisy(wav, 20, rng) + hum
+    scales = [np.float32(1 / (1 + 0.1 * number)) for number in range(6)]
+    theirs = [pesq(RATE, *(scale * one for one in pair), "wb") for scale in scales]
+    scatter = max(theirs) - min(theirs)
+    assert 2e-4 < scatter < 2e-2
+    for scale in scales[:3]:
+        ours = measure_pesq(*(scale * one for one in pair))
+        assert min(theirs) - scatter <= ours <= max(theirs) + scatter, (ours, theirs)
+
+
 @pytest.mark.parametrize("alone", [True, False])
 def test_the_high_pass_is_the_packages_bit_for_bit(alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through scipy's compiled loop by itself, and through `scipy.signal` where that is not found."""

@@ -30,6 +30,7 @@ from llmcodec.evaluation.system import (
     reconstruction_row,
     spread,
 )
+from llmcodec.evaluation.workers import Lengths
 from llmcodec.experiments.comparison import named_systems, open_systems, prefixed
 from llmcodec.io.atomic import write_bytes
 from llmcodec.io.progress import ProgressBar, status_line
@@ -57,6 +58,7 @@ def evaluate_reconstruction(
     corpus: ClipOptions = ClipOptions(),
     clips: int | None = None,
     domain: str = "source",
+    lengths: Lengths = "cut",
     workers: int | None = None,
     predictability: str | None = None,
     per_file: str | None = None,
@@ -80,6 +82,8 @@ def evaluate_reconstruction(
         split: splits joined by commas; default: valid and test if there are any, else everything.
         clips: measure this many clips, evenly spread; null takes all.
         domain: field of the manifest that splits the table: source, language, speaker, split.
+        lengths: pairs of unequal length: cut takes the length of the shorter one, superb puts zeros behind it, as
+            Codec-SUPERB does, which can change PESQ by .1 and more.
         workers: processes that measure; null takes as many as there are free cores.
         predictability: JSON written by `evaluate predictability`; its LM bits per second join the table.
         per_file: write a row per file to this CSV.
@@ -89,7 +93,13 @@ def evaluate_reconstruction(
     names = [name for word in metrics for name in GROUPS.get(word, (word,))]
     place = output.output or per_file
     journal = Journal(None if place is None else result_paths(place, ".md", ".json", ".csv", ".rows.jsonl")[-1])
-    shared: dict[str, Any] = {"metrics": names, "asr": asr, "num_workers": workers, "journal": journal}
+    shared: dict[str, Any] = {
+        "metrics": names,
+        "lengths": lengths,
+        "asr": asr,
+        "num_workers": workers,
+        "journal": journal,
+    }
     rows: list[SystemRow] = []
     if pairs is not None:
         if codec:
@@ -111,7 +121,8 @@ def evaluate_reconstruction(
             rows.append(reconstruction_row(name, encoded, result))
         told = provenance(wanted, bad)
     rows = [_with_lm_bits(row, predictability) for row in rows]
-    parts = fidelity.by_domain(rows)
+    parts = {f"{title}{fidelity.LENGTHS[lengths]}": part for title, part in fidelity.by_domain(rows).items()}
+    told["lengths"] = lengths
     sentences = [*fidelity.comparisons(rows, names), *fidelity.failures(rows)]
     show(console, [system_table(part, title, len(part) < 3) for title, part in parts.items()], sentences)
     if per_file is not None:

@@ -23,7 +23,13 @@ Train and measure several recipes with several seeds, unattended; prints one tab
 second process to share the work.
 
   llmcodec sweep recipes/sweep_objectives.yaml"""
-SWEEP_KEYS = {"output": "folder", "manifest": "manifest", "sources": "sources", "languages": "languages"}
+SWEEP_KEYS = {
+    "output": "folder",
+    "manifest": "manifest",
+    "sources": "sources",
+    "languages": "languages",
+    "max_bad": "max_bad",
+}
 
 
 def quickstart(arguments: Sequence[str]) -> None:

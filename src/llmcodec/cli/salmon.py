@@ -15,6 +15,7 @@ from llmcodec import assets
 from llmcodec.assets import BUNDLED
 from llmcodec.cli.options import CorpusOptions, DeviceOptions, OutputOptions
 from llmcodec.cli.output import name_files, show
+from llmcodec.data.manifest import Clip
 from llmcodec.experiments.comparison import named_systems, open_systems, prefixed
 from llmcodec.io.bad_rows import BadRows
 from llmcodec.io.progress import status_line
@@ -77,7 +78,8 @@ def evaluate_salmon(
     console = Console()
     results: dict[str, SalmonResult] = {}
     config = likelihood or (MINI_LIKELIHOOD if corpus.manifest == BUNDLED else LikelihoodConfig())
-    clips, bad = [], BadRows()
+    clips: list[Clip] = []
+    bad = BadRows()
     if spoken is None:
         (clips,), bad = corpus.without_bad(corpus.read("train"))
     with status_line(console) as tell:

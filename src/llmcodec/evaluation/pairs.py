@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmcodec.evaluation.cache import Journal
-from llmcodec.evaluation.reconstruction import ReconstructionResult, file_state, measure_missing
+from llmcodec.evaluation.reconstruction import ReconstructionResult, file_state, length_key, measure_missing
 from llmcodec.evaluation.wer import normalise
-from llmcodec.evaluation.workers import ClipRow, Job, job_key
+from llmcodec.evaluation.workers import ClipRow, Job, Lengths, job_key
 from llmcodec.metrics.registry import SUPERB
 
 REQUIRED = ("reference", "reconstruction")
@@ -90,6 +90,7 @@ def measure_pairs(
     asr: str | None = None,
     num_workers: int | None = None,
     journal: Journal | None = None,
+    lengths: Lengths = "cut",
     on_progress: Callable[[float], None] | None = None,
 ) -> dict[str, ReconstructionResult]:
     """Measure pairs at each reference's own sample rate; results by codec, in the order of the file.
@@ -98,14 +99,15 @@ def measure_pairs(
 
     Args:
         pairs: from `read_pairs`.
-        metrics, asr, num_workers, journal: as `measure_reconstruction`.
+        metrics, asr, num_workers, journal, lengths: as `measure_reconstruction`.
 
     Raises:
         ValueError: unknown metrics or packages that are not installed.
     """
     names = tuple(metrics)
+    more = length_key(lengths)
     keys = [
-        job_key("pair", file_state(p.reference), file_state(p.reconstruction), names, asr, p.text, p.language)
+        job_key("pair", file_state(p.reference), file_state(p.reconstruction), names, asr, p.text, p.language, *more)
         for p in pairs
     ]
 
@@ -114,7 +116,7 @@ def measure_pairs(
             p = pairs[i]
             text = p.text if asr is not None and normalise(p.text, p.language) else ""
             row = ClipRow(p.id, reference=str(p.reference), reconstruction=str(p.reconstruction))
-            yield Job(keys[i], row, row.reference, row.reconstruction, 0, names, text, p.language, asr)
+            yield Job(keys[i], row, row.reference, row.reconstruction, 0, names, text, p.language, asr, lengths)
 
     rows: dict[str, list[ClipRow]] = {}
     for p, row in zip(pairs, measure_missing(keys, jobs, names, asr, num_workers, journal, on_progress), strict=True):

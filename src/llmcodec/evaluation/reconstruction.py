@@ -23,7 +23,7 @@ from llmcodec.evaluation import wer
 from llmcodec.evaluation.cache import Journal
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.wer import WordRow
-from llmcodec.evaluation.workers import ClipRow, Job, job_key, measure_jobs
+from llmcodec.evaluation.workers import ClipRow, Job, Lengths, job_key, measure_jobs
 from llmcodec.io import audio
 from llmcodec.metrics.registry import SUPERB, check_metrics
 from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_mean, compare_paired
@@ -91,6 +91,7 @@ def measure_reconstruction(
     num_workers: int | None = None,
     journal: Journal | None = None,
     domain: str = "source",
+    lengths: Lengths = "cut",
     on_progress: Callable[[float], None] | None = None,
 ) -> ReconstructionResult:
     """Measure the reconstruction of every clip, in the order given.
@@ -107,6 +108,7 @@ def measure_reconstruction(
         num_workers: processes that measure; None takes as many as there are free cores, 0 measures in this process.
         journal: rows kept from earlier, looked up by the codec's weights.
         domain: field of the manifest by which tables are split.
+        lengths: what happens to reconstructions that are longer or shorter than their recording.
 
     Raises:
         ValueError: no clips, unreadable audio, unknown metrics, or packages that are not installed.
@@ -116,7 +118,8 @@ def measure_reconstruction(
     names = tuple(metrics)
     spoken = set(wer.spoken_clips(clips, asr_languages)) if asr is not None else set()
     weights = fingerprint(encoded.codec)
-    keys = [job_key(weights, clip.id, *_state(clip), clip.text, names, asr, asr_languages) for clip in clips]
+    settings = (names, asr, asr_languages, *length_key(lengths))
+    keys = [job_key(weights, clip.id, *_state(clip), clip.text, *settings) for clip in clips]
 
     def jobs(waiting: Sequence[int]) -> Iterator[Job]:
         decoded = encoded.reconstructions(clips[i] for i in waiting)
@@ -127,7 +130,7 @@ def measure_reconstruction(
                 decoded_S = np.pad(decoded_S, (0, max(0, reference_S.size - decoded_S.size)))[: reference_S.size]
             row = ClipRow(clip.id, codes=tuple(encoded.tokens([clip])[0].tolist()), reference=str(clip.path))
             text, language = clip.text if clip in spoken else "", clip.language or asr_languages[0]
-            yield Job(keys[i], row, reference_S, decoded_S, rate, names, text, language, asr)
+            yield Job(keys[i], row, reference_S, decoded_S, rate, names, text, language, asr, lengths)
 
     known = journal if weights is not None else None  # without a fingerprint nothing can be looked up
     rows = measure_missing(keys, jobs, names, asr, num_workers, known, on_progress)
@@ -160,6 +163,11 @@ def measure_missing(
         if on_progress is not None:
             on_progress(done / len(keys))
     return [journal.known[key] for key in keys]
+
+
+def length_key(lengths: Lengths) -> tuple[str, ...]:
+    """What it adds to a key: nothing for `cut`, so that rows of earlier versions are found."""
+    return () if lengths == "cut" else (lengths,)
 
 
 def file_state(path: Path) -> tuple[str, int, int]:

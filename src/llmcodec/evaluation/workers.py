@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.context import BaseContext
+from typing import Literal
 
 import numpy as np
 
@@ -26,6 +27,9 @@ from llmcodec.metrics.registry import measure_pair
 
 MAX_TRIM_SECONDS = 0.25
 """Codecs may add or lose part of a frame: pairs that differ by at most this are cut to the shorter of the two."""
+
+Lengths = Literal["cut", "superb"]
+"""Pairs of unequal length: `cut` to the shorter signal, or zeros behind the shorter one, as Codec-SUPERB has it."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Job:
     """Transcript; empty: no word errors."""
     language: str = "en"
     asr: str | None = None
+    lengths: Lengths = "cut"
 
 
 def job_key(*parts: object) -> str:
@@ -75,15 +80,27 @@ def job_key(*parts: object) -> str:
 def run_job(job: Job) -> tuple[str, ClipRow]:
     """Measure one pair; a file that cannot be read, or lengths that do not fit, fail every metric by name."""
     try:
-        reference_S, reconstruction_S, sample_rate = _signals(job)
+        recording_S, made_S, sample_rate = _signals(job)
     except ValueError as error:
         return job.key, replace(job.row, metrics={name: Measured(None, str(error)) for name in job.metrics})
+    reference_S, reconstruction_S = equal_lengths(recording_S, made_S, job.lengths)
     words = None
     if job.asr is not None and job.text:
         heard = wer.load_transcriber(job.asr)(audio.resample(reconstruction_S, sample_rate, wer.ASR_RATE))
         words = wer.word_row(job.row.id, job.text, heard, job.language)
     metrics = measure_pair(reference_S, reconstruction_S, sample_rate, job.metrics)
-    return job.key, replace(job.row, seconds=reference_S.size / sample_rate, metrics=metrics, words=words)
+    seconds = min(recording_S.size, reference_S.size) / sample_rate
+    return job.key, replace(job.row, seconds=seconds, metrics=metrics, words=words)
+
+
+def equal_lengths(first_S: np.ndarray, second_S: np.ndarray, lengths: Lengths) -> tuple[np.ndarray, np.ndarray]:
+    """Two signals of one length: both cut to the shorter one, or zeros behind the shorter one."""
+    if lengths == "cut":
+        length = min(first_S.size, second_S.size)
+        return first_S[:length], second_S[:length]
+    length = max(first_S.size, second_S.size)
+    padded = [np.pad(wav_S, (0, length - wav_S.size)) for wav_S in (first_S, second_S)]
+    return padded[0], padded[1]
 
 
 def _signals(job: Job) -> tuple[np.ndarray, np.ndarray, int]:
@@ -94,13 +111,12 @@ def _signals(job: Job) -> tuple[np.ndarray, np.ndarray, int]:
         reference, sample_rate = audio.read(reference)
     if isinstance(reconstruction, str):
         reconstruction = audio.load(reconstruction, sample_rate)
-    length = min(reference.size, reconstruction.size)
     if abs(reference.size - reconstruction.size) > MAX_TRIM_SECONDS * sample_rate:
         raise ValueError(
             f"the reference lasts {reference.size / sample_rate:.2f} s, the reconstruction "
             f"{reconstruction.size / sample_rate:.2f} s: not the same recording"
         )
-    return reference[:length], reconstruction[:length], sample_rate
+    return reference, reconstruction, sample_rate
 
 
 def measure_jobs(jobs: Iterable[Job], num_workers: int | None) -> Iterator[tuple[str, ClipRow]]:

@@ -1,42 +1,50 @@
 """`llmcodec sweep FILE`: several recipes x several seeds, trained and measured alike, unattended, as one table.
 
 A sweep file names rows; each is an existing codec or recipes to train from. Every (row, seed) is one job: train,
-measure with the same protocol, write one JSON. Several processes may share a sweep: a job is claimed by a lock file.
+measure with the same protocol, write one JSON. Several processes may share a sweep: a job is claimed by a lock file. A
+result says what it was made of; one that was made of something else, or is damaged, is made again.
 Differences to the reference row are paired by seed and clip; intervals resample both.
 Test: tests/integration/test_sweep.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from llmcodec import assets
 from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.fast.engine import optimize_for_inference
-from llmcodec.data.manifest import Clip, read_manifest
+from llmcodec.data.manifest import Clip, audio_states, leave_out_unreadable, manifest_hash, read_manifest
+from llmcodec.evaluation.cache import key_of
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
-from llmcodec.evaluation.results import MEASURES
 from llmcodec.evaluation.system import Corpus, MeasurementConfig, measure_system, spread
+from llmcodec.experiments.sweep_table import sweep_table
 from llmcodec.io.atomic import write_text
-from llmcodec.io.run_guard import lock_file
+from llmcodec.io.bad_rows import BadRows, MaxBad, read_max_bad
+from llmcodec.io.digests import digest
+from llmcodec.io.run_guard import RUN, Stopped, changed_fields, flat_fields, lock_file, stopped_in_order
 from llmcodec.io.structured import read_object, write_json
-from llmcodec.metrics.statistics import Interval
+from llmcodec.io.tensor_check import WEIGHTS
 from llmcodec.protocol import Codec
-from llmcodec.report.tables import TextTable, to_json
+from llmcodec.report.tables import to_json
 from llmcodec.runtime.opening import pick_device
 from llmcodec.training.recipe import Recipe
+from llmcodec.training.run_folder import MAY_DIFFER, MAY_GROW
 from llmcodec.training.trainer import train_or_resume
 
 ReadRecipe = Callable[[Sequence[str]], Recipe]
-PAIRED = {"lm_bits_per_second": ("lm_clips", "bits"), "mel": ("files", "mel"), "stft": ("files", "stft")}
-PAIRED |= {"pesq": ("files", "pesq"), "stoi": ("files", "stoi")}
+NOT_COMPARED = {"name", "data.manifest", *MAY_DIFFER} - {"data.clips_per_batch"}
+"""Fields of a recipe that do not decide what is trained; of the manifest the content counts."""
+GO_ON = "what is done is kept; start the same sweep again to go on"
+MISSING = "not done"
 
 
 @dataclass(frozen=True)
@@ -81,10 +89,15 @@ class SweepConfig:
     """Clips that the measuring LM and the probe train on, evenly spread over the train split; null takes all."""
     only_train: bool = False
     """Train every row and measure nothing yet: a later call measures."""
+    max_bad: MaxBad = 0
+    """Clips that may turn out unreadable, 20 or 1%: nothing is measured on them, and training replaces them."""
     device: str = "auto"
     """Where codecs and the measuring LM run: auto, cpu, cuda, cuda:1; training takes accelerate's device."""
     measurement: MeasurementConfig = field(default_factory=MeasurementConfig)
     """What is measured; the matched probe and SALMon, which take longest, on the first seed of a row only."""
+
+    def __post_init__(self) -> None:
+        read_max_bad(self.max_bad)
 
     def seeds_of(self, row: RowConfig) -> list[int]:
         return row.seeds or self.seeds
@@ -100,24 +113,33 @@ def run_sweep(config: SweepConfig, here: Path, read_recipe: ReadRecipe) -> Path:
     """
     folder = Path(config.folder)
     folder.mkdir(parents=True, exist_ok=True)
+    with stopped_in_order(GO_ON):
+        do_jobs(config, folder, here, read_recipe)
+    return write_text(folder / "table.md", sweep_table(finished(config), config.reference))
+
+
+def do_jobs(config: SweepConfig, folder: Path, here: Path, read_recipe: ReadRecipe) -> None:
+    """Do all jobs that nobody has done or is doing."""
+    speech = Speech.read(config)
     later_seeds = replace(config.measurement, probe=None, salmon=None)  # the slow columns, on the first seed only
     jobs = [(index, name, seed) for name, row in config.rows.items() for index, seed in enumerate(config.seeds_of(row))]
-    for index, name, seed in sorted(jobs, key=lambda job: job[0]):  # the first seed of every row, then the second
-        job = folder / f"{name}-{seed}"
-        if beside(job, ".json").exists():
+    for index, name, seed in sorted(
+        jobs, key=lambda job: (job[0], config.rows[job[1]].of is not None)
+    ):  # first seeds first, sources first
+        first = replace(config, measurement=config.measurement if index == 0 else later_seeds)
+        job = Job(first, name, seed, folder, speech, here, read_recipe)
+        if not job.find_stale():
             continue
         source = config.rows[name].of
-        if source is not None and not beside(folder / f"{source}-{seed}", ".json").exists():
+        if source is not None and read_result(folder, source, seed) is None:
             print(f"sweep: {name}, seed {seed}, needs {source}, which is not measured yet: start the sweep again then")
             continue
-        with claim(beside(job, ".lock")) as mine:
+        with claim(beside(job.place, ".lock")) as mine:
             if not mine:
                 print(f"sweep: {name}, seed {seed}, is being done by another process")
-            elif not beside(job, ".json").exists():
-                print(f"sweep: {name}, seed {seed}", flush=True)
-                first = replace(config, measurement=config.measurement if index == 0 else later_seeds)
-                run_job(first, config.rows[name], seed, job, here, read_recipe)
-    return write_table(config)
+            elif reason := job.find_stale():
+                print(f"sweep: {name}, seed {seed}{'' if reason == MISSING else f': {reason}, made again'}", flush=True)
+                job.run()
 
 
 def beside(job: Path, ending: str) -> Path:
@@ -125,28 +147,160 @@ def beside(job: Path, ending: str) -> Path:
     return job.with_name(job.name + ending)
 
 
-def run_job(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Path, read_recipe: ReadRecipe) -> None:
-    """Train (or resume) one codec and measure it; the result appears whole or not at all."""
-    if row.of is not None:
-        source = config.rows[row.of].codec or str(job.parent / f"{row.of}-{seed}" / "codec")
-    else:
-        source = row.codec or str(train_codec(config, row, seed, job, here, read_recipe))
-    if config.only_train:
-        return
-    keep: dict[str, Any] = {"sources": config.sources, "languages": config.languages, "min_seconds": 0.5}
-    train, valid, test = (read_manifest(config.manifest, split, **keep) for split in assets.SPEECH_SPLITS)
-    corpus = Corpus(spread(train, config.train_clips), valid, test)
-    protocol = config.measurement
-    protocol = replace(protocol, likelihood=replace(protocol.likelihood, seeds=(seed,)))
-    codec = load_codec(source, pick_device(config.device))
-    if row.search is None:
-        codec = ready_to_run(codec)
-    else:
-        codec = searching(codec, corpus.train, row.search)
-        protocol = replace(protocol, probe=None, salmon=None)  # latents are the source's; a suite would take too long
-    with EncodedCorpus(codec) as encoded:
-        measured = measure_system(job.name, encoded, corpus, protocol)
-    write_json(beside(job, ".json"), to_json([measured])[job.name], indent=None)
+def read_result(folder: Path, name: str, seed: int) -> dict[str, Any] | None:
+    """The result of a job; None where there is none that can be read."""
+    try:
+        result = read_object(beside(folder / f"{name}-{seed}", ".json"))
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result.get("measures"), dict) else None
+
+
+@dataclass
+class Speech:
+    """What is measured on, read once a sweep."""
+
+    corpus: Corpus
+    facts: dict[str, Any]
+    """Digests of the whole manifest and of the state of its audio, and the filters."""
+    bad: BadRows
+
+    @classmethod
+    def read(cls, config: SweepConfig) -> Speech:
+        """Raises ValueError for a corpus without clips, and for more bad clips than allowed."""
+        clips = read_manifest(config.manifest)
+        bad = BadRows(config.max_bad, len(clips))
+        readable = leave_out_unreadable(clips, bad) if bad.allowed else clips
+        print(*bad.lines(), sep="\n", end="\n" if bad else "")
+        facts = {"manifest": manifest_hash(clips), "audio": digest(json.dumps(audio_states(readable)))}
+        keep: dict[str, Any] = {"sources": config.sources, "languages": config.languages, "min_seconds": 0.5}
+        train, valid, test = (
+            [clip for clip in read_manifest(config.manifest, split, **keep) if clip.id not in bad.reasons]
+            for split in assets.SPEECH_SPLITS
+        )
+        filters = {name: getattr(config, name) for name in ("sources", "languages", "train_clips")}
+        return cls(Corpus(spread(train, config.train_clips), valid, test), facts | filters, bad)
+
+
+@dataclass
+class Job:
+    """One row and one seed: train (or resume) a codec and measure it; the result appears whole or not at all."""
+
+    config: SweepConfig
+    name: str
+    seed: int
+    folder: Path
+    speech: Speech
+    here: Path
+    read_recipe: ReadRecipe
+
+    @property
+    def row(self) -> RowConfig:
+        return self.config.rows[self.name]
+
+    @property
+    def place(self) -> Path:
+        """The run folder; the result stands beside it."""
+        return self.folder / f"{self.name}-{self.seed}"
+
+    @property
+    def source(self) -> str:
+        """Codec that is measured."""
+        if self.row.of is not None:
+            return self.config.rows[self.row.of].codec or str(self.folder / f"{self.row.of}-{self.seed}" / "codec")
+        return self.row.codec or str(self.place / "codec")
+
+    @property
+    def protocol(self) -> MeasurementConfig:
+        """What is measured."""
+        protocol = self.config.measurement
+        protocol = replace(protocol, likelihood=replace(protocol.likelihood, seeds=(self.seed,)))
+        if self.row.search is None:
+            return protocol
+        return replace(protocol, probe=None, salmon=None)  # latents are the source's; a suite would take too long
+
+    def recipe(self) -> Recipe | None:
+        """What the codec is trained by; None for one that is there."""
+        if self.row.of is not None or self.row.codec is not None:
+            return None
+        config, row = self.config, self.row
+        arguments = [part for path in row.configs for part in ("--config", str(self.here / path))]
+        arguments += [f"--data.manifest={config.manifest}", f"--data.max_bad={config.max_bad}"]
+        arguments += [*config.options, *row.options, f"--seed={self.seed}", f"--run={self.place}"]
+        return replace(self.read_recipe(arguments), name=self.place.name)
+
+    def made_from(self) -> dict[str, Any]:
+        """Everything that decides the result, as far as it is there: recipe, codec, clips and protocol."""
+        recipe, weights = self.recipe(), Path(self.source) / WEIGHTS
+        facts = {"search": self.row.search, "measurement": key_of(self.protocol), **self.speech.facts}
+        if recipe is not None:
+            fields = flat_fields(asdict(recipe))
+            facts["recipe"] = {name: value for name, value in fields.items() if name not in NOT_COMPARED}
+        else:
+            facts["codec"] = self.row.codec or f"row {self.row.of}"
+        if weights.is_file():
+            facts["weights"] = [weights.stat().st_size, weights.stat().st_mtime_ns]
+        return facts
+
+    def find_stale(self) -> str:
+        """Why the job has to be done; empty where its result is what it would be again."""
+        result = read_result(self.folder, self.name, self.seed)
+        if result is None:
+            return "its result is damaged" if beside(self.place, ".json").exists() else MISSING
+        if "made_from" not in result:
+            print(
+                f"sweep: {self.name}, seed {self.seed}: the result of an older version does not say what it is made of"
+            )
+            return ""
+        changed = self.changed_facts(result)
+        return f"other {', '.join(changed)} than its result" if changed else ""
+
+    def changed_facts(self, result: Mapping[str, Any]) -> list[str]:
+        """Names of what differs from what a result was made of."""
+        before = result["made_from"]
+        return [name for name, now in self.made_from().items() if name in before and before[name] != now]
+
+    def run(self) -> None:
+        """Train and measure."""
+        if (recipe := self.recipe()) is not None:
+            self.put_stale_run_aside(recipe)
+            try:
+                train_or_resume(recipe)
+            except Stopped as stopped:
+                raise Stopped(stopped.exit_code - 128, GO_ON) from stopped
+        if self.config.only_train:
+            return
+        corpus = self.speech.corpus
+        codec = load_codec(self.source, pick_device(self.config.device))
+        codec = ready_to_run(codec) if self.row.search is None else searching(codec, corpus.train, self.row.search)
+        with EncodedCorpus(codec) as encoded:
+            measured = measure_system(self.place.name, encoded, corpus, self.protocol)
+        result = to_json([measured])[self.place.name] | {"made_from": self.made_from()}
+        if self.speech.bad.reasons:
+            result["left_out"] = self.speech.bad.reasons
+        write_json(beside(self.place, ".json"), result, indent=None)
+
+    def put_stale_run_aside(self, recipe: Recipe) -> None:
+        """Rename the run folder where it was trained by another recipe, or on other speech; nothing is deleted."""
+        path = self.place / RUN
+        if not path.is_file():
+            return
+        changes = changed_fields(read_object(path)["recipe"], recipe)
+        changed = [
+            name for name, (old, new) in changes.items() if name not in NOT_COMPARED and not _grew(name, old, new)
+        ]
+        if (result := read_result(self.folder, self.name, self.seed)) is not None and "made_from" in result:
+            changed += [name for name in self.changed_facts(result) if name in ("manifest", "audio")]
+        if changed:
+            names = (self.place.with_name(f"{self.place.name}.stale-{number}") for number in itertools.count(1))
+            aside = next(name for name in names if not name.exists())
+            os.replace(self.place, aside)
+            print(f"sweep: {self.place} was trained with other {', '.join(changed)}; it is called {aside.name} now")
+
+
+def _grew(name: str, old: Any, new: Any) -> bool:
+    """Whether a run may go on with the new value."""
+    return name in MAY_GROW and isinstance(old, (int, float)) and new >= old
 
 
 def ready_to_run(codec: Codec) -> Codec:
@@ -166,13 +320,6 @@ def searching(codec: Codec, clips: Sequence[Clip], weight: float) -> Codec:
     return SearchingCodec(codec, prior, SearchConfig(weight=weight))
 
 
-def train_codec(config: SweepConfig, row: RowConfig, seed: int, job: Path, here: Path, read_recipe: ReadRecipe) -> Path:
-    """Train, or go on training, the recipes of a row with one seed; returns the codec's folder."""
-    arguments = [part for path in row.configs for part in ("--config", str(here / path))]
-    arguments += [f"--data.manifest={config.manifest}", *config.options, *row.options, f"--seed={seed}", f"--run={job}"]
-    return train_or_resume(replace(read_recipe(arguments), name=job.name))
-
-
 @contextmanager
 def claim(lock: Path) -> Iterator[bool]:
     """True for the one process that may do a job; see `lock_file`."""
@@ -184,75 +331,12 @@ def claim(lock: Path) -> Iterator[bool]:
             file.close()
 
 
-def write_table(config: SweepConfig) -> Path:
-    """Means over seeds, and paired differences to the reference, of all jobs that are done."""
+def finished(config: SweepConfig) -> dict[str, dict[int, Any]]:
+    """Results by row and seed."""
     folder = Path(config.folder)
     done: dict[str, dict[int, Any]] = {}
     for name, row in config.rows.items():
-        files = {seed: folder / f"{name}-{seed}.json" for seed in config.seeds_of(row)}
-        results = {seed: read_object(path) for seed, path in files.items() if path.exists()}
-        if results:
-            done[name] = results
-    lines = []
-    for measure in MEASURES:
-        cells = [mean_and_range(results, measure.key, measure.digits) for results in done.values()]
-        if any(cells):
-            lines.append([measure.title, *cells])
-    if config.reference in done:
-        for key in PAIRED:
-            cells = [difference(done[config.reference], results, key) for results in done.values()]
-            lines.append([f"{key} against {config.reference}", *cells])
-    table = TextTable(["", *(f"{name} ({len(results)})" for name, results in done.items())], lines)
-    note = (
-        "\nIn brackets: number of seeds; lowest to highest seed. Differences: paired by seed and file, 95 % interval\n"
-        "over both.\n"
-    )
-    return write_text(folder / "table.md", table.markdown() + note)
-
-
-def mean_and_range(results: dict[int, Any], key: str, digits: int) -> str:
-    values = [r["measures"][key]["value"] for r in results.values() if key in r["measures"]]
-    values = [value for value in values if value is not None]
-    if not values:
-        return ""
-    mean = f"{np.mean(values):,.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} [{min(values):,.{digits}f}, {max(values):,.{digits}f}]"
-
-
-def difference(reference: dict[int, Any], other: dict[int, Any], key: str) -> str:
-    interval = paired_difference(reference, other, key)
-    if interval is None:
-        return ""
-    return f"{100 * interval.value:+.1f} % [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
-
-
-def paired_difference(
-    reference: dict[int, Any], other: dict[int, Any], key: str, resamples: int = 2000
-) -> Interval | None:
-    """Relative difference of a measure, paired by seed and clip; the 95 % interval resamples seeds and clips.
-
-    Clips count that have the measure in both rows at every seed; None where there is none, and for the reference.
-    """
-    table, column = PAIRED[key]
-    seeds = [seed for seed in reference if seed in other]
-    if not seeds or other is reference:
-        return None
-
-    def measured(result: dict[str, Any]) -> dict[str, float]:
-        return {row["id"]: row[column] for row in result.get(table, []) if row.get(column) is not None}
-
-    pairs = [(measured(reference[seed]), measured(other[seed])) for seed in seeds]
-    clips = [clip for clip in pairs[0][0] if all(clip in a and clip in b for a, b in pairs)]
-    if not clips:
-        return None
-    values_KN2 = np.asarray([[(a[clip], b[clip]) for clip in clips] for a, b in pairs])
-    generator = np.random.default_rng(0)
-    draws = []
-    for _ in range(resamples):
-        chosen = values_KN2[generator.integers(len(seeds), size=len(seeds))]
-        drawn = generator.integers(len(clips), size=len(clips))
-        sums = chosen[:, drawn].sum((0, 1))
-        draws.append(sums[1] / sums[0] - 1)
-    total = values_KN2.sum((0, 1))
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Interval(float(total[1] / total[0] - 1), float(low), float(high), len(clips))
+        results = {seed: read_result(folder, name, seed) for seed in config.seeds_of(row)}
+        if whole := {seed: result for seed, result in results.items() if result is not None}:
+            done[name] = whole
+    return done

@@ -13,6 +13,9 @@ from llmcodec.evaluation.reconstruction import ReconstructionResult
 from llmcodec.evaluation.results import SystemRow
 from llmcodec.report.verdict import verdict
 
+LENGTHS = {"cut": "", "superb": "; the shorter signal of a pair is padded with zeros, as in Codec-SUPERB"}
+"""What the tables' titles say of pairs of unequal length; the default is not mentioned."""
+
 
 def by_domain(rows: Sequence[SystemRow]) -> dict[str, list[SystemRow]]:
     """Title -> rows: over everything, then per domain if there are several."""

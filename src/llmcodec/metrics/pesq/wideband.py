@@ -90,7 +90,9 @@ def _input_filter(wav_S: np.ndarray) -> np.ndarray:
 def _high_pass(wav_S: np.ndarray) -> np.ndarray:
     """P.862.2's filter with the package's roundings to 32 bits, bit for bit.
 
-    The model hears them as noise where there is only an offset or a rumble: with 64 bits, scores differ by up to 2e-3.
+    The model hears them as noise where there is little but an offset or a rumble: with 64 bits, scores differ by up to
+    2e-3, under loud hum by up to 0.1. Which noise they make hangs on the last bit of the level, so that under loud hum
+    the package and we differ by up to 1e-2, as the package does from itself (docs/results/pesq.md).
     The package subtracts from each input the last state, then the one before, which is the order in which `sosfilt`
     treats an input of the sample before.
     """
