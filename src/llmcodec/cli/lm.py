@@ -266,17 +266,17 @@ def sample(
         prompt: audio file to continue; may be repeated.
         text: text to read; phonemes with spaces between them for models trained on tts_aligned; may be repeated.
         output: folder for the results.
-        seconds: most new audio per clip; it may end earlier.
-        min_seconds: least new audio per clip.
+        seconds: maximum new audio per clip.
+        min_seconds: minimum new audio per clip.
         prompt_seconds: use only the first part of a prompt.
         count: clips per prompt or text.
-        speaker: for models that read one before the text.
-        language: for models that read one before the text.
+        speaker: name, for models that read one before the text.
+        language: code, for models that read one before the text.
         temperature: below 1 sharper, above 1 flatter; 0 always takes the likeliest code.
         top_k: sample from this many likeliest codes; 0 from all.
         top_p: sample from the likeliest codes that together have this probability.
         repetition_penalty: divide the odds of recent codes by this; 1 does nothing.
-        seed: same seed, same clips.
+        seed: of sampling; the same seed gives the same clips.
         codec: codec of the LM, if it was moved; default: the name in the LM's card.
         stream: pcm (16-bit little-endian) or wav to standard output, one clip.
         dtype: precision of the LM.

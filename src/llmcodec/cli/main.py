@@ -52,7 +52,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "export": Command("export a codec: Hugging Face folder with a card, or ONNX", "cli.codecs:export_codec"),
     "prior": Command("count which codes follow each other, for encoding by search", "cli.codecs:prior"),
     "convert": Command("AUV and LLM-Codec checkpoints to codec folders, and back", "cli.codecs:convert"),
-    "verify": Command("is a folder undamaged? Every file of it, a line each", "cli.verify:verify"),
+    "verify": Command("check a folder for damage, one line per file", "cli.verify:verify"),
     "evaluate": {
         "reconstruction": Command(
             "fidelity: Codec-SUPERB's metrics, WER and more, per file, codec and domain",

@@ -78,7 +78,7 @@ class CorpusOptions(OptionGroup):
     max_seconds: float = math.inf
     """Leave out longer clips."""
     max_bad: MaxBad = 0
-    """Clips that may turn out unreadable, 20 or 1%: each is named and left out; one more stops the run."""
+    """Limit of unreadable clips, e.g. 20 or 1%: each is named and left out; one more stops the run."""
 
     def __post_init__(self) -> None:
         read_max_bad(self.max_bad)

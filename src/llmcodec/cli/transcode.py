@@ -32,7 +32,7 @@ class CodingOptions(OptionGroup):
     long_seconds: float = 60.0
     """Longer files are coded piece by piece in constant memory."""
     max_bad: MaxBad = "100%"
-    """Files that may fail, 20 or 1%; one more stops the run. Whatever it is, a file that failed means exit code 1."""
+    """Limit of failing files, e.g. 20 or 1%; one more stops the run. Any failed file gives exit code 1."""
 
 
 def encode(

@@ -1,4 +1,4 @@
-"""`llmcodec verify`: is what llmcodec wrote still whole and undamaged?
+"""`llmcodec verify`: check files that llmcodec wrote for damage.
 
 Test: tests/cli/test_verify.py.
 """
@@ -9,7 +9,7 @@ from llmcodec.cli.summary import Failed
 
 
 def verify(inputs: list[str], write_digests: bool = False) -> None:
-    """Check files and folders that llmcodec wrote: a line for each file, and for each codec, language model, ...
+    """Check files and folders that llmcodec wrote; prints a line for each file, codec, language model, ...
 
     Weights are compared with the digests that were stored when they were saved; a tensor that differs is named. The
     exit code is 1 if anything is damaged.
@@ -19,8 +19,8 @@ def verify(inputs: list[str], write_digests: bool = False) -> None:
 
     Args:
         inputs: codec, LM, adapter, ONNX or run folders, checkpoints, token files, shards, or folders of them.
-        write_digests: note the weights of these folders as they are now: for folders of llmcodec 0.1, or after another
-            program has changed them. The check follows.
+        write_digests: first store the digests of the current weights, for folders of llmcodec 0.1 or after another
+            program has changed them.
     """
     from llmcodec.experiments.verification import note_digests
     from llmcodec.experiments.verification import verify as verify_place

@@ -1,10 +1,10 @@
-"""Whether a file or folder that llmcodec wrote is whole and undamaged, told file by file.
+"""Check files and folders that llmcodec wrote for damage, file by file.
 
     for finding in verify("runs/rate"): print(finding)
 
-Every file of weights and tokens is read whole. Then every folder that is a codec, a language model, an ONNX export or a
-checkpoint is opened as the commands open it, so that a tensor too few or of another shape is found where there are no
-digests. Test: tests/cli/test_verify.py.
+Every file of weights and tokens is read completely. Then every folder that is a codec, a language model, an ONNX export
+or a checkpoint is opened as by the commands, so that missing tensors and wrong shapes are found even without digests.
+Test: tests/cli/test_verify.py.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ PICKLED_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found out about one file or folder."""
+    """The finding for one file or folder."""
 
     path: Path
     said: str
-    """What it is, or what is wrong with it, which names the file itself."""
+    """What it is, or the error, which names the file."""
     is_damaged: bool = False
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ def verify(place: str | Path) -> Iterator[Finding]:
     """Check a file, or everything below a folder.
 
     Raises:
-        ValueError: there is no such place, or nothing in it that llmcodec could check.
+        ValueError: no such file or folder, or nothing in it that llmcodec can check.
     """
     root = Path(place)
     if not root.exists():

@@ -36,8 +36,8 @@ class DataConfig:
     max_seconds: float | None = 20.0
     """Drop longer clips; null keeps all."""
     max_bad: MaxBad = 0
-    """Clips that may turn out bad (missing, damaged, NaN), 20 or 1%: each is named, and the next shorter clip that can
-    be read takes its place. One more stops the run."""
+    """Limit of bad clips (missing, damaged, NaN), e.g. 20 or 1%: each is named, and the next shorter readable clip
+    takes its place. One more stops the run."""
     clips_per_batch: int = 8
     """Clips in one micro-batch on one process."""
     crop_seconds: float | None = None
