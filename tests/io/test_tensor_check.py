@@ -58,7 +58,7 @@ def test_what_was_saved_passes_and_a_flipped_bit_names_its_tensor(tmp_path):
         flip(path, tensor, byte, bit)
         with pytest.raises(ValueError, match=f"model.safetensors: {tensor} differs from what was saved") as failure:
             check_tensors(path)
-        assert "\n" not in str(failure.value) and "llmcodec verify --write-digests" in str(failure.value)
+        assert "\n" not in str(failure.value) and f"llmcodec verify {tmp_path} --write-digests" in str(failure.value)
         flip(path, tensor, byte, bit)
         check_tensors(path)
 

@@ -45,6 +45,26 @@ def test_a_round_trip_keeps_values_dtypes_and_integer_keys(tmp_path):
     assert not list(tmp_path.glob(".tmp*"))
 
 
+def test_a_flipped_bit_and_values_that_are_not_finite_name_the_tensor(tmp_path):
+    folder = save_checkpoint(tmp_path, 1, items())
+    path = folder / "objective.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-3] + bytes([whole[-3] ^ 4]) + whole[-2:])
+    with pytest.raises(ValueError, match=r"objective/\w+ differs from what was saved.*delete this folder to resume"):
+        load_checkpoint(folder)
+    path.write_bytes(whole)
+    assert same(load_checkpoint(folder), load_checkpoint(folder)) == []
+    (folder / "digests.json").unlink()  # as llmcodec 0.1 left it
+    load_checkpoint(folder)
+    unknown = items()
+    unknown["usage"]["usage_V"] = torch.tensor([torch.inf])  # codes of another partition
+    assert load_checkpoint(save_checkpoint(tmp_path, 2, unknown))["usage"]["usage_V"].isinf().all()
+    unknown["objective"]["weight"][1, 1] = torch.nan
+    folder = save_checkpoint(tmp_path, 3, unknown)
+    with pytest.raises(ValueError, match="objective/weight holds NaN or infinite values"):
+        load_checkpoint(folder)
+
+
 def test_the_comparison_itself_sees_differences():
     assert same(items(1.0), items(2.0)), "random weights differ"
     assert same({0: torch.ones(1)}, {"0": torch.ones(1)}) and same(torch.ones(1), torch.ones(1).double())

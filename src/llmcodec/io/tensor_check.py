@@ -87,10 +87,11 @@ def check_tensors(path: AnyPath, *, ours: bool = True, finite: bool = True) -> P
     if ours and not report.has_digests and folder not in _told:
         _told.add(folder)
         _logger.warning(
-            "%s: no digests for %s, so damage to the weights could not be seen; `llmcodec verify --write-digests` "
+            "%s: no digests for %s, so damage to the weights could not be seen; `llmcodec verify %s --write-digests` "
             "adds them",
             place.parent,
             place.name,
+            place.parent,
         )
     return place
 
@@ -106,7 +107,7 @@ def inspect_tensors(path: AnyPath, finite: bool = True) -> TensorReport:
             state = "differs from" if name in found and name in expected else "is not in both the file and"
             raise ValueError(
                 f"{place}: {name[:80]} {state} what was saved, by {DIGESTS}: the file is damaged, copy it again; or "
-                "another program wrote it, then `llmcodec verify --write-digests` notes it as it is"
+                f"another program wrote it, then `llmcodec verify {place.parent} --write-digests` notes it as it is"
             )
     if memory is not None:
         memory.write()
@@ -238,7 +239,7 @@ def _stored(folder: Path) -> dict[str, dict[str, str]]:
         raise ValueError(f"{path}: of another format ({str(values.get('format'))[:40]!r}); made by a newer llmcodec?")
     files: Any = values.get("files")
     if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
-        raise ValueError(f"{path}: damaged; `llmcodec verify --write-digests` makes it again")
+        raise ValueError(f"{path}: damaged; `llmcodec verify {folder} --write-digests` makes it again")
     return files
 
 
