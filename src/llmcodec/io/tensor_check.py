@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -209,18 +209,18 @@ def _is_finite(dtype: str, chunk: bytes | memoryview) -> bool:
 def _safetensors(path: Path) -> Iterator[_Tensor]:
     header = read_header(path)
 
-    def chunks(start: int, stop: int) -> Iterator[bytes]:
-        with open(path, "rb") as file:
-            file.seek(header.data_start + start)
-            while start < stop:
-                data = file.read(min(CHUNK_BYTES, stop - start))
-                if not data:
-                    raise ValueError(f"{path}: changed while it was read")
-                start += len(data)
-                yield data
+    def chunks(file: IO[bytes], start: int, stop: int) -> Iterator[bytes]:
+        file.seek(header.data_start + start)
+        while start < stop:
+            data = file.read(min(CHUNK_BYTES, stop - start))
+            if not data:
+                raise ValueError(f"{path}: changed while it was read")
+            start += len(data)
+            yield data
 
-    for name, entry in header.tensors.items():
-        yield _Tensor(name, entry.dtype, entry.shape, chunks(entry.start, entry.stop))
+    with open(path, "rb", buffering=0) as file:
+        for name, entry in header.tensors.items():
+            yield _Tensor(name, entry.dtype, entry.shape, chunks(file, entry.start, entry.stop))
 
 
 def _onnx_tensors(path: Path) -> Iterator[_Tensor]:
