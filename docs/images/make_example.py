@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from llmcodec import LLMCodec, assets
-from llmcodec.codec.token_prior import PRIOR_FILE, BigramPrior
+from llmcodec.codec.token_prior import PRIOR_FILE, load_prior
 from llmcodec.data.manifest import read_manifest
 from llmcodec.io import audio
 
@@ -36,7 +36,7 @@ def main() -> None:
     with torch.no_grad():
         codes_T = codec.encode(torch.from_numpy(wav_S)[None, None]).audio_codes[0, 0]
         again_S = codec.decode(codes_T[None, None], length=len(wav_S)).audio_values[0, 0].numpy()
-    prior = BigramPrior.load(Path(assets.codec_folder()) / PRIOR_FILE, codec)
+    prior = load_prior(Path(assets.codec_folder()) / PRIOR_FILE, codec)
     before_T = torch.cat([torch.tensor([-1]), codes_T[:-1]])  # nothing stands before the first
     bits_T = (prior.nats(before_T, codes_T) / np.log(2)).numpy()
     seconds, hop = len(wav_S) / rate, 1 / codec.frame_rate

@@ -135,6 +135,15 @@ class RateScorer(Protocol):
             (X, P) float32.
         """
 
+    def leave_out(self, wav_S: Tensor) -> RateScorer:
+        """The scorer to search one clip by: one that has learnt nothing from it.
+
+        A scorer that has seen the clip finds its own codes cheap, and search changes hardly a code.
+
+        Args:
+            wav_S: the clip, or a part of it, at the codec's rate.
+        """
+
     def to(self, device: torch.device) -> RateScorer:
         """The same scorer on another device."""
 

@@ -39,7 +39,8 @@ def test_prior_writes_a_codec_that_searches(manifest, tmp_path, capsys):
         wav = torch.from_numpy(audio.load(clip.path, 16_000))[None, None]
         tokens.append(plain.encode(wav).audio_codes[0, 0])
     wanted = BigramPrior.fit(tokens, plain.codebook_size)
-    assert torch.equal(searching.prior.keys_G, wanted.keys_G) and torch.equal(searching.prior.counts_G, wanted.counts_G)
+    found = searching.prior.pooled
+    assert torch.equal(found.keys_G, wanted.keys_G) and torch.equal(found.counts_G, wanted.counts_G)
 
 
 def test_a_folder_in_use_and_a_device_that_is_not_there_are_refused_before_anything_is_encoded(

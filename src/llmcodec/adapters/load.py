@@ -28,7 +28,7 @@ from llmcodec.assets import BUNDLED, codec_folder
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.folder import CONFIG, MAX_JSON_BYTES, check_foreign_folder
 from llmcodec.codec.search import SearchConfig, SearchingCodec
-from llmcodec.codec.token_prior import PRIOR_FILE, BigramPrior
+from llmcodec.codec.token_prior import PRIOR_FILE, load_prior
 from llmcodec.io.structured import read_object
 from llmcodec.protocol import Codec
 
@@ -84,7 +84,7 @@ def _searching(place: str, weight: float | None, device: str) -> SearchingCodec:
     if not file.is_file():
         raise ValueError(f"codec search:{place}: no {PRIOR_FILE} beside it; `llmcodec prior {place} -o DIR` makes it")
     config = SearchConfig() if weight is None else SearchConfig(weight=weight)
-    return SearchingCodec(codec, BigramPrior.load(file, codec), config)
+    return SearchingCodec(codec, load_prior(file, codec), config)
 
 
 def _split_codebooks(name: str) -> tuple[str, int | None]:

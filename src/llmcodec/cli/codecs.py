@@ -18,12 +18,14 @@ def prior(
     codec: str,
     output: str,
     corpus: ClipOptions = ClipOptions(split=("train",), min_seconds=0.0),
+    folds: int = 10,
     overwrite: bool = False,
     device: DeviceOptions = DeviceOptions(),
 ) -> str:
     """Write a copy of a codec with the counts that rate-aware encoding needs; `--codec search:OUTPUT` then searches.
 
-    A clip that cannot be read stops it; with --max-bad it is named and left out.
+    The counts know their clips: one that is searched later is searched by the counts of others. A clip that cannot be
+    read stops it; with --max-bad it is named and left out.
 
       llmcodec prior runs/rate -o searched --manifest corpus/manifest.jsonl
 
@@ -34,6 +36,7 @@ def prior(
         manifest: JSONL manifest of speech like that to be encoded (ten minutes help, hours are better); bundled is the
             corpus in the package.
         split: count these splits, joined by commas; null takes all clips.
+        folds: parts that the clips are counted in; a clip is searched by the parts that it is not in.
         overwrite: write into a folder that is not empty.
     """
     with FilesBar("counting") as bar:
@@ -41,6 +44,7 @@ def prior(
             codec,
             output,
             corpus.clips(),
+            folds=folds,
             device=device.torch_device(),
             overwrite=overwrite,
             watcher=bar,

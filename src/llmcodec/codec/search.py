@@ -7,8 +7,9 @@ decoded, and kept where
     mel distance around the frame  +  weight * (nats of the clip with this code here + repeats)
 
 falls, where every neighbour that has the same code costs `repeat_nats` more. The nats are a `RateScorer`'s, usually a
-`token_prior.BigramPrior`'s: -ln p(code | code before) - ln p(code after | code), counted on a corpus. Nothing is
-trained, and codebook, decoder and token files stay as they are: encoding costs more, decoding nothing.
+`token_prior.FoldedPrior`'s: -ln p(code | code before) - ln p(code after | code), counted on a corpus; a clip of that
+corpus is searched by the counts of others. Nothing is trained, and codebook, decoder and token files stay as they are:
+encoding costs more, decoding nothing.
 Analysis by synthesis (Atal & Remde 1982, multi-pulse coding) with the Lagrangian of entropy-constrained quantisation
 (Chou, Lookabaugh & Gray 1989). What it gains and costs: docs/search.md.
 
@@ -172,6 +173,7 @@ class SearchingCodec:
     def search(self, wav_S: Tensor, query_TC: Tensor, codes_T: Tensor) -> Tensor:
         """Better codes (T,) for one clip, from its samples, its unit-norm queries and the codes to start from."""
         config, frames, hop = self.config, codes_T.numel(), self.hop_samples
+        prior = self.prior.leave_out(wav_S)
         near = (query_TC @ self.plain.codebook_VC.T).topk(min(config.candidates, self.codebook_size))
         codes_T = codes_T.clone()
         wav_S = F.pad(wav_S[: frames * hop], (0, max(0, frames * hop - wav_S.numel())))
@@ -183,7 +185,7 @@ class SearchingCodec:
                 chosen_P = torch.arange(min(first + offset, last), last, config.spacing, device=codes_T.device)
                 if not chosen_P.numel():
                     continue
-                trials_XP, nats_XP = self._trials(codes_T, chosen_P, near.values, near.indices)
+                trials_XP, nats_XP = self._trials(prior, codes_T, chosen_P, near.values, near.indices)
                 codes_XT = codes_T[low:high].repeat(len(trials_XP), 1)
                 codes_XT[:, chosen_P - low] = trials_XP
                 wav_XS = self.sketch.decode(codes_XT[:, None]).audio_values[:, 0]
@@ -192,7 +194,9 @@ class SearchingCodec:
                 codes_T[chosen_P] = trials_XP.gather(0, best_P[None])[0]
         return codes_T
 
-    def _trials(self, codes_T: Tensor, chosen_P: Tensor, score_TK: Tensor, near_TK: Tensor) -> tuple[Tensor, Tensor]:
+    def _trials(
+        self, prior: RateScorer, codes_T: Tensor, chosen_P: Tensor, score_TK: Tensor, near_TK: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The present codes of the chosen frames and the most promising others, (1 + A, P), and what they cost."""
         config = self.config
         beside_T = F.pad(codes_T, (1, 1), value=-1)
@@ -200,7 +204,7 @@ class SearchingCodec:
 
         def nats(codes_XP: Tensor) -> Tensor:
             repeats_XP = (codes_XP == before_P).float() + (codes_XP == after_P).float()
-            return self.prior.trial_nats(codes_T, chosen_P, codes_XP) + config.repeat_nats * repeats_XP
+            return prior.trial_nats(codes_T, chosen_P, codes_XP) + config.repeat_nats * repeats_XP
 
         now_P, near_KP, promise_KP = codes_T[chosen_P], near_TK[chosen_P].T, score_TK[chosen_P].T
         if config.weight:

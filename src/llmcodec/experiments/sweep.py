@@ -39,6 +39,7 @@ from llmcodec.runtime.opening import pick_device
 from llmcodec.training.recipe import Recipe
 from llmcodec.training.run_folder import MAY_DIFFER, MAY_GROW
 from llmcodec.training.trainer import train_or_resume
+from llmcodec.transcode.prior import count_prior
 
 ReadRecipe = Callable[[Sequence[str]], Recipe]
 NOT_COMPARED = {"name", "data.manifest", *MAY_DIFFER} - {"data.clips_per_batch"}
@@ -309,15 +310,12 @@ def ready_to_run(codec: Codec) -> Codec:
 
 
 def searching(codec: Codec, clips: Sequence[Clip], weight: float) -> Codec:
-    """The codec, searching by the bigrams of its nearest codes on these clips."""
+    """The codec, searching by the bigrams of its nearest codes on these clips; each of them by those of others."""
     from llmcodec.codec.search import SearchConfig, SearchingCodec
-    from llmcodec.codec.token_prior import BigramPrior
 
     if not isinstance(codec, LLMCodec):
         raise ValueError("sweep: search is for llmcodec's own codecs")
-    with EncodedCorpus(ready_to_run(codec)) as encoded:
-        prior = BigramPrior.fit(encoded.tokens(clips, keep=False), codec.codebook_size)
-    return SearchingCodec(codec, prior, SearchConfig(weight=weight))
+    return SearchingCodec(codec, count_prior(codec, clips), SearchConfig(weight=weight))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,8 @@ import torch
 from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.fast.engine import optimize_for_inference
-from llmcodec.codec.token_prior import PRIOR_FILE, BigramPrior
+from llmcodec.codec.landmarks import find_landmarks
+from llmcodec.codec.token_prior import FOLDS, PRIOR_FILE, CountedClip, FoldedPrior
 from llmcodec.data.manifest import Clip, find_missing
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.bad_rows import BadRows, MaxBad
@@ -43,6 +44,7 @@ def write_prior(
     output: str | os.PathLike[str],
     clips: Sequence[Clip],
     *,
+    folds: int = FOLDS,
     device: str = "cpu",
     overwrite: bool = False,
     watcher: Watcher | None = None,
@@ -54,6 +56,7 @@ def write_prior(
         codec: bundled, a folder, or a Hugging Face hub id of an llmcodec codec.
         output: folder to write; it appears under this name when it is complete.
         clips: whose codes are counted.
+        folds: a clip that is counted will be searched by the counts of the other folds.
         device: where the codec runs.
         overwrite: write into a folder that is not empty.
         watcher: receives progress.
@@ -70,13 +73,39 @@ def write_prior(
     bad = BadRows(max_bad, len(clips))
     find_missing(clips, bad)
     with atomic_folder(output, merge=overwrite) as folder:  # before the work, so that one in use is refused first
-        runtime = TorchRuntime(optimize_for_inference(model, "fp32"), codec)
-        whole = [(clip, {clip.id: 0}) for clip in clips]
-        encoded = encode_views(runtime, whole, bad, lambda clip, _: watcher.advance(1, clip.duration))
-        tokens = [torch.from_numpy(codes_QT[0]) for *_, codes_QT in encoded]
-        if not tokens:
-            raise ValueError(f"prior: none of {len(clips)} clips could be read; the first: {bad.reasons[clips[0].id]}")
-        prior = BigramPrior.fit(tokens, model.codebook_size)
+        prior = count_prior(model, clips, folds, bad, lambda clip: watcher.advance(1, clip.duration))
         model.save_pretrained(folder)
         prior.save(folder / PRIOR_FILE, model)
-    return PriorSummary(prior.keys_G.numel(), len(tokens), list(bad.reasons.values()))
+    return PriorSummary(prior.num_pairs, len(prior.ids), list(bad.reasons.values()))
+
+
+def count_prior(
+    codec: LLMCodec,
+    clips: Sequence[Clip],
+    folds: int = FOLDS,
+    bad: BadRows | None = None,
+    on_clip: Callable[[Clip], None] = lambda clip: None,
+) -> FoldedPrior:
+    """The counts of a codec's nearest codes on clips.
+
+    Args:
+        codec: encodes them.
+        clips: what is counted.
+        folds: as `write_prior`.
+        bad: takes the clips that cannot be read; None: the first one is an error.
+        on_clip: called with every clip that was read, or could not be.
+
+    Raises:
+        ValueError: too many clips that cannot be read, or none that can.
+    """
+    bad = bad or BadRows(0, len(clips))
+    runtime = TorchRuntime(optimize_for_inference(codec, "fp32"), "prior")
+    whole = [(clip, {clip.id: 0}) for clip in clips]
+    encoded = encode_views(runtime, whole, bad, lambda clip, _: on_clip(clip))
+    counted = [
+        CountedClip(clip.id, find_landmarks(view.wavs[0]), torch.from_numpy(codes_QT[0]))
+        for clip, _, view, codes_QT in encoded
+    ]
+    if clips and not counted:
+        raise ValueError(f"prior: none of {len(clips)} clips could be read; the first: {bad.reasons[clips[0].id]}")
+    return FoldedPrior.fit(counted, codec.codebook_size, folds)
