@@ -14,6 +14,7 @@ from llmcodec.codec.search import SearchingCodec
 from llmcodec.codec.token_prior import PRIOR_FILE, BigramPrior
 from llmcodec.data.manifest import Clip, read_manifest, write_manifest
 from llmcodec.io import audio
+from llmcodec.io.token_shards import open_token_shards
 from llmcodec.runtime.torch_runtime import TorchRuntime
 from llmcodec.transcode.prior import write_prior
 
@@ -93,3 +94,26 @@ def test_wrong_places(tmp_path):
         load_codec("search:random:encodec_24khz")
     with pytest.raises(ValueError, match="only codecs of llmcodec itself"):
         write_prior("random:encodec_24khz", str(tmp_path / "out"), [])
+
+
+def test_tokenize_searches_a_counted_clip_by_others_and_names_one_that_sounds_different(manifest, tmp_path, capsys):
+    """Views begin later than the clip that was counted, and are known all the same."""
+    main(["prior", "bundled", "-o", str(tmp_path / "searched"), "--manifest", str(manifest), "--folds", "2"])
+    clips = read_manifest(manifest)
+    wav, rate = clips[0].read()
+    audio.write(tmp_path / "louder.wav", 1.1 * wav, rate)
+    altered = Clip(clips[0].id, str(tmp_path / "louder.wav"), clips[0].duration, split="train")
+    write_manifest(tmp_path / "m.jsonl", [altered, clips[1]])
+    arguments = ["--codec", f"search:{tmp_path / 'searched'}", "--manifest", str(tmp_path / "m.jsonl"), "--views", "2"]
+    capsys.readouterr()
+    assert main(["tokenize", *arguments, "-o", str(tmp_path / "tokens")]) == 0
+    said = capsys.readouterr().out
+    assert f"1 clips have ids that the codec's prior has counted with other audio (the first: {clips[0].id!r})" in said
+    rows = {row.id: row.codes[0, 0] for row in open_token_shards(tmp_path / "tokens" / "train")[1]}
+    searching = load_codec(f"search:{tmp_path / 'searched'}")
+    prior, wav_S = searching.prior, audio.load(clips[1].path, 16_000)
+    for start in (0, 160):
+        searching.prior = prior.without((1,))  # the second clip is in the second fold
+        found = searching.encode(torch.from_numpy(wav_S[start:])[None, None]).audio_codes[0, 0]
+        name = f"{clips[1].id}#{start}" if start else clips[1].id
+        assert rows[name].tolist() == found.tolist()

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +47,8 @@ class Tokenized:
     """Number of clips that were in the shards before."""
     again: list[str] = field(default_factory=list)
     """A line on every clip that was there before and is made again: its audio has changed, or its shard was damaged."""
+    sounds_new: list[str] = field(default_factory=list)
+    """Ids of clips that the prior of a searching codec has counted by name, but does not know by their sound."""
 
 
 def split_folders(clips: Sequence[Clip], output: Path) -> dict[Path, list[Clip]]:
@@ -114,6 +117,12 @@ def describe(results: Mapping[Path, Tokenized]) -> list[str]:
         lines += [f"  made again: {line}" for line in result.again[:MOST_LISTED]]
         if len(result.again) > MOST_LISTED:
             lines.append(f"  and {len(result.again) - MOST_LISTED} more")
+        if result.sounds_new:
+            lines.append(
+                f"warning: {len(result.sounds_new)} clips have ids that the codec's prior has counted with other audio "
+                f"(the first: {result.sounds_new[0]!r}); if it is the same speech, its own counts were not left out: "
+                "count it again with `llmcodec prior` on this manifest"
+            )
     return lines
 
 
@@ -170,6 +179,8 @@ def tokenize_clips(
         for clip, name, view, codes_QT in encode_views(
             runtime, missing, bad, lambda clip, starts: on_clip(len(starts) * clip.duration)
         ):
+            if name == clip.id and counted_as_other_sound(runtime, name, view.wavs[0]):
+                done.sounds_new.append(name)
             tokens = vars(view.clip([codes_QT]))
             shards.add(TokenRow(**tokens, id=name, text=texts[name], speaker=clip.speaker, language=clip.language))
             done.clips += 1
@@ -203,6 +214,12 @@ def drop_stale(shards: TokenShardWriter, planned: Sequence[tuple[Clip, Views]], 
                 break
     shards.drop(ids)
     return lines
+
+
+def counted_as_other_sound(runtime: Runtime, name: str, wav_S: np.ndarray) -> bool:
+    """Whether the prior that a codec searches by has counted a clip of this name, but not this sound."""
+    prior: Any = getattr(getattr(runtime, "codec", None), "prior", None)  # a token_prior.FoldedPrior needs torch
+    return name in getattr(prior, "ids", ()) and not prior.folds_of(wav_S)
 
 
 def plan_views(clips: Sequence[Clip], views: int, hop_samples: int) -> list[tuple[Clip, Views]]:
