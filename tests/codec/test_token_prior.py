@@ -14,6 +14,7 @@ from llmcodec.codec.token_prior import OLD_FORMAT, PRIOR_FILE, BigramPrior, Coun
 from llmcodec.codec.token_prior import codebook_hash as hash_of
 from llmcodec.data.manifest import read_manifest
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
+from llmcodec.io.tensor_check import DIGESTS
 from llmcodec.io.tensor_file import read_arrays, write_arrays
 from llmcodec.runtime.torch_runtime import fingerprint
 from llmcodec.transcode.prior import count_prior
@@ -101,6 +102,7 @@ def kept(prior):
 def test_a_prior_of_another_codec_and_a_damaged_file_are_refused(prior, tmp_path):
     codec, path = small_codec(), tmp_path / PRIOR_FILE
     prior.save(path, codec)
+    (tmp_path / DIGESTS).unlink()
     arrays, metadata = read_arrays(path, 1 << 20)
     with pytest.raises(ValueError, match="another codec"):
         load_prior(path, load_codec("bundled"))
