@@ -98,7 +98,7 @@ def count_prior(
     Raises:
         ValueError: too many clips that cannot be read, or none that can.
     """
-    bad = bad or BadRows(0, len(clips))
+    bad = BadRows(0, len(clips)) if bad is None else bad
     runtime = TorchRuntime(optimize_for_inference(codec, "fp32"), "prior")
     whole = [(clip, {clip.id: 0}) for clip in clips]
     encoded = encode_views(runtime, whole, bad, lambda clip, _: on_clip(clip))
