@@ -18,6 +18,7 @@ from torch import nn
 
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.network import build_parts
+from llmcodec.io.model_config import check_config, read_configs
 from llmcodec.io.structured import read_object
 from llmcodec.io.tensor_check import INDEX, WEIGHTS, check_tensors, weight_files
 from llmcodec.io.tensor_file import TensorEntry, read_header
@@ -76,23 +77,13 @@ def check_foreign_folder(folder: str | os.PathLike[str]) -> None:
     """
     place = Path(folder)
     settings = read_config(place)
+    read_configs(place)
     if not (place / WEIGHTS).exists() and not (place / INDEX).exists():
         return
-    most = max(1 << 20, sum(entry.num_elements for entry in read_tensors(place).values()))
-    _check_numbers(place / CONFIG, settings, most)
+    tensors = read_tensors(place)
+    check_config(place / CONFIG, settings, sum(entry.num_elements for entry in tensors.values()), len(tensors))
     for path in weight_files(place):
         check_tensors(path, ours=False)
-
-
-def _check_numbers(path: Path, settings: dict[str, Any], most: int) -> None:
-    """Check that no integer anywhere in a configuration is larger than `most`."""
-    waiting: list[Any] = [settings]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, (dict, list)):
-            waiting += value.values() if isinstance(value, dict) else value
-        elif isinstance(value, int) and abs(value) > most:
-            raise ValueError(f"{path}: contains the number {value}, more than the {most} weights in all")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from llmcodec.io.bad_rows import MaxBad, read_max_bad
+from llmcodec.io.lm_card import check_template
 from llmcodec.lm.sequences import FORMATS, SPEAKS_TEXT
 from llmcodec.lm.small_lm import SmallLMConfig
 
@@ -61,8 +62,7 @@ class LMDataConfig:
         if self.units_ahead < 0:
             raise ValueError(f"recipe: data.units_ahead cannot be negative, got {self.units_ahead}")
         read_max_bad(self.max_bad)
-        if "{text}" not in self.text_template:
-            raise ValueError(f"recipe: data.text_template must contain {{text}}, got {self.text_template!r}")
+        check_template(self.text_template, "recipe: data")
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,17 @@ vocabulary (`full`). Shapes: T tokens. Test: `pytest tests/lm/test_token_lm.py`.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from llmcodec.io.structured import read_object, write_json
+from llmcodec.io.lm_card import CARD, TokenLMCard
+from llmcodec.io.model_config import read_configs
 from llmcodec.io.tensor_check import check_tensors, find_missing_files
 from llmcodec.io.tensor_file import read_header
-from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.audio_tokens import AudioTokens, find_audio_tokens
 from llmcodec.lm.backbone import DTYPES
 from llmcodec.lm.bundled import load_causal_lm
@@ -31,59 +29,10 @@ from llmcodec.lm.growth import grow_embeddings, is_tied, write_rows
 from llmcodec.lm.logits import evaluating, hidden_states, output_rows, target_nats
 from llmcodec.lm.packing import score_in_windows
 
-CARD = "token_lm.json"
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 AUDIO_ROWS = "audio_rows.safetensors"
 Normalise = Literal["audio", "full"]
-
-
-@dataclass(frozen=True)
-class TokenLMCard:
-    """Contents of `token_lm.json`, next to the weights."""
-
-    codec: TokenProvenance | None = None
-    """Codec whose tokens the LM speaks; None if not recorded."""
-    formats: list[str] = field(default_factory=list)
-    """Its training formats: audio, tts, tts_stream, tts_aligned, asr, interleaved."""
-    loss: str = ""
-    """Where the training loss was taken, in words."""
-    base: str = ""
-    """Name or path of the LM it started from; for an adapter folder, the LM below it."""
-    seed: int = 0
-    """Of the initial audio rows."""
-    max_tokens: int | None = None
-    """Longest sequence in training."""
-    text_template: str = "{text}"
-    """Template of a transcript; fields {text}, {speaker}, {language}."""
-    turns: tuple[int, int] | None = None
-    """Text tokens and codes of a turn, if it was trained on tts_stream."""
-    units_ahead: int | None = None
-    """Units read before their turn, if it was trained on tts_aligned."""
-    longest_unit: int | None = None
-    """Codes that 99 % of its units do not exceed; sampling ends units there."""
-    units: list[str] | None = None
-    """Names of its units if they are few (phonemes): others are rejected."""
-
-    def save(self, folder: Path) -> None:
-        write_json(folder / CARD, dataclasses.asdict(self))
-
-    @staticmethod
-    def load(folder: Path) -> TokenLMCard:
-        path = folder / CARD
-        if not path.is_file():
-            return TokenLMCard()
-        try:
-            facts = read_object(path)
-            codec, turns = facts.pop("codec", None), facts.pop("turns", None)
-            known = {f.name for f in dataclasses.fields(TokenLMCard)}
-            return TokenLMCard(
-                codec=None if codec is None else TokenProvenance(**codec),
-                turns=None if turns is None else (int(turns[0]), int(turns[1])),
-                **{name: value for name, value in facts.items() if name in known},
-            )
-        except (AttributeError, IndexError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: damaged ({error}); take it from the run again") from error
 
 
 class TokenLM:
@@ -217,6 +166,7 @@ def _folder(place: str) -> Path:
     if folder.is_dir():
         if not (folder / "config.json").is_file() and not (folder / CARD).is_file():
             raise ValueError(f"{place}: no language model in this folder (config.json or {CARD} is missing)")
+        read_configs(folder)
         return folder
     if place.count("/") > 1 or place.startswith((".", "/")):
         raise ValueError(f"{place}: no such folder")
