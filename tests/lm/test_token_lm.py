@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import resource
 from dataclasses import replace
 
+import huggingface_hub
 import pytest
 import torch
 
-from llmcodec.lm.token_lm import TokenLMCard, load_token_lm
+from llmcodec.adapters.load import load_codec
+from llmcodec.evaluation.wer import load_transcriber
+from llmcodec.io.lm_card import TokenLMCard
+from llmcodec.lm.backbone import FrozenCausalLM
+from llmcodec.lm.bundled import resolve_lm
+from llmcodec.lm.prepare import prepare_model
+from llmcodec.lm.recipe import LMModelConfig
+from llmcodec.lm.token_lm import AUDIO_ROWS, load_token_lm
 from llmcodec.protocol import TokenScorer
 
 from .small_token_lm import CODEC, FAMILIES, random_codes, token_lm
@@ -119,3 +128,76 @@ def test_what_is_no_token_lm(tmp_path):
     token_lm().model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="no codec tokens"):
         load_token_lm(str(tmp_path))
+
+
+def saved(folder, **settings):
+    """A token LM's folder with these settings in its config.json."""
+    lm = token_lm()
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    lm.card.save(folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"num_hidden_layers": 10**6}, r"num_hidden_layers is 1000000, but there are only \d+ tensors in the weights"),
+        ({"num_hidden_layers": 10**30}, "contains the number"),
+        ({"intermediate_size": 10**12}, "contains the number 1000000000000, more than the"),
+        ({"intermediate_size": 10**6}, r"describes a model of \d+ weights, the file has \d+"),
+        ({"vocab_size": 10**6}, r"describes a model of \d+ weights"),
+        ({"transformers_weights": "other.safetensors"}, "transformers_weights names other weights"),
+        ({"attn_implementation": "somebody/kernel"}, "is code from a hub, never run"),
+    ],
+)
+@pytest.mark.parametrize("how", ["token LM", "backbone", "base"])
+def test_a_configuration_that_the_weights_do_not_bear_takes_no_memory(tmp_path, settings, said, how):
+    folder = saved(tmp_path, **settings)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=said) as failure:
+        if how == "token LM":
+            load_token_lm(str(folder))
+        elif how == "backbone":
+            FrozenCausalLM.from_pretrained(str(folder))
+        else:
+            prepare_model(LMModelConfig(base=str(folder)), 40, True)
+    assert "\n" not in str(failure.value) and "config.json" in str(failure.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "token_lm.json", "generation_config.json"])
+def test_json_that_is_nested_without_end(tmp_path, name):
+    (saved(tmp_path) / name).write_text('{"a": ' + "[" * 100_000)
+    with pytest.raises(ValueError, match=f"{name}.*nested too deeply") as failure:
+        load_token_lm(str(tmp_path))
+    assert "\n" not in str(failure.value)
+
+
+def test_the_base_that_a_card_names_is_never_fetched(tmp_path, monkeypatch):
+    """`runs/base` was a folder when the adapter was trained; on the hub it could be anybody's."""
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", no_request)
+    folder = saved(tmp_path / "lm")
+    monkeypatch.setattr("llmcodec.lm.token_lm.check_adapter", lambda folder: None)
+    (folder / AUDIO_ROWS).touch()
+    for base in ("runs/base", "/gone/base", ""):
+        TokenLMCard(base=base).save(folder)
+        with pytest.raises(ValueError, match=f"token_lm.json: names the language model '{base}', .*never fetched"):
+            load_token_lm(str(folder))
+
+
+def no_request(name, **options):
+    assert options.get("local_files_only"), f"{name} was looked for on the hub"
+    raise OSError("not in the cache")
+
+
+def test_a_folder_that_is_gone_is_never_fetched(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", no_request)
+    (tmp_path / "runs").mkdir()
+    loaders = (load_token_lm, FrozenCausalLM.from_pretrained, resolve_lm, load_codec, load_transcriber)
+    for load in loaders:
+        with pytest.raises(ValueError, match="runs/gone: no such folder. runs/ is here, so this is not looked up"):
+            load("runs/gone")

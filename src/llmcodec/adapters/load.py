@@ -29,6 +29,7 @@ from llmcodec.codec import LLMCodec
 from llmcodec.codec.folder import CONFIG, MAX_JSON_BYTES, check_foreign_folder
 from llmcodec.codec.search import SearchConfig, SearchingCodec
 from llmcodec.codec.token_prior import PRIOR_FILE, load_prior
+from llmcodec.io.hub_names import refuse_lost_path
 from llmcodec.io.structured import read_object
 from llmcodec.protocol import Codec
 
@@ -112,6 +113,7 @@ def _folder(place: str) -> Path:
             )
         raise ValueError(f"codec {place}: a file, not a folder with config.json and weights")
     if HUB_ID.fullmatch(place):
+        refuse_lost_path(place, "codec")
         return _download(place)
     raise ValueError(
         f"no codec {place!r}: give {', '.join((BUNDLED, *WEIGHTLESS))}, a folder, a Hugging Face id (owner/name) or "

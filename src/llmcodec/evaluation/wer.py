@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from llmcodec.data.manifest import Clip
+from llmcodec.io.hub_names import refuse_lost_path
 from llmcodec.metrics.base import load_metric_package
 from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_ratio, compare_paired
 
@@ -173,6 +174,8 @@ def _faster_whisper(folder: Path) -> Transcriber:
 def _hugging_face(name: str) -> Transcriber:
     from transformers import pipeline
 
+    if not Path(name).is_dir():
+        refuse_lost_path(name, "word error rate: recogniser")
     recogniser: Any
     try:
         recogniser = pipeline("automatic-speech-recognition", model=name, device="cpu", trust_remote_code=False)

@@ -18,11 +18,12 @@ from llmcodec.codec import LLMCodec
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.folder import CONFIG, check_folder, read_config
 from llmcodec.codec.token_prior import PRIOR_FILE, BigramPrior
+from llmcodec.io.lm_card import CARD
 from llmcodec.io.tensor_check import DIGESTS, ENDINGS, find_missing_files, inspect_tensors, write_digests
 from llmcodec.io.tensor_file import read_header
 from llmcodec.io.token_file import load_token_file
 from llmcodec.io.token_shards import SHARD_ENDINGS, open_token_shards
-from llmcodec.lm.token_lm import ADAPTER_WEIGHTS, AUDIO_ROWS, CARD, check_adapter, load_token_lm
+from llmcodec.lm.token_lm import ADAPTER_WEIGHTS, AUDIO_ROWS, check_adapter, load_token_lm
 from llmcodec.runtime.onnx_config import CONFIG as ONNX_CONFIG
 from llmcodec.runtime.onnx_runtime import OnnxRuntime
 from llmcodec.training.checkpoint import STEP_FOLDER, UNBOUNDED, load_checkpoint

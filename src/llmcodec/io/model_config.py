@@ -15,8 +15,15 @@ from typing import Any
 from llmcodec.io.structured import read_object
 
 CONFIG = "config.json"
-READ_BY_TRANSFORMERS = (CONFIG, "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
-READ_BY_TRANSFORMERS += ("adapter_config.json", "preprocessor_config.json", "processor_config.json")
+READ_BY_TRANSFORMERS = (
+    CONFIG,
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "adapter_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
 MAX_BYTES = 1 << 26
 """Of such a file; the tokenizer's lists every audio token."""
 FEW_WEIGHTS = 1 << 20

