@@ -28,16 +28,16 @@ TEMPLATE_FIELDS = ("text", "speaker", "language")
 
 @dataclass(frozen=True)
 class TokenLMCard:
-    """What `token_lm.json` beside the weights says."""
+    """Contents of `token_lm.json`, next to the weights."""
 
     codec: TokenProvenance | None = None
-    """Codec whose tokens the LM speaks, with the digest of its weights; None where nobody wrote it down."""
+    """Codec whose tokens the LM speaks, with the digest of its weights; None if not recorded."""
     codec_path: str = ""
     """Where that codec was when the LM was saved: a full path. Empty: nowhere on this disk, or not known."""
     codec_relative_path: str = ""
     """The same as seen from the LM's folder, for trees that move as a whole."""
     formats: list[str] = field(default_factory=list)
-    """What it was trained to do: audio, tts, tts_stream, tts_aligned, asr, interleaved."""
+    """Its training formats: audio, tts, tts_stream, tts_aligned, asr, interleaved."""
     loss: str = ""
     """Where the training loss was taken, in words."""
     base: str = ""
@@ -47,15 +47,15 @@ class TokenLMCard:
     max_tokens: int | None = None
     """Longest sequence in training."""
     text_template: str = "{text}"
-    """What it reads for a transcript; fields {text}, {speaker}, {language}."""
+    """Template of a transcript; fields {text}, {speaker}, {language}."""
     turns: tuple[int, int] | None = None
-    """Text tokens and codes of a turn, where it was trained on tts_stream."""
+    """Text tokens and codes of a turn, if it was trained on tts_stream."""
     units_ahead: int | None = None
-    """Units read before their turn, where it was trained on tts_aligned."""
+    """Units read before their turn, if it was trained on tts_aligned."""
     longest_unit: int | None = None
     """Codes that 99 % of its units do not exceed; sampling ends units there."""
     units: list[str] | None = None
-    """Names of its units where they are few (phonemes): others are refused."""
+    """Names of its units if they are few (phonemes): others are rejected."""
 
     def save(self, folder: Path) -> None:
         write_json(folder / CARD, dataclasses.asdict(self))
@@ -85,6 +85,11 @@ class TokenLMCard:
             turns=None if turns is None else (turns[0], turns[1]),
             **known,
         )
+
+
+def full_path(name: str) -> str:
+    """A folder's full path, so that it is found from everywhere; any other name as it is."""
+    return str(Path(name).resolve()) if name and Path(name).is_dir() else name
 
 
 def check_template(template: str, where: object) -> None:

@@ -23,7 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from llmcodec.distributed import most_over_ranks
 from llmcodec.io.digests import digest_all, package_versions, source_commit
-from llmcodec.io.lm_card import TokenLMCard
+from llmcodec.io.lm_card import TokenLMCard, full_path
 from llmcodec.io.run_guard import RUN, RunLock, Stopped, StopSignals, go_on
 from llmcodec.io.structured import read_json, read_object, write_json
 from llmcodec.io.token_file import TokenProvenance
@@ -199,7 +199,7 @@ def train_token_lm(
         codec=codec,
         formats=list(recipe.data.formats),
         loss=recipe.loss_in_words(),
-        base=_full_path(recipe.model.base or ""),
+        base=full_path(recipe.model.base or ""),
         seed=recipe.seed,
         max_tokens=recipe.data.max_tokens,
         text_template=recipe.data.text_template,
@@ -231,11 +231,6 @@ def train_token_lm(
             final = held_out.measure(prepared.module)
             write_json(run / "result.json", final)
     return run / "lm"
-
-
-def _full_path(name: str) -> str:
-    """A folder's full path, so that it is found from everywhere; any other name as it is."""
-    return str(Path(name).resolve()) if name and Path(name).is_dir() else name
 
 
 def newest_checkpoint(run: Path, say: Callable[[str], None] = print) -> Path | None:
