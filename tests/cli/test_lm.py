@@ -83,7 +83,7 @@ def test_tokenize_ends_in_good_order_at_a_signal_and_goes_on(house, tmp_path, ca
     with monkeypatch.context() as patch:
         patch.setattr(TokenShardWriter, "add", add_and_stop)
         assert main(["tokenize", *arguments]) == 128 + number
-    assert f"llmcodec tokenize: stopped by {number.name}: what is in shards stays" in capsys.readouterr().err
+    assert f"llmcodec tokenize: stopped by {number.name}: finished shards stay" in capsys.readouterr().err
     assert [row.id for row in flat_rows(tmp_path / "tokens")[1]] == added and len(added) == 2
     assert main(["tokenize", *arguments]) == 0 and "2 there before" in capsys.readouterr().out
     assert len(list(flat_rows(tmp_path / "tokens")[1])) == 4
@@ -318,7 +318,7 @@ def test_phoneme_after_phoneme(house, tmp_path, capsys):
     assert card["units_ahead"] == 2 and card["longest_unit"] > 5 and card["units"] == ["_", "a", "b"]
     assert main([*command[3:6], "--text", "hello", "--codec", str(house / "codec")]) != 0
     refused = capsys.readouterr().err
-    assert "'hello' is none of the units that this LM speaks, with spaces between them: _ a b" in refused
+    assert "'hello' is not one of this LM's units, which are separated by spaces: _ a b" in refused
     code = re.search(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.S)[1]
     scope: dict[str, object] = {}
     exec(code.replace("FOLDER", str(tmp_path / "out")), scope)  # plain transformers, unit after unit

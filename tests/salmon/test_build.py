@@ -170,7 +170,7 @@ def test_a_corpus_that_is_too_small_says_so(tmp_path):
     [
         (SuiteSettings(12, ("sentiment_consistency",)), r"sentiment_consistency \(needs recordings whose emotion"),
         (SuiteSettings(12, ("nonsense",)), "cannot build nonsense; parts are speaker_consistency"),
-        (SuiteSettings(5), "pairs=5: fewer than 10"),
+        (SuiteSettings(5), "pairs=5: give at least 10 pairs"),
         (SuiteSettings(12, max_seconds=1.0), "max_seconds=1 must be at least"),
         (SuiteSettings(12, snr_db=(5.0, 1.0)), "snr_db=.5, 1. is no usable range"),
         (SuiteSettings(12, t60_seconds=(0.5, 0.6)), "t60_seconds=.0.5, 0.6. is no usable range"),

@@ -76,8 +76,7 @@ def evaluate_reconstruction(
     Args:
         codec: `bundled`, a folder or hub id, or NAME=one of these; the first is the reference.
         pairs: CSV with columns reference, reconstruction, codec, domain (also text, language): existing audio.
-        metrics: names and groups (superb, fast, all) joined by commas: mel,stoi or superb,logmel; a wrong one lists
-            all.
+        metrics: names and groups (superb, fast, all) joined by commas, such as superb,logmel; a wrong one lists all.
         asr: also word error rate by this recogniser: `faster-whisper`, or a Hugging Face speech model.
         asr_languages: languages of the recogniser, joined by commas.
         split: splits joined by commas; default: valid and test if there are any, else everything.

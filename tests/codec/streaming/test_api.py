@@ -177,7 +177,7 @@ def test_a_length_that_is_out_already_is_refused():
     stream = CODECS["causal"].streaming()
     out = stream.decode(torch.zeros(1, 10, dtype=torch.int64))
     assert len(out) == 10 * HOP - 12
-    with pytest.raises(ValueError, match="length=20, but 68 samples are out already"):
+    with pytest.raises(ValueError, match="length=20, but 68 samples were already returned"):
         stream.finish_decode(20)
     with pytest.raises(ValueError, match="10 frames do not cover length=81 samples"):
         stream.finish_decode(81)
