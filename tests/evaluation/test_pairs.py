@@ -110,7 +110,7 @@ def test_a_corrupt_file_fails_by_name_and_the_rest_is_measured(folder: Path) -> 
         ("reference,reconstruction\n", "no pairs under the header"),
         ("reference,reconstruction\nr0.wav,\n", ":2: reconstruction is empty"),
         ("reference,reconstruction\nr0.wav,light0.wav\nr1.wav,gone.wav\n", ":3: reconstruction gone.wav is not there"),
-        ("reference,reconstruction\nr0.wav,light0.wav\nr0.wav,light1.wav\n", "r0.wav stands twice"),
+        ("reference,reconstruction\nr0.wav,light0.wav\nr0.wav,light1.wav\n", "r0.wav occurs twice"),
     ],
 )
 def test_what_is_wrong_with_the_file_is_one_line(folder: Path, text: str, problem: str) -> None:

@@ -275,7 +275,7 @@ def test_what_is_refused(tmp_path):
         (lambda: optimize_for_inference(make().train()), "evaluation mode"),
         (lambda: fast.save_pretrained(tmp_path), "cannot be saved"),
         (lambda: fast.train(), "cannot be trained"),
-        (lambda: fast.to(torch.bfloat16), "stays as it is"),
+        (lambda: fast.to(torch.bfloat16), "cannot be moved or cast"),
         (lambda: fast.encode(torch.zeros(1, 2, 100)), "mono"),
         (lambda: fast.decode(torch.full((1, 1, 3), 200)), "outside"),
         (
