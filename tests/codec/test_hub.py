@@ -73,6 +73,26 @@ def test_the_bundled_codec_has_its_feature_extractor():
     assert json.loads((assets.codec_folder() / "preprocessor_config.json").read_text())["hop_length"] == 320
 
 
+def test_a_codec_of_the_hub_is_checked_as_a_folder_is(codec, folder, tmp_path):
+    """The hub's own cache, as a download leaves it; offline, so nothing is asked for."""
+    cache = tmp_path / "hub"
+    snapshot = cache / "models--me--codec" / "snapshots" / ("0" * 40)
+    shutil.copytree(folder, snapshot)
+    (cache / "models--me--codec" / "refs").mkdir()
+    (cache / "models--me--codec" / "refs" / "main").write_text("0" * 40)
+
+    def load() -> LLMCodec:
+        return LLMCodec.from_pretrained("me/codec", cache_dir=cache, local_files_only=True)
+
+    assert torch.equal(load().quantizer.codebook, codec.quantizer.codebook)
+    whole = (snapshot / "model.safetensors").read_bytes()
+    (snapshot / "model.safetensors").write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    with pytest.raises(ValueError, match="model.safetensors: .* differs from what was saved"):
+        load()
+    (snapshot / "digests.json").unlink()
+    load()  # as published by llmcodec 0.1
+
+
 def front_matter(text: str) -> dict:
     assert text.startswith("---\n")
     return yaml.safe_load(text.split("---\n")[1])

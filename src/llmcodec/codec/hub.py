@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.feature_extractor import LLMCodecFeatureExtractor
 from llmcodec.codec.model_card import CARD, model_card, write_card
-from llmcodec.io.tensor_check import renewed_digests
+from llmcodec.io.tensor_check import DIGESTS, renewed_digests
 
 
 class HubCodec(PreTrainedAudioTokenizerBase):
@@ -117,7 +118,23 @@ class HubCodec(PreTrainedAudioTokenizerBase):
             )
 
 
+DOWNLOAD_ARGUMENTS = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
 HUB_ARGUMENTS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
+
+
+def downloaded_folder(repo_id: str, options: Mapping[str, Any]) -> Path:
+    """The local copy of a repository that transformers has just loaded with these options, digests included."""
+    from transformers.utils.hub import cached_file
+
+    chosen = {name: options[name] for name in DOWNLOAD_ARGUMENTS if name in options}
+    cached_file(
+        repo_id,
+        DIGESTS,
+        **chosen,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return Path(str(cached_file(repo_id, "config.json", **chosen))).parent
 
 
 def register(config: type[LLMCodecConfig], model: type[HubCodec]) -> None:

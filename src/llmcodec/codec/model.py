@@ -24,7 +24,7 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.folder import check_folder
-from llmcodec.codec.hub import HubCodec
+from llmcodec.codec.hub import HubCodec, downloaded_folder
 from llmcodec.codec.inputs import Numbers, check_codes, check_look_up, clips_of, mask_of, to_tensor
 from llmcodec.codec.network import build_parts
 from llmcodec.codec.stft import frame_lengths
@@ -91,15 +91,21 @@ class LLMCodec(HubCodec):
         """As in transformers, but in float32 unless `dtype` says otherwise, whatever precision the file has.
 
         Raises:
-            ValueError: a local folder whose configuration and weights do not fit each other (`folder.check_folder`).
+            ValueError: a folder, here or from the hub, whose configuration and weights do not fit each other, or whose
+                weights are damaged (`folder.check_folder`).
         """
         asked = kwargs.pop("torch_dtype", None)  # the old name of `dtype`
         if kwargs.get("dtype") is None:
             kwargs["dtype"] = asked or torch.float32
         place = args[0] if args else kwargs.get("pretrained_model_name_or_path")
-        if place is not None and Path(place).is_dir() and not kwargs.get("variant"):
+        if place is None or kwargs.get("variant"):
+            return super().from_pretrained(*args, **kwargs)
+        if Path(place).is_dir():
             check_folder(Path(place, kwargs.get("subfolder") or ""))
-        return super().from_pretrained(*args, **kwargs)
+            return super().from_pretrained(*args, **kwargs)
+        loaded = super().from_pretrained(*args, **kwargs)
+        check_folder(downloaded_folder(str(place), kwargs))
+        return loaded
 
     # -- the property contract -------------------------------------------------------------------------------------
     @property
