@@ -8,14 +8,13 @@ import resource
 
 import pytest
 
-from llmcodec.io.lm_card import CARD, TokenLMCard, check_template
+from llmcodec.io.lm_card import CARD, TokenLMCard, check_template, remember_codec, remembered_codec
 from llmcodec.io.token_file import TokenProvenance
 
 CODEC = TokenProvenance("toy", "0" * 64, 16000, 320, 1, 40)
 FULL = TokenLMCard(
     codec=CODEC,
     codec_path="/codecs/toy",
-    codec_relative_path="../codec",
     formats=["audio", "tts"],
     loss="somewhere",
     base="smollm2",
@@ -35,9 +34,37 @@ def test_written_and_read(tmp_path):
         assert TokenLMCard.load(tmp_path) == card
     assert TokenLMCard.load(tmp_path / "nowhere") == TokenLMCard()
     facts = dataclasses.asdict(FULL) | {"new": 1}
-    del facts["codec_path"], facts["codec_relative_path"]  # as version 0.1 wrote it
+    del facts["codec_path"]  # as version 0.1 wrote it
     (tmp_path / CARD).write_text(json.dumps(facts))
-    assert TokenLMCard.load(tmp_path) == dataclasses.replace(FULL, codec_path="", codec_relative_path="")
+    assert TokenLMCard.load(tmp_path) == dataclasses.replace(FULL, codec_path="")
+
+
+def test_a_codec_is_found_where_it_was_and_when_the_tree_has_moved(tmp_path):
+    codec, lm = tmp_path / "here" / "codec", tmp_path / "here" / "runs" / "lm"
+    codec.mkdir(parents=True), lm.mkdir(parents=True)
+    TokenLMCard(codec=CODEC, codec_path=str(codec)).save(lm)
+    assert TokenLMCard.load(lm).codec_path == str(codec)
+    assert json.loads((lm / CARD).read_text())["codec_relative_path"] == "../../codec"
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = tmp_path / "there"
+    assert TokenLMCard.load(moved / "runs" / "lm").codec_path == str(moved / "codec")
+    (moved / "codec").rename(tmp_path / "elsewhere")
+    assert TokenLMCard.load(moved / "runs" / "lm").codec_path == str(codec), "for the message"
+    codec.mkdir(parents=True)
+    assert TokenLMCard.load(moved / "runs" / "lm").codec_path == str(codec), "the LM alone has moved"
+
+
+def test_a_folder_of_tokens_remembers_its_codec(tmp_path):
+    (tmp_path / "codec").mkdir()
+    (tmp_path / "tokens" / "train").mkdir(parents=True)
+    remember_codec(tmp_path / "tokens", "bundled")
+    assert remembered_codec(tmp_path / "tokens") == "" and not list(tmp_path.rglob("*.json"))
+    remember_codec(tmp_path / "tokens", str(tmp_path / "codec"))
+    for place in ("tokens", "tokens/train"):
+        assert remembered_codec(tmp_path / place) == str(tmp_path / "codec")
+    (tmp_path / "tokens" / "codec.json").write_text('{"codec_path": [1]}')
+    with pytest.raises(ValueError, match="codec.json: damaged: codec_path must be a text"):
+        remembered_codec(tmp_path / "tokens")
 
 
 @pytest.mark.parametrize(

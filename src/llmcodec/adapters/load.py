@@ -29,7 +29,7 @@ from llmcodec.codec import LLMCodec
 from llmcodec.codec.folder import CONFIG, MAX_JSON_BYTES, check_foreign_folder
 from llmcodec.codec.search import SearchConfig, SearchingCodec
 from llmcodec.codec.token_prior import PRIOR_FILE, load_prior
-from llmcodec.io.hub_names import refuse_lost_path
+from llmcodec.io.hub_names import find_cached, refuse_lost_path
 from llmcodec.io.structured import read_object
 from llmcodec.protocol import Codec
 
@@ -37,6 +37,7 @@ RANDOM = "random:"
 AUV, AUV_HUB = "auv:", "SWivid/AUV"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SEARCH = re.compile(r"search(?:@(\d*\.?\d+))?:(.+)")
+NAMED = re.compile(r"(search(?:@\d*\.?\d+)?:|auv:|random:)?(.+?)(:\d+)?")
 CODEBOOKS = re.compile(r"(.+):(\d+)")
 # What a model needs; hub repositories often hold the same weights a second and third time in other formats.
 FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors", "digests.json")
@@ -75,6 +76,23 @@ def load_codec(name: str, device: str = "cpu", *, num_codebooks: int | None = No
         codec = _load_folder(_folder(place), place, num_codebooks)
     codec.to(device=device)
     return codec.eval()
+
+
+def local_name(name: str, said_by: object) -> str:
+    """The codec that a file of ours calls `name`, as a name that `load_codec` opens without asking the hub.
+
+    Args:
+        said_by: the file, for messages.
+
+    Raises:
+        ValueError: it is neither here nor a repository that this machine has downloaded before.
+    """
+    match = NAMED.fullmatch(name)
+    kind, place, count = match.groups(default="") if match else ("", name, "")
+    if kind == RANDOM or place == BUNDLED or place in WEIGHTLESS or (kind == AUV and Path(place).is_file()):
+        return name
+    found = find_cached(place, "codec", said_by)
+    return f"{kind}{found / 'auv.pt' if kind == AUV else found}{count}"
 
 
 def _searching(place: str, weight: float | None, device: str) -> SearchingCodec:

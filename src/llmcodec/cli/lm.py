@@ -80,6 +80,7 @@ def tokenize(
             for slamkit.
         clips_per_shard: clips in one shard, the most that a kill can lose.
     """
+    from llmcodec.io.lm_card import remember_codec
     from llmcodec.transcode.tokenize import describe, export_slamkit, tokenize_splits
 
     place, clips = output.place, corpus.clips()
@@ -96,6 +97,7 @@ def tokenize(
             on_progress=show,
             bad=bad,
         )
+    remember_codec(place, codec.codec)
     print(*describe(results), *bad.lines(), sep="\n")
     if format == "slamkit":
         for folder in results:

@@ -22,7 +22,7 @@ from llmcodec.io.progress import status_line
 from llmcodec.io.structured import write_json
 from llmcodec.lm.small_lm_scorer import train_scorer
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD, LikelihoodConfig
-from llmcodec.lm.speech import check_codec
+from llmcodec.lm.speech import check_codec, own_codec
 from llmcodec.protocol import TokenScorer
 from llmcodec.report.files import write_results
 from llmcodec.report.salmon import TITLE, comparisons, salmon_table
@@ -72,8 +72,8 @@ def evaluate_salmon(
         raise ValueError("--lm speaks the tokens of one codec: give one --codec, or leave --lm out to train one each")
     where = device.torch_device()
     spoken = load_token_lm(lm, device=where) if lm is not None else None
-    card = spoken.card.codec if spoken is not None else None
-    systems = named_systems(codec or [card.codec if card is not None else BUNDLED])
+    speaks = spoken is not None and spoken.card.codec is not None
+    systems = named_systems(codec or [own_codec(spoken) if spoken is not None and speaks else BUNDLED])
     open_suite(suite, parts)  # report errors in it before a language model is trained
     console = Console()
     results: dict[str, SalmonResult] = {}

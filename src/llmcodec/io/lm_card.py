@@ -10,6 +10,7 @@ words, ends in one line. Fields of later versions are passed over. Test: tests/i
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from typing import Any
 from llmcodec.io.structured import read_object, write_json
 from llmcodec.io.token_file import SIZES, TokenProvenance
 
-CARD = "token_lm.json"
+CARD, RELATIVE, TOKENS_OF = "token_lm.json", "codec_relative_path", "codec.json"
 MAX_BYTES = 1 << 24
 LONGEST_TEXT = 4096
 TEMPLATE_FIELDS = ("text", "speaker", "language")
@@ -33,9 +34,8 @@ class TokenLMCard:
     codec: TokenProvenance | None = None
     """Codec whose tokens the LM speaks, with the digest of its weights; None if not recorded."""
     codec_path: str = ""
-    """Where that codec was when the LM was saved: a full path. Empty: nowhere on this disk, or not known."""
-    codec_relative_path: str = ""
-    """The same as seen from the LM's folder, for trees that move as a whole."""
+    """Full path of that codec's folder. Empty: it has none (`bundled`, a hub id), or it is not known. In the file it
+    also stands as seen from the LM's folder, for trees that move as a whole."""
     formats: list[str] = field(default_factory=list)
     """Its training formats: audio, tts, tts_stream, tts_aligned, asr, interleaved."""
     loss: str = ""
@@ -58,7 +58,8 @@ class TokenLMCard:
     """Names of its units if they are few (phonemes): others are rejected."""
 
     def save(self, folder: Path) -> None:
-        write_json(folder / CARD, dataclasses.asdict(self))
+        """Write the card into the LM's folder."""
+        write_json(folder / CARD, dataclasses.asdict(self) | _paths(self.codec_path, folder))
 
     @staticmethod
     def load(folder: Path) -> TokenLMCard:
@@ -80,6 +81,7 @@ class TokenLMCard:
                 raise ValueError(f"{path}: damaged: {name} cannot be {repr(value)[:60]}; take it from the run again")
         check_template(known.get("text_template", "{text}"), path)
         codec, turns = known.pop("codec", None), known.pop("turns", None)
+        known["codec_path"] = _found(known.get("codec_path", ""), known.pop(RELATIVE, ""), folder)
         return TokenLMCard(
             codec=None if codec is None else TokenProvenance(**codec),
             turns=None if turns is None else (turns[0], turns[1]),
@@ -90,6 +92,35 @@ class TokenLMCard:
 def full_path(name: str) -> str:
     """A folder's full path, so that it is found from everywhere; any other name as it is."""
     return str(Path(name).resolve()) if name and Path(name).is_dir() else name
+
+
+def remember_codec(folder: Path, codec: str) -> None:
+    """Write into a folder of tokens where their codec is, where `codec` is a folder: shards hold its name alone."""
+    if Path(codec).is_dir():
+        write_json(folder / TOKENS_OF, _paths(full_path(codec), folder))
+
+
+def remembered_codec(folder: Path) -> str:
+    """What `remember_codec` wrote into a folder of tokens or the one above it; "" where there is nothing."""
+    for place in (folder, folder.parent):
+        if (place / TOKENS_OF).is_file():
+            facts = read_object(place / TOKENS_OF, MAX_BYTES)
+            path, relative = facts.get("codec_path", ""), facts.get(RELATIVE, "")
+            if not (_text(path) and _text(relative)):
+                raise ValueError(f"{place / TOKENS_OF}: damaged: codec_path must be a text")
+            return _found(path, relative, place)
+    return ""
+
+
+def _paths(path: str, folder: Path) -> dict[str, str]:
+    """A path as it is, and as seen from `folder`."""
+    return {"codec_path": path, RELATIVE: os.path.relpath(path, folder.resolve()) if path else ""}
+
+
+def _found(path: str, relative: str, folder: Path) -> str:
+    """The full path of the folder that `_paths` meant: seen from `folder`, if there is one, else as it was."""
+    seen = folder.resolve() / relative
+    return str(seen.resolve()) if relative and seen.is_dir() else path
 
 
 def check_template(template: str, where: object) -> None:
@@ -149,7 +180,7 @@ def _provenance(value: Any) -> bool:
 _PLAUSIBLE: dict[str, Callable[[Any], bool]] = {
     "codec": _or_none(_provenance),
     "codec_path": _text,
-    "codec_relative_path": _text,
+    RELATIVE: _text,
     "formats": _texts,
     "loss": _text,
     "base": _text,

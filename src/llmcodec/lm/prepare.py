@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from llmcodec.data.manifest import VALID_SPLITS, read_manifest
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.bad_rows import BadRows
-from llmcodec.io.lm_card import TokenLMCard
+from llmcodec.io.lm_card import TokenLMCard, full_path, remembered_codec
 from llmcodec.io.tensor_check import renewed_digests
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.audio_tokens import AudioTokens, add_audio_tokens, byte_tokenizer
@@ -132,6 +132,13 @@ def prepare_rows(
     if not rows:
         raise ValueError(f"{', '.join(map(str, folders))}: no clip is left after speakers and languages of the recipe")
     return rows, valid, codec
+
+
+def codec_place(data: LMDataConfig) -> str:
+    """Full path of the codec whose tokens a recipe trains on; "" where it is no folder or nobody wrote it down."""
+    if data.tokens:
+        return next(filter(None, (remembered_codec(Path(place)) for place in data.tokens)), "")
+    return full_path(data.codec) if Path(data.codec).is_dir() else ""
 
 
 @dataclass

@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmcodec.adapters.load import local_name
 from llmcodec.io import audio
 from llmcodec.io.atomic import write_text
+from llmcodec.io.lm_card import CARD
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.io.token_text import codes_to_text, frames
 from llmcodec.lm import sampling
@@ -146,13 +148,28 @@ def codec_of(lm: TokenLM, codec: str | None = None, device: str = "cpu") -> Runt
     Raises:
         ValueError: no name given or in the card, or a codec with other weights than the LM was trained with.
     """
-    card = lm.card.codec
-    name = codec or (card.codec if card is not None else None)
-    if name is None:
-        raise ValueError("this LM does not say which codec it speaks: name it with --codec")
+    name = codec or own_codec(lm)
     runtime = open_runtime(name, device=device)
-    check_codec(lm, runtime.identity, codec or runtime.identity.codec)
+    check_codec(lm, runtime.identity, name)
     return runtime
+
+
+def own_codec(lm: TokenLM) -> str:
+    """Name of the codec that an LM speaks: the folder where it was, or what its card calls it, on this machine alone.
+
+    Raises:
+        ValueError: the card names no codec, or one that is not here: a name in a file is never fetched from the hub.
+    """
+    card = lm.card
+    if card.codec is None:
+        raise ValueError("this LM does not say which codec it speaks: name it with --codec")
+    if card.codec_path and Path(card.codec_path).is_dir():
+        return card.codec_path
+    try:
+        return local_name(card.codec.codec, CARD)
+    except ValueError as error:
+        was = f" (it was in {card.codec_path})" if card.codec_path else ""
+        raise ValueError(f"{error}; or name it with --codec{was}") from error
 
 
 def check_codec(lm: TokenLM, provenance: TokenProvenance, where: str) -> None:

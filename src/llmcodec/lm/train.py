@@ -30,7 +30,7 @@ from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.embeddings import save_tensors
 from llmcodec.lm.logits import evaluating
 from llmcodec.lm.packing import IGNORE, RowDataset, check_packing, collate, plan_rows
-from llmcodec.lm.prepare import Prepared, TrainedLM, prepare_model
+from llmcodec.lm.prepare import Prepared, TrainedLM, codec_place, prepare_model
 from llmcodec.lm.recipe import TokenLMRecipe
 from llmcodec.lm.sequences import SPEAKS_TEXT, SequenceBuilder, TokenSequence
 from llmcodec.lm.token_lm import TokenLM
@@ -197,6 +197,7 @@ def train_token_lm(
     say(f"{len(lengths)} sequences, {sum(lengths)} tokens in {len(plan)} rows")
     card = TokenLMCard(
         codec=codec,
+        codec_path=codec_place(recipe.data),
         formats=list(recipe.data.formats),
         loss=recipe.loss_in_words(),
         base=full_path(recipe.model.base or ""),
@@ -260,8 +261,7 @@ def _start(
     say: Callable[[str], None],
 ) -> Path | None:
     """Checkpoint to resume from; writes run.json for a new run, and compares a resumed one with it."""
-    run = Path(recipe.run)
-    path = run / RUN
+    run, path = Path(recipe.run), Path(recipe.run) / RUN
     if resume and path.is_file():
         before = read_object(path)["codec"]
         if before["weights_sha256"] != facts["codec"]["weights_sha256"]:
