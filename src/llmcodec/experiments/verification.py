@@ -17,7 +17,7 @@ from pathlib import Path
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.folder import CONFIG, check_folder, read_config
-from llmcodec.codec.token_prior import PRIOR_FILE, BigramPrior
+from llmcodec.codec.token_prior import PRIOR_FILE, load_prior
 from llmcodec.io.lm_card import CARD
 from llmcodec.io.tensor_check import DIGESTS, ENDINGS, find_missing_files, inspect_tensors, write_digests
 from llmcodec.io.tensor_file import read_header
@@ -165,6 +165,6 @@ def _open_lm(folder: Path) -> str:
 def _open_codec(folder: Path) -> str:
     config = check_folder(folder)
     if (folder / PRIOR_FILE).is_file():
-        BigramPrior.load(folder / PRIOR_FILE, LLMCodec.from_pretrained(folder))
+        load_prior(folder / PRIOR_FILE, LLMCodec.from_pretrained(folder))
         return f"a codec of {config.codebook_size} codes with its token prior, opens"
     return f"a codec of {config.codebook_size} codes, opens"
