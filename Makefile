@@ -24,7 +24,7 @@ help:
 	@echo "make quickstart   adapt the bundled codec on bundled speech (about ten minutes on two cores)"
 	@echo "make test         lint, types, tests (a few minutes on two cores)"
 	@echo "make check        lint, types, and every test, the slow ones too"
-	@echo "make soak         look for what the tests do not know: damaged files, kill -9 (MINUTES=10, KILLS=50 a command)"
+	@echo "make soak         look for what the tests do not know: damaged files, kill -9, full disks (MINUTES=10, KILLS=50)"
 	@echo "make sanitize     the CPU kernels under AddressSanitizer, UBSan and ThreadSanitizer (needs gcc)"
 	@echo "make types        mypy alone"
 	@echo "make install      only the virtual environment, in $(VENV)"
@@ -77,6 +77,7 @@ all-tests: $(STAMP)
 soak: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak.fuzz --minutes $(MINUTES)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak.kills --kills $(KILLS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak.faults --faults $(KILLS)
 
 sanitize: $(STAMP)
 	$(BIN)/python -m tests.soak.sanitize

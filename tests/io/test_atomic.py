@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from llmcodec.io.atomic import (
@@ -149,3 +150,13 @@ def test_a_removed_folder_loses_its_name_first(tmp_path, monkeypatch):
     remove_folder(tmp_path / "folder")
     assert not (tmp_path / "folder").exists() and gone[0].startswith(".folder.")
     assert find_left_overs(tmp_path) == [tmp_path / gone[0]]
+
+
+@pytest.mark.parametrize("write", [atomic_path, atomic_folder])
+def test_a_full_disk_below_safetensors_is_an_error_of_the_disk(write, tmp_path):
+    """Found by `make soak`: an internal error of `prior` on a full disk."""
+    with pytest.raises(OSError, match=r"new could not be written: .*I/O error: No space left"), write(tmp_path / "new"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(SafetensorError), write(tmp_path / "new"):
+        raise SafetensorError("Error while deserializing header: header too large")
+    assert not list(tmp_path.iterdir())

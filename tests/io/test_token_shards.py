@@ -299,3 +299,15 @@ def test_without_pyarrow_one_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ValueError, match=r"pip install 'llmcodec\[datasets\]'"):
         TokenShardWriter(tmp_path, PROVENANCE)
+
+
+def test_what_a_killed_writer_left_goes_unless_another_one_writes(tmp_path):
+    """Found by `make soak`: a killed tokenize left its temporary shard for ever."""
+    left = tmp_path / ".shard-00000.arrow.0123abcd.tmp"
+    left.write_bytes(b"half a shard")
+    with TokenShardWriter(tmp_path, PROVENANCE):
+        assert not left.exists()
+        left.write_bytes(b"of the writer above")
+        with pytest.raises(ValueError, match="another run writes shards there"):
+            TokenShardWriter(tmp_path, PROVENANCE, resume=True)
+        assert left.exists()

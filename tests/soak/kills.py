@@ -6,7 +6,7 @@
 After a kill the command is run again (with --resume where it has that) and must end with exit code 0 and with the
 results of a run that nobody disturbed, bit for bit, and leave no temporary file. Some kills hit the second run too.
 Commands run in processes that are forked off this one, so that a run costs no imports; moments are drawn from the whole
-length of an undisturbed run. A test in tests/integration/test_kill.py runs this once for each command.
+length of an undisturbed run. tests/integration/test_soak.py runs this once a command.
 """
 
 from __future__ import annotations
@@ -174,8 +174,10 @@ COMMANDS = {
 }
 
 
-def start(arguments: list[str], log: Path) -> int:
-    """Fork off a process that runs `llmcodec ARGUMENTS`; returns its id."""
+def start(
+    arguments: list[str], log: Path, before: Callable[[], None] | None = None, after: Callable[[], None] | None = None
+) -> int:
+    """Fork off a process that runs `llmcodec ARGUMENTS`, and what is given before and after it; returns its id."""
     child = os.fork()
     if child:
         return child
@@ -187,8 +189,12 @@ def start(arguments: list[str], log: Path) -> int:
         random.seed(0)  # forking draws a new state, which checkpoints hold
         from llmcodec.cli.main import main
 
+        if before is not None:
+            before()
         code = main(arguments)
         sys.stdout.flush()
+        if after is not None:
+            after()
     except SystemExit as end:
         code = int(end.code or 0)
     except BaseException:

@@ -1,6 +1,6 @@
 """What `make soak` damages: a sound sample of everything that llmcodec reads, and the call that reads it.
 
-A reader's `read` gives what the sample says; where `exact`, a damaged sample is refused or read as it was.
+A reader's `read` gives what the sample says.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Reader:
     make: Callable[[Path], None]
     """Fills an empty folder with a sound sample."""
     read: Callable[[Path], Any]
-    exact: bool = False
-    """A digest guards the content."""
+    exact: str = ""
+    """Files that a digest guards: where only these are damaged, the sample is refused or read as it was."""
     files: str = "*"
     """Which files are damaged."""
 
@@ -320,15 +320,15 @@ READERS = {
     "recipe": Reader(make_recipe, read_recipe),
     "run": Reader(golden("run"), read_run, files="*.json*"),
     "checkpoint": Reader(lambda folder: golden("run")(folder), lambda folder: read_checkpoint(newest(folder))),
-    "codec": Reader(make_codec, read_codec, exact=True),
-    "lm": Reader(make_lm, read_lm, exact=True),
+    "codec": Reader(make_codec, read_codec, exact="*.safetensors"),
+    "lm": Reader(make_lm, read_lm, exact="*.safetensors"),
     "tokens": Reader(golden("tokens"), read_tokens),
     "arrow": Reader(golden("shards_arrow"), read_shards),
     "parquet": Reader(golden("shards_parquet"), read_shards),
     "hub": Reader(make_hub, read_hub),
     "rows": Reader(make_rows, read_rows),
     "suite": Reader(make_suite, read_suite),
-    "cache": Reader(make_cache, read_cache, exact=True),
+    "cache": Reader(make_cache, read_cache, exact="*"),
     "audio": Reader(make_audio, read_audio),
 }
 

@@ -32,6 +32,8 @@ def test_prior_writes_a_codec_that_searches(manifest, tmp_path, capsys):
     out = tmp_path / "searched"
     main(["prior", "bundled", "-o", str(out), "--manifest", str(manifest)])
     assert f"search:{out}" in capsys.readouterr().out
+    card = (out / "README.md").read_text()  # found by `make soak`: it named the temporary folder
+    assert "--codec searched" in card and ".tmp" not in card
     plain, searching = load_codec(str(out)), load_codec(f"search@0.25:{out}")
     assert isinstance(plain, LLMCodec) and isinstance(searching, SearchingCodec)
     assert searching.config.weight == 0.25 and load_codec(f"search:{out}").config.weight == 0.4

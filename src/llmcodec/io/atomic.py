@@ -25,6 +25,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from safetensors import SafetensorError
+
 AnyPath = str | os.PathLike[str]
 
 LONGEST_NAME = 48
@@ -47,7 +49,8 @@ def atomic_path(path: AnyPath, durable: bool = False) -> Iterator[Path]:
     try:
         temporary.touch(exist_ok=False)
         mode = stat.S_IMODE(temporary.stat().st_mode)
-        yield temporary
+        with _disk_errors(target):
+            yield temporary
         _permit(temporary, mode)
         if durable:
             flush_to_disk(temporary)
@@ -105,7 +108,8 @@ def atomic_folder(
     temporary = temporary_name(place)
     try:
         temporary.mkdir()
-        yield temporary
+        with _disk_errors(place):
+            yield temporary
         inside = [entry for entry in temporary.rglob("*") if not entry.is_symlink()]
         for entry in inside:
             _permit(entry, stat.S_IMODE(temporary.stat().st_mode) & (0o777 if entry.is_dir() else 0o666))
@@ -121,6 +125,17 @@ def atomic_folder(
             flush_to_disk(place.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """What safetensors raises where the disk is full, or fails, as the OSError that it is."""
+    try:
+        yield
+    except SafetensorError as error:
+        if "I/O error" not in str(error):
+            raise
+        raise OSError(f"{path} could not be written: {error}") from error
 
 
 def remove_folder(folder: Path) -> None:

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llmcodec.io.atomic import AnyPath, atomic_file
+from llmcodec.io.atomic import AnyPath, atomic_file, find_left_overs
 from llmcodec.io.token_file import (
     CLIP_FACTS,
     MAX_SAMPLES,
@@ -265,10 +265,15 @@ _TEXTS = ("id", "text", "speaker", "language")
 
 
 def _locked(folder: Path) -> int:
-    """The folder as an open file that is this writer's alone until it is closed, by a kill as well."""
+    """The folder as an open file that is this writer's alone until it is closed, by a kill as well.
+
+    What a killed writer has left goes.
+    """
     place = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for killed in find_left_overs(folder):
+            killed.unlink()
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             os.close(place)

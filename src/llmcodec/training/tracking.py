@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from llmcodec.io.atomic import write_text
+from llmcodec.io.atomic import atomic_path, write_text
 from llmcodec.io.progress import ProgressBar
 from llmcodec.io.structured import parse_json
 
@@ -123,5 +123,5 @@ def plot_curves(rows: Iterable[Mapping[str, Any]], path: Path, title: str) -> No
         axis.set_title(name, fontsize=9)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.25)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")

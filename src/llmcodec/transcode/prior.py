@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -74,7 +75,7 @@ def write_prior(
     find_missing(clips, bad)
     with atomic_folder(output, merge=overwrite) as folder:  # before the work, so that one in use is refused first
         prior = count_prior(model, clips, folds, bad, lambda clip: watcher.advance(1, clip.duration))
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, card=model.card(Path(output).resolve().name))
         prior.save(folder / PRIOR_FILE, model)
     return PriorSummary(prior.num_pairs, len(prior.ids), list(bad.reasons.values()))
 
