@@ -89,6 +89,47 @@ def test_tokenize_ends_in_good_order_at_a_signal_and_goes_on(house, tmp_path, ca
     assert len(list(flat_rows(tmp_path / "tokens")[1])) == 4
 
 
+def test_lm_train_ends_in_good_order_while_it_tokenises_and_goes_on(house, tmp_path, capsys, monkeypatch):
+    arguments = ["lm", "train", "--manifest", str(house / "speech" / "train.jsonl"), "--codec", str(house / "codec")]
+    arguments += ["-o", str(tmp_path / "run"), "--model.small", SMALL, *TRAIN]
+    add, added = TokenShardWriter.add, []
+
+    def add_and_stop(writer: TokenShardWriter, row: TokenRow) -> None:
+        add(writer, row)
+        added.append(row.id)
+        if len(added) == 3:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TokenShardWriter, "add", add_and_stop)
+        assert main(arguments) == 128 + signal.SIGUSR1
+    assert "llmcodec lm train: stopped by SIGUSR1: finished shards stay, the same command continues" in (
+        capsys.readouterr().err
+    )
+    kept = tmp_path / "run" / "tokens" / "train" / "shard-00000.arrow"
+    before = kept.read_bytes()
+    assert [row.id for row in read_token_shards(kept)] == added
+    assert main(arguments) == 0 and "3 there before" in capsys.readouterr().out
+    assert kept.read_bytes() == before and (tmp_path / "run" / "lm" / "config.json").is_file()
+
+
+def test_lm_train_leaves_out_what_max_bad_allows(house, tmp_path, capsys):
+    clips = read_manifest(house / "speech" / "train.jsonl")
+    (tmp_path / "bad.wav").write_bytes(b"no audio")
+    gone = Clip("gone", str(tmp_path / "gone.wav"), 1.0, split="train")
+    write_manifest(tmp_path / "m.jsonl", [Clip("bad", str(tmp_path / "bad.wav"), 1.0, split="train"), gone, *clips])
+    arguments = ["lm", "train", "--manifest", str(tmp_path / "m.jsonl"), "--codec", str(house / "codec")]
+    arguments += ["-o", str(tmp_path / "run"), "--model.small", SMALL, *TRAIN]
+    assert main(arguments) == 1 and "gone.wav: No such file" in capsys.readouterr().err
+    assert main([*arguments, "--max-bad", "1"]) == 1
+    assert "2 of 8 clips are bad, and --max-bad 1 allows 1: gone, bad" in capsys.readouterr().err
+    assert main([*arguments, "--max-bad", "25%"]) == 0
+    assert "2 of 8 clips are left out (--max-bad 25%)" in capsys.readouterr().out
+    assert {row.id for row in read_token_shards(tmp_path / "run" / "tokens" / "train")} == {
+        f"clip{i}" for i in range(4)
+    }
+
+
 def test_tokens_of_audio_that_has_changed_are_made_again(house, tmp_path, capsys):
     manifest, output = miniature_speech(tmp_path / "speech"), ["-o", str(tmp_path / "tokens")]
     arguments = ["tokenize", "--manifest", str(manifest), "--codec", str(house / "codec"), *output]

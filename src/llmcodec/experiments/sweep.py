@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,7 @@ class Job:
             return protocol
         return replace(protocol, probe=None, salmon=None)  # latents are the source's; a suite would take too long
 
+    @cached_property
     def recipe(self) -> Recipe | None:
         """What the codec is trained by; None for one that is there."""
         if self.row.of is not None or self.row.codec is not None:
@@ -232,7 +234,7 @@ class Job:
 
     def made_from(self) -> dict[str, Any]:
         """Everything that decides the result, as far as it is there: recipe, codec, clips and protocol."""
-        recipe, weights = self.recipe(), Path(self.source) / WEIGHTS
+        recipe, weights = self.recipe, Path(self.source) / WEIGHTS
         facts = {"search": self.row.search, "measurement": key_of(self.protocol), **self.speech.facts}
         if recipe is not None:
             fields = flat_fields(asdict(recipe))
@@ -263,7 +265,7 @@ class Job:
 
     def run(self) -> None:
         """Train and measure."""
-        if (recipe := self.recipe()) is not None:
+        if (recipe := self.recipe) is not None:
             self.put_stale_run_aside(recipe)
             try:
                 train_or_resume(recipe)
