@@ -112,7 +112,8 @@ class CorpusOptions(OptionGroup):
         left = [[clip for clip in part if clip.id not in bad.reasons] for part in parts]
         if not all(left):
             raise ValueError(f"{self.manifest}: no clip of one split can be read; {'; '.join(bad.lines()[1:])}")
-        print(*bad.lines(), sep="\n", end="\n" if bad else "", file=sys.stderr)
+        for line in bad.lines():
+            print(line, file=sys.stderr)
         return left, bad
 
 

@@ -173,7 +173,8 @@ class Speech:
         clips = read_manifest(config.manifest)
         bad = BadRows(config.max_bad, len(clips))
         readable = leave_out_unreadable(clips, bad) if bad.allowed else clips
-        print(*bad.lines(), sep="\n", end="\n" if bad else "")
+        for line in bad.lines():
+            print(line)
         facts = {"manifest": manifest_hash(clips), "audio": digest(json.dumps(audio_states(readable)))}
         keep: dict[str, Any] = {"sources": config.sources, "languages": config.languages, "min_seconds": 0.5}
         train, valid, test = (

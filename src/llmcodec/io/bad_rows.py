@@ -51,6 +51,9 @@ class BadRows:
     def __len__(self) -> int:
         return len(self.reasons)
 
+    def __bool__(self) -> bool:
+        return True  # one without rows is there all the same: `bad or BadRows()` keeps it
+
     @property
     def allowed(self) -> float:
         """How many rows may be left out."""

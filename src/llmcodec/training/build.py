@@ -135,7 +135,8 @@ def build_loader(recipe: Recipe, sample_rate: int, rank: int, world_size: int) -
     data = recipe.data
     dataset = build_dataset(recipe, sample_rate)
     if rank == 0:
-        print(*dataset.bad.lines(), sep="\n", end="\n" if dataset.bad else "", file=sys.stderr)
+        for line in dataset.bad.lines():
+            print(line, file=sys.stderr)
     dataset.bad.say = partial(print, file=sys.stderr)  # each process names those that it comes upon
     sampler = ResumableSampler(
         dataset.durations,
