@@ -38,7 +38,7 @@ def main() -> None:
         again_S = codec.decode(codes_T[None, None], length=len(wav_S)).audio_values[0, 0].numpy()
     prior = load_prior(Path(assets.codec_folder()) / PRIOR_FILE, codec)
     before_T = torch.cat([torch.tensor([-1]), codes_T[:-1]])  # nothing stands before the first
-    bits_T = (prior.nats(before_T, codes_T) / np.log(2)).numpy()
+    bits_T = (prior.leave_out(torch.from_numpy(wav_S)).nats(before_T, codes_T) / np.log(2)).numpy()
     seconds, hop = len(wav_S) / rate, 1 / codec.frame_rate
     figure, (above, middle, below) = plt.subplots(
         3, 1, figsize=(9, 4.2), sharex=True, height_ratios=[3, 1.3, 3], layout="constrained"

@@ -23,11 +23,15 @@ class Journal:
     def __init__(self, path: Path, stamp: Entry) -> None:
         """Read `path` where it exists; `stamp` is anything that JSON can hold, such as the versions of packages."""
         self.path = path
+        self.entries: dict[str, Entry] = {}
+        head = json.dumps(stamp, ensure_ascii=False, sort_keys=True) + "\n"
         content = path.read_bytes() if path.is_file() else b""
-        whole = _whole_lines(content, stamp)
-        self.entries: dict[str, Entry] = _entries(whole)
-        if whole != content:
-            write_text(path, whole.decode("utf-8"))
+        whole = content[: content.rfind(b"\n") + 1].decode("utf-8")
+        if not whole.startswith(head):
+            whole = head
+        self.entries = {entry["id"]: entry for entry in map(json.loads, whole.splitlines()[1:])}
+        if whole.encode() != content:
+            write_text(path, whole)
 
     def add(self, entry: Entry) -> Entry:
         """Keep an entry, in the file too before this returns."""
@@ -35,19 +39,3 @@ class Journal:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
         return entry
-
-
-def read_journal(path: Path, stamp: Entry) -> dict[str, Entry]:
-    """The entries of a journal that another process may be writing: `path` is left as it is."""
-    return _entries(_whole_lines(path.read_bytes(), stamp))
-
-
-def _whole_lines(content: bytes, stamp: Entry) -> bytes:
-    """Stamp and entries without a torn last line, or the stamp alone where `content` has another one."""
-    head = (json.dumps(stamp, ensure_ascii=False, sort_keys=True) + "\n").encode("utf-8")
-    whole = content[: content.rfind(b"\n") + 1]
-    return whole if whole.startswith(head) else head
-
-
-def _entries(whole: bytes) -> dict[str, Entry]:
-    return {entry["id"]: entry for entry in map(json.loads, whole.splitlines()[1:])}

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from scipy.signal import resample_poly
 
-from corpus.journal import read_journal
+from corpus.journal import Journal
 from corpus.sources import Recording
 from corpus.speech import SAMPLE_RATE, read_file
 from llmcodec.io.atomic import atomic_path
@@ -136,7 +136,7 @@ def read_synthesized(folder: Path) -> Iterator[Recording]:
     """What synthesize_speech.py has made so far."""
     entries = {}
     for path in sorted(folder.glob("clips*.jsonl")):
-        entries.update(read_journal(path, STAMP))
+        entries.update(Journal(path, STAMP).entries)
     for clip in sorted(entries):
         entry = entries[clip]
         row = {

@@ -17,7 +17,7 @@ def test_rows_are_measured_once_and_differences_are_to_nearest_codes(tmp_path, c
     pytest.importorskip("scipy")
     clips = {
         split: [clip for clip in read_manifest(speech_manifest(split)) if clip.duration < 2.0][:count]
-        for split, count in (("train", 6), ("valid", 3))
+        for split, count in (("train", 24), ("valid", 3))
     }
     write_manifest(tmp_path / "m.jsonl", [clip for part in clips.values() for clip in part])
     counted = []

@@ -62,18 +62,6 @@ def test_other_texts_have_other_ids():
     assert first[0]["speed"] == second[0]["speed"] and first[0]["id"] != second[0]["id"]
 
 
-def test_reading_leaves_the_journal_to_the_process_that_writes_it(tmp_path):
-    path = tmp_path / "clips.0of1.jsonl"
-    Journal(path, kokoro.STAMP).add({"id": "a", "voice": "af_sky", "text": "one", "audio": "a.flac"})
-    path.write_bytes(path.read_bytes() + b'{"id": "b", "voi')
-    content = path.read_bytes()
-    assert [row["id"] for row, _ in kokoro.read_synthesized(tmp_path)] == ["a"]
-    assert path.read_bytes() == content
-    assert (
-        list(Journal(path, kokoro.STAMP).entries) == ["a"] and path.read_bytes() == content[: -len(b'{"id": "b", "voi')]
-    )
-
-
 def test_a_stopped_synthesis_goes_on(tmp_path):
     said: list[str] = []
 

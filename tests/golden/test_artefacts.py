@@ -123,7 +123,9 @@ def test_a_command_writes_the_same_bytes(name: str, place: Path):
     before = files_in(place / name)
     shutil.rmtree(place / name)
     run_command(name)
-    assert before and files_in(place / name) == before
+    after = files_in(place / name)
+    after.pop("codec.json", None)  # newer than the artefacts: where the codec is
+    assert before and after == before
 
 
 def test_decoding_any_format_gives_the_recorded_sound(place: Path):

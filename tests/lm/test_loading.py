@@ -103,10 +103,8 @@ def test_what_we_save_carries_digests_and_loads(folders, tmp_path):
 def test_a_full_lm_with_one_tensor_of_all_is_refused(lm):
     folder = lm("full")
     weights = folder / "model.safetensors"
-    total = len(load_file(weights))
     change(weights, keep_one)
-    missing = total - 1
-    refused(lambda: load_token_lm(str(folder)), f"is missing from the weights .*, and {missing - 1} more differ")
+    refused(lambda: load_token_lm(str(folder)), "num_hidden_layers is 2, but there are only 1 tensors in the weights")
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_units_with_spaces_and_unknown_units():
     lm = token_lm()
     lm.card = replace(lm.card, formats=["tts", "tts_aligned"], units_ahead=0, units=["bye", "hello there"])
     assert len(text_prompt(lm, "<|0.0|> hello there <|0.5|> bye <|0.9|>").turns) == 1
-    with pytest.raises(ValueError, match="'hello' is none of the units"):
+    with pytest.raises(ValueError, match="'hello' is not one of this LM's units"):
         text_prompt(lm, "hello there")
     with pytest.raises(ValueError, match="the text is empty"):
         text_prompt(lm, "<|0.0|>")
