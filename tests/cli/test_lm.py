@@ -68,6 +68,14 @@ def test_tokens_are_the_codecs_own_and_a_second_run_finds_them(house, capsys):
     assert first["duration"] == [1] * len(first["units"])
 
 
+def test_a_run_that_is_over_and_resumed_logs_nothing_twice(house):
+    """Found by `make soak`: killed behind its last row, a run had that row twice."""
+    before = (house / "run" / "log.jsonl").read_text()
+    options = ["--run", str(house / "run"), "--data.tokens", f"[{house / 'tokens'}]", "--model.small", SMALL]
+    assert main(["lm", "train", *options, "--data.formats", "[audio, tts]", *TRAIN, "--resume"]) == 0
+    assert (house / "run" / "log.jsonl").read_text() == before and before.count("\n") > 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_tokenize_ends_in_good_order_at_a_signal_and_goes_on(house, tmp_path, capsys, monkeypatch, number):
     arguments = ["--manifest", str(house / "speech" / "train.jsonl"), "--codec", str(house / "codec")]

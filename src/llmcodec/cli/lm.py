@@ -156,6 +156,11 @@ def progress_callback(recipe: TokenLMRecipe) -> Any:
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.first, self.started = state.global_step, time.monotonic()
             self.log = JSONLLog(path, state.global_step)
+            self.said = [
+                {name: value for name, value in row.items() if name not in ("step", "seconds_per_step")}
+                for row in read_log(path)
+                if row["step"] == state.global_step
+            ]
             self.bar = TrainingBar(recipe.name, state.max_steps, state.global_step)
             self.bar.__enter__()
 
@@ -163,6 +168,8 @@ def progress_callback(recipe: TokenLMRecipe) -> Any:
             logs: dict[str, float] = kwargs["logs"]
             row = {LOG_NAMES.get(name, name.replace("eval_", "lm/")): value for name, value in logs.items()}
             row = {name: value for name, value in row.items() if "/" in name or name in LOG_NAMES.values()}
+            if state.global_step == self.first and row in self.said:
+                return  # a run that was over says its end again
             pace = (time.monotonic() - self.started) / max(1, state.global_step - self.first)
             self.log.write({"step": state.global_step, **row, "seconds_per_step": pace})
             self.bar.update(state.global_step, row | {"seconds_per_step": pace})
