@@ -68,12 +68,15 @@ def test_tokens_are_the_codecs_own_and_a_second_run_finds_them(house, capsys):
     assert first["duration"] == [1] * len(first["units"])
 
 
-def test_a_run_that_is_over_and_resumed_logs_nothing_twice(house):
-    """Found by `make soak`: killed behind its last row, a run had that row twice."""
+def test_a_run_that_is_over_and_resumed_takes_no_step_more_and_logs_nothing_twice(house):
+    """Found by `make soak`: killed after its last checkpoint, a run of 3 steps took a fourth."""
     before = (house / "run" / "log.jsonl").read_text()
+    model = (house / "run" / "lm" / "model.safetensors").read_bytes()
     options = ["--run", str(house / "run"), "--data.tokens", f"[{house / 'tokens'}]", "--model.small", SMALL]
     assert main(["lm", "train", *options, "--data.formats", "[audio, tts]", *TRAIN, "--resume"]) == 0
     assert (house / "run" / "log.jsonl").read_text() == before and before.count("\n") > 1
+    assert (house / "run" / "lm" / "model.safetensors").read_bytes() == model
+    assert [path.name for path in (house / "run").glob("checkpoint-*")] == ["checkpoint-3"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from llmcodec.distributed import most_over_ranks
 from llmcodec.io.digests import digest_all, package_versions, source_commit
@@ -98,6 +98,19 @@ class LMTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.trained.load_trainable_state(Path(resume_from_checkpoint) / WEIGHTS)
+
+    def finish(self, last: Path) -> None:
+        """What `train` does after its last step, for a run that ended there; `train` would take one step more.
+
+        Args:
+            last: the checkpoint of the last step.
+        """
+        self.state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        self._load_from_checkpoint(str(last if best is None else last.with_name(Path(best).name)))
+        self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
+        self.log({})
+        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
 
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None
@@ -223,7 +236,10 @@ def train_token_lm(
     trainer.remove_callback(PrinterCallback)
     with RunLock(run, _writes()), StopSignals() as stop:
         trainer.add_callback(StopAtSignal(stop))
-        trainer.train(resume_from_checkpoint=None if start is None else str(start))
+        if start is not None and recipe.steps and int(start.name.removeprefix("checkpoint-")) >= recipe.steps:
+            trainer.finish(start)
+        else:
+            trainer.train(resume_from_checkpoint=None if start is None else str(start))
     if trainer.control.should_training_stop and stop.received:
         raise Stopped(stop.received, f"step {trainer.state.global_step} is saved; continue with --resume")
     if trainer.is_world_process_zero():
