@@ -31,7 +31,7 @@ from llmcodec.lm.embeddings import load_tensors, save_tensors
 from llmcodec.lm.growth import AudioRows, attach_rows, grow_embeddings
 from llmcodec.lm.logits import check_head, hidden_states, output_rows, target_nats
 from llmcodec.lm.packing import IGNORE
-from llmcodec.lm.recipe import LMDataConfig, LMModelConfig
+from llmcodec.lm.recipe import LMDataConfig, LMModelConfig, TokenLMRecipe
 from llmcodec.lm.small_lm import small_causal_lm, start_causal_lm
 from llmcodec.lm.token_lm import ADAPTER_WEIGHTS, AUDIO_ROWS, TokenLM
 from llmcodec.runtime.opening import open_runtime
@@ -235,3 +235,25 @@ def _add_lora(model: Any, config: LMModelConfig) -> Any:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, lora)
+
+
+def checked_codes(rows: Sequence[FlatRow], num_codes: int) -> list[Tensor]:
+    """Flattened codes of every row; ValueError for those of another codec."""
+    codes = [torch.as_tensor(row.codes).long() for row in rows]
+    for row, clip in zip(rows, codes, strict=True):
+        if len(clip) and not 0 <= int(clip.min()) <= int(clip.max()) < num_codes:
+            raise ValueError(
+                f"clip {row.id}: codes from {int(clip.min())} to {int(clip.max())}, but the codec has {num_codes}: "
+                "these are the tokens of another codec"
+            )
+    return codes
+
+
+def size_in_words(prepared: Prepared, recipe: TokenLMRecipe) -> str:
+    """Where the model comes from, its weights, how many train, and the loss."""
+    total = sum(value.numel() for value in prepared.module.parameters())
+    trains = sum(value.numel() for value in prepared.module.parameters() if value.requires_grad)
+    return (
+        f"{recipe.model.base or 'Llama from scratch'}: {total / 1e6:.1f} M weights, {trains / 1e6:.1f} M train; "
+        f"{recipe.loss_in_words()}"
+    )

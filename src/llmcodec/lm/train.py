@@ -30,7 +30,7 @@ from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.embeddings import save_tensors
 from llmcodec.lm.logits import evaluating
 from llmcodec.lm.packing import IGNORE, RowDataset, check_packing, collate, plan_rows
-from llmcodec.lm.prepare import Prepared, TrainedLM, codec_place, prepare_model
+from llmcodec.lm.prepare import Prepared, TrainedLM, checked_codes, codec_place, prepare_model, size_in_words
 from llmcodec.lm.recipe import TokenLMRecipe
 from llmcodec.lm.sequences import SPEAKS_TEXT, SequenceBuilder, TokenSequence
 from llmcodec.lm.token_lm import TokenLM
@@ -194,9 +194,9 @@ def train_token_lm(
         recipe.loss_over == "audio",
         recipe.seed,
         recipe.gradient_checkpointing,
-        _codes(train_rows, num_codes),
+        checked_codes(train_rows, num_codes),
     )
-    say(_size(prepared, recipe))
+    say(size_in_words(prepared, recipe))
     builder = _builder(prepared, recipe, codec)
     built = builder.build(train_rows, recipe.data.formats)
     if built.left_out:
@@ -315,18 +315,6 @@ def _facts(rows: Sequence[FlatRow], codec: TokenProvenance) -> dict[str, Any]:
     }
 
 
-def _codes(rows: Sequence[FlatRow], num_codes: int) -> list[Tensor]:
-    """Flattened codes of every row; ValueError for those of another codec."""
-    codes = [torch.as_tensor(row.codes).long() for row in rows]
-    for row, clip in zip(rows, codes, strict=True):
-        if len(clip) and not 0 <= int(clip.min()) <= int(clip.max()) < num_codes:
-            raise ValueError(
-                f"clip {row.id}: codes from {int(clip.min())} to {int(clip.max())}, but the codec has {num_codes}: "
-                "these are the tokens of another codec"
-            )
-    return codes
-
-
 def _builder(prepared: Prepared, recipe: TokenLMRecipe, codec: TokenProvenance) -> SequenceBuilder:
     longest = prepared.token_lm().max_positions
     if recipe.data.max_tokens > longest:
@@ -405,12 +393,3 @@ def _arguments(recipe: TokenLMRecipe, held_out: HeldOut | None) -> TrainingArgum
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs: torchrun, not threads
     return arguments
-
-
-def _size(prepared: Prepared, recipe: TokenLMRecipe) -> str:
-    total = sum(value.numel() for value in prepared.module.parameters())
-    trains = sum(value.numel() for value in prepared.module.parameters() if value.requires_grad)
-    return (
-        f"{recipe.model.base or 'Llama from scratch'}: {total / 1e6:.1f} M weights, {trains / 1e6:.1f} M train; "
-        f"{recipe.loss_in_words()}"
-    )
