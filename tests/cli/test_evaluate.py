@@ -203,7 +203,7 @@ def test_robustness_shows_levels_and_silence(run: Run, manifest: Path, tmp_path:
         (["reconstruction", "--codec", "loud", "--domain", "mood"], "--domain mood"),
         (["reconstruction", "--pairs", "/no/pairs.csv"], "no such file"),
         (["reconstruction", "--codec", "loud", "--pairs", "x.csv"], "takes no --codec"),
-        (["reconstruction", "--codec", "loud", "--asr", "/no/asr", "--metrics", "fast"], "no speech recogniser"),
+        (["reconstruction", "--codec", "loud", "--asr", "/no/asr", "--metrics", "fast"], "/no/asr: no such folder"),
         (["predictability", "--codec", "loud", "--seeds", "0"], "--seeds must be at least 1"),
         (["reconstruction", "--codec", "loud", "--codec", "loud"], "two codecs are called 'loud'"),
     ],
