@@ -310,3 +310,9 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="is the disk full"), writer:
         writer.write(noise(1000))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rate_beyond_an_int_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match="cannot be written at 9007199254740992 Hz"):
+        audio.write(tmp_path / "a.flac", np.zeros(10, np.float32), 2**53)
+    assert not list(tmp_path.iterdir())

@@ -207,3 +207,19 @@ def test_a_folder_of_an_older_llmcodec_loads_with_one_line(lm, caplog):
         load_token_lm(str(folder))
         load_token_lm(str(folder))
     assert [f"{folder}: no digests for" in record.getMessage() for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("tokenizer.json", '{"version": "1.0"}'),
+        ("tokenizer_config.json", '{"pad_token": 3}'),
+        ("config.json", '{"model_type": "llama", "use_cache": "yes"}'),
+        ("config.json", '{"model_type": "no such thing"}'),
+    ],
+)
+def test_damaged_settings_and_tokenizers_are_one_line_that_names_the_folder(lm, name, text):
+    folder = lm("full")
+    before = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps((before if name != "tokenizer.json" else {}) | json.loads(text)))
+    refused(lambda: load_token_lm(str(folder)), f"{folder}: cannot be read as a model")

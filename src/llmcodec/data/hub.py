@@ -148,7 +148,7 @@ def readable(dataset: str) -> Iterator[None]:
     Raises:
         ValueError: the data set cannot be read.
     """
-    damage = (OSError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
+    damage = (OSError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError, SystemError)
     try:
         yield
     except (*damage, import_datasets().exceptions.DatasetsError) as error:

@@ -61,7 +61,7 @@ class AudioWriter:
                 format=file_format,
                 subtype="OPUS" if opus else subtype,
             )
-        except (sf.SoundFileError, ValueError) as error:
+        except (sf.SoundFileError, ValueError, OverflowError) as error:
             self._stack.__exit__(type(error), error, error.__traceback__)
             raise ValueError(
                 f"{path}: cannot be written at {sample_rate} Hz as {subtype or file_format}: {error}"

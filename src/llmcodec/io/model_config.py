@@ -9,6 +9,8 @@ Test: tests/io/test_model_config.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,29 @@ FEW_WEIGHTS = 1 << 20
 """Numbers up to here are not suspicious, however small the model is."""
 NO_SIZES = ("theta", "max_window_layers")
 """Parts of names of whole numbers that cost nothing."""
+
+
+@contextmanager
+def refuse_damage(place: str | Path) -> Iterator[None]:
+    """Turn what libraries raise while they read a folder of configurations or a tokenizer into one line.
+
+    transformers raises a dozen kinds of errors for a damaged file, and tokenizers a plain Exception, so that only
+    catching all of them gives users the name of the folder. A file that is gone, a failing network and full memory are
+    no damage and pass.
+
+    Raises:
+        ValueError: the folder, and the reason shortened to one line.
+    """
+    try:
+        yield
+    except (OSError, MemoryError, ModuleNotFoundError):
+        raise
+    except Exception as error:
+        reason = str(error)
+        if type(error) is ValueError and "\n" not in reason:
+            raise
+        what = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{place}: cannot be read as a model ({what}{' '.join(reason.split())[:240]})") from error
 
 
 def read_configs(folder: Path) -> dict[str, Any]:

@@ -105,17 +105,14 @@ class FrozenCausalLM(nn.Module):
     @classmethod
     def from_pretrained(cls, config: BackboneConfig | str, device: torch.device | str = "cpu") -> FrozenCausalLM:
         """Load by name or path, as `load_causal_lm`. Errors of the hub (no such model, offline) are not caught."""
-        from transformers import AutoTokenizer
-
-        from llmcodec.lm.bundled import load_causal_lm, resolve_lm
+        from llmcodec.lm.bundled import load_causal_lm, load_tokenizer, resolve_lm
 
         config = BackboneConfig(name=config) if isinstance(config, str) else config
         if config.dtype not in DTYPES:
             raise ValueError(f"backbone: dtype must be one of {', '.join(DTYPES)}, got {config.dtype!r}")
         source = resolve_lm(config.name)
-        file: dict[str, Any] = {} if config.gguf_file is None else {"gguf_file": config.gguf_file}
-        model = load_causal_lm(source, DTYPES[config.dtype], **file)
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **file)
+        model = load_causal_lm(source, DTYPES[config.dtype], gguf_file=config.gguf_file)
+        tokenizer = load_tokenizer(source, config.gguf_file)
         return cls(
             model,
             tokenizer,

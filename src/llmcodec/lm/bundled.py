@@ -20,7 +20,7 @@ from llmcodec.codec.inputs import check_weights
 from llmcodec.io.atomic import atomic_folder, find_left_overs
 from llmcodec.io.cache import cache_folder
 from llmcodec.io.hub_names import find_cached, refuse_lost_path
-from llmcodec.io.model_config import CONFIG, FEW_WEIGHTS, check_config, read_configs
+from llmcodec.io.model_config import CONFIG, FEW_WEIGHTS, check_config, read_configs, refuse_damage
 from llmcodec.io.tensor_check import INDEX, WEIGHTS, check_tensors, renewed_digests, weight_files
 from llmcodec.io.tensor_file import read_header
 
@@ -83,8 +83,8 @@ def _check_memory(folder: Path) -> None:
     """Refuse a configuration whose model is far larger than the weights, before transformers takes that memory."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    with torch.device("meta"):
+    with refuse_damage(folder), torch.device("meta"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     asked = sum(one.numel() for one in (*model.parameters(), *model.buffers()))
     there = _size_of_weights(folder)[0]
@@ -121,7 +121,8 @@ def load_causal_lm(
             check_tensors(path, ours=ours)
         _check_memory(Path(source))
     options |= {"dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}  # the report is read
-    loaded: Any = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **options)
+    with refuse_damage(source):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **options)
     model, report = loaded
     wrong = [(str(one[0]), "of another shape in") for one in report["mismatched_keys"]]
     wrong += [(one, "missing from") for one in sorted(report["missing_keys"])]
@@ -135,6 +136,15 @@ def load_causal_lm(
     if gguf_file is not None or not Path(source).is_dir():
         check_weights(model)
     return model
+
+
+def load_tokenizer(source: str | Path, gguf_file: str | None = None) -> Any:
+    """The tokenizer of a folder or hub id. Raises ValueError where its files are damaged, OSError as transformers."""
+    from transformers import AutoTokenizer
+
+    file = {} if gguf_file is None else {"gguf_file": gguf_file}
+    with refuse_damage(source):
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **file)
 
 
 def bundled_folder() -> Path:

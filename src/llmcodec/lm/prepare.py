@@ -26,7 +26,7 @@ from llmcodec.io.tensor_check import renewed_digests
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm.audio_tokens import AudioTokens, add_audio_tokens, byte_tokenizer
 from llmcodec.lm.backbone import DTYPES, checkpoint_layers
-from llmcodec.lm.bundled import load_causal_lm, resolve_lm
+from llmcodec.lm.bundled import load_causal_lm, load_tokenizer, resolve_lm
 from llmcodec.lm.embeddings import load_tensors, save_tensors
 from llmcodec.lm.growth import AudioRows, attach_rows, grow_embeddings
 from llmcodec.lm.logits import check_head, hidden_states, output_rows, target_nats
@@ -191,15 +191,13 @@ def prepare_model(
     Raises:
         ValueError: a tokenizer with the tokens of another codec, a model with an unknown head, peft missing.
     """
-    from transformers import AutoTokenizer
-
     if config.base is None:
         tokenizer = byte_tokenizer()
         ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
         model = small_causal_lm(config.small, len(tokenizer), seed, **ends)
     else:
         place = resolve_lm(config.base)
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        tokenizer = load_tokenizer(place)
         dtype = torch.float32 if config.train == "full" else DTYPES[config.dtype]
         model = load_causal_lm(place, dtype)
     fresh = "<CODEC_0>" not in tokenizer.get_vocab()

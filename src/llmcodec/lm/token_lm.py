@@ -23,7 +23,7 @@ from llmcodec.io.tensor_check import check_tensors, find_missing_files
 from llmcodec.io.tensor_file import read_header
 from llmcodec.lm.audio_tokens import AudioTokens, find_audio_tokens
 from llmcodec.lm.backbone import DTYPES
-from llmcodec.lm.bundled import check_lm_folder, load_causal_lm
+from llmcodec.lm.bundled import check_lm_folder, load_causal_lm, load_tokenizer
 from llmcodec.lm.embeddings import load_tensors
 from llmcodec.lm.growth import grow_embeddings, is_tied, write_rows
 from llmcodec.lm.logits import evaluating, hidden_states, output_rows, target_nats
@@ -142,13 +142,11 @@ def load_token_lm(
     Raises:
         ValueError: there is no such LM, or its tokenizer has no codec tokens.
     """
-    from transformers import AutoTokenizer
-
     if dtype not in DTYPES:
         raise ValueError(f"token LM: dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     folder = _folder(place)
     card = TokenLMCard.load(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer = load_tokenizer(folder)
     tokens = find_audio_tokens(tokenizer)
     if tokens is None:
         raise ValueError(f"{place}: its tokenizer has no codec tokens; train with `llmcodec lm train` first")
