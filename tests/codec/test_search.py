@@ -171,7 +171,7 @@ def test_any_rate_scorer_will_do(codec, prior, clips):
 
 def test_a_surcharge_on_repeats_makes_fewer(codec, prior, clips):
     def repeats(repeat_nats):
-        rows = [searched(codec, prior, wav, repeat_nats=repeat_nats) for wav in clips]
+        rows = [searched(codec, prior, wav, weight=0.4, repeat_nats=repeat_nats) for wav in clips]
         return sum(int((codes_T[1:] == codes_T[:-1]).sum()) for codes_T in rows)
 
     assert repeats(1.0) < 0.9 * repeats(0.0)
@@ -202,7 +202,10 @@ def test_long_clips_in_blocks(codec, prior, clips):
     """Other decisions, because frames are visited in another order, but just as good ones."""
     wav = np.concatenate([clips[0], clips[1]])
     found = []
-    for codes_T in (searched(codec, prior, wav), searched(codec, prior, wav, block=100), nearest(codec, wav)):
+    for codes_T in (
+        *(searched(codec, prior, wav, weight=0.4, block=block) for block in (1500, 100)),
+        nearest(codec, wav),
+    ):
         again = codec.decode(codes_T[None, None], length=len(wav)).audio_values[0, 0].numpy()
         mel = measure_pair(wav, again, 16_000, ("mel",))["mel"].value
         found.append((mel + 0.4 * total_nats(prior, codes_T) / len(codes_T), len(codes_T)))
@@ -234,7 +237,7 @@ def test_it_is_a_codec_with_the_identity_of_the_plain_one(codec, prior, clips):
 
 def test_results_of_other_searches_are_not_taken_for_its_own(codec, prior):
     other = BigramPrior(prior.keys_G, prior.counts_G + 1, prior.unigram_V)
-    found = [SearchingCodec(codec, prior), SearchingCodec(codec, prior, SearchConfig(weight=0.1))]
+    found = [SearchingCodec(codec, prior), SearchingCodec(codec, prior, SearchConfig(weight=0.2))]
     found += [SearchingCodec(codec, other), codec]
     assert len({fingerprint(one) for one in found}) == 4
     assert fingerprint(found[0]) == fingerprint(SearchingCodec(codec, prior))

@@ -36,7 +36,7 @@ def test_prior_writes_a_codec_that_searches(manifest, tmp_path, capsys):
     assert "--codec searched" in card and ".tmp" not in card
     plain, searching = load_codec(str(out)), load_codec(f"search@0.25:{out}")
     assert isinstance(plain, LLMCodec) and isinstance(searching, SearchingCodec)
-    assert searching.config.weight == 0.25 and load_codec(f"search:{out}").config.weight == 0.4
+    assert searching.config.weight == 0.25 and load_codec(f"search:{out}").config.weight == 0.1
     tokens = []
     for clip in read_manifest(manifest):
         wav = torch.from_numpy(audio.load(clip.path, 16_000))[None, None]

@@ -7,7 +7,7 @@
     load_codec("random:dac_16khz")           # a published shape with random weights (random_weights.py)
     load_codec("auv:downloads/auv.pt")       # AUV through its own package; auv:SWivid/AUV fetches it
     load_codec("search:bundled")             # ours, searching for cheap codes while it encodes (docs/search.md)
-    load_codec("search@0.2:FOLDER")          # half the usual weight on the rate; FOLDER: of `llmcodec prior`
+    load_codec("search@0.2:FOLDER")          # twice the usual weight on the rate; FOLDER: of `llmcodec prior`
 
 What a folder holds is read from its config.json. Supported families, their sizes and defaults: docs/codecs.md.
 Test: tests/adapters/test_load.py.

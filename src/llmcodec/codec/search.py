@@ -44,7 +44,7 @@ MEL_BANDS = {512: 80, 2048: 150}
 class SearchConfig:
     """How far the search goes. The defaults were chosen on docs/search.md's figures."""
 
-    weight: float = 0.4
+    weight: float = 0.1
     """Mel distance (`MelDistance`, summed over frames) that one nat is worth; 0 only improves the sound."""
     repeat_nats: float = 0.3
     """Surcharge on a code that its neighbour has too: else pauses and vowels run into one code, clips lose variety."""
