@@ -78,20 +78,20 @@ def bits(scorer: SmallLMScorer, tokens: Sequence[torch.Tensor]) -> list[float]:
 
 
 def table(rows: dict[str, Any], clips: Sequence[Clip], frame_rate: float) -> str:
-    """Means; differences to the nearest codes paired by clip, with 95 % intervals."""
+    """Means; differences to the nearest codes paired by clip, with 95 % intervals. Clips without a value are named."""
     seconds = [len(codes) / frame_rate for codes in rows[NEAREST]["tokens"]]
     columns = [name for name in COLUMNS if name in rows[NEAREST]]
+    failed = {
+        column: [i for i in range(len(clips)) if any(row[column][i] is None for row in rows.values())]
+        for column in columns
+    }
     lines = []
     for name, row in rows.items():
         line = [name]
         for column in columns:
-            weights = seconds if column in ("judge", "own", "nearest") else None
-            values = [
-                [one * second for one, second in zip(each[column], seconds, strict=True)]
-                for each in (rows[NEAREST], row)
-            ]
-            a, b = values if column == "nearest" else (rows[NEAREST][column], row[column])
-            paired = compare_paired(a, b, weights)
+            kept = [i for i in range(len(clips)) if i not in failed[column]]
+            a, b = ([one[column][i] for i in kept] for one in (rows[NEAREST], row))
+            paired = compare_paired(a, b, [seconds[i] for i in kept] if column in ("judge", "own") else None)
             cell = f"{paired.mean_b:.4g}"
             if name != NEAREST and column != "nearest":
                 low, value, high = (
@@ -101,7 +101,12 @@ def table(rows: dict[str, Any], clips: Sequence[Clip], frame_rate: float) -> str
             line.append(cell)
         lines.append(line)
     head = f"{len(clips)} clips, {sum(seconds):.0f} s"
-    return TextTable([head, *(COLUMNS[name] for name in columns)], lines).markdown()
+    notes = [
+        f"{COLUMNS[column]}: without {', '.join(clips[i].id for i in places)}, where it could not be measured\n"
+        for column, places in failed.items()
+        if places
+    ]
+    return "".join([TextTable([head, *(COLUMNS[name] for name in columns)], lines).markdown(), *notes])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
