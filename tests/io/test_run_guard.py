@@ -11,6 +11,7 @@ from dataclasses import InitVar, asdict, dataclass, field
 
 import pytest
 
+from llmcodec.io.atomic import temporary_name
 from llmcodec.io.run_guard import (
     SIGNALS,
     RunLock,
@@ -44,6 +45,14 @@ def test_a_run_folder_has_one_writer_and_a_dead_one_lets_go(tmp_path):
         pass
     with RunLock(tmp_path):
         pass
+
+
+def test_the_next_holder_removes_what_a_killed_one_left_and_nothing_else(tmp_path):
+    left, other = temporary_name(tmp_path / "curves.png"), temporary_name(tmp_path / "quality.md")
+    for path in (left, other, tmp_path / "curves.png"):
+        path.touch()
+    with RunLock(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {other.name, "curves.png", ".lock"}
 
 
 @pytest.mark.parametrize("name", SIGNALS)

@@ -24,11 +24,14 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, Any, TypeVar, get_args, get_type_hints
 
+from llmcodec.io.atomic import find_left_overs
 from llmcodec.io.structured import read_object, write_json
 
 T = TypeVar("T")
 LOCK = ".lock"
 RUN = "run.json"
+WRITTEN = (RUN, "log.jsonl", "curves.png")
+"""What only the holder of the lock writes at the top of a run folder."""
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 """Ctrl-C, the end of a batch job's time, a closed terminal, and what SLURM sends ahead (`--signal=B:USR1@120`)."""
 SAME_SIGNAL_SECONDS = 0.5
@@ -59,6 +62,8 @@ def lock_file(path: Path) -> IO[str] | None:
 class RunLock:
     """Holds a run folder for this process while the `with` block runs; the operating system lets go of dead holders.
 
+    What a killed holder left of the run's own files (`WRITTEN`) is removed.
+
     Where the file system has no locks, the folder is not guarded.
 
     Raises:
@@ -82,6 +87,9 @@ class RunLock:
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()
+        for name in WRITTEN:
+            for left_over in find_left_overs(self.path.parent, name):
+                left_over.unlink(missing_ok=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
