@@ -108,7 +108,13 @@ def test_level_error_ignores_pauses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("conditions", "fault"), [((Condition("mood"),), "no condition 'mood'"), ((Condition("level"),), "no clips")]
+    ("conditions", "fault"),
+    [
+        ((Condition("mood"),), "no condition 'mood'"),
+        ((Condition("level"),), "no clips"),
+        ((Condition("pause", 0.1),), "nothing of it is measured"),
+        ((Condition("level", float("nan")),), "not a finite number"),
+    ],
 )
 def test_what_cannot_be_measured_is_refused(conditions: tuple[Condition, ...], fault: str, clips: list[Clip]) -> None:
     with pytest.raises(ValueError, match=fault):

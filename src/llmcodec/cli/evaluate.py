@@ -90,7 +90,7 @@ def evaluate_reconstruction(
         output: write NAME.md (tables) and NAME.json (everything).
     """
     console = Console()
-    names = [name for word in metrics for name in GROUPS.get(word, (word,))]
+    names = _metric_names(metrics)
     place = output.output or per_file
     journal = Journal(None if place is None else result_paths(place, ".md", ".json", ".csv", ".rows.jsonl")[-1])
     shared: dict[str, Any] = {
@@ -133,6 +133,11 @@ def evaluate_reconstruction(
         name_files(
             console, write_results(output.output, tables, sentences, {"settings": told, "systems": to_json(rows)})
         )
+
+
+def _metric_names(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Metrics by name or by group."""
+    return tuple(name for word in words for name in GROUPS.get(word, (word,)))
 
 
 def _with_lm_bits(row: SystemRow, path: str | None) -> SystemRow:
@@ -308,13 +313,13 @@ def evaluate_robustness(
     wanted = [Condition(kind, float(amount)) for kind, amounts in spoken.items() for amount in amounts]
     wanted = list(dict.fromkeys([*wanted, *(c for c in CONDITIONS if c.silent)]))
     (chosen,), bad = corpus.without_bad(spread(corpus.held_out_clips(), clips))
-    console = Console()
+    console, names = Console(), _metric_names(metrics)
     results: dict[str, RobustnessResult] = {}
     for name, encoded in open_systems(systems, device.torch_device()):
         with ProgressBar(name, console=console) as bar:
-            results[name] = measure_robustness(encoded, chosen, wanted, metrics, seed, workers, bar.update)
-    tables = robustness_report.tables(results, metrics)
-    sentences = robustness_report.sentences(results, metrics)
+            results[name] = measure_robustness(encoded, chosen, wanted, names, seed, workers, bar.update)
+    tables = robustness_report.tables(results, names)
+    sentences = robustness_report.sentences(results, names)
     show(console, tables, sentences)
     if output.output is not None:
         told = {"settings": {**provenance(chosen, bad), "seed": seed}}

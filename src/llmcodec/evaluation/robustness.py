@@ -10,6 +10,7 @@ Shapes: S samples. Test: tests/evaluation/test_robustness.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -152,6 +153,10 @@ def measure_robustness(
     for condition in conditions:
         if condition.kind not in LABELS:
             raise ValueError(f"no condition {condition.kind!r}: choose {', '.join(LABELS)}")
+        if not math.isfinite(condition.amount):
+            raise ValueError(f"{condition.label}: not a finite number")
+        if condition.kind == "pause" and condition.amount <= 2 * EDGE_SECONDS:
+            raise ValueError(f"{condition.label}: nothing of it is measured; take more than {2 * EDGE_SECONDS:g} s")
     check_metrics(tuple(metrics))
     spoken = [condition for condition in conditions if not condition.silent]
     rows: dict[tuple[str, Condition], RobustnessRow] = {}
