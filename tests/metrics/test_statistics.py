@@ -121,3 +121,47 @@ def test_wilson_known_values() -> None:
     assert stats.wilson_interval(0, 20).high == pytest.approx(3.8415 / (20 + 3.8415), abs=1e-4)
     with pytest.raises(ValueError, match="impossible"):
         stats.wilson_interval(3, 2)
+
+
+def relative(sums: np.ndarray) -> np.ndarray:
+    return sums[..., 1] / sums[..., 0] - 1
+
+
+@pytest.mark.parametrize("clip_spread", [0.03, 0.003])
+@pytest.mark.parametrize("seed_spread", [0.001, 0.006])
+def test_three_seeds_and_their_clips_cover_the_truth(seed_spread: float, clip_spread: float) -> None:
+    """Bits of a row against its control: both trained anew with every seed, clips that gain differently."""
+    rng = np.random.default_rng(5)
+    trials, seeds, clips, truth, hits, widths = 1200, 3, 90, -0.08, 0, []
+    for _ in range(trials):
+        control = 500 * rng.lognormal(1.0, 0.6, clips) * (1 + seed_spread * rng.normal(size=(seeds, 1)))
+        gain = 1 + truth + clip_spread * rng.normal(size=clips) + 0.01 * rng.normal(size=(seeds, clips))
+        row = control * gain * (1 + seed_spread * rng.normal(size=(seeds, 1)))
+        interval = stats.two_level_interval(np.stack([control, row], -1), relative)
+        hits += not interval.excludes(truth)
+        widths.append(interval.high - interval.low)
+    assert 0.93 <= hits / trials <= 0.995
+    assert np.median(widths) < 2 * 4.303 * 1.1 * math.hypot(
+        2 * seed_spread, clip_spread / 5, 0.01 / 5
+    )  # not by being boundless
+
+
+def test_the_interval_of_one_seed_is_that_of_the_clips_and_of_equal_clips_that_of_the_seeds() -> None:
+    scipy_stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(6)
+    values = rng.normal(10.0, 2.0, (1, 40, 1))
+    shifts = stats.two_level_interval(np.stack([np.ones(40), values[0, :, 0]], -1)[None], relative)
+    expected = scipy_stats.t.interval(0.95, 39, values.mean(), values.std(ddof=1) / math.sqrt(40))
+    assert (1 + shifts.low, 1 + shifts.high) == pytest.approx(expected, rel=1e-4)
+    assert shifts.num == 40
+    seeds = np.asarray([9.0, 10.0, 12.0])
+    alike = stats.two_level_interval(np.repeat([[[1.0, s]] for s in seeds], 7, axis=1), relative)
+    expected = scipy_stats.t.interval(0.95, 2, seeds.mean(), seeds.std(ddof=1) / math.sqrt(3))
+    assert (1 + alike.low, 1 + alike.high) == pytest.approx(expected, rel=1e-6)
+
+
+def test_two_level_intervals_know_what_they_cannot_say() -> None:
+    assert not stats.two_level_interval(np.ones((3, 1, 2)), relative).has_bounds
+    for wrong in (np.ones((0, 3, 2)), np.ones((2, 3)), np.full((1, 2, 2), math.nan)):
+        with pytest.raises(ValueError, match="two_level_interval"):
+            stats.two_level_interval(wrong, relative)

@@ -1,4 +1,4 @@
-"""Uncertainty of a number: bootstrap intervals, paired comparisons, Wilson intervals.
+"""Uncertainty of a number: bootstrap intervals, paired comparisons, intervals over seeds and clips, Wilson intervals.
 
 Everything works on one value per clip ("row"), because clips are what an evaluation draws at random: frames inside a
 clip are not independent. All randomness comes from an explicit seed. Test: tests/metrics/test_statistics.py.
@@ -7,7 +7,7 @@ clip are not independent. All randomness comes from an explicit seed. Test: test
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,6 +171,38 @@ def _paired_t(a: np.ndarray, b: np.ndarray, w: np.ndarray) -> float:
     if error <= 1e-12 * max(abs(mean), 1e-300):
         return 0.0 if mean == 0 else math.copysign(math.inf, mean)
     return float(mean / error)
+
+
+def two_level_interval(values_KNM: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Interval:
+    """A figure of K trainings on the same N clips, with a 95 % interval over both: other seeds, other clips.
+
+    A bootstrap of three seeds cannot know how far a fourth would lie: it draws from three values only. Here the spread
+    of the K figures counts with Student's t of K - 1 degrees, that of the clips (jackknife, seeds together) with t of
+    N - 1, and the two half-widths are added as the sides of a right angle. What seeds and clips do to each other counts
+    in both, so that the interval is rather too wide. With one seed it is over clips alone.
+
+    Args:
+        values_KNM: what is summed over clips, e.g. bits and seconds: (K seeds, N clips, M columns).
+        statistic: sums over clips (..., M) -> figures (...); smooth, e.g. a ratio of columns.
+
+    Raises:
+        ValueError: no seed or no clip, or values that are not finite.
+    """
+    values = np.asarray(values_KNM, dtype=np.float64)
+    if values.ndim != 3 or 0 in values.shape:
+        raise ValueError(f"two_level_interval: expected (seeds, clips, columns), got an array of shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError("two_level_interval: values that are not finite; drop failed clips by name first")
+    seeds, clips = values.shape[:2]
+    figures_K = statistic(values.sum(1))
+    square = 0.0
+    if seeds > 1:
+        square += student_t_95(seeds - 1) ** 2 * float(np.var(figures_K, ddof=1)) / seeds
+    if clips > 1:
+        without_N = statistic(values.sum((0, 1)) - values.sum(0))
+        square += student_t_95(clips - 1) ** 2 * float(np.var(without_N)) * (clips - 1)
+    value, half = float(statistic(values.sum((0, 1)))), math.sqrt(square) if clips > 1 else math.nan
+    return Interval(value, value - half, value + half, clips)
 
 
 def student_t_95(degrees: int) -> float:
