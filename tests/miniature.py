@@ -47,6 +47,29 @@ def miniature_lm(folder: Path, layers: int = 4) -> Path:
     return folder
 
 
+def miniature_teacher(folder: Path, kind: str = "wav2vec2", **sizes: Any) -> Path:
+    """A random speech encoder of two layers with its feature extractor, as a folder like those of the hub."""
+    import transformers
+    from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+
+    torch.manual_seed(4)
+    if kind == "whisper":
+        own: dict[str, Any] = dict(d_model=24, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2)
+        own |= dict(decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, num_mel_bins=80, vocab_size=32)
+        own |= dict(pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1)
+        config = transformers.WhisperConfig(**own | sizes)
+        transformers.WhisperModel(config).save_pretrained(folder)
+        WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
+        return folder
+    name = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM"}[kind]
+    own = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, conv_dim=(8,) * 7)
+    own |= dict(num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2, num_feat_extract_layers=7)
+    config = getattr(transformers, f"{name}Config")(**own | sizes)
+    getattr(transformers, f"{name}Model")(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
+    return folder
+
+
 def miniature_speech(folder: Path, seconds: tuple[float, ...] = (0.9, 0.62, 0.75, 0.5, 0.83, 0.7)) -> Path:
     """A manifest of synthetic clips: a gliding tone in noise each, with a text; the last has none."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,11 +152,13 @@ def everything_on(name: str, folder: Path, run: str, **options: Any) -> Recipe:
         miniature_codec().save_pretrained(folder / "codec")
         miniature_lm(folder / "lm")
         miniature_speech(folder / "speech")
+        miniature_teacher(folder / "teacher")
     paths = {
         "run": folder / run,
         "codec.start": folder / "codec",
         "data.manifest": folder / "speech" / "train.jsonl",
         "language.backbone.name": folder / "lm",
+        "teacher": f"{{name: 'wav2vec2:{folder / 'teacher'}:1'}}",
     }
     configs = [part for one in name.split("+") for part in ("--config", str(shipped_recipe(one)))]
     overrides = EVERYTHING_ON | paths | {key.replace("__", "."): value for key, value in options.items()}

@@ -46,6 +46,7 @@ OPTIONAL = (
     "librosa",
     "jiwer",
     "faster_whisper",
+    "ctranslate2",
     "speechmos",
     "resemblyzer",
     "auv",

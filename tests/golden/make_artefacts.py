@@ -131,7 +131,15 @@ def run_recipe(run: str, steps: int) -> Recipe:
         miniature_speech(start / "speech")
     younger = {f"weights__{name}": 0.0 for name in set(TERMS.values()) - set(TERMS_THEN)}
     return everything_on(
-        "paper", start, run, steps=steps, precision="fp64", language__backbone__num_layers=2, accumulate=1, **younger
+        "paper",
+        start,
+        run,
+        steps=steps,
+        precision="fp64",
+        language__backbone__num_layers=2,
+        accumulate=1,
+        teacher="null",
+        **younger,
     )
 
 

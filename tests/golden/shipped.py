@@ -18,7 +18,7 @@ from llmcodec.training.build import SCRATCH
 from llmcodec.training.recipe import TERMS, Recipe
 from llmcodec.training.trainer import Trainer
 
-from ..miniature import NUM_CODES, miniature_codec, miniature_lm, recipe_of
+from ..miniature import NUM_CODES, miniature_codec, miniature_lm, miniature_teacher, recipe_of
 
 HERE = Path(__file__).parent
 RECIPES = shipped_recipe("paper").parent
@@ -46,9 +46,10 @@ def stacks() -> list[tuple[str, ...]]:
 
 
 def write_starting_points(folder: Path) -> None:
-    """What miniature.yaml names: `codec`, `lm` and `audio_lm.safetensors`, random weights of fixed seeds."""
+    """What miniature.yaml names: `codec`, `lm`, `teacher` and `audio_lm.safetensors`, random weights of fixed seeds."""
     miniature_codec().save_pretrained(folder / "codec")
     miniature_lm(folder / "lm", layers=2)
+    miniature_teacher(folder / "teacher")
     sizes = yaml.safe_load(OVERLAY.read_text(encoding="utf-8"))["language"]["rate"]["small_lm"]
     state = SmallLM(dataclasses.replace(RateConfig().small_lm, **sizes), NUM_CODES, seed=2).state_dict()
     save_file({name: value.contiguous() for name, value in state.items()}, folder / "audio_lm.safetensors")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from llmcodec.training import trainer as trainer_module
 from llmcodec.training.checkpoint import list_checkpoints
-from llmcodec.training.recipe import TERMS, WAVEFORM_TERMS
+from llmcodec.training.recipe import TEACHER_TERMS, TERMS, WAVEFORM_TERMS
 from llmcodec.training.trainer import Trainer
 
 from ..miniature import everything_on
@@ -49,7 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "accumulate": 1,
     },
     "no waveform terms, so that a decoder is left without gradient": {
-        f"weights__{name}": 0.0 for name in ("commit", *WAVEFORM_TERMS.values())
+        f"weights__{name}": 0.0 for name in ("commit", *WAVEFORM_TERMS.values(), *TEACHER_TERMS.values())
     },
 }
 

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from llmcodec.adapters.features.base import Teacher
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
 from llmcodec.objectives.adversary import Adversary, AdversaryConfig
 from llmcodec.objectives.discriminators import MPDConfig
+from llmcodec.objectives.distillation import Distillation, TeacherConfig
 from llmcodec.objectives.spectral import MelLossConfig, MultiScaleMelLossConfig, SpectralConfig, STFTLossConfig
 from llmcodec.training.objective import CodecObjective
 from llmcodec.training.recipe import CodecConfig, Recipe, Weights
@@ -196,3 +198,88 @@ def test_gradient_reaches_every_part_of_the_codec(precision):
     objective(miniature_batch(), 0).total.backward()
     without = [name for name, p in objective.codec.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
+
+
+class Recorder(Teacher):
+    """Remembers what it heard; its features are frames' mean and mean square."""
+
+    def __init__(self):
+        super().__init__(16000, 320, 2, torch.device("cpu"), torch.float32)
+        self.heard: list[torch.Tensor] = []
+
+    def features_of(self, wav_BS: torch.Tensor) -> torch.Tensor:
+        self.heard.append(wav_BS)
+        frames_BTN = wav_BS.reshape(len(wav_BS), -1, 320)
+        return torch.stack([frames_BTN.mean(-1), frames_BTN.square().mean(-1)], -1)
+
+
+def taught(weights: dict[str, float], **recipe: Any) -> tuple[CodecObjective, Recorder]:
+    config, teacher = TeacherConfig("recorder"), Recorder()
+    objective = objective_of(weights, teacher=config, **recipe)
+    objective.distillation = Distillation(teacher, config, 32, 1)
+    return objective, teacher
+
+
+def test_a_teacher_hears_the_window_and_compares_the_decoders_layer():
+    objective, teacher = taught({"distill_l1": 1.0, "distill_cosine": 0.5}, window_seconds=0.2)
+    batch = miniature_batch((16000, 9001, 1000))
+    terms = objective(batch, 2)
+    assert set(terms.raw) == {"distill/l1", "distill/cosine"}
+    expected = terms.raw["distill/l1"] + 0.5 * terms.raw["distill/cosine"]
+    assert torch.isclose(terms.total, expected)
+    encoding = objective.codec.encode_latents(batch.wav_BS, batch.lengths_B)
+    window = objective.cut_window(encoding, batch, 2)
+    heard = {len(wav_S) // 320: wav_S for wav_BS in teacher.heard for wav_S in wav_BS}
+    assert torch.equal(heard[4][:1000], window.real_BS[2, :1000]), "the short clip, padded to whole frames"
+    decoder = objective.codec.decoder.conformer
+    kept: list[torch.Tensor] = []
+    again = decoder(window.quantized_BWD, window.mask_BW, layer_outputs=kept)
+    assert len(kept) == 1 and torch.equal(again, decoder.layer_norm(kept[0]))
+    student = objective.distillation.projection(kept[0])
+    assert torch.equal(terms.fake_BS, objective.decode_window(window)), "listening in changes nothing"
+    features = Recorder()(window.real_BS, window.lengths_B, 16000, 320, 10)
+    distances = [
+        (student[clip, frame] - features[clip, frame]).abs().mean() for clip, frame in window.mask_BW.nonzero()
+    ]
+    assert len(distances) == 24 and torch.isclose(terms.raw["distill/l1"], torch.stack(distances).mean())
+
+
+def test_the_teacher_hears_the_clean_target_and_the_encoder_what_was_altered():
+    objective, teacher = taught({"distill_l1": 1.0})
+    batch = miniature_batch((3200, 3200))
+    clean_BS = batch.wav_BS.clone()
+    altered = replace(batch, wav_BS=batch.wav_BS + 0.1, target_BS=clean_BS)
+    terms = objective(altered, 0)
+    assert torch.equal(torch.cat(teacher.heard), clean_BS)
+    codes = objective.codec.encode_latents(altered.wav_BS, altered.lengths_B).codes_BT
+    assert torch.equal(terms.encoding.codes_BT, codes)
+
+
+def test_teacher_terms_do_not_depend_on_company_or_padding():
+    objective, _ = taught({"distill_l1": 1.0, "distill_cosine": 1.0}, window_seconds=0.2)
+    batch = miniature_batch((16000, 9001))
+    together = objective(batch, 5)
+    alone = [objective(select(batch, clip), 5) for clip in range(2)]
+    padded = objective(replace(batch, wav_BS=torch.nn.functional.pad(batch.wav_BS, (0, 4000))), 5)
+    for term, value in together.raw.items():
+        assert torch.isclose(value, torch.stack([one.raw[term] for one in alone]).mean(), rtol=1e-4), term
+        assert torch.isclose(value, padded.raw[term], rtol=1e-4), term
+
+
+def test_a_teacher_trains_projection_encoder_and_the_decoder_up_to_its_layer():
+    objective, teacher = taught({"distill_l1": 1.0, "distill_cosine": 1.0}, precision="bf16")
+    objective(miniature_batch(), 0).total.backward()
+    with_gradient = {name for name, p in objective.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {"distillation.projection.weight", "distillation.projection.bias"} < with_gradient
+    assert any(name.startswith("codec.encoder.") for name in with_gradient)
+    assert any(name.startswith("codec.decoder.conformer.layers.0.") for name in with_gradient)
+    assert not any(
+        name.startswith(("codec.decoder.head", "codec.decoder.conformer.layer_norm")) for name in with_gradient
+    )
+    assert teacher.heard
+
+
+def test_a_teacher_without_weight_is_not_asked(monkeypatch):
+    objective, teacher = taught({"mel": 1.0})
+    monkeypatch.setattr(objective.distillation, "forward", never)
+    assert set(objective(miniature_batch(), 0).raw) == {"recon/mel"} and not teacher.heard

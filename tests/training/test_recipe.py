@@ -131,6 +131,7 @@ def language(**options):
         (lambda: CodecConfig(usage_decay=1.0), "usage_decay"),
         (lambda: GroupConfig(lr=-1e-3), "cannot be negative"),
         (lambda: Recipe(weights=Weights(feature=1.0)), "weights.feature needs an `adversary` section"),
+        (lambda: Recipe(weights=Weights(distill_l1=1.0)), "weights.distill_l1 needs a `teacher` section"),
         (lambda: Recipe(weights=Weights(ftp=1.0)), "weights.ftp needs a `language` section"),
         (lambda: Recipe(weights=Weights(bridge_ce=1.0), language=language()), "bridge_ce teaches a projected bridge"),
     ],

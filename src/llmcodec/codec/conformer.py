@@ -261,7 +261,11 @@ class Conformer(nn.Module):
         return [LayerState(cast(ConformerLayer, layer), self.reach[0]) for layer in self.layers]
 
     def forward(
-        self, hidden_BTD: Tensor, mask_BT: Tensor | None = None, states: Sequence[LayerState] | None = None
+        self,
+        hidden_BTD: Tensor,
+        mask_BT: Tensor | None = None,
+        states: Sequence[LayerState] | None = None,
+        layer_outputs: list[Tensor] | None = None,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D).
 
@@ -269,6 +273,7 @@ class Conformer(nn.Module):
             hidden_BTD: frames of whole clips, or (1, T, D) that continue a stream.
             mask_BT: True at real frames; None means that all are real.
             states: of `open_stream`, updated in place; None outside a stream.
+            layer_outputs: takes the output (B, T, D) of every layer.
         """
         num_frames = hidden_BTD.shape[1]
         past = states[0].key.shape[2] if states else None
@@ -277,4 +282,6 @@ class Conformer(nn.Module):
         memories: Sequence[LayerState | None] = states or [None] * len(self.layers)
         for layer, state in zip(self.layers, memories, strict=True):
             hidden_BTD = layer(hidden_BTD, cos, sin, mix, mask_BT, state)
+            if layer_outputs is not None:
+                layer_outputs.append(hidden_BTD)
         return self.layer_norm(hidden_BTD)

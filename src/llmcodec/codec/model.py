@@ -174,9 +174,13 @@ class LLMCodec(HubCodec):
         codes_BT = codes_BT * mask_BT
         return CodecEncoding(codes_BT, mask_BT, query_BTC, latent_BTD, quantized_BTD, losses)
 
-    def decode_latents(self, quantized_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
-        """Decoder input (B, T, D) -> waveform (B, T * hop)."""
-        return self.decoder(quantized_BTD, None if mask_BT is None or bool(mask_BT.all()) else mask_BT)
+    def decode_latents(
+        self, quantized_BTD: Tensor, mask_BT: Tensor | None = None, layer_outputs: list[Tensor] | None = None
+    ) -> Tensor:
+        """Decoder input (B, T, D) -> waveform (B, T * hop); `layer_outputs` takes the output of every layer."""
+        mask_BT = None if mask_BT is None or bool(mask_BT.all()) else mask_BT
+        kept = {} if layer_outputs is None else {"layer_outputs": layer_outputs}  # the packed decoder keeps none
+        return self.decoder(quantized_BTD, mask_BT, **kept)
 
     # -- the public edge -------------------------------------------------------------------------------------------
     @torch.no_grad()

@@ -34,9 +34,11 @@ class Decoder(nn.Module):
         self.conformer = Conformer(config, config.decoder_layers)
         self.head = ISTFTHead(config)
 
-    def forward(self, quantized_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
-        """(B, T, D), real frames (None: all) -> (B, T * hop)."""
-        return self.head(self.conformer(quantized_BTD, mask_BT), mask_BT)
+    def forward(
+        self, quantized_BTD: Tensor, mask_BT: Tensor | None, layer_outputs: list[Tensor] | None = None
+    ) -> Tensor:
+        """(B, T, D), real frames (None: all) -> (B, T * hop); `layer_outputs` takes the output of every layer."""
+        return self.head(self.conformer(quantized_BTD, mask_BT, layer_outputs=layer_outputs), mask_BT)
 
 
 def build_parts(config: LLMCodecConfig) -> tuple[Encoder, FactorizedQuantizer, Decoder]:

@@ -22,7 +22,8 @@ from llmcodec.data.manifest import find_missing, read_manifest
 from llmcodec.data.sampler import ResumableSampler
 from llmcodec.io.bad_rows import BadRows
 from llmcodec.objectives.adversary import Adversary
-from llmcodec.training.recipe import Recipe
+from llmcodec.objectives.distillation import Distillation
+from llmcodec.training.recipe import TEACHER_TERMS, Recipe
 
 if TYPE_CHECKING:
     from llmcodec.training.language import LanguageObjective
@@ -88,6 +89,18 @@ def partition_of(recipe: Recipe, codec: LLMCodec) -> tuple[int, int] | None:
 
 def build_adversary(recipe: Recipe) -> Adversary | None:
     return None if recipe.adversary is None else Adversary(recipe.adversary)
+
+
+def build_distillation(recipe: Recipe, codec: LLMCodec) -> Distillation | None:
+    """The teacher on the codec's device, and the projection towards it; None where no term of it ever has a weight."""
+    if recipe.teacher is None or not set(TEACHER_TERMS) & set(recipe.weights.ever()):
+        return None
+    from llmcodec.adapters.features.load import load_teacher
+
+    dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
+    teacher = load_teacher(recipe.teacher.name, codec.device, dtype, recipe.teacher.padded_seconds)
+    config = codec.config
+    return Distillation(teacher, recipe.teacher, config.hidden_size, config.decoder_layers, recipe.seed)
 
 
 def build_language(recipe: Recipe, codec: LLMCodec, fresh: bool = True) -> LanguageObjective | None:

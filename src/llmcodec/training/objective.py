@@ -20,11 +20,12 @@ from llmcodec.data.sampler import clip_seed
 from llmcodec.distributed import masked_mean, most_over_ranks, num_ranks
 from llmcodec.objectives.adversary import Adversary
 from llmcodec.objectives.collapse import marginal_entropy_term
+from llmcodec.objectives.distillation import Distillation
 from llmcodec.objectives.spectral import SpectralLosses
 from llmcodec.objectives.views import perturb, view_term
 from llmcodec.protocol import AdaptableCodec, CodecEncoding
 from llmcodec.training.language import LanguageObjective
-from llmcodec.training.recipe import LANGUAGE_TERMS, WAVEFORM_TERMS, Recipe, as_schedule
+from llmcodec.training.recipe import LANGUAGE_TERMS, TEACHER_TERMS, WAVEFORM_TERMS, Recipe, as_schedule
 
 
 @dataclass
@@ -63,6 +64,7 @@ class CodecObjective(nn.Module):
         language: LanguageObjective | None = None,
         adversary: Adversary | None = None,
         partition: tuple[int, int] | None = None,
+        distillation: Distillation | None = None,
     ):
         super().__init__()
         assert isinstance(codec, AdaptableCodec)
@@ -71,6 +73,7 @@ class CodecObjective(nn.Module):
         self.language = language
         self.spectral = SpectralLosses(recipe.spectral, codec.sample_rate)
         self.partition = partition
+        self.distillation = distillation
         self._adversary = [adversary]  # in a list: not a submodule, its gradients are not ours
 
     def train(self, mode: bool = True) -> CodecObjective:
@@ -81,6 +84,12 @@ class CodecObjective(nn.Module):
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         return self
+
+    def codec_parameters(self) -> dict[str, nn.Parameter]:
+        """The codec's named parameters, and those of the projection towards the teacher, which its optimizer trains."""
+        named = dict(self.codec.named_parameters())
+        taught = () if self.distillation is None else self.distillation.named_parameters(prefix="distillation")
+        return named | dict(taught)
 
     def autocast(self, like: Tensor) -> torch.autocast:
         """bfloat16 around conformers and LM, if the recipe says so; operations that need float32 turn autocast off."""
@@ -98,10 +107,14 @@ class CodecObjective(nn.Module):
         }
         logged: dict[str, Tensor] = {}
         fake_BS = real_BS = None
-        if any(term in weights for term in WAVEFORM_TERMS):
+        if any(term in weights for term in WAVEFORM_TERMS | TEACHER_TERMS):
             window = self.cut_window(encoding, batch, step)
             with torch.set_grad_enabled(learning and torch.is_grad_enabled()):
-                fake_BS, real_BS = self.decode_window(window), window.real_BS
+                layer_outputs: list[Tensor] | None = [] if any(term in weights for term in TEACHER_TERMS) else None
+                fake_BS, real_BS = self.decode_window(window, layer_outputs), window.real_BS
+                if layer_outputs is not None:
+                    terms = self.teacher_terms(window, layer_outputs)
+                    raw |= {name: value for name, value in terms.items() if name in weights}
             ragged = num_ranks() > 1 or bool((window.lengths_B != real_BS.shape[1]).any())
             spectral = [term for term in self.spectral.TERMS if term in weights]
             raw |= self.spectral(fake_BS, real_BS, window.lengths_B if ragged else None, spectral)
@@ -164,12 +177,26 @@ class CodecObjective(nn.Module):
             (batch.lengths_B - hop * torch.tensor(starts_B, device=wav_BS.device)).clamp(max=size * hop),
         )
 
-    def decode_window(self, window: Window) -> Tensor:
-        """Waveform of the window, silent beyond each clip's last sample."""
+    def decode_window(self, window: Window, layer_outputs: list[Tensor] | None = None) -> Tensor:
+        """Waveform of the window, silent beyond each clip's last sample; `layer_outputs` takes the decoder's layers."""
+        kept = {} if layer_outputs is None else {"layer_outputs": layer_outputs}
         with self.autocast(window.quantized_BWD):
-            fake_BS = self.codec.decode_latents(window.quantized_BWD, window.mask_BW)
+            fake_BS = self.codec.decode_latents(window.quantized_BWD, window.mask_BW, **kept)
         inside = torch.arange(fake_BS.shape[1], device=fake_BS.device) < window.lengths_B[:, None]
         return fake_BS * inside
+
+    def teacher_terms(self, window: Window, layer_outputs: list[Tensor]) -> dict[str, Tensor]:
+        """A decoder layer against what the teacher hears in the window's audio, as it shall be rebuilt."""
+        assert self.distillation is not None
+        codec, num_frames = self.codec, window.mask_BW.shape[1]
+        with self.autocast(window.real_BS):
+            features_BWH = self.distillation.features(
+                window.real_BS, window.lengths_B, codec.sample_rate, codec.hop_samples, num_frames
+            )
+        terms: dict[str, Tensor] = self.distillation(
+            layer_outputs[self.distillation.layer - 1], features_BWH, window.mask_BW
+        )
+        return terms
 
     def adversary_window(self, fake_BS: Tensor, window: Window, ids: Sequence[str], step: int) -> tuple[Tensor, Tensor]:
         """The stretch of each clip that the discriminators see: they cost more than everything else.

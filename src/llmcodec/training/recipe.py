@@ -13,6 +13,7 @@ from llmcodec.data.augmentation import Augmentation
 from llmcodec.io.bad_rows import MaxBad, read_max_bad
 from llmcodec.objectives.adversary import AdversaryConfig
 from llmcodec.objectives.collapse import CollapseFloors
+from llmcodec.objectives.distillation import TeacherConfig
 from llmcodec.objectives.spectral import SpectralConfig
 from llmcodec.objectives.views import ViewConfig
 from llmcodec.schedule import Schedule
@@ -113,6 +114,10 @@ class Weights:
     """adv/generator: fool the discriminators (which train from the step on at which this weight is not 0)."""
     feature: Weight = 0.0
     """adv/feature: match the discriminators' features."""
+    distill_l1: Weight = 0.0
+    """distill/l1: a decoder layer, linearly projected, towards the teacher's features: mean absolute difference."""
+    distill_cosine: Weight = 0.0
+    """distill/cosine: the same, 1 - cosine similarity."""
     commit: Weight = 1.0
     """vq/commit: encoder towards its code (already scaled by the codec's `commitment`)."""
     codebook: Weight = 1.0
@@ -151,6 +156,10 @@ WAVEFORM_TERMS = {
     "adv/generator": "generator",
     "adv/feature": "feature",
 }
+TEACHER_TERMS = {
+    "distill/l1": "distill_l1",
+    "distill/cosine": "distill_cosine",
+}
 CODEBOOK_TERMS = {
     "vq/commit": "commit",
     "vq/codebook": "codebook",
@@ -164,7 +173,7 @@ LANGUAGE_TERMS = {
     "align/contrast": "contrast",
     "bridge/ce": "bridge_ce",
 }
-TERMS = WAVEFORM_TERMS | CODEBOOK_TERMS | LANGUAGE_TERMS
+TERMS = WAVEFORM_TERMS | TEACHER_TERMS | CODEBOOK_TERMS | LANGUAGE_TERMS
 
 
 @dataclass(frozen=True)
@@ -239,6 +248,8 @@ class Recipe:
     """How the copy of codes/view differs from the original."""
     adversary: AdversaryConfig | None = None
     """Discriminators; null trains without."""
+    teacher: TeacherConfig | None = None
+    """Frozen speech encoder whose features a decoder layer learns; null trains without."""
     language: LanguageConfig | None = None
     """Frozen LM, bridge, prediction, alignment, rate; null trains without a language model."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -275,6 +286,8 @@ class Recipe:
         for term in self.weights.ever():
             if term.startswith("adv/") and self.adversary is None:
                 raise ValueError(f"recipe: weights.{TERMS[term]} needs an `adversary` section")
+            if term in TEACHER_TERMS and self.teacher is None:
+                raise ValueError(f"recipe: weights.{TERMS[term]} needs a `teacher` section")
             if term not in LANGUAGE_TERMS:
                 continue
             if language is None:

@@ -33,6 +33,7 @@ from llmcodec.training import checkpoint
 from llmcodec.training.build import (
     build_adversary,
     build_codec,
+    build_distillation,
     build_language,
     build_loader,
     partition_of,
@@ -77,7 +78,8 @@ class Trainer:
         saved = checkpoint.list_checkpoints(self.folder / "checkpoints")
         language = build_language(recipe, codec, fresh=not (resume and saved))
         self.adversary = build_adversary(recipe)
-        objective = CodecObjective(recipe, codec, language, self.adversary, partition_of(recipe, codec))
+        distillation = build_distillation(recipe, codec)
+        objective = CodecObjective(recipe, codec, language, self.adversary, partition_of(recipe, codec), distillation)
         self.objective = objective.to(self.device).train()
         if self.adversary is not None:
             self.adversary.to(self.device)
@@ -113,7 +115,7 @@ class Trainer:
 
     def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
         """Group -> named parameters; every trainable parameter is in exactly one."""
-        groups: dict[str, dict[str, nn.Parameter]] = {"codec": dict(self.codec.named_parameters())}
+        groups: dict[str, dict[str, nn.Parameter]] = {"codec": self.objective.codec_parameters()}
         if self.objective.language is not None:
             groups |= self.objective.language.parameter_groups()
         grouped = sum(sum(p.requires_grad for p in parameters.values()) for parameters in groups.values())

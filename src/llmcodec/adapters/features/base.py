@@ -1,0 +1,96 @@
+"""What a teacher is: clips to the features of a frozen encoder, one row for each frame of the codec.
+
+Shapes: B batch, S samples, T frames of the codec, U frames of the teacher, H teacher's width.
+Test: tests/adapters/test_features.py.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llmcodec.io.audio import resample
+
+
+class Teacher(ABC):
+    """A frozen speech encoder.
+
+    Args:
+        sample_rate: of the audio it reads. hop_samples: samples per frame. width: H.
+        device: where it runs. dtype: float32, or float64 in tests; autocast around the call reaches it.
+    """
+
+    def __init__(self, sample_rate: int, hop_samples: int, width: int, device: torch.device, dtype: torch.dtype):
+        self.sample_rate, self.hop_samples, self.width = sample_rate, hop_samples, width
+        self.device, self.dtype = device, dtype
+
+    @abstractmethod
+    def features_of(self, wav_BS: Tensor) -> Tensor:
+        """Clips of equal length, a multiple of the hop, at the teacher's rate -> (B, S / hop, H).
+
+        Frame i is about the samples from i * hop to (i + 1) * hop: its centre is theirs, as in the codec.
+        """
+
+    @torch.no_grad()
+    def __call__(
+        self, wav_BS: Tensor, lengths_B: Tensor, sample_rate: int, hop_samples: int, num_frames: int
+    ) -> Tensor:
+        """Features of every clip at the codec's frames, without gradient.
+
+        Each clip is zero-padded to whole frames of the codec and heard with clips of its own length alone, so that its
+        features do not depend on its company. Where frame rates differ, `alignment` says how features are averaged.
+
+        Args:
+            wav_BS: samples at `sample_rate`, anything behind each clip's end.
+            lengths_B: samples of each clip.
+            hop_samples: of the codec. num_frames: T, rows wanted.
+
+        Returns:
+            (B, T, H) in at least float32, 0 behind each clip's last frame.
+
+        Raises:
+            ValueError: a clip is longer than the teacher can hear.
+        """
+        frames = [math.ceil(length / hop_samples) for length in lengths_B.tolist()]
+        inside = torch.arange(wav_BS.shape[1], device=wav_BS.device) < lengths_B[:, None]
+        wav_BS = F.pad(wav_BS * inside, (0, max(0, max(frames) * hop_samples - wav_BS.shape[1])))
+        features_BTH = torch.zeros(len(frames), num_frames, self.width, dtype=self.dtype, device=wav_BS.device)
+        for count in sorted(set(frames)):
+            rows = [row for row, own in enumerate(frames) if own == count]
+            heard_BS = self._at_own_rate(wav_BS[rows, : count * hop_samples], sample_rate)
+            features_BUH = self.features_of(heard_BS).to(features_BTH)
+            assert features_BUH.shape[1:] == (heard_BS.shape[1] // self.hop_samples, self.width)
+            step = hop_samples * self.sample_rate / sample_rate / self.hop_samples
+            if step != 1.0 or features_BUH.shape[1] != count:
+                features_BUH = alignment(count, features_BUH.shape[1], step).to(features_BTH) @ features_BUH
+            features_BTH[rows, :count] = features_BUH[:, :num_frames]
+        return features_BTH
+
+    def _at_own_rate(self, wav_BS: Tensor, sample_rate: int) -> Tensor:
+        """Clips resampled, where the codec has another rate, and zero-padded to whole frames of the teacher."""
+        if sample_rate != self.sample_rate:
+            wavs = [resample(wav_S, sample_rate, self.sample_rate) for wav_S in wav_BS.float().cpu().numpy()]
+            wav_BS = torch.stack([torch.from_numpy(wav_S) for wav_S in wavs])
+        wav_BS = wav_BS.to(self.device, self.dtype)
+        return F.pad(wav_BS, (0, -wav_BS.shape[1] % self.hop_samples))
+
+
+def alignment(num_frames: int, num_teacher_frames: int, step: float) -> Tensor:
+    """Weights (T, U) of the teacher's frames in each frame of the codec; rows sum to 1.
+
+    A triangle around the centre of the codec's frame, as wide as the longer of both frames to each side: linear
+    interpolation where the teacher is as slow or slower, an average where it is faster, the identity at equal rates.
+    At the ends the outermost frame counts.
+
+    Args:
+        step: length of the codec's frame in frames of the teacher.
+    """
+    centres_T = (torch.arange(num_frames, dtype=torch.float64) + 0.5) * step - 0.5
+    places_U = torch.arange(num_teacher_frames, dtype=torch.float64)
+    centres_T = centres_T.clamp(0, num_teacher_frames - 1)
+    weights_TU = (1 - (centres_T[:, None] - places_U).abs() / max(1.0, step)).clamp(min=0)
+    return weights_TU / weights_TU.sum(1, keepdim=True)
