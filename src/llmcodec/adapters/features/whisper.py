@@ -83,7 +83,8 @@ class WhisperTeacher(Teacher):
         if self.input.num_frames > encoder.config.max_source_positions:
             raise ValueError(f"padded_seconds must be at most {encoder.config.max_source_positions / 50:g} here")
         positions_UH = encoder.embed_positions.weight[: self.input.num_frames]
-        encoder.embed_positions = nn.Embedding.from_pretrained(positions_UH, freeze=True)
+        encoder.embed_positions.weight = nn.Parameter(positions_UH, requires_grad=False)
+        encoder.embed_positions.num_embeddings = self.input.num_frames
         encoder.config.max_source_positions = self.input.num_frames
         self.encoder = encoder
 
