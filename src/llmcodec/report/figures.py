@@ -54,7 +54,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Scatter:
-    """A scatter plot of systems, lower left is better; a line joins the Pareto front."""
+    """A scatter plot of systems; a line joins the Pareto front (lower left), or the systems of `line`."""
 
     title: str
     x_label: str
@@ -62,11 +62,16 @@ class Scatter:
     series: Mapping[str, tuple[Interval, Interval]]
     """Name -> (x, y), with bars where their bounds are finite."""
     caption: str = ""
+    line: Sequence[str] = ()
+    """Names that the line joins, in the order of y; empty: the Pareto front."""
+    better: str = "lower left"
+    """Corner of the good systems."""
 
     def draw(self, axes: Any) -> None:
         """Draw points, bars, line and legend on matplotlib axes."""
-        best = _undominated((x.value, y.value) for x, y in self.series.values())
-        axes.plot(*zip(*best, strict=True), color="#9ca3af", linewidth=1, zorder=1)
+        points = {name: (x.value, y.value) for name, (x, y) in self.series.items()}
+        joined = sorted((points[name] for name in self.line), key=lambda point: point[1])
+        axes.plot(*zip(*(joined or _undominated(points.values())), strict=True), color="#9ca3af", linewidth=1, zorder=1)
         for index, (name, (x, y)) in enumerate(self.series.items()):
             axes.errorbar(
                 [x.value],
@@ -166,7 +171,7 @@ def to_svg(picture: Curve | Scatter, salt: str) -> str:
 def to_png(picture: Curve | Scatter) -> bytes:
     """A PNG of 1,050 x 675 pixels with the title above."""
     figure = _figure(picture, (7, 4.5))
-    better = ": lower left is better (95 % intervals)" if isinstance(picture, Scatter) else ""
+    better = f": {picture.better} is better (95 % intervals)" if isinstance(picture, Scatter) else ""
     figure.axes[0].set_title(f"{picture.title}{better}")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)

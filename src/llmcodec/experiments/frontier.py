@@ -1,0 +1,172 @@
+"""Bits against quality: what a row saves against a smaller codebook of the same quality, as a table and as pictures.
+
+A smaller codebook also saves bits and costs quality. `line` names such rows, the control first; between their measured
+points the line is straight. A row is compared with the line at its own quality. Where its quality is beyond the points,
+nothing is said: the line is not extended. Shapes: K seeds, N clips, R rows, M columns (four a row).
+Test: tests/experiments/test_frontier.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmcodec.evaluation.results import MEASURES
+from llmcodec.io.atomic import write_bytes
+from llmcodec.metrics.statistics import Interval, two_level_interval
+from llmcodec.report.figures import Scatter, to_png
+from llmcodec.report.tables import TextTable
+
+Results = Mapping[int, Mapping[str, Any]]
+"""Seed -> result of a row."""
+AXES = ("mel", "stoi", "pesq", "wer")
+MEASURE = {measure.key: measure for measure in MEASURES}
+BITS, SECONDS, QUALITY, WEIGHT = range(4)
+
+
+@dataclass(frozen=True)
+class Saving:
+    """LM bits of a row against those of the line at equal quality."""
+
+    interval: Interval | None
+    """Relative difference, negative where the row needs fewer bits; None where the line does not reach."""
+    note: str
+    """How many seeds, or why there is no figure."""
+
+    def format(self) -> str:
+        if self.interval is None:
+            return self.note
+        value, low, high = (100 * x for x in (self.interval.value, self.interval.low, self.interval.high))
+        bounds = f" [{low:+.1f}, {high:+.1f}]" if self.interval.has_bounds else ""
+        return f"{value:+.1f} %{bounds}{self.note}"
+
+
+def sums_of_clips(rows: Sequence[Results], axis: str) -> tuple[list[int], np.ndarray]:
+    """Seeds that all rows have, and bits, seconds, quality and weight of every clip, (K, N, 4 R).
+
+    Bits are of the clips that the LM scored in all rows at every seed, quality of those that have it in all; where a
+    clip lacks one of the two, it counts zero.
+    """
+    seeds = [seed for seed in rows[0] if all(seed in row for row in rows)]
+    tables = [[(_bits(row[seed]), _quality(row[seed], axis)) for row in rows] for seed in seeds]
+    every = [pair for tables_R in tables for pair in tables_R]
+    if not every:
+        return seeds, np.zeros((0, 0, 4 * len(rows)))
+    scored, heard = ([c for c in every[0][i] if all(c in pair[i] for pair in every)] for i in (0, 1))
+    if not scored or not heard:
+        return seeds, np.zeros((len(seeds), 0, 4 * len(rows)))
+    clips = list(dict.fromkeys([*scored, *heard]))
+    both = set(scored), set(heard)
+    values = [
+        [
+            [v for bits, quality in tables_R for v in (*_known(bits, clip, both[0]), *_known(quality, clip, both[1]))]
+            for clip in clips
+        ]
+        for tables_R in tables
+    ]
+    return seeds, np.asarray(values)
+
+
+def _known(table: Mapping[str, tuple[float, float]], clip: str, clips: set[str]) -> tuple[float, float]:
+    return table[clip] if clip in clips else (0.0, 0.0)
+
+
+def _bits(result: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    return {row["id"]: (row["bits"], row["seconds"]) for row in result.get("lm_clips", [])}
+
+
+def _quality(result: Mapping[str, Any], axis: str) -> dict[str, tuple[float, float]]:
+    if axis == "wer":
+        return {row["id"]: (row["errors"], row["words"]) for row in result.get("words", [])}
+    return {row["id"]: (row[axis], 1.0) for row in result.get("files", []) if row.get(axis) is not None}
+
+
+def rate(sums: np.ndarray, row: int) -> np.ndarray:
+    """Bits per second of a row, from sums over clips (..., 4 R)."""
+    return np.asarray(sums[..., 4 * row + BITS] / sums[..., 4 * row + SECONDS])
+
+
+def quality(sums: np.ndarray, row: int) -> np.ndarray:
+    """Mean quality of a row, from sums over clips (..., 4 R)."""
+    return np.asarray(sums[..., 4 * row + QUALITY] / sums[..., 4 * row + WEIGHT])
+
+
+def saving(row: Results, line: Sequence[Results], axis: str) -> Saving | None:
+    """What a row saves against the line at its own quality; None where a measure is missing.
+
+    The two points of the line on either side are chosen by the means over all seeds and clips. Single seeds and the
+    jackknife keep them, even where the row's quality then lies a little beyond.
+    """
+    seeds, values = sums_of_clips([row, *line], axis)
+    if 0 in values.shape:
+        return None
+    total = values.sum((0, 1))
+    if (total[WEIGHT::4] == 0).any():
+        return None
+    wanted = float(quality(total, 0))
+    points = sorted((float(quality(total, number)), number) for number in range(1, len(line) + 1))
+    below = [number for value, number in points if value <= wanted]
+    above = [number for value, number in points if value >= wanted]
+    if not below or not above:
+        better = bool(below) == bool(MEASURE[axis].higher_is_better)
+        return Saving(None, f"{'better' if better else 'worse'} than the line")
+    a, b = below[-1], above[0]
+
+    def against_line(sums: np.ndarray) -> np.ndarray:
+        if a == b:
+            return np.asarray(rate(sums, 0) / rate(sums, a) - 1)
+        share = (quality(sums, 0) - quality(sums, a)) / (quality(sums, b) - quality(sums, a))
+        return np.asarray(rate(sums, 0) / (rate(sums, a) + share * (rate(sums, b) - rate(sums, a))) - 1)
+
+    note = "" if len(seeds) > 1 else " (one seed)"
+    return Saving(two_level_interval(values, against_line), note)
+
+
+def point(row: Results, axis: str) -> tuple[Interval, Interval] | None:
+    """Bits per second and quality of a row, with intervals over seeds and clips."""
+    _, values = sums_of_clips([row], axis)
+    if 0 in values.shape or values[..., WEIGHT].sum() == 0:
+        return None
+    return two_level_interval(values, lambda s: rate(s, 0)), two_level_interval(values, lambda s: quality(s, 0))
+
+
+def frontier_table(done: Mapping[str, Results], line: Sequence[str]) -> str:
+    """Markdown: LM bits of every row against the line at equal Mel, STOI, PESQ and WER; empty without two points."""
+    points = [done[name] for name in line if name in done]
+    if len(points) < 2:
+        return f"\nNo frontier: of the line ({', '.join(line)}), {len(points)} rows are measured; it takes two.\n"
+    axes = [axis for axis in AXES if all(point(results, axis) for results in points)]
+    lines = []
+    for name, results in done.items():
+        if name not in line:
+            found = [saving(results, points, axis) for axis in axes]
+            lines.append([name, *("" if one is None else one.format() for one in found)])
+    head = ["LM bits against the line", *(f"at equal {MEASURE[axis].label}" for axis in axes)]
+    missing = [name for name in line if name not in done]
+    note = (
+        f"\nThe line: {', '.join(name for name in line if name in done)}; straight between the measured points, never\n"
+    )
+    note += (
+        "extended: what is better or worse than all its points has no figure. 95 % intervals over seeds and clips.\n"
+    )
+    if missing:
+        note += f"Not measured yet: {', '.join(missing)}.\n"
+    return f"\n{TextTable(head, lines).markdown()}{note}"
+
+
+def write_frontiers(done: Mapping[str, Results], line: Sequence[str], folder: Path) -> list[Path]:
+    """A picture for every measure of quality that the rows have, `frontier_mel.png`; the line is drawn in it."""
+    written = []
+    for axis in AXES:
+        found = {name: pair for name, results in done.items() if (pair := point(results, axis)) is not None}
+        if len(found) > 1:
+            corner = "upper left" if MEASURE[axis].higher_is_better else "lower left"
+            joined = tuple(name for name in line if name in found)
+            title = f"LM bits against {MEASURE[axis].label}"
+            picture = Scatter(title, "LM bits per second", MEASURE[axis].label, found, line=joined, better=corner)
+            written.append(write_bytes(folder / f"frontier_{axis}.png", to_png(picture)))
+    return written
