@@ -54,7 +54,8 @@ def quickstart(arguments: Sequence[str]) -> None:
 
 def sweep(arguments: Sequence[str]) -> None:
     """Run `llmcodec sweep`."""
-    from llmcodec.experiments.sweep import SweepConfig, run_sweep
+    from llmcodec.experiments.sweep import run_sweep
+    from llmcodec.experiments.sweep_config import SweepConfig
 
     recipes = RecipeParser(SweepConfig, "llmcodec sweep", SWEEP_HELP, SWEEP_KEYS)
     recipes.parser.add_argument("file", type=str, help="Sweep file (YAML); options win over it.")

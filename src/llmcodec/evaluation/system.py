@@ -23,13 +23,14 @@ from llmcodec.data.manifest import Clip, audio_states, manifest_hash
 from llmcodec.evaluation.cache import kept, measurement_key
 from llmcodec.evaluation.consistency import measure_consistency
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
-from llmcodec.evaluation.predictability import measure_predictability
+from llmcodec.evaluation.predictability import PredictabilityResult, measure_predictability
 from llmcodec.evaluation.probe import ProbeConfig, measure_probe
 from llmcodec.evaluation.reconstruction import ReconstructionResult, measure_reconstruction
 from llmcodec.evaluation.results import SystemRow
 from llmcodec.evaluation.wer import check_spoken
 from llmcodec.io.progress import OnProgress
 from llmcodec.lm.ngrams import ngram_bits
+from llmcodec.lm.small_lm import SmallLM
 from llmcodec.lm.small_lm_scorer import SmallLMScorer
 from llmcodec.lm.small_lm_training import LikelihoodConfig
 from llmcodec.metrics.registry import FAST, SUPERB
@@ -48,10 +49,13 @@ class Corpus:
     """Held out; chooses the LM checkpoint that is scored on `test` (and the other way round)."""
     test: Sequence[Clip]
     """Held out."""
+    valid_only_selects: bool = False
+    """Whether `valid` does nothing but choose the checkpoint: then all figures are of `test` alone."""
 
     @property
     def held_out(self) -> list[Clip]:
-        return [*self.valid, *self.test]
+        """Clips that figures are of."""
+        return list(self.test) if self.valid_only_selects else [*self.valid, *self.test]
 
     @property
     def hashes(self) -> list[str]:
@@ -61,7 +65,11 @@ class Corpus:
     @property
     def state(self) -> list[Any]:
         """Changes with every clip and with its audio file, by size and time. Raises ValueError as `audio_states`."""
-        return [self.hashes, audio_states([*self.train, *self.held_out])]
+        return [self.hashes, audio_states([*self.train, *self.valid, *self.test])]
+
+    def budget(self, likelihood: LikelihoodConfig) -> LikelihoodConfig:
+        """The protocol of a measuring LM as it is on this corpus."""
+        return replace(likelihood, cross_select=False) if self.valid_only_selects else likelihood
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,9 @@ def measure_system(
 
     codec, held_out = encoded.codec, corpus.held_out
     train = encoded.tokens(corpus.train, report("encode"), keep=config.probe is not None)
-    valid, test = (encoded.tokens(clips, report("encode")) for clips in (corpus.valid, corpus.test))
+    for clips in (corpus.valid, corpus.test):
+        encoded.tokens(clips, report("encode"))
+    measured_codes = encoded.tokens(held_out)
     measured = spread(held_out, config.reconstruction_clips)
     spoken = check_spoken(held_out, config.asr_languages) if config.asr is not None else []
     names: Sequence[str] = config.metrics or (SUPERB if config.slow_metrics else FAST)
@@ -140,22 +150,16 @@ def measure_system(
     ]
     more = {}
     if config.ngrams:
-        bits = ngram_bits(train, [*valid, *test], codec.codebook_size * codec.num_codebooks)
+        bits = ngram_bits(train, measured_codes, codec.codebook_size * codec.num_codebooks)
         more = {f"ngram_{order}": value for order, value in bits.items()}
     scorers: list[SmallLMScorer] = []
     context = config.likelihood.max_tokens(codec.frame_rate * codec.num_codebooks)
-    predictability = measure_predictability(
-        train,
-        valid,
-        test,
-        codec.codebook_size,
-        codec.frame_rate,
+    predictability = measure_bits(
+        encoded,
+        corpus,
         config.likelihood,
-        num_codebooks=codec.num_codebooks,
-        ids=[clip.id for clip in held_out],
-        device=str(device_of(codec)),
-        on_progress=report("token LM"),
-        on_model=lambda _, model: scorers.append(SmallLMScorer(model.eval(), context)),
+        report("token LM"),
+        lambda _, model: scorers.append(SmallLMScorer(model.eval(), context)),
     )
     consistency = probe = salmon = None
     if config.consistency_clips != 0:
@@ -163,7 +167,7 @@ def measure_system(
         consistency = measure_consistency(encoded, clips, on_progress=report("consistency"))
     if config.probe is not None:
         splits = (corpus.train, corpus.valid, corpus.test)
-        probe = measure_probe(encoded, *splits, config.probe, config.probe_codebook, report("probe"))
+        probe = measure_probe(encoded, *splits, corpus.budget(config.probe), config.probe_codebook, report("probe"))
     if config.salmon is not None:
         salmon = salmon_accuracy(codec, scorers[0], config.salmon, on_progress=on_progress)
     return SystemRow(
@@ -171,12 +175,36 @@ def measure_system(
         nominal_bits_per_second(codec),
         results[0] if measured else None,
         predictability,
-        code_statistics([*valid, *test], codec.codebook_size, codec.num_codebooks),
+        code_statistics(measured_codes, codec.codebook_size, codec.num_codebooks),
         consistency,
         [row for result in results for row in result.words] if spoken else None,
         probe,
         salmon,
         more,
+    )
+
+
+def measure_bits(
+    encoded: EncodedCorpus,
+    corpus: Corpus,
+    likelihood: LikelihoodConfig,
+    on_progress: Callable[[float], None] | None = None,
+    on_model: Callable[[int, SmallLM], None] | None = None,
+) -> PredictabilityResult:
+    """LM bits of one codec, by one LM; see `measure_predictability`."""
+    codec = encoded.codec
+    return measure_predictability(
+        encoded.tokens(corpus.train),
+        encoded.tokens(corpus.valid),
+        encoded.tokens(corpus.test),
+        codec.codebook_size,
+        codec.frame_rate,
+        corpus.budget(likelihood),
+        num_codebooks=codec.num_codebooks,
+        ids=[clip.id for clip in (*corpus.valid, *corpus.test)],
+        device=str(device_of(codec)),
+        on_progress=on_progress,
+        on_model=on_model,
     )
 
 

@@ -3,37 +3,43 @@
 A sweep file names rows; each is an existing codec or recipes to train from. Every (row, seed) is one job: train,
 measure with the same protocol, write one JSON. Several processes may share a sweep: a job is claimed by a lock file. A
 result says what it was made of; one that was made of something else, or is damaged, is made again.
-Differences to the reference row are paired by seed and clip; intervals resample both.
-Test: tests/integration/test_sweep.py.
+With `parts:` everything that learns, tunes or reports has clips of its own, and the reporting clips show only settings
+that were in the file when they were first used (docs/explanation/protocol.md).
+Test: tests/integration/test_sweep.py, tests/experiments/test_protocol.py.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llmcodec import assets
 from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.fast.engine import optimize_for_inference
-from llmcodec.data.manifest import Clip, audio_states, leave_out_unreadable, manifest_hash, read_manifest
+from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.cache import key_of
+from llmcodec.evaluation.effort import encoding_speed
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
-from llmcodec.evaluation.system import Corpus, MeasurementConfig, measure_system, spread
-from llmcodec.experiments.sweep_table import sweep_table
+from llmcodec.evaluation.results import SystemRow
+from llmcodec.evaluation.system import MeasurementConfig, measure_bits, measure_system, spread
+from llmcodec.experiments.frontier import frontier_table, write_frontiers
+from llmcodec.experiments.parts import Speech
+from llmcodec.experiments.sweep_config import MAIN_LM, RowConfig, SweepConfig
+from llmcodec.experiments.sweep_table import lm_tables, sweep_table
 from llmcodec.io.atomic import write_text
-from llmcodec.io.bad_rows import BadRows, MaxBad, read_max_bad
 from llmcodec.io.digests import digest
 from llmcodec.io.run_guard import RUN, Stopped, changed_fields, flat_fields, lock_file, stopped_in_order
 from llmcodec.io.structured import read_object, write_json
 from llmcodec.io.tensor_check import WEIGHTS
+from llmcodec.lm.small_lm_training import LikelihoodConfig
 from llmcodec.protocol import Codec
 from llmcodec.report.tables import to_json
 from llmcodec.runtime.opening import pick_device
@@ -47,101 +53,85 @@ NOT_COMPARED = {"name", "data.manifest", *MAY_DIFFER} - {"data.clips_per_batch"}
 """Fields of a recipe that do not decide what is trained; of the manifest the content counts."""
 GO_ON = "what is done is kept; start the same sweep again to go on"
 MISSING = "not done"
-
-
-@dataclass(frozen=True)
-class RowConfig:
-    """One row of the table."""
-
-    codec: str | None = None
-    """An existing codec (`bundled`, folder, hub id), measured as it is; null trains one."""
-    of: str | None = None
-    """Another row, whose codec of the same seed is measured in another way; null trains one."""
-    search: float | None = None
-    """Encode by search (codec/search.py) with this weight of the rate; null takes the nearest codes."""
-    configs: list[str] = field(default_factory=list)
-    """Recipes to stack, paths relative to the sweep file."""
-    options: list[str] = field(default_factory=list)
-    """Further options of `llmcodec train`, such as --weights.rate=0.3."""
-    seeds: list[int] | None = None
-    """Seeds of this row; null takes those of the sweep."""
-
-
-@dataclass(frozen=True)
-class SweepConfig:
-    """Rows, seeds and the protocol that all of them share."""
-
-    folder: str
-    """Where runs and results go."""
-    manifest: str
-    """JSONL manifest with splits train, valid, test, for training and for measuring."""
-    rows: dict[str, RowConfig]
-    """Name -> row."""
-    reference: str = "control"
-    """The row that the others are compared with."""
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    """Seeds: of training, and of the token LM that measures."""
-    options: list[str] = field(default_factory=list)
-    """Options of `llmcodec train` for every trained row."""
-    languages: list[str] | None = None
-    """Measure on these languages only; null takes all."""
-    sources: list[str] | None = None
-    """Measure on these sources only; null takes all."""
-    train_clips: int | None = None
-    """Clips that the measuring LM and the probe train on, evenly spread over the train split; null takes all."""
-    only_train: bool = False
-    """Train every row and measure nothing yet: a later call measures."""
-    max_bad: MaxBad = 0
-    """Clips that may turn out unreadable, 20 or 1%: nothing is measured on them, and training replaces them."""
-    device: str = "auto"
-    """Where codecs and the measuring LM run: auto, cpu, cuda, cuda:1; training takes accelerate's device."""
-    measurement: MeasurementConfig = field(default_factory=MeasurementConfig)
-    """What is measured; the matched probe and SALMon, which take longest, on the first seed of a row only."""
-
-    def __post_init__(self) -> None:
-        read_max_bad(self.max_bad)
-
-    def seeds_of(self, row: RowConfig) -> list[int]:
-        return row.seeds or self.seeds
+SETTINGS = "settings.json"
+NOT_FROZEN = f"other settings, or none, were in the sweep file when these clips were first used ({SETTINGS})"
 
 
 def run_sweep(config: SweepConfig, here: Path, read_recipe: ReadRecipe) -> Path:
-    """Do all jobs that nobody has done or is doing, then write and return `table.md`.
+    """Do all jobs that nobody has done or is doing, then write and return `table.md` (or `parts.md`, if asked).
 
     Args:
         config: rows, seeds, protocol.
         here: folder of the sweep file, where the paths of its recipes start.
         read_recipe: makes a recipe of the options of `llmcodec train`.
     """
-    folder = Path(config.folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    config.results.mkdir(parents=True, exist_ok=True)
+    speech_table = ""
     with stopped_in_order(GO_ON):
-        do_jobs(config, folder, here, read_recipe)
-    return write_text(folder / "table.md", sweep_table(finished(config), config.reference))
+        jobs = []
+        if config.rows:
+            speech = Speech.read(config)
+            speech_table = speech.table
+            print(speech_table, flush=True)
+            write_text(config.results / "parts.md", speech_table)
+            jobs = plan_jobs(config, speech, here, read_recipe)
+        if config.only_parts:
+            return config.results / "parts.md"
+        frozen = read_settings(config, jobs)
+        for job in jobs:
+            if frozen is None or frozen.get(job.place.name) == job.settings:
+                do_job(job)
+            else:
+                print(f"sweep: {job.name}, seed {job.seed}, is not measured on the reporting clips: {NOT_FROZEN}")
+    done = finished(jobs, frozen)
+    table = sweep_table(done, config.reference) + lm_tables(done, config.reference, config.flat)
+    if config.line:
+        table += frontier_table(done, config.line)
+        write_frontiers(done, config.line, config.results)
+    if left_out := sorted({job.place.name for job in jobs if frozen and frozen.get(job.place.name) != job.settings}):
+        table += f"\nLeft out, because {NOT_FROZEN}: {', '.join(left_out)}.\n"
+    return write_text(config.results / "table.md", f"{table}\n{speech_table}")
 
 
-def do_jobs(config: SweepConfig, folder: Path, here: Path, read_recipe: ReadRecipe) -> None:
-    """Do all jobs that nobody has done or is doing."""
-    speech = Speech.read(config)
+def plan_jobs(config: SweepConfig, speech: Speech, here: Path, read_recipe: ReadRecipe) -> list[Job]:
+    """Every row with every seed: first seeds first, sources before the rows that are `of` them."""
     later_seeds = replace(config.measurement, probe=None, salmon=None)  # the slow columns, on the first seed only
-    jobs = [(index, name, seed) for name, row in config.rows.items() for index, seed in enumerate(config.seeds_of(row))]
-    for index, name, seed in sorted(
-        jobs, key=lambda job: (job[0], config.rows[job[1]].of is not None)
-    ):  # first seeds first, sources first
-        first = replace(config, measurement=config.measurement if index == 0 else later_seeds)
-        job = Job(first, name, seed, folder, speech, here, read_recipe)
-        if not job.find_stale():
-            continue
-        source = config.rows[name].of
-        if source is not None and read_result(folder, source, seed) is None:
-            print(f"sweep: {name}, seed {seed}, needs {source}, which is not measured yet: start the sweep again then")
-            continue
-        with claim(beside(job.place, ".lock")) as mine:
-            if not mine:
-                print(f"sweep: {name}, seed {seed}, is being done by another process")
-            elif reason := job.find_stale():
-                print(f"sweep: {name}, seed {seed}{'' if reason == MISSING else f': {reason}, made again'}", flush=True)
-                job.run()
+    jobs = []
+    for name, row in config.rows.items():
+        for index, seed in enumerate(config.seeds_of(row)):
+            protocol = replace(config, measurement=config.measurement if index == 0 else later_seeds)
+            job = Job(protocol, name, seed, Path(config.folder), speech, here, read_recipe, index == 0)
+            jobs.append((index, row.of is not None, job))
+    return [job for *_, job in sorted(jobs, key=lambda entry: entry[:2])]
+
+
+def read_settings(config: SweepConfig, jobs: Sequence[Job]) -> dict[str, str] | None:
+    """Digests of all settings as they were when the reporting clips were first used; None where nothing is fixed."""
+    if config.parts is None or config.stage == "tuning" or config.only_train:
+        return None
+    path = Path(config.folder) / SETTINGS
+    if not path.exists():
+        write_json(path, {job.place.name: job.settings for job in jobs})
+    return read_object(path)
+
+
+def do_job(job: Job) -> None:
+    """Do a job unless it is done, waits for another row, or is being done by another process."""
+    if not job.find_stale():
+        return
+    source = job.row.of
+    if source is not None and read_result(job.config.results, source, job.seed) is None:
+        print(
+            f"sweep: {job.name}, seed {job.seed}, needs {source}, which is not measured yet: start the sweep again then"
+        )
+        return
+    with claim(beside(job.place, ".lock")) as mine:
+        if not mine:
+            print(f"sweep: {job.name}, seed {job.seed}, is being done by another process")
+        elif reason := job.find_stale():
+            made_again = "" if reason == MISSING else f": {reason}, made again"
+            print(f"sweep: {job.name}, seed {job.seed}{made_again}", flush=True)
+            job.run()
 
 
 def beside(job: Path, ending: str) -> Path:
@@ -159,33 +149,6 @@ def read_result(folder: Path, name: str, seed: int) -> dict[str, Any] | None:
 
 
 @dataclass
-class Speech:
-    """What is measured on, read once a sweep."""
-
-    corpus: Corpus
-    facts: dict[str, Any]
-    """Digests of the whole manifest and of the state of its audio, and the filters."""
-    bad: BadRows
-
-    @classmethod
-    def read(cls, config: SweepConfig) -> Speech:
-        """Raises ValueError for a corpus without clips, and for more bad clips than allowed."""
-        clips = read_manifest(config.manifest)
-        bad = BadRows(config.max_bad, len(clips))
-        readable = leave_out_unreadable(clips, bad) if bad.allowed else clips
-        for line in bad.lines():
-            print(line)
-        facts = {"manifest": manifest_hash(clips), "audio": digest(json.dumps(audio_states(readable)))}
-        keep: dict[str, Any] = {"sources": config.sources, "languages": config.languages, "min_seconds": 0.5}
-        train, valid, test = (
-            [clip for clip in read_manifest(config.manifest, split, **keep) if clip.id not in bad.reasons]
-            for split in assets.SPEECH_SPLITS
-        )
-        filters = {name: getattr(config, name) for name in ("sources", "languages", "train_clips")}
-        return cls(Corpus(spread(train, config.train_clips), valid, test), facts | filters, bad)
-
-
-@dataclass
 class Job:
     """One row and one seed: train (or resume) a codec and measure it; the result appears whole or not at all."""
 
@@ -196,6 +159,8 @@ class Job:
     speech: Speech
     here: Path
     read_recipe: ReadRecipe
+    first: bool = True
+    """Whether this is the first seed of the row."""
 
     @property
     def row(self) -> RowConfig:
@@ -203,8 +168,13 @@ class Job:
 
     @property
     def place(self) -> Path:
-        """The run folder; the result stands beside it."""
+        """The run folder, of both stages."""
         return self.folder / f"{self.name}-{self.seed}"
+
+    @property
+    def result(self) -> Path:
+        """The result of this stage."""
+        return beside(self.config.results / self.place.name, ".json")
 
     @property
     def source(self) -> str:
@@ -229,9 +199,30 @@ class Job:
             return None
         config, row = self.config, self.row
         arguments = [part for path in row.configs for part in ("--config", str(self.here / path))]
-        arguments += [f"--data.manifest={config.manifest}", f"--data.max_bad={config.max_bad}"]
+        manifest, part = config.manifest, self.speech.training
+        arguments += [f"--data.manifest={part or manifest}", f"--data.max_bad={config.max_bad}"]
+        arguments += ["--data.split=null"] if part else []
         arguments += [*config.options, *row.options, f"--seed={self.seed}", f"--run={self.place}"]
-        return replace(self.read_recipe(arguments), name=self.place.name)
+        recipe = replace(self.read_recipe(arguments), name=self.place.name)
+        if part and recipe.data.manifest != part:
+            raise ValueError(
+                f"sweep: {self.name} trains on {recipe.data.manifest}; with `parts:` all rows train on {part}"
+            )
+        return recipe
+
+    @property
+    def further_lms(self) -> dict[str, LikelihoodConfig]:
+        """LMs that measure besides, first seed only: other sizes; while tuning, other budgets on the reference row."""
+        config = self.config
+        lms = {name: size.likelihood for name, size in config.lm_sizes.items() if self.name in size.rows and self.first}
+        if config.stage == "tuning":
+            lms = {MAIN_LM: config.measurement.likelihood} | lms if self.first and self.name == config.reference else {}
+            lms = {
+                f"{name}, {budget:g} s": replace(likelihood, audio_seconds=budget)
+                for name, likelihood in lms.items()
+                for budget in config.budgets
+            }
+        return {name: replace(likelihood, seeds=(self.seed,)) for name, likelihood in lms.items()}
 
     def made_from(self) -> dict[str, Any]:
         """Everything that decides the result, as far as it is there: recipe, codec, clips and protocol."""
@@ -242,15 +233,27 @@ class Job:
             facts["recipe"] = {name: value for name, value in fields.items() if name not in NOT_COMPARED}
         else:
             facts["codec"] = self.row.codec or f"row {self.row.of}"
+        if self.further_lms:
+            facts["further_lms"] = key_of(self.further_lms)
+        if self.config.effort_clips:
+            facts["effort_clips"] = self.config.effort_clips
         if weights.is_file():
             facts["weights"] = [weights.stat().st_size, weights.stat().st_mtime_ns]
         return facts
 
+    @cached_property
+    def settings(self) -> str:
+        """Digest of all that was chosen for this result: recipe, codec, clips and protocol, not what came of it."""
+        facts = {name: fact for name, fact in self.made_from().items() if name not in ("weights", "audio")}
+        if self.row.of is not None:
+            facts["of"] = replace(self, name=self.row.of).settings
+        return digest(json.dumps(facts, sort_keys=True, default=str))
+
     def find_stale(self) -> str:
         """Why the job has to be done; empty where its result is what it would be again."""
-        result = read_result(self.folder, self.name, self.seed)
+        result = read_result(self.config.results, self.name, self.seed)
         if result is None:
-            return "its result is damaged" if beside(self.place, ".json").exists() else MISSING
+            return "its result is damaged" if self.result.exists() else MISSING
         if "made_from" not in result:
             print(
                 f"sweep: {self.name}, seed {self.seed}: the result of an older version does not say what it is made of"
@@ -261,8 +264,9 @@ class Job:
 
     def changed_facts(self, result: Mapping[str, Any]) -> list[str]:
         """Names of what differs from what a result was made of."""
-        before = result["made_from"]
-        return [name for name, now in self.made_from().items() if name in before and before[name] != now]
+        before, now = result["made_from"], self.made_from()
+        names = [name for name in {**now, **before} if name != "weights" or (name in before and name in now)]
+        return [name for name in names if before.get(name) != now.get(name)]
 
     def run(self) -> None:
         """Train and measure."""
@@ -276,13 +280,23 @@ class Job:
             return
         corpus = self.speech.corpus
         codec = load_codec(self.source, pick_device(self.config.device))
-        codec = ready_to_run(codec) if self.row.search is None else searching(codec, corpus.train, self.row.search)
+        counted, weight = self.speech.counted, self.row.search
+        codec = ready_to_run(codec) if weight is None else searching(codec, counted, weight)
+        result: dict[str, Any] = {}
         with EncodedCorpus(codec) as encoded:
-            measured = measure_system(self.place.name, encoded, corpus, self.protocol)
-        result = to_json([measured])[self.place.name] | {"made_from": self.made_from()}
+            result |= to_json([measure_system(self.place.name, encoded, corpus, self.protocol)])[self.place.name]
+            if lms := self.further_lms:
+                rows = [
+                    SystemRow(n, math.nan, predictability=measure_bits(encoded, corpus, lm)) for n, lm in lms.items()
+                ]
+                result["further_lms"] = to_json(rows)
+            if count := self.config.effort_clips:
+                clips = spread(corpus.held_out, count)
+                result["effort"] = {"times_real_time": encoding_speed(encoded, clips), "clips": len(clips)}
+        result |= {"made_from": self.made_from(), "settings": self.settings}
         if self.speech.bad.reasons:
             result["left_out"] = self.speech.bad.reasons
-        write_json(beside(self.place, ".json"), result, indent=None)
+        write_json(self.result, result, indent=None)
 
     def put_stale_run_aside(self, recipe: Recipe) -> None:
         """Rename the run folder where it was trained by another recipe, or on other speech; nothing is deleted."""
@@ -293,8 +307,12 @@ class Job:
         changed = [
             name for name, (old, new) in changes.items() if name not in NOT_COMPARED and not _grew(name, old, new)
         ]
-        if (result := read_result(self.folder, self.name, self.seed)) is not None and "made_from" in result:
-            changed += [name for name in self.changed_facts(result) if name in ("manifest", "audio")]
+        for folder in (self.folder, self.folder / "tuning"):  # of either stage: the training is the same
+            result = read_result(folder, self.name, self.seed)
+            if result is None or result.get("made_from", {}).get("weights") != self.made_from().get("weights"):
+                continue  # of an older run
+            facts = ("manifest", "audio", "part codec")
+            changed += [name for name in self.changed_facts(result) if name in facts and name not in changed]
         if changed:
             names = (self.place.with_name(f"{self.place.name}.stale-{number}") for number in itertools.count(1))
             aside = next(name for name in names if not name.exists())
@@ -332,12 +350,15 @@ def claim(lock: Path) -> Iterator[bool]:
             file.close()
 
 
-def finished(config: SweepConfig) -> dict[str, dict[int, Any]]:
-    """Results by row and seed."""
-    folder = Path(config.folder)
+def finished(jobs: Sequence[Job], frozen: Mapping[str, str] | None) -> dict[str, dict[int, Any]]:
+    """Results by row and seed, in the order of the sweep file; with `frozen`, those of settings fixed there."""
     done: dict[str, dict[int, Any]] = {}
-    for name, row in config.rows.items():
-        results = {seed: read_result(folder, name, seed) for seed in config.seeds_of(row)}
-        if whole := {seed: result for seed, result in results.items() if result is not None}:
-            done[name] = whole
+    for job in sorted(
+        jobs, key=lambda job: (list(job.config.rows).index(job.name), job.config.seeds_of(job.row).index(job.seed))
+    ):
+        result = read_result(job.config.results, job.name, job.seed)
+        if result is None:
+            continue
+        if frozen is None or result.get("settings") == job.settings == frozen.get(job.place.name):
+            done.setdefault(job.name, {})[job.seed] = result
     return done

@@ -1,11 +1,11 @@
 """The table of a sweep: means over seeds, and differences to the reference row, paired by seed and clip.
 
-Test: tests/integration/test_sweep.py, tests/experiments/test_sweep_table.py.
+Test: tests/integration/test_sweep.py, tests/experiments/test_protocol.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,12 +34,76 @@ def sweep_table(done: Mapping[str, dict[int, Any]], reference: str) -> str:
         for key in PAIRED:
             cells = [difference(done[reference], results, key) for results in done.values()]
             lines.append([f"{key} against {reference}", *cells])
+    speeds = [mean_speed(results) for results in done.values()]
+    if any(speeds):
+        lines.append(["Encoding, times real time, one thread", *speeds])
     table = TextTable(["", *(f"{name} ({len(results)})" for name, results in done.items())], lines)
     note = (
         "\nIn brackets: number of seeds; lowest to highest seed. Differences: paired by seed and file, 95 % interval\n"
-        "over both.\n"
+        "over both (one seed: over files alone).\n"
     )
     return table.markdown() + note
+
+
+def mean_speed(results: dict[int, Any]) -> str:
+    speeds = [result["effort"]["times_real_time"] for result in results.values() if "effort" in result]
+    return f"{np.median(speeds):,.1f}" if speeds else ""
+
+
+def lm_tables(done: Mapping[str, dict[int, Any]], reference: str, flat: float) -> str:
+    """Markdown of what further LMs measured, and whether the budgets tried on the reference row are large enough.
+
+    Args:
+        done: results by row and seed.
+        reference: row that the others are compared with.
+        flat: share of the bits that the next budget may save at most.
+    """
+    names = dict.fromkeys(n for results in done.values() for r in results.values() for n in r.get("further_lms", {}))
+    budgets: dict[str, list[tuple[float, float]]] = {}
+    text = ""
+    for name in names:
+        measured = {
+            row: {
+                seed: result["further_lms"][name]
+                for seed, result in results.items()
+                if name in result.get("further_lms", {})
+            }
+            for row, results in done.items()
+        }
+        measured = {row: results for row, results in measured.items() if results}
+        size, _, budget = name.rpartition(", ")
+        if size and budget.endswith(" s"):
+            bits = next(iter(measured[reference].values()))["measures"]["lm_bits_per_second"]["value"]
+            budgets.setdefault(size, []).append((float(budget[:-2]), bits))
+            continue
+        cells = [
+            [mean_and_range(r, "lm_bits_per_second", 1), _difference_to(measured, reference, r)]
+            for r in measured.values()
+        ]
+        rows = [[row, *cell] for row, cell in zip(measured, cells, strict=True)]
+        head = [f"LM {name}", "LM bits per second", f"against {reference}"]
+        text += f"\n{TextTable(head, rows).markdown()}"
+    for size, tried in budgets.items():
+        text += f"\n{budget_table(size, sorted(tried), flat)}"
+    return text
+
+
+def _difference_to(measured: Mapping[str, dict[int, Any]], reference: str, results: dict[int, Any]) -> str:
+    return difference(measured[reference], results, "lm_bits_per_second") if reference in measured else ""
+
+
+def budget_table(size: str, tried: Sequence[tuple[float, float]], flat: float) -> str:
+    """Markdown: bits by budget, and the smallest one from which the next saves less than `flat`."""
+    lines, enough = [], None
+    for index, (budget, bits) in enumerate(tried):
+        saved = 1 - tried[index + 1][1] / bits if index + 1 < len(tried) else None
+        lines.append([f"{budget:,g} s", f"{bits:,.1f}", "" if saved is None else f"{100 * saved:.1f} %"])
+        if enough is None and saved is not None and saved < flat:
+            enough = budget
+    table = TextTable([f"Budget of {size}", "bits per second", "saved by the next"], lines).markdown()
+    if enough is None:
+        return f"{table}\nNo budget is large enough: each next one saves {100 * flat:g} % or more. Try longer ones.\n"
+    return f"{table}\nLarge enough: {enough:,g} s, the next budget saves less than {100 * flat:g} %.\n"
 
 
 def mean_and_range(results: dict[int, Any], key: str, digits: int) -> str:

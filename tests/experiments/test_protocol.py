@@ -1,0 +1,196 @@
+"""The protocol in miniature: parts, tuning, settings that are fixed before reporting, LM sizes, budgets, frontier."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llmcodec import assets
+from llmcodec.assets import speech_manifest
+from llmcodec.cli.main import main
+from llmcodec.data.manifest import read_manifest, write_manifest
+from llmcodec.experiments import sweep
+from llmcodec.experiments.sweep_config import PartsConfig, SweepConfig
+from llmcodec.experiments.sweep_table import budget_table
+
+SWEEP = """
+folder: {folder}
+manifest: {manifest}
+seeds: [0]
+rows:
+  control: {{configs: [one_step.yaml]}}
+  smaller: {{configs: [one_step.yaml], options: [--codec.smaller_codebook=512]}}
+  searched: {{of: control, search: 0.1}}
+parts: {{priors: "train[:30%]", codec: "train[30%:60%]", lm: "train[60%:]", tuning: valid, reporting: test}}
+line: [control, smaller]
+lm_sizes:
+  tiny: {{rows: [control, searched], likelihood: {{audio_seconds: 20, num_evaluations: 1, model: {{num_layers: 1}}}}}}
+budgets: [10, 20]
+effort_clips: 1
+measurement:
+  likelihood: {{audio_seconds: 20, num_evaluations: 1, model: {{num_layers: 1}}}}
+  slow_metrics: false
+  consistency_clips: 0
+  workers: 0
+"""
+ONE_STEP = """
+steps: 1
+codec: {start: bundled}
+data: {clips_per_batch: 1}
+weights: {multi_mel: 1.0}
+checkpoint_every: 1000
+"""
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """Folder of a sweep that was tuned with one row, reported with three, and changed afterwards; what it printed."""
+    here = tmp_path_factory.mktemp("protocol")
+    clips = [
+        clip
+        for split, count in (("train", 16), ("valid", 4), ("test", 3))
+        for clip in [c for c in read_manifest(speech_manifest(split)) if c.duration < 2.5][:count]
+    ]
+    write_manifest(here / "manifest.jsonl", clips)
+    (here / "one_step.yaml").write_text(ONE_STEP)
+    (here / "sweep.yaml").write_text(SWEEP.format(folder=here / "runs", manifest=here / "manifest.jsonl"))
+    return here
+
+
+def result(here: Path, job: str) -> dict:
+    return json.loads((here / "runs" / f"{job}.json").read_text())
+
+
+def ids(here: Path, part: str) -> set[str]:
+    return {clip.id for clip in read_manifest(here / "runs" / "parts" / f"{part}.jsonl")}
+
+
+def test_from_tuning_to_the_reporting_table(reported, monkeypatch, capsys):
+    here, file = reported, str(reported / "sweep.yaml")
+    assert main(["sweep", file, "--only_parts=true"]) == 0
+    out = capsys.readouterr().out
+    assert "| LM training | train[60%:] |" in out and "disjoint" in out and "speaker" in out.lower()
+    assert not (here / "runs" / "settings.json").exists()
+    parts = {name: ids(here, name) for name in ("priors", "codec", "lm", "tuning", "reporting")}
+    assert sum(map(len, parts.values())) == 23 == len(set().union(*parts.values()))
+
+    counted = []
+    count = sweep.count_prior
+    monkeypatch.setattr(
+        sweep, "count_prior", lambda codec, clips: (counted.append({c.id for c in clips}), count(codec, clips))[1]
+    )
+    alone = yaml.safe_load((here / "sweep.yaml").read_text()) | {"line": [], "lm_sizes": {}}
+    alone["rows"] = {"control": alone["rows"]["control"]}
+    (here / "tuning.yaml").write_text(yaml.safe_dump(alone))
+    assert main(["sweep", str(here / "tuning.yaml"), "--stage=tuning"]) == 0
+    out = capsys.readouterr().out
+    assert "| Budget of LM | bits per second | saved by the next |" in out and "arge enough" in out
+    assert {row["id"] for row in result(here, "tuning/control-0")["lm_clips"]} == parts["tuning"]
+    assert not (here / "runs" / "control-0.json").exists() and not (here / "runs" / "settings.json").exists()
+
+    weights = here / "runs" / "control-0" / "codec" / "model.safetensors"
+    trained = weights.stat().st_mtime_ns
+    assert main(["sweep", file]) == 0
+    out = capsys.readouterr().out
+    assert weights.stat().st_mtime_ns == trained, "both stages measure one training"
+    assert counted == [parts["priors"]]
+    recipe = json.loads((here / "runs" / "control-0" / "run.json").read_text())["recipe"]
+    assert Path(recipe["data"]["manifest"]) == here / "runs" / "parts" / "codec.jsonl"
+    assert recipe["data"]["split"] is None
+    control, searched = result(here, "control-0"), result(here, "searched-0")
+    for row in (control, searched):
+        assert {r["id"] for r in row["lm_clips"]} == {r["id"] for r in row["files"]} == parts["reporting"]
+        assert row["made_from"]["part reporting"].startswith("test ")
+        assert row["made_from"]["part priors"].startswith("train[:30%] ")
+        assert row["effort"]["times_real_time"] > 0 and list(row["further_lms"]) == ["tiny"]
+    assert control["further_lms"]["tiny"]["lm_clips"] == control["lm_clips"], "the same LM, here"
+    assert "further_lms" not in result(here, "smaller-0")
+    assert control["effort"]["times_real_time"] > 2 * searched["effort"]["times_real_time"]
+    assert (
+        "| Encoding, times real time, one thread |" in out
+        and "| LM tiny | LM bits per second | against control |" in out
+    )
+    assert "LM bits against the line" in out and (here / "runs" / "frontier_mel.png").is_file()
+    frozen = json.loads((here / "runs" / "settings.json").read_text())
+    assert frozen == {f"{row}-0": result(here, f"{row}-0")["settings"] for row in ("control", "smaller", "searched")}
+
+
+def test_rows_that_come_or_change_after_the_start_of_reporting_are_not_reported(reported, capsys):
+    here, file = reported, reported / "sweep.yaml"
+    before = (here / "runs" / "searched-0.json").read_bytes()
+    text = (
+        file.read_text()
+        .replace("search: 0.1", "search: 0.2")
+        .replace("  smaller:", "  late: {of: control}\n  smaller:", 1)
+    )
+    (here / "changed.yaml").write_text(text)
+    assert main(["sweep", str(here / "changed.yaml")]) == 0
+    out = capsys.readouterr().out
+    for name in ("late", "searched"):
+        assert f"sweep: {name}, seed 0, is not measured on the reporting clips: other settings" in out
+    assert "| | control (1) | smaller (1) |" in out and "Left out" in out and "late-0, searched-0." in out
+    assert not (here / "runs" / "late-0.json").exists()
+    assert (here / "runs" / "searched-0.json").read_bytes() == before
+    (here / "changed.yaml").write_text(file.read_text().replace("one_step.yaml]}", "one_step.yaml, more.yaml]}", 1))
+    (here / "more.yaml").write_text("weights: {mel: 1.0}\n")
+    assert main(["sweep", str(here / "changed.yaml")]) == 0
+    out = capsys.readouterr().out
+    assert "| | smaller (1) |" in out and "control-0, searched-0." in out, "a row goes with the row that it is of"
+
+
+def test_a_row_may_not_leave_its_part(reported, capsys):
+    (reported / "other.yaml").write_text(
+        (reported / "sweep.yaml")
+        .read_text()
+        .replace("configs: [one_step.yaml]}", "configs: [one_step.yaml], options: [--data.manifest=bundled]}", 1)
+    )
+    assert main(["sweep", str(reported / "other.yaml")]) == 1
+    assert "control trains on bundled; with `parts:` all rows train on" in capsys.readouterr().err
+
+
+def test_a_budget_is_large_enough_where_the_next_saves_little():
+    tried = [(1000.0, 500.0), (2000.0, 480.0), (4000.0, 477.0), (8000.0, 476.0)]
+    table = budget_table("5M", tried, 0.01)
+    assert (
+        "| 1,000 s | 500.0 | 4.0 % |" in table
+        and "Large enough: 2,000 s, the next budget saves less than 1 %." in table
+    )
+    assert "No budget is large enough" in budget_table("5M", tried[:2], 0.01)
+
+
+def test_what_a_sweep_file_cannot_mean_is_refused():
+    plain = {"folder": "x", "manifest": "y", "rows": {}}
+    for wrong, message in (
+        ({"stage": "tuning"}, "need `parts:`"),
+        ({"only_parts": True}, "need `parts:`"),
+        ({"budgets": [2.0, 1.0]}, "ascend"),
+        ({"line": ["control"]}, "no rows of this sweep: control"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SweepConfig(**plain, **wrong)
+
+
+def test_the_shipped_frontier_is_read_and_its_line_and_sizes_name_rows(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sweep, "run_sweep", lambda config, here, read: (seen.append(config), Path(__file__))[1])
+    path = assets.shipped_recipe("sweep_frontier")
+    assert main(["sweep", str(path)]) == 0
+    config = seen[0]
+    assert config.seeds == [0, 1, 2] and all(row.seeds is None for row in config.rows.values())
+    assert {row.search for row in config.rows.values() if row.of == "control"} == {0.1, 0.2, 0.4}
+    assert isinstance(config.parts, PartsConfig) and config.line[0] == config.reference == "control"
+    assert set(config.lm_sizes) == {"1M", "20M"} and "control" in config.lm_sizes["20M"].rows
+    assert len(config.line) >= 3 and set(yaml.safe_load(Path(path).read_text())["rows"]) == set(config.rows)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("1M", 1), ("", 5), ("20M", 20)])
+def test_the_lm_sizes_are_what_they_are_called(name: str, millions: int):
+    config = yaml.safe_load(Path(assets.shipped_recipe("sweep_frontier")).read_text())
+    likelihood = config["lm_sizes"][name]["likelihood"] if name else config["measurement"]["likelihood"]
+    from llmcodec.lm.small_lm import SmallLM, SmallLMConfig
+
+    model = SmallLM(SmallLMConfig(**likelihood["model"]), 4096, seed=0)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(1e6 * millions, rel=0.1)
