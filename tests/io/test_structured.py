@@ -71,8 +71,12 @@ def test_what_is_no_json_says_where(text, said):
     assert refused(parse_json, text, "x").startswith(said)
 
 
-@pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999", '{"a": 1, "b": 2, "a": 3}'])
-def test_strict_json_has_finite_numbers_and_each_key_once(text):
+def test_json_has_each_key_once():
+    assert refused(parse_json, '{"a": 1, "b": 2, "a": 3}', "x") == "x: not JSON (the key 'a' stands twice)"
+
+
+@pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999"])
+def test_strict_json_has_finite_numbers(text):
     parse_json(text, "x")
     assert "x: not JSON (" in refused(parse_json, text, "x", strict=True)
 

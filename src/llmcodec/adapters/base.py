@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec._compat import forward
-from llmcodec.codec.inputs import Numbers, check_codes, clips_of, mask_of
+from llmcodec.codec.inputs import Numbers, check_codes, check_length, clips_of, mask_of
 from llmcodec.codec.model import LLMCodecDecoderOutput, LLMCodecEncoderOutput
 
 
@@ -125,6 +125,7 @@ class CodecAdapter(nn.Module):
         """
         codes_BQT = check_codes(audio_codes, self.num_codebooks, self.codebook_size).to(self.device)
         batch, _, total = codes_BQT.shape
+        length = check_length(length)
         lengths = [total * self.hop_samples] * batch
         if padding_mask is not None:
             lengths = [int(n) for n in padding_mask.reshape(batch, -1).sum(-1)]

@@ -25,6 +25,7 @@ from llmcodec.io.tensor_file import TensorEntry, read_header
 
 MAX_JSON_BYTES = 1 << 20
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
+PREPROCESSOR = "preprocessor_config.json"
 FLOATS = ("F16", "BF16", "F32", "F64")
 STEERS_LOADING = {"transformers_weights", "distributed_config", "_attn_implementation", "attn_implementation"}
 """Settings by which a folder could make transformers read other weights than those that are checked."""
@@ -64,9 +65,20 @@ def check_folder(folder: str | os.PathLike[str]) -> LLMCodecConfig:
     except (TypeError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{place / CONFIG}: not a configuration of a codec ({str(error)[:120]})") from error
     _compare(place, expected, tensors)
+    _check_preprocessor(place / PREPROCESSOR, config)
     for path in weight_files(place):
         check_tensors(path)
     return config
+
+
+def _check_preprocessor(path: Path, config: LLMCodecConfig) -> None:
+    """Refuse a feature extractor that prepares audio for another rate or hop than the codec's."""
+    if not path.is_file():
+        return
+    settings = read_object(path, MAX_JSON_BYTES)
+    for name, ours in (("sampling_rate", config.sample_rate), ("hop_length", config.hop_samples)):
+        if settings.get(name, ours) != ours:
+            raise ValueError(f"{path}: {name} is {str(settings[name])[:40]}, but {CONFIG} beside it has {ours}")
 
 
 def check_foreign_folder(folder: str | os.PathLike[str]) -> None:

@@ -15,15 +15,25 @@ from torch import Tensor
 from llmcodec.io.waveform import refuse_sample, scale_of
 
 Numbers = Tensor | np.ndarray | Sequence[Any]
+TORCH_HAS = {"bool", "float16", "float32", "float64"} | {
+    f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
+}
 
 
 def to_tensor(values: Numbers, where: str, device: torch.device | None = None) -> Tensor:
     """Arrays and lists as a tensor on `device`; tensors are returned unchanged. Raises ValueError for non-numbers."""
     if isinstance(values, Tensor):
         return values
-    array = np.asarray(values)
+    if np.ma.is_masked(values):
+        raise ValueError(f"{where} has masked values; fill them, or cut them out")
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{where}: rows of different lengths; pad them and give a mask") from error
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{where} must be numbers, got {array.dtype}")
+    if array.dtype.name not in TORCH_HAS:
+        raise ValueError(f"{where} are {array.dtype}, which torch does not know; give float32 or float64")
     native = np.array(array, array.dtype.newbyteorder("="), order="C")  # read-only and reversed arrays must be copied
     return torch.from_numpy(native).to(device)
 
@@ -75,10 +85,14 @@ def clips_of(
             raise ValueError(
                 f"encode: padding_mask {tuple(padding_mask.shape)} does not fit {batch} clips of {samples} samples"
             )
-        flat_BS = padding_mask.reshape(batch, samples).bool()
+        flat_BS = padding_mask.reshape(batch, samples) == 1
+        if bool((flat_BS != (padding_mask.reshape(batch, samples) != 0)).any()):  # NaN is neither
+            raise ValueError("encode: padding_mask must be ones followed by zeros, it has other values")
         lengths_B = flat_BS.sum(-1)
         if bool((flat_BS != mask_of(lengths_B, samples)).any()):
             raise ValueError("encode: padding_mask must be ones followed by zeros (pad on the right)")
+    if batch == 0:
+        raise ValueError("encode: input_values holds no clips")
     if samples == 0 or int(lengths_B.min()) < 1:
         raise ValueError("encode: a clip is empty; every clip needs at least one sample")
     return check_samples(wav_BS, "encode"), lengths_B
@@ -89,6 +103,15 @@ def mask_of(lengths_B: Tensor, size: int) -> Tensor:
     if lengths_B.ndim != 1:
         raise ValueError(f"mask_of: lengths must have shape (B,), got {tuple(lengths_B.shape)}")
     return torch.arange(size, device=lengths_B.device) < lengths_B[:, None]
+
+
+def check_length(length: Any) -> int | None:
+    """`length` of `decode` as an int: samples wanted, 0 or more. Raises ValueError for anything else."""
+    if length is None:
+        return None
+    if isinstance(length, bool) or not hasattr(type(length), "__index__") or np.ndim(length) != 0 or int(length) < 0:
+        raise ValueError(f"decode: length is a number of samples for all clips, 0 or more, not {str(length)[:60]!r}")
+    return int(length)
 
 
 def check_codes(

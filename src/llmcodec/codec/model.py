@@ -25,7 +25,7 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.folder import check_folder
 from llmcodec.codec.hub import HubCodec, downloaded_folder
-from llmcodec.codec.inputs import Numbers, check_codes, check_look_up, clips_of, mask_of, to_tensor
+from llmcodec.codec.inputs import Numbers, check_codes, check_length, check_look_up, clips_of, mask_of, to_tensor
 from llmcodec.codec.network import build_parts
 from llmcodec.codec.stft import frame_lengths
 from llmcodec.protocol import CodecEncoding
@@ -238,6 +238,7 @@ class LLMCodec(HubCodec):
         Raises:
             ValueError: wrong shape, a code outside the codebook, a length that the codes cannot cover.
         """
+        length = check_length(length)
         quantized_BTD = self.decoder_input(audio_codes, quantized_representation)
         num_frames = quantized_BTD.shape[1]
         mask_BT = None

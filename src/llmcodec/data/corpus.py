@@ -18,7 +18,7 @@ from typing import Any, Literal
 from llmcodec.data.files import walk
 from llmcodec.data.layouts import LAYOUTS, plain
 from llmcodec.data.layouts.base import Folder, Report, Utterance
-from llmcodec.data.manifest import Clip, total_seconds, write_manifest
+from llmcodec.data.manifest import STRETCH_TOLERANCE, Clip, total_seconds, write_manifest
 from llmcodec.data.splits import hashed_split, keep_speakers_together, split_of_folders
 from llmcodec.io import audio
 
@@ -136,13 +136,15 @@ def make_manifest(
         try:
             seconds = _seconds(utterance)
         except ValueError as error:
-            report.skipped[shown] = str(error)
+            report.skip_row(shown, str(error))
             continue
+        if utterance.said is not None and abs(utterance.said - seconds) > max(0.1, 0.02 * seconds):
+            report.notes["files last longer or shorter than their corpus says; all of each is taken"] += 1
         if not seconds or not min_seconds <= seconds <= max_seconds:
-            report.skipped[shown] = f"{shown}: {seconds:.3f} seconds"
+            report.skip_row(shown, f"{shown}: {seconds:.3f} seconds")
             continue
         if (where := (utterance.path, utterance.start)) in places:
-            report.skipped[f"{shown} ({len(report.skipped)})"] = f"{shown}: listed twice; the first row is taken"
+            report.skip_row(shown, f"{shown}: listed twice; the first row is taken")
             continue
         places.add(where)
         clip_id = _unique_id(utterance, base, found)
@@ -208,7 +210,7 @@ def _seconds(utterance: Utterance) -> float:
     whole = header.seconds
     if utterance.duration is None:
         return whole - utterance.start if header.num_frames else 0.0
-    if utterance.start < 0 or utterance.start + utterance.duration > whole + 0.02:
+    if utterance.start < 0 or utterance.start + utterance.duration > whole + STRETCH_TOLERANCE:
         stop = utterance.start + utterance.duration
         raise ValueError(f"{utterance.path}: {utterance.start:g} to {stop:g} s is asked for, it lasts {whole:.3f} s")
     return min(utterance.duration, whole - utterance.start)
@@ -222,7 +224,7 @@ def _unique_id(utterance: Utterance, base: Path, found: dict[str, _Found]) -> st
     """The corpus's own name, the path without its ending, the path, or the path with the place in it."""
     relative = Path(_relative(utterance.path, base))
     names = [utterance.id, relative.with_suffix("").as_posix(), relative.as_posix()]
-    names.append(f"{relative.as_posix()}@{utterance.start:g}")
+    names.append(f"{relative.as_posix()}@{utterance.start!r}")  # no two clips have one file and one start
     return next(shown for name in names if name and (shown := audio.readable_name(name)) not in found)
 
 

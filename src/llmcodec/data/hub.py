@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from llmcodec.data.corpus import ManifestSummary, save
+from llmcodec.data.layouts.base import first
 from llmcodec.data.manifest import Clip
 from llmcodec.data.splits import hashed_split
 from llmcodec.io import audio
 from llmcodec.io.bad_rows import BadRows, MaxBad
+from llmcodec.io.waveform import scale_of
 
 _SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "dev": "valid", "test": "test"}
 
@@ -84,8 +86,8 @@ def make_hub_manifest(
                 id=clip_id,
                 audio=str(path),
                 duration=round(seconds, 4),
-                text=" ".join(str(row.get(text_column) or "").split()),
-                speaker=str(row.get(speaker_column) if row.get(speaker_column) is not None else ""),
+                text=" ".join(first(row, (text_column,)).split()),
+                speaker=first(row, (speaker_column,)),
                 language=language,
                 source=dataset,
                 license=license,
@@ -199,7 +201,11 @@ def _decoded(array: Any, sample_rate: Any) -> tuple[np.ndarray, int]:
     """float32 (S,) and rate of {array, sampling_rate}. Raises ValueError for no samples, NaN, or no rate."""
     if not isinstance(sample_rate, int) or sample_rate < 1:
         raise ValueError(f"samples with the sampling rate {sample_rate!r}")
-    wav = audio.to_mono(np.asarray(array, np.float32))
+    given = np.asarray(array)
+    silence, full = scale_of(given.dtype, "its samples")
+    wav = (audio.to_mono(given.astype(np.float32)) - np.float32(silence)) / np.float32(full)
     if not len(wav) or not np.isfinite(wav).all():
         raise ValueError("NaN or infinite samples" if len(wav) else "no samples")
+    if (peak := float(np.abs(wav).max())) > audio.LOUDEST:
+        raise ValueError(f"a peak of {peak:.4g} where full scale is 1: integers kept as floats?")
     return wav, sample_rate

@@ -34,6 +34,10 @@ VALID_SPLITS = ("valid", "validation", "dev")
 HELD_OUT_SPLITS = (*VALID_SPLITS, "test")
 
 
+STRETCH_TOLERANCE = 0.02
+"""Seconds by which a stretch may leave its file: corpora round their times."""
+
+
 @dataclass(frozen=True)
 class Clip:
     """One recording of a manifest."""
@@ -70,6 +74,7 @@ class Clip:
         """Mono float32 (S,) at `sample_rate`; `start` and `num_samples` count samples of the clip at that rate."""
         if self.start is None:
             return audio.load(self.path, sample_rate, start, num_samples)
+        self._check_stretch()
         length = max(1, round(self.duration * sample_rate)) - start
         length = length if num_samples is None else min(length, num_samples)
         return audio.load(self.path, sample_rate, round(self.start * sample_rate) + start, length)
@@ -78,8 +83,16 @@ class Clip:
         """The clip at its file's own rate: float32 (S,) if `mono`, else (S, C), and the rate."""
         if self.start is None:
             return audio.read(self.path, mono=mono)
-        rate = audio.info(self.path).sample_rate
+        rate = self._check_stretch()
         return audio.read(self.path, round(self.start * rate), max(1, round(self.duration * rate)), mono)
+
+    def _check_stretch(self) -> int:
+        """The rate of the file. Raises ValueError where the stretch does not lie in it, by its header."""
+        header = audio.info(self.path)
+        stop = (self.start or 0.0) + self.duration
+        if stop > header.seconds + STRETCH_TOLERANCE:
+            raise ValueError(f"{self.path}: {self.start:g} to {stop:g} s is asked for, it lasts {header.seconds:.3f} s")
+        return header.sample_rate
 
     def num_samples(self, sample_rate: int) -> int:
         """Samples that `load` gives, by the header of the file."""
@@ -285,6 +298,8 @@ def _clip(row: Any, where: str, folder: str) -> Clip:
             raise ValueError(f"{where}: {name} has the wrong type {type(value).__name__} ({value!r})")
     if not 0 <= values.get("start", 0) < math.inf:
         raise ValueError(f"{where}: start is a number of seconds into the file, not {values['start']!r}")
+    if (split := values.get("split", "")) in (".", "..") or "/" in split or "\0" in split:
+        raise ValueError(f"{where}: split {split!r} cannot name a folder, which `tokenize` makes of every split")
     if not values.get("id") or not values.get("audio"):
         raise ValueError(f"{where}: id and audio must not be empty")
     return Clip(**{**values, "duration": float(duration)}, folder=folder)

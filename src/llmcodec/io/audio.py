@@ -319,8 +319,13 @@ def _check_claim(path: AnyPath, file: ForwardFile, reached: int, expected: int) 
         raise ValueError(f"{path}: claims {expected} frames, {reached} are there: {advice}")
     junk = re.search(r"^data : (\d+)$.*Unknown chunk marker.* at position (\d+)", file.extra_info, re.M | re.S)
     length = re.search(r"^Length : (\d+)$", file.extra_info, re.MULTILINE)
-    if junk and length and int(length[1]) - int(junk[2]) > int(junk[1]):
-        raise ValueError(f"{path}: claims {junk[1]} bytes of samples in a file of {length[1]}: {advice}")
+    if junk and length:
+        left = int(length[1]) - int(junk[2])
+        if left > int(junk[1]):
+            raise ValueError(f"{path}: claims {junk[1]} bytes of samples in a file of {length[1]}: {advice}")
+        if left * 100 > int(junk[1]):  # less may be somebody's tag
+            why = "if it is sound, the length field in its header is wrong"
+            warnings.warn(f"{path}: {left} bytes after the samples are not read; {why}", stacklevel=4)
     if file.format == "OGG":
         with open(path, "rb") as raw:
             raw.seek(max(0, os.fstat(raw.fileno()).st_size - 65536))

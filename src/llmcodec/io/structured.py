@@ -37,17 +37,18 @@ def parse_json(content: str | bytes, where: object, strict: bool = False) -> Any
     Args:
         content: the document; bytes are UTF-8.
         where: names it in messages, a path or `path:line`.
-        strict: refuse NaN and infinity, and an object that names a key twice.
+        strict: refuse NaN and infinity.
 
     Raises:
-        ValueError: not UTF-8, not JSON, nested too deeply, or what `strict` refuses.
+        ValueError: not UTF-8, not JSON, nested too deeply, an object that names a key twice (Python would take the last
+            one in silence), or what `strict` refuses.
     """
     text = content if isinstance(content, str) else _decoded(content, where)
     if text.count("[") + text.count("{") > MAX_DEPTH:
         _check_depth(text, where)
     try:
         if not strict:
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=_without_doubles)
         return json.loads(text, object_pairs_hook=_without_doubles, parse_constant=_finite, parse_float=_finite)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}" if "\n" in text.strip() else f"column {error.colno}"
@@ -110,7 +111,7 @@ def write_csv(path: AnyPath, columns: Sequence[str], rows: Iterable[Mapping[str,
 
 
 def check_yaml(text: str, where: object) -> None:
-    """Refuse YAML that is nested too deeply or whose aliases stand for too many values.
+    """Refuse YAML that names a key twice, is nested too deeply, or whose aliases stand for too many values.
 
     Raises:
         ValueError: this, an alias that stands inside itself, or no YAML; names `where` and the line.
@@ -118,6 +119,7 @@ def check_yaml(text: str, where: object) -> None:
     import yaml
 
     open_nodes = [("", 0)]  # anchor and number of values of every collection that is open
+    children: list[list[str] | None] = [None]  # of every open map its keys and values so far; None: a list
     anchors: dict[str, int] = {}
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
@@ -125,8 +127,14 @@ def check_yaml(text: str, where: object) -> None:
             line = f"{where}, line {event.start_mark.line + 1}"
             if isinstance(event, yaml.CollectionStartEvent):
                 open_nodes.append((event.anchor or "", 1))
+                _add_child(children[-1], "", line)
+                children.append([] if isinstance(event, yaml.MappingStartEvent) else None)
             elif isinstance(event, yaml.CollectionEndEvent | yaml.ScalarEvent | yaml.AliasEvent):
                 anchor, size = open_nodes.pop() if isinstance(event, yaml.CollectionEndEvent) else (event.anchor, 1)
+                if isinstance(event, yaml.CollectionEndEvent):
+                    children.pop()
+                else:
+                    _add_child(children[-1], getattr(event, "value", ""), line)
                 if isinstance(event, yaml.AliasEvent):
                     if event.anchor not in anchors:
                         raise ValueError(f"{line}: the alias *{event.anchor} names nothing that ends before it")
@@ -143,6 +151,14 @@ def check_yaml(text: str, where: object) -> None:
         at = where if mark is None else f"{where}, line {mark.line + 1}"
         reason = getattr(error, "problem", None) or error
         raise ValueError(f"{at}: not YAML ({' '.join(str(reason).split())[:200]})") from error
+
+
+def _add_child(children: list[str] | None, value: str, where: str) -> None:
+    """Note a key or a value of a map, by turns. Raises ValueError for a key that it has already."""
+    if children is not None:
+        if len(children) % 2 == 0 and value and value in children[::2]:
+            raise ValueError(f"{where}: the key {value[:80]!r} stands twice")
+        children.append(value)
 
 
 def _read(path: AnyPath, max_bytes: int) -> bytes:

@@ -69,6 +69,11 @@ class TokenProvenance:
             found = f"its format is {metadata['format'][:40]!r}" if "format" in metadata else "it names no format"
             raise NotTokens(f"{where}: not a token file of llmcodec ({found}; {FORMAT} is known)")
         sizes = {name: number_in(metadata, name, where, low=1, high=1 << 31) for name in SIZES}
+        rate = sizes["sample_rate"] / sizes["hop_samples"]
+        if metadata.get("frame_rate", repr(rate)) != repr(rate):
+            raise ValueError(
+                f"{where}: frame_rate is {metadata['frame_rate'][:40]!r}, by its other sizes it is {rate!r}"
+            )
         sha = metadata.get("weights_sha256", "")
         if not re.fullmatch(r"[0-9a-f]{64}", sha):
             raise ValueError(f"{where}: weights_sha256 is not 64 hex digits")
@@ -175,6 +180,8 @@ def checked_facts(
     most = (shape[2] + 1) * provenance.hop_samples
     if facts["num_samples"] > most:
         raise ValueError(f"{path}: {facts['num_samples']} samples claimed, {shape[2]} frames cover at most {most}")
+    if shape[2] > max(1, -(-facts["num_samples"] // provenance.hop_samples)):
+        raise ValueError(f"{path}: {shape[2]} frames for {facts['num_samples']} samples, more than they can have")
     rate, original = facts["original_sample_rate"], facts["original_num_samples"]
     if rate and not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
         raise ValueError(f"{path}: an original sample rate of {rate} Hz cannot be right")

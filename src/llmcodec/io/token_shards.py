@@ -144,6 +144,8 @@ class TokenShardWriter:
             self.damaged.append(f"{error}; it is called {aside.name} now, and its clips are made again")
             return
         for name, (text, origin) in found.items():
+            if name in self.done:
+                raise ValueError(f"{path}: the clip {name!r} is in {self.origins[name].shard.name} too; delete one")
             self.done[name], self.origins[name] = text, origin
 
     def drop(self, ids: Collection[str]) -> None:

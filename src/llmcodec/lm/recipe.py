@@ -166,6 +166,15 @@ class TokenLMRecipe:
                 raise ValueError(f"recipe: {name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.warmup_share < 1:
             raise ValueError(f"recipe: warmup_share must be in [0, 1), got {self.warmup_share}")
+        if not 0 < self.epochs < float("inf"):
+            raise ValueError(f"recipe: epochs must be above 0, got {self.epochs}")
+        for name in ("lr", "rows_lr", "weight_decay", "clip_norm"):
+            if (value := getattr(self, name)) is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"recipe: {name} must be 0 or more, got {value}")
+        if not self.run or not 0 <= self.seed < 1 << 32:
+            raise ValueError(
+                f"recipe: run must name a folder and seed lie in [0, 2**32), got {self.run!r}, {self.seed}"
+            )
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"recipe: steps must be at least 1, got {self.steps}")
         if self.loss_over == "audio" and not self.targets_are_audio:

@@ -42,12 +42,16 @@ def read_clips(lm: TokenLM, inputs: Iterable[str], codec: str | None = None, dev
         codec: codec of the LM, if it was moved; None: the name in the LM's card. device: where it runs.
 
     Raises:
-        ValueError: no input, or tokens of another codec than the LM's.
+        ValueError: no input, one named twice, or tokens of another codec than the LM's.
     """
     clips: list[CodedClip] = []
     files: list[tuple[str, Path | Clip]] = []
+    seen: set[Path] = set()
     for place in inputs:
         path = Path(place)
+        if path.resolve() in seen:
+            raise ValueError(f"{place}: named twice, it would count double")
+        seen.add(path.resolve())
         if path.is_dir() or path.suffix in SHARD_ENDINGS:
             provenance, rows = flat_rows(path)
             check_codec(lm, provenance, place)

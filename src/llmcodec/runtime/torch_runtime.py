@@ -103,7 +103,7 @@ class TorchRuntime:
         wanted = list(lengths) if lengths is not None else [None] * len(codes)
         for codes_QT, length in zip(codes, wanted, strict=True):
             self.identity.check_codes(codes_QT, "decode")
-            if length is not None and not 1 <= length <= (codes_QT.shape[1] + 1) * hop:
+            if length is not None and (length < 1 or self._num_frames(length) > codes_QT.shape[1]):
                 raise ValueError(f"decode: {codes_QT.shape[1]} frames of {hop} samples cannot give {length} samples")
 
         def decode(indices: Sequence[int]) -> list[np.ndarray]:

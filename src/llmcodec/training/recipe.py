@@ -278,6 +278,12 @@ class Recipe:
                 raise ValueError(f"recipe: {name} must be positive, got {seconds}; null takes all there is")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"recipe: ema_decay must be in [0, 1), got {self.ema_decay}; null keeps no average")
+        if not self.run:
+            raise ValueError("recipe: run must name a folder, it is empty")
+        for name in TERMS.values():
+            weight = as_schedule(getattr(self.weights, name))
+            if not (weight.value >= 0 and (weight.end is None or weight.end >= 0)):
+                raise ValueError(f"recipe: weights.{name} cannot be negative, which would train the opposite")
         self._check_terms()
 
     def _check_terms(self) -> None:

@@ -23,7 +23,15 @@ from llmcodec.io import audio
 from llmcodec.io.atomic import atomic_file
 from llmcodec.io.bad_rows import MOST_LISTED, BadRows
 from llmcodec.io.token_file import TokenProvenance
-from llmcodec.io.token_shards import ShardFormat, TokenRow, TokenShardWriter, open_token_shards
+from llmcodec.io.token_shards import (
+    DamagedShard,
+    ShardFormat,
+    TokenRow,
+    TokenShardWriter,
+    open_token_shards,
+    read_token_shards,
+    shards_in,
+)
 from llmcodec.runtime.base import Runtime, encode_many
 from llmcodec.transcode.freshness import why_stale_row
 from llmcodec.transcode.work import Recording
@@ -45,6 +53,8 @@ class Tokenized:
     """Their audio."""
     known: int = 0
     """Number of clips that were in the shards before."""
+    others: int = 0
+    """Number of clips in the shards that were not asked for: of another manifest, or of this one as it was."""
     again: list[str] = field(default_factory=list)
     """A line on every clip that was there before and is made again: its audio has changed, or its shard was damaged."""
     sounds_new: list[str] = field(default_factory=list)
@@ -92,6 +102,7 @@ def tokenize_splits(
     if views < 1:
         raise ValueError(f"tokenize: views must be at least 1, got {views}")
     folders = split_folders(clips, output) if by_split else {output: list(clips)}
+    refuse_moved(folders, output)
     planned = [plan_views(members, views, runtime.identity.hop_samples) for members in folders.values()]
     total = math.fsum(len(starts) * clip.duration for plan in planned for clip, starts in plan)
     done = 0.0
@@ -108,11 +119,27 @@ def tokenize_splits(
     }
 
 
+def refuse_moved(folders: Mapping[Path, Sequence[Clip]], output: Path) -> None:
+    """Raise ValueError where a clip's tokens lie in the folder of another split: it would be in both."""
+    home = {clip.id: folder for folder, members in folders.items() for clip in members}
+    for other in sorted(path for path in output.glob("*") if path.is_dir() and shards_in(path)):
+        try:
+            moved = [row.id for row in read_token_shards(other) if home.get(row.id, other) != other]
+        except DamagedShard:
+            continue  # its writer puts it aside and makes its clips again
+        if moved:
+            raise ValueError(
+                f"{other}: {len(moved)} clips there belong to another split by this manifest (the first: {moved[0]!r} "
+                f"to {home[moved[0]].name}); name another folder for --output, or delete {other}"
+            )
+
+
 def describe(results: Mapping[Path, Tokenized]) -> list[str]:
     """What `tokenize_splits` did, as lines of text."""
     lines = []
     for folder, result in results.items():
         known = f", {result.known} there before" if result.known else ""
+        known += f", and {result.others} that this manifest does not name" if result.others else ""
         lines.append(f"{folder}: {result.clips} clips, {result.seconds:.0f} s of audio{known}")
         lines += [f"  made again: {line}" for line in result.again[:MOST_LISTED]]
         if len(result.again) > MOST_LISTED:
@@ -166,6 +193,7 @@ def tokenize_clips(
                 f"{folder}: {len(changed)} clips of the manifest are there with other texts "
                 f"(the first: {changed[0]!r}); name another folder"
             )
+        done.others = len(shards.done.keys() - texts.keys())
         done.again = [*shards.damaged, *drop_stale(shards, planned, sample_rate)]
         for clip, starts in planned:
             left = {name: start for name, start in starts.items() if name not in shards.done}
@@ -313,7 +341,11 @@ def flat_rows(path: str | Path) -> tuple[TokenProvenance, Iterator[FlatRow]]:
     shift_Q = np.arange(provenance.num_codebooks)[:, None] * provenance.codebook_size
 
     def flattened() -> Iterator[FlatRow]:
+        seen: set[str] = set()
         for row in rows:
+            if row.id in seen:
+                raise ValueError(f"{path}: the clip {row.id!r} stands there twice; was a shard copied? Delete one")
+            seen.add(row.id)
             codes = (row.codes[0] + shift_Q).T.reshape(-1)
             yield FlatRow(row.id, codes, row.text, row.speaker, row.language, row.num_samples / provenance.sample_rate)
 
@@ -333,9 +365,12 @@ def read_rows(
         codec: reject tokens of other codecs; None takes the first folder's.
 
     Raises:
-        ValueError: shards of different codecs.
+        ValueError: shards of different codecs, a folder or a clip in it named twice.
     """
     kept: list[FlatRow] = []
+    places = [folder.resolve() for folder in folders]
+    if twice := [folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1]:
+        raise ValueError(f"{twice[0]}: named twice, its clips would count double")
     for folder in folders:
         provenance, rows = flat_rows(folder)
         codec = codec or provenance

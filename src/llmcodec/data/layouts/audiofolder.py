@@ -26,7 +26,9 @@ def recognises(folder: Folder) -> bool:
 def read(folder: Folder, report: Report) -> Iterator[Utterance]:
     """Rows of the table, then audio below the folder that no row names (without text)."""
     seen: set[Path] = set()
-    table = next(name for name in _TABLES if name in folder.files and _has_file_names(folder.path / name))
+    table, *others = [name for name in _TABLES if name in folder.files and _has_file_names(folder.path / name)]
+    for other in others:
+        report.skip(folder.path / other, f"{table} beside it is read instead")
     for number, row in _rows(folder.path / table, report):
         name = str(row.get("file_name") or "")
         path = folder.path / name
@@ -35,6 +37,11 @@ def read(folder: Folder, report: Report) -> Iterator[Utterance]:
             continue
         seen.add(path)
         text, speaker, language, split = (plain_text(first(row, COLUMNS[name])) for name in FACTS)
+        if not text and (name := next((name for name in COLUMNS["text"] if row.get(name)), "")):
+            where = f"{folder.path / table}:{number}"
+            report.lost_texts[where] = f"{where}: {name} is no text; left out"
+        if split and not split_of_name(split):
+            report.notes[f"rows of {table} name the split {split!r}, which is none of train, valid and test"] += 1
         yield Utterance(path, text, speaker, language, split_of_name(split), text_from=table if text else "")
     for place in folder.below():
         for name in place.audio:

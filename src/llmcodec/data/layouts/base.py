@@ -63,6 +63,8 @@ class Utterance:
     """Seconds into the file where the utterance begins."""
     duration: float | None = None
     """Seconds of the utterance where it is a stretch of the file; None means all of it."""
+    said: float | None = None
+    """Seconds that the corpus claims for all of the file, to compare with its header."""
 
 
 @dataclass
@@ -79,6 +81,10 @@ class Report:
     def skip(self, path: Path, reason: str) -> None:
         """Write down what is not in the manifest."""
         self.skipped[str(path)] = f"{readable_name(path)}: {reason}"
+
+    def skip_row(self, name: str, line: str) -> None:
+        """Write down one of the rows of a file, which may have more that are left out."""
+        self.skipped[f"{name} ({len(self.skipped)})" if name in self.skipped else name] = line
 
 
 @dataclass(frozen=True)
@@ -149,28 +155,69 @@ def read_table(path: Path, report: Report, delimiter: str, quoted: bool) -> Iter
         ValueError: no header.
     """
     lines = read_lines(path, report)
+    rows = _quoted_rows(path, lines, delimiter, report) if quoted else ((n, one.split(delimiter)) for n, one in lines)
     try:
-        _, head = next(lines)
+        _, columns = next(rows)
     except StopIteration:
         raise ValueError(f"{path}: the table is empty") from None
-    columns = _cells(head, delimiter, quoted)
-    for number, line in lines:
-        yield number, dict(zip(columns, _cells(line, delimiter, quoted), strict=False))
+    if twice := [name for name, count in Counter(columns).items() if count > 1]:
+        raise ValueError(f"{path}: the column {twice[0]!r} stands twice; rename one of them")
+    for number, cells in rows:
+        if len(cells) > len(columns):
+            why = f"{len(cells)} cells for {len(columns)} columns; quote a cell that holds {delimiter!r}"
+            report.skipped[f"{path.name}:{number}"] = f"{path}:{number}: {why}"
+            continue
+        yield number, dict(zip(columns, cells, strict=False))
 
 
-def _cells(line: str, delimiter: str, quoted: bool) -> Sequence[str]:
-    return next(csv.reader([line], delimiter=delimiter)) if quoted else line.split(delimiter)
+def _quoted_rows(
+    path: Path, lines: Iterator[tuple[int, str]], delimiter: str, report: Report
+) -> Iterator[tuple[int, list[str]]]:
+    """(last line, cells) of rows whose quoted cells may go on in the next line; a quote out of place is reported."""
+    last = 0
+
+    def numbered() -> Iterator[str]:
+        nonlocal last
+        for _last, line in lines:
+            yield line + "\n"
+
+    rows = csv.reader(numbered(), delimiter=delimiter, strict=True)
+    while True:
+        begins = last + 1
+        try:
+            cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            where = f"{path}:{begins}" + (f"-{last}" if last > begins else "")
+            report.skipped[where] = f"{where}: not CSV ({error}); left out"
+            continue
+        yield last, cells
+
+
+def pairs_of(path: Path, report: Report) -> dict[str, str]:
+    """Key -> rest of every line `key rest`, spaces or tabs between them; of a key that stands twice the first."""
+    found: dict[str, str] = {}
+    for number, line in read_lines(path, report):
+        key, *rest = line.split(maxsplit=1)
+        value = rest[0].strip() if rest else ""
+        if found.setdefault(key, value) != value:
+            report.lost_texts[f"{path}:{number}"] = (
+                f"{path}:{number}: {key} stands there already; the first line is taken"
+            )
+    return found
 
 
 def beside(folder: Folder, stem: str, endings: Sequence[str]) -> Path | None:
-    """The file `stem` + one of `endings` (in that order, in any case of letters) in a folder."""
-    names = {name.lower(): name for name in folder.files if name.lower().startswith(stem.lower())}
+    """The file `stem` + one of `endings` (in that order, in any case of letters) in a folder.
+
+    A stem in the same letters comes before one in another case: `A.TXT` and not `a.txt` belongs to `A.wav`.
+    """
+    names = [name for name in folder.files if name.lower().startswith(stem.lower())]
     for ending in endings:
-        exact = stem + ending
-        if exact in folder.files:
-            return folder.path / exact
-        if (stem + ending).lower() in names:
-            return folder.path / names[(stem + ending).lower()]
+        fitting = [name for name in names if name.lower() == (stem + ending).lower()]
+        if fitting:
+            return folder.path / max(fitting, key=lambda name: (name.startswith(stem), name.endswith(ending)))
     return None
 
 
@@ -188,5 +235,6 @@ def json_rows(path: Path, report: Report) -> Iterator[tuple[int, dict[str, Any]]
 
 
 def first(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    """The first of these columns that holds something."""
-    return next((str(row[name]) for name in names if row.get(name) not in (None, "")), "")
+    """The first of these columns that holds something: a text, or a number as text. A list or an object is neither."""
+    value = next((row[name] for name in names if row.get(name) not in (None, "")), "")
+    return str(value) if isinstance(value, str | int | float) else ""

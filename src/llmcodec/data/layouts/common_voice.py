@@ -47,6 +47,9 @@ def read(folder: Folder, report: Report) -> Iterator[Utterance]:
             text = plain_text(row.get("sentence") or "")
             speaker, language = row.get("client_id", ""), row.get("locale", "")
             yield Utterance(clips.path / name, text, speaker, language, split, Path(name).stem, table if text else "")
+    for name in folder.files:
+        if name.endswith(".tsv") and split_of_name(Path(name).stem) and name not in tables(folder):
+            report.skip(folder.path / name, "no columns path and client_id; not read")
     if invalidated:
         report.notes["clips that invalidated.tsv names are left out"] += invalidated
     for name in sorted(present - seen):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmcodec.data.layouts.base import Folder, Report, Utterance, plain_text, read_lines
+from llmcodec.data.layouts.base import Folder, Report, Utterance, pairs_of, plain_text
 from llmcodec.io.audio import AUDIO_ENDINGS
 
 NAME = "Kaldi"
@@ -25,18 +25,24 @@ def recognises(folder: Folder) -> bool:
 def read(folder: Folder, report: Report) -> Iterator[Utterance]:
     """Utterances of `segments` where there is one, else of `wav.scp`."""
     recordings = {
-        name: place for name, line in _table(folder, "wav.scp", report) if (place := _file(name, line, folder, report))
+        name: place
+        for name, line in _table(folder, "wav.scp", report).items()
+        if (place := _file(name, line, folder, report))
     }
-    texts, speakers = dict(_table(folder, "text", report)), dict(_table(folder, "utt2spk", report))
+    texts, speakers = _table(folder, "text", report), _table(folder, "utt2spk", report)
     if folder.has("segments"):
-        stretches = [(name, *line.split()) for name, line in _table(folder, "segments", report)]
+        stretches = {name: line.split() or [""] for name, line in _table(folder, "segments", report).items()}
     else:
-        stretches = [(name, name) for name in recordings]
-    for name, recording, *times in stretches:
+        stretches = {name: [name] for name in recordings}
+    for name, (recording, *times) in stretches.items():
         if recording not in recordings:
             report.skipped[name] = f"{folder.path / 'segments'}: {name} is a stretch of {recording}, which has no audio"
             continue
-        start, stop = (float(times[0]), float(times[1])) if len(times) == 2 else (0.0, None)
+        try:
+            start, stop = map(float, times) if folder.has("segments") else (0.0, None)
+        except ValueError:  # no numbers, or other than two: a fifth column names a channel, which is not read alone
+            report.skipped[name] = f"{folder.path / 'segments'}: {name}: not UTTERANCE RECORDING START STOP"
+            continue
         text = plain_text(texts.get(name, ""))
         yield Utterance(
             recordings[recording],
@@ -49,11 +55,8 @@ def read(folder: Folder, report: Report) -> Iterator[Utterance]:
         )
 
 
-def _table(folder: Folder, name: str, report: Report) -> Iterator[tuple[str, str]]:
-    if folder.has(name):
-        for _, line in read_lines(folder.path / name, report):
-            key, _, rest = line.strip().partition(" ")
-            yield key, rest.strip()
+def _table(folder: Folder, name: str, report: Report) -> dict[str, str]:
+    return pairs_of(folder.path / name, report) if folder.has(name) else {}
 
 
 def _file(name: str, line: str, folder: Folder, report: Report) -> Path | None:

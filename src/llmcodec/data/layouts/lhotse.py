@@ -7,6 +7,7 @@ split is that of the file's name (`cuts_dev.jsonl.gz`).
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,19 @@ def read_file(path: Path, report: Report) -> Iterator[Utterance]:
     words = path.name.split(".")[0].replace("-", "_").split("_")
     split = next((found for word in words if (found := split_of_name(word))), "")
     open_text = gzip.open if path.suffix == ".gz" else open
-    with open_text(path, "rt", encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path}:{number}"
-            try:
-                yield _utterance(parse_json(line, "not a cut"), path, split)
-            except (KeyError, TypeError, IndexError, ValueError) as error:
-                report.skipped[where] = f"{where}: {error if isinstance(error, ValueError) else 'not a cut'}"
+    number = 0
+    try:
+        with open_text(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                where = f"{path}:{number}"
+                try:
+                    utterance = _utterance(parse_json(line, "not a cut"), path, split)
+                except (KeyError, TypeError, IndexError, ValueError) as error:
+                    report.skipped[where] = f"{where}: {error if isinstance(error, ValueError) else 'not a cut'}"
+                    continue
+                yield utterance
+    except (EOFError, UnicodeDecodeError, zlib.error, gzip.BadGzipFile) as error:
+        report.skip(path, f"damaged after line {number} ({error}); the rest is left out")
 
 
 def _utterance(cut: dict[str, Any], path: Path, split: str) -> Utterance:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmcodec.data.layouts.base import Folder, Report, Utterance, beside, plain_text, read_lines, read_text
+from llmcodec.data.layouts.base import Folder, Report, Utterance, beside, pairs_of, plain_text, read_text
 from llmcodec.data.layouts.plain import TEXT_ENDINGS
 
 NAME = "LibriSpeech"
@@ -51,5 +51,4 @@ def read(folder: Folder, report: Report) -> Iterator[Utterance]:
 
 def _table(path: Path, report: Report) -> dict[str, str]:
     """Lines of `name text`, with spaces or a tab between them."""
-    pairs = (line.strip().split(maxsplit=1) for _, line in read_lines(path, report))
-    return {pair[0]: plain_text(pair[1]) if len(pair) > 1 else "" for pair in pairs}
+    return {name: plain_text(text) for name, text in pairs_of(path, report).items()}

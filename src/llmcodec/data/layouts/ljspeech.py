@@ -23,9 +23,12 @@ def recognises(folder: Folder) -> bool:
 def read(folder: Folder, report: Report) -> Iterator[Utterance]:
     """Utterances of `wavs`; lines of the table without a recording are reported."""
     texts: dict[str, str] = {}
-    for _, line in read_lines(folder.path / _TABLE, report):
+    for number, line in read_lines(folder.path / _TABLE, report):
         cells = line.split("|")
-        texts[cells[0]] = plain_text(cells[2] if len(cells) > 2 and cells[2].strip() else cells[1]) if cells[1:] else ""
+        text = plain_text(cells[2] if len(cells) > 2 and cells[2].strip() else cells[1]) if cells[1:] else ""
+        if texts.setdefault(cells[0], text) != text:
+            where = f"{folder.path / _TABLE}:{number}"
+            report.lost_texts[where] = f"{where}: {cells[0]} stands there already; the first line is taken"
     place = folder_at(folder.path / next(name for name in folder.folders if name.lower() == "wavs"), folder.root)
     stems = {Path(name).stem for name in place.audio}
     for missing in sorted(set(texts) - stems):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from llmcodec.data.layouts.base import COLUMNS, Folder, Report, Utterance, first, json_rows, plain_text
 from llmcodec.data.splits import split_of_folders
@@ -44,7 +45,11 @@ def read_file(path: Path, report: Report) -> Iterator[Utterance]:
         if not audio or not (path.parent / audio).is_file():
             report.skipped[f"{path.name}:{number}"] = f"{path}:{number}: no file {audio!r}"
             continue
-        offset, duration = row.get("offset") or 0.0, row.get("duration")
+        try:
+            offset, duration = _seconds(row.get("offset")) or 0.0, _seconds(row.get("duration"))
+        except ValueError as error:
+            report.skipped[f"{path.name}:{number}"] = f"{path}:{number}: {error}"
+            continue
         text = plain_text(first(row, COLUMNS["text"]))
         yield Utterance(
             path.parent / audio,
@@ -53,6 +58,19 @@ def read_file(path: Path, report: Report) -> Iterator[Utterance]:
             first(row, COLUMNS["language"]),
             split,
             text_from=path.name if text else "",
-            start=float(offset),
-            duration=float(duration) if duration is not None and offset else None,
+            start=offset,
+            duration=duration if offset else None,
+            said=duration,
         )
+
+
+def _seconds(value: Any) -> float | None:
+    """Seconds in a row, given as a number or as its text; None where there are none."""
+    if value in (None, ""):
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"offset and duration are seconds, not {str(value)[:40]!r}")
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"offset and duration are seconds, not {str(value)[:40]!r}") from None
