@@ -6,11 +6,13 @@ Test: tests/transcode/test_freshness.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from llmcodec.data.manifest import Clip
 from llmcodec.io import audio
 from llmcodec.io.token_file import NotTokens, TokenClip, load_token_file
-from llmcodec.io.token_shards import Origin
+from llmcodec.io.token_shards import DamagedShard, Origin, read_token_shards, shards_in
 
 EXACT = (".wav", ".flac")
 """Endings of formats that keep the number of samples; others may pad."""
@@ -107,3 +109,18 @@ def audio_of(clip: TokenClip, own_rate: int, wanted: int | None) -> tuple[int, i
     if clip.original_num_samples:
         return rate, audio.num_resampled(clip.original_num_samples, original, rate)
     return rate, audio.num_resampled(clip.num_samples, own_rate, rate)
+
+
+def refuse_moved(folders: Mapping[Path, Sequence[Clip]], output: Path) -> None:
+    """Raise ValueError where a clip's tokens lie in the folder of another split: it would be in both."""
+    home = {clip.id: folder for folder, members in folders.items() for clip in members}
+    for other in sorted(path for path in output.glob("*") if path.is_dir() and shards_in(path)):
+        try:
+            moved = [row.id for row in read_token_shards(other) if home.get(row.id, other) != other]
+        except DamagedShard:
+            continue  # its writer puts it aside and makes its clips again
+        if moved:
+            raise ValueError(
+                f"{other}: {len(moved)} clips there belong to another split by this manifest (the first: {moved[0]!r} "
+                f"to {home[moved[0]].name}); name another folder for --output, or delete {other}"
+            )

@@ -23,17 +23,9 @@ from llmcodec.io import audio
 from llmcodec.io.atomic import atomic_file
 from llmcodec.io.bad_rows import MOST_LISTED, BadRows
 from llmcodec.io.token_file import TokenProvenance
-from llmcodec.io.token_shards import (
-    DamagedShard,
-    ShardFormat,
-    TokenRow,
-    TokenShardWriter,
-    open_token_shards,
-    read_token_shards,
-    shards_in,
-)
+from llmcodec.io.token_shards import ShardFormat, TokenRow, TokenShardWriter, open_token_shards
 from llmcodec.runtime.base import Runtime, encode_many
-from llmcodec.transcode.freshness import why_stale_row
+from llmcodec.transcode.freshness import refuse_moved, why_stale_row
 from llmcodec.transcode.work import Recording
 
 NO_SPLIT = ""
@@ -117,21 +109,6 @@ def tokenize_splits(
         folder: tokenize_clips(runtime, plan, folder, clips_per_shard, format, on_clip, bad)
         for folder, plan in zip(folders, planned, strict=True)
     }
-
-
-def refuse_moved(folders: Mapping[Path, Sequence[Clip]], output: Path) -> None:
-    """Raise ValueError where a clip's tokens lie in the folder of another split: it would be in both."""
-    home = {clip.id: folder for folder, members in folders.items() for clip in members}
-    for other in sorted(path for path in output.glob("*") if path.is_dir() and shards_in(path)):
-        try:
-            moved = [row.id for row in read_token_shards(other) if home.get(row.id, other) != other]
-        except DamagedShard:
-            continue  # its writer puts it aside and makes its clips again
-        if moved:
-            raise ValueError(
-                f"{other}: {len(moved)} clips there belong to another split by this manifest (the first: {moved[0]!r} "
-                f"to {home[moved[0]].name}); name another folder for --output, or delete {other}"
-            )
 
 
 def describe(results: Mapping[Path, Tokenized]) -> list[str]:
