@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from llmcodec.codec import LLMCodec
 from llmcodec.data.clips import ClipBatch
 from llmcodec.training.checkpoint import list_checkpoints, load_checkpoint
-from llmcodec.training.tracking import read_log
-from llmcodec.training.trainer import CollapseError, Trainer, as_floats, is_finished, train_or_resume
+from llmcodec.training.run_folder import is_finished
+from llmcodec.training.tracking import as_floats, read_log
+from llmcodec.training.trainer import CollapseError, Trainer, train_or_resume
 
 from ..miniature import everything_on, same
 

@@ -1,7 +1,7 @@
 """Initial embedding rows of audio tokens.
 
 - In an LM with text rows: sampled from their mean and covariance, the same for every codec (`row_statistics`,
-  `sample_rows`).
+  `sample_rows`), or with co-occurrence in place of the noise (`cooccurrence_rows`).
 - In a small LM from scratch: from co-occurrence in the training tokens (`cooccurrence_embedding`). Such a model spends
   most of a small budget learning which tokens are similar, and when it does depends on the seed; the factorised
   co-occurrence matrix provides this at once, deterministically and in the same way for every codec.
@@ -54,13 +54,30 @@ def row_statistics(rows: Tensor) -> RowStatistics:
 
 def sample_rows(statistics: RowStatistics, num_rows: int, seed: int) -> Tensor:
     """Rows (num_rows, H) sampled from the statistics. Row i depends on `seed` and i only, not on `num_rows`."""
-    width = len(statistics.mean_H)
+    noise = _standard_normal(num_rows, len(statistics.mean_H), seed).to(statistics.mean_H.device)
+    return statistics.mean_H + noise @ statistics.factor_HH.t()
+
+
+def cooccurrence_rows(statistics: RowStatistics, clips: Sequence[Tensor], num_rows: int, seed: int) -> Tensor:
+    """Rows (num_rows, H) of the statistics' mean and scale in which codes that occur alike are alike.
+
+    In place of the noise of `sample_rows`, its coordinates are `cooccurrence_embedding` plus a tenth of that noise. A
+    code that co-occurs with none in `clips` (1-D int64 each) keeps its noise.
+    """
+    noise_VH = _standard_normal(num_rows, len(statistics.mean_H), seed)
+    together_VH = cooccurrence_embedding(clips, num_rows, noise_VH.shape[1], rms=1.0)
+    alone_V1 = (together_VH == 0).all(1, keepdim=True)
+    rows_VH = torch.where(alone_V1, noise_VH, together_VH + 0.1 * noise_VH).to(statistics.mean_H.device)
+    return statistics.mean_H + rows_VH @ statistics.factor_HH.t()
+
+
+def _standard_normal(num_rows: int, width: int, seed: int) -> Tensor:
+    """Noise (num_rows, width); row i depends on `seed` and i only."""
     blocks = []
     for block in range(-(-num_rows // BLOCK_ROWS)):
         generator = torch.Generator().manual_seed((seed * 1_000_003 + block) % (1 << 63))
         blocks.append(torch.randn(BLOCK_ROWS, width, generator=generator))
-    noise = torch.cat(blocks)[:num_rows].to(statistics.mean_H.device)
-    return statistics.mean_H + noise @ statistics.factor_HH.t()
+    return torch.cat(blocks)[:num_rows]
 
 
 def neighbour_ppmi(clips: Sequence[Tensor], vocabulary: int, window: int) -> Tensor:

@@ -80,6 +80,17 @@ def token_logits(model: Any, hidden_NH: Tensor, rows: tuple[Tensor, Tensor | Non
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
+def append_bias(states: Tensor, rows_VH: Tensor, bias_V: Tensor) -> tuple[Tensor, Tensor]:
+    """States (.., H + 2) and rows (V, H + 2) with `states @ rows.T + bias` as their product, for losses without a bias.
+
+    The bias is two columns of the rows, so that bfloat16 products preserve it to 16 bits.
+    """
+    high_V = bias_V + (bias_V.bfloat16() - bias_V).detach()  # its gradient is not rounded
+    low_V = (bias_V - high_V).detach()
+    rows = torch.cat([rows_VH, high_V[:, None], low_V[:, None]], dim=1)
+    return torch.cat([states, states.new_ones(*states.shape[:-1], 2)], dim=-1), rows
+
+
 def target_nats(model: Any, hidden_NH: Tensor, targets_N: Tensor, rows: tuple[Tensor, Tensor | None]) -> Tensor:
     """Negative log-likelihood (N,) of targets (places among the rows), in chunks that are recomputed backward."""
 

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec.lm.embeddings import cooccurrence_embedding
+from llmcodec.lm.logits import append_bias
 from llmcodec.lm.packing import IGNORE
 
 
@@ -193,15 +194,9 @@ class SmallLM(nn.Module):
         return scores_NV.to(self.bias_V.dtype) + self.bias_V  # the bias stays exact under autocast
 
     def output(self, hidden_BTH: Tensor) -> tuple[Tensor, Tensor]:
-        """States and output rows, whose product gives the logits, for losses that never hold all logits.
-
-        The bias is two columns of the rows, so that bfloat16 products preserve it to 16 bits.
-        """
-        high_V = self.bias_V + (self.bias_V.bfloat16() - self.bias_V).detach()  # its gradient is not rounded
-        low_V = (self.bias_V - high_V).detach()
-        rows = torch.cat([self.embedding_VH[: self.vocabulary], high_V[:, None], low_V[:, None]], dim=1)
+        """States and output rows, whose product gives the logits, for losses that never hold all logits."""
         scaled = hidden_BTH * self.gain_H.to(hidden_BTH.dtype)
-        return torch.cat([scaled, scaled.new_ones(*scaled.shape[:-1], 2)], dim=-1), rows
+        return append_bias(scaled, self.embedding_VH[: self.vocabulary], self.bias_V)
 
 
 def small_causal_lm(config: SmallLMConfig, vocabulary: int, seed: int, **options: Any) -> Any:

@@ -7,13 +7,14 @@ Test: `pytest tests/lm/test_vocabulary.py`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from llmcodec.lm.backbone import FrozenCausalLM
-from llmcodec.lm.embeddings import sample_rows
+from llmcodec.lm.embeddings import cooccurrence_rows, sample_rows
 
 
 @dataclass
@@ -52,6 +53,11 @@ class AudioVocabulary(nn.Module):
         bos = backbone.bos_row()
         start = statistics.mean_H if bos is None else bos.float()
         return cls(sample_rows(statistics, codebook_size, seed), start)
+
+    @torch.no_grad()
+    def start_from(self, backbone: FrozenCausalLM, clips: Sequence[Tensor], seed: int = 0) -> None:
+        """Start the rows at the co-occurrence of training clips (1-D int64 each), at the scale of the text rows."""
+        self.embedding_VH.copy_(cooccurrence_rows(backbone.input_statistics(), clips, self.size, seed))
 
     @property
     def size(self) -> int:

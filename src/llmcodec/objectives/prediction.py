@@ -31,6 +31,9 @@ class PredictionConfig:
     """K: head k predicts the k-th token after those the hidden state has read."""
     kind: Literal["linear", "residual"] = "linear"
     """linear: one V x H matrix per head (the paper). residual: one H x H block per head, one shared output matrix."""
+    start: Literal["random", "unigram"] = "random"
+    """random: rows sampled like the LM's text rows; with SmolLM2 the loss starts at three times ln V. unigram: rows 0
+    and a bias, log-frequencies of the starting codec's tokens; the loss starts at their entropy."""
     bf16: bool = False
     """Compute the large products in bfloat16; softmax and sums stay float32."""
     kernel: Literal["chunked", "liger"] = "chunked"
@@ -41,6 +44,8 @@ class PredictionConfig:
             raise ValueError(f"PredictionConfig: num_heads must be at least 1, got {self.num_heads}")
         if self.kind not in ("linear", "residual"):
             raise ValueError(f"PredictionConfig: kind must be linear or residual, got {self.kind!r}")
+        if self.start not in ("random", "unigram"):
+            raise ValueError(f"PredictionConfig: start must be random or unigram, got {self.start!r}")
         if self.kernel not in ("chunked", "liger"):
             raise ValueError(f"PredictionConfig: kernel must be chunked or liger, got {self.kernel!r}")
 

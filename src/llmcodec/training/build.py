@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -73,11 +73,13 @@ def with_smaller_codebook(codec: LLMCodec, recipe: Recipe, size: int) -> LLMCode
 def training_codes(codec: LLMCodec, recipe: Recipe, most_clips: int | None = None) -> Iterator[Tensor]:
     """The codec's codes (T,) of the training clips, of at most `most_clips` of them evenly spread."""
     codec.train(False)
+    partition = partition_of(recipe, codec)
+    partitions = None if partition is None else [partition]
     dataset = build_dataset(recipe, codec.sample_rate)
     count = len(dataset) if most_clips is None else min(most_clips, len(dataset))
     for index in range(count):
         wav_S = torch.from_numpy(dataset.read_or_stand_in(index * len(dataset) // count))
-        yield codec.encode_latents(wav_S[None].to(codec.device)).codes_BT[0].cpu()
+        yield codec.encode_latents(wav_S[None].to(codec.device), partitions=partitions).codes_BT[0].cpu()
 
 
 def partition_of(recipe: Recipe, codec: LLMCodec) -> tuple[int, int] | None:
@@ -104,9 +106,12 @@ def build_distillation(recipe: Recipe, codec: LLMCodec) -> Distillation | None:
 
 
 def build_language(recipe: Recipe, codec: LLMCodec, fresh: bool = True) -> LanguageObjective | None:
-    """The language side; with a pretrained codec, a small audio LM starts from that codec's tokens.
+    """The language side; what starts from the tokens of a pretrained codec has done so.
 
     fresh: False when a checkpoint will be loaded over it, so that its initialisation does not matter.
+
+    Raises:
+        ValueError: rows or heads are to start from the tokens of a codec that is not trained yet.
     """
     if recipe.language is None:
         return None
@@ -114,10 +119,19 @@ def build_language(recipe: Recipe, codec: LLMCodec, fresh: bool = True) -> Langu
 
     terms = frozenset(recipe.weights.ever())
     language = LanguageObjective(recipe.language, codec.codebook_size, codec.config.hidden_size, recipe.seed, terms)
+    scratch = recipe.codec.start in SCRATCH
+    if language.starts_from_clips and scratch:
+        raise ValueError(
+            f"recipe: language.rows_start cooccurrence and language.prediction.start unigram need the tokens of a "
+            f"trained codec, but codec.start is {recipe.codec.start!r}; set both to random"
+        )
+    codes = cache(lambda most_clips: list(training_codes(codec, recipe, most_clips)))
     start_clips = recipe.language.rate.small_lm.start_clips
-    from_codes = fresh and start_clips != 0 and recipe.language.audio_lm is None and recipe.codec.start not in SCRATCH
+    from_codes = fresh and start_clips != 0 and recipe.language.audio_lm is None and not scratch
     if language.audio_lm is not None and from_codes:
-        language.audio_lm.start_from(list(training_codes(codec, recipe, start_clips)))
+        language.audio_lm.start_from(codes(start_clips))
+    if fresh and language.starts_from_clips:
+        language.start_from(codes(recipe.language.start_clips))
     return language
 
 

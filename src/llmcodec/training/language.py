@@ -7,9 +7,10 @@ Shapes: B batch, T frames, V audio vocabulary, H LM width. Test: tests/training/
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from llmcodec.lm.embeddings import load_module, save_tensors
 from llmcodec.lm.prediction_heads import PredictionHeads
 from llmcodec.lm.small_lm import SmallLM
 from llmcodec.lm.vocabulary import AudioVocabulary
+from llmcodec.metrics.token_statistics import UnigramModel
 from llmcodec.objectives.alignment import AlignmentConfig, SemanticAlignment, pool_last
 from llmcodec.objectives.bridge import Bridge, BridgeConfig
 from llmcodec.objectives.prediction import PredictionConfig, prediction_terms
@@ -51,7 +53,16 @@ class LanguageConfig:
     """Share of the rate term's gradient that reaches the codec; raised from 0, the LM trains before it affects the
     codec."""
     audio_rows: str | None = None
-    """Start from the rows of an adapted run (`audio_rows.safetensors`); null samples them like the text rows."""
+    """Start from the rows of an adapted run (`audio_rows.safetensors`); null starts as `rows_start` says."""
+    rows_start: Literal["random", "cooccurrence"] = "random"
+    """random: audio rows sampled like the text rows. cooccurrence: of the same mean and scale, but similar for codes
+    that have similar neighbours in the starting codec's tokens."""
+    start_clips: int | None = 2000
+    """`rows_start` and `prediction.start` read the tokens of at most this many training clips; null reads all."""
+    warmup_steps: int = 0
+    """Steps before the recipe's `steps` in which the codec is frozen and only rows, heads, bridge, alignment bank and
+    small audio LM learn, from the language terms alone. Schedules count the steps after them; in warm-up a schedule
+    rises to its `value` and stays there. A recipe without a language term takes none."""
     audio_lm: str | None = None
     """Start from the small audio LM of another run (`audio_lm.safetensors`) or from the `bundled` codec's; null starts
     from the co-occurrence of a pretrained codec's tokens (`rate.small_lm.start_clips`), else from random rows."""
@@ -59,6 +70,16 @@ class LanguageConfig:
     """As in the released code: no start embedding, so head 1 reads a state that has already seen its target."""
     released_crops: bool = False
     """As in the released code: align a crop with the transcript of the whole utterance (otherwise an error)."""
+
+    def __post_init__(self) -> None:
+        if self.rows_start not in ("random", "cooccurrence"):
+            raise ValueError(f"recipe: language.rows_start must be random or cooccurrence, got {self.rows_start!r}")
+        if self.audio_rows is not None and self.rows_start != "random":
+            raise ValueError("recipe: language.audio_rows and rows_start cooccurrence are two starts; take one of them")
+        if self.start_clips is not None and self.start_clips < 1:
+            raise ValueError(f"recipe: language.start_clips must be at least 1, got {self.start_clips}; null reads all")
+        if self.warmup_steps < 0:
+            raise ValueError(f"recipe: language.warmup_steps cannot be negative, got {self.warmup_steps}")
 
 
 class LanguageObjective(nn.Module):
@@ -97,7 +118,7 @@ class LanguageObjective(nn.Module):
             if "lm/ftp" in terms or "lm/rate" in terms:
                 heads = config.prediction
                 self.prediction = PredictionHeads.from_backbone(
-                    self.backbone, heads.num_heads, heads.kind, codebook_size, seed
+                    self.backbone, heads.num_heads, heads.kind, codebook_size, seed, heads.start == "unigram"
                 )
             if ALIGNMENT_TERMS & terms:
                 self.layers = sa_layers(self.backbone.num_layers)
@@ -106,6 +127,19 @@ class LanguageObjective(nn.Module):
             self.audio_lm = SmallLM(config.rate.small_lm, codebook_size, seed)
             if config.audio_lm is not None:
                 load_module(self.audio_lm, audio_lm_path(config.audio_lm), "recipe: language.audio_lm")
+
+    @property
+    def starts_from_clips(self) -> bool:
+        """Whether `start_from` has anything to do."""
+        heads = self.prediction is not None and self.config.prediction.start == "unigram"
+        return heads or (self.vocabulary is not None and self.config.rows_start == "cooccurrence")
+
+    def start_from(self, clips: Sequence[Tensor]) -> None:
+        """Start rows and heads from codes of training clips (1-D int64 each), where the configuration says so."""
+        if self.prediction is not None and self.config.prediction.start == "unigram":
+            self.prediction.start_from(UnigramModel.fit(clips, len(self.prediction.rows[0])).log_prob_V)
+        if self.vocabulary is not None and self.backbone is not None and self.config.rows_start == "cooccurrence":
+            self.vocabulary.start_from(self.backbone, clips, self.seed)
 
     def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
         """Optimizer group -> named parameters."""

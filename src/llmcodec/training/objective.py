@@ -74,11 +74,14 @@ class CodecObjective(nn.Module):
         self.spectral = SpectralLosses(recipe.spectral, codec.sample_rate)
         self.partition = partition
         self.distillation = distillation
+        self.codec_frozen = False
         self._adversary = [adversary]  # in a list: not a submodule, its gradients are not ours
 
     def train(self, mode: bool = True) -> CodecObjective:
-        """Batch-norm statistics stay those of the starting codec when the recipe says so."""
+        """Batch-norm statistics stay those of the starting codec when the recipe says so; a frozen codec evaluates."""
         super().train(mode)
+        if self.codec_frozen:
+            self.codec.eval()
         if self.recipe.codec.freeze_batch_norm:
             for module in self.codec.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):

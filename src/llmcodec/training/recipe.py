@@ -227,7 +227,7 @@ class Recipe:
     seed: int = 0
     """Seed of initialisation, data order, crops, noise."""
     steps: int = 1000
-    """Optimizer steps."""
+    """Optimizer steps; those of `language.warmup_steps` come before them."""
     accumulate: int = 1
     """Micro-batches per optimizer step."""
     precision: Literal["bf16", "fp32", "fp64"] = "bf16"
@@ -285,6 +285,17 @@ class Recipe:
             if not (weight.value >= 0 and (weight.end is None or weight.end >= 0)):
                 raise ValueError(f"recipe: weights.{name} cannot be negative, which would train the opposite")
         self._check_terms()
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps with a frozen codec before the others; 0 without a language term, for then nothing would learn."""
+        learning = any(term in LANGUAGE_TERMS for term in self.weights.ever())
+        return self.language.warmup_steps if self.language is not None and learning else 0
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of warm-up and joint training together."""
+        return self.warmup_steps + self.steps
 
     def _check_terms(self) -> None:
         """Check that every term with a weight has what it needs."""

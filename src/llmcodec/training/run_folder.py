@@ -1,4 +1,4 @@
-"""`run.json`: what a run is (recipe, manifest, versions, commit), and whether a resumed run still matches it.
+"""`run.json`: what a run is (recipe, manifest, versions, commit), whether a resumed run still matches it, is finished.
 
 Test: tests/training/test_run_folder.py.
 """
@@ -12,12 +12,16 @@ from typing import Any
 
 import torch
 
+from llmcodec.codec.folder import check_folder
 from llmcodec.data.loader import ClipLoader
 from llmcodec.data.manifest import manifest_hash
 from llmcodec.io import run_guard
 from llmcodec.io.digests import package_versions, source_commit
 from llmcodec.io.structured import write_json
+from llmcodec.io.tensor_check import WEIGHTS
+from llmcodec.training import checkpoint
 from llmcodec.training.recipe import Recipe
+from llmcodec.training.tracking import read_log
 
 MAY_DIFFER = (
     "run",
@@ -58,6 +62,23 @@ def go_on(recipe: Recipe, loader: ClipLoader, step: int, allow_changes: bool = F
         may_grow=MAY_GROW,
         allow_changes=allow_changes,
     )
+
+
+def is_finished(recipe: Recipe) -> bool:
+    """Whether the run has made all its steps and has its complete codec, not that of an earlier, shorter run.
+
+    The codec is written after the checkpoint of its step. Without checkpoints, the log says how far the run came.
+    """
+    folder = Path(recipe.run)
+    try:
+        check_folder(folder / "codec")
+    except ValueError:
+        return False
+    if saved := checkpoint.list_checkpoints(folder / "checkpoints"):
+        written = [path.stat().st_mtime_ns for path in (folder / "codec" / WEIGHTS, saved[-1] / "state.json")]
+        return int(saved[-1].name.removeprefix("step_")) >= recipe.total_steps and written[0] >= written[1]
+    log = folder / "log.jsonl"
+    return log.exists() and bool(rows := read_log(log)) and rows[-1]["step"] >= recipe.total_steps
 
 
 def _facts(recipe: Recipe, loader: ClipLoader) -> dict[str, Any]:

@@ -8,7 +8,7 @@ CPU. Test: tests/integration/test_resume.py, test_two_processes.py.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -20,14 +20,12 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from llmcodec.codec.folder import check_folder
 from llmcodec.codec.quantizer import CodebookUsage
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
 from llmcodec.distributed import most_over_ranks
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.run_guard import RunLock, Stopped, StopSignals
-from llmcodec.io.tensor_check import WEIGHTS
 from llmcodec.objectives.collapse import CodeStatistics
 from llmcodec.training import checkpoint
 from llmcodec.training.build import (
@@ -41,8 +39,9 @@ from llmcodec.training.build import (
 from llmcodec.training.objective import CodecObjective, LossTerms
 from llmcodec.training.optimizer import GroupOptimizer
 from llmcodec.training.recipe import Recipe
-from llmcodec.training.run_folder import begin_run, go_on
-from llmcodec.training.tracking import JSONLLog, TrainingBar, plot_curves, read_log
+from llmcodec.training.run_folder import begin_run, go_on, is_finished
+from llmcodec.training.tracking import JSONLLog, TrainingBar, as_floats, plot_curves, read_log
+from llmcodec.training.warmup import enter_phase
 
 
 class CollapseError(ArithmeticError):
@@ -99,6 +98,7 @@ class Trainer:
         ]
         self.model = self.accelerator.prepare(self.objective)
         self.step, self.bad_steps, self.skipped, self.revived = 0, 0, 0, 0
+        self.warmup_steps, self.first_batch = recipe.warmup_steps, self.loader.state_dict()
         self.resumed = False
         self.bar_enabled = show_progress and self.accelerator.is_main_process
         if resume:
@@ -113,6 +113,11 @@ class Trainer:
     def codec(self) -> Any:
         return self.objective.codec
 
+    @property
+    def joint_step(self) -> int:
+        """The step that schedules count, from 0 after the warm-up phase; negative in it."""
+        return self.step - self.warmup_steps
+
     def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
         """Group -> named parameters; every trainable parameter is in exactly one."""
         groups: dict[str, dict[str, nn.Parameter]] = {"codec": self.objective.codec_parameters()}
@@ -125,12 +130,13 @@ class Trainer:
     # -- one step --------------------------------------------------------------------------------------------------
     def train_step(self, batches: Sequence[ClipBatch]) -> dict[str, float] | None:
         """Forward and backward of all micro-batches, update, then the adversary on the same audio. None: skipped."""
+        step = enter_phase(self.joint_step, self.recipe, self.objective, self.groups)
         micro: list[LossTerms] = []
         buffers = [buffer.clone() for buffer in self.objective.buffers()]  # the forward pass moves bank and batch norm
         for index, batch in enumerate(batches):
             last = index + 1 == len(batches)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                terms = self.model(self.move(batch), self.step)
+                terms = self.model(self.move(batch), step)
                 if terms.total.requires_grad:  # else only the adversary trains at this step
                     self.accelerator.backward(terms.total / len(batches))
             micro.append(terms)
@@ -138,7 +144,7 @@ class Trainer:
         if guilty := self.non_finite(micro, norms):
             self.skip(guilty, buffers)
             return None
-        rates = {group.name: group.step(self.step) for group in self.groups}
+        rates = {group.name: group.step(step) for group in self.groups}
         self.zero_grad()
         adversarial = self.train_adversary(micro)
         with torch.no_grad():
@@ -147,7 +153,7 @@ class Trainer:
                 self.usage.usage_V[self.unreachable_V] = torch.inf  # codes of other partitions are not dead
                 self.statistics.update(terms.encoding.codes_BT, terms.encoding.mask_BT)
             revived = self.revive(micro)
-            if self.ema is not None:
+            if self.ema is not None and self.joint_step >= 0:
                 self.ema.update_parameters(self.codec)
         self.step += 1
         self.bad_steps = 0
@@ -171,7 +177,7 @@ class Trainer:
         windows = [(t.fake_BS.detach(), t.real_BS) for t in micro if t.fake_BS is not None and t.real_BS is not None]
         if self.adversary is None or not windows or "adv/generator" not in micro[0].raw:
             return {}
-        return self.adversary.step(windows, self.step)
+        return self.adversary.step(windows, self.joint_step)
 
     def non_finite(self, micro: Sequence[LossTerms], norms: dict[str, Tensor]) -> list[str]:
         """Names of terms or gradients that are NaN or infinite, on any rank; all ranks return the same."""
@@ -199,11 +205,12 @@ class Trainer:
     def revive(self, micro: Sequence[LossTerms]) -> int:
         """Move unused codes onto latents of this step (all ranks move the same codes to the same places)."""
         cfg = self.recipe.codec
-        settled = cfg.revive_until and self.step >= cfg.revive_until
-        if not cfg.revive_below or settled or (self.step + 1) % cfg.revive_every:
+        step = self.joint_step
+        settled = cfg.revive_until and step >= cfg.revive_until
+        if not cfg.revive_below or step < 0 or settled or (step + 1) % cfg.revive_every:
             return 0
         rows = torch.cat([self.from_all_ranks(self.projected(t)) for t in micro])
-        generator = torch.Generator().manual_seed(clip_seed(self.recipe.seed, self.step, "", "revive"))
+        generator = torch.Generator().manual_seed(clip_seed(self.recipe.seed, step, "", "revive"))
         return self.usage.revive(self.codec.quantizer.codebook.data, rows, cfg.revive_below, generator)
 
     def projected(self, terms: LossTerms) -> Tensor:
@@ -233,33 +240,43 @@ class Trainer:
         return mean
 
     # -- the run ---------------------------------------------------------------------------------------------------
+    def read(self) -> list[ClipBatch]:
+        """Micro-batches of the next step. Joint steps begin with the first batch, as without a warm-up phase."""
+        if self.warmup_steps and self.joint_step == 0:
+            self.loader.load_state_dict(self.first_batch)
+        return [next(self.loader) for _ in range(self.recipe.accumulate)]
+
+    def phase(self) -> dict[str, str]:
+        """The log's word for the phase of the step before this one, where a run has two."""
+        return {"phase": "joint" if self.joint_step > 0 else "warm-up"} if self.warmup_steps else {}
+
     def run(self) -> Path:
-        """Train to `recipe.steps`; returns the folder of the trained codec."""
+        """Train to `recipe.total_steps`; returns the folder of the trained codec."""
         main = self.accelerator.is_main_process
         if main and not self.resumed:
             begin_run(self.recipe, self.loader)
         log = JSONLLog(self.folder / "log.jsonl", self.step) if main else None
         if self.recipe.trackers:
             self.accelerator.init_trackers(self.recipe.name)
-        started = time.monotonic()
-        bar = TrainingBar(self.recipe.name, self.recipe.steps, self.step, self.bar_enabled)
-        with RunLock(self.folder, main), StopSignals() as stop, bar, self.loader as batches:
-            while self.step < self.recipe.steps:
-                row = self.train_step([next(batches) for _ in range(self.recipe.accumulate)])
-                if row is not None and (self.step % self.recipe.log_every == 0 or self.step == self.recipe.steps):
+        started, last = time.monotonic(), self.recipe.total_steps
+        bar = TrainingBar(self.recipe.name, last, self.step, self.bar_enabled)
+        with RunLock(self.folder, main), StopSignals() as stop, bar, self.loader:
+            while self.step < last:
+                row = self.train_step(self.read())
+                if row is not None and (self.step % self.recipe.log_every == 0 or self.step == last):
                     row = {"step": self.step, **row, "skipped": float(self.skipped)}
                     row["seconds_per_step"] = (time.monotonic() - started) / self.recipe.log_every
                     started = time.monotonic()
                     if log is not None:
-                        log.write(row)
+                        log.write(row | self.phase())
                     if self.recipe.trackers:
                         self.accelerator.log(row, step=self.step)
                     self.guard(row, bar)
                 bar.update(self.step, row)
                 asked = most_over_ranks(stop.received, self.device)  # the same step on all ranks
-                if asked or self.step % self.recipe.checkpoint_every == 0 or self.step == self.recipe.steps:
+                if asked or self.step % self.recipe.checkpoint_every == 0 or self.step == last:
                     self.save()
-                if asked and self.step < self.recipe.steps:
+                if asked and self.step < last:
                     raise Stopped(asked, f"step {self.step} is saved; continue with --resume")
         return self.finish()
 
@@ -366,30 +383,6 @@ class Trainer:
             self.resumed = True
 
 
-def as_floats(row: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """The row as floats. All tensors are copied from their device together: one synchronisation instead of many."""
-    tensors = {name: value for name, value in row.items() if isinstance(value, Tensor)}
-    numbers = torch.stack([value.detach().double() for value in tensors.values()]).tolist()
-    return {name: float(value) for name, value in {**row, **dict(zip(tensors, numbers, strict=True))}.items()}
-
-
 def train_or_resume(recipe: Recipe) -> Path:
     """Folder of the trained codec: starts or resumes the run, or leaves it alone if it is finished."""
     return Path(recipe.run) / "codec" if is_finished(recipe) else Trainer(recipe, resume=True).run()
-
-
-def is_finished(recipe: Recipe) -> bool:
-    """Whether the run has made all its steps and has its complete codec, not that of an earlier, shorter run.
-
-    The codec is written after the checkpoint of its step. Without checkpoints, the log says how far the run came.
-    """
-    folder = Path(recipe.run)
-    try:
-        check_folder(folder / "codec")
-    except ValueError:
-        return False
-    if saved := checkpoint.list_checkpoints(folder / "checkpoints"):
-        written = [path.stat().st_mtime_ns for path in (folder / "codec" / WEIGHTS, saved[-1] / "state.json")]
-        return int(saved[-1].name.removeprefix("step_")) >= recipe.steps and written[0] >= written[1]
-    log = folder / "log.jsonl"
-    return log.exists() and bool(rows := read_log(log)) and rows[-1]["step"] >= recipe.steps
