@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from llmcodec.lm.embeddings import (
     RowStatistics,
     cooccurrence_embedding,
+    cooccurrence_rows,
     load_tensors,
     neighbour_ppmi,
     row_statistics,
@@ -90,6 +91,17 @@ def test_rows_are_the_same_for_every_codec_by_seed():
     assert torch.equal(small, large[:700])
     assert not torch.equal(small, sample_rows(statistics, 700, 4))
     assert large.unique(dim=0).shape[0] == 2500
+
+
+def test_rows_at_cooccurrence_are_alike_for_codes_with_the_same_neighbours_at_the_scale_of_the_text():
+    """Codes 0 and 1 both stand between 2 and 3; 4 stands elsewhere; 11 is never seen and keeps its drawn row."""
+    text = RowStatistics(torch.full((6,), 3.0), torch.eye(6) * 0.5)
+    data = [torch.tensor([2, 0, 3, 2, 1, 3] * 9), torch.tensor([5, 4, 6, 7, 4, 8] * 9)]
+    rows = cooccurrence_rows(text, data, 12, seed=4)
+    assert torch.equal(rows[11], sample_rows(text, 12, seed=4)[11])
+    seen = rows[:9] - 3.0
+    assert seen.square().mean().sqrt().item() == pytest.approx(0.5, rel=0.15)
+    assert (rows[0] - rows[1]).norm() < 0.5 * min((rows[0] - rows[4]).norm(), (rows[1] - rows[4]).norm())
 
 
 def test_tensors_of_another_run(tmp_path):
