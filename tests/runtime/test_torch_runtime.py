@@ -77,8 +77,8 @@ def test_integer_samples_give_the_codes_of_their_floats(runtime):
 def test_lengths_without_wish_are_whole_frames_and_wishes_must_be_covered(runtime):
     codes = np.zeros((1, 5), np.int64)
     assert len(runtime.decode_batch([codes])[0]) == 1600
-    assert len(runtime.decode_batch([codes], [1700])[0]) == 1700  # AUV's floor leaves less than a frame uncovered
-    for length in (0, 1921, 10**12):
+    assert len(runtime.decode_batch([codes], [1599])[0]) == 1599
+    for length in (0, 1601, 1700, 1921, 10**12):
         with pytest.raises(ValueError, match="5 frames of 320 samples cannot give"):
             runtime.decode_batch([codes], [length])
     for bad, said in (
