@@ -140,13 +140,13 @@ def test_weights_in_several_files(tmp_path, capsys):
     miniature_codec().save_pretrained(folder, max_shard_size="60KB")
     parts = sorted(folder.glob("model-*.safetensors"))
     assert len(parts) > 1 and (folder / INDEX).is_file()
-    assert set(json.loads((folder / DIGESTS).read_text())["files"]) == {path.name for path in parts}
+    assert set(json.loads((folder / DIGESTS).read_text())["files"]) == {"config.json", *(path.name for path in parts)}
     assert verified(capsys, folder)[0] == 0
     tensor = flip(parts[-1])
     code, lines, _ = verified(capsys, folder)
     assert code == 1 and any(f"{parts[-1].name}: {tensor} differs" in line for line in lines)
     miniature_codec().save_pretrained(folder)  # in one file now: the digests follow
-    assert set(json.loads((folder / DIGESTS).read_text())["files"]) == {"model.safetensors"}
+    assert set(json.loads((folder / DIGESTS).read_text())["files"]) == {"config.json", "model.safetensors"}
     assert verified(capsys, folder)[0] == 0
 
 

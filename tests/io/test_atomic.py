@@ -14,6 +14,7 @@ from llmcodec.io.atomic import (
     atomic_file,
     atomic_folder,
     atomic_path,
+    disk_errors,
     find_left_overs,
     remove_folder,
     temporary_name,
@@ -160,3 +161,11 @@ def test_a_full_disk_below_safetensors_is_an_error_of_the_disk(write, tmp_path):
     with pytest.raises(SafetensorError), write(tmp_path / "new"):
         raise SafetensorError("Error while deserializing header: header too large")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_pytorch_raises_on_a_failing_disk_is_an_oserror(tmp_path):
+    with pytest.raises(OSError, match="run could not be written: basic_ios::clear: iostream error"):
+        with disk_errors(tmp_path / "run"):
+            raise RuntimeError("basic_ios::clear: iostream error")
+    with pytest.raises(RuntimeError, match="sizes"), disk_errors(tmp_path / "run"):
+        raise RuntimeError("sizes do not match")

@@ -30,7 +30,7 @@ from ..miniature import miniature_codec, miniature_speech
 
 AGAIN = 0.3
 """Share of second runs that are killed too."""
-TIMED = ("seconds", "time", "rate", "runtime", "per_second", "date", "resumed", "versions", "command")
+TIMED = ("seconds", "time", "rate", "runtime", "per_second", "date", "resumed", "versions", "command", "made_from")
 """In the names of figures that differ between two equal runs."""
 RECIPE = """
 steps: 8

@@ -61,8 +61,8 @@ def compare_codecs(
     place = output.output
     if place is not None and Path(place).is_dir():
         raise ValueError(f"{place}: is a folder; give the name of the page, such as {place}/report.html")
-    parts, bad = corpus.without_bad(*(corpus.read(split) for split in ("train", "valid", "test")))
-    clips = Corpus(*parts)
+    (train, valid, test), bad = corpus.without_bad(*(corpus.read(split) for split in ("train", "valid", "test")))
+    clips = Corpus(train, valid, test)
     if measurement is None:
         measurement = MeasurementConfig(MINI_LIKELIHOOD) if corpus.manifest == BUNDLED else MeasurementConfig()
     console = Console()

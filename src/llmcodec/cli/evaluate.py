@@ -193,8 +193,8 @@ def evaluate_predictability(
     protocol = replace(protocol, audio_seconds=audio_seconds or protocol.audio_seconds)
     latents = MINI_PROBE if small else ProbeConfig()
     latents = replace(latents, num_codes=probe_codes or latents.num_codes)
-    parts, bad = corpus.without_bad(*(corpus.read(split) for split in ("train", "valid", "test")))
-    clips = Corpus(*parts)
+    (train, valid, test), bad = corpus.without_bad(*(corpus.read(split) for split in ("train", "valid", "test")))
+    clips = Corpus(train, valid, test)
     config = MeasurementConfig(
         protocol, None if mel else 0, metrics=["mel"], consistency_clips=0, workers=workers, ngrams=ngrams
     )

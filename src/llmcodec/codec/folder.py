@@ -20,7 +20,7 @@ from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.network import build_parts
 from llmcodec.io.model_config import check_config, read_configs
 from llmcodec.io.structured import read_object
-from llmcodec.io.tensor_check import INDEX, WEIGHTS, check_tensors, weight_files
+from llmcodec.io.tensor_check import INDEX, WEIGHTS, check_settings, check_tensors, weight_files
 from llmcodec.io.tensor_file import TensorEntry, read_header
 
 MAX_JSON_BYTES = 1 << 20
@@ -66,6 +66,7 @@ def check_folder(folder: str | os.PathLike[str]) -> LLMCodecConfig:
         raise ValueError(f"{place / CONFIG}: not a configuration of a codec ({str(error)[:120]})") from error
     _compare(place, expected, tensors)
     _check_preprocessor(place / PREPROCESSOR, config)
+    check_settings(place / CONFIG, LLMCodecConfig.own_settings())
     for path in weight_files(place):
         check_tensors(path)
     return config

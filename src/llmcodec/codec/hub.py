@@ -68,7 +68,7 @@ class HubCodec(PreTrainedAudioTokenizerBase):
         if not is_main_process:
             super().save_pretrained(folder, is_main_process, **kwargs)
             return
-        with renewed_digests(folder, "model*.safetensors"):
+        with renewed_digests(folder, "model*.safetensors", "config.json"):
             super().save_pretrained(folder, is_main_process, **kwargs)
         self.feature_extractor().save_pretrained(folder)
         place = folder.resolve()

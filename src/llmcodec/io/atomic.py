@@ -49,7 +49,7 @@ def atomic_path(path: AnyPath, durable: bool = False) -> Iterator[Path]:
     try:
         temporary.touch(exist_ok=False)
         mode = stat.S_IMODE(temporary.stat().st_mode)
-        with _disk_errors(target):
+        with disk_errors(target):
             yield temporary
         _permit(temporary, mode)
         if durable:
@@ -108,7 +108,7 @@ def atomic_folder(
     temporary = temporary_name(place)
     try:
         temporary.mkdir()
-        with _disk_errors(place):
+        with disk_errors(place):
             yield temporary
         inside = [entry for entry in temporary.rglob("*") if not entry.is_symlink()]
         for entry in inside:
@@ -128,14 +128,14 @@ def atomic_folder(
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """What safetensors raises where the disk is full, or fails, as the OSError that it is."""
+def disk_errors(path: Path) -> Iterator[None]:
+    """What safetensors and PyTorch raise where the disk is full, or fails, as the OSError that it is."""
     try:
         yield
-    except SafetensorError as error:
-        if "I/O error" not in str(error):
+    except (SafetensorError, RuntimeError) as error:
+        if not any(words in str(error) for words in ("I/O error", "iostream error", "PytorchStreamWriter failed")):
             raise
-        raise OSError(f"{path} could not be written: {error}") from error
+        raise OSError(f"{path} could not be written: {' '.join(str(error).split())[:200]}") from error
 
 
 def remove_folder(folder: Path) -> None:

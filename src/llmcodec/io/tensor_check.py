@@ -15,10 +15,11 @@ the cache folder remembers. Test: tests/io/test_tensor_check.py.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -37,9 +38,12 @@ from llmcodec.io.tensor_file import ITEM_BYTES, read_header
 DIGESTS, FORMAT = "digests.json", "llmcodec digests 1"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ENDINGS = (".safetensors", ".onnx")
+SETTINGS = ("config.json", "llmcodec_onnx.json")
+"""Files whose settings have digests as well: weights of a fitting shape compute something else under other settings."""
 PICKLES = ("pytorch_model.bin", "*.pt", "*.pth", "*.ckpt", "*.bin", "*.pkl")
 LARGE_BYTES = 1 << 30
 CHUNK_BYTES = 1 << 20
+MAX_SETTINGS_BYTES = 1 << 26
 DIGEST_BYTES = 16
 _ALL_ONES = {"F8_E4M3": ("u1", 0x7F), "F8_E5M2": ("u1", 0x7C), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80)}
 _ALL_ONES |= {"F32": ("<u4", 0x7F800000), "F64": ("<u8", 0x7FF0000000000000)}
@@ -114,31 +118,58 @@ def inspect_tensors(path: AnyPath, finite: bool = True) -> TensorReport:
     return TensorReport(len(found), expected is not None)
 
 
+def check_settings(path: AnyPath, defaults: Mapping[str, Any]) -> None:
+    """Compare settings with those that the weights beside them were saved with, where these are noted.
+
+    Args:
+        path: one of `SETTINGS`.
+        defaults: of the settings that decide what the weights compute; others may change.
+
+    Raises:
+        ValueError: a setting that is not as it was saved. One line that names it.
+    """
+    place = Path(path)
+    expected = _stored(place.parent).get(place.name)
+    if expected is None:
+        return
+    found = _digests_of(place)
+    for name, default in defaults.items():
+        if found.get(name, _value_digest(default)) != expected.get(name, _value_digest(default)):
+            raise ValueError(
+                f"{place}: {name} is not as it was saved, by {DIGESTS}: copy the file again; if it was changed on "
+                f"purpose, `llmcodec verify {place.parent} --write-digests` notes it as it is"
+            )
+
+
 @contextmanager
-def renewed_digests(folder: AnyPath, pattern: str) -> Iterator[None]:
+def renewed_digests(folder: AnyPath, *patterns: str) -> Iterator[None]:
     """Around the saving of weights: their old digests go before it, the new ones are noted after it.
 
     Killed in between, the folder has no digests for these files, rather than wrong ones.
 
     Args:
         folder: where the files are written; may be made inside the `with` block.
-        pattern: of the names of the files, as in `fnmatch`.
+        patterns: of the names of the files, as in `fnmatch`.
 
     Raises:
         ValueError: a file that is not what its ending says.
     """
     place = Path(folder)
-    kept = {name: entry for name, entry in _stored(place).items() if not fnmatchcase(name, pattern)}
+
+    def renewed(name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+    kept = {name: entry for name, entry in _stored(place).items() if not renewed(name)}
     if (place / DIGESTS).is_file():
         _write(place, kept)
     yield
-    written = [path for path in place.iterdir() if path.is_file() and fnmatchcase(path.name, pattern)]
+    written = [path for path in place.iterdir() if path.is_file() and renewed(path.name)]
     kept = {name: entry for name, entry in kept.items() if (place / name).is_file()}
     _write(place, kept | {path.name: _digests_of(path, finite=False) for path in written})
 
 
 def write_digests(folder: AnyPath) -> list[str]:
-    """Note the digests of all weights of a folder (.safetensors, .onnx) as they are; returns the files' names.
+    """Note the digests of all weights of a folder (.safetensors, .onnx) and of `SETTINGS`; returns the files' names.
 
     Raises:
         ValueError: a file that is not what its ending says.
@@ -147,7 +178,7 @@ def write_digests(folder: AnyPath) -> list[str]:
     files = {
         path.name: _digests_of(path, finite=False)
         for path in place.iterdir()
-        if path.suffix in ENDINGS and path.is_file()
+        if (path.suffix in ENDINGS or path.name in SETTINGS) and path.is_file()
     }
     _write(place, files)
     return sorted(files)
@@ -185,7 +216,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _digests_of(path: Path, finite: bool = True) -> dict[str, str]:
-    """Tensor -> digest of all that its file says of it. `finite`: ValueError for a tensor that is not."""
+    """Tensor (or setting) -> digest of all that its file says of it. `finite`: ValueError for a tensor that is not."""
+    if path.suffix == ".json":
+        settings = read_object(path, max_bytes=MAX_SETTINGS_BYTES).items()
+        return {name: _value_digest(value) for name, value in settings}
     found = {}
     for tensor in _onnx_tensors(path) if path.suffix == ".onnx" else _safetensors(path):
         head = f"{tensor.dtype}{list(tensor.shape)}".encode() + tensor.other
@@ -196,6 +230,10 @@ def _digests_of(path: Path, finite: bool = True) -> dict[str, str]:
                 raise ValueError(f"{path}: {tensor.name[:80]} holds NaN or infinite values: the weights are broken")
         found[tensor.name] = running.hexdigest()
     return found
+
+
+def _value_digest(value: Any) -> str:
+    return digest(json.dumps(value, sort_keys=True))
 
 
 def _is_finite(dtype: str, chunk: bytes | memoryview) -> bool:

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from llmcodec.distributed import most_over_ranks
+from llmcodec.io.atomic import disk_errors
 from llmcodec.io.digests import digest_all, package_versions, source_commit
 from llmcodec.io.lm_card import TokenLMCard, full_path
 from llmcodec.io.run_guard import RUN, RunLock, Stopped, StopSignals, go_on
@@ -239,7 +240,8 @@ def train_token_lm(
         if start is not None and recipe.steps and int(start.name.removeprefix("checkpoint-")) >= recipe.steps:
             trainer.finish(start)
         else:
-            trainer.train(resume_from_checkpoint=None if start is None else str(start))
+            with disk_errors(run):
+                trainer.train(resume_from_checkpoint=None if start is None else str(start))
     if trainer.control.should_training_stop and stop.received:
         raise Stopped(stop.received, f"step {trainer.state.global_step} is saved; continue with --resume")
     if trainer.is_world_process_zero():

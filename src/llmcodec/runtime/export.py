@@ -86,9 +86,9 @@ def write_onnx(codec: LLMCodec, name: str, folder: Path) -> OnnxConfig:
         bounded(codec.config.encoder_context),
         bounded(codec.config.decoder_context),
     )
-    with renewed_digests(folder, "*.onnx"):
+    with renewed_digests(folder, "*.onnx", CONFIG):
         export_onnx(codec, folder, {"weights_sha256": identity.weights_sha256, "name": name})
-    (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
+        (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
     return config
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llmcodec.io.structured import read_object
+from llmcodec.io.tensor_check import check_settings
 from llmcodec.io.token_file import TokenProvenance
 
 CONFIG = "llmcodec_onnx.json"
@@ -52,6 +53,7 @@ class OnnxConfig:
             raise ValueError(f"{path}: not a configuration of an exported codec")
         if values.get("version") != VERSION:
             raise ValueError(f"{path}: version {values.get('version')!r}, this llmcodec reads {VERSION}; export again")
+        check_settings(path, values)
         try:
             identity = TokenProvenance(**{"codec" if k == "name" else k: v for k, v in values["identity"].items()})
             contexts = [
