@@ -164,8 +164,8 @@ def test_a_full_disk_below_safetensors_is_an_error_of_the_disk(write, tmp_path):
 
 
 def test_what_pytorch_raises_on_a_failing_disk_is_an_oserror(tmp_path):
-    with pytest.raises(OSError, match="run could not be written: basic_ios::clear: iostream error"):
-        with disk_errors(tmp_path / "run"):
-            raise RuntimeError("basic_ios::clear: iostream error")
+    said = "run could not be written: basic_ios::clear: iostream error"
+    with pytest.raises(OSError, match=said), disk_errors(tmp_path / "run"):
+        raise RuntimeError("basic_ios::clear: iostream error")
     with pytest.raises(RuntimeError, match="sizes"), disk_errors(tmp_path / "run"):
         raise RuntimeError("sizes do not match")
