@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 import tracemalloc
 import warnings
@@ -12,7 +13,7 @@ import soundfile as sf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmcodec.io import audio
+from llmcodec.io import audio, audio_writer
 
 
 def noise(num_samples: int, num_channels: int = 1, seed: int = 0) -> np.ndarray:
@@ -316,3 +317,25 @@ def test_a_rate_beyond_an_int_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="cannot be written at 9007199254740992 Hz"):
         audio.write(tmp_path / "a.flac", np.zeros(10, np.float32), 2**53)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg"])
+@pytest.mark.parametrize("fails", ["first", "last"])
+def test_a_write_that_fails_is_an_error_whichever_it_is(tmp_path, monkeypatch, ending, fails):
+    """libsndfile passes over a final header that could not be written."""
+    wav, calls = np.sin(np.arange(4000) / 9).astype(np.float32), []
+    put = audio_writer._Disk.put
+    monkeypatch.setattr(audio_writer._Disk, "put", lambda self, data: calls.append(1) or put(self, data))
+    audio.write(tmp_path / f"whole.{ending}", wav, 16_000)
+    at, seen = (1 if fails == "first" else len(calls)), []
+
+    def broken(self, data):
+        seen.append(1)
+        if len(seen) == at:
+            raise OSError(errno.EIO, "Input/output error")
+        return put(self, data)
+
+    monkeypatch.setattr(audio_writer._Disk, "put", broken)
+    with pytest.raises((OSError, ValueError), match="cannot be written"):
+        audio.write(tmp_path / f"broken.{ending}", wav, 16_000)
+    assert [path.name for path in tmp_path.iterdir()] == [f"whole.{ending}"]

@@ -9,9 +9,11 @@ Test: `pytest tests/io/test_audio.py`.
 from __future__ import annotations
 
 import errno
+import io
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import soundfile as sf
@@ -29,6 +31,35 @@ def write(path: AnyPath, wav: np.ndarray, sample_rate: int, subtype: str | None 
     num_channels = 1 if wav.ndim == 1 else wav.shape[1]
     with AudioWriter(path, sample_rate, num_channels, subtype, durable) as writer:
         writer.write(wav)
+
+
+class _Disk(io.FileIO):
+    """A file that remembers that a write failed: libsndfile passes over some, that of the final header among them."""
+
+    def __init__(self, temporary: Path, path: Path) -> None:
+        super().__init__(temporary, "w+")
+        self.path = path
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            written = self.put(data)
+        except OSError as error:  # an exception would be lost on its way through libsndfile
+            self.error = error
+            return 0
+        if written is None or written < len(data):
+            self.error = OSError(errno.ENOSPC, "only a part was written")
+        return written or 0
+
+    def put(self, data: Any) -> int | None:
+        """`io.FileIO.write`."""
+        return super().write(data)
+
+    def check(self) -> None:
+        """Raise the OSError of a write that failed."""
+        if self.error is not None:
+            number = self.error.errno or errno.EIO
+            raise OSError(number, f"cannot be written, is the disk full? ({self.error.strerror})", str(self.path))
 
 
 class AudioWriter:
@@ -52,9 +83,10 @@ class AudioWriter:
             )
         self._stack = ExitStack()
         temporary = self._stack.enter_context(atomic_path(self.path, durable))
+        self._disk = self._stack.enter_context(_Disk(temporary, self.path))
         try:
             self._file = sf.SoundFile(
-                temporary,
+                self._disk,
                 "w",
                 sample_rate,
                 num_channels,
@@ -66,13 +98,18 @@ class AudioWriter:
             raise ValueError(
                 f"{path}: cannot be written at {sample_rate} Hz as {subtype or file_format}: {error}"
             ) from error
-        self._stack.callback(self._file.close)
+        self._stack.callback(self._close)
+
+    def _close(self) -> None:
+        self._file.close()
+        self._disk.check()
 
     def write(self, wav: np.ndarray) -> None:
         if not np.isfinite(wav).all():
             raise ValueError(f"{self.path}: not written, the audio has NaN or infinite samples")
         try:
             self._file.write(wav)
+            self._disk.check()
         except (sf.SoundFileError, AssertionError) as error:  # soundfile asserts that everything was written
             raise OSError(errno.ENOSPC, f"cannot be written, is the disk full? ({error})", str(self.path)) from error
 
