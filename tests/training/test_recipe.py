@@ -180,5 +180,5 @@ def test_weights_at_a_step_leave_out_what_is_zero():
 
 def test_help_explains_every_field():
     text = re.sub(r"\s+", " ", train_parser().parser.format_help())
-    assert "Optimizer steps." in text and "Largest gradient norm of the group." in text
+    assert "Optimizer steps; those of" in text and "Largest gradient norm of the group." in text
     assert "recon/mel: log-mel L1" in text and "Expand" not in text

@@ -178,7 +178,8 @@ def _quoted_rows(
 
     def numbered() -> Iterator[str]:
         nonlocal last
-        for _last, line in lines:
+        for number, line in lines:
+            last = number
             yield line + "\n"
 
     rows = csv.reader(numbered(), delimiter=delimiter, strict=True)
