@@ -325,7 +325,11 @@ def token_file(path: Path, change: dict[str, str] | None = None, code: int | Non
         ({}, LEVELS, f"code {LEVELS} is outside [0, {LEVELS}) of codec 'pcm'"),
         ({"codebook_size": "8192"}, None, "codebook_size 8192, but codec 'pcm' has 4096; a damaged file?"),
         ({"num_codebooks": "4"}, None, "num_codebooks 4, but codec 'pcm' has 8"),
-        ({"hop_samples": "16", "frame_rate": "1000.0"}, None, "hop_samples 16, but codec 'pcm' has 8"),
+        (
+            {"hop_samples": "16", "frame_rate": "1000.0", "num_samples": "1600"},
+            None,
+            "hop_samples 16, but codec 'pcm' has 8",
+        ),
         ({"weights_sha256": "cd" * 32, "codec": "dac"}, None, "tokens of codec 'dac' (weights cdcdcdcdcdcd)"),
         ({"num_samples": str(10**13)}, None, "samples claimed"),
         ({"original_num_samples": str(10**13), "original_sample_rate": "16000"}, None, "original samples"),
