@@ -7,7 +7,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from llmcodec.data.manifest import read_manifest, write_manifest
 from llmcodec.training.trainer import Trainer
@@ -88,6 +90,17 @@ def test_a_changed_manifest_behind_the_same_path_is_seen(folder, tmp_path):
     manifest = own / "speech" / "train.jsonl"
     manifest.write_text(manifest.read_text().replace("clip number 1", "another text"))
     with pytest.raises(ValueError, match=r"data\.manifest \(its content\) was '\w+', is '\w+'"):
+        Trainer(everything_on("rate", own, "other", steps=1), resume=True, show_progress=False)
+
+
+def test_audio_that_changed_behind_the_same_manifest_is_seen(folder, tmp_path):
+    own = tmp_path / "all"
+    shutil.copytree(folder, own)
+    Trainer(everything_on("rate", own, "other", steps=1), show_progress=False).run()
+    clip = read_manifest(own / "speech" / "train.jsonl")[0]
+    wav, rate = soundfile.read(clip.path)
+    soundfile.write(clip.path, 0.1 * np.random.default_rng(0).standard_normal(len(wav)), rate)
+    with pytest.raises(ValueError, match=r"data\.manifest \(sizes of its audio files\) was '\w+', is '\w+'"):
         Trainer(everything_on("rate", own, "other", steps=1), resume=True, show_progress=False)
 
 

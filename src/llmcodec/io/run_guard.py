@@ -233,7 +233,7 @@ def go_on(
     facts: Mapping[str, Any],
     *,
     step: int,
-    content: Callable[[Mapping[str, Any]], str | None],
+    content: Callable[[Mapping[str, Any]], Mapping[str, str | None]],
     content_field: str,
     may_differ: Collection[str],
     may_grow: Collection[str] = (),
@@ -249,7 +249,7 @@ def go_on(
         recipe: dataclass that it is resumed with.
         facts: what else `run.json` says of this process: data, versions, commit.
         step: from which the run goes on.
-        content: digest of the data in such facts; None where an older version wrote none.
+        content: digests of the data in such facts, by what they are of; None where an older version wrote none.
         content_field: field of the recipe that names the data: it may differ if the content is the same.
         may_differ: further fields of which no computation depends.
         may_grow: numbers that may get larger.
@@ -272,10 +272,12 @@ def go_on(
     changes = changed_fields(before["recipe"], recipe)
     old, new = content(before), content(facts)
     allowed = {*may_differ, *(name for name in may_grow if name in changes and _grew(*changes[name]))}
-    if old == new:
+    known = [name for name in new if old.get(name) is not None]
+    differing = [name for name in known if old[name] != new[name]]
+    if known and not differing:
         allowed.add(content_field)
-    elif old is not None and content_field not in changes:
-        changes[f"{content_field} (its content)"] = (old, new)
+    elif content_field not in changes:
+        changes |= {f"{content_field} ({name})": (old[name], new[name]) for name in differing}
     if not allow_changes:
         refuse_changes(changes, allowed, folder)
     row = {"step": step, "changes": changes, **({"recipe": dataclasses.asdict(recipe)} if changes else {}), **facts}

@@ -292,7 +292,7 @@ def _start(
                 recipe,
                 facts,
                 step=int(found.name.removeprefix("checkpoint-")) if found is not None else 0,
-                content=lambda facts: facts.get("rows"),
+                content=lambda facts: {"its content": facts.get("rows")},
                 content_field="data.tokens",
                 may_differ=MAY_DIFFER,
                 may_grow=("steps", "epochs") if steady else (),

@@ -16,7 +16,7 @@ from llmcodec.codec.folder import check_folder
 from llmcodec.data.loader import ClipLoader
 from llmcodec.data.manifest import manifest_hash
 from llmcodec.io import run_guard
-from llmcodec.io.digests import package_versions, source_commit
+from llmcodec.io.digests import digest, package_versions, source_commit
 from llmcodec.io.structured import write_json
 from llmcodec.io.tensor_check import WEIGHTS
 from llmcodec.training import checkpoint
@@ -56,7 +56,10 @@ def go_on(recipe: Recipe, loader: ClipLoader, step: int, allow_changes: bool = F
         recipe,
         _facts(recipe, loader),
         step=step,
-        content=lambda facts: str(facts["manifest"]["hash"]),
+        content=lambda facts: {
+            "its content": str(facts["manifest"]["hash"]),
+            "sizes of its audio files": facts["manifest"].get("audio_sizes"),
+        },
         content_field="data.manifest",
         may_differ=MAY_DIFFER,
         may_grow=MAY_GROW,
@@ -85,8 +88,21 @@ def _facts(recipe: Recipe, loader: ClipLoader) -> dict[str, Any]:
     """Manifest, versions, commit and threads of this process."""
     clips = loader.dataset.clips
     return {
-        "manifest": {"path": str(recipe.data.manifest), "hash": manifest_hash(clips), "clips": len(clips)},
+        "manifest": {
+            "path": str(recipe.data.manifest),
+            "hash": manifest_hash(clips),
+            "audio_sizes": digest(str([_size(clip.path) for clip in clips])),  # times change when a corpus is copied
+            "clips": len(clips),
+        },
         "versions": package_versions(*PACKAGES),
         "commit": source_commit(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; -1 for one that is missing."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
