@@ -51,6 +51,7 @@ def test_the_next_holder_removes_what_a_killed_one_left_and_nothing_else(tmp_pat
     left, other = temporary_name(tmp_path / "curves.png"), temporary_name(tmp_path / "quality.md")
     for path in (left, other, tmp_path / "curves.png"):
         path.touch()
+    (temporary_name(tmp_path / "codec") / "inside").mkdir(parents=True)
     with RunLock(tmp_path):
         assert {path.name for path in tmp_path.iterdir()} == {other.name, "curves.png", ".lock"}
 

@@ -13,6 +13,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -30,7 +31,7 @@ from llmcodec.io.structured import read_object, write_json
 T = TypeVar("T")
 LOCK = ".lock"
 RUN = "run.json"
-WRITTEN = (RUN, "log.jsonl", "curves.png")
+WRITTEN = (RUN, "log.jsonl", "curves.png", "codec", "lm")
 """What only the holder of the lock writes at the top of a run folder."""
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 """Ctrl-C, the end of a batch job's time, a closed terminal, and what SLURM sends ahead (`--signal=B:USR1@120`)."""
@@ -89,7 +90,10 @@ class RunLock:
         self._file.flush()
         for name in WRITTEN:
             for left_over in find_left_overs(self.path.parent, name):
-                left_over.unlink(missing_ok=True)
+                if left_over.is_dir():
+                    shutil.rmtree(left_over, ignore_errors=True)
+                else:
+                    left_over.unlink(missing_ok=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
