@@ -66,6 +66,11 @@ def refused(load: Callable[[], Any], said: str) -> None:
     assert "\n" not in str(failure.value)
 
 
+def drop_two(tensors: Tensors) -> None:
+    for name in sorted(tensors)[-2:]:
+        del tensors[name]
+
+
 def keep_one(tensors: Tensors) -> None:
     for name in sorted(tensors)[1:]:
         del tensors[name]
@@ -111,6 +116,7 @@ def test_a_full_lm_with_one_tensor_of_all_is_refused(lm):
     ("how", "said"),
     [
         (lambda tensors: tensors.pop("model.norm.weight"), r"model\.norm\.weight is missing from the weights"),
+        (drop_two, r"is missing from the weights .*, and 1 more differ"),
         (grow_one, "is of another shape in the weights"),
         (spoil_one, "holds NaN or infinite values"),
         (lambda tensors: tensors.update(extra=torch.zeros(2)), "extra is unknown to the model but in the weights"),

@@ -73,9 +73,8 @@ def _from_transformers(kind: str, place: str) -> tuple[Any, Any]:
     if not Path(place).is_dir():
         refuse_lost_path(place, "model")
     extractor = AutoFeatureExtractor.from_pretrained(place, trust_remote_code=False)
-    model, report = AutoModel.from_pretrained(
-        place, dtype=torch.float32, use_safetensors=True, output_loading_info=True, trust_remote_code=False
-    )
+    options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    model, report = AutoModel.from_pretrained(place, trust_remote_code=False, **options)
     if model.config.model_type != kind:
         raise ValueError(f"a model of type {model.config.model_type!r}, not {kind!r}")
     missing = sorted({key for key, _ in model.named_parameters()} & set(report["missing_keys"]) - UNUSED)
