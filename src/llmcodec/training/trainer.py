@@ -292,17 +292,17 @@ class Trainer:
             raise CollapseError(f"step {self.step}: tokens are collapsing: {'; '.join(violated)}")
 
     def finish(self) -> Path:
-        """Export the codec (its average, if there is one) atomically, and draw the curves."""
+        """Draw the curves, and export the codec (its average, if there is one) atomically."""
         folder = self.folder / "codec"
         if self.accelerator.is_main_process:
             if self.objective.language is not None:
                 self.objective.language.save_parts(self.folder)
+            plot_curves(read_log(self.folder / "log.jsonl"), self.folder / "curves.png", self.recipe.name)
             codec: Any = self.codec if self.ema is None else self.ema.module
             codec = codec.float()
             # The codec comes last, since with it a run counts as finished. The card names its final folder.
             with atomic_folder(folder, merge=True) as temporary:
                 codec.save_pretrained(temporary, card=codec.card(f"{self.folder.resolve().name}/codec"))
-            plot_curves(read_log(self.folder / "log.jsonl"), self.folder / "curves.png", self.recipe.name)
         if self.recipe.trackers:
             self.accelerator.end_training()
         self.accelerator.wait_for_everyone()
