@@ -100,6 +100,21 @@ def test_the_number_of_ranks_may_change_on_resume_but_nothing_else():
             other.load_state_dict(first.state_dict())
 
 
+@pytest.mark.parametrize("size", [{"batch_clips": 8}, {"batch_seconds": 30.0}])
+def test_a_corpus_that_grew_goes_on_in_an_order_of_its_own_where_that_is_allowed(size):
+    durations = list(np.linspace(1, 5, 40))
+    first = ResumableSampler(durations, seed=3, **size)
+    take(first, 7)
+    grown = ResumableSampler([*durations, 2.0, 3.0], seed=3, **size)
+    grown.load_state_dict(first.state_dict(), allow_changes=True)
+    assert grown.step == 7  # crops and augmentation go on, they do not begin again
+    seen = {index for batch in take(grown, 24) for index in batch}
+    assert seen == set(range(42))
+    same = ResumableSampler(durations, seed=3, **size)
+    same.load_state_dict(first.state_dict(), allow_changes=True)  # nothing changed: exactly as before
+    assert take(same, 9) == take(first, 9)
+
+
 def test_seeds_and_epochs_give_different_orders_and_the_same_seed_the_same():
     def epochs(seed: int) -> list[list[int]]:
         return take(ResumableSampler([1.0] * 50, batch_clips=50, seed=seed), 2)

@@ -93,6 +93,22 @@ def test_a_changed_manifest_behind_the_same_path_is_seen(folder, tmp_path):
         Trainer(everything_on("rate", own, "other", steps=1), resume=True, show_progress=False)
 
 
+def test_a_corpus_that_grew_is_accepted_on_demand_and_trained_on(folder, tmp_path):
+    own = tmp_path / "all"
+    shutil.copytree(folder, own)
+    options = everything_on("rate", own, "other", steps=2)
+    Trainer(replace(options, steps=1), show_progress=False).run()
+    manifest = own / "speech" / "train.jsonl"
+    first = json.loads(manifest.read_text().splitlines()[0])
+    manifest.write_text(manifest.read_text() + json.dumps({**first, "id": "one more"}) + "\n")
+    with pytest.raises(ValueError, match=r"data\.manifest.*--allow-changes"):
+        Trainer(options, resume=True, show_progress=False)
+    trainer = Trainer(options, resume=True, show_progress=False, allow_changes=True)
+    assert trainer.step == 1 and "one more" in {clip.id for clip in trainer.loader.dataset.clips}
+    trainer.run()
+    assert json.loads((own / "other" / "run.json").read_text())["resumed"][0]["step"] == 1
+
+
 def test_audio_that_changed_behind_the_same_manifest_is_seen(folder, tmp_path):
     own = tmp_path / "all"
     shutil.copytree(folder, own)

@@ -55,10 +55,10 @@ class ClipLoader(Iterator[ClipBatch]):
         """Position after the last batch that `next` returned."""
         return deepcopy(self._state)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], allow_changes: bool = False) -> None:
         self.close()
-        self.sampler.load_state_dict(state)
-        self._state = deepcopy(state)
+        self.sampler.load_state_dict(state, allow_changes)
+        self._state = self.sampler.state_dict()
 
     def close(self) -> None:
         """Stop the thread; the next `next` starts it again at the same position."""

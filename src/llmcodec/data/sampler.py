@@ -85,9 +85,20 @@ class ResumableSampler(Iterator[list[int]]):
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.step, "epoch": self._epoch, "index": self._index, "identity": self._identity()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after the batch at which `state` was taken. The number of ranks may differ, the total batch not."""
+    def load_state_dict(self, state: dict[str, Any], allow_changes: bool = False) -> None:
+        """Go on after the batch at which `state` was taken. The number of ranks may differ, the total batch not.
+
+        Args:
+            state: from `state_dict`.
+            allow_changes: accept other clips or another batch size, and go on in the order that they make.
+
+        Raises:
+            ValueError: the order was made differently, and this is not allowed.
+        """
         if state["identity"] != self._identity():
+            if allow_changes:
+                self.step, self._epoch, self._index = state["step"], state["epoch"] + 1, 0
+                return
             different = [
                 f"{name}: {state['identity'].get(name)!r} then, {value!r} now"
                 for name, value in self._identity().items()

@@ -356,7 +356,7 @@ class Trainer:
                 self.ema.load_state_dict(state["ema"])
         except RuntimeError as error:
             raise ValueError(f"the checkpoint is of another model, resume with the same recipe: {error}") from error
-        self.loader.load_state_dict(state["sampler"])
+        self.loader.load_state_dict(state["sampler"], self.allow_changes)
         checkpoint.load_rng_state(state["rng"])
         progress = state["progress"]
         self.step, self.bad_steps = progress["step"], progress["bad_steps"]
