@@ -23,7 +23,7 @@ from llmcodec.io.token_shards import TokenRow, TokenShardWriter, read_token_shar
 from llmcodec.lm import sampling
 from llmcodec.lm.speech import SpeechRequest, stream_speech
 from llmcodec.runtime.torch_runtime import TorchRuntime
-from llmcodec.transcode.tokenize import flat_rows
+from llmcodec.transcode.flat_rows import flat_rows
 
 from ..miniature import NUM_CODES, SAMPLE_RATE, miniature_codec, miniature_speech
 

@@ -14,7 +14,7 @@ from llmcodec.cli.lm import lm_train_parser
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.lm import train as lm_train
 from llmcodec.lm.recipe import TokenLMRecipe
-from llmcodec.transcode.tokenize import FlatRow
+from llmcodec.transcode.flat_rows import FlatRow
 
 from ..miniature import NUM_CODES, SAMPLE_RATE
 from .shipped import FIRST_STEPS, HERE, RECIPES, fitting

@@ -61,6 +61,7 @@ def tokenize(
     views: int = 1,
     format: Literal["arrow", "parquet", "slamkit"] = "arrow",
     clips_per_shard: int = 500,
+    shard: str | None = None,
 ) -> None:
     """Turn the clips of a manifest into codec tokens, once: shards that `llmcodec lm train` reads.
 
@@ -68,7 +69,10 @@ def tokenize(
 
     A manifest with splits gives one folder of shards per split (OUTPUT/train, OUTPUT/valid, ..). Started again, it
     skips the clips that are already in shards; those whose audio has changed since, or whose shard is damaged, are
-    encoded again. Each shard names its codec and its manifest.
+    encoded again. Each shard names its codec and its manifest; OUTPUT/index.json says at the end what is there.
+
+    With --shard, several machines share the work: each takes a stretch of the corpus, balanced by duration, into
+    OUTPUT/part-00002-of-00008. `llmcodec tokens merge OUTPUT` puts the parts together.
 
     Args:
         output: folder for the shards.
@@ -79,10 +83,15 @@ def tokenize(
         format: of the shards, arrow or parquet; slamkit writes arrow and OUTPUT/SPLIT.jsonl with units and unit text
             for slamkit.
         clips_per_shard: clips in one shard, the most that a kill can lose.
+        shard: take part I/N of the corpus, counted from 0 (0/8 to 7/8); the same command again goes on with it.
     """
     from llmcodec.io.lm_card import remember_codec
+    from llmcodec.transcode.sharding import Shard
     from llmcodec.transcode.tokenize import describe, export_slamkit, tokenize_splits
 
+    part = None if shard is None else Shard.read(shard)
+    if part is not None and format == "slamkit":
+        raise ValueError("--format slamkit writes one file for all clips; tokenize with --shard as arrow, then merge")
     place, clips = output.place, corpus.clips()
     bad = BadRows(corpus.max_bad, len(clips))
     with stopped_in_order("finished shards stay, the same command continues after them"), tokenize_bar() as show:
@@ -96,7 +105,12 @@ def tokenize(
             format="parquet" if format == "parquet" else "arrow",
             on_progress=show,
             bad=bad,
+            shard=part,
+            settings={"precision": codec.precision, "runtime": codec.runtime},
         )
+    if part is not None and not results:
+        print(f"{place}: is merged already, nothing is left to do")
+        return
     remember_codec(place, codec.codec)
     print(*describe(results), *bad.lines(), sep="\n")
     if format == "slamkit":

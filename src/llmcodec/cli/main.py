@@ -76,6 +76,10 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         ),
     },
     "tokenize": Command("turn a corpus into token shards for language model training", "cli.lm:tokenize"),
+    "tokens": {
+        "merge": Command("put the parts of `tokenize --shard` or `encode --shard` together", "cli.tokens:merge"),
+        "verify": Command("check token folders by their index, name the parts that are missing", "cli.tokens:verify"),
+    },
     "lm": {
         "train": Command("train a language model on codec tokens, or adapt one", "cli.lm:train"),
         "score": Command("log-likelihood of speech, per file and per token", "cli.lm:score"),
@@ -93,6 +97,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
 BROKEN_PIPE = 141
 """128 + SIGPIPE, as in a shell."""
 GROUP_HELP = {
+    "tokens": "token folders: parts of a sharded run, the index",
     "lm": "token language models: train, score, sample, export",
     "evaluate": "one measurement at a time, for any codec",
     "data": "manifests of speech: what training and evaluation read",

@@ -19,6 +19,7 @@ from llmcodec.io.run_guard import Stopped, stopped_in_order
 from llmcodec.transcode.files import TOKEN_FILE, AudioFormat, Channels, Transcoder
 from llmcodec.transcode.inputs import Problem
 from llmcodec.transcode.pipeline import Report
+from llmcodec.transcode.sharding import Shard
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,14 @@ def encode(
     coding: CodingOptions = CodingOptions(),
     channels: Channels = "mix",
     format: Literal["safetensors", "arrow", "parquet"] = "safetensors",
+    shard: str | None = None,
 ) -> None:
     """Audio to tokens: wav, flac, ogg, opus, mp3 and more, any sample rate, any length.
 
       llmcodec encode speech/ -o tokens/
+
+    With --shard, several machines share the work, balanced by duration; `llmcodec tokens merge OUTPUT` puts the parts
+    together.
 
     Args:
         inputs: files, folders (their tree is kept), or - for standard input.
@@ -54,8 +59,16 @@ def encode(
         coding: how files are processed.
         channels: mix codes the mean of all channels, split codes every channel by itself.
         format: safetensors makes one file per clip, arrow and parquet a folder of shards for a corpus (need pyarrow).
+        shard: take part I/N of the files, counted from 0 (0/8 to 7/8); the same command again goes on with it.
     """
-    with transcoding("encoding", inputs, TOKEN_FILE, output, codec, coding, channels=channels) as (transcoder, files):
+    part = None if shard is None else Shard.read(shard)
+    if part is not None and (STANDARD_STREAM in inputs or output.output == STANDARD_STREAM):
+        raise ValueError("--shard takes a part of files and folders, not of standard input or output")
+    own = {"shard": part, "settings": {"precision": codec.precision, "runtime": codec.runtime}}
+    with transcoding("encoding", inputs, TOKEN_FILE, output, codec, coding, channels=channels, **own) as (
+        transcoder,
+        files,
+    ):
         if format == "safetensors":
             transcoder.encode(files.inputs)
         elif files.writes_output:

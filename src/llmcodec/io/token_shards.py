@@ -154,7 +154,7 @@ class TokenShardWriter:
             provenance, rows = open_token_shards(path)
             left = [row for row in rows if row.id not in ids]
             if left:
-                self._write(path, left, provenance)
+                self.write(path, left, provenance)
             else:
                 path.unlink()
         for name in ids:
@@ -183,13 +183,13 @@ class TokenShardWriter:
         """Write what is pending as a shard of its own."""
         if not self._rows:
             return
-        self._write(self.folder / f"shard-{self._next:05d}.{self.format}", self._rows, self.provenance)
+        self.write(self.folder / f"shard-{self._next:05d}.{self.format}", self._rows, self.provenance)
         self._rows = []  # only now: what could not be written is still to be written
         self._next += 1
 
     @staticmethod
-    def _write(path: Path, rows: Sequence[TokenRow], provenance: TokenProvenance) -> None:
-        """One shard, whole or not at all."""
+    def write(path: Path, rows: Sequence[TokenRow], provenance: TokenProvenance) -> None:
+        """One shard, whole or not at all; its ending says in which format."""
         pa, dtype = _pyarrow(), code_dtype(provenance.codebook_size)
         flat = [row.codes.astype(dtype).reshape(-1, row.codes.shape[2]) for row in rows]
         lines = np.concatenate([np.full(len(codes), codes.shape[1]) for codes in flat])

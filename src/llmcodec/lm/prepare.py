@@ -35,7 +35,8 @@ from llmcodec.lm.recipe import LMDataConfig, LMModelConfig, TokenLMRecipe
 from llmcodec.lm.small_lm import small_causal_lm, start_causal_lm
 from llmcodec.lm.token_lm import ADAPTER_WEIGHTS, AUDIO_ROWS, TokenLM
 from llmcodec.runtime.opening import open_runtime
-from llmcodec.transcode.tokenize import FlatRow, describe, read_rows, tokenize_splits
+from llmcodec.transcode.flat_rows import FlatRow, read_rows
+from llmcodec.transcode.tokenize import describe, tokenize_splits
 
 
 class TrainedLM(nn.Module):

@@ -22,7 +22,7 @@ from llmcodec.io import audio
 from llmcodec.io.token_shards import SHARD_ENDINGS
 from llmcodec.lm.speech import check_codec, codec_of, encode_flat
 from llmcodec.lm.token_lm import TokenLM
-from llmcodec.transcode.tokenize import flat_rows
+from llmcodec.transcode.flat_rows import flat_rows
 
 
 @dataclass(frozen=True)

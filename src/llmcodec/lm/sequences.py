@@ -27,7 +27,7 @@ from torch import Tensor
 from llmcodec.data.timed_text import timed_units, without_times
 from llmcodec.io.digests import digest
 from llmcodec.lm.audio_tokens import AudioTokens
-from llmcodec.transcode.tokenize import FlatRow
+from llmcodec.transcode.flat_rows import FlatRow
 
 Format = Literal["audio", "tts", "tts_stream", "tts_aligned", "asr", "interleaved"]
 FORMATS = ("audio", "tts", "tts_stream", "tts_aligned", "asr", "interleaved")

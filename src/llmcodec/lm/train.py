@@ -35,7 +35,7 @@ from llmcodec.lm.prepare import Prepared, TrainedLM, checked_codes, codec_place,
 from llmcodec.lm.recipe import TokenLMRecipe
 from llmcodec.lm.sequences import SPEAKS_TEXT, SequenceBuilder, TokenSequence
 from llmcodec.lm.token_lm import TokenLM
-from llmcodec.transcode.tokenize import FlatRow
+from llmcodec.transcode.flat_rows import FlatRow
 
 WEIGHTS = "trainable.safetensors"
 MAY_DIFFER = ("name", "run", "log_every", "eval_every", "max_eval_clips", "keep_best", "data.max_bad")

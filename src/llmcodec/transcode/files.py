@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,19 +21,24 @@ import numpy as np
 from llmcodec.io import audio
 from llmcodec.io.audio import AUDIO_ENDINGS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from llmcodec.io.bad_rows import MaxBad, read_max_bad
+from llmcodec.io.digests import digest_all
 from llmcodec.io.token_file import TokenProvenance, load_token_file, read_token_facts
 from llmcodec.io.token_shards import SHARD_ENDINGS, ShardFormat, TokenRow, TokenShardWriter, open_token_shards
 from llmcodec.io.token_text import frames, parse_codec_text
 from llmcodec.runtime.base import Runtime
 from llmcodec.runtime.opening import Side
 from llmcodec.transcode.freshness import audio_of, count_frames, why_stale_audio, why_stale_row, why_stale_tokens
+from llmcodec.transcode.index import HERE, Plan, describe_shards, row_digest, row_of_file, write_index
 from llmcodec.transcode.inputs import TOKEN_ENDINGS, Found, Problem, find_inputs
 from llmcodec.transcode.outputs import plan_outputs, refuse_existing, remove_left_overs
 from llmcodec.transcode.pipeline import Item, Pipeline, Report, Watcher
+from llmcodec.transcode.sharding import Part, Shard, in_milliseconds, is_merged, refuse_parts
 from llmcodec.transcode.work import DecodeWork, EncodeWork, ReconstructWork
 
 WAVE_ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 TOKEN_FILE = ".safetensors"
+CLIPS = 1000
+"""Clips in a shard of `encode --format arrow`."""
 
 Channels = Literal["mix", "split"]
 AudioFormat = Literal["wav", "flac", "ogg", "opus", "mp3"]
@@ -57,6 +62,8 @@ class Transcoder:
         watcher: receives progress.
         report: what has been done so far, also after Ctrl-C.
         max_bad: files that may fail; one more stops the run.
+        shard: what `encode` and `encode_corpus` take of the files, into a part of the output; implies `resume`.
+        settings: further ones that decide the tokens; parts with other settings are not merged.
 
     Raises:
         ValueError: invalid settings; every method: problems that prevent the whole run.
@@ -75,6 +82,8 @@ class Transcoder:
     watcher: Watcher = field(default_factory=Watcher)
     report: Report = field(default_factory=Report)
     max_bad: MaxBad = "100%"
+    shard: Shard | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         read_max_bad(self.max_bad)
@@ -89,8 +98,12 @@ class Transcoder:
     def encode(self, inputs: Sequence[str]) -> Report:
         """Audio files to token files."""
         items = self._plan(self._find(inputs, AUDIO_ENDINGS), (TOKEN_FILE,))
+        if self.shard is not None:
+            return self._encode_part(self.shard, items)
         pending, done = self.split_done(items, _tokens_problem)  # raises before the codec is loaded
-        runtime = self.open_codec("encoder")
+        return self._encode(self.open_codec("encoder"), pending, done)
+
+    def _encode(self, runtime: Runtime, pending: Sequence[Item], done: Sequence[Item]) -> Report:
         for item in done:  # kept results must be of the same codec as the new ones
             assert item.target is not None
             runtime.identity.refuse_others(read_token_facts(item.target)[1], item.target)
@@ -111,12 +124,74 @@ class Transcoder:
                 raise ValueError(
                     f"{other.label} and {item.label} would both have the id {item.name!r}; name their folder"
                 )
+        output, part = Path(self.output), None
+        if self.shard is None:
+            refuse_parts(output)
         runtime = self.open_codec("encoder")
-        with TokenShardWriter(self.output, runtime.identity, resume=self.resume, format=format) as shards:
+        plan = self._plan_of(items, runtime, format)
+        if self.shard is not None:
+            if is_merged(output, plan):
+                return self.report
+            part = Part.begin(output, self.shard, plan, self.shard.span(self._milliseconds(items)))
+            items = items[part.span.start : part.span.stop]
+        place, resume = (output, self.resume) if part is None else (part.folder, True)
+        with TokenShardWriter(place, runtime.identity, resume=resume, format=format, clips_per_shard=CLIPS) as shards:
             self.report.again += [*shards.damaged, *self._drop_stale(shards, items)]
             pending = [item for item in items if item.name not in shards.done]
             self.report.skipped = len(items) - len(pending)
-            return self._run(EncodeWork(runtime, self.channels == "split", shards), pending)
+            others = shards.done.keys() - {item.name for item in items}
+            if part is not None and others:
+                raise ValueError(f"{place}: holds clips that are not of this part ({min(others)!r}); delete it")
+            self._run(EncodeWork(runtime, self.channels == "split", shards), pending)
+        if part is not None:
+            part.finish({HERE: describe_shards(place)}, self._left_out(items))
+        else:
+            write_index(place, plan, {HERE: describe_shards(place)}, self._left_out(items))
+        return self.report
+
+    def _encode_part(self, shard: Shard, items: list[Item]) -> Report:
+        """The token files of one part; its record names them with the digests of their tokens."""
+        if self.output is None:
+            raise ValueError("--shard writes a part of a folder; name it with --output")
+        runtime = self.open_codec("encoder")
+        plan = self._plan_of(items, runtime, "safetensors")
+        if is_merged(Path(self.output), plan):
+            return self.report
+        part = Part.begin(Path(self.output), shard, plan, shard.span(self._milliseconds(items)))
+        items = items[part.span.start : part.span.stop]
+        self.resume = not self.overwrite
+        pending, done = self.split_done(items, _tokens_problem)
+        self._encode(runtime, pending, done)
+        left_out = self._left_out(items)
+        made = [item for item in items if item.name not in left_out]
+        with ThreadPoolExecutor(self.threads) as pool:
+            digests = pool.map(lambda item: row_digest(row_of_file(item.target, item.name)[0]), made)
+            part.finish({}, left_out, {item.name: digest for item, digest in zip(made, digests, strict=True)})
+        return self.report
+
+    def _plan_of(self, items: Sequence[Item], runtime: Runtime, format: str) -> Plan:
+        """The plan of all files, in their order."""
+        settings = {"command": "encode", "channels": self.channels, "format": format, "clips_per_shard": CLIPS}
+        names = digest_all(f"{item.name}\n" for item in items)
+        return Plan.of(settings | dict(self.settings), runtime.identity, len(items), names)
+
+    def _milliseconds(self, items: Sequence[Item]) -> list[int]:
+        """Length of every file by its header; 0 where it cannot be read."""
+
+        def length(item: Item) -> int:
+            try:
+                return in_milliseconds(audio.info(item.source).seconds)
+            except (ValueError, OSError):
+                return 0
+
+        with ThreadPoolExecutor(self.threads) as pool, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # told when the file is coded
+            return list(pool.map(length, items))
+
+    def _left_out(self, items: Sequence[Item]) -> dict[str, str]:
+        """Names of the items that failed, with reasons."""
+        reasons = {problem.label: problem.reason for problem in self.report.failed}
+        return {item.name: reasons[item.label] for item in items if item.label in reasons}
 
     def decode(self, inputs: Sequence[str]) -> Report:
         """Token files and shards to audio."""
@@ -166,7 +241,7 @@ class Transcoder:
             if not self.overwrite:
                 refuse_existing(targets)
             return items, []
-        remove_left_overs(targets)
+        remove_left_overs(targets, own=self.shard is not None)
         there = [item for item in items if is_finished(item)]
         with ThreadPoolExecutor(self.threads) as pool, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # problems of a file are reported when it is coded

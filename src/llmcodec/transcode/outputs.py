@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmcodec.io.atomic import find_left_overs
+from llmcodec.io.atomic import LONGEST_NAME, find_left_overs
 from llmcodec.transcode.inputs import Found
 
 
@@ -66,9 +66,17 @@ def refuse_existing(targets: Sequence[Path]) -> None:
         raise ValueError(f"{many}; --resume keeps what is there, --overwrite replaces it")
 
 
-def remove_left_overs(targets: Sequence[Path]) -> int:
-    """Delete the hidden temporary files that a killed run left next to `targets`; returns how many."""
+def remove_left_overs(targets: Sequence[Path], own: bool = False) -> int:
+    """Delete the hidden temporary files that a killed run left next to `targets`; returns how many.
+
+    Args:
+        targets: results.
+        own: only those of `targets`, because other processes write into the same folders.
+    """
     found = [path for folder in {target.parent for target in targets} for path in find_left_overs(folder)]
+    if own:
+        names = {f".{target.name[:LONGEST_NAME]}" for target in targets}
+        found = [path for path in found if path.name.rsplit(".", 2)[0] in names]
     files = [path for path in found if path.is_file() and not path.is_symlink()]
     for path in files:
         path.unlink()

@@ -2,7 +2,8 @@
 
     llmcodec tokenize --manifest corpus/manifest.jsonl --codec runs/rate/codec -o tokens
 
-Shards are written atomically; started again, the command skips the clips that are already in shards.
+Shards are written atomically; started again, the command skips the clips that are already in shards. What it has made
+stands in `index.json` at the end; with a `Shard`, in the record of a part (sharding.py).
 Shapes: S samples, Q codebooks, T frames. Test: `pytest tests/cli/test_lm.py`.
 """
 
@@ -10,9 +11,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,10 +25,14 @@ from llmcodec.data.timed_text import later
 from llmcodec.io import audio
 from llmcodec.io.atomic import atomic_file
 from llmcodec.io.bad_rows import MOST_LISTED, BadRows
+from llmcodec.io.digests import digest
 from llmcodec.io.token_file import TokenProvenance
-from llmcodec.io.token_shards import ShardFormat, TokenRow, TokenShardWriter, open_token_shards
+from llmcodec.io.token_shards import ShardFormat, TokenRow, TokenShardWriter, shards_in
 from llmcodec.runtime.base import Runtime, encode_many
+from llmcodec.transcode.flat_rows import FlatRow, flat_rows
 from llmcodec.transcode.freshness import refuse_moved, why_stale_row
+from llmcodec.transcode.index import Plan, describe_shards, write_index
+from llmcodec.transcode.sharding import Part, Shard, in_milliseconds, is_merged, refuse_parts
 from llmcodec.transcode.work import Recording
 
 NO_SPLIT = ""
@@ -72,8 +79,10 @@ def tokenize_splits(
     format: ShardFormat = "arrow",
     on_progress: Callable[[float], None] | None = None,
     bad: BadRows | None = None,
+    shard: Shard | None = None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[Path, Tokenized]:
-    """Shards of every split in a folder of its own, and what was done in each.
+    """Shards of every split in a folder of its own, and what was done in each; nothing if it was merged before.
 
     Args:
         runtime: the codec.
@@ -86,15 +95,32 @@ def tokenize_splits(
         format: of the shards.
         on_progress: takes the share of the audio that is done, 0 to 1.
         bad: takes clips that cannot be read; nothing of them is in the shards. None allows none.
+        shard: take only this part of the corpus, into a folder of its own in `output`.
+        settings: further ones that decide the tokens; parts with other settings are not merged.
 
     Raises:
-        ValueError: fewer than one view, a clip with the id of another's view, or as `tokenize_clips`.
+        ValueError: fewer than one view, a clip with the id of another's view, parts that are not merged yet, or as
+            `tokenize_clips`.
     """
     bad = BadRows(total=len(clips)) if bad is None else bad
     if views < 1:
         raise ValueError(f"tokenize: views must be at least 1, got {views}")
     folders = split_folders(clips, output) if by_split else {output: list(clips)}
-    refuse_moved(folders, output)
+    hashes = [manifest_hash(members) for members in folders.values()]
+    of_all = "".join(f"{folder.relative_to(output)} {one}\n" for folder, one in zip(folders, hashes, strict=True))
+    told = {"by_split": by_split, "clips_per_shard": clips_per_shard, "format": format, "views": views, **settings}
+    plan = Plan.of({"command": "tokenize", **told}, runtime.identity, len(clips), digest(of_all))
+    part = None
+    if shard is None:
+        refuse_parts(output)
+        refuse_moved(folders, output)
+    elif is_merged(output, plan):
+        return {}
+    else:
+        weights = [in_milliseconds(c.duration) * (1 if c.held_out else views) for c in chain(*folders.values())]
+        part = Part.begin(output, shard, plan, shard.span(weights))
+        folders = cut_folders(folders, part.span, output, part.folder)
+        bad.settle(len(part.span))
     planned = [plan_views(members, views, runtime.identity.hop_samples) for members in folders.values()]
     total = math.fsum(len(starts) * clip.duration for plan in planned for clip, starts in plan)
     done = 0.0
@@ -105,10 +131,43 @@ def tokenize_splits(
         if on_progress is not None:
             on_progress(min(1.0, done / total) if total else 1.0)
 
-    return {
-        folder: tokenize_clips(runtime, plan, folder, clips_per_shard, format, on_clip, bad)
-        for folder, plan in zip(folders, planned, strict=True)
-    }
+    results = {}
+    for folder, own, corpus in zip(folders, planned, hashes, strict=True):
+        if own or part is None:
+            identity = replace(runtime.identity, manifest_hash=corpus)
+            results[folder] = tokenize_clips(runtime, own, folder, clips_per_shard, format, on_clip, bad, identity)
+    if part is None:
+        others = (path for path in output.iterdir() if path.is_dir() and shards_in(path))
+        write_index(output, plan, _described(output, {*folders, *others}), bad.reasons)
+        return results
+    for folder, result in results.items():
+        if result.others:
+            raise ValueError(f"{folder}: holds {result.others} clips that are not of this part; delete them")
+    part.finish(_described(part.folder, results), bad.reasons)
+    return results
+
+
+def _described(place: Path, folders: Iterable[Path]) -> dict[str, Any]:
+    return {folder.relative_to(place).as_posix(): describe_shards(folder) for folder in sorted(folders)}
+
+
+def cut_folders(
+    folders: Mapping[Path, Sequence[Clip]], span: range, output: Path, place: Path
+) -> dict[Path, list[Clip]]:
+    """The clips of a part by the folders in which they go: those of `output`, in `place` instead.
+
+    Args:
+        folders: of the whole corpus, in its order.
+        span: clips of the part.
+        output: folder of the folders.
+        place: folder of the part.
+    """
+    cut, first = {}, 0
+    for folder, members in folders.items():
+        own = slice(max(0, span.start - first), max(0, span.stop - first))
+        cut[place / folder.relative_to(output)] = list(members[own])
+        first += len(members)
+    return cut
 
 
 def describe(results: Mapping[Path, Tokenized]) -> list[str]:
@@ -138,6 +197,7 @@ def tokenize_clips(
     format: ShardFormat,
     on_clip: Callable[[float], None],
     bad: BadRows,
+    provenance: TokenProvenance,
 ) -> Tokenized:
     """Encode clips into shards in `folder`, resuming by clip id; what is stale or damaged there is made again.
 
@@ -149,13 +209,13 @@ def tokenize_clips(
         format: of the shards.
         on_clip: called with the seconds of every clip that is read (or was done before), all its views together.
         bad: takes clips that cannot be read.
+        provenance: of the shards: the codec, and the corpus.
 
     Raises:
         ValueError: the folder holds shards of another codec, or these clips with other texts; two rows with one id; too
             many unreadable clips, or no readable one.
     """
     done = Tokenized()
-    provenance = replace(runtime.identity, manifest_hash=manifest_hash(clip for clip, _ in planned))
     sample_rate = runtime.identity.sample_rate
     with TokenShardWriter(folder, provenance, resume=True, clips_per_shard=clips_per_shard, format=format) as shards:
         missing = []
@@ -298,71 +358,6 @@ def _views(recording: Recording, starts: Views, sample_rate: int) -> Iterator[tu
         if start < len(wav):
             left = recording.original_num_samples - round(start * rate / sample_rate)
             yield name, replace(recording, wavs=[wav[start:]], original_num_samples=left)
-
-
-@dataclass(frozen=True)
-class FlatRow:
-    """A row of shards as language models read it. codes: flattened (T Q,), see `lm.codec_text`."""
-
-    id: str
-    codes: np.ndarray
-    text: str
-    speaker: str
-    language: str
-    duration: float
-
-
-def flat_rows(path: str | Path) -> tuple[TokenProvenance, Iterator[FlatRow]]:
-    """Provenance and flattened rows of a folder of shards, first channel only; ValueError as `open_token_shards`."""
-    provenance, rows = open_token_shards(path)
-    shift_Q = np.arange(provenance.num_codebooks)[:, None] * provenance.codebook_size
-
-    def flattened() -> Iterator[FlatRow]:
-        seen: set[str] = set()
-        for row in rows:
-            if row.id in seen:
-                raise ValueError(f"{path}: the clip {row.id!r} stands there twice; was a shard copied? Delete one")
-            seen.add(row.id)
-            codes = (row.codes[0] + shift_Q).T.reshape(-1)
-            yield FlatRow(row.id, codes, row.text, row.speaker, row.language, row.num_samples / provenance.sample_rate)
-
-    return provenance, flattened()
-
-
-def read_rows(
-    folders: Sequence[Path],
-    speakers: Collection[str] | None = None,
-    languages: Collection[str] | None = None,
-    codec: TokenProvenance | None = None,
-) -> tuple[list[FlatRow], TokenProvenance]:
-    """Rows of several folders of shards (at least one) and their codec.
-
-    Args:
-        speakers, languages: keep the rows of these; None keeps all.
-        codec: reject tokens of other codecs; None takes the first folder's.
-
-    Raises:
-        ValueError: shards of different codecs, a folder or a clip in it named twice.
-    """
-    kept: list[FlatRow] = []
-    places = [folder.resolve() for folder in folders]
-    if twice := [folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1]:
-        raise ValueError(f"{twice[0]}: named twice, its clips would count double")
-    for folder in folders:
-        provenance, rows = flat_rows(folder)
-        codec = codec or provenance
-        if provenance.weights_sha256 != codec.weights_sha256:
-            raise ValueError(
-                f"{folder}: tokens of codec {provenance.codec!r} ({provenance.weights_sha256[:12]}), the others are of "
-                f"{codec.codec!r} ({codec.weights_sha256[:12]}); one language model speaks one codec"
-            )
-        kept += [
-            row
-            for row in rows
-            if (speakers is None or row.speaker in speakers) and (languages is None or row.language in languages)
-        ]
-    assert codec is not None
-    return kept, codec
 
 
 def export_slamkit(path: str | Path, target: Path) -> int:

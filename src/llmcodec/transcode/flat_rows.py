@@ -1,0 +1,83 @@
+"""Token shards as language models read them: a row of flattened codes per clip.
+
+    provenance, rows = flat_rows("tokens/train")
+    rows, codec = read_rows([Path("a/train"), Path("b/train")], speakers=["s1"])
+
+Shapes: Q codebooks, T frames. Test: tests/cli/test_lm.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llmcodec.io.token_file import TokenProvenance
+from llmcodec.io.token_shards import open_token_shards
+
+
+@dataclass(frozen=True)
+class FlatRow:
+    """A row of shards as language models read it. codes: flattened (T Q,), see `lm.codec_text`."""
+
+    id: str
+    codes: np.ndarray
+    text: str
+    speaker: str
+    language: str
+    duration: float
+
+
+def flat_rows(path: str | Path) -> tuple[TokenProvenance, Iterator[FlatRow]]:
+    """Provenance and flattened rows of a folder of shards, first channel only; ValueError as `open_token_shards`."""
+    provenance, rows = open_token_shards(path)
+    shift_Q = np.arange(provenance.num_codebooks)[:, None] * provenance.codebook_size
+
+    def flattened() -> Iterator[FlatRow]:
+        seen: set[str] = set()
+        for row in rows:
+            if row.id in seen:
+                raise ValueError(f"{path}: the clip {row.id!r} stands there twice; was a shard copied? Delete one")
+            seen.add(row.id)
+            codes = (row.codes[0] + shift_Q).T.reshape(-1)
+            yield FlatRow(row.id, codes, row.text, row.speaker, row.language, row.num_samples / provenance.sample_rate)
+
+    return provenance, flattened()
+
+
+def read_rows(
+    folders: Sequence[Path],
+    speakers: Collection[str] | None = None,
+    languages: Collection[str] | None = None,
+    codec: TokenProvenance | None = None,
+) -> tuple[list[FlatRow], TokenProvenance]:
+    """Rows of several folders of shards (at least one) and their codec.
+
+    Args:
+        speakers, languages: keep the rows of these; None keeps all.
+        codec: reject tokens of other codecs; None takes the first folder's.
+
+    Raises:
+        ValueError: shards of different codecs, a folder or a clip in it named twice.
+    """
+    kept: list[FlatRow] = []
+    places = [folder.resolve() for folder in folders]
+    if twice := [folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1]:
+        raise ValueError(f"{twice[0]}: named twice, its clips would count double")
+    for folder in folders:
+        provenance, rows = flat_rows(folder)
+        codec = codec or provenance
+        if provenance.weights_sha256 != codec.weights_sha256:
+            raise ValueError(
+                f"{folder}: tokens of codec {provenance.codec!r} ({provenance.weights_sha256[:12]}), the others are of "
+                f"{codec.codec!r} ({codec.weights_sha256[:12]}); one language model speaks one codec"
+            )
+        kept += [
+            row
+            for row in rows
+            if (speakers is None or row.speaker in speakers) and (languages is None or row.language in languages)
+        ]
+    assert codec is not None
+    return kept, codec

@@ -1,0 +1,76 @@
+"""`--shard` and `llmcodec tokens` as people type them."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmcodec.cli.main import main
+from llmcodec.io.lm_card import remembered_codec
+from llmcodec.transcode.flat_rows import flat_rows
+
+from ..miniature import miniature_codec, miniature_speech
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("codec")
+    miniature_codec().save_pretrained(folder)
+    return folder
+
+
+def test_two_machines_and_a_merge(codec, tmp_path, capsys):
+    manifest, tokens = miniature_speech(tmp_path / "speech"), tmp_path / "tokens"
+    arguments = ["tokenize", "--manifest", str(manifest), "--codec", str(codec), "-o", str(tokens)]
+    assert main([*arguments, "--shard", "1/2"]) == 0
+    assert main(["tokens", "verify", str(tokens)]) == 1
+    shown = capsys.readouterr()
+    assert "WRONG shard 0/2 is missing" in shown.out and "1 of these are wrong" in shown.err
+    assert main(["tokens", "merge", str(tokens)]) == 1
+    assert capsys.readouterr().err == (
+        f"llmcodec tokens merge: shard 0/2 is missing in {tokens}; run with --shard 0/2\n"
+    )
+    assert main([*arguments, "--shard", "0/2"]) == 0 and main(["tokens", "verify", str(tokens)]) == 0
+    assert main(arguments) == 1 and "holds 2 parts of a sharded run" in capsys.readouterr().err
+    assert main(["tokens", "merge", str(tokens), "--remove-parts"]) == 0
+    assert "6 clips, 4 s, " in capsys.readouterr().out
+    assert main(["tokens", "verify", str(tokens)]) == 0 and "as in the index" in capsys.readouterr().out
+    assert [row.id for row in flat_rows(tokens / "train")[1]] == [f"clip{n}" for n in range(6)]
+    assert not list(tokens.glob("part-*")) and remembered_codec(tokens) == str(codec)
+    assert main([*arguments, "--shard", "0/2"]) == 0 and "is merged already" in capsys.readouterr().out
+    assert main(["tokens", "merge", str(tokens), "-o", str(tmp_path / "other")]) == 1
+    assert "no parts of a sharded run in this folder" in capsys.readouterr().err
+
+
+def test_parts_of_several_machines_go_where_one_says(codec, tmp_path, capsys):
+    manifest = miniature_speech(tmp_path / "speech")
+    for number in range(2):
+        where = ["-o", str(tmp_path / f"disk{number}"), "--shard", f"{number}/2", "--format", "parquet"]
+        assert main(["tokenize", "--manifest", str(manifest), "--codec", str(codec), *where]) == 0
+    places = [str(tmp_path / f"disk{number}" / f"part-0000{number}-of-00002") for number in range(2)]
+    assert main(["tokens", "merge", *places]) == 1 and "name the folder" in capsys.readouterr().err
+    assert main(["tokens", "merge", *places, "-o", str(tmp_path / "tokens")]) == 0
+    assert len(list(flat_rows(tmp_path / "tokens" / "train")[1])) == 6
+    assert remembered_codec(tmp_path / "tokens") == str(codec)
+
+
+@pytest.mark.parametrize("shard", ["2/2", "half", "1/2/3"])
+def test_what_is_no_shard_is_one_line(codec, tmp_path, capsys, shard):
+    manifest = miniature_speech(tmp_path / "speech")
+    for command in (["tokenize", "--manifest", str(manifest)], ["encode", str(tmp_path / "speech")]):
+        assert main([*command, "--codec", str(codec), "-o", str(tmp_path / "t"), "--shard", shard]) == 1
+        error = capsys.readouterr().err
+        assert f"--shard {shard}: shards are counted from 0" in error and error.count("\n") == 1
+    assert not (tmp_path / "t").exists()
+
+
+def test_encode_shares_a_folder(codec, tmp_path, capsys):
+    miniature_speech(tmp_path / "speech")
+    arguments = ["encode", str(tmp_path / "speech"), "--codec", str(codec)]
+    assert main([*arguments, "-o", str(tmp_path / "one")]) == 0
+    for number in range(2):
+        assert main([*arguments, "-o", str(tmp_path / "t"), "--shard", f"{number}/2"]) == 0
+    assert main(["tokens", "merge", str(tmp_path / "t")]) == 0 and main(["tokens", "verify", str(tmp_path / "t")]) == 0
+    names = {path.name: path.read_bytes() for path in (tmp_path / "t").glob("*.safetensors")}
+    assert names == {path.name: path.read_bytes() for path in (tmp_path / "one").glob("*.safetensors")}
+    assert main([*arguments, "-o", "-", "--shard", "0/2"]) == 1
+    assert "not of standard input or output" in capsys.readouterr().err
