@@ -9,7 +9,8 @@
         codec.save_pretrained(folder)
 
 An error in the `with` block leaves what was there before and nothing else; a kill leaves a hidden file at most, which
-`find_left_overs` finds. Permissions follow the umask, also where a library makes its files private (safetensors does).
+`find_left_overs` finds. What goes to a URL is uploaded when it is whole (`io.remote.paths`). Permissions follow the
+umask, also where a library makes its files private (safetensors does).
 Test: tests/io/test_atomic.py.
 """
 
@@ -27,7 +28,8 @@ from typing import IO
 
 from safetensors import SafetensorError
 
-AnyPath = str | os.PathLike[str]
+from llmcodec.io.remote.paths import AnyPath as AnyPath
+from llmcodec.io.remote.paths import as_path, publish, shown
 
 LONGEST_NAME = 48
 """Characters of a name that go into the temporary one: most file systems end at 255 bytes."""
@@ -43,7 +45,7 @@ def atomic_path(path: AnyPath, durable: bool = False) -> Iterator[Path]:
         durable: wait for the disk, so that the file survives a power failure; costs milliseconds. A kill of the
             process leaves no half file either way.
     """
-    target = Path(path)
+    target = as_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(target)
     try:
@@ -55,6 +57,7 @@ def atomic_path(path: AnyPath, durable: bool = False) -> Iterator[Path]:
         if durable:
             flush_to_disk(temporary)
         os.replace(temporary, target)
+        publish(target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -70,12 +73,12 @@ def write_bytes(path: AnyPath, content: bytes, durable: bool = False) -> Path:
     """Write a file whole or not at all; returns its path."""
     with atomic_file(path, durable) as file:
         file.write(content)
-    return Path(path)
+    return as_path(path)
 
 
 def write_text(path: AnyPath, text: str, durable: bool = False) -> Path:
-    """Write a UTF-8 file whole or not at all; returns its path."""
-    return write_bytes(path, text.encode(), durable)
+    """Write a UTF-8 file whole or not at all, paths that stand for URLs as those; returns its path."""
+    return write_bytes(path, shown(text).encode(), durable)
 
 
 @contextmanager
@@ -99,7 +102,7 @@ def atomic_folder(
     Raises:
         ValueError: `path` is a file, or a folder that is not empty without `merge` or `replace`.
     """
-    place = Path(path).resolve()
+    place = as_path(path).resolve()
     if place.is_file():
         raise ValueError(f"{path}: is a file; name a folder to write")
     if not (merge or replace) and place.is_dir() and any(place.iterdir()):
@@ -123,6 +126,7 @@ def atomic_folder(
                     os.replace(entry, place / entry.name)
         if durable:
             flush_to_disk(place.parent)
+        publish(place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -141,6 +145,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 def remove_folder(folder: Path) -> None:
     """Delete a folder; it loses its name first, so that nobody takes it for whole meanwhile."""
     shutil.rmtree(folder.rename(_name_of_old(folder)), ignore_errors=True)
+    publish(folder)
 
 
 def flush_to_disk(*paths: Path) -> None:

@@ -39,6 +39,7 @@ from llmcodec.io.audio_formats import (
     why_unread,
 )
 from llmcodec.io.audio_writer import AudioWriter, write
+from llmcodec.io.remote.paths import fetch
 
 __all__ = [
     "AUDIO_ENDINGS",
@@ -197,7 +198,7 @@ def resample(wav: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
 
 def _open(path: AnyPath) -> ForwardFile:
     """An open file, or a ValueError that says what is in its place."""
-    place = Path(path)
+    place = fetch(path)
     if not place.exists():
         raise ValueError(f"{path}: no such audio file")
     if place.is_dir():
@@ -327,7 +328,7 @@ def _check_claim(path: AnyPath, file: ForwardFile, reached: int, expected: int) 
             why = "if it is sound, the length field in its header is wrong"
             warnings.warn(f"{path}: {left} bytes after the samples are not read; {why}", stacklevel=4)
     if file.format == "OGG":
-        with open(path, "rb") as raw:
+        with open(fetch(path), "rb") as raw:
             raw.seek(max(0, os.fstat(raw.fileno()).st_size - 65536))
             tail = raw.read()
         page = tail.rfind(b"OggS")

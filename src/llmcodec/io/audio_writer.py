@@ -19,6 +19,7 @@ import numpy as np
 import soundfile as sf
 
 from llmcodec.io.atomic import AnyPath, atomic_path
+from llmcodec.io.remote.paths import as_path
 
 
 def write(path: AnyPath, wav: np.ndarray, sample_rate: int, subtype: str | None = None, durable: bool = True) -> None:
@@ -73,7 +74,7 @@ class AudioWriter:
         subtype: str | None = None,
         durable: bool = True,
     ) -> None:
-        self.path = Path(path)
+        self.path = as_path(path)
         ending = self.path.suffix.lower().lstrip(".")
         opus = ending == "opus"
         file_format = "OGG" if opus else ending.upper()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcodec.io.atomic import AnyPath, write_text
+from llmcodec.io.remote.paths import fetch
 
 MAX_BYTES = 1 << 28
 """Of a file, where the caller knows no better."""
@@ -88,7 +89,7 @@ def read_object(path: AnyPath, max_bytes: int = MAX_BYTES, strict: bool = False)
 def read_lines(path: AnyPath, strict: bool = False) -> Iterator[tuple[int, Any]]:
     """Number, counted from 1, and value of every line that is not blank; raises as `parse_json`, naming the line."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open(fetch(path), encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, parse_json(line, f"{path}:{number}", strict)
@@ -162,7 +163,7 @@ def _add_child(children: list[str] | None, value: str, where: str) -> None:
 
 
 def _read(path: AnyPath, max_bytes: int) -> bytes:
-    with open(path, "rb") as file:
+    with open(fetch(path), "rb") as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise ValueError(f"{path}: more than {max_bytes:,} bytes, too large for a configuration or a result")

@@ -17,12 +17,12 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from llmcodec.io.atomic import AnyPath, atomic_file
+from llmcodec.io.remote.paths import fetch
 from llmcodec.io.structured import parse_json
 
 MAX_HEADER_BYTES = 100_000_000  # the library's own limit
@@ -122,7 +122,7 @@ def write_arrays(
 
 
 def _open(path: AnyPath) -> IO[bytes]:
-    place = Path(path)
+    place = fetch(path)
     if place.is_dir():
         raise ValueError(f"{path}: is a folder, not a safetensors file")
     if not place.exists():

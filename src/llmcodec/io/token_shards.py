@@ -28,6 +28,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llmcodec.io.atomic import AnyPath, atomic_file, find_left_overs
+from llmcodec.io.remote.paths import as_path, bring, fetch, publish
 from llmcodec.io.token_file import (
     CLIP_FACTS,
     MAX_SAMPLES,
@@ -105,7 +106,7 @@ class TokenShardWriter:
         format: ShardFormat = "arrow",
     ) -> None:
         _pyarrow()
-        self.folder, self.provenance, self.clips_per_shard = Path(folder), provenance, clips_per_shard
+        self.folder, self.provenance, self.clips_per_shard = as_path(folder), provenance, clips_per_shard
         self.format = format
         self.done: dict[str, str] = {}  # id -> text
         self.origins: dict[str, Origin] = {}
@@ -140,7 +141,8 @@ class TokenShardWriter:
             }
         except DamagedShard as error:
             aside = path.with_name(f"{path.name}.damaged")
-            os.replace(path, aside)
+            os.replace(fetch(path), aside)
+            publish(self.folder)
             self.damaged.append(f"{error}; it is called {aside.name} now, and its clips are made again")
             return
         for name, (text, origin) in found.items():
@@ -157,6 +159,7 @@ class TokenShardWriter:
                 self.write(path, left, provenance)
             else:
                 path.unlink()
+                publish(self.folder)
         for name in ids:
             del self.done[name], self.origins[name]
 
@@ -235,7 +238,7 @@ def open_token_shards(path: AnyPath) -> tuple[TokenProvenance, Iterator[TokenRow
     Raises:
         ValueError: no shards there, damaged, or not of one codec. Errors in later shards come while iterating.
     """
-    place = Path(path)
+    place = bring(path)
     shards = shards_in(place, "*") if place.is_dir() else [place]
     if not shards:
         raise ValueError(f"{path}: no token shards (*{', *'.join(SHARD_ENDINGS)}) in this folder")
@@ -305,7 +308,7 @@ def _offsets(counts: Any) -> Any:
 
 def _open_shard(path: Path) -> tuple[Iterator[Any], TokenProvenance]:
     """Record batches, read as they are asked for, and provenance."""
-    pa = _pyarrow()
+    pa, path = _pyarrow(), fetch(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such token shard")
     try:
