@@ -10,13 +10,14 @@ from llmcodec.adapters.load import load_codec
 from llmcodec.assets import speech_manifest
 from llmcodec.cli.main import main
 from llmcodec.codec import LLMCodec
+from llmcodec.codec.landmarks import find_landmarks
 from llmcodec.codec.search import SearchingCodec
-from llmcodec.codec.token_prior import PRIOR_FILE, BigramPrior
+from llmcodec.codec.token_prior import PRIOR_FILE, BigramPrior, CountedClip, FoldedPrior
 from llmcodec.data.manifest import Clip, read_manifest, write_manifest
 from llmcodec.io import audio
 from llmcodec.io.token_shards import open_token_shards
 from llmcodec.runtime.torch_runtime import TorchRuntime
-from llmcodec.transcode.prior import write_prior
+from llmcodec.transcode.prior import count_prior, write_prior
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,35 @@ def test_prior_writes_a_codec_that_searches(manifest, tmp_path, capsys):
     wanted = BigramPrior.fit(tokens, plain.codebook_size)
     found = searching.prior.pooled
     assert torch.equal(found.keys_G, wanted.keys_G) and torch.equal(found.counts_G, wanted.counts_G)
+
+
+def test_a_second_round_searches_every_fold_by_its_own_counts():
+    """Written out by hand: what a fold contributes does not depend on the clips of another one."""
+    model = load_codec("bundled")
+    clips = read_manifest(speech_manifest("valid"))[:5]
+    first = count_prior(model, clips, folds=2)
+    wanted = []
+    for fold in range(2):
+        members = clips[fold::2]
+        wavs = [audio.load(clip.path, 16_000) for clip in members]
+        codes = [model.encode(torch.from_numpy(wav)[None, None]).audio_codes[0, 0] for wav in wavs]
+        counted = [
+            CountedClip(clip.id, find_landmarks(wav), one) for clip, wav, one in zip(members, wavs, codes, strict=True)
+        ]
+        searching = SearchingCodec(model, FoldedPrior.fit(counted, model.codebook_size, len(members)))
+        wanted.append([searching.encode(torch.from_numpy(wav)[None, None]).audio_codes[0, 0] for wav in wavs])
+    found = count_prior(model, clips, folds=2, rounds=2)
+    assert found.ids == first.ids and not torch.equal(found.pooled.keys_G, first.pooled.keys_G)
+    for fold in range(2):
+        other = found.without((1 - fold,))
+        by_hand = BigramPrior.fit(wanted[fold], model.codebook_size)
+        kept = other.counts_G > 0
+        assert torch.equal(other.keys_G[kept], by_hand.keys_G) and torch.equal(other.counts_G[kept], by_hand.counts_G)
+
+
+def test_no_round_is_refused(manifest, tmp_path, capsys):
+    assert main(["prior", "bundled", "-o", str(tmp_path / "x"), "--manifest", str(manifest), "--rounds", "0"]) == 1
+    assert "rounds must be at least 1, got 0" in capsys.readouterr().err
 
 
 def test_a_folder_in_use_and_a_device_that_is_not_there_are_refused_before_anything_is_encoded(

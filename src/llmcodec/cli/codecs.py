@@ -19,6 +19,7 @@ def prior(
     output: str,
     corpus: ClipOptions = ClipOptions(split=("train",), min_seconds=0.0),
     folds: int = 10,
+    rounds: int = 1,
     overwrite: bool = False,
     device: DeviceOptions = DeviceOptions(),
 ) -> str:
@@ -37,6 +38,9 @@ def prior(
             corpus in the package.
         split: count these splits, joined by commas; null takes all clips.
         folds: parts that the clips are counted in; a clip is searched by the parts that it is not in.
+        rounds: 1 counts nearest codes. Each further round searches all clips, every fold by its own counts, and counts
+            what search finds; it takes the time of encoding them by search. Take few folds then, so that each has
+            counts enough (2, or --folds 4 for hours of speech).
         overwrite: write into a folder that is not empty.
     """
     with FilesBar("counting") as bar:
@@ -45,6 +49,7 @@ def prior(
             output,
             corpus.clips(),
             folds=folds,
+            rounds=rounds,
             device=device.torch_device(),
             overwrite=overwrite,
             watcher=bar,

@@ -22,6 +22,7 @@ from llmcodec.data.manifest import find_missing, read_manifest
 from llmcodec.data.sampler import ResumableSampler
 from llmcodec.io.bad_rows import BadRows
 from llmcodec.objectives.adversary import Adversary
+from llmcodec.objectives.bigram import BigramTerm
 from llmcodec.objectives.distillation import Distillation
 from llmcodec.training.recipe import TEACHER_TERMS, Recipe
 
@@ -103,6 +104,13 @@ def build_distillation(recipe: Recipe, codec: LLMCodec) -> Distillation | None:
     teacher = load_teacher(recipe.teacher.name, codec.device, dtype, recipe.teacher.padded_seconds)
     config = codec.config
     return Distillation(teacher, recipe.teacher, config.hidden_size, config.decoder_layers, recipe.seed)
+
+
+def build_bigram(recipe: Recipe, codec: LLMCodec) -> BigramTerm | None:
+    """The bigram term; None where it never has a weight."""
+    if recipe.bigram is None or "codes/bigram" not in recipe.weights.ever():
+        return None
+    return BigramTerm.from_file(recipe.bigram, codec)
 
 
 def build_language(recipe: Recipe, codec: LLMCodec, fresh: bool = True) -> LanguageObjective | None:

@@ -19,6 +19,7 @@ from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
 from llmcodec.distributed import masked_mean, most_over_ranks, num_ranks
 from llmcodec.objectives.adversary import Adversary
+from llmcodec.objectives.bigram import BigramTerm
 from llmcodec.objectives.collapse import marginal_entropy_term
 from llmcodec.objectives.distillation import Distillation
 from llmcodec.objectives.spectral import SpectralLosses
@@ -65,6 +66,7 @@ class CodecObjective(nn.Module):
         adversary: Adversary | None = None,
         partition: tuple[int, int] | None = None,
         distillation: Distillation | None = None,
+        bigram: BigramTerm | None = None,
     ):
         super().__init__()
         assert isinstance(codec, AdaptableCodec)
@@ -74,6 +76,7 @@ class CodecObjective(nn.Module):
         self.spectral = SpectralLosses(recipe.spectral, codec.sample_rate)
         self.partition = partition
         self.distillation = distillation
+        self.bigram = bigram
         self.codec_frozen = False
         self._adversary = [adversary]  # in a list: not a submodule, its gradients are not ours
 
@@ -129,6 +132,9 @@ class CodecObjective(nn.Module):
         if "codes/marginal_entropy" in weights:
             codebook_VC = self.codec.codebook_VC[slice(*self.partition) if self.partition else slice(None)]
             raw["codes/marginal_entropy"] = marginal_entropy_term(encoding, codebook_VC)
+        if "codes/bigram" in weights:
+            assert self.bigram is not None
+            raw["codes/bigram"] = self.bigram(encoding, self.codec.codebook_VC, batch.ids, self.partition)
         if "codes/view" in weights:
             raw["codes/view"] = self.view_term(encoding, batch, step)
         if any(term in weights for term in LANGUAGE_TERMS):

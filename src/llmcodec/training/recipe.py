@@ -12,6 +12,7 @@ from llmcodec.assets import BUNDLED
 from llmcodec.data.augmentation import Augmentation
 from llmcodec.io.bad_rows import MaxBad, read_max_bad
 from llmcodec.objectives.adversary import AdversaryConfig
+from llmcodec.objectives.bigram import BigramConfig
 from llmcodec.objectives.collapse import CollapseFloors
 from llmcodec.objectives.distillation import TeacherConfig
 from llmcodec.objectives.spectral import SpectralConfig
@@ -124,6 +125,8 @@ class Weights:
     """vq/codebook: code towards the encoder."""
     marginal_entropy: Weight = 0.0
     """codes/marginal_entropy: log V minus the entropy of the batch's soft code usage (against collapse)."""
+    bigram: Weight = 0.0
+    """codes/bigram: expected nats of a code beside its neighbours, under the fixed counts of `bigram.prior`."""
     view: Weight = 0.0
     """codes/view: the codes of a slightly perturbed copy of the audio should be those of the original."""
     ftp: Weight = 0.0
@@ -164,6 +167,7 @@ CODEBOOK_TERMS = {
     "vq/commit": "commit",
     "vq/codebook": "codebook",
     "codes/marginal_entropy": "marginal_entropy",
+    "codes/bigram": "bigram",
     "codes/view": "view",
 }
 LANGUAGE_TERMS = {
@@ -244,6 +248,8 @@ class Recipe:
     """Weight of each loss term over the steps."""
     spectral: SpectralConfig = field(default_factory=SpectralConfig)
     """Windows of the spectral losses."""
+    bigram: BigramConfig | None = None
+    """Counts of pairs of codes for codes/bigram; null trains without."""
     views: ViewConfig = field(default_factory=ViewConfig)
     """How the copy of codes/view differs from the original."""
     adversary: AdversaryConfig | None = None
@@ -303,6 +309,8 @@ class Recipe:
         for term in self.weights.ever():
             if term.startswith("adv/") and self.adversary is None:
                 raise ValueError(f"recipe: weights.{TERMS[term]} needs an `adversary` section")
+            if term == "codes/bigram" and self.bigram is None:
+                raise ValueError("recipe: weights.bigram needs a `bigram` section (bigram.prior: a file of its counts)")
             if term in TEACHER_TERMS and self.teacher is None:
                 raise ValueError(f"recipe: weights.{TERMS[term]} needs a `teacher` section")
             if term not in LANGUAGE_TERMS:

@@ -30,6 +30,7 @@ from llmcodec.objectives.collapse import CodeStatistics
 from llmcodec.training import checkpoint
 from llmcodec.training.build import (
     build_adversary,
+    build_bigram,
     build_codec,
     build_distillation,
     build_language,
@@ -78,7 +79,8 @@ class Trainer:
         language = build_language(recipe, codec, fresh=not (resume and saved))
         self.adversary = build_adversary(recipe)
         distillation = build_distillation(recipe, codec)
-        objective = CodecObjective(recipe, codec, language, self.adversary, partition_of(recipe, codec), distillation)
+        parts = partition_of(recipe, codec), distillation, build_bigram(recipe, codec)
+        objective = CodecObjective(recipe, codec, language, self.adversary, *parts)
         self.objective = objective.to(self.device).train()
         if self.adversary is not None:
             self.adversary.to(self.device)
