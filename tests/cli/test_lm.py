@@ -293,6 +293,22 @@ def test_score(house, tmp_path, capsys):
     assert float(shards["clip0"]) == pytest.approx(float(rows[0]["nats"]), rel=1e-4)
 
 
+def test_score_leaves_out_what_max_bad_allows(house, tmp_path, capsys):
+    (tmp_path / "bad.wav").write_bytes(b"no audio")
+    files = [str(tmp_path / "bad.wav"), *(str(house / "speech" / f"{i}.wav") for i in range(2))]
+    options = ["--codec", str(house / "codec"), "--output", str(tmp_path / "s.csv")]
+    assert main(["lm", "score", str(house / "run"), *files, *options]) == 1
+    error = capsys.readouterr().err
+    assert "bad.wav" in error and "--max-bad" in error and not (tmp_path / "s.csv").exists()
+    assert main(["lm", "score", str(house / "run"), *files, *options, "--max-bad", "34%"]) == 0
+    assert "1 of 3 files are left out (--max-bad 34%)" in capsys.readouterr().out
+    rows = {row["file"]: row["nats"] for row in csv.DictReader((tmp_path / "s.csv").open())}
+    assert main(["lm", "score", str(house / "run"), *files[1:], *options]) == 0
+    assert rows == {row["file"]: row["nats"] for row in csv.DictReader((tmp_path / "s.csv").open())}
+    assert main(["lm", "score", str(house / "run"), files[0], *options, "--max-bad", "1"]) == 1
+    assert "no file can be read; the first: " in capsys.readouterr().err
+
+
 def test_tokens_of_another_codec_are_refused(house, tmp_path, capsys):
     miniature_codec(seed=1).save_pretrained(tmp_path / "other")
     wav = str(house / "speech" / "0.wav")

@@ -1,8 +1,10 @@
 """The console script: help that teaches, one line for bad input, exit codes."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -46,6 +48,35 @@ def test_bad_input_is_one_line_and_exit_code_1(tmp_path, capsys):
     assert main(["data", "manifest", str(tmp_path / "nowhere")]) == 1
     error = capsys.readouterr().err.strip()
     assert error.startswith("llmcodec data manifest:") and "nowhere" in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "command", ["evaluate reconstruction", "evaluate predictability", "evaluate salmon", "data manifest", "quickstart"]
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_is_one_line_that_says_how_to_go_on(command, number, monkeypatch, capsys, tmp_path):
+    def stop(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    monkeypatch.setattr("llmcodec.cli.main.run_function", stop)
+    monkeypatch.setattr("llmcodec.experiments.quickstart.run_quickstart", stop)
+    before = signal.getsignal(number)
+    assert main(command.split()) == 128 + number and signal.getsignal(number) == before
+    said = {"quickstart": "what has been trained is kept", "evaluate predictability": "codecs that are done are kept"}
+    line = capsys.readouterr().err
+    assert line.startswith(f"llmcodec {command}: stopped by {number.name}: ") and line.count("\n") == 1
+    assert said.get(command, "what it was writing is removed; start it again") in line
+
+
+def test_a_training_of_quickstart_speaks_of_quickstart(monkeypatch, capsys):
+    def stop(*_: object, **__: object) -> None:
+        raise Stopped(signal.SIGTERM, "step 3 is saved; continue with --resume")
+
+    monkeypatch.setattr("llmcodec.experiments.quickstart.run_quickstart", stop)
+    assert main(["quickstart"]) == 143
+    line = capsys.readouterr().err
+    assert "--resume" not in line and "start the same command again" in line
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,20 @@ def test_resumed_is_uninterrupted_and_an_unfinished_checkpoint_is_passed_over(tm
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.parametrize(("epochs", "accumulate"), [(1.5, 1), (0.3, 1), (1.5, 2), (2.0, 3)])
+def test_a_run_of_epochs_killed_after_its_last_checkpoint_takes_no_step_more(tmp_path, epochs, accumulate):
+    options = dict(steps=None, epochs=epochs, accumulate=accumulate, eval_every=100)
+    train(recipe(tmp_path / "whole", **options))
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed", ignore=shutil.ignore_patterns("lm", "result.json"))
+    (last,) = (path.name for path in (tmp_path / "whole").glob("checkpoint-*"))
+    train(recipe(tmp_path / "killed", **options), resume=True, allow_changes=True)  # its folder has another name
+    assert [path.name for path in (tmp_path / "killed").glob("checkpoint-*")] == [last]
+    before, after = (weights(tmp_path / name) for name in ("whole", "killed"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    results = [(tmp_path / name / "result.json").read_text() for name in ("whole", "killed")]
+    assert results[0] == results[1]
+
+
 def test_a_folder_in_use_and_a_changed_recipe(tmp_path):
     one = recipe(tmp_path / "run", steps=3)
     train(one)

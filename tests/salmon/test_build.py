@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from llmcodec.data.manifest import read_manifest, write_manifest
 from llmcodec.io import audio
 from llmcodec.salmon.build import BG_ALL, BG_DOMAIN, GENDER, ROOM, SPEAKER, SuiteSettings, SuiteSummary, build_suite
 from llmcodec.salmon.splice import PAUSE
@@ -54,6 +56,24 @@ def test_the_layout_is_the_original_ones(suite):
         assert [row["index"] for row in told["parts"][part]] == [pair.index for pair in pairs] == list(range(12))
     assert "sentiment_consistency" in told["missing"] and "sentiment_consistency: needs" in str(suite)
     assert soundfile.info(suite.folder / SPEAKER / "sample_0_0.wav").subtype == "PCM_16"
+
+
+def test_clips_that_cannot_be_read_are_left_out_up_to_max_bad_and_listed(corpus, tmp_path):
+    clips = read_manifest(corpus)
+    (tmp_path / "bad.wav").write_bytes(b"no audio")
+    bad = [dataclasses.replace(one, id=f"{one.id}-bad", audio=str(tmp_path / "bad.wav")) for one in clips[1::2]]
+    manifest = write_manifest(tmp_path / "m.jsonl", [*bad, *clips])
+    settings = SuiteSettings(12, (ROOM,), splits=("test", "train"))
+    with pytest.raises(ValueError, match=r"bad\.wav"):
+        build_suite([manifest], tmp_path / "none", settings)
+    assert not (tmp_path / "none").exists()
+    made = build_suite([manifest], tmp_path / "suite", settings, max_bad=len(bad))
+    assert f"{len(bad)} of {len(bad) + len(clips)} clips are left out" in str(made)
+    told = json.loads((tmp_path / "suite" / "suite.json").read_text("utf-8"))
+    assert list(told["left_out"]) == [one.id for one in bad] and len(told["parts"][ROOM]) == 12
+    build_suite([corpus], tmp_path / "without", settings)
+    for path in sorted((tmp_path / "without" / ROOM).iterdir()):
+        assert (tmp_path / "suite" / ROOM / path.name).read_bytes() == path.read_bytes(), "as if it had not been there"
 
 
 def test_the_same_settings_give_the_same_bytes_and_another_seed_others(corpus, speakers, suite, tmp_path):

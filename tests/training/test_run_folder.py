@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import soundfile
 
 from llmcodec.data.manifest import read_manifest, write_manifest
+from llmcodec.training import run_folder
 from llmcodec.training.trainer import Trainer
 
 from ..miniature import everything_on
@@ -118,6 +121,74 @@ def test_audio_that_changed_behind_the_same_manifest_is_seen(folder, tmp_path):
     soundfile.write(clip.path, 0.1 * np.random.default_rng(0).standard_normal(len(wav)), rate)
     with pytest.raises(ValueError, match=r"data\.manifest \(sizes of its audio files\) was '\w+', is '\w+'"):
         Trainer(everything_on("rate", own, "other", steps=1), resume=True, show_progress=False)
+
+
+def same_size(path: Path, wav_S: np.ndarray) -> None:
+    """Put other PCM samples behind a header that stays, so that the file keeps its size."""
+    content = path.read_bytes()
+    pcm = (32767 * wav_S).astype("<i2").tobytes()
+    path.write_bytes(content[: len(content) - len(pcm)] + pcm)
+    assert path.stat().st_size == len(content)
+
+
+def test_audio_of_the_same_size_and_a_copied_corpus_are_told_apart(folder, tmp_path, capsys):
+    own = tmp_path / "all"
+    shutil.copytree(folder / "speech", own / "speech")
+    data = replace(recipe(folder).data, manifest=str(own / "speech" / "train.jsonl"))
+    options, said = dict(data=data, run=str(tmp_path / "run")), f"{tmp_path / 'run'}: "
+    Trainer(replace(recipe(folder), **options), show_progress=False).run()
+    clip = read_manifest(own / "speech" / "train.jsonl")[0]
+    audio = sorted({one.path for one in read_manifest(own / "speech" / "train.jsonl")})
+    soundfile.write(clip.path, np.zeros(round(clip.duration * 16_000)), 16_000, subtype="PCM_16")
+    again = partial(Trainer, replace(recipe(folder), **options), resume=True, show_progress=False)
+    capsys.readouterr()
+    with pytest.raises(ValueError, match=rf"audio files\) was .* is '1 of {len(audio)} are others, the first .*wav'"):
+        again()
+    assert "resumed" not in json.loads((tmp_path / "run" / "run.json").read_text())
+    before = (tmp_path / "run" / "audio_files.json").read_bytes()
+    for one in audio:  # a copy: the same bytes, other times
+        shutil.copy(folder / "speech" / one.name, one)
+        os.utime(one, (1e9, 1e9))
+    capsys.readouterr()
+    assert again().step == 2
+    shown = capsys.readouterr().err
+    assert f"{len(audio)} of {len(audio)} audio files have another time" in shown and shown.count(said) == 1
+    assert (tmp_path / "run" / "audio_files.json").read_bytes() != before
+    assert again().step == 2 and said not in capsys.readouterr().err, "the new times are known now"
+    same_size(clip.path, np.full(100, 0.5))  # the end of it
+    with pytest.raises(ValueError, match="1 of .* are others"):
+        again()
+    assert again(allow_changes=True).step == 2
+    rows = json.loads((tmp_path / "run" / "run.json").read_text())["resumed"]
+    assert list(rows[-1]["changes"]) == ["data.manifest (its audio files)"]
+    assert again().step == 2, "accepted once, it is the run's audio"
+
+
+def test_an_edit_between_the_pieces_is_at_least_told(tmp_path):
+    path = tmp_path / "long.wav"
+    wav = np.zeros(1 << 20)
+    soundfile.write(path, wav, 16_000, subtype="PCM_16")
+    before = run_folder._look_at_audio([path])
+    for place in (0, len(wav) // 3, 2 * len(wav) // 3, len(wav) - 1):  # inside a piece each
+        changed = wav.copy()
+        changed[place] = 0.5
+        soundfile.write(path, changed, 16_000, subtype="PCM_16")
+        os.utime(path, (1e9, 1e9))
+        assert run_folder._look_at_audio([path])[0][1] != before[0][1]
+    assert run_folder._look_at_audio([path], [[10**18, "known"]]) == [[10**18, "known"]], "not read where times agree"
+
+
+def test_a_run_of_an_older_version_resumes_with_one_line(folder, run, capsys):
+    (run / "audio_files.json").unlink()
+    facts = json.loads((run / "run.json").read_text())
+    del facts["manifest"]["audio_sizes"]
+    (run / "run.json").write_text(json.dumps(facts))
+    assert resumed(folder, run).step == 2
+    assert "an older version, which kept no audio_files.json" in capsys.readouterr().err
+    assert resumed(folder, run).step == 2 and f"{run}: " not in capsys.readouterr().err, "known from now on"
+    (run / "audio_files.json").write_text('{"files": [3]}')
+    with pytest.raises(ValueError, match=r"audio_files\.json: damaged"):
+        resumed(folder, run)
 
 
 def test_a_run_without_its_description_is_not_resumed_in_silence(folder, run):

@@ -12,12 +12,14 @@ from llmcodec import assets
 from llmcodec.cli.parser import spell_out
 from llmcodec.cli.recipes import KEYS, RecipeParser
 from llmcodec.cli.train import train_parser
+from llmcodec.io.run_guard import Stopped, stopped_in_order
 
 QUICKSTART_HELP = """\
 Adapt the bundled codec on the bundled speech through a pretrained LM, against a control: table, verdict, report.html.
 About ten minutes on two cores; a second run resumes. Recipe: quickstart.
 
   llmcodec quickstart -o runs/quickstart"""
+GO_ON = "what has been trained is kept, measurements begin anew; start the same command again to go on"
 SWEEP_HELP = """\
 Train and measure several recipes with several seeds, unattended; prints one table. Start it again to resume, or in a
 second process to share the work.
@@ -49,7 +51,11 @@ def quickstart(arguments: Sequence[str]) -> None:
     add("-o", "--output", type=str, default="runs/quickstart", help="Folder for runs, table and report.")
     add("--restart", action="store_true", help="Delete what an earlier quickstart left and start over.")
     recipe, options = recipes.read(arguments)
-    run_quickstart(recipe, **options)
+    try:
+        with stopped_in_order(GO_ON):
+            run_quickstart(recipe, **options)
+    except Stopped as stopped:  # a training of its own speaks of its own --resume
+        raise Stopped(stopped.exit_code - 128, GO_ON) from stopped
 
 
 def sweep(arguments: Sequence[str]) -> None:

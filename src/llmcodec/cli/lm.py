@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llmcodec.cli.options import ClipOptions, CodecOptions, DeviceOptions, OutputOptions
 from llmcodec.cli.recipes import RecipeParser, training_parser
 from llmcodec.cli.standard_streams import check_output
-from llmcodec.io.bad_rows import BadRows
+from llmcodec.io.bad_rows import BadRows, MaxBad
 from llmcodec.io.run_guard import stopped_in_order
 
 if TYPE_CHECKING:
@@ -206,6 +206,7 @@ def score(
     long_clips: Literal["refuse", "window"] = "refuse",
     output: OutputOptions = NO_OUTPUT,
     tokens: str | None = None,
+    max_bad: MaxBad = 0,
     device: DeviceOptions = DEVICE,
 ) -> None:
     """Log-likelihood of speech under a token LM: per file, per second, per token.
@@ -220,6 +221,7 @@ def score(
         long_clips: a clip longer than the LM's context is rejected, or scored in overlapping windows.
         output: also write one row per file here (.csv).
         tokens: also write the log-likelihood of every token here (.csv).
+        max_bad: leave out at most so many audio files that cannot be read, 20 or 1%, and list them; one more stops.
     """
     from rich.console import Console
     from rich.table import Table
@@ -231,7 +233,8 @@ def score(
     place = device.torch_device()
     loaded = load_token_lm(lm, place, normalise=normalise)
     loaded.long_clips = long_clips
-    clips = read_clips(loaded, inputs, codec, place)
+    bad = BadRows(max_bad, what="files")
+    clips = read_clips(loaded, inputs, codec, place, bad)
     rows = score_clips(loaded, clips)
     table = Table("file", "seconds", "tokens", "nats/token", "bits/s", title=f"log-likelihood, softmax: {normalise}")
     for row in rows[:40]:
@@ -244,6 +247,8 @@ def score(
     nats, count = sum(row["nats"] for row in rows), sum(row["tokens"] for row in rows)
     rate = nats / count / math.log(2) * clips[-1].token_rate
     console.print(f"all: {len(rows)} files, {count} tokens, {nats / count:.4f} nats/token, {rate:.1f} bits/s")
+    for line in bad.lines():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if output.output:
         columns = [name for name in rows[0] if name != "log_likelihoods"]
         print(f"written: {write_csv(output.place, columns, rows)}")

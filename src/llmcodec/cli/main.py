@@ -17,7 +17,7 @@ from inspect import signature
 from typing import TextIO
 
 from llmcodec.cli.parser import run_function
-from llmcodec.io.run_guard import Stopped
+from llmcodec.io.run_guard import Stopped, stopped_in_order
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,15 @@ class Command:
 
     help: str
     target: str
+    stopped: str = "what it was writing is removed; start it again"
+    """What a signal leaves, and how to go on; commands that know more at that moment say so themselves."""
 
     def run(self, program: str, arguments: Sequence[str]) -> None:
         module, _, name = self.target.partition(":")
         function = getattr(import_module(f"llmcodec.{module}"), name)
         own_parser = list(signature(function).parameters) == ["arguments"]
-        result = function(arguments) if own_parser else run_function(function, program, arguments)
+        with stopped_in_order(self.stopped):
+            result = function(arguments) if own_parser else run_function(function, program, arguments)
         if result is not None:
             print(result)
 
@@ -61,6 +64,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         "predictability": Command(
             "predictability: LM bits per second, n-grams, probe, trade-off against quality",
             "cli.evaluate:evaluate_predictability",
+            stopped="with --output, codecs that are done are kept; start it again to go on",
         ),
         "consistency": Command(
             "share of tokens unchanged in slices, after shifts, phase changes and light noise",

@@ -17,7 +17,7 @@ from llmcodec.cli.options import CorpusOptions, DeviceOptions, OutputOptions
 from llmcodec.cli.output import name_files, show
 from llmcodec.data.manifest import Clip
 from llmcodec.experiments.comparison import named_systems, open_systems, prefixed
-from llmcodec.io.bad_rows import BadRows
+from llmcodec.io.bad_rows import BadRows, MaxBad
 from llmcodec.io.progress import status_line
 from llmcodec.io.structured import write_json
 from llmcodec.lm.small_lm_scorer import train_scorer
@@ -126,6 +126,7 @@ def make_salmon_suite(
     max_seconds: float = 4.0,
     snr_db: tuple[float, float] = (0.0, 15.0),
     t60_seconds: tuple[float, float] = (0.15, 1.1),
+    max_bad: MaxBad = 0,
     check: bool = False,
     check_pairs: int = 400,
 ) -> None:
@@ -151,6 +152,7 @@ def make_salmon_suite(
         max_seconds: longest clip of the suite.
         snr_db: range of speech-to-background ratios.
         t60_seconds: range of reverberation times of generated rooms.
+        max_bad: leave out at most so many clips that cannot be read, 20 or 1%, and list them; one more stops.
         check: also test that the splices cannot be heard (docs/data.md); takes as long as a few suites.
         check_pairs: pairs for that test.
     """
@@ -166,13 +168,20 @@ def make_salmon_suite(
     )
     console = Console()
     with status_line(console) as tell:
-        summary = build_suite(paths, output, settings, speakers=speakers, noises=noises, rooms=rooms, on_progress=tell)
+        summary = build_suite(
+            paths, output, settings, speakers=speakers, noises=noises, rooms=rooms, max_bad=max_bad, on_progress=tell
+        )
     console.print(str(summary), highlight=False, soft_wrap=True)
     if not check:
         return
     with status_line(console) as tell:
         result = check_cut(
-            paths, settings, speakers=speakers, pairs=check_pairs, on_progress=lambda part, share: tell("check", share)
+            paths,
+            settings,
+            speakers=speakers,
+            pairs=check_pairs,
+            max_bad=max_bad,
+            on_progress=lambda part, share: tell("check", share),
         )
     content = {"passed": result.passed, "accuracy": {k: vars(v) for k, v in result.accuracy.items()}}
     write_json(Path(output) / "cut_check.json", content)

@@ -137,7 +137,10 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
-        if not any(words in str(error) for words in ("I/O error", "iostream error", "PytorchStreamWriter failed")):
+        if not any(
+            words in str(error)
+            for words in ("I/O error", "iostream error", "PytorchStreamWriter failed", "unexpected pos")
+        ):
             raise
         raise OSError(f"{path} could not be written: {' '.join(str(error).split())[:200]}") from error
 

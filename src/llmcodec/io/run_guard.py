@@ -31,7 +31,7 @@ from llmcodec.io.structured import read_object, write_json
 T = TypeVar("T")
 LOCK = ".lock"
 RUN = "run.json"
-WRITTEN = (RUN, "log.jsonl", "curves.png", "codec", "lm")
+WRITTEN = (RUN, "audio_files.json", "log.jsonl", "curves.png", "codec", "lm")
 """What only the holder of the lock writes at the top of a run folder."""
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 """Ctrl-C, the end of a batch job's time, a closed terminal, and what SLURM sends ahead (`--signal=B:USR1@120`)."""
@@ -241,6 +241,7 @@ def go_on(
     content_field: str,
     may_differ: Collection[str],
     may_grow: Collection[str] = (),
+    changed: Mapping[str, tuple[Any, Any]] | None = None,
     allow_changes: bool = False,
 ) -> Callable[[], None]:
     """Compare a resumed run with its `run.json`.
@@ -257,6 +258,7 @@ def go_on(
         content_field: field of the recipe that names the data: it may differ if the content is the same.
         may_differ: further fields of which no computation depends.
         may_grow: numbers that may get larger.
+        changed: what the caller has found to differ besides: name -> (old, new).
         allow_changes: accept what differs; the row in `resumed` says in what.
 
     Raises:
@@ -273,7 +275,7 @@ def go_on(
     described = read_object(path)
     rows = described.get("resumed", [])
     before = next((row for row in reversed(rows) if row["changes"]), described)  # the last recipe that was accepted
-    changes = changed_fields(before["recipe"], recipe)
+    changes = changed_fields(before["recipe"], recipe) | dict(changed or {})
     old, new = content(before), content(facts)
     allowed = {*may_differ, *(name for name in may_grow if name in changes and _grew(*changes[name]))}
     known = [name for name in new if old.get(name) is not None]

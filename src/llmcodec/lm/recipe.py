@@ -5,6 +5,7 @@ Test: tests/lm/test_recipe.py parses every shipped recipe.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -190,6 +191,11 @@ class TokenLMRecipe:
         if self.everywhere and set(self.data.formats) != {"audio"}:
             return False
         return set(self.data.formats) <= {"audio"} | SPEAKS_TEXT
+
+    def last_step(self, rows: int, processes: int) -> int:
+        """Optimizer steps of a whole training on so many rows, as Hugging Face's trainer counts them."""
+        batches = math.ceil(rows / (self.rows_per_batch * processes))
+        return self.steps or math.ceil(self.epochs * math.ceil(batches / self.accumulate))
 
     def loss_in_words(self) -> str:
         """For the card and the log."""

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from llmcodec.data.manifest import Clip, read_manifest
 from llmcodec.io import audio
+from llmcodec.io.bad_rows import BadRows
 from llmcodec.io.token_shards import SHARD_ENDINGS
 from llmcodec.lm.speech import check_codec, codec_of, encode_flat
 from llmcodec.lm.token_lm import TokenLM
@@ -35,14 +37,17 @@ class CodedClip:
     """Tokens per second."""
 
 
-def read_clips(lm: TokenLM, inputs: Iterable[str], codec: str | None = None, device: str = "cpu") -> list[CodedClip]:
+def read_clips(
+    lm: TokenLM, inputs: Iterable[str], codec: str | None = None, device: str = "cpu", bad: BadRows | None = None
+) -> list[CodedClip]:
     """Codes of audio files, manifests (.jsonl) and folders of token shards.
 
     Args:
         codec: codec of the LM, if it was moved; None: the name in the LM's card. device: where it runs.
+        bad: takes files that cannot be read; nothing of them is scored. None allows none.
 
     Raises:
-        ValueError: no input, one named twice, or tokens of another codec than the LM's.
+        ValueError: no input, too many that cannot be read, one named twice, or tokens of another codec than the LM's.
     """
     clips: list[CodedClip] = []
     files: list[tuple[str, Path | Clip]] = []
@@ -64,14 +69,21 @@ def read_clips(lm: TokenLM, inputs: Iterable[str], codec: str | None = None, dev
     if files:
         runtime = codec_of(lm, codec, device)
         rate = runtime.identity.frame_rate * runtime.identity.num_codebooks
+        sample_rate = runtime.identity.sample_rate
+        bad = BadRows() if bad is None else bad
+        bad.total = len(files)
         for start in range(0, len(files), 32):
-            batch = files[start : start + 32]
-            sample_rate = runtime.identity.sample_rate
-            wavs = [
-                one.load(sample_rate) if isinstance(one, Clip) else audio.load(one, sample_rate) for _, one in batch
-            ]
-            codes = encode_flat(runtime, wavs)
+            batch: list[tuple[str, np.ndarray]] = []
+            for name, one in files[start : start + 32]:
+                try:
+                    wav_S = one.load(sample_rate) if isinstance(one, Clip) else audio.load(one, sample_rate)
+                    batch.append((name, wav_S))
+                except (ValueError, OSError) as error:
+                    bad.add(name, error)
+            codes = encode_flat(runtime, [wav_S for _, wav_S in batch]) if batch else []
             clips += [CodedClip(name, row, rate) for (name, _), row in zip(batch, codes, strict=True)]
+    if not clips and bad is not None and bad.reasons:
+        raise ValueError(f"no file can be read; the first: {next(iter(bad.reasons.values()))}")
     if not clips:
         raise ValueError("nothing to score: name audio files, manifests or folders of token shards")
     return clips

@@ -237,7 +237,8 @@ def train_token_lm(
     trainer.remove_callback(PrinterCallback)
     with RunLock(run, _writes()), StopSignals() as stop:
         trainer.add_callback(StopAtSignal(stop))
-        if start is not None and recipe.steps and int(start.name.removeprefix("checkpoint-")) >= recipe.steps:
+        last = recipe.last_step(len(plan), trainer.args.world_size)
+        if start is not None and int(start.name.removeprefix("checkpoint-")) >= last:
             trainer.finish(start)
         else:
             with disk_errors(run):

@@ -20,8 +20,9 @@ import numpy as np
 import soundfile
 
 from llmcodec.data.backgrounds import SAMPLE_RATE
-from llmcodec.data.manifest import Clip, manifest_hash, read_manifest
+from llmcodec.data.manifest import Clip, leave_out_unreadable, manifest_hash, read_manifest
 from llmcodec.io.atomic import atomic_folder
+from llmcodec.io.bad_rows import BadRows, MaxBad
 from llmcodec.io.progress import OnProgress
 from llmcodec.io.structured import write_json
 from llmcodec.salmon.pairs import Made, Pair, Scenery, Splice, voice_pairs
@@ -85,6 +86,8 @@ class SuiteSummary:
     pairs: dict[str, list[Pair]]
     missing: dict[str, str]
     """Part -> why it is missing, or smaller than requested."""
+    left_out: list[str] = field(default_factory=list)
+    """Lines on clips that could not be read."""
 
     def __str__(self) -> str:
         lines = [f"{self.folder}: {len(self.pairs)} parts"]
@@ -92,7 +95,7 @@ class SuiteSummary:
             held = sum(all(split in ("test", "valid") for split in pair.splits) for pair in pairs)
             lines.append(f"  {part}: {len(pairs)} pairs, {held} of them from held-out clips only")
         lines += [f"  {part}: {why}" for part, why in {**self.missing, **LEFT_OUT}.items()]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.left_out])
 
 
 def build_suite(
@@ -103,16 +106,18 @@ def build_suite(
     speakers: str | None = None,
     noises: str | None = None,
     rooms: str | None = None,
+    max_bad: MaxBad = 0,
     on_progress: OnProgress | None = None,
 ) -> SuiteSummary:
     """Build a suite; the folder appears when it is complete.
 
     speakers: JSON file that says which labels are the same person, and their gender (`salmon_plan.read_voices`).
     noises: folder of recorded backgrounds, a subfolder per domain; None synthesises them. rooms: folder of recorded
-    impulse responses; None generates rooms.
+    impulse responses; None generates rooms. max_bad: clips that may turn out unreadable; no pair is made of them.
 
     Raises:
-        ValueError: the folder exists, unreadable input, or the corpus is too small for a requested part.
+        ValueError: the folder exists, unreadable input (more than `max_bad` clips), or the corpus is too small for a
+            requested part.
     """
     settings = settings or SuiteSettings()
     _check(settings)
@@ -120,6 +125,9 @@ def build_suite(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{folder}: exists already; give another folder or delete it")
     clips = [clip for path in manifests for clip in read_manifest(path, list(settings.splits))]
+    bad = BadRows(max_bad, len(clips))
+    if bad.allowed:
+        clips = leave_out_unreadable(clips, bad)
     scenery = Scenery.open(clips, noises, rooms, settings.snr_db, settings.t60_seconds)
     builder = _Builder(clips, settings, read_voices(speakers), scenery, on_progress)
     with atomic_folder(target) as temporary:
@@ -129,8 +137,8 @@ def build_suite(
             raise ValueError(
                 "no part could be built: " + "; ".join(f"{p}: {why}" for p, why in builder.missing.items())
             )
-        _write_description(temporary / "suite.json", builder, clips)
-    return SuiteSummary(target, builder.pairs, builder.missing)
+        _write_description(temporary / "suite.json", builder, clips, bad)
+    return SuiteSummary(target, builder.pairs, builder.missing, bad.lines())
 
 
 def _check(settings: SuiteSettings) -> None:
@@ -147,7 +155,7 @@ def _check(settings: SuiteSettings) -> None:
             raise ValueError(f"{name}=({low:g}, {high:g}) is no usable range")
 
 
-def _write_description(path: Path, builder: _Builder, clips: Sequence[Clip]) -> None:
+def _write_description(path: Path, builder: _Builder, clips: Sequence[Clip], bad: BadRows) -> None:
     content = {
         "version": VERSION,
         "settings": asdict(builder.settings),
@@ -156,6 +164,7 @@ def _write_description(path: Path, builder: _Builder, clips: Sequence[Clip]) -> 
         "missing": {**builder.missing, **LEFT_OUT},
         "parts": {part: [asdict(pair) for pair in pairs] for part, pairs in builder.pairs.items()},
     }
+    content |= {"left_out": bad.reasons} if bad.reasons else {}
     write_json(path, content, ensure_ascii=False)
 
 

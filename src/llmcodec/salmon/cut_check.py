@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from llmcodec.data.backgrounds import SAMPLE_RATE
 from llmcodec.io import audio
+from llmcodec.io.bad_rows import MaxBad
 from llmcodec.io.progress import OnProgress
 from llmcodec.io.structured import read_object
 from llmcodec.metrics.statistics import Interval, wilson_interval
@@ -70,11 +71,13 @@ def check_cut(
     speakers: str | None = None,
     pairs: int = MIN_PAIRS,
     part: str = SPEAKER,
+    max_bad: MaxBad = 0,
     on_progress: OnProgress | None = None,
 ) -> CutCheck:
     """Build the voice part of a suite three times (as it is, and spoiled in two ways) and test the classifier on each.
 
-    All splits of the manifests are used. part: `speaker_consistency` or `gender_consistency`.
+    All splits of the manifests are used. part: `speaker_consistency` or `gender_consistency`. max_bad: as in
+    `build_suite`.
 
     Raises:
         ValueError: another part, or a corpus too small for `pairs` pairs.
@@ -86,7 +89,12 @@ def check_cut(
         with tempfile.TemporaryDirectory() as scratch:
             wanted = replace(settings, pairs=pairs, parts=(part,), splits=("test", "valid", "train"), splice=splice)
             summary = build_suite(
-                manifests, Path(scratch) / "suite", wanted, speakers=speakers, on_progress=on_progress
+                manifests,
+                Path(scratch) / "suite",
+                wanted,
+                speakers=speakers,
+                max_bad=max_bad,
+                on_progress=on_progress,
             )
             if len(summary.pairs[part]) < pairs and splice == "both":
                 raise ValueError(f"{part}: {len(summary.pairs[part])} pairs but the check of the splices needs {pairs}")

@@ -1,12 +1,16 @@
 """`run.json`: what a run is (recipe, manifest, versions, commit), whether a resumed run still matches it, is finished.
 
-Test: tests/training/test_run_folder.py.
+`audio_files.json` beside it knows the audio: time of change and a digest of samples of every file, so that another
+recording of the same size does not go unnoticed. Test: tests/training/test_run_folder.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from llmcodec.data.loader import ClipLoader
 from llmcodec.data.manifest import manifest_hash
 from llmcodec.io import run_guard
 from llmcodec.io.digests import digest, package_versions, source_commit
-from llmcodec.io.structured import write_json
+from llmcodec.io.structured import read_object, write_json
 from llmcodec.io.tensor_check import WEIGHTS
 from llmcodec.training import checkpoint
 from llmcodec.training.recipe import Recipe
@@ -37,11 +41,15 @@ MAY_DIFFER = (
 the sampler requires that the batch over all processes stays the same."""
 MAY_GROW = ("steps",)
 """No schedule of a codec's recipe reads the number of steps."""
+AUDIO = "audio_files.json"
+PIECES, PIECE_BYTES = 4, 1 << 14
+"""A digest of an audio file is over its size and so many pieces, evenly spread, first and last bytes among them."""
 PACKAGES = ("python", "llmcodec", "torch", "transformers", "accelerate", "numpy", "soundfile", "safetensors")
 
 
 def begin_run(recipe: Recipe, loader: ClipLoader) -> None:
-    """Write `run.json` of a new run: enough to run it again."""
+    """Write `run.json` of a new run, enough to run it again, and what its audio files are."""
+    _write_audio(recipe, _look_at_audio(_audio_files(loader)))
     write_json(Path(recipe.run) / run_guard.RUN, {"recipe": asdict(recipe), **_facts(recipe, loader)})
 
 
@@ -49,9 +57,10 @@ def go_on(recipe: Recipe, loader: ClipLoader, step: int, allow_changes: bool = F
     """`run_guard.go_on` for a codec's run; `data.manifest` may move with equal clips.
 
     Raises:
-        ValueError: recipe or clips differ; the message names old and new values.
+        ValueError: recipe, clips or audio files differ; the message names old and new values.
     """
-    return run_guard.go_on(
+    audio, other = _compare_audio(recipe, _audio_files(loader))
+    record = run_guard.go_on(
         Path(recipe.run),
         recipe,
         _facts(recipe, loader),
@@ -63,8 +72,15 @@ def go_on(recipe: Recipe, loader: ClipLoader, step: int, allow_changes: bool = F
         content_field="data.manifest",
         may_differ=MAY_DIFFER,
         may_grow=MAY_GROW,
+        changed={"data.manifest (its audio files)": ("as at its beginning", other)} if other else {},
         allow_changes=allow_changes,
     )
+
+    def record_all() -> None:
+        record()
+        _write_audio(recipe, audio)
+
+    return record_all
 
 
 def is_finished(recipe: Recipe) -> bool:
@@ -106,3 +122,58 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
+
+
+def _audio_files(loader: ClipLoader) -> list[Path]:
+    """Every audio file once, in the order of the manifest; many clips may be stretches of one."""
+    return list(dict.fromkeys(clip.path for clip in loader.dataset.clips))
+
+
+def _look_at_audio(paths: Sequence[Path], known: Sequence[Sequence[Any]] = ()) -> list[list[Any]]:
+    """Time of change (ns) and digest of each file; what is `known` is kept where the time is the same."""
+
+    def look(path: Path, before: Sequence[Any]) -> list[Any]:
+        try:
+            state = path.stat()
+            if before and before[0] == state.st_mtime_ns:
+                return list(before)
+            return [state.st_mtime_ns, digest(str(state.st_size), *_pieces(path, state.st_size))]
+        except OSError:
+            return [0, ""]  # one of those that --max-bad leaves out
+
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(look, paths, [*known, *[()] * (len(paths) - len(known))]))
+
+
+def _pieces(path: Path, size: int) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        for number in range(PIECES):
+            file.seek(max(0, size - PIECE_BYTES) * number // (PIECES - 1))
+            yield file.read(PIECE_BYTES)
+
+
+def _compare_audio(recipe: Recipe, paths: Sequence[Path]) -> tuple[list[list[Any]], str]:
+    """The audio files as they are, and in words which of them are not those that the run was begun with."""
+    say = partial(print, f"{recipe.run}:", file=sys.stderr)
+    path = Path(recipe.run) / AUDIO
+    if not path.is_file():
+        say(f"an older version, which kept no {AUDIO}, began this run: whether its audio is the same is unknown")
+        return _look_at_audio(paths), ""
+    before = read_object(path).get("files")
+    if not isinstance(before, list) or not all(isinstance(row, list) and len(row) == 2 for row in before):
+        raise ValueError(f"{path}: damaged; if the audio is still the same, delete this file and resume")
+    if len(before) != len(paths):
+        return _look_at_audio(paths), f"{len(paths)} files instead of {len(before)}"
+    now = _look_at_audio(paths, before)
+    other = [path for path, old, new in zip(paths, before, now, strict=True) if old[1] != new[1]]
+    touched = sum(old[0] != new[0] for old, new in zip(before, now, strict=True)) - len(other)
+    if touched:
+        say(
+            f"{touched} of {len(paths)} audio files have another time than at the beginning of the run; size and "
+            f"{PIECES} pieces of {PIECE_BYTES >> 10} KiB of each are as they were (no more was compared)"
+        )
+    return now, f"{len(other)} of {len(paths)} are others, the first {other[0]}" if other else ""
+
+
+def _write_audio(recipe: Recipe, files: list[list[Any]]) -> None:
+    write_json(Path(recipe.run) / AUDIO, {"pieces": [PIECES, PIECE_BYTES], "files": files}, indent=None)
