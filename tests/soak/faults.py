@@ -1,4 +1,4 @@
-"""`make soak`, third part: a disk that is full, or fails once, at random writes of every command that writes.
+"""`make soak`, third part: a disk that is full, or fails once, at writes all along every command that writes.
 
     python -m tests.soak.faults                              # 20 faults a command, a new seed, which is printed
     python -m tests.soak.faults --faults 5 --command encode --seed 7
@@ -86,8 +86,9 @@ def fail_command(name: str, number: int, seed: int, inputs: Path, scratch: Path)
     assert code == 0, log.read_text()
     right, calls = command.results(out), int(count.read_text())
     for case in range(number):
-        chance = random.Random(f"{seed} {name} {case}")
-        kind, at = chance.choice(list(FAULTS)), chance.randint(1, calls)
+        # One in each stretch of the command's calls, kinds in turn: few faults reach its beginning, middle and end.
+        kind = list(FAULTS)[(case + seed) % len(FAULTS)]
+        at = 1 + int(calls * (case + random.Random(f"{seed} {name} {case}").random()) / number)
         shutil.rmtree(scratch)
         scratch.mkdir()
         log.unlink()

@@ -131,16 +131,17 @@ def atomic_folder(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+WRITING_FAILED = ("I/O error", "iostream error", "PytorchStreamWriter failed", "unexpected pos")
+"""In messages of safetensors and PyTorch. The last is what `torch.save` says where a write fell short."""
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """What safetensors and PyTorch raise where the disk is full, or fails, as the OSError that it is."""
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
-        if not any(
-            words in str(error)
-            for words in ("I/O error", "iostream error", "PytorchStreamWriter failed", "unexpected pos")
-        ):
+        if not any(words in str(error) for words in WRITING_FAILED):
             raise
         raise OSError(f"{path} could not be written: {' '.join(str(error).split())[:200]}") from error
 
