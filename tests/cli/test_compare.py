@@ -70,7 +70,8 @@ def test_page_table_and_numbers_and_a_second_call_that_only_draws(run_folder, ma
     for word in ("Faithful or predictable", "Listen and look", "Training: multi-scale mel loss", "Training runs"):
         assert word in page
     assert page.count("<audio") == 3 * 3 and "rate 0.15, multi_mel 5.0" in page and "transformers" in page
-    assert not re.search(r'(?:src|href)="(?!data:|#)', page) and "<script" not in page
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page) and page.count("<script>") == 1
+    assert page.count("data-tokens=") == 3 * 2  # both codecs, not the original
     table = (tmp_path / "out" / "report.md").read_text("utf-8")
     assert table.startswith("| | bundled | mine |")
     numbers = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))

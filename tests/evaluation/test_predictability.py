@@ -117,6 +117,22 @@ def test_cross_selection_scores_both_splits_and_can_be_switched_off() -> None:
     test_only = measure_predictability(*parts, 8, RATE, dataclasses.replace(config, cross_select=False))
     assert [c.id for c in both.clips] == [f"valid-{i}" for i in range(6)] + [f"test-{i}" for i in range(6)]
     assert both.clips[6:] == test_only.clips
+    for result in (both, test_only):  # the surprisals are those that the figures are made of
+        assert list(result.surprisal) == [clip.id for clip in result.clips]
+        for clip in result.clips:
+            assert len(result.surprisal[clip.id]) == clip.num_tokens == 40
+            assert sum(result.surprisal[clip.id]) == pytest.approx(clip.bits, abs=0.005 * 40)
+
+
+def test_surprisals_are_those_of_the_first_seed() -> None:
+    parts = split(markov_clips(15, 40)[0])
+    one, other = (dataclasses.replace(SMALL, audio_seconds=20.0, seeds=seeds) for seeds in ((0,), (0, 1)))
+    long = dataclasses.replace(one, context_seconds=0.3)  # 15 tokens: clips are scored in pieces
+    whole = measure_predictability(*parts, 8, RATE, one)
+    assert measure_predictability(*parts, 8, RATE, other).surprisal == whole.surprisal
+    pieces = measure_predictability(*parts, 8, RATE, long)
+    for clip in pieces.clips:
+        assert sum(pieces.surprisal[clip.id]) == pytest.approx(clip.bits, abs=0.005 * 40)
 
 
 def test_paired_comparison_sees_the_more_predictable_source() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import re
 from dataclasses import replace
@@ -16,7 +17,8 @@ import soundfile
 
 from llmcodec.evaluation.results import SystemRow
 from llmcodec.report.figures import Curve
-from llmcodec.report.page import Example, ReportMeta, Track, write_report
+from llmcodec.report.page import ReportMeta, write_report
+from llmcodec.report.player import Example, Track
 from llmcodec.report.verdict import verdict
 from llmcodec.salmon.score import PairScore, PartScore, SalmonResult
 
@@ -73,7 +75,12 @@ def test_the_page_is_well_formed_and_makes_no_requests(tmp_path: Path) -> None:
         for name in ("src", "href", "xlink:href", "data", "action"):
             value = attrs.get(name) or ""
             assert not value or value.startswith(("data:", "#")), value
-    assert "url(http" not in text and "@import" not in text and not page.all("script")
+    assert "url(http" not in text and "@import" not in text
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert len(page.all("script")) == 1
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = next(attrs["content"] or "" for attrs in page.all("meta") if "http-equiv" in attrs)
+    assert f"script-src 'sha256-{digest}'" in policy and policy.startswith("default-src 'none'; img-src data:;")
     assert any(attrs.get("name") == "viewport" for attrs in page.all("meta"))
     assert not list(tmp_path.rglob(".*"))
 
@@ -130,7 +137,7 @@ def test_the_frontier_needs_two_systems(tmp_path: Path) -> None:
 def test_salmon_by_task(tmp_path: Path) -> None:
     result = SalmonResult({"rir_consistency": PartScore([PairScore(i, float(i % 4), 0.5, 1, 1) for i in range(100)])})
     rows = [replace(made_up_row("a"), salmon=result), SystemRow("b", 500.0)]
-    section = write(tmp_path, rows).partition("(SALMon)")[2].partition("</section>")[0]
+    section = write(tmp_path, rows).partition('<section id="salmon">')[2].partition("</section>")[0]
     assert "rir consistency" in section and "<td>75.0<small>65.7 … 82.5</small></td>" in section
     assert ">a<" in section and ">b<" not in section
     assert "SALMon)" not in write(tmp_path, rows[1:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmcodec.evaluation.results import SystemRow
-from llmcodec.report.verdict import verdict
+from llmcodec.report.verdict import verdict, verdict_sentence
 
 from .made_up import NUM, made_up_row
 
@@ -49,3 +49,20 @@ def test_a_change_that_is_neither_good_nor_bad() -> None:
     control, adapted = made_up_row("control"), made_up_row("ours", num_codes=8)
     statement = verdict(control, adapted, keys=["within_utterance_bits"])[0]
     assert statement.kind == "same" and "ours differs from control, -4" in statement.text
+
+
+def test_one_sentence_names_gain_price_and_what_is_not_shown() -> None:
+    control = made_up_row("control", bits=300)
+    ours = made_up_row("ours", bits=270, mel=0.8)
+    sentence = verdict_sentence([ours, control], "control").replace("\N{NO-BREAK SPACE}", " ")
+    assert sentence.startswith("Against control: ours is better in LM bits per second (-10.")
+    assert "%) and worse in Mel distance (+14." in sentence and sentence.endswith("no difference shown in PESQ.")
+    poorer = verdict_sentence([control, made_up_row("poor", num_codes=8)])
+    assert poorer.startswith(
+        "Against control: poor has no difference shown in LM bits per second, Mel distance and PESQ"
+    )
+    assert poorer.endswith(", its tokens are poorer.")
+    assert verdict_sentence([control]) == ""
+    assert verdict_sentence([control, SystemRow("bare", 500.0)]) == "Against control: bare is not compared."
+    many = verdict_sentence([control, *(made_up_row(f"{n}", bits=250 + n) for n in range(5))])
+    assert many.count("is better in") == 3 and many.endswith("; 2 more stand in the tables below.")

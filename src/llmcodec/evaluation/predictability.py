@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -62,6 +62,8 @@ class PredictabilityResult:
     """Tokens per second of audio, all codebooks counted."""
     vocabulary: int
     config: LikelihoodConfig
+    surprisal: dict[str, list[float]] = field(default_factory=dict)
+    """Clip id -> bits of every token to a hundredth, under the LM of the first seed: what report pages draw."""
 
     def _per_token(self, total: float) -> float:
         return total / sum(clip.num_tokens for clip in self.clips)
@@ -169,23 +171,32 @@ def measure_predictability(
     tokens = torch.tensor([clip.numel() for clip in held_out])
     curve: list[CurvePoint] = []
     by_seed: list[tuple[Tensor, Tensor]] = []
+    surprisal: list[Tensor] = []
     for number, seed in enumerate(config.seeds):
 
         def report(share: float, number: int = number) -> None:
             if on_progress is not None:
                 on_progress((number + share) / len(config.seeds))
 
-        checkpoints = []
+        checkpoints, by_token = [], []
         for seconds, model in train_small_lm(
             train_codes, vocabulary, token_rate, config, seed, device=device, on_progress=report
         ):
-            checkpoints.append((seconds, *score_clips(model, held_out, config.max_tokens(token_rate))))
+            each: list[Tensor] = []
+            scores = score_clips(model, held_out, config.max_tokens(token_rate), tokens=each if number == 0 else None)
+            checkpoints.append((seconds, *scores))
+            by_token.append(each)
         if on_model is not None:
             on_model(seed, model)
         for seconds, nats, _ in checkpoints:
             per_split = [float(nats[part].sum() / tokens[part].sum() / LN2) for part in (is_valid, ~is_valid)]
             curve.append(CurvePoint(seed, seconds, *per_split))
-        by_seed.append(_select(checkpoints, is_valid))
+        for_valid, for_test = _best(checkpoints, is_valid)
+        if number == 0:
+            surprisal = [
+                by_token[for_valid if valid else for_test][clip] for clip, valid in enumerate(is_valid.tolist())
+            ]
+        by_seed.append(_select(checkpoints, for_valid, for_test, is_valid))
     scored = torch.arange(len(held_out)) if config.cross_select else torch.nonzero(~is_valid)[:, 0]
     bits = torch.stack([nats for nats, _ in by_seed]).mean(0) / LN2
     correct = torch.stack([hits.double() for _, hits in by_seed]).mean(0)
@@ -204,12 +215,20 @@ def measure_predictability(
         seed: float(nats[scored].sum() / LN2 / tokens[scored].sum()) * token_rate
         for seed, (nats, _) in zip(config.seeds, by_seed, strict=True)
     }
-    return PredictabilityResult(rows, curve, rates, token_rate, vocabulary, config)
+    told = {ids[i]: [round(nats / LN2, 2) for nats in surprisal[i].tolist()] for i in scored.tolist()}
+    return PredictabilityResult(rows, curve, rates, token_rate, vocabulary, config, told)
 
 
-def _select(checkpoints: list[tuple[float, Tensor, Tensor]], is_valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Per-clip nats and hits: test clips at the best checkpoint for the valid clips, and vice versa."""
-    best_for_test = min(checkpoints, key=lambda point: float(point[1][is_valid].sum()))
-    best_for_valid = min(checkpoints, key=lambda point: float(point[1][~is_valid].sum()))
-    nats = torch.where(is_valid, best_for_valid[1], best_for_test[1])
-    return nats, torch.where(is_valid, best_for_valid[2], best_for_test[2])
+def _best(checkpoints: list[tuple[float, Tensor, Tensor]], is_valid: Tensor) -> tuple[int, int]:
+    """The checkpoint that valid clips are scored at, which is the best for the test clips, and the other way round."""
+    numbers = range(len(checkpoints))
+    for_valid = min(numbers, key=lambda number: float(checkpoints[number][1][~is_valid].sum()))
+    return for_valid, min(numbers, key=lambda number: float(checkpoints[number][1][is_valid].sum()))
+
+
+def _select(
+    checkpoints: list[tuple[float, Tensor, Tensor]], for_valid: int, for_test: int, is_valid: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Per-clip nats and hits, of valid and test clips each at their checkpoint."""
+    (_, *valid), (_, *test) = checkpoints[for_valid], checkpoints[for_test]
+    return torch.where(is_valid, valid[0], test[0]), torch.where(is_valid, valid[1], test[1])

@@ -28,7 +28,8 @@ from llmcodec.io.progress import OnProgress
 from llmcodec.io.structured import parse_json, read_object, write_json
 from llmcodec.report.figures import Curve, learning_curve
 from llmcodec.report.files import command_line, result_paths, versions
-from llmcodec.report.page import Example, ReportMeta, Track, write_report
+from llmcodec.report.page import ReportMeta, write_report
+from llmcodec.report.player import Example, Tokens, Track
 from llmcodec.report.tables import system_table, to_json
 from llmcodec.report.verdict import Statement, verdict
 
@@ -86,16 +87,24 @@ class Comparison:
         """Measure a system, or take its row from the cache; `name` is that of the row."""
         kept = (self.cache, self.fresh)
         self.rows.append(look_up_system(name, encoded, self.corpus, self.measurement, *kept, on_progress))
+        surprisal = self.rows[-1].predictability.surprisal if self.rows[-1].predictability is not None else {}
         for clip, wav_S in encoded.reconstructions(list(self.tracks)):
             if not self.tracks[clip]:
                 original_S, sample_rate = encoded.recording(clip)
                 self.tracks[clip].append(Track("original", np.array(original_S), sample_rate))
-            self.tracks[clip].append(Track(name, np.array(wav_S), encoded.codec.sample_rate))
+            tokens = _tokens(encoded, clip, surprisal[clip.id]) if clip.id in surprisal else None
+            self.tracks[clip].append(Track(name, np.array(wav_S), encoded.codec.sample_rate, tokens))
 
     @property
     def examples(self) -> list[Example]:
         """The recordings, for the page."""
         return [Example(clip.id, tracks, clip.text) for clip, tracks in self.tracks.items()]
+
+
+def _tokens(encoded: EncodedCorpus, clip: Clip, bits: Sequence[float]) -> Tokens:
+    """The clip's codes with the surprisals of the tokens that they were flattened to, (T * Q)."""
+    (codes_QT,) = encoded.codes([clip])
+    return Tokens(codes_QT.numpy(), np.array(bits).reshape(codes_QT.shape[::-1]).T, encoded.codec.frame_rate)
 
 
 def named_systems(entries: Sequence[str]) -> list[System]:

@@ -34,19 +34,35 @@ def token_nats(model: SmallLM, pieces: Sequence[Tensor]) -> tuple[Tensor, Tensor
 
 
 def score_clips(
-    model: SmallLM, clips: Sequence[Tensor], max_tokens: int, batch_tokens: int = 2048
+    model: SmallLM,
+    clips: Sequence[Tensor],
+    max_tokens: int,
+    batch_tokens: int = 2048,
+    tokens: list[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Nats (float64) and number of correct first guesses of every clip, (num_clips,); long clips are cut."""
+    """Nats (float64) and number of correct first guesses of every clip, (num_clips,); long clips are cut.
+
+    Args:
+        tokens: the nats of every token of every clip are appended, float32 1-D each.
+    """
     pieces, owners = split_long(clips, max_tokens)
     lengths = torch.tensor([piece.numel() for piece in pieces])
     nats = torch.zeros(len(clips), dtype=torch.float64)
     correct = torch.zeros(len(clips), dtype=torch.int64)
     order = sorted(range(len(pieces)), key=lambda index: -pieces[index].numel())
+    by_piece: dict[int, Tensor] = {}
     for batch in cut_batches(order, lengths.tolist(), batch_tokens):
         nats_N, hits_N = token_nats(model, [pieces[i] for i in batch])
         owner_N = torch.repeat_interleave(torch.tensor([owners[i] for i in batch]), lengths[batch])
         nats.index_add_(0, owner_N, nats_N)
         correct.index_add_(0, owner_N, hits_N)
+        if tokens is not None:
+            by_piece |= zip(batch, nats_N.float().split(lengths[batch].tolist()), strict=True)
+    if tokens is not None:
+        joined: list[list[Tensor]] = [[] for _ in clips]
+        for piece, owner in enumerate(owners):
+            joined[owner].append(by_piece[piece])
+        tokens += map(torch.cat, joined)
     return nats, correct
 
 

@@ -139,7 +139,7 @@ def frontier(rows: Sequence[SystemRow]) -> Scatter:
             points[row.name] = (pair[0], pair[1])
     caption = (
         "Lower left is better; a line joins the systems that no other beats in both. Bars: 95 % bootstrap intervals "
-        "over files, each system by itself; the paired tests above are more sensitive to differences."
+        "over files, each system by itself; the paired tests are more sensitive to differences."
     )
     return Scatter("Faithful or predictable", "LM bits per second", "Mel distance", points, caption)
 
@@ -214,4 +214,19 @@ def spectrogram_png(wav_S: np.ndarray, sample_rate: int, floor_db: float = -75.0
     colours = colormaps["magma"](np.clip(1 - decibel_NF[rows] / floor_db, 0, 1), bytes=True)[::-1, :, :3]
     buffer = io.BytesIO()
     imsave(buffer, np.ascontiguousarray(colours), format="png")
+    return buffer.getvalue()
+
+
+def strip_png(bits_QT: np.ndarray, most_bits: float) -> bytes:
+    """Surprisal of tokens as a picture of one pixel a token: dark is expected, bright surprising.
+
+    Args:
+        bits_QT: surprisal in bits, a row a codebook, the first above.
+        most_bits: from here on everything has the brightest colour.
+    """
+    from matplotlib import colormaps
+    from matplotlib.image import imsave
+
+    buffer = io.BytesIO()
+    imsave(buffer, np.ascontiguousarray(colormaps["viridis"](bits_QT / most_bits, bytes=True)[:, :, :3]), format="png")
     return buffer.getvalue()

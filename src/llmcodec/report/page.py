@@ -1,49 +1,30 @@
-"""The report: one HTML file with verdict, tables, players, spectrograms, curves and commands. No external requests.
+"""The report: one HTML file with verdict, players, spectrograms, tables, curves and commands. No external requests.
 
 `report.html.jinja` is the page; this module prepares its content. Audio is embedded as 16-bit FLAC, pictures as
-PNG and SVG; the page follows light and dark mode and fits a phone. Test: tests/report/test_page.py.
+PNG and SVG; the page follows light and dark mode and fits a phone. Its content security policy forbids every request
+and every script but the one that it brings. Test: tests/report/test_page.py.
 """
 
 from __future__ import annotations
 
 import base64
-import io
-import math
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from llmcodec.evaluation.results import SystemRow, compare, table_cells
 from llmcodec.io.atomic import write_text
-from llmcodec.report.figures import Curve, Scatter, frontier, spectrogram_png, to_svg
-from llmcodec.report.verdict import Statement
+from llmcodec.report.figures import Curve, Scatter, frontier, to_svg
+from llmcodec.report.player import MOST_BITS, Example, embed, environment, part
+from llmcodec.report.tables import TextTable
+from llmcodec.report.verdict import Statement, verdict_sentence
 
 MAX_BYTES = 6_000_000
-
-
-@dataclass(frozen=True)
-class Track:
-    """One version of a recording."""
-
-    name: str
-    wav_S: np.ndarray
-    """Mono float samples in [-1, 1]."""
-    sample_rate: int
-
-
-@dataclass(frozen=True)
-class Example:
-    """One recording in several versions, heard and seen side by side."""
-
-    title: str
-    tracks: Sequence[Track]
-    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,6 +42,8 @@ class ReportMeta:
     """Name of the system that the others are compared with; empty: the first."""
     runs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Facts about the training run of a system, by its name."""
+    tables: Sequence[TextTable] = ()
+    """Further tables."""
 
 
 def write_report(
@@ -85,18 +68,11 @@ def write_report(
     reference = meta.reference or names[0]
     if reference not in names:
         raise ValueError(f"the reference system {reference!r} is none of {names}")
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.tests["finite"] = math.isfinite
     plane = frontier(rows)
-    template = environment.get_template("report.html.jinja")
+    template = environment().get_template("report.html.jinja")
     contents = {
         "meta": meta,
+        "sentence": verdict_sentence(rows, reference),
         "rows": rows,
         "measurements": table_cells(rows),
         "reference": reference,
@@ -104,12 +80,17 @@ def write_report(
         "frontier": _drawn(plane, "scatter") if len(plane.series) > 1 else None,
         "salmon": [(row.name, row.salmon) for row in rows if row.salmon is not None],
         "curves": [_drawn(curve, str(number)) for number, curve in enumerate(curves)],
+        "failures": [(row.name, metric, reasons) for row in rows for metric, reasons in row.failures().items()],
         "num_examples": len(examples),
+        "most_bits": MOST_BITS,
+        "player_css": part("player.css"),
+        "player_js": part("player.js"),
+        "script_hash": base64.b64encode(hashlib.sha256(part("player.js").encode()).digest()).decode(),
     }
     shown: list[dict[str, Any]] = []
     page = template.render(contents, examples=shown)
     for example in examples:
-        shown.append(_embedded(example))
+        shown.append(embed(example))
         longer = template.render(contents, examples=shown)
         if len(longer.encode()) > max_bytes:
             break
@@ -129,27 +110,3 @@ def _differences(rows: Sequence[SystemRow], base: SystemRow) -> list[Any]:
 
 def _drawn(picture: Curve | Scatter, salt: str) -> dict[str, Any]:
     return {"title": picture.title, "svg": Markup(to_svg(picture, salt)), "caption": picture.caption}
-
-
-def _embedded(example: Example) -> dict[str, Any]:
-    """An example with sounds and pictures as data URIs."""
-    import soundfile
-
-    tracks = []
-    for track in example.tracks:
-        flac = io.BytesIO()
-        soundfile.write(flac, np.clip(track.wav_S, -1, 1), track.sample_rate, format="FLAC", subtype="PCM_16")
-        tracks.append(
-            {
-                "name": track.name,
-                "seconds": f"{track.wav_S.size / track.sample_rate:.1f}",
-                "khz": f"{track.sample_rate / 2000:g}",
-                "picture": _uri("image/png", spectrogram_png(track.wav_S, track.sample_rate)),
-                "sound": _uri("audio/flac", flac.getvalue()),
-            }
-        )
-    return {"title": example.title, "text": example.text, "tracks": tracks}
-
-
-def _uri(kind: str, data: bytes) -> Markup:
-    return Markup(f"data:{kind};base64,{base64.b64encode(data).decode()}")

@@ -44,6 +44,47 @@ def verdict(control: SystemRow, adapted: SystemRow, keys: Sequence[str] = VERDIC
     ]
 
 
+def verdict_sentence(rows: Sequence[SystemRow], reference: str = "", shown: int = 3) -> str:
+    """The verdict in one sentence: what is really better and worse than in the reference system; empty for one system.
+
+    Args:
+        rows: all systems.
+        reference: name of the system that the others are compared with; empty: the first.
+        shown: systems that the sentence names; it counts the others.
+    """
+    base = next(row for row in rows if row.name == (reference or rows[0].name))
+    others = [row for row in rows if row is not base]
+    clauses = [_clause(base, row) for row in others[:shown]]
+    if len(others) > shown:
+        clauses.append(f"{len(others) - shown} more stand in the tables below")
+    return f"Against {base.name}: {'; '.join(clauses)}." if clauses else ""
+
+
+def _clause(base: SystemRow, other: SystemRow) -> str:
+    found: dict[str, list[str]] = {"better": [], "worse": [], "same": []}
+    for measure in (m for key in VERDICT_KEYS for m in MEASURES if m.key == key):
+        result = compare(base, other, measure.key)
+        kind = "" if result is None else measure.judge(result)
+        if result is None or kind not in found:
+            continue
+        change = f"{100 * (result.ratio.value - 1):+.1f}\N{NO-BREAK SPACE}%"
+        if not math.isfinite(result.ratio.value):
+            change = f"{result.difference.value:+.{measure.digits}f} {measure.unit}".strip()
+        found[kind].append(measure.label if kind == "same" else f"{measure.label} ({change})")
+    told = [f"{kind} in {_listed(found[kind])}" for kind in ("better", "worse") if found[kind]]
+    parts = [f"{other.name} is {' and '.join(told)}"] if told else []
+    if found["same"]:
+        parts.append(f"{'' if told else f'{other.name} has '}no difference shown in {_listed(found['same'])}")
+    if any(statement.kind == "warning" for statement in _health(base, other)):
+        parts.append("its tokens are poorer" if parts else f"the tokens of {other.name} are poorer")
+    return ", ".join(parts) or f"{other.name} is not compared"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
 def seed_sentence(row: SystemRow) -> str:
     """Number of language-model seeds behind a row, and how far their results differ."""
     lm = row.predictability
