@@ -10,6 +10,7 @@ Shapes: B batch, S samples. Test: `pytest tests/test_distributed.py`.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 
 import torch
@@ -25,6 +26,16 @@ def at_least_float32(x: Tensor) -> Tensor:
 def num_ranks() -> int:
     """Processes that train together; 1 when torch.distributed is not initialised."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def launched_ranks() -> int:
+    """Processes that torchrun or accelerate started with this one, whether they have found each other yet or not."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Number of this process among those that train together, from 0."""
+    return dist.get_rank() if num_ranks() > 1 else 0
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:

@@ -59,6 +59,9 @@ class RowDataset(Dataset[Row]):
         return len(self.plan)
 
     def __getitem__(self, index: int) -> Row:
+        if index < 0:  # a filler for a rank without a row (loop.ranks.FILLER): no target
+            row = self[0]
+            return row | {"labels": torch.full_like(row["labels"], IGNORE)}
         parts = [self.sequences[place] for place in self.plan[index]]
         ids = torch.cat([part.ids for part in parts])
         target = torch.cat([part.is_target for part in parts])

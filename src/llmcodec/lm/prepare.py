@@ -9,10 +9,10 @@ Shapes: B rows, L positions, K output rows. Test: `pytest tests/lm/test_prepare.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,8 @@ from llmcodec.lm.token_lm import ADAPTER_WEIGHTS, AUDIO_ROWS, TokenLM
 from llmcodec.runtime.opening import open_runtime
 from llmcodec.transcode.flat_rows import FlatRow, read_rows
 from llmcodec.transcode.tokenize import describe, tokenize_splits
+
+T = TypeVar("T")
 
 
 class TrainedLM(nn.Module):
@@ -80,16 +82,24 @@ class TrainedLM(nn.Module):
             rows = output_rows(self.causal, None)
         return target_nats(self.causal, hidden_NH, targets_N, rows).sum()
 
+    def run(self, function: Callable[[], T]) -> T:
+        """Call a function that uses the weights outside `forward`; those that lie in shards are gathered first."""
+        return function()
+
     def trainable_state(self) -> dict[str, Tensor]:
         """All trainable tensors by name; shared weights once."""
         return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
 
-    @torch.no_grad()
     def load_trainable_state(self, path: Path) -> None:
         """Load the output of `trainable_state`; ValueError for the weights of another model."""
+        shapes = {name: value.shape for name, value in self.trainable_state().items()}
+        self.take_state(load_tensors(path, shapes, "checkpoint"))
+
+    @torch.no_grad()
+    def take_state(self, state: Mapping[str, Tensor]) -> None:
+        """Copy trainable tensors, by name, into the model."""
         own = self.trainable_state()
-        shapes = {name: value.shape for name, value in own.items()}
-        for name, value in load_tensors(path, shapes, "checkpoint").items():
+        for name, value in state.items():
             own[name].copy_(value)
 
 

@@ -1,15 +1,15 @@
 """Training a token LM with Hugging Face's trainer: `llmcodec lm train --config recipes/lm_small.yaml`.
 
 The loss sums nats over targets and divides by their number in the whole optimizer step, so neither packing nor
-accumulation changes it. Evaluation is `TokenLM.token_log_likelihoods` on held-out clips, as bits per second.
-Checkpoints contain the trained weights, the optimizer, the random states and the position; one that a kill left
-unfinished is skipped. Test: `pytest tests/lm/test_train.py`.
+accumulation nor the number of processes changes it. Several processes hold the model in shards (`loop/ranks.py`).
+Evaluation is `TokenLM.token_log_likelihoods` on held-out clips, as bits per second. Checkpoints contain the trained
+weights, the optimizer, the random states and the position; one that a kill left unfinished is skipped.
+Test: `pytest tests/lm/test_train.py tests/lm/loop`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -19,147 +19,27 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from llmcodec.distributed import most_over_ranks
+from llmcodec.distributed import launched_ranks, num_ranks
 from llmcodec.io.atomic import disk_errors
 from llmcodec.io.digests import digest_all, package_versions, source_commit
 from llmcodec.io.lm_card import TokenLMCard, full_path
 from llmcodec.io.run_guard import RUN, RunLock, Stopped, StopSignals, go_on
 from llmcodec.io.structured import read_json, read_object, write_json
 from llmcodec.io.token_file import TokenProvenance
-from llmcodec.lm.embeddings import save_tensors
-from llmcodec.lm.logits import evaluating
-from llmcodec.lm.packing import IGNORE, RowDataset, check_packing, collate, plan_rows
-from llmcodec.lm.prepare import Prepared, TrainedLM, checked_codes, codec_place, prepare_model, size_in_words
+from llmcodec.lm.loop.ranks import shard_model, share_of_step, whole_tensor
+from llmcodec.lm.loop.trainer import HeldOut, LMTrainer, StopAtSignal, measured
+from llmcodec.lm.packing import RowDataset, check_packing, collate, plan_rows
+from llmcodec.lm.prepare import Prepared, checked_codes, codec_place, prepare_model, size_in_words
 from llmcodec.lm.recipe import TokenLMRecipe
-from llmcodec.lm.sequences import SPEAKS_TEXT, SequenceBuilder, TokenSequence
-from llmcodec.lm.token_lm import TokenLM
+from llmcodec.lm.sequences import SPEAKS_TEXT, SequenceBuilder
 from llmcodec.transcode.flat_rows import FlatRow
 
-WEIGHTS = "trainable.safetensors"
 MAY_DIFFER = ("name", "run", "log_every", "eval_every", "max_eval_clips", "keep_best", "data.max_bad")
 """Fields that a resumed run may change. Steps and epochs may grow if no learning rate depends on them."""
 MOST_UNITS = 1000
 """Units of tts_aligned are named in the card up to this many: phonemes, not words."""
-
-
-class StopAtSignal(TrainerCallback):
-    """Saves a checkpoint at the end of the step in which a signal arrived, and ends training."""
-
-    def __init__(self, stop: StopSignals) -> None:
-        self.stop = stop
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        asked = most_over_ranks(self.stop.received, args.device)
-        if asked:
-            self.stop.received = asked
-            control.should_save = control.should_training_stop = True
-
-
-class LMTrainer(Trainer):
-    """Hugging Face's trainer with our loss, our evaluation and our checkpoints."""
-
-    def __init__(self, *args: Any, held_out: HeldOut | None, recipe: TokenLMRecipe, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.held_out, self.recipe = held_out, recipe
-
-    @property
-    def trained(self) -> TrainedLM:
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)  # type: ignore[no-any-return]
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Nats per target of the whole optimizer step; every process counts all of them."""
-        nats = model(**inputs)
-        count = num_items_in_batch if num_items_in_batch is not None else (inputs["labels"] != IGNORE).sum()
-        loss = nats / count * self.accelerator.num_processes
-        return (loss, {}) if return_outputs else loss
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW; decay for matrices inside the layers, a separate learning rate for attached rows."""
-        if self.optimizer is None:
-            recipe = self.recipe
-            self.optimizer = torch.optim.AdamW(
-                parameter_groups(self.trained, recipe), lr=recipe.lr, betas=recipe.betas, fused=True
-            )
-        return self.optimizer
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Bits per second of held-out clips (and nats per target where text is predicted)."""
-        metrics = {} if self.held_out is None else self.held_out.measure(self.trained)
-        metrics = {f"eval_{name}": value for name, value in metrics.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        save_tensors(Path(output_dir or self.recipe.run) / WEIGHTS, self.trained.trainable_state())
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.trained.load_trainable_state(Path(resume_from_checkpoint) / WEIGHTS)
-
-    def finish(self, last: Path) -> None:
-        """What `train` does after its last step, for a run that ended there; `train` would take one step more.
-
-        Args:
-            last: the checkpoint of the last step.
-        """
-        self.state = TrainerState.load_from_json(str(last / "trainer_state.json"))
-        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
-        self._load_from_checkpoint(str(last if best is None else last.with_name(Path(best).name)))
-        self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
-        self.log({})
-        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
-
-    def _load_best_model(self) -> None:
-        assert self.state.best_model_checkpoint is not None
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-
-def parameter_groups(module: TrainedLM, recipe: TokenLMRecipe) -> list[dict[str, Any]]:
-    """Optimizer groups: layers' matrices (decay), everything else (none), attached audio rows (their own rate)."""
-    embeddings = {id(module.causal.get_input_embeddings().weight), id(module.causal.get_output_embeddings().weight)}
-    groups: dict[str, list[Tensor]] = {"matrices": [], "others": [], "rows": []}
-    for name, value in module.named_parameters():
-        if value.requires_grad:
-            decays = value.ndim > 1 and id(value) not in embeddings
-            groups["rows" if name.startswith("rows.") else "matrices" if decays else "others"].append(value)
-    options: dict[str, dict[str, Any]] = {
-        "matrices": {"weight_decay": recipe.weight_decay},
-        "others": {"weight_decay": 0.0},
-        "rows": {"weight_decay": 0.0, "lr": recipe.rows_lr or recipe.lr},
-    }
-    return [{"params": members, **options[name]} for name, members in groups.items() if members]
-
-
-class HeldOut:
-    """Held-out clips and their measurements during training."""
-
-    def __init__(
-        self, lm: TokenLM, clips: Sequence[Tensor], token_rate: float, sequences: Sequence[TokenSequence] = ()
-    ):
-        self.lm, self.clips, self.token_rate, self.sequences = lm, clips, token_rate, sequences
-
-    def measure(self, module: TrainedLM) -> dict[str, float]:
-        """bits_per_second and bits_per_token of the audio; nats_per_target of the sequences."""
-        metrics: dict[str, float] = {}
-        if self.clips:
-            scores = self.lm.token_log_likelihoods(self.clips)
-            bits = -sum(float(row.double().sum()) for row in scores) / math.log(2)
-            metrics["bits_per_token"] = bits / sum(len(row) for row in scores)
-            metrics["bits_per_second"] = metrics["bits_per_token"] * self.token_rate
-        if self.sequences:
-            nats, count = 0.0, 0
-            rows = RowDataset(self.sequences, [[place] for place in range(len(self.sequences))])
-            with evaluating(module):
-                for start in range(0, len(rows), 8):
-                    batch = collate([rows[place] for place in range(start, min(start + 8, len(rows)))])
-                    nats += float(module(**{name: value.to(self.lm.device) for name, value in batch.items()}))
-                    count += int((batch["labels"] != IGNORE).sum())
-            metrics["nats_per_target"] = nats / count
-        return metrics
 
 
 def train_token_lm(
@@ -188,15 +68,14 @@ def train_token_lm(
     num_codes = codec.num_codebooks * codec.codebook_size
     if "tts_stream" in recipe.data.formats and recipe.data.turns[1] % codec.num_codebooks:
         raise ValueError(f"recipe: data.turns[1] must be whole frames of {codec.num_codebooks} codes")
-    torch.manual_seed(recipe.seed)  # adapters
-    prepared = prepare_model(
-        recipe.model,
-        num_codes,
-        recipe.loss_over == "audio",
-        recipe.seed,
-        recipe.gradient_checkpointing,
-        checked_codes(train_rows, num_codes),
-    )
+    clips = checked_codes(train_rows, num_codes)
+
+    def make(clips: Sequence[Tensor]) -> Prepared:
+        torch.manual_seed(recipe.seed)  # adapters
+        checkpointing = recipe.gradient_checkpointing
+        return prepare_model(recipe.model, num_codes, recipe.loss_over == "audio", recipe.seed, checkpointing, clips)
+
+    prepared = make(clips)
     say(size_in_words(prepared, recipe))
     builder = _builder(prepared, recipe, codec)
     built = builder.build(train_rows, recipe.data.formats)
@@ -224,9 +103,11 @@ def train_token_lm(
         units=sorted(built.units) if 0 < len(built.units) <= MOST_UNITS else None,
     )
     held_out = _held_out(prepared, recipe, builder, valid_rows, codec, card, say)
+    arguments = _arguments(_shared(recipe, run, say), held_out)
+    shard_model(prepared.module, arguments.device)  # which starts the process group
     trainer = LMTrainer(
         model=prepared.module,
-        args=_arguments(recipe, held_out),
+        args=arguments,
         train_dataset=RowDataset(built.sequences, plan),
         eval_dataset=None if held_out is None else RowDataset([], []),
         data_collator=collate,
@@ -245,12 +126,39 @@ def train_token_lm(
                 trainer.train(resume_from_checkpoint=None if start is None else str(start))
     if trainer.control.should_training_stop and stop.received:
         raise Stopped(stop.received, f"step {trainer.state.global_step} is saved; continue with --resume")
-    if trainer.is_world_process_zero():
-        prepared.save(run / "lm", card)
-        if held_out is not None:
-            final = held_out.measure(prepared.module)
-            write_json(run / "result.json", final)
+    _save(run, prepared, make, card, held_out)
     return run / "lm"
+
+
+def _save(
+    run: Path,
+    prepared: Prepared,
+    make: Callable[[Sequence[Tensor]], Prepared],
+    card: TokenLMCard,
+    held_out: HeldOut | None,
+) -> None:
+    """Write the trained LM and its figures (main process); of a sharded one the whole is put together."""
+    whole = prepared
+    if num_ranks() > 1:
+        state = {name: whole_tensor(value) for name, value in prepared.module.trainable_state().items()}
+        if _writes():
+            whole = make(())
+            whole.module.take_state(state)
+    if _writes():
+        whole.save(run / "lm", card)
+    if held_out is not None:
+        final = measured(held_out, prepared.module)
+        if _writes():
+            write_json(run / "result.json", final)
+
+
+def _shared(recipe: TokenLMRecipe, run: Path, say: Callable[[str], None]) -> TokenLMRecipe:
+    """The recipe of this number of processes: a step has the rows that it had with the number that began the run."""
+    before, now = read_object(run / RUN).get("ranks", launched_ranks()), launched_ranks()
+    rows, accumulate = share_of_step(recipe.rows_per_batch, recipe.accumulate, before, now)
+    if before != now:
+        say(f"{before} processes then, {now} now: {rows} rows in a micro-batch, {accumulate} of them a step")
+    return dataclasses.replace(recipe, rows_per_batch=rows, accumulate=accumulate) if before != now else recipe
 
 
 def newest_checkpoint(run: Path, say: Callable[[str], None] = print) -> Path | None:
@@ -313,6 +221,7 @@ def _facts(rows: Sequence[FlatRow], codec: TokenProvenance) -> dict[str, Any]:
     return {
         "codec": dataclasses.asdict(codec),
         "rows": digest_all(parts),
+        "ranks": launched_ranks(),
         "versions": package_versions("python", "llmcodec", "torch", "transformers", "accelerate"),
         "commit": source_commit(),
     }
