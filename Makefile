@@ -18,7 +18,8 @@ STAMP := $(VENV)/.installed
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check lint format types unit all-tests soak sanitize lowest newest docs dist clean
+.PHONY: help install quickstart test check lint format types unit all-tests soak sanitize lowest newest docs help-pages dist \
+	clean
 
 help:
 	@echo "make quickstart   adapt the bundled codec on bundled speech (about ten minutes on two cores)"
@@ -32,6 +33,7 @@ help:
 	@echo "make lowest       the tests with the oldest versions that pyproject.toml allows, in $(VENV)-lowest"
 	@echo "make newest       the tests with the newest versions, in $(VENV)-newest"
 	@echo "make docs         the documentation as a site, in site/"
+	@echo "make help-pages   what --help prints, after an option has changed"
 	@echo "make dist         sdist and wheel, in dist/"
 	@echo "make clean        remove $(VENV) and caches"
 
@@ -94,6 +96,9 @@ lowest newest:
 docs: $(STAMP)
 	$(INSTALL) -e '.[docs]'
 	$(BIN)/mkdocs build --strict
+
+help-pages: $(STAMP)
+	$(BIN)/python -m llmcodec.cli.pages
 
 dist: $(STAMP)
 	$(BIN)/python -m hatchling build

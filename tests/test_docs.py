@@ -14,7 +14,8 @@ from typing import get_args, get_origin, get_type_hints
 
 import pytest
 
-from llmcodec.cli.main import COMMANDS, Command, main
+from llmcodec.cli.commands import COMMANDS, Command
+from llmcodec.cli.main import HELP_FLAGS, main
 from llmcodec.lm.recipe import TokenLMRecipe
 from llmcodec.training.recipe import Recipe
 
@@ -87,9 +88,9 @@ def commands(page: Path) -> Iterator[str]:
 
 @cache
 def help_of(command: str) -> str:
-    """What `llmcodec COMMAND --help` prints."""
+    """What `llmcodec COMMAND --help-all` prints."""
     with redirect_stdout(StringIO()) as out, suppress(SystemExit):
-        main([*command.split(), "--help"])
+        main([*command.split(), "--help-all"])
     return out.getvalue()
 
 
@@ -129,7 +130,7 @@ def test_commands_and_options_exist(page: Path):
         assert not needs_output or {"-o", "--output"} & set(arguments), line
         for argument in arguments:
             option = argument.partition("=")[0]
-            if not re.match(r"--?[a-z]", option):
+            if not re.match(r"--?[a-z]", option) or option in HELP_FLAGS:
                 continue
             dotted = option.removeprefix("--").replace("-", "_").split(".")
             known = command in RECIPE_OF and has_field(RECIPE_OF[command], dotted)

@@ -167,7 +167,7 @@ def test_every_package_has_its_level_and_a_readable_size():
 
 def test_commands_live_in_cli():
     """Parsers, and the targets of the command table, stand in cli/ alone."""
-    from llmcodec.cli.main import COMMANDS, Command
+    from llmcodec.cli.commands import COMMANDS, Command
 
     parsing = [path for path in FILES if "jsonargparse" in {name.split(".")[0] for name in foreign(path)}]
     assert {module_name(path).split(".")[0] for path in parsing} == {"cli"}

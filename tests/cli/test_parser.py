@@ -8,7 +8,8 @@ from typing import Any, Literal
 import pytest
 
 from llmcodec.cli.options import ClipOptions, CodecOptions, OutputOptions, ResumeOptions
-from llmcodec.cli.parser import options_of, run_function
+from llmcodec.cli.pages import page_of, render
+from llmcodec.cli.parser import function_parser, options_of, run_function
 
 
 @dataclass(frozen=True)
@@ -113,20 +114,33 @@ def test_an_old_name_works_and_warns_once(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err == "llmcodec it: --splits is --split now; the old name goes with the next release\n"
 
 
-def test_help_comes_from_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        run("--help")
-    shown = " ".join(capsys.readouterr().out.split())
+def test_help_comes_from_docstrings() -> None:
+    shown = " ".join(render("llmcodec it", page_of(function_parser(command, "llmcodec it")), everything=True).split())
     for text in (
-        "Do it, to 95 % of them. llmcodec it a.wav b.wav -o there positional",
+        "usage: llmcodec it INPUTS... [-o OUTPUT] [options] Do it, to 95 % of them. llmcodec it a.wav b.wav -o there ",
         "files that are read, several of them.",
         "the codec's name, 100 % of it.",
-        "-o OUTPUT, --output OUTPUT folder for the codes.",
-        "--min-seconds MIN_SECONDS Leave out shorter clips. (type: float, default: 0.5)",
-        "--range-db A,B lowest and highest. (type: tuple[float, float], default: (0.0, 15.0))",
+        "-o, --output OUTPUT folder for the codes. (default: codes)",
+        "--min-seconds X Leave out shorter clips. (default: 0.5)",
+        "--range-db A,B lowest and highest. (default: 0.0,15.0)",
+        "--kind {a,b} what kind. (default: a)",
+        "--budget {...} what it may cost. --budget.help lists its fields.",
+        "--mel {true,false} also Mel. (default: true)",
     ):
         assert text in shown, text
     assert "never" not in shown
+
+
+def test_an_unknown_option_is_one_line_with_the_one_that_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    for typed, said in (
+        ("--min-secnods 3", "no option --min-secnods; did you mean --min-seconds?"),
+        ("--min_secnods=3", "no option --min_secnods; did you mean --min-seconds?"),
+        ("--zzzz", "no option --zzzz"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            run("x", *typed.split())
+        assert stopped.value.code == 2
+        assert capsys.readouterr().err == f"llmcodec it: {said}\n`llmcodec it --help` explains its options\n"
 
 
 def test_every_field_of_a_group_has_a_help() -> None:

@@ -32,9 +32,13 @@ def test_later_arguments_win_whatever_their_spelling() -> None:
     assert train_parser().read_recipe(["--output=b", "--run=a"]).run == "a"
 
 
-def test_help_says_what_short_names_stand_for() -> None:
-    shown = " ".join(train_parser().parser.format_help().split())
-    assert "-o/--output for --run, --manifest for --data.manifest" in shown and "--min-seconds for" in shown
+def test_an_unknown_option_of_a_recipe_is_one_line_with_the_one_that_was_meant(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for typed, meant in (("--manifets", "--manifest"), ("--setps", "--steps"), ("--weights.raet", "--weights.rate")):
+        with pytest.raises(SystemExit):
+            train_parser().read_recipe([typed, "1"])
+        assert f"no option {typed}; did you mean {meant}?" in capsys.readouterr().err
 
 
 def test_recipes_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmcodec import assets
 from llmcodec.cli.parser import spell_out
 from llmcodec.cli.recipes import KEYS, RecipeParser
 from llmcodec.cli.train import train_parser
 from llmcodec.io.run_guard import Stopped, stopped_in_order
+
+if TYPE_CHECKING:
+    from llmcodec.experiments.sweep_config import SweepConfig
+    from llmcodec.training.recipe import Recipe
 
 QUICKSTART_HELP = """\
 Adapt the bundled codec on the bundled speech through a pretrained LM, against a control: table, verdict, report.html.
@@ -34,9 +39,8 @@ SWEEP_KEYS = {
 }
 
 
-def quickstart(arguments: Sequence[str]) -> None:
-    """Run `llmcodec quickstart`."""
-    from llmcodec.experiments.quickstart import run_quickstart
+def quickstart_parser() -> RecipeParser[Recipe]:
+    """Parser of `llmcodec quickstart`."""
     from llmcodec.training.recipe import Recipe
 
     keys = {name: key for name, key in KEYS.items() if name != "output"}
@@ -50,7 +54,14 @@ def quickstart(arguments: Sequence[str]) -> None:
     add = recipes.parser.add_argument
     add("-o", "--output", type=str, default="runs/quickstart", help="Folder for runs, table and report.")
     add("--restart", action="store_true", help="Delete what an earlier quickstart left and start over.")
-    recipe, options = recipes.read(arguments)
+    return recipes
+
+
+def quickstart(arguments: Sequence[str]) -> None:
+    """Run `llmcodec quickstart`."""
+    from llmcodec.experiments.quickstart import run_quickstart
+
+    recipe, options = quickstart_parser().read(arguments)
     try:
         with stopped_in_order(GO_ON):
             run_quickstart(recipe, **options)
@@ -58,13 +69,20 @@ def quickstart(arguments: Sequence[str]) -> None:
         raise Stopped(stopped.exit_code - 128, GO_ON) from stopped
 
 
-def sweep(arguments: Sequence[str]) -> None:
-    """Run `llmcodec sweep`."""
-    from llmcodec.experiments.sweep import run_sweep
+def sweep_parser() -> RecipeParser[SweepConfig]:
+    """Parser of `llmcodec sweep`."""
     from llmcodec.experiments.sweep_config import SweepConfig
 
     recipes = RecipeParser(SweepConfig, "llmcodec sweep", SWEEP_HELP, SWEEP_KEYS)
     recipes.parser.add_argument("file", type=str, help="Sweep file (YAML); options win over it.")
+    return recipes
+
+
+def sweep(arguments: Sequence[str]) -> None:
+    """Run `llmcodec sweep`."""
+    from llmcodec.experiments.sweep import run_sweep
+
+    recipes = sweep_parser()
     spelled = spell_out(arguments, recipes.spellings)
     file = next((argument for argument in spelled if not argument.startswith("-")), None)
     config, _ = recipes.read(spelled if file is None else ["--config", file, *spelled])

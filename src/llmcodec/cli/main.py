@@ -1,6 +1,7 @@
 """The console script `llmcodec`: every command is a typed function, its help comes from the docstring.
 
-The table `COMMANDS` names them; a command's module is imported when it runs, so `llmcodec --help` answers at once.
+The table in commands.py names them; a command's module is imported when it runs, and `--help` prints a stored page
+(pages.py), so help answers at once.
 Test: tests/cli/test_main.py.
 """
 
@@ -11,101 +12,18 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import import_module
-from inspect import signature
 from typing import TextIO
 
-from llmcodec.cli.parser import run_function
-from llmcodec.io.run_guard import Stopped, stopped_in_order
+from llmcodec.cli.commands import COMMANDS, GROUP_HELP, Command, every_command
+from llmcodec.io.run_guard import Stopped
 
-
-@dataclass(frozen=True)
-class Command:
-    """One command: a line of help, and `module:function` inside llmcodec, imported when the command runs.
-
-    The function takes options (parser.py), or `arguments` as they were typed if it has its own parser.
-    """
-
-    help: str
-    target: str
-    stopped: str = "what it was writing is removed; start it again"
-    """What a signal leaves, and how to go on; commands that know more at that moment say so themselves."""
-
-    def run(self, program: str, arguments: Sequence[str]) -> None:
-        module, _, name = self.target.partition(":")
-        function = getattr(import_module(f"llmcodec.{module}"), name)
-        own_parser = list(signature(function).parameters) == ["arguments"]
-        with stopped_in_order(self.stopped):
-            result = function(arguments) if own_parser else run_function(function, program, arguments)
-        if result is not None:
-            print(result)
-
-
-COMMANDS: dict[str, Command | dict[str, Command]] = {
-    "quickstart": Command(
-        "adapt the bundled codec on bundled speech, ten minutes, table and report", "cli.experiments:quickstart"
-    ),
-    "train": Command("train a codec, or adapt one through a frozen language model", "cli.train:train"),
-    "sweep": Command("train and measure several recipes with several seeds, as one table", "cli.experiments:sweep"),
-    "compare": Command("compare codecs: fidelity, LM bits per second, token statistics", "cli.compare:compare_codecs"),
-    "encode": Command("audio files to token files", "cli.transcode:encode"),
-    "decode": Command("token files, or tokens as text, back to audio", "cli.transcode:decode"),
-    "reconstruct": Command("audio through a codec and back", "cli.transcode:reconstruct"),
-    "export": Command("export a codec: Hugging Face folder with a card, or ONNX", "cli.codecs:export_codec"),
-    "prior": Command("count which codes follow each other, for encoding by search", "cli.codecs:prior"),
-    "convert": Command("AUV and LLM-Codec checkpoints to codec folders, and back", "cli.codecs:convert"),
-    "verify": Command("check a folder for damage, one line per file", "cli.verify:verify"),
-    "evaluate": {
-        "reconstruction": Command(
-            "fidelity: Codec-SUPERB's metrics, WER and more, per file, codec and domain",
-            "cli.evaluate:evaluate_reconstruction",
-        ),
-        "predictability": Command(
-            "predictability: LM bits per second, n-grams, probe, trade-off against quality",
-            "cli.evaluate:evaluate_predictability",
-            stopped="with --output, codecs that are done are kept; start it again to go on",
-        ),
-        "consistency": Command(
-            "share of tokens unchanged in slices, after shifts, phase changes and light noise",
-            "cli.evaluate:evaluate_consistency",
-        ),
-        "robustness": Command(
-            "robustness to quiet and loud recordings, silence, a telephone band, noise",
-            "cli.evaluate:evaluate_robustness",
-        ),
-        "salmon": Command(
-            "does a language model over the tokens notice a change of speaker, background or room?",
-            "cli.salmon:evaluate_salmon",
-        ),
-    },
-    "tokenize": Command("turn a corpus into token shards for language model training", "cli.lm:tokenize"),
-    "tokens": {
-        "merge": Command("put the parts of `tokenize --shard` or `encode --shard` together", "cli.tokens:merge"),
-        "verify": Command("check token folders by their index, name the parts that are missing", "cli.tokens:verify"),
-    },
-    "lm": {
-        "train": Command("train a language model on codec tokens, or adapt one", "cli.lm:train"),
-        "score": Command("log-likelihood of speech, per file and per token", "cli.lm:score"),
-        "sample": Command("generate speech: continue a prompt, read a text", "cli.lm:sample"),
-        "export": Command("write a plain Hugging Face model that any server can load", "cli.lm:export"),
-    },
-    "data": {
-        "manifest": Command("make a manifest from a corpus in any layout", "cli.data:make_manifest"),
-        "hub": Command("make a manifest from a data set of the Hugging Face hub", "cli.data:make_hub_manifest"),
-        "salmon": Command(
-            "make a SALMon-style suite of consistency pairs from any corpus", "cli.salmon:make_salmon_suite"
-        ),
-    },
-}
+HELP_FLAGS = ("-h", "--help", "--help-all")
 BROKEN_PIPE = 141
 """128 + SIGPIPE, as in a shell."""
-GROUP_HELP = {
-    "tokens": "token folders: parts of a sharded run, the index",
-    "lm": "token language models: train, score, sample, export",
-    "evaluate": "one measurement at a time, for any codec",
-    "data": "manifests of speech: what training and evaluation read",
-}
+FIRST_STEPS = """\
+  llmcodec encode speech/ -o tokens/                  audio to tokens, with the codec in the package
+  llmcodec train --config rate -o runs/mine           adapt it; `llmcodec recipes` lists the recipes
+  llmcodec compare bundled mine=runs/mine -o r.html   what it gained"""
 
 
 def usage(program: str, commands: Mapping[str, Command | dict[str, Command]]) -> str:
@@ -114,8 +32,9 @@ def usage(program: str, commands: Mapping[str, Command | dict[str, Command]]) ->
         f"  {name:<{width}}  {command.help if isinstance(command, Command) else GROUP_HELP[name]}"
         for name, command in commands.items()
     ]
+    steps = [FIRST_STEPS] if program == "llmcodec" else []
     more = f"`{program} COMMAND --help` explains a command; `--debug` anywhere shows where an error comes from."
-    return f"usage: {program} COMMAND ...\n\n" + "\n".join(lines) + f"\n\n{more}"
+    return "\n\n".join([f"usage: {program} COMMAND ...", *steps, "\n".join(lines), more])
 
 
 def find_command(argv: list[str]) -> tuple[str, Command, list[str]] | int:
@@ -127,17 +46,37 @@ def find_command(argv: list[str]) -> tuple[str, Command, list[str]] | int:
         return 0
     program, commands = "llmcodec", COMMANDS
     while True:
-        if not argv or argv[0] in ("-h", "--help"):
+        if not argv or argv[0] in HELP_FLAGS:
             print(usage(program, commands))
             return 0 if argv else 2
         name, *argv = argv
         if name not in commands:
-            print(f"{program}: no command {name!r}\n\n{usage(program, commands)}", file=sys.stderr)
+            print(f"{program}: no command {name!r}{guess(name)}\n`{program} --help` lists all", file=sys.stderr)
             return 2
         program, command = f"{program} {name}", commands[name]
         if isinstance(command, Command):
+            if asked := [one for one in argv if one in HELP_FLAGS]:
+                print_page(program, command, everything="--help-all" in asked)
+                return 0
             return program, command, argv
         commands = dict(command)
+
+
+def print_page(program: str, command: Command, everything: bool) -> None:
+    """Print what `--help` or `--help-all` shows."""
+    from llmcodec.cli.pages import page_for, render
+
+    print(render(program, page_for(program, command), command.first.split(), everything))
+
+
+def guess(name: str) -> str:
+    """The command that may have been meant: one with this last word, else one that is spelled alike."""
+    from difflib import get_close_matches
+
+    names = [program.removeprefix("llmcodec ") for program, _ in every_command()]
+    last = {full.rpartition(" ")[2]: full for full in reversed(names)}
+    near = get_close_matches(name, [*last, *COMMANDS], 1)
+    return f"; did you mean `llmcodec {last.get(near[0], near[0])}`?" if near else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -160,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             quiet_transformers()
             try:
                 command.run(program, rest)
-            except SystemExit:  # --help has been printed
+            except SystemExit:  # the configuration has been printed
                 flush_output()
                 raise
         flush_output()

@@ -12,13 +12,13 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
+from difflib import get_close_matches
 from functools import cache, partial
 from inspect import Parameter, getdoc, signature
-from textwrap import fill
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse, parse_from_object
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, get_loader, set_loader, set_parsing_settings
+from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_settings
 from yaml import YAMLError
 
 from llmcodec.cli.options import OptionGroup
@@ -28,12 +28,23 @@ RENAMED = {"splits": "split"}
 """Option of 0.1 -> its name today."""
 
 
-class HelpFormatter(DefaultHelpFormatter):
-    """Wraps the paragraphs of a description; lines that are indented, such as examples, stay as they are."""
+class Parser(ArgumentParser):
+    """Says what is wrong in one line, with the option that may have been meant."""
 
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        parts = text.strip().split("\n\n")
-        return "\n\n".join(part if "\n  " in f"\n{part}" else fill(part, width) for part in parts)
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # jsonargparse tries values with such parsers
+            super().error(message, ex)
+        unknown = message.partition("nrecognized arguments: ")[2].split()
+        wrong = next((word.partition("=")[0] for word in unknown if word.startswith("-")), None)
+        if wrong is not None:
+            flags = [name for name in (*self._option_string_actions, *self.further_flags) if not name.endswith("+")]
+            near = get_close_matches(f"--{wrong.lstrip('-')}", flags, 1)
+            message = f"no option {wrong}" + (f"; did you mean {near[0]}?" if near else "")
+        print(f"{self.prog}: {message}\n`{self.prog} --help` explains its options", file=sys.stderr)
+        raise SystemExit(2)
+
+    further_flags: Sequence[str] = ()
+    """Spellings that the parser does not know itself."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +139,7 @@ def run_function(function: Callable[..., Any], program: str, arguments: Sequence
         program: what the user typed before the arguments.
         arguments: what the user typed.
     """
-    options = options_of(function)
-    parser = new_parser(program, (getdoc(function) or "").partition("Args:")[0].partition("Raises:")[0])
-    for option in options:
-        add_option(parser, option)
+    options, parser = options_of(function), function_parser(function, program)
     spellings = {option.name: option.spelling for option in options}
     for old, new in RENAMED.items():
         if new in spellings and old not in spellings:
@@ -149,11 +157,20 @@ def run_function(function: Callable[..., Any], program: str, arguments: Sequence
     return function(**taken)
 
 
-def new_parser(program: str, description: str, **settings: Any) -> ArgumentParser:
+def function_parser(function: Callable[..., Any], program: str) -> Parser:
+    """The parser of a command that is a function."""
+    about = (getdoc(function) or "").partition("Args:")[0].partition("Returns:")[0].partition("Raises:")[0]
+    parser = new_parser(program, about)
+    for option in options_of(function):
+        add_option(parser, option)
+    return parser
+
+
+def new_parser(program: str, description: str, **settings: Any) -> Parser:
     """A parser that takes the help of dataclass fields from the strings below them."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     limit_yaml()
-    return ArgumentParser(prog=program, description=description.strip(), formatter_class=HelpFormatter, **settings)
+    return Parser(prog=program, description=description.strip(), **settings)
 
 
 @cache
@@ -173,7 +190,7 @@ def limit_yaml() -> None:
     set_loader("yaml", load_checked, (YAMLError,))
 
 
-def add_option(parser: ArgumentParser, option: Option) -> None:
+def add_option(parser: Parser, option: Option) -> None:
     """Declare one argument."""
     names, how = [option.name if option.positional else option.flag], {"help": option.help, "type": option.hint}
     if option.several:

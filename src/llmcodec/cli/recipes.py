@@ -41,7 +41,7 @@ class RecipeParser(Generic[RecipeType]):
     Args:
         kind: the dataclass of the recipe; its fields are options.
         program: what the user typed before the arguments.
-        description: of the command; the meaning of the short names is added.
+        description: of the command.
         keys: option -> the recipe's key.
         settings: of the `ArgumentParser`.
     """
@@ -58,9 +58,11 @@ class RecipeParser(Generic[RecipeType]):
         self.spellings = {
             name: Spelling(f"--{key}", spell_list if name in LISTS else str) for name, key in keys.items()
         } | {"config": Spelling("--config", find_recipe)}
-        pairs = ", ".join(f"{flag_of(name)} for --{key}" for name, key in keys.items())
-        text = f"{description}\n\nShort names, as in other commands: {pairs}."
-        self.parser = new_parser(program, text, usage=f"{program} [options]", **settings)
+        self.short_flags = {
+            key: [*(["-o"] if name == "output" else []), f"--{name.replace('_', '-')}"] for name, key in keys.items()
+        }
+        self.parser = new_parser(program, description, **settings)
+        self.parser.further_flags = [flag for flags in self.short_flags.values() for flag in flags]
         self.parser.add_argument(
             "--config", action="config", help="Recipe: a YAML file, or the name of one in the package; several stack."
         )
@@ -137,8 +139,3 @@ def find_recipe(place: str) -> str:
     if name not in assets.recipe_names():
         return place
     return str(assets.shipped_recipe(name))
-
-
-def flag_of(name: str) -> str:
-    """`-o/--output`, `--min-seconds`."""
-    return f"{'-o/' if name == 'output' else ''}--{name.replace('_', '-')}"
