@@ -62,7 +62,7 @@ def test_a_signal_is_one_line_that_says_how_to_go_on(command, number, monkeypatc
         os.kill(os.getpid(), number)
         time.sleep(5)
 
-    monkeypatch.setattr("llmcodec.cli.main.run_function", stop)
+    monkeypatch.setattr("llmcodec.cli.parser.run_function", stop)
     monkeypatch.setattr("llmcodec.experiments.quickstart.run_quickstart", stop)
     before = signal.getsignal(number)
     assert main(command.split()) == 128 + number and signal.getsignal(number) == before
