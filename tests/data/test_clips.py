@@ -68,8 +68,8 @@ def test_fixed_crops_and_short_clips(clips):
     np.testing.assert_array_equal(middle.read(0, step=5), whole[16000:32000])
     assert len(start.read(3)) == 160, "shorter than the crop: whole"
     assert start.batch([0, 3]).lengths_B.tolist() == [16000, 160]
-    assert start.durations == [1.0, 1.0, 1.0, 0.01]
-    assert ClipDataset(clips, 16000).durations == [3.0, 1.0, 2.0, 0.01]
+    assert start.durations.tolist() == [1.0, 1.0, 1.0, 0.01]
+    assert ClipDataset(clips, 16000).durations.tolist() == [3.0, 1.0, 2.0, 0.01]
 
 
 def test_random_crops_reach_both_ends(clips):

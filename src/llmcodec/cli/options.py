@@ -68,7 +68,8 @@ class CorpusOptions(OptionGroup):
     """A corpus from which a command takes the splits train, valid and test."""
 
     manifest: str = BUNDLED
-    """JSONL manifest; bundled is the corpus in the package."""
+    """JSONL manifest, or a file, folder or pattern of Parquet, Arrow, WebDataset tars or lhotse shar, with columns by
+    name: data/?audio=wav&text=words; bundled is the corpus in the package."""
     sources: tuple[str, ...] | None = None
     """Keep clips of these sources, joined by commas."""
     languages: tuple[str, ...] | None = None
@@ -83,7 +84,7 @@ class CorpusOptions(OptionGroup):
     def __post_init__(self) -> None:
         read_max_bad(self.max_bad)
 
-    def read(self, split: str | tuple[str, ...] | None = None) -> list[Clip]:
+    def read(self, split: str | tuple[str, ...] | None = None) -> Sequence[Clip]:
         """Clips of one split or several (None: of all) that pass the filters; reports how many were too short or long.
 
         Raises:
@@ -124,11 +125,11 @@ class ClipOptions(CorpusOptions):
     split: tuple[str, ...] | None = None
     """Take these splits, joined by commas."""
 
-    def clips(self) -> list[Clip]:
+    def clips(self) -> Sequence[Clip]:
         """Clips of the named splits, all clips if none is named."""
         return self.read(self.split)
 
-    def held_out_clips(self) -> list[Clip]:
+    def held_out_clips(self) -> Sequence[Clip]:
         """Clips of the named splits; without names the held-out ones, or all if the manifest has none."""
         clips = self.clips()
         held_out = [clip for clip in clips if clip.split in HELD_OUT]

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from llmcodec.data.augmentation import Augmentation, augment, speed_of
-from llmcodec.data.manifest import Clip
+from llmcodec.data.clip_table import ClipTable
+from llmcodec.data.manifest import Clip, durations_of
 from llmcodec.data.sampler import clip_seed
 from llmcodec.io.bad_rows import BadRows
 
@@ -72,7 +73,8 @@ class ClipDataset:
             raise ValueError(f"crop must be random, start or middle, not {crop!r}")
         if crop_seconds is not None and crop_seconds * sample_rate < 1:
             raise ValueError(f"crop_seconds={crop_seconds:g} is less than one sample")
-        self.clips, self.sample_rate, self.seed = list(clips), sample_rate, seed
+        self.clips = clips if isinstance(clips, ClipTable) else list(clips)
+        self.sample_rate, self.seed = sample_rate, seed
         self.crop_samples = None if crop_seconds is None else round(crop_seconds * sample_rate)
         self.crop = crop
         self.bad = BadRows(total=len(self.clips)) if bad is None else bad
@@ -82,10 +84,11 @@ class ClipDataset:
         return len(self.clips)
 
     @property
-    def durations(self) -> list[float]:
-        """Seconds that each clip contributes to a batch; what the sampler buckets by."""
+    def durations(self) -> np.ndarray:
+        """Seconds (float64) that each clip contributes to a batch; what the sampler buckets by."""
         limit = float("inf") if self.crop_samples is None else self.crop_samples / self.sample_rate
-        return [min(clip.duration, limit) for clip in self.clips]
+        seconds: np.ndarray = np.minimum(durations_of(self.clips), limit)
+        return seconds
 
     def read(self, index: int, step: int = 0, speed: float = 1.0) -> np.ndarray:
         """float32 (S,) of one clip; `step` matters for random crops only. Raises ValueError naming a broken file.
@@ -120,13 +123,13 @@ class ClipDataset:
         so a resumed run reads what an uninterrupted one reads, and so do several processes.
         """
         yield index
-        place = self._by_length.index(index)
-        yield from reversed(self._by_length[:place])
-        yield from self._by_length[place + 1 :]
+        place = int(np.flatnonzero(self._by_length == index)[0])
+        yield from map(int, self._by_length[:place][::-1])
+        yield from map(int, self._by_length[place + 1 :])
 
     @cached_property
-    def _by_length(self) -> list[int]:
-        return sorted(range(len(self.clips)), key=lambda index: (self.clips[index].duration, index))
+    def _by_length(self) -> np.ndarray:
+        return np.argsort(durations_of(self.clips), kind="stable")
 
     def _with_stand_in(self, index: int, step: int) -> tuple[Clip, np.ndarray, np.ndarray]:
         """A clip that can be read, what the codec hears of it, and what it shall rebuild."""

@@ -17,6 +17,9 @@ import numpy as np
 
 from llmcodec.io.digests import digest, digest_number
 
+WINDOW = 8
+"""Runs of clips that are shuffled together; half of the row groups that `data.member` keeps, for two may overlap."""
+
 
 def clip_seed(seed: int, step: int, clip_id: str, purpose: str) -> int:
     """A 63-bit seed for one clip, step and purpose (`crop`, `gumbel`, ...): the same on any rank and in any batch."""
@@ -33,11 +36,13 @@ class ResumableSampler(Iterator[list[int]]):
     bucket_batches: clips of similar length share a batch; they are sorted within pools of this many batches. 1 means no
         sorting in the mode `batch_clips`.
     shuffle: a new permutation by (seed, epoch) in every epoch, or the manifest's order.
+    blocks: first index of every run of clips that are read together (row groups of Parquet, see `find_blocks`). The
+        runs are then shuffled, and the clips of WINDOW of them that follow each other; None, or so few: all clips.
     """
 
     def __init__(
         self,
-        durations: Sequence[float],
+        durations: Sequence[float] | np.ndarray,
         *,
         batch_clips: int | None = None,
         batch_seconds: float | None = None,
@@ -46,6 +51,7 @@ class ResumableSampler(Iterator[list[int]]):
         world_size: int = 1,
         bucket_batches: int = 1,
         shuffle: bool = True,
+        blocks: np.ndarray | None = None,
     ) -> None:
         if (batch_clips is None) == (batch_seconds is None):
             raise ValueError("give either batch_clips or batch_seconds")
@@ -66,6 +72,7 @@ class ResumableSampler(Iterator[list[int]]):
             raise ValueError(f"{len(durations)} clips are too few for {world_size} ranks")
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.bucket_batches, self.shuffle = bucket_batches, shuffle
+        self.blocks = blocks if blocks is not None and len(blocks) > WINDOW else None
         self._clips = None if batch_clips is None else batch_clips * world_size
         self._seconds = None if batch_seconds is None else batch_seconds * world_size
         self.step = 0  # batches drawn so far
@@ -108,7 +115,8 @@ class ResumableSampler(Iterator[list[int]]):
         self.step, self._epoch, self._index = state["step"], state["epoch"], state["index"]
 
     def _identity(self) -> dict[str, Any]:
-        return {
+        blocks = {} if self.blocks is None else {"blocks": digest(np.asarray(self.blocks, np.int64).tobytes())}
+        return blocks | {
             "num_clips": len(self.durations),
             "durations": digest(self.durations.tobytes()),
             "total_clips": self._clips,
@@ -121,7 +129,13 @@ class ResumableSampler(Iterator[list[int]]):
     def _order(self, epoch: int) -> np.ndarray:
         if not self.shuffle:
             return np.arange(len(self.durations))
-        return self._random("epoch", epoch).permutation(len(self.durations))
+        random = self._random("epoch", epoch)
+        if self.blocks is None:
+            return random.permutation(len(self.durations))
+        runs = np.split(np.arange(len(self.durations)), self.blocks[1:])
+        mixed = [runs[number] for number in random.permutation(len(runs))]
+        windows = (np.concatenate(mixed[at : at + WINDOW]) for at in range(0, len(mixed), WINDOW))
+        return np.concatenate([random.permutation(window) for window in windows])
 
     def _random(self, purpose: str, number: int) -> np.random.RandomState:
         """NumPy's legacy generator, because its streams are frozen over NumPy versions."""

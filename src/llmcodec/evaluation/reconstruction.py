@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llmcodec._compat import forward
 from llmcodec.data.manifest import Clip
+from llmcodec.data.member import AudioPath
 from llmcodec.evaluation import wer
 from llmcodec.evaluation.cache import Journal
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
@@ -170,7 +170,7 @@ def length_key(lengths: Lengths) -> tuple[str, ...]:
     return () if lengths == "cut" else (lengths,)
 
 
-def file_state(path: Path) -> tuple[str, int, int]:
+def file_state(path: AudioPath) -> tuple[str, int, int]:
     """Path, size and time of change: another file gets another key."""
     status = path.stat()
     return str(path.resolve()), status.st_size, status.st_mtime_ns

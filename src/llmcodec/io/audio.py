@@ -19,8 +19,10 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import soundfile as sf
@@ -35,6 +37,7 @@ from llmcodec.io.audio_formats import (
     decoded_file,
     is_for_pyav,
     joined_file,
+    pyav_is_there,
     readable_name,
     why_unread,
 )
@@ -44,8 +47,10 @@ from llmcodec.io.remote.paths import fetch
 __all__ = [
     "AUDIO_ENDINGS",
     "UNREAD_ENDINGS",
+    "AudioBytes",
     "AudioInfo",
     "AudioWriter",
+    "Embedded",
     "info",
     "iterate",
     "load",
@@ -68,6 +73,31 @@ _IMPLAUSIBLE = 1000  # a header that claims so many times what is there is not t
 _FILTER_SECONDS = 0.05  # context on both sides of a resampled crop; soxr's HQ filter is far shorter
 
 
+@runtime_checkable
+class Embedded(Protocol):
+    """A recording that lies inside another file, such as `data.member.Member`; its text names it in messages."""
+
+    def content(self) -> bytes:
+        """Its bytes, as they would be in a file of its own. Raises ValueError where they cannot be had."""
+
+
+AudioPlace = AnyPath | Embedded
+
+
+@dataclass(frozen=True)
+class AudioBytes:
+    """An audio file that is in memory; messages name it as `where`."""
+
+    data: bytes
+    where: object
+
+    def content(self) -> bytes:
+        return self.data
+
+    def __str__(self) -> str:
+        return str(self.where)
+
+
 @dataclass(frozen=True)
 class AudioInfo:
     """What a file's header says; `num_frames` is a claim until the file has been read."""
@@ -82,13 +112,13 @@ class AudioInfo:
         return self.num_frames / self.sample_rate
 
 
-def info(path: AnyPath) -> AudioInfo:
+def info(path: AudioPlace) -> AudioInfo:
     """Header of an audio file. Raises ValueError when it cannot be opened as audio."""
     with _open(path) as file:
         return AudioInfo(file.samplerate, file.frames, file.channels, file.format)
 
 
-def read(path: AnyPath, start: int = 0, num_frames: int | None = None, mono: bool = True) -> tuple[np.ndarray, int]:
+def read(path: AudioPlace, start: int = 0, num_frames: int | None = None, mono: bool = True) -> tuple[np.ndarray, int]:
     """Read `num_frames` frames from frame `start` on, at the file's own sample rate.
 
     Returns float32 (S,) if `mono` or (S, C), and the sample rate; less than asked for at the end of the file.
@@ -107,16 +137,10 @@ def read(path: AnyPath, start: int = 0, num_frames: int | None = None, mono: boo
 
 def read_bytes(content: bytes, where: object) -> tuple[np.ndarray, int]:
     """A whole file that is in memory as mono float32 (S,), and its sample rate; messages name it as `where`."""
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "clip"  # libsndfile looks at the content, not at the name
-        path.write_bytes(content)
-        try:
-            return read(path)
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(path), str(where))) from error
+    return read(AudioBytes(content, where))
 
 
-def load(path: AnyPath, sample_rate: int, start: int = 0, num_samples: int | None = None) -> np.ndarray:
+def load(path: AudioPlace, sample_rate: int, start: int = 0, num_samples: int | None = None) -> np.ndarray:
     """Read mono float32 (S,) at `sample_rate`; `start` and `num_samples` count samples at that rate.
 
     Only the asked part is read, by seek. Where the rates differ, a crop equals the same slice of the whole resampled
@@ -143,7 +167,7 @@ def load(path: AnyPath, sample_rate: int, start: int = 0, num_samples: int | Non
 
 
 def iterate(
-    path: AnyPath, sample_rate: int | None = None, block_seconds: float = 10.0, channel: int | None = None
+    path: AudioPlace, sample_rate: int | None = None, block_seconds: float = 10.0, channel: int | None = None
 ) -> Iterator[np.ndarray]:
     """Mono float32 blocks (S,) of a file of any length, in constant memory, resampled to `sample_rate` if given.
 
@@ -196,9 +220,26 @@ def resample(wav: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
     return out if missing <= 0 else np.concatenate([out, np.zeros((missing, *out.shape[1:]), out.dtype)])
 
 
-def _open(path: AnyPath) -> ForwardFile:
+@contextmanager
+def _as_file(path: AudioPlace) -> Iterator[Path]:
+    """A path that libraries can open while the `with` block lasts."""
+    if not isinstance(path, Embedded):
+        yield fetch(path)
+        return
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(path.content())
+        file.flush()
+        yield Path(file.name)
+
+
+def _open(path: AudioPlace) -> ForwardFile:
     """An open file, or a ValueError that says what is in its place."""
-    place = fetch(path)
+    with _as_file(path) as place:
+        return _open_file(place, path)
+
+
+def _open_file(place: Path, path: AudioPlace) -> ForwardFile:
+    """The file `place`, which messages call `path`."""
     if not place.exists():
         raise ValueError(f"{path}: no such audio file")
     if place.is_dir():
@@ -208,10 +249,12 @@ def _open(path: AnyPath) -> ForwardFile:
     # By its content, where soundfile would take the ending .raw as headerless audio or cannot spell the name.
     by_content = place.suffix.lower() == ".raw" or readable_name(place) != str(place)
     if is_for_pyav(place):
-        return ForwardFile(decoded_file(place))
+        return ForwardFile(decoded_file(place, path))
     try:
         file = ForwardFile(os.open(place, os.O_RDONLY), closefd=True) if by_content else ForwardFile(place)
     except (sf.SoundFileError, TypeError) as error:
+        if isinstance(path, Embedded) and pyav_is_there():  # without an ending, only its content can tell
+            return ForwardFile(decoded_file(place, path))
         reason = re.sub("^Error opening .*?: (?=[A-Z])", "", str(error)).rstrip(".")
         if "possibly a pipe" in reason or "must be specified" in reason:
             reason = "no audio format is recognised in it"
@@ -219,14 +262,16 @@ def _open(path: AnyPath) -> ForwardFile:
     endless = file.frames >= _UNKNOWN_LENGTH
     if endless or file.format in ("OGG", "MP3", "MPEG") and byte_ranges(place):
         file.close()
-        file = ForwardFile(joined_file(place))
+        file = ForwardFile(joined_file(place, path))
     if not MIN_SAMPLE_RATE <= file.samplerate <= MAX_SAMPLE_RATE:
         file.close()
         raise ValueError(f"{path}: its header says {file.samplerate} Hz, which cannot be right")
     return file
 
 
-def _blocks(path: AnyPath, file: ForwardFile, start: int, num_frames: int | None, mono: bool) -> Iterator[np.ndarray]:
+def _blocks(
+    path: AudioPlace, file: ForwardFile, start: int, num_frames: int | None, mono: bool
+) -> Iterator[np.ndarray]:
     """Blocks from `start` on. Memory follows what is decoded, never the length that a header claims."""
     try:
         _seek(file, start)
@@ -313,7 +358,7 @@ def _claimed_frames(file: ForwardFile) -> int:
     return frames
 
 
-def _check_claim(path: AnyPath, file: ForwardFile, reached: int, expected: int) -> None:
+def _check_claim(path: AudioPlace, file: ForwardFile, reached: int, expected: int) -> None:
     """Refuse a file read to its end whose length field cannot be true; warn of an Ogg stream without an end."""
     advice = "the length field in its header is wrong; repair it, e.g. by `ffmpeg -i IN OUT.wav`"
     if expected > _IMPLAUSIBLE * reached:
@@ -328,7 +373,7 @@ def _check_claim(path: AnyPath, file: ForwardFile, reached: int, expected: int) 
             why = "if it is sound, the length field in its header is wrong"
             warnings.warn(f"{path}: {left} bytes after the samples are not read; {why}", stacklevel=4)
     if file.format == "OGG":
-        with open(fetch(path), "rb") as raw:
+        with _as_file(path) as place, open(place, "rb") as raw:
             raw.seek(max(0, os.fstat(raw.fileno()).st_size - 65536))
             tail = raw.read()
         page = tail.rfind(b"OggS")

@@ -61,20 +61,24 @@ def is_for_pyav(path: Path) -> bool:
     return path.suffix.lower() in PYAV_ENDINGS
 
 
-def decoded_file(path: Path) -> BinaryIO:
+def decoded_file(path: Path, shown: object) -> BinaryIO:
     """The first audio stream of a file that PyAV reads, as an open, unnamed RF64 file of float32.
+
+    Args:
+        path: the file.
+        shown: its name in messages.
 
     Raises:
         ValueError: PyAV is not installed, no audio stream, or a damaged file.
     """
     if not pyav_is_there():
-        raise ValueError(f"{path}: {why_unread(path)}")
-    return _as_rf64(path, _frames(path))
+        raise ValueError(f"{shown}: {why_unread(path)}")
+    return _as_rf64(shown, _frames(path, shown))
 
 
-def joined_file(path: Path) -> BinaryIO:
+def joined_file(path: Path, shown: object) -> BinaryIO:
     """All streams of a chained Ogg file, a concatenated MP3 or a FLAC of unknown length, as an open RF64 file."""
-    return _as_rf64(path, _parts(path, byte_ranges(path) or [(0, path.stat().st_size)]))
+    return _as_rf64(shown, _parts(path, shown, byte_ranges(path) or [(0, path.stat().st_size)]))
 
 
 def byte_ranges(path: Path) -> list[tuple[int, int]]:
@@ -136,7 +140,7 @@ def _xing_bytes(file: BinaryIO, start: int) -> int:
     return 0
 
 
-def _parts(path: Path, ranges: list[tuple[int, int]]) -> Iterator[tuple[int, np.ndarray]]:
+def _parts(path: Path, shown: object, ranges: list[tuple[int, int]]) -> Iterator[tuple[int, np.ndarray]]:
     """(sample rate, float32 (S, C)) blocks of the streams one after the other."""
     for start, stop in ranges:
         with open(path, "rb") as file:
@@ -147,15 +151,15 @@ def _parts(path: Path, ranges: list[tuple[int, int]]) -> Iterator[tuple[int, np.
                 while len(block := stream.read(1 << 14, dtype="float32", always_2d=True)):
                     yield stream.samplerate, block
         except sf.SoundFileError as error:
-            raise ValueError(f"{path}: the stream at byte {start} cannot be read ({error})") from error
+            raise ValueError(f"{shown}: the stream at byte {start} cannot be read ({error})") from error
 
 
-def _as_rf64(path: Path, blocks: Iterator[tuple[int, np.ndarray]]) -> BinaryIO:
+def _as_rf64(shown: object, blocks: Iterator[tuple[int, np.ndarray]]) -> BinaryIO:
     """Blocks written to an unnamed temporary file, which is open at its beginning; the caller closes it."""
     try:
         rate, first_SC = next(blocks)
     except StopIteration:
-        raise ValueError(f"{path}: no samples could be decoded") from None
+        raise ValueError(f"{shown}: no samples could be decoded") from None
     num_channels = first_SC.shape[1]
     with ExitStack() as stack:
         file = stack.enter_context(tempfile.TemporaryFile(suffix=".rf64"))
@@ -164,7 +168,7 @@ def _as_rf64(path: Path, blocks: Iterator[tuple[int, np.ndarray]]) -> BinaryIO:
             for other, block_SC in blocks:
                 if (other, block_SC.shape[1]) != (rate, num_channels):
                     raise ValueError(
-                        f"{path}: changes from {rate} Hz, {num_channels} channels to {other} Hz, "
+                        f"{shown}: changes from {rate} Hz, {num_channels} channels to {other} Hz, "
                         f"{block_SC.shape[1]} channels on the way; split it"
                     )
                 decoded.write(block_SC)
@@ -173,20 +177,20 @@ def _as_rf64(path: Path, blocks: Iterator[tuple[int, np.ndarray]]) -> BinaryIO:
     return file
 
 
-def _frames(path: Path) -> Iterator[tuple[int, np.ndarray]]:
+def _frames(path: Path, shown: object) -> Iterator[tuple[int, np.ndarray]]:
     """(sample rate, float32 (S, C)) of every decoded frame of the first audio stream."""
     import av
 
     try:
         with av.open(str(path)) as container:
             if not container.streams.audio:
-                raise ValueError(f"{path}: has no audio stream")
+                raise ValueError(f"{shown}: has no audio stream")
             to_float = av.AudioResampler(format="fltp")
             for frame in container.decode(container.streams.audio[0]):
                 for converted in to_float.resample(frame):
                     yield int(converted.sample_rate), np.ascontiguousarray(converted.to_ndarray().T, np.float32)
     except (av.FFmpegError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not an audio file that can be read ({error})") from error
+        raise ValueError(f"{shown}: not an audio file that can be read ({error})") from error
 
 
 def why_unread(path: Path) -> str:

@@ -24,7 +24,8 @@ class LMDataConfig:
     valid_tokens: list[str] = field(default_factory=list)
     """Folders of held-out token shards; empty: the valid split of `manifest`, or no evaluation."""
     manifest: str = "bundled"
-    """Manifest to tokenise when `tokens` is empty; "bundled" is the 9-minute corpus inside the package."""
+    """Manifest, or another source (data.md), to tokenise when `tokens` is empty; "bundled" is the 9-minute corpus
+    inside the package."""
     codec: str = "bundled"
     """Codec to tokenise with: `bundled`, a folder or a hub id."""
     sources: list[str] | None = None

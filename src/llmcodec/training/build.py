@@ -18,7 +18,7 @@ from llmcodec import assets
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.data.clips import ClipDataset
 from llmcodec.data.loader import ClipLoader
-from llmcodec.data.manifest import find_missing, read_manifest
+from llmcodec.data.manifest import find_blocks, find_missing, read_manifest
 from llmcodec.data.sampler import ResumableSampler
 from llmcodec.io.bad_rows import BadRows
 from llmcodec.objectives.adversary import Adversary
@@ -180,5 +180,6 @@ def build_loader(recipe: Recipe, sample_rate: int, rank: int, world_size: int) -
         rank=rank,
         world_size=world_size,
         bucket_batches=data.bucket_batches if data.crop_seconds is None else 1,
+        blocks=find_blocks(dataset.clips),
     )
     return ClipLoader(dataset, sampler, data.prefetch)

@@ -26,7 +26,8 @@ class DataConfig:
     """Training clips and how they are batched."""
 
     manifest: str = BUNDLED
-    """JSONL manifest of the training clips; "bundled" is the 9-minute corpus inside the package."""
+    """JSONL manifest of the training clips, or Parquet, Arrow, WebDataset tars or lhotse shar (data.md, "Sources");
+    "bundled" is the 9-minute corpus inside the package."""
     split: str | None = "train"
     """Keep clips of this split; null keeps all."""
     sources: list[str] | None = None

@@ -7,7 +7,7 @@ recording of the same size does not go unnoticed. Test: tests/training/test_run_
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -18,9 +18,10 @@ import torch
 
 from llmcodec.codec.folder import check_folder
 from llmcodec.data.loader import ClipLoader
-from llmcodec.data.manifest import manifest_hash
+from llmcodec.data.manifest import audio_sizes, manifest_hash
 from llmcodec.io import run_guard
-from llmcodec.io.digests import digest, package_versions, source_commit
+from llmcodec.io.digests import digest, digest_all, package_versions, source_commit
+from llmcodec.io.remote.paths import url_of
 from llmcodec.io.structured import read_object, write_json
 from llmcodec.io.tensor_check import WEIGHTS
 from llmcodec.training import checkpoint
@@ -44,6 +45,8 @@ MAY_GROW = ("steps",)
 AUDIO = "audio_files.json"
 PIECES, PIECE_BYTES = 4, 1 << 14
 """A digest of an audio file is over its size and so many pieces, evenly spread, first and last bytes among them."""
+MOST_FILES = 100_000
+"""Clips whose files are looked into; the sizes of all are compared."""
 PACKAGES = ("python", "llmcodec", "torch", "transformers", "accelerate", "numpy", "soundfile", "safetensors")
 
 
@@ -107,7 +110,7 @@ def _facts(recipe: Recipe, loader: ClipLoader) -> dict[str, Any]:
         "manifest": {
             "path": str(recipe.data.manifest),
             "hash": manifest_hash(clips),
-            "audio_sizes": digest(str([_size(clip.path) for clip in clips])),  # times change when a corpus is copied
+            "audio_sizes": digest_all(_as_list(audio_sizes(clips))),  # times change when a corpus is copied
             "clips": len(clips),
         },
         "versions": package_versions(*PACKAGES),
@@ -116,17 +119,22 @@ def _facts(recipe: Recipe, loader: ClipLoader) -> dict[str, Any]:
     }
 
 
-def _size(path: Path) -> int:
-    """Bytes of a file; -1 for one that is missing."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
+def _as_list(sizes: Iterable[int]) -> Iterator[str]:
+    """The text of a list of numbers, piece by piece."""
+    yield "["
+    for number, size in enumerate(sizes):
+        yield f", {size}" if number else str(size)
+    yield "]"
 
 
 def _audio_files(loader: ClipLoader) -> list[Path]:
-    """Every audio file once, in the order of the manifest; many clips may be stretches of one."""
-    return list(dict.fromkeys(clip.path for clip in loader.dataset.clips))
+    """Every audio file once, in the order of the manifest; many clips may be stretches or members of one.
+
+    Of very many clips, MOST_FILES evenly spread ones stand for the others.
+    """
+    clips = loader.dataset.clips
+    step = -(-len(clips) // MOST_FILES)
+    return list(dict.fromkeys(clips[index].file for index in range(0, len(clips), step)))
 
 
 def _look_at_audio(paths: Sequence[Path], known: Sequence[Sequence[Any]] = ()) -> list[list[Any]]:
@@ -137,6 +145,8 @@ def _look_at_audio(paths: Sequence[Path], known: Sequence[Sequence[Any]] = ()) -
             state = path.stat()
             if before and before[0] == state.st_mtime_ns:
                 return list(before)
+            if url_of(path) is not None:  # pieces of it would have to be fetched: its store knows its versions
+                return [state.st_mtime_ns, digest(str(state.st_size), str(state.st_mtime_ns))]
             return [state.st_mtime_ns, digest(str(state.st_size), *_pieces(path, state.st_size))]
         except OSError:
             return [0, ""]  # one of those that --max-bad leaves out

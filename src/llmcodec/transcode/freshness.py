@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llmcodec.data.manifest import Clip
+from llmcodec.data.member import AudioPath
 from llmcodec.io import audio
 from llmcodec.io.token_file import NotTokens, TokenClip, load_token_file
 from llmcodec.io.token_shards import DamagedShard, Origin, read_token_shards, shards_in
@@ -19,7 +20,7 @@ EXACT = (".wav", ".flac")
 PADDING_SECONDS = 0.1
 
 
-def why_stale(source: Path, made_ns: int, sample_rate: int, num_samples: int) -> str:
+def why_stale(source: AudioPath, made_ns: int, sample_rate: int, num_samples: int) -> str:
     """Why a result is not that of its audio file; empty if it is, or if the file is gone.
 
     Args:
@@ -45,7 +46,7 @@ def why_stale(source: Path, made_ns: int, sample_rate: int, num_samples: int) ->
     return ""
 
 
-def why_stale_row(source: Path, origin: Origin, first: int = 0) -> str:
+def why_stale_row(source: AudioPath, origin: Origin, first: int = 0) -> str:
     """`why_stale` for a row of shards that begins at sample `first` of its file, at the file's rate."""
     frames = origin.num_samples and origin.num_samples + first
     return why_stale(source, origin.made_ns, origin.sample_rate, frames)
@@ -89,7 +90,7 @@ def why_stale_audio(source: Path, target: Path, sample_rate: int, num_samples: i
     return ""
 
 
-def count_frames(path: Path) -> int:
+def count_frames(path: AudioPath) -> int:
     """Frames that can be read, whatever the header claims."""
     return len(audio.read(path)[0])
 
