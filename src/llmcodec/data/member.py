@@ -124,7 +124,7 @@ def read_range(path: Path, start: int, size: int) -> bytes:
         OSError: it cannot be opened.
     """
     with open_file(path) as file:
-        raw = getattr(file, "raw", file)  # without the buffer, which would read megabytes of an object
+        raw: Any = getattr(file, "raw", file)  # without the buffer, which would read megabytes of an object
         raw.seek(start)
         buffer = bytearray(max(0, min(size, path.stat().st_size - start)))
         return bytes(buffer[: raw.readinto(buffer)])
