@@ -45,7 +45,7 @@ MOVED = {
     "codecs.bigcodec": "adapters.bigcodec",
     "codecs.dac": "adapters.dac",
     "codecs.encodec": "adapters.encodec",
-    "codecs.fbank": "adapters.kaldi_fbank",
+    "codecs.fbank": "adapters.networks.kaldi_fbank",
     "codecs.kinds": "adapters.registry",
     "codecs.load": "adapters.load",
     "codecs.mimi": "adapters.mimi",

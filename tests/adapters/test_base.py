@@ -135,7 +135,7 @@ def test_every_peer_keeps_lengths_and_batches(name):
     wav = torch.stack([F.pad(clip, (0, 5 * hop - len(clip)), value=0.7) for clip in clips])[:, None]
     mask = torch.stack([torch.arange(5 * hop) < n for n in lengths])
     encoded = codec.encode(wav, mask)
-    decoded = codec.decode(encoded.audio_codes, mask).audio_values
+    decoded = codec.decode(encoded.audio_codes, mask).audio_values if codec.can_decode else torch.zeros(wav.shape)
     features = codec.encode_features(wav, mask)
     assert encoded.audio_codes.shape == (4, codec.num_codebooks, 5) == (4, codec.num_codebooks, features.shape[1])
     assert encoded.audio_codes_mask.sum(-1)[:, 0].tolist() == [1, 4, 5, 4]
@@ -145,6 +145,8 @@ def test_every_peer_keeps_lengths_and_batches(name):
         frames = alone.audio_codes.shape[-1]
         same = encoded.audio_codes[row, :, :frames] == alone.audio_codes[0]
         assert same.all() if row in (0, 2) else same.float().mean() > 0.9  # rows 1 and 3 ran as one matrix
+        if not codec.can_decode:
+            continue
         length = codec.decode(encoded.audio_codes[row : row + 1, :, :frames], length=len(clip)).audio_values
         assert length.shape == (1, 1, len(clip))
         torch.testing.assert_close(decoded[row, :, : len(clip)], length[0], rtol=1e-3, atol=1e-4)

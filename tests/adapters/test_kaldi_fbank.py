@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmcodec.adapters.kaldi_fbank import kaldi_fbank
+from llmcodec.adapters.networks.kaldi_fbank import kaldi_fbank
 
 from .tiny_codecs import noise
 

@@ -143,6 +143,33 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
             vq_strides=[8, 4, 2, 1],
         ),
     ),
+    "wavtokenizer": (
+        "wavtokenizer",
+        dict(
+            ratios=[5, 4], codebook_size=64, width=32, num_filters=4, channels=64, inner=48, num_layers=1, lstm_layers=1
+        ),
+    ),
+    "unicodec": (
+        "unicodec",
+        dict(
+            ratios=[5, 4],
+            codebook_size=256,
+            width=64,
+            num_filters=4,
+            channels=64,
+            inner=48,
+            num_layers=1,
+            transformer_layers=1,
+            transformer_inner=32,
+        ),
+    ),
+    "speechtokenizer": (
+        "speechtokenizer",
+        dict(ratios=[5, 4], codebook_size=64, width=32, num_filters=4, num_codebooks=3),
+    ),
+    "soundstream": ("soundstream", dict(num_filters=2, codebook_size=64, num_codebooks=3)),
+    "s3tokenizer": ("s3tokenizer", dict(num_mels=80, width=64, num_layers=1, codebook_size=64)),
+    "s3tokenizer_v2": ("s3tokenizer", dict(num_mels=80, width=64, num_layers=1, stride=2, memory=True)),
     "auv": ("auv", dict(hidden_size=128, encoder_layers=1, decoder_layers=1, codebook_size=64)),
 }
 

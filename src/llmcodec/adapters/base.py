@@ -42,6 +42,8 @@ class CodecAdapter(nn.Module):
     """The published model, to be called as its own project calls it."""
     min_samples = 1
     """Shorter clips are padded with zeros to this length, because the model cannot take them."""
+    can_decode = True
+    """False for tokenizers: their codes can be made and measured, not played."""
     min_frames = 1
     """To decode fewer frames the last one is repeated, because the model cannot take them; the surplus is cut."""
 
@@ -121,8 +123,14 @@ class CodecAdapter(nn.Module):
         `encode` gave it. `length`: samples wanted; default T * hop_samples.
 
         Raises:
-            ValueError: wrong shape, a code outside the codebook, a length that the codes cannot cover.
+            ValueError: wrong shape, a code outside the codebook, a length that the codes cannot cover; a tokenizer
+                without decoder.
         """
+        if not self.can_decode:
+            raise ValueError(
+                f"{type(self).__name__.removesuffix('Codec')} has no decoder: its tokens can be made and measured "
+                "(encode, tokenize, evaluate predictability), not played"
+            )
         codes_BQT = check_codes(audio_codes, self.num_codebooks, self.codebook_size).to(self.device)
         batch, _, total = codes_BQT.shape
         length = check_length(length)

@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from llmcodec.adapters.base import CodecAdapter
+from llmcodec.adapters.networks.folder import load_network
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class CodecFamily:
     """Keys by which a config.json without `model_type` is recognised."""
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Name behind `random:` -> sizes of the published configuration, where they differ from the defaults of `build`."""
+    published: Callable[[Mapping[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]] | None] | None = None
+    """Tensors of a published checkpoint -> sizes and weights for `convert`, or None if it is of another codec."""
 
     def load_codec(self, place: Path, num_codebooks: int | None = None) -> CodecAdapter:
         """The codec with the weights at `place`.
@@ -93,3 +96,14 @@ def transformers_family(
         return model
 
     return CodecFamily(title, adapter, build, load, "transformers", presets=presets)
+
+
+def network_family(
+    title: str,
+    adapter: Callable[[Any, int | None], CodecAdapter],
+    network: Callable[..., nn.Module],
+    published: Callable[[Mapping[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]] | None],
+    presets: Mapping[str, Mapping[str, Any]],
+) -> CodecFamily:
+    """The family of a network in `adapters.networks`, whose folders `llmcodec convert` writes."""
+    return CodecFamily(title, adapter, network, partial(load_network, network), presets=presets, published=published)

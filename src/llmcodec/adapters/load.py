@@ -23,6 +23,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 from llmcodec.adapters.base import check_num_codebooks
+from llmcodec.adapters.catalogue import nearest
 from llmcodec.adapters.registry import FAMILIES, WEIGHTLESS, family_of, supported
 from llmcodec.assets import BUNDLED, codec_folder
 from llmcodec.codec import LLMCodec
@@ -133,10 +134,10 @@ def _folder(place: str) -> Path:
     if HUB_ID.fullmatch(place):
         refuse_lost_path(place, "codec")
         return _download(place)
+    near = nearest(place)
     raise ValueError(
-        f"no codec {place!r}: give {', '.join((BUNDLED, *WEIGHTLESS))}, a folder, a Hugging Face id (owner/name) or "
-        f"{RANDOM}NAME; "
-        f"supported: {supported()}"
+        f"no codec {place!r}{f' (near: {near})' if near else ''}: give {', '.join((BUNDLED, *WEIGHTLESS))}, a folder, "
+        f"a Hugging Face id (owner/name) or {RANDOM}NAME; supported: {supported()}"
     )
 
 
@@ -144,7 +145,7 @@ def _download(repo: str) -> Path:
     """Hub id -> local copy of its config.json and weights."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
-    with _hub(repo):
+    with hub_answers(f"codec {repo}"):
         config = Path(hf_hub_download(repo, "config.json"))
         family = FAMILIES.get(family_of(_read_config(config.parent, repo)) or "")
         pickled = (PICKLED,) if family is not None and family.marks else ()
@@ -152,16 +153,17 @@ def _download(repo: str) -> Path:
 
 
 @contextmanager
-def _hub(repo: str) -> Iterator[None]:
-    """What the hub can answer, as one line."""
+def hub_answers(asked: str) -> Iterator[None]:
+    """What the hub can answer about what was `asked` for, as one line."""
     from huggingface_hub import errors
 
     reasons = {  # a subclass stands before its parent
         errors.GatedRepoError: "its owner grants access on request: ask on its hub page, then `hf auth login`",
         errors.RepositoryNotFoundError: "no such repository, neither here nor on the hub (or a private one: "
         "`hf auth login`)",
-        errors.RemoteEntryNotFoundError: "the repository has no config.json; llmcodec reads folders that "
-        f"`save_pretrained` writes (and AUV's own checkpoint: {AUV}{AUV_HUB})",
+        errors.RemoteEntryNotFoundError: "the repository has no config.json, or no such file; llmcodec reads folders "
+        f"that `save_pretrained` writes (and AUV's own checkpoint: {AUV}{AUV_HUB}); `llmcodec convert "
+        "hf://OWNER/NAME/FILE -o FOLDER` makes one of other published checkpoints",
         errors.LocalEntryNotFoundError: "no such folder here, and the Hugging Face hub cannot be reached "
         "(HF_HUB_OFFLINE=1 skips the attempt); download it elsewhere and give the folder",
     }
@@ -170,7 +172,7 @@ def _hub(repo: str) -> Iterator[None]:
     except (errors.HfHubHTTPError, OSError) as error:
         known = (reason for kind, reason in reasons.items() if isinstance(error, kind))
         reason = next(known, f"the hub did not answer well ({_one_line(error)})")
-        raise ValueError(f"codec {repo}: {reason}") from error
+        raise ValueError(f"{asked}: {reason}") from error
 
 
 def _load_folder(folder: Path, place: str, num_codebooks: int | None) -> Codec:
@@ -194,7 +196,7 @@ def _load_auv(where: str, num_codebooks: int | None) -> Codec:
             raise ValueError(f"codec {place}: there is no such file; its authors' is {AUV}{AUV_HUB} on the hub")
         from huggingface_hub import hf_hub_download
 
-        with _hub(where):
+        with hub_answers(f"codec {where}"):
             checkpoint = Path(hf_hub_download(where, "auv.pt"))
     with _readable(place):
         return FAMILIES["auv"].load_codec(checkpoint, num_codebooks)

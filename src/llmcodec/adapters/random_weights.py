@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from llmcodec.adapters.base import CodecAdapter, CodecAdapterWithFeatures, check_num_codebooks
+from llmcodec.adapters.catalogue import nearest
 from llmcodec.adapters.registry import FAMILIES
+from llmcodec.adapters.wavtokenizer import ProjectedCodebook
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.protocol import Codec
 
@@ -37,7 +39,9 @@ def build_random(name: str, num_codebooks: int | None = None, seed: int = 0) -> 
             codec cannot use.
     """
     if name not in PRESETS and name not in OURS:
-        raise ValueError(f"no codec random:{name}; there are {', '.join(sorted([*PRESETS, *OURS]))}")
+        near = nearest(name)
+        known = ", ".join(sorted([*PRESETS, *OURS]))
+        raise ValueError(f"no codec random:{name}{f' (near: {near})' if near else ''}; there are {known}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name in OURS:
@@ -68,11 +72,17 @@ def made_up_signal(codec: CodecAdapterWithFeatures) -> Tensor:
 
 @torch.no_grad()
 def fill_codebooks(codec: CodecAdapterWithFeatures) -> None:
-    """Replace codebooks that are all zeros by vectors as the encoder makes them; others stay as they are."""
+    """Replace codebooks that are all zeros, or random, by vectors as the encoder makes them; others stay."""
     stages = list(_euclidean_stages(codec.model))
-    if not stages:
+    projected = [module for module in codec.model.modules() if isinstance(module, ProjectedCodebook)]
+    if not stages and not projected:
         return
     latent_TD = codec.latents_of(made_up_signal(codec))[0]
+    for book in projected:
+        chosen = latent_TD[torch.randint(len(latent_TD), (book.codebook_size,))]
+        book.embedding.weight.copy_(chosen + 0.3 * latent_TD.std(0) * torch.randn_like(chosen))
+        book.embedding_proj.weight.copy_(torch.eye(latent_TD.shape[1]))
+        book.embedding_proj.bias.zero_()
     for project, codebooks in stages:
         residual_ND = latent_TD if project is None else project(latent_TD.T[None])[0].T
         for codebook in codebooks:

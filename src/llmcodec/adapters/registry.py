@@ -8,7 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmcodec.adapters import auv, bigcodec, dac, encodec, mimi, snac, xcodec, xcodec2
+from llmcodec.adapters import (
+    auv,
+    bigcodec,
+    dac,
+    encodec,
+    mimi,
+    s3tokenizer,
+    snac,
+    soundstream,
+    speechtokenizer,
+    wavtokenizer,
+    xcodec,
+    xcodec2,
+)
 from llmcodec.adapters.family import CodecFamily
 
 FAMILIES: Mapping[str, CodecFamily] = {
@@ -21,6 +34,11 @@ FAMILIES: Mapping[str, CodecFamily] = {
     "neucodec": xcodec2.NEUCODEC,
     "bigcodec": bigcodec.FAMILY,
     "auv": auv.FAMILY,
+    "wavtokenizer": wavtokenizer.FAMILY,
+    "unicodec": wavtokenizer.UNICODEC,
+    "speechtokenizer": speechtokenizer.FAMILY,
+    "soundstream": soundstream.FAMILY,
+    "s3tokenizer": s3tokenizer.FAMILY,
 }
 """By the `model_type` of config.json, or a name of ours where there is none."""
 WEIGHTLESS = {name: family for name, family in FAMILIES.items() if family.load is None}

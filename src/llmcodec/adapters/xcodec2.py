@@ -19,7 +19,7 @@ from torch import Tensor
 
 from llmcodec.adapters.base import CodecAdapterWithFeatures, check_num_codebooks, output_of
 from llmcodec.adapters.family import transformers_family
-from llmcodec.adapters.kaldi_fbank import kaldi_fbank
+from llmcodec.adapters.networks.kaldi_fbank import kaldi_fbank
 from llmcodec.io import audio
 
 if TYPE_CHECKING:

@@ -1,17 +1,47 @@
-"""`llmcodec export`, `convert`, `prior`: a codec becomes another folder. Two are library functions themselves.
+"""`llmcodec codecs`; and `export`, `convert`, `prior`: a codec becomes another folder.
 
-Test: tests/runtime/test_export.py, tests/codec/interop/test_convert.py, tests/transcode/test_prior.py.
+Test: tests/runtime/test_export.py, tests/adapters/test_convert.py, tests/transcode/test_prior.py.
 """
 
 from __future__ import annotations
 
+from llmcodec.adapters import catalogue
+from llmcodec.adapters.convert import convert
 from llmcodec.cli.options import ClipOptions, DeviceOptions
 from llmcodec.cli.summary import FilesBar
-from llmcodec.codec.interop.convert import convert
 from llmcodec.runtime.export import export_codec
 from llmcodec.transcode.prior import write_prior
 
-__all__ = ["convert", "export_codec", "prior"]
+__all__ = ["convert", "export_codec", "list_codecs", "prior"]
+
+
+def list_codecs(like: str | None = None) -> str:
+    """List codecs by name: origin of their weights, rates, licence, and their state on this machine.
+
+      llmcodec codecs --like wavtokenizer
+
+    States: `works offline` (the weights are here), `needs the hub` (they can be fetched, or converted from a file that
+    can), `random only` (--codec random:NAME, for speed and tests).
+
+    Args:
+        like: only those with this text in their name or origin; null lists all, and what is not available.
+    """
+    lines = [("name", "state", "Hz", "frames/s", "tokens", "bit/s", "licence", "weights")]
+    wanted = (like or "").lower()
+    for entry in catalogue.ENTRIES:
+        if wanted not in f"{entry.title} {entry.name} {entry.weights}".lower():
+            continue
+        missing = catalogue.missing_package(entry)
+        state = f"{catalogue.state_of(entry, catalogue.is_cached)}{f', pip install {missing}' if missing else ''}"
+        rates = (f"{entry.sample_rate:,}", f"{entry.frame_rate:.3g}", f"{entry.num_codebooks}")
+        bits = f"{entry.nominal_bits_per_second:,.0f}"
+        lines.append((entry.name, state, *rates, bits, entry.licence, catalogue.origin_of(entry)))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    absent = [f"  {name}: {reason}" for name, reason in catalogue.UNAVAILABLE.items()]
+    if len(lines) == 1:
+        raise ValueError(f"codecs: none like {like!r}; `llmcodec codecs` lists all")
+    return "\n".join(table if like else [*table, "", "not available:", *absent])
 
 
 def prior(

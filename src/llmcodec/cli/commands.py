@@ -76,13 +76,14 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "reconstruct": Command(
         "audio through a codec and back", "cli.transcode:reconstruct", f"{FILES} channels sample-rate format"
     ),
+    "codecs": Command("list every codec by name: origin, rates, licence, state", "cli.codecs:list_codecs"),
     "export": Command("export a codec: Hugging Face folder with a card, or ONNX", "cli.codecs:export_codec"),
     "prior": Command(
         "count which codes follow each other, for encoding by search",
         "cli.codecs:prior",
         "output manifest split sources languages max-bad folds overwrite device",
     ),
-    "convert": Command("AUV and LLM-Codec checkpoints to codec folders, and back", "cli.codecs:convert"),
+    "convert": Command("published checkpoints to codec folders; AUV and back", "cli.codecs:convert"),
     "verify": Command("check a folder for damage, one line per file", "cli.verify:verify"),
     "recipes": Command("list the recipes of the package, or show one", "cli.shell:recipes"),
     "completion": Command("tab completion for bash, zsh or tcsh", "cli.shell:completion"),
