@@ -9,6 +9,7 @@ To add a codec, write one file and add one line:
    the model is built and loaded, what has to be installed, how its config.json is recognised, the published sizes.
 2. `registry.FAMILIES`: its line.
 
-Then a line in `catalogue.ENTRIES`, of which the table of docs/codecs.md is made, a miniature in tests/adapters/tiny_codecs.py, which runs the checks that all
-adapters share, and a test against the model called directly. docs/codecs.md shows an adapter in 40 lines.
+Then a line in `catalogue.ENTRIES`, of which the table of docs/codecs.md is made, a miniature in
+tests/adapters/tiny_codecs.py, which runs the checks that all adapters share, and a test against the model called
+directly. docs/codecs.md shows an adapter in 40 lines.
 """
