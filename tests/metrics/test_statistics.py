@@ -160,6 +160,28 @@ def test_the_interval_of_one_seed_is_that_of_the_clips_and_of_equal_clips_that_o
     assert (1 + alike.low, 1 + alike.high) == pytest.approx(expected, rel=1e-6)
 
 
+def test_p_is_that_of_a_t_test_over_clips_or_over_seeds_where_only_they_differ() -> None:
+    scipy_stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(7)
+
+    def mean(sums: np.ndarray) -> np.ndarray:
+        return sums[..., 0] / sums[..., 1]
+
+    clips = rng.normal(0.4, 1.0, 25)
+    found = stats.two_level_p(np.stack([clips, np.ones(25)], -1)[None], mean)
+    assert found == pytest.approx(scipy_stats.ttest_1samp(clips, 0.0).pvalue, rel=1e-9)
+    seeds = np.asarray([0.2, 0.5, 0.9])
+    found = stats.two_level_p(np.stack([np.repeat(seeds[:, None], 6, 1), np.ones((3, 6))], -1), mean)
+    assert found == pytest.approx(scipy_stats.ttest_1samp(seeds, 0.0).pvalue, rel=1e-9)
+    assert stats.two_level_p(np.stack([np.zeros((2, 5)), np.ones((2, 5))], -1), mean) == 1.0
+    assert math.isnan(stats.two_level_p(np.ones((3, 1, 2)), mean))
+
+
+def test_holm_by_hand() -> None:
+    assert stats.holm([0.04, 0.001, 0.02]) == pytest.approx([0.04, 0.003, 0.04])
+    assert stats.holm([0.5, 0.6]) == [1.0, 1.0] and stats.holm([]) == []
+
+
 def test_two_level_intervals_know_what_they_cannot_say() -> None:
     assert not stats.two_level_interval(np.ones((3, 1, 2)), relative).has_bounds
     for wrong in (np.ones((0, 3, 2)), np.ones((2, 3)), np.full((1, 2, 2), math.nan)):

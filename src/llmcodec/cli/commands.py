@@ -109,6 +109,12 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
             "cli.evaluate:evaluate_robustness",
             "codec output manifest split clips levels noises pauses metrics device",
         ),
+        "generation": Command(
+            "speech that token LMs generate: word errors, voice, DNSMOS, loops, silence",
+            "cli.generation:evaluate_generation",
+            "lm task output manifest split texts clips draws metrics device",
+            stopped="with --output, models that are done are kept; start it again to go on",
+        ),
         "salmon": Command(
             "does a language model over the tokens notice a change of speaker, background or room?",
             "cli.salmon:evaluate_salmon",

@@ -37,17 +37,24 @@ def measure_speaker(reference_S: np.ndarray, reconstruction_S: np.ndarray, sampl
     Raises:
         NoScore: silence, or less than half a second of voice, in either signal.
     """
-    package, encoder = load_metric_package("resemblyzer", "speaker similarity"), _speaker_encoder()
     check_rate(sample_rate, "speaker similarity")
-    embeddings = []
-    for name, wav_S in (("reference", reference_S), ("reconstruction", reconstruction_S)):
-        _check_audible(wav_S, f"{name}: ")
-        voiced_S = package.preprocess_wav(wav_S.astype(np.float32), source_sr=SAMPLE_RATE)
-        if voiced_S.size < MIN_SECONDS * SAMPLE_RATE:
-            raise NoScore(f"{name} has less than {MIN_SECONDS} s of voice")
-        embeddings.append(encoder.embed_utterance(voiced_S))
-    a, b = embeddings
-    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+    return float(embed_voice(reference_S, "reference") @ embed_voice(reconstruction_S, "reconstruction"))
+
+
+def embed_voice(wav_S: np.ndarray, name: str) -> np.ndarray:
+    """Speaker embedding of 16 kHz speech, of unit norm (256,).
+
+    Raises:
+        NoScore: silence, or less than half a second of voice; the reason begins with `name`.
+    """
+    package, encoder = load_metric_package("resemblyzer", "speaker similarity"), _speaker_encoder()
+    _check_audible(wav_S, f"{name}: ")
+    voiced_S = package.preprocess_wav(wav_S.astype(np.float32), source_sr=SAMPLE_RATE)
+    if voiced_S.size < MIN_SECONDS * SAMPLE_RATE:
+        raise NoScore(f"{name} has less than {MIN_SECONDS} s of voice")
+    embedding = encoder.embed_utterance(voiced_S)
+    unit: np.ndarray = embedding / np.linalg.norm(embedding)
+    return unit
 
 
 def _check_audible(wav_S: np.ndarray, name: str = "") -> None:

@@ -188,21 +188,57 @@ def two_level_interval(values_KNM: np.ndarray, statistic: Callable[[np.ndarray],
     Raises:
         ValueError: no seed or no clip, or values that are not finite.
     """
+    value, of_seeds, of_clips, (seeds, clips) = _two_levels(values_KNM, statistic)
+    square = student_t_95(seeds - 1) ** 2 * of_seeds if seeds > 1 else 0.0
+    square += student_t_95(clips - 1) ** 2 * of_clips if clips > 1 else 0.0
+    half = math.sqrt(square) if clips > 1 else math.nan
+    return Interval(value, value - half, value + half, clips)
+
+
+def two_level_p(values_KNM: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> float:
+    """Two-sided p that a figure is 0, over other seeds and other clips; arguments as `two_level_interval`.
+
+    t is the figure over the root of both variances, its degrees are Satterthwaite's (1946). NaN with a single clip.
+    Needs scipy.
+    """
+    from scipy.special import stdtr
+
+    value, of_seeds, of_clips, (seeds, clips) = _two_levels(values_KNM, statistic)
+    if clips < 2:
+        return math.nan
+    variance = of_seeds + of_clips
+    if variance <= 1e-30 * value**2:
+        return 1.0 if value == 0 else 0.0
+    degrees = variance**2 / ((of_seeds**2 / (seeds - 1) if seeds > 1 else 0.0) + of_clips**2 / (clips - 1))
+    return float(2 * stdtr(degrees, -abs(value) / math.sqrt(variance)))
+
+
+def _two_levels(
+    values_KNM: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]
+) -> tuple[float, float, float, tuple[int, int]]:
+    """A figure, its variance over seeds and over clips (jackknife), and how many there are of them."""
     values = np.asarray(values_KNM, dtype=np.float64)
     if values.ndim != 3 or 0 in values.shape:
         raise ValueError(f"two_level_interval: expected (seeds, clips, columns), got an array of shape {values.shape}")
     if not np.isfinite(values).all():
         raise ValueError("two_level_interval: values that are not finite; drop failed clips by name first")
     seeds, clips = values.shape[:2]
-    figures_K = statistic(values.sum(1))
-    square = 0.0
-    if seeds > 1:
-        square += student_t_95(seeds - 1) ** 2 * float(np.var(figures_K, ddof=1)) / seeds
+    of_seeds = float(np.var(statistic(values.sum(1)), ddof=1)) / seeds if seeds > 1 else 0.0
+    of_clips = 0.0
     if clips > 1:
         without_N = statistic(values.sum((0, 1)) - values.sum(0))
-        square += student_t_95(clips - 1) ** 2 * float(np.var(without_N)) * (clips - 1)
-    value, half = float(statistic(values.sum((0, 1)))), math.sqrt(square) if clips > 1 else math.nan
-    return Interval(value, value - half, value + half, clips)
+        of_clips = float(np.var(without_N)) * (clips - 1)
+    return float(statistic(values.sum((0, 1)))), of_seeds, of_clips, (seeds, clips)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values adjusted for being several (Holm 1979), in their order: reject those below the level wanted."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
 
 
 def student_t_95(degrees: int) -> float:

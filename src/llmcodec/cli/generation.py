@@ -1,0 +1,196 @@
+"""`llmcodec evaluate generation`: speech that token language models generate, measured.
+
+Test: tests/cli/test_generation.py.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from rich.console import Console
+
+from llmcodec import __version__
+from llmcodec.cli.options import ClipOptions, DeviceOptions, OutputOptions
+from llmcodec.cli.output import name_files, show
+from llmcodec.data.manifest import Clip, manifest_hash, read_manifest
+from llmcodec.evaluation.cache import code_digest, kept, key_of
+from llmcodec.evaluation.generation import (
+    GenerationConfig,
+    Passage,
+    measure_generation,
+    measure_recordings,
+)
+from llmcodec.evaluation.generation_results import METRICS, GeneratedRow
+from llmcodec.evaluation.system import spread
+from llmcodec.evaluation.wer import OFFLINE, spoken_clips
+from llmcodec.io import audio
+from llmcodec.io.progress import ProgressBar
+from llmcodec.lm.speech import codec_of
+from llmcodec.lm.token_lm import TokenLM, load_token_lm
+from llmcodec.report import generation as generation_report
+from llmcodec.report.files import provenance, write_results
+from llmcodec.runtime.base import Runtime
+
+
+def evaluate_generation(
+    lm: list[str] | None = None,
+    task: Literal["read", "continue"] = "read",
+    corpus: ClipOptions = ClipOptions(),
+    texts: str | None = None,
+    speakers: tuple[str, ...] | None = None,
+    clips: int | None = 100,
+    draws: int = 3,
+    seconds: float = 8.0,
+    prompt_seconds: float = 2.0,
+    metrics: tuple[str, ...] = METRICS,
+    asr: str = OFFLINE,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+    repetition_penalty: float = 1.0,
+    seed: int = 0,
+    codec: str | None = None,
+    audio_clips: int = 3,
+    output: OutputOptions = OutputOptions(),
+    device: DeviceOptions = DeviceOptions(),
+) -> None:
+    """Do token LMs read texts, keep a voice, end? Word errors, speaker similarity, DNSMOS, loops, silence.
+
+      llmcodec evaluate generation --lm nearest=runs/a --lm searched=runs/b --manifest corpus/manifest.jsonl -o spoken
+      llmcodec evaluate generation --lm runs/lm_small --task continue --manifest corpus/manifest.jsonl -o continued
+
+    The first name is the reference; a name that is given several times has several seeds, which are paired in order.
+    The second name's word errors (continuing: speaker similarity) are the primary comparison, all others are adjusted
+    for their number. With -o NAME: tables, every draw as JSON, audio in NAME.audio; models that are done are kept.
+
+    Args:
+        lm: folder of `llmcodec lm train`, or NAME=FOLDER; several with one name are seeds.
+        task: read texts, or continue the first seconds of recordings.
+        split: splits joined by commas; default: valid and test if there are any, else everything.
+        texts: manifest with the same ids whose texts the LM reads, phonemes for example; default: the transcripts.
+        speakers: keep clips of these speakers, joined by commas.
+        clips: measure this many clips, evenly spread; null takes all.
+        draws: draws of each clip.
+        seconds: longest new audio of a draw.
+        prompt_seconds: continue: what the LM hears of a clip.
+        metrics: of wer, cer, speaker, dnsmos, joined by commas; each needs its package.
+        asr: recogniser: `faster-whisper`, or a Hugging Face speech model.
+        temperature: of sampling; below 1 sharper, above 1 flatter.
+        top_p: sample from the likeliest codes that together have this probability.
+        repetition_penalty: divide the odds of recent codes by this; 1 does nothing.
+        seed: of sampling.
+        codec: codec of the LMs, if it was moved; default: the name in each LM's card.
+        audio_clips: write the first draw of this many clips as audio.
+        output: write NAME.md (table), NAME.json (every draw) and NAME.audio.
+    """
+    if not lm:
+        raise ValueError("name at least one language model: --lm FOLDER, or --lm NAME=FOLDER")
+    console = Console()
+    config = GenerationConfig(task, draws, seconds, prompt_seconds, temperature, top_p, repetition_penalty, seed)
+    wanted = choose_clips(corpus.held_out_clips(), config, speakers)
+    (chosen,), bad = corpus.without_bad(spread(wanted, clips))
+    passages = passages_of(chosen, texts)
+    bench = Bench(passages, config, metrics, asr, output.output, device.torch_device(), audio_clips)
+    named: dict[str, list[str]] = defaultdict(list)
+    for entry in lm:
+        name, _, place = entry.rpartition("=")
+        named[name or Path(place).name].append(place)
+    systems: dict[str, list[list[GeneratedRow]]] = defaultdict(list)
+    recordings: dict[str, list[GeneratedRow]] = {}
+    for name, places in named.items():
+        for number, place in enumerate(places):
+            label = name if len(places) == 1 else f"{name} {number}"
+            loaded = load_token_lm(place, bench.device)
+            runtime = codec_of(loaded, codec, bench.device)
+            if runtime.identity.weights_sha256 not in recordings:
+                recordings[runtime.identity.weights_sha256] = bench.recordings(runtime)
+            with ProgressBar(label, console=console) as bar:
+                systems[name].append(bench.generated(label, loaded, runtime, bar.update))
+    title = f"{task}: {len(passages)} clips, {draws} draws"
+    floors = {f"recordings {number or ''}".strip(): [rows] for number, rows in enumerate(recordings.values())}
+    table = generation_report.generation_table({**systems, **floors}, title)
+    said = generation_report.sentences(systems, "wer" if task == "read" else "speaker")
+    show(console, [table], said)
+    if output.output is not None:
+        told = {"settings": {**provenance(chosen, bad), **asdict(config)}}
+        told["systems"] = generation_report.to_json({**systems, **floors})
+        name_files(console, write_results(output.output, [table], said, told))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every model gets: the same passages and settings; results that are there already are read."""
+
+    passages: Sequence[Passage]
+    config: GenerationConfig
+    metrics: Sequence[str]
+    asr: str
+    output: str | None
+    device: str
+    audio_clips: int
+
+    def generated(
+        self, label: str, lm: TokenLM, runtime: Runtime, on_progress: Callable[[float], None]
+    ) -> list[GeneratedRow]:
+        """Rows of a model; audio of its first draws goes beside the output."""
+
+        def keep(passage: Passage, draw: int, wav_S: np.ndarray) -> None:
+            number = self.passages.index(passage)
+            if self.output is not None and draw == 0 and number < self.audio_clips:
+                place = Path(f"{self.output}.audio") / f"{number} {label}.wav"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with audio.AudioWriter(place, runtime.identity.sample_rate) as file:
+                    file.write(wav_S)
+
+        def measure() -> list[GeneratedRow]:
+            return measure_generation(
+                lm, runtime, self.passages, self.config, self.metrics, self.asr, on_progress, keep
+            )
+
+        return self._kept(runtime, key_of(*lm.model.state_dict().values()), measure)
+
+    def recordings(self, runtime: Runtime) -> list[GeneratedRow]:
+        """Rows of the recordings through a codec."""
+
+        def measure() -> list[GeneratedRow]:
+            return measure_recordings(runtime, self.passages, self.config, self.metrics, self.asr)
+
+        return self._kept(runtime, "recordings", measure)
+
+    def _kept(self, runtime: Runtime, what: str, measure: Callable[[], list[GeneratedRow]]) -> list[GeneratedRow]:
+        clips = [(passage.clip.id, passage.text) for passage in self.passages]
+        parts = asdict(runtime.identity), self.config, self.metrics, self.asr, clips
+        hashed = manifest_hash([passage.clip for passage in self.passages])
+        key = key_of(__version__, code_digest(), what, hashed, *parts)
+        return kept(None if self.output is None else Path(f"{self.output}.kept"), key, measure)
+
+
+def choose_clips(clips: Sequence[Clip], config: GenerationConfig, speakers: Sequence[str] | None) -> list[Clip]:
+    """Clips that the task can use: with a transcript of some words, or long enough to be continued.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [clip for clip in clips if speakers is None or clip.speaker in speakers]
+    if config.task == "read":
+        found = [clip for clip in spoken_clips(found) if clip.duration <= config.seconds]
+        lacking = f"with a transcript of some English words, of at most {config.seconds:g} s"
+    else:
+        found = [clip for clip in found if clip.duration > config.prompt_seconds + 1.0]
+        lacking = f"longer than {config.prompt_seconds + 1.0:g} s"
+    if not found:
+        raise ValueError(f"generation: none of {len(clips)} clips is {lacking}")
+    return found
+
+
+def passages_of(clips: Sequence[Clip], texts: str | None) -> list[Passage]:
+    """Clips with what the LM reads of them. Raises ValueError for a clip without."""
+    read = {clip.id: clip.text for clip in (clips if texts is None else read_manifest(texts))}
+    lacking = [clip.id for clip in clips if not read.get(clip.id, "").strip()]
+    if lacking and texts is not None:
+        raise ValueError(f"{texts}: no text of {lacking[0]}" + (f" and {len(lacking) - 1} more" if lacking[1:] else ""))
+    return [Passage(clip, read.get(clip.id, "")) for clip in clips]

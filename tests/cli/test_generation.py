@@ -1,0 +1,110 @@
+"""`llmcodec evaluate generation` on miniature models: table, files, resuming, messages."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llmcodec.cli.main import main
+from llmcodec.data.manifest import Clip, read_manifest, write_manifest
+from llmcodec.evaluation import generation
+
+from ..miniature import miniature_codec, miniature_speech
+from .test_lm import SMALL, TRAIN
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Two LMs of one codec that read texts, and clips with words."""
+    folder = tmp_path_factory.mktemp("place")
+    miniature_codec().save_pretrained(folder / "codec")
+    manifest = miniature_speech(folder / "speech", seconds=(1.2, 1.3, 1.4, 1.5, 1.1, 1.6))
+    clips = read_manifest(manifest)
+    rows = [
+        Clip(**{**vars(clip), "split": "train" if i < 3 else "valid", "text": f"this is clip {i}", "language": "en"})
+        for i, clip in enumerate(clips)
+    ]
+    write_manifest(manifest, rows)
+    tokens = ["--manifest", str(manifest), "--codec", str(folder / "codec"), "-o", str(folder / "tokens")]
+    assert main(["tokenize", *tokens]) == 0
+    for seed in (0, 1):
+        options = ["--run", str(folder / f"run{seed}"), "--data.tokens", f"[{folder / 'tokens'}]", "--seed", str(seed)]
+        assert main(["lm", "train", *options, "--model.small", SMALL, "--data.formats", "[audio, tts]", *TRAIN]) == 0
+    return folder
+
+
+@pytest.fixture
+def hear(monkeypatch):
+    """A recogniser that hears every text rightly but for one word, and counts."""
+    calls = []
+
+    def transcribe(wav_S):
+        calls.append(wav_S.size)
+        return "this is clip nine"
+
+    monkeypatch.setattr(generation, "load_transcriber", lambda name: transcribe)
+    return calls
+
+
+def test_two_systems_are_compared_and_done_ones_are_kept(place, tmp_path, hear, capsys):
+    manifest = str(place / "speech" / "train.jsonl")
+    command = ["evaluate", "generation", "--lm", f"one={place / 'run0'}", "--lm", f"two={place / 'run1'}"]
+    command += ["--manifest", manifest, "--metrics", "wer,cer", "--draws", "2", "--seconds", "2"]
+    command += ["-o", str(tmp_path / "spoken")]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "Primary comparison: Word error rate of two against one" in " ".join(said.split())
+    assert len(hear) >= 3  # the recordings at least; an LM that ends at once is not heard
+    stored = json.loads((tmp_path / "spoken.json").read_text())
+    assert list(stored["systems"]) == ["one", "two", "recordings"]
+    (rows,) = stored["systems"]["one"]
+    assert [(row["id"], row["draw"]) for row in rows] == [(f"clip{n}", draw) for draw in (0, 1) for n in (3, 4, 5)]
+    (floor,) = stored["systems"]["recordings"]
+    assert [row["words"]["errors"] for row in floor] == [1, 1, 1]
+    assert sorted(path.name for path in (tmp_path / "spoken.audio").iterdir())
+    first = (tmp_path / "spoken.json").read_text()
+    hear.clear()
+    assert main(command) == 0
+    assert hear == [] and (tmp_path / "spoken.json").read_text() == first
+    again = [*command[:-2], "-o", str(tmp_path / "other")]
+    assert main(again) == 0
+    other = json.loads((tmp_path / "other.json").read_text())
+    assert other["systems"] == stored["systems"], "the same draws from the same seed"
+
+
+def test_continuations_have_a_fixed_length_and_no_words(place, tmp_path, capsys):
+    manifest = str(place / "speech" / "train.jsonl")
+    command = ["evaluate", "generation", "--lm", str(place / "run0"), "--task", "continue", "--manifest", manifest]
+    command += ["--metrics", "wer", "--draws", "1", "--seconds", "0.5", "--prompt-seconds", "0.1"]
+    assert main([*command, "-o", str(tmp_path / "on")]) == 0
+    rows = json.loads((tmp_path / "on.json").read_text())["systems"]["run0"][0]
+    assert len({row["seconds"] for row in rows}) == 1 and abs(rows[0]["seconds"] - 0.5) < 0.05
+    assert all(row["words"] is None for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metrics", "loudness"], "no figure 'loudness': choose among wer, cer, speaker, dnsmos"),
+        (["--speakers", "nobody"], "none of 3 clips is with a transcript"),
+        (["--draws", "0"], "draws must be at least 1"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(place, hear, capsys, arguments, message):
+    manifest = str(place / "speech" / "train.jsonl")
+    command = ["evaluate", "generation", "--lm", str(place / "run0"), "--manifest", manifest]
+    assert main([*command, *arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error and len(error.strip().splitlines()) == 1
+
+
+def test_texts_of_other_clips_are_refused(place, tmp_path, hear, capsys):
+    clips = read_manifest(place / "speech" / "train.jsonl")
+    other = write_manifest(tmp_path / "units.jsonl", clips[:2])
+    manifest = str(place / "speech" / "train.jsonl")
+    assert (
+        main(["evaluate", "generation", "--lm", str(place / "run0"), "--manifest", manifest, "--texts", str(other)])
+        == 1
+    )
+    assert "units.jsonl: no text of clip3 and 2 more" in capsys.readouterr().err
