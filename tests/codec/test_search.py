@@ -10,7 +10,8 @@ import torch
 
 from llmcodec.adapters.load import load_codec
 from llmcodec.assets import speech_manifest
-from llmcodec.codec.search import MelDistance, SearchConfig, SearchingCodec, around
+from llmcodec.codec.mel_distance import MelDistance
+from llmcodec.codec.search import SearchConfig, SearchingCodec, around
 from llmcodec.codec.token_prior import PRIOR_FILE, BigramPrior, CountedClip, FoldedPrior, load_prior
 from llmcodec.data.manifest import read_manifest
 from llmcodec.io import audio
@@ -83,7 +84,7 @@ def test_prior_refuses(clips):
 def test_distance_by_librosa(clips):
     reference, other = clips[0][:19_200], clips[1][:19_200]
     distance = MelDistance(16_000, 320, torch.device("cpu"))
-    found_T = distance(torch.from_numpy(other)[None], distance.spectra(torch.from_numpy(reference)[None]))[0]
+    found_T = distance(torch.from_numpy(other)[None], distance.reference(torch.from_numpy(reference)[None]))[0]
     wanted_T = np.zeros(60)
     for size, bands, hop in ((512, 80, 160), (2048, 150, 320)):
         basis = librosa.filters.mel(sr=16_000, n_fft=size, n_mels=bands)
@@ -118,7 +119,7 @@ def test_one_frame_at_a_time_is_the_best_trial_by_brute_force(clips, weight, rep
 
     frames, hop = codes_T.numel(), codec.hop_samples
     distance = MelDistance(codec.sample_rate, hop, torch.device("cpu"))
-    wanted = distance.spectra(torch.nn.functional.pad(wav_S, (0, frames * hop - wav_S.numel()))[None])
+    wanted = distance.reference(torch.nn.functional.pad(wav_S, (0, frames * hop - wav_S.numel()))[None])
     near_TK = (encoding.query_BTC[0] @ codec.codebook_VC.T).topk(4).indices
     expected_T = codes_T.clone()
     for frame in range(frames):

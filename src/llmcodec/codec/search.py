@@ -19,7 +19,6 @@ A trials for each. Test: tests/codec/test_search.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +30,11 @@ from llmcodec._compat import forward
 from llmcodec.codec.fast.cpu_conformer import kernels_run
 from llmcodec.codec.fast.engine import Choice, InferenceCodec, optimize_for_inference
 from llmcodec.codec.inputs import Numbers, check_look_up, clips_of
+from llmcodec.codec.mel_distance import MelDistance
 from llmcodec.codec.model import LLMCodec, LLMCodecDecoderOutput, LLMCodecEncoderOutput
 from llmcodec.protocol import RateScorer
 
 CONTEXT = 64  # frames on either side of a block that are decoded with it and kept as they are
-FLOOR = 1e-5
-MEL_BANDS = {512: 80, 2048: 150}
-"""Window in samples -> mel bands of the distance: those of Codec-SUPERB's Mel; hops of a half and a whole frame."""
 
 
 @dataclass(frozen=True)
@@ -71,45 +68,6 @@ class SearchConfig:
                 "search: trials, spacing and passes must be at least 1, candidates more than trials, block at least "
                 f"100; got {self.trials}, {self.spacing}, {self.passes}, {self.candidates}, {self.block}"
             )
-
-
-class MelDistance:
-    """Distance of mel spectrograms of two windows, frame by frame of the codec: logarithmic plus linear.
-
-    The logarithm hears pauses as well as vowels; the linear part, relative to the clip's mean, hears the vowels, which
-    intelligibility hangs on. The same two parts as Codec-SUPERB's Mel, there without the mean.
-    """
-
-    def __init__(self, sample_rate: int, hop_samples: int, device: torch.device):
-        from transformers.audio_utils import mel_filter_bank
-
-        self.windows = []
-        for (size, bands), hop in zip(MEL_BANDS.items(), (max(1, hop_samples // 2), hop_samples), strict=True):
-            filters_NM = mel_filter_bank(
-                size // 2 + 1, bands, 0.0, sample_rate / 2, sample_rate, norm="slaney", mel_scale="slaney"
-            )
-            filters_MN = torch.from_numpy(filters_NM.T).float().contiguous().to(device)
-            self.windows.append((torch.hann_window(size, device=device), hop, hop_samples // hop, filters_MN))
-
-    def spectra(self, wav_XS: Tensor) -> list[Tensor]:
-        """Samples (X, S) -> mel magnitudes (X, M, analysis frames) of each window."""
-        found = []
-        for window_N, hop, _, filters_MN in self.windows:
-            spectrum = torch.stft(
-                wav_XS, len(window_N), hop, window=window_N, pad_mode="constant", return_complex=True
-            ).abs()
-            found.append(filters_MN @ spectrum)
-        return found
-
-    def __call__(self, wav_XS: Tensor, reference: Sequence[Tensor]) -> Tensor:
-        """Distance (X, T) of samples to the `spectra` of a reference, S = T * hop_samples."""
-        total = wav_XS.new_zeros(())
-        for mel, wanted, (_, _, steps, _) in zip(self.spectra(wav_XS), reference, self.windows, strict=True):
-            logarithmic = 2 * (mel.clamp_min(FLOOR) / wanted.clamp_min(FLOOR)).log10().abs().mean(1)
-            linear = (mel - wanted).abs().mean(1) / wanted.mean().clamp_min(FLOOR)
-            # A codec frame is heard by the analysis frames centred on its ends and between them.
-            total = total + F.avg_pool1d((logarithmic + linear)[:, None], steps + 1, steps)[:, 0]
-        return total
 
 
 class SearchingCodec:
@@ -180,7 +138,7 @@ class SearchingCodec:
         for first in range(0, frames, config.block):
             last = min(frames, first + config.block)
             low, high = max(0, first - CONTEXT), min(frames, last + CONTEXT)
-            wanted = self.distance.spectra(wav_S[None, low * hop : high * hop])
+            wanted = self.distance.reference(wav_S[None, low * hop : high * hop])
             for offset in [*range(config.spacing)] * config.passes:
                 chosen_P = torch.arange(min(first + offset, last), last, config.spacing, device=codes_T.device)
                 if not chosen_P.numel():

@@ -460,10 +460,10 @@ def test_a_damaged_file_is_made_again(size, tmp_path):
     """Loading what is left of a library kills the process (SIGBUS), so this happens in another one."""
     code = (
         "from llmcodec.codec.fast import cpu_kernels; print(cpu_kernels.why_not()); "
-        "print(cpu_kernels.compiled(cpu_kernels.SOURCE.read_bytes()))"
+        "print(cpu_kernels.compiled(cpu_kernels.whole_source()))"
     )
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    good = cpu_kernels.compiled(cpu_kernels.SOURCE.read_bytes())
+    good = cpu_kernels.compiled(cpu_kernels.whole_source())
     damaged = tmp_path / "llmcodec" / good.parent.name / good.name
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(good.read_bytes()[:size])
@@ -476,7 +476,7 @@ def test_a_damaged_file_is_made_again(size, tmp_path):
 @needs_kernels
 def test_a_library_of_another_machine_is_made_again(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    path = cpu_kernels.compiled(cpu_kernels.SOURCE.read_bytes())
+    path = cpu_kernels.compiled(cpu_kernels.whole_source())
     foreign = path.with_name(path.stem.rpartition("-")[0] + f"-{cpu_kernels.digest(b'musl')}.so")
     path.unlink()
     foreign.write_bytes(b"musl")
@@ -487,9 +487,9 @@ def test_a_library_of_another_machine_is_made_again(tmp_path, monkeypatch):
 @needs_compiler
 @pytest.mark.skipif(cpu_kernels.platform.machine() != "x86_64", reason="instructions of another processor")
 def test_no_warning_of_the_compiler(tmp_path):
-    strict = ["-Wall", "-Wextra", "-Werror", "-o", str(tmp_path / "library.so"), str(cpu_kernels.SOURCE)]
+    strict = ["-Wall", "-Wextra", "-Werror", "-o", str(tmp_path / "library.so"), "-x", "c", "-"]
     command = [*cpu_kernels.compiler(), *cpu_kernels.FLAGS, *strict]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, input=cpu_kernels.whole_source().decode(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -503,7 +503,7 @@ def test_a_source_that_does_not_compile(tmp_path, monkeypatch):
 
 @needs_compiler
 def test_several_processes_compile_at_once(tmp_path):
-    code = "from llmcodec.codec.fast.cpu_kernels import compiled, SOURCE; print(compiled(SOURCE.read_bytes()))"
+    code = "from llmcodec.codec.fast.cpu_kernels import compiled, whole_source; print(compiled(whole_source()))"
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     started = [subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE) for _ in range(3)]
     paths = {process.communicate(timeout=120)[0] for process in started}

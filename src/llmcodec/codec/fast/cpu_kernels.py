@@ -1,4 +1,4 @@
-"""Our own CPU kernels: cpu_kernels.c, compiled once by the machine's C compiler and called through ctypes.
+"""Our own CPU kernels: cpu_kernels.c and mel_distance.c, compiled once by the C compiler and called through ctypes.
 
 They need x86-64 with AVX-512 VNNI (Intel Cascade and Ice Lake, AMD Zen 4, and newer; for bf16 also AVX-512 BF16), Linux
 or another POSIX system, and cc, gcc or clang. Where one of these is missing the codec runs on PyTorch's operators
@@ -27,7 +27,7 @@ from torch import Tensor
 from llmcodec.io.cache import is_own_file, own_cache_folder
 from llmcodec.io.digests import digest
 
-SOURCE = Path(__file__).with_name("cpu_kernels.c")
+SOURCES = [Path(__file__).with_name(name) for name in ("cpu_kernels.c", "mel_distance.c")]
 FLAGS = ["-std=gnu11", "-O3", "-shared", "-fPIC", "-mfma", "-mavx2", "-mavx512f", "-mavx512bw", "-mavx512vl"]
 FLAGS += ["-mavx512dq", "-fno-math-errno", "-fno-strict-aliasing"]  # VNNI and BF16 are in the file's assembler
 COMPILE_SECONDS = 120
@@ -111,13 +111,48 @@ class CLookUp(Structure):
     ]
 
 
+class CMelDistance(Structure):
+    """`MelDistance` of mel_distance.c."""
+
+    _fields_ = [
+        *fields(c_void_p, "openmp wav"),
+        *fields(c_int64, "rows samples frames hop size bands"),
+        *fields(c_void_p, "window turns starts bins weights wanted wanted_log"),
+        *fields(c_float, "linear floor"),
+        *fields(c_void_p, "out scratch"),
+    ]
+
+
+class MelBands:
+    """A window and its mel filters as mel_distance.c reads them: of each band its first bin and its weights.
+
+    Args:
+        window_N: the window.
+        hop: samples between frames.
+        filters_MF: weight of every bin in every band.
+    """
+
+    def __init__(self, window_N: Tensor, hop: int, filters_MF: Tensor):
+        size = len(window_N)
+        bins = [row.nonzero()[:, 0] for row in filters_MF.cpu()]
+        spans = [(int(one[0]), int(one[-1]) + 1) if len(one) else (0, 0) for one in bins]
+        parts = [row[low:high] for row, (low, high) in zip(filters_MF.cpu(), spans, strict=True)]
+        angle_N = torch.arange(size, dtype=torch.float64) * (-2 * torch.pi / size)
+        self.hop, self.size, self.num_bands = hop, size, len(spans)
+        self.window = window_N.float().cpu().contiguous()
+        self.turns = torch.stack((angle_N.cos(), angle_N.sin()), -1).float().contiguous()
+        self.starts = torch.tensor([0, *(len(part) for part in parts)]).cumsum(0).to(torch.int32)
+        self.bins = torch.tensor([low for low, _ in spans], dtype=torch.int32)
+        self.weights = torch.cat(parts).float().contiguous()
+
+
 class Kernels:
     """The functions of the compiled file. Raises OSError if it cannot be loaded, AttributeError without COpenMP."""
 
     def __init__(self, path: Path):
         self.functions, process = ctypes.CDLL(str(path)), ctypes.CDLL(None)
         self.functions.llmcodec_scratch_bytes.restype = c_int64
-        for name in ("conformer", "look_up", "linear"):
+        for name in ("conformer", "look_up", "linear", "mel_distance"):
             getattr(self.functions, f"llmcodec_{name}").restype = None
         symbols = COpenMP.FUNCTIONS.items()
         self.openmp = COpenMP(**{name: ctypes.cast(getattr(process, symbol), c_void_p) for name, symbol in symbols})
@@ -155,6 +190,32 @@ class Kernels:
         self.functions.llmcodec_look_up(ctypes.byref(task), threads_for(rows))
         return found
 
+    def mel_distance(
+        self,
+        wav_XS: Tensor,
+        bands: MelBands,
+        wanted: Tensor,
+        wanted_log: Tensor,
+        frames: int,
+        linear: float,
+        floor: float,
+    ) -> Tensor:
+        """Distance (X, F) of every frame's mel spectrum to the wanted one, (M, F padded) with its log2."""
+        wav_XS = wav_XS.contiguous()
+        rows, samples = wav_XS.shape
+        out = torch.empty(rows, frames)
+        threads = max(1, min(torch.get_num_threads(), rows * frames // ROWS_PER_THREAD))
+        scratch = torch.empty(threads * (5 * bands.size // 2 + 1) * LANES)
+        tables = (bands.window, bands.turns, bands.starts, bands.bins, bands.weights, wanted, wanted_log)
+        task = CMelDistance(
+            *(ctypes.addressof(self.openmp), wav_XS.data_ptr()),
+            *(rows, samples, frames, bands.hop, bands.size, bands.num_bands),
+            *(table.data_ptr() for table in tables),
+            *(linear, floor, out.data_ptr(), scratch.data_ptr()),
+        )
+        self.functions.llmcodec_mel_distance(ctypes.byref(task), threads)
+        return out
+
 
 def in_panels(weight_MK: Tensor, inputs_per_word: int = 1) -> Tensor:
     """Weights as the kernels read them: panels of 64 outputs, (K / g, 64, g), g inputs in a word of 32 bits."""
@@ -184,7 +245,7 @@ def opened() -> tuple[Kernels | None, str]:
         why = missing()
         if why:
             return None, why
-        source = SOURCE.read_bytes()
+        source = whole_source()
         try:
             kernels = Kernels(compiled(source))
         except OSError:  # made by a machine of another kind that shares this cache
@@ -196,6 +257,11 @@ def opened() -> tuple[Kernels | None, str]:
         warnings.warn(f"kernels of the codec: {why}; it runs on PyTorch's operators, slower", stacklevel=2)
         return None, why
     return (kernels, "") if kernels.run_here() else (None, PROCESSOR)
+
+
+def whole_source() -> bytes:
+    """Both files as one."""
+    return b"\n".join(path.read_bytes() for path in SOURCES)
 
 
 def missing() -> str:
