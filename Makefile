@@ -18,13 +18,14 @@ STAMP := $(VENV)/.installed
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check lint format types unit all-tests soak sanitize lowest newest docs help-pages dist \
-	clean
+.PHONY: help install quickstart test check lint format types unit all-tests hf-common soak sanitize lowest newest docs \
+	help-pages dist clean
 
 help:
 	@echo "make quickstart   adapt the bundled codec on bundled speech (about ten minutes on two cores)"
 	@echo "make test         lint, types, tests (a few minutes on two cores)"
 	@echo "make check        lint, types, and every test, the slow ones too"
+	@echo "make hf-common    transformers' own common tests of models, configurations and feature extractors"
 	@echo "make soak         look for what the tests do not know: damaged files, kill -9, full disks (MINUTES=10, KILLS=50)"
 	@echo "make sanitize     the CPU kernels under AddressSanitizer, UBSan and ThreadSanitizer (needs gcc)"
 	@echo "make types        mypy alone"
@@ -74,6 +75,11 @@ unit: $(STAMP)
 
 all-tests: $(STAMP)
 	$(PYTEST)
+
+# The tests come with transformers' source distribution, which pip fetches once. `python -m tests.hf_common --model dac`
+# runs them on DacModel.
+hf-common: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.hf_common
 
 # Other cases every time; each prints its seed. tests/soak says how to replay one.
 soak: $(STAMP)

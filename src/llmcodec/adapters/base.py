@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from llmcodec._compat import forward
 from llmcodec.codec.inputs import Numbers, check_codes, check_length, clips_of, mask_of
-from llmcodec.codec.model import LLMCodecDecoderOutput, LLMCodecEncoderOutput
+from llmcodec.codec.outputs import LLMCodecDecoderOutput, LLMCodecEncoderOutput
 
 
 class CodecAdapter(nn.Module):

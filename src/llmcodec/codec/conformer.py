@@ -16,10 +16,12 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llmcodec.codec.config import LLMCodecConfig
+from llmcodec.codec.inputs import is_traced
 from llmcodec.codec.windowed_attention import windowed_attention
-from llmcodec.distributed import sum_over_ranks
+from llmcodec.distributed import at_least_float32, sum_over_ranks
 
 MASKED_FRAMES = 384  # up to here one (T, T) mask is faster (and small); longer clips use blocks
 Reach = tuple[int, int] | None  # frames before and after itself that a frame sees; None: all
@@ -102,15 +104,41 @@ def attention_mask(
     return allowed
 
 
+def eager_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, attentions: list[Tensor] | None = None
+) -> Tensor:
+    """As PyTorch's `scaled_dot_product_attention`, step by step; `attentions` takes the weights (B, N, T, T)."""
+    scores = at_least_float32(query) @ at_least_float32(key).transpose(2, 3) / math.sqrt(query.shape[-1])
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -math.inf)
+    weights = scores.softmax(-1)
+    if attentions is not None:
+        attentions.append(weights)
+    return (weights @ at_least_float32(value)).to(value.dtype)
+
+
 def attention_over(
-    num_frames: int, mask_BT: Tensor | None, reach: Reach, device: torch.device, past: int | None = None
+    num_frames: int,
+    mask_BT: Tensor | None,
+    reach: Reach,
+    device: torch.device,
+    past: int | None = None,
+    eager: bool = False,
+    attentions: list[Tensor] | None = None,
 ) -> Mix:
     """Attention where every frame sees what `attention_mask` allows; the mask is not built for long windowed clips.
 
-    Arguments as for `attention_mask`; `past` is None outside a stream.
+    Args:
+        num_frames, mask_BT, reach, device: as for `attention_mask`.
+        past: frames of a stream before the first one; None outside a stream.
+        eager: by `eager_attention` instead of PyTorch's fused function.
+        attentions: takes the weights of every layer, which are then computed by `eager_attention`.
     """
-    if reach is None or num_frames <= MASKED_FRAMES or past is not None:
+    short = not is_traced() and num_frames <= MASKED_FRAMES  # a traced length would be a bound of the graph
+    if reach is None or short or past is not None or attentions is not None:
         allowed = attention_mask(num_frames, mask_BT, reach, device, past or 0)
+        if eager or attentions is not None:
+            return partial(eager_attention, attn_mask=allowed, attentions=attentions)
         return partial(F.scaled_dot_product_attention, attn_mask=allowed)
 
     def mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -133,7 +161,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         batch, num_frames, width = hidden_BTD.shape
         qkv = self.to_qkv(hidden_BTD).view(batch, num_frames, 3, width // self.head_dim, self.head_dim)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()
         if state is not None:
             key, value = state.extend_attention(key, value)
         mixed = mix(rotate(query, cos[-num_frames:], sin[-num_frames:]), rotate(key, cos, sin), value)
@@ -166,7 +194,8 @@ class MaskedBatchNorm(nn.BatchNorm1d):
         scale_D = self.weight * (self.running_var + self.eps).rsqrt()
         return scale_D, self.bias - self.running_mean * scale_D
 
-    def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+    def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None = None, counts: bool = True) -> Tensor:
+        """(B, T, D) -> (B, T, D); the running statistics stay as they are unless this `counts`."""
         assert self.running_mean is not None and self.running_var is not None
         if not self.training:
             scale_D, shift_D = self.scale_and_shift()
@@ -178,14 +207,20 @@ class MaskedBatchNorm(nn.BatchNorm1d):
             count, total = sum_over_ranks(weight.sum()), sum_over_ranks(masked.sum((0, 1)))
             mean = total / count
             variance = sum_over_ranks(((x - mean).square() * weight).sum((0, 1))) / count
-            with torch.no_grad():
-                assert self.momentum is not None and self.num_batches_tracked is not None
-                self.num_batches_tracked.add_(1)
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-                unbiased = variance * count / (count - 1).clamp(min=1)
-                self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+            if counts:
+                self.count(mean, variance, count)
             out = (x - mean) * ((variance + self.eps).rsqrt() * self.weight) + self.bias
         return out.to(hidden_BTD.dtype)
+
+    @torch.no_grad()
+    def count(self, mean_D: Tensor, variance_D: Tensor, frames: Tensor) -> None:
+        """Move the running statistics towards those of a batch of so many frames."""
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.momentum is not None and self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean_D.to(self.running_mean.dtype), self.momentum)
+        unbiased_D = variance_D * frames / (frames - 1).clamp(min=1)
+        self.running_var.lerp_(unbiased_D.to(self.running_var.dtype), self.momentum)
 
 
 class ConvolutionModule(nn.Module):
@@ -203,7 +238,9 @@ class ConvolutionModule(nn.Module):
         self.conv_norm = MaskedBatchNorm(hidden_size)
         self.pointwise_conv2 = nn.Linear(hidden_size, hidden_size, bias=False)
 
-    def forward(self, hidden_BTD: Tensor, mask_BT: Tensor | None, state: LayerState | None = None) -> Tensor:
+    def forward(
+        self, hidden_BTD: Tensor, mask_BT: Tensor | None, state: LayerState | None = None, counts: bool = True
+    ) -> Tensor:
         hidden_BTD = F.glu(self.pointwise_conv1(self.layer_norm(hidden_BTD)), dim=-1)
         if mask_BT is not None:
             hidden_BTD = hidden_BTD * mask_BT[..., None]
@@ -212,11 +249,13 @@ class ConvolutionModule(nn.Module):
         elif self.past:
             hidden_BTD = F.pad(hidden_BTD, (0, 0, self.past, 0))
         hidden_BTD = self.depthwise_conv(hidden_BTD.transpose(1, 2)).transpose(1, 2)
-        hidden_BTD = F.gelu(self.conv_norm(hidden_BTD, mask_BT), approximate="tanh")
+        hidden_BTD = F.gelu(self.conv_norm(hidden_BTD, mask_BT, counts), approximate="tanh")
         return self.pointwise_conv2(hidden_BTD)
 
 
-class ConformerLayer(nn.Module):
+class ConformerLayer(GradientCheckpointingLayer):
+    """One layer; under gradient checkpointing it runs again in the backward pass."""
+
     def __init__(self, config: LLMCodecConfig):
         super().__init__()
         width = config.hidden_size
@@ -237,10 +276,15 @@ class ConformerLayer(nn.Module):
         mix: Mix,
         mask_BT: Tensor | None,
         state: LayerState | None = None,
+        runs: list[int] | None = None,
     ) -> Tensor:
+        """(B, T, D) -> (B, T, D); `runs` is an empty list for each call: only its first run counts for statistics."""
+        counts = not runs
+        if runs is not None:
+            runs.append(1)
         hidden_BTD = hidden_BTD + 0.5 * self.ffn1(self.ffn1_layer_norm(hidden_BTD))
         hidden_BTD = hidden_BTD + self.attn(self.attn_layer_norm(hidden_BTD), cos, sin, mix, state)
-        hidden_BTD = hidden_BTD + self.conv_module(hidden_BTD, mask_BT, state)
+        hidden_BTD = hidden_BTD + self.conv_module(hidden_BTD, mask_BT, state, counts)
         hidden_BTD = hidden_BTD + 0.5 * self.ffn2(self.ffn2_layer_norm(hidden_BTD))
         return self.final_layer_norm(hidden_BTD)
 
@@ -250,7 +294,7 @@ class Conformer(nn.Module):
 
     def __init__(self, config: LLMCodecConfig, num_layers: int):
         super().__init__()
-        self.head_dim = config.head_dim
+        self.config, self.head_dim = config, config.head_dim
         self.reach, self.causal = config.attention_reach, config.causal
         self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(num_layers))
         self.layer_norm = nn.LayerNorm(config.hidden_size)
@@ -266,6 +310,7 @@ class Conformer(nn.Module):
         mask_BT: Tensor | None = None,
         states: Sequence[LayerState] | None = None,
         layer_outputs: list[Tensor] | None = None,
+        attentions: list[Tensor] | None = None,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D).
 
@@ -274,14 +319,16 @@ class Conformer(nn.Module):
             mask_BT: True at real frames; None means that all are real.
             states: of `open_stream`, updated in place; None outside a stream.
             layer_outputs: takes the output (B, T, D) of every layer.
+            attentions: takes the attention weights (B, N, T, P + T) of every layer.
         """
         num_frames = hidden_BTD.shape[1]
         past = states[0].key.shape[2] if states else None
         cos, sin = rotary_tables((past or 0) + num_frames, self.head_dim, hidden_BTD, exact=self.causal)
-        mix = attention_over(num_frames, mask_BT, self.reach, hidden_BTD.device, past)
+        eager = self.config._attn_implementation == "eager"  # as transformers' `attn_implementation` says
+        mix = attention_over(num_frames, mask_BT, self.reach, hidden_BTD.device, past, eager, attentions)
         memories: Sequence[LayerState | None] = states or [None] * len(self.layers)
         for layer, state in zip(self.layers, memories, strict=True):
-            hidden_BTD = layer(hidden_BTD, cos, sin, mix, mask_BT, state)
+            hidden_BTD = layer(hidden_BTD, cos, sin, mix, mask_BT, state, [])
             if layer_outputs is not None:
                 layer_outputs.append(hidden_BTD)
         return self.layer_norm(hidden_BTD)

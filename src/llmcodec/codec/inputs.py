@@ -20,6 +20,14 @@ TORCH_HAS = {"bool", "float16", "float32", "float64"} | {
 }
 
 
+def is_traced() -> bool:
+    """Whether torch.export, torch.compile or torch.jit.trace records the operations now.
+
+    No value is known then: nothing may depend on one, and none can be checked.
+    """
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
 def to_tensor(values: Numbers, where: str, device: torch.device | None = None) -> Tensor:
     """Arrays and lists as a tensor on `device`; tensors are returned unchanged. Raises ValueError for non-numbers."""
     if isinstance(values, Tensor):
@@ -52,6 +60,8 @@ def check_samples(wav: Tensor, where: str, first: int = 0) -> Tensor:
     silence, full = scale_of(wav.dtype, where)
     if full != 1:
         return (wav.float() - silence) / full
+    if is_traced():
+        return wav
     finite = wav.float().isfinite()
     if not bool(finite.all()):
         *clip, sample = finite.logical_not().nonzero()[0].tolist()
@@ -70,13 +80,17 @@ def clips_of(
         device: for arrays and lists; tensors stay on theirs.
 
     Raises:
-        ValueError: another shape or type, NaN or infinite samples, padding on the left, an empty clip.
+        ValueError: another shape or type, NaN or infinite samples, padding on the left, an empty clip (the last three
+            depend on values and are not looked for while `is_traced`).
     """
     input_values = to_tensor(input_values, "encode: input_values", device)
     if input_values.ndim != 3 or input_values.shape[1] != 1:
         raise ValueError(f"encode: input_values must be (batch, 1, samples), mono; got {tuple(input_values.shape)}")
     wav_BS = input_values[:, 0]
     batch, samples = wav_BS.shape
+    if is_traced():
+        mask = torch.ones_like(wav_BS) if padding_mask is None else to_tensor(padding_mask, "encode: padding_mask")
+        return check_samples(wav_BS, "encode"), (mask.reshape(batch, samples) != 0).sum(-1)
     if padding_mask is None:
         lengths_B = torch.full((batch,), samples, device=wav_BS.device)
     else:
@@ -132,6 +146,8 @@ def check_codes(
     if audio_codes.is_floating_point() or audio_codes.is_complex() or audio_codes.dtype == torch.bool:
         raise ValueError(f"decode: audio_codes must be integers, got {audio_codes.dtype}")
     codes_BQT = audio_codes.long()  # unsigned kinds cannot be compared
+    if is_traced():
+        return codes_BQT
     low, high = int(codes_BQT.min()), int(codes_BQT.max())
     if low < 0 or high >= codebook_size:
         raise ValueError(
@@ -149,6 +165,8 @@ def check_look_up(codes_BT: Tensor, query_BTC: Tensor, codebook_VC: Tensor, mask
         codebook_VC: unit-norm code vectors.
         mask_BT: True at real frames; None: all are.
     """
+    if is_traced():
+        return
     compared_BT = (query_BTC.square().sum(-1) > 0) & (codebook_VC[codes_BT].square().sum(-1) > 0)  # False for NaN
     if mask_BT is not None:
         compared_BT = compared_BT | ~mask_BT

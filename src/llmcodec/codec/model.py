@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +19,23 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.utils.generic import ModelOutput, can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.folder import check_folder
 from llmcodec.codec.hub import HubCodec, downloaded_folder
-from llmcodec.codec.inputs import Numbers, check_codes, check_length, check_look_up, clips_of, mask_of, to_tensor
+from llmcodec.codec.inputs import (
+    Numbers,
+    check_codes,
+    check_length,
+    check_look_up,
+    clips_of,
+    is_traced,
+    mask_of,
+    to_tensor,
+)
 from llmcodec.codec.network import build_parts
+from llmcodec.codec.outputs import LLMCodecDecoderOutput, LLMCodecEncoderOutput, LLMCodecOutput
 from llmcodec.codec.stft import frame_lengths
 from llmcodec.protocol import CodecEncoding
 
@@ -34,32 +43,16 @@ if TYPE_CHECKING:
     from llmcodec.codec.streaming.api import CodecStream
 
 
-@dataclass
-class LLMCodecEncoderOutput(ModelOutput):
-    """audio_codes (B, 1, T) int64; audio_codes_mask (B, 1, T) bool, True at real frames.
-
-    quantized_representation (B, D, T): what the decoder reads, as DacModel names it.
-    """
-
-    audio_codes: Tensor | None = None
-    audio_codes_mask: Tensor | None = None
-    quantized_representation: Tensor | None = None
+def ragged(mask_BT: Tensor) -> Tensor | None:
+    """The mask, or None where all frames are known to be real."""
+    return None if not is_traced() and bool(mask_BT.all()) else mask_BT
 
 
-@dataclass
-class LLMCodecDecoderOutput(ModelOutput):
-    """audio_values (B, 1, S)."""
-
-    audio_values: Tensor | None = None
-
-
-@dataclass
-class LLMCodecOutput(ModelOutput):
-    """audio_codes (B, 1, T), audio_values (B, 1, S), audio_codes_mask (B, 1, T). The order is MimiModel's."""
-
-    audio_codes: Tensor | None = None
-    audio_values: Tensor | None = None
-    audio_codes_mask: Tensor | None = None
+def mean_loss(encoding: CodecEncoding) -> Tensor | None:
+    """Sum of the losses, mean over real frames; None if there are none."""
+    if not encoding.losses:
+        return None
+    return (sum(encoding.losses.values()) * encoding.mask_BT).sum() / encoding.mask_BT.sum()
 
 
 class LLMCodec(HubCodec):
@@ -69,21 +62,20 @@ class LLMCodec(HubCodec):
     main_input_name = "input_values"
     base_model_prefix = "codec"
     config: LLMCodecConfig
-    _is_built = False
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ConformerLayer"]
+    _supports_sdpa = True
 
     def __init__(self, config: LLMCodecConfig):
         super().__init__(config)
-        self.encoder, self.quantizer, self.decoder = build_parts(config)
+        with torch.random.fork_rng(devices=[]):  # `post_init` draws the same weights, module by module in this order
+            self.encoder, self.quantizer, self.decoder = build_parts(config)
         self.post_init()  # type: ignore[no-untyped-call]
-        self._is_built = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Draw what no file held (`ignore_mismatched_sizes`) or what came from the meta device as a new codec has it.
-
-        While the codec is built, PyTorch's own initialisation is kept, and nothing is drawn twice.
-        """
+        """Draw the weights of a new codec as PyTorch does; also those that no file held, or from the meta device."""
         draw: Any = getattr(module, "reset_parameters", None)
-        if self._is_built and draw is not None:
+        if draw is not None:
             draw()
 
     @classmethod
@@ -92,19 +84,21 @@ class LLMCodec(HubCodec):
 
         Raises:
             ValueError: a folder, here or from the hub, whose configuration and weights do not fit each other, or whose
-                weights are damaged (`folder.check_folder`).
+                weights are damaged (`folder.check_folder`). With `output_loading_info=True`, tensors that are missing
+                or do not fit are returned by name, as everywhere in transformers, instead.
         """
         asked = kwargs.pop("torch_dtype", None)  # the old name of `dtype`
         if kwargs.get("dtype") is None:
             kwargs["dtype"] = asked or torch.float32
         place = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        partial = bool(kwargs.get("output_loading_info"))
         if place is None or kwargs.get("variant"):
             return super().from_pretrained(*args, **kwargs)
         if Path(place).is_dir():
-            check_folder(Path(place, kwargs.get("subfolder") or ""))
+            check_folder(Path(place, kwargs.get("subfolder") or ""), partial)
             return super().from_pretrained(*args, **kwargs)
         loaded = super().from_pretrained(*args, **kwargs)
-        check_folder(downloaded_folder(str(place), kwargs))
+        check_folder(downloaded_folder(str(place), kwargs), partial)
         return loaded
 
     # -- the property contract -------------------------------------------------------------------------------------
@@ -155,21 +149,31 @@ class LLMCodec(HubCodec):
 
     def num_frames(self, num_samples: int) -> int:
         """Frames for a clip of `num_samples`: ceil(S / hop), or AUV's floor under `auv_floor_frames`."""
-        return int(frame_lengths(torch.tensor([num_samples]), self.config))
+        return frame_lengths(num_samples, self.config)
 
     # -- the differentiable path (training) ------------------------------------------------------------------------
     def encode_latents(
-        self, wav_BS: Tensor, lengths_B: Tensor | None = None, partitions: Sequence[tuple[int, int]] | None = None
+        self,
+        wav_BS: Tensor,
+        lengths_B: Tensor | None = None,
+        partitions: Sequence[tuple[int, int]] | None = None,
+        **kept: list[Tensor],
     ) -> CodecEncoding:
-        """Waveform (B, S) -> `CodecEncoding`; samples beyond `lengths_B` are ignored."""
+        """Waveform (B, S) -> `CodecEncoding`; samples beyond `lengths_B` are ignored.
+
+        `kept` goes to the encoder: `layer_outputs` and `attentions`.
+        """
+        batch, samples = wav_BS.shape
+        if lengths_B is not None and not is_traced() and bool((lengths_B == samples).all()):
+            lengths_B = None
         if lengths_B is None:
-            lengths_B = torch.full((wav_BS.shape[0],), wav_BS.shape[1], device=wav_BS.device)
-        ragged = bool((lengths_B != wav_BS.shape[1]).any())
-        if ragged:
-            wav_BS = wav_BS * mask_of(lengths_B, wav_BS.shape[1])
-        frames_B = frame_lengths(lengths_B, self.config)
-        mask_BT = mask_of(frames_B, int(frames_B.max()))
-        latent_BTD = self.encoder(wav_BS, lengths_B, mask_BT if not bool(mask_BT.all()) else None)
+            mask_BT = torch.ones(batch, self.num_frames(samples), dtype=torch.bool, device=wav_BS.device)
+            latent_BTD = self.encoder(wav_BS, None, None, **kept)
+        else:
+            wav_BS = wav_BS * mask_of(lengths_B, samples)
+            frames_B = frame_lengths(lengths_B, self.config)
+            mask_BT = mask_of(frames_B, self.num_frames(samples) if is_traced() else int(frames_B.max()))
+            latent_BTD = self.encoder(wav_BS, lengths_B, ragged(mask_BT), **kept)
         codes_BT, query_BTC, quantized_BTD, losses = self.quantizer(latent_BTD, partitions)
         codes_BT = codes_BT * mask_BT
         return CodecEncoding(codes_BT, mask_BT, query_BTC, latent_BTD, quantized_BTD, losses)
@@ -178,7 +182,7 @@ class LLMCodec(HubCodec):
         self, quantized_BTD: Tensor, mask_BT: Tensor | None = None, layer_outputs: list[Tensor] | None = None
     ) -> Tensor:
         """Decoder input (B, T, D) -> waveform (B, T * hop); `layer_outputs` takes the output of every layer."""
-        mask_BT = None if mask_BT is None or bool(mask_BT.all()) else mask_BT
+        mask_BT = None if mask_BT is None else ragged(mask_BT)
         kept = {} if layer_outputs is None else {"layer_outputs": layer_outputs}  # the packed decoder keeps none
         return self.decoder(quantized_BTD, mask_BT, **kept)
 
@@ -202,7 +206,8 @@ class LLMCodec(HubCodec):
                 partition; frames that cannot be compared with any code, because weights or audio are broken.
         """
         wav_BS, lengths_B = clips_of(input_values, padding_mask, self.device)
-        encoding = self.encode_latents(wav_BS, lengths_B, self.partitions_of(audio_kinds, wav_BS.shape[0]))
+        partitions = self.partitions_of(audio_kinds, wav_BS.shape[0])
+        encoding = self.encode_latents(wav_BS, None if padding_mask is None else lengths_B, partitions)
         check_look_up(encoding.codes_BT, encoding.query_BTC, self.codebook_VC, encoding.mask_BT)
         return LLMCodecEncoderOutput(
             encoding.codes_BT[:, None], encoding.mask_BT[:, None], encoding.quantized_BTD.transpose(1, 2)
@@ -250,16 +255,21 @@ class LLMCodec(HubCodec):
             samples_B = padding_mask.reshape(padding_mask.shape[0], -1).sum(-1)
             mask_BT = mask_of(frame_lengths(samples_B, self.config), num_frames)
             length = padding_mask.shape[-1] if length is None else length
+        if length is not None and not is_traced() and self.num_frames(length) > num_frames:
+            have = num_frames * self.hop_samples
+            raise ValueError(f"decode: {num_frames} frames give {have} samples, fewer than length={length}")
+        return LLMCodecDecoderOutput(self._audio_values(quantized_BTD, mask_BT, length))
+
+    def _audio_values(self, quantized_BTD: Tensor, mask_BT: Tensor | None, length: int | None) -> Tensor:
+        """Decoder input and real frames (None: all) -> (B, 1, S), silent beyond each clip."""
         wav_BS = self.decode_latents(quantized_BTD, mask_BT)
         if mask_BT is not None:
             wav_BS = wav_BS * mask_BT.repeat_interleave(self.hop_samples, dim=1)
         if length is not None:
-            if self.num_frames(length) > num_frames:
-                raise ValueError(
-                    f"decode: {num_frames} frames give {wav_BS.shape[1]} samples, fewer than length={length}"
-                )
-            wav_BS = F.pad(wav_BS, (0, max(0, length - wav_BS.shape[1])))[:, :length]
-        return LLMCodecDecoderOutput(wav_BS[:, None])
+            # Under auv_floor_frames a last part of less than a hop has no frame.
+            missing = self.hop_samples if is_traced() else max(0, length - wav_BS.shape[1])
+            wav_BS = F.pad(wav_BS, (0, missing))[:, :length]
+        return wav_BS[:, None]
 
     def decoder_input(self, audio_codes: Numbers | None, quantized_representation: Numbers | None) -> Tensor:
         """Check the arguments of `decode` -> (B, T, D)."""
@@ -278,20 +288,52 @@ class LLMCodec(HubCodec):
             return quantized_representation.transpose(1, 2)
         return self.quantizer.embed(check_codes(audio_codes, 1, self.codebook_size)[:, 0])
 
-    @torch.no_grad()
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
-        self, input_values: Numbers, padding_mask: Numbers | None = None, audio_codes: Numbers | None = None
+        self,
+        input_values: Numbers,
+        padding_mask: Numbers | None = None,
+        audio_codes: Numbers | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> LLMCodecOutput:
-        """Encode (unless `audio_codes` are given) and decode to the input's length."""
-        mask = None
-        if audio_codes is None:
-            encoded = self.encode(input_values, padding_mask, return_dict=True)
-            audio_codes, mask = encoded.audio_codes, encoded.audio_codes_mask
-        assert audio_codes is not None
-        audio_codes = to_tensor(audio_codes, "decode: audio_codes", self.device)
-        decoded = self.decode(audio_codes, padding_mask, length=np.shape(input_values)[-1], return_dict=True)
-        return LLMCodecOutput(audio_codes, decoded.audio_values, mask)
+        """Encode (unless `audio_codes` are given) and decode to the input's length, with gradients.
+
+        The samples are those of `decode`; their gradient passes the codes straight through to the encoder.
+
+        Args:
+            input_values, padding_mask: as for `encode`.
+            audio_codes: (B, 1, T) to decode in place of the input's own.
+            output_hidden_states, output_attentions: return the encoder's; default: as the configuration says.
+                Attention weights are computed as by `attn_implementation="eager"`, T x T in each layer.
+        """
+        samples = np.shape(input_values)[-1]
+        if audio_codes is not None:
+            audio_codes = to_tensor(audio_codes, "decode: audio_codes", self.device)
+            decoded = self.decode(audio_codes, padding_mask, length=samples, return_dict=True)
+            return LLMCodecOutput(audio_codes, decoded.audio_values)
+        kept: dict[str, list[Tensor]] = {}
+        if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
+            kept["layer_outputs"] = []
+        if self.config.output_attentions if output_attentions is None else output_attentions:
+            kept["attentions"] = []
+        wav_BS, lengths_B = clips_of(input_values, padding_mask, self.device)
+        encoding = self.encode_latents(wav_BS, None if padding_mask is None else lengths_B, None, **kept)
+        check_look_up(encoding.codes_BT, encoding.query_BTC, self.codebook_VC, encoding.mask_BT)
+        quantized_BTD = self.quantizer.embed(encoding.codes_BT)
+        if torch.is_grad_enabled():  # the value of `embed`, bit by bit; the gradient of the straight-through latents
+            through_BTD = encoding.quantized_BTD
+            quantized_BTD = quantized_BTD.detach() + (through_BTD - through_BTD.detach())
+        mask_BT = None if padding_mask is None else encoding.mask_BT
+        audio_values = self._audio_values(quantized_BTD, mask_BT, samples)
+        return LLMCodecOutput(
+            encoding.codes_BT[:, None],
+            audio_values,
+            None if mask_BT is None else mask_BT[:, None],
+            mean_loss(encoding),
+            tuple(kept["layer_outputs"]) if "layer_outputs" in kept else None,
+            tuple(kept["attentions"]) if "attentions" in kept else None,
+        )
 
     def streaming(
         self,

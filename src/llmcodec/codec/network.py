@@ -21,9 +21,22 @@ class Encoder(nn.Module):
         self.frontend = STFTFrontEnd(config)
         self.conformer = Conformer(config, config.encoder_layers)
 
-    def forward(self, wav_BS: Tensor, lengths_B: Tensor, mask_BT: Tensor | None) -> Tensor:
-        """(B, S), samples and real frames of each clip (None: all) -> (B, T, D)."""
-        return self.conformer(self.frontend(wav_BS, lengths_B), mask_BT)
+    def forward(
+        self,
+        wav_BS: Tensor,
+        lengths_B: Tensor | None,
+        mask_BT: Tensor | None,
+        layer_outputs: list[Tensor] | None = None,
+        attentions: list[Tensor] | None = None,
+    ) -> Tensor:
+        """(B, S), samples and real frames of each clip (None: all) -> (B, T, D).
+
+        `layer_outputs` takes what the first layer reads and the output of every layer, `attentions` as in `Conformer`.
+        """
+        hidden_BTD = self.frontend(wav_BS, lengths_B)
+        if layer_outputs is not None:
+            layer_outputs.append(hidden_BTD)
+        return self.conformer(hidden_BTD, mask_BT, layer_outputs=layer_outputs, attentions=attentions)
 
 
 class Decoder(nn.Module):

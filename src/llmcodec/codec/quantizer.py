@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec.codec.config import LLMCodecConfig
+from llmcodec.codec.inputs import is_traced
 from llmcodec.distributed import at_least_float32, sum_over_ranks
 
 ROWS_PER_CHUNK = 1024  # frames compared with the codebook at once: bounds memory at 1024 x V
@@ -73,8 +74,9 @@ class FactorizedQuantizer(nn.Module):
         spans = [(0, codebook_VC.shape[0])] if partitions is None else list(partitions)
         if len(set(spans)) == 1:
             low, high = spans[0]
-            rows = query_BTC.reshape(-1, query_BTC.shape[-1]).split(ROWS_PER_CHUNK)
-            codes = torch.cat([(part @ codebook_VC[low:high].T).argmax(-1) for part in rows])
+            rows = query_BTC.reshape(-1, query_BTC.shape[-1])
+            parts = [rows] if is_traced() else rows.split(ROWS_PER_CHUNK)
+            codes = torch.cat([(part @ codebook_VC[low:high].T).argmax(-1) for part in parts])
             return codes.view(query_BTC.shape[:-1]) + low
         return torch.cat([self.nearest(query[None], [span]) for query, span in zip(query_BTC, spans, strict=True)])
 

@@ -31,7 +31,8 @@ from llmcodec.codec.fast.cpu_conformer import kernels_run
 from llmcodec.codec.fast.engine import Choice, InferenceCodec, optimize_for_inference
 from llmcodec.codec.inputs import Numbers, check_look_up, clips_of
 from llmcodec.codec.mel_distance import MelDistance
-from llmcodec.codec.model import LLMCodec, LLMCodecDecoderOutput, LLMCodecEncoderOutput
+from llmcodec.codec.model import LLMCodec
+from llmcodec.codec.outputs import LLMCodecDecoderOutput, LLMCodecEncoderOutput
 from llmcodec.protocol import RateScorer
 
 CONTEXT = 64  # frames on either side of a block that are decoded with it and kept as they are

@@ -7,21 +7,25 @@ Both run in at least float32: transforms and phases are too inaccurate in bfloat
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec.codec.config import LLMCodecConfig
+from llmcodec.codec.inputs import is_traced
 from llmcodec.distributed import at_least_float32
 
 FRAMES_PER_CHUNK = (
     4096  # frames whose spectra are held at once without gradients: a frame of 320 samples has 1,282 values
 )
 
+Lengths = TypeVar("Lengths", int, Tensor)
 
-def frame_lengths(lengths_B: Tensor, config: LLMCodecConfig) -> Tensor:
-    """Samples per clip -> frames per clip (ceil, or AUV's floor under its flag)."""
+
+def frame_lengths(lengths_B: Lengths, config: LLMCodecConfig) -> Lengths:
+    """Samples per clip -> frames per clip (ceil, or AUV's floor under its flag): of a tensor, or one number."""
     if config.auv_floor_frames:
         return lengths_B // config.hop_samples
     return (lengths_B + config.hop_samples - 1) // config.hop_samples
@@ -32,15 +36,13 @@ def reflect_pad_each(wav_BS: Tensor, lengths_B: Tensor, pad: int, out_samples: i
 
     wav_BS must hold at least max(lengths_B) samples and each length must exceed `pad`. Returns (B, out_samples).
     """
-    lengths = lengths_B.tolist()
-    if len(set(lengths)) == 1:  # of one length: at once
-        padded = F.pad(wav_BS[:, : lengths[0]], (pad, pad), mode="reflect")[:, :out_samples]
+    if not is_traced() and bool((lengths_B == lengths_B[0]).all()):  # of one length: at once
+        padded = F.pad(wav_BS[:, : int(lengths_B[0])], (pad, pad), mode="reflect")[:, :out_samples]
         return F.pad(padded, (0, out_samples - padded.shape[1]))
-    rows = []
-    for wav_S, length in zip(wav_BS, lengths, strict=True):
-        padded = F.pad(wav_S[None, :length], (pad, pad), mode="reflect")[0, :out_samples]
-        rows.append(F.pad(padded, (0, out_samples - len(padded))))
-    return torch.stack(rows)
+    position_S = torch.arange(-pad, out_samples - pad, device=wav_BS.device)
+    last_B1 = lengths_B[:, None] - 1
+    mirrored_BS = torch.minimum(position_S.abs(), 2 * last_B1 - position_S).clamp(min=0)
+    return torch.where(position_S <= last_B1 + pad, wav_BS.gather(1, mirrored_BS), 0)
 
 
 class STFTFrontEnd(nn.Module):
@@ -51,9 +53,11 @@ class STFTFrontEnd(nn.Module):
         self.config = config
         self.input_proj = nn.Linear(config.n_fft + 2, config.hidden_size)
 
-    def forward(self, wav_BS: Tensor, lengths_B: Tensor) -> Tensor:
+    def forward(self, wav_BS: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """(B, S) samples, zero beyond lengths_B -> features (B, T, D) with T frames of the longest clip."""
         frames_BTN = self.frames(at_least_float32(wav_BS), lengths_B)
+        if is_traced():  # how many chunks there are would be frozen into the graph
+            return self.project(frames_BTN)
         return torch.cat([self.project(part) for part in frames_BTN.split(FRAMES_PER_CHUNK, dim=1)], dim=1)
 
     def project(self, frames: Tensor) -> Tensor:
@@ -62,22 +66,31 @@ class STFTFrontEnd(nn.Module):
             features = self.analyse(frames)
         return self.input_proj(features.to(self.input_proj.weight.dtype))
 
-    def features(self, wav_BS: Tensor, lengths_B: Tensor) -> Tensor:
+    def features(self, wav_BS: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """(B, S) -> (B, T, 2F): log(|X| + floor) and phase; the phase of DC and Nyquist is pinned to 0 or +pi."""
         return self.analyse(self.frames(wav_BS, lengths_B))
 
-    def frames(self, wav_BS: Tensor, lengths_B: Tensor) -> Tensor:
-        """(B, S) -> overlapping frames (B, T, n_fft), a view of the padded signal, not yet windowed."""
-        cfg = self.config
-        num_frames = int(frame_lengths(lengths_B, cfg).max())
+    def frames(self, wav_BS: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """(B, S) -> overlapping frames (B, T, n_fft), a view of the padded signal, not yet windowed.
+
+        Args:
+            wav_BS: samples, zero beyond each clip.
+            lengths_B: samples of each clip; None: S. T is that of the longest clip (of S samples while `is_traced`).
+        """
+        cfg, samples, traced = self.config, wav_BS.shape[1], is_traced()
+        longest = samples if lengths_B is None or traced else int(lengths_B.max())
+        if lengths_B is None:
+            lengths_B = torch.full(wav_BS.shape[:1], samples, device=wav_BS.device)
+        num_frames = frame_lengths(longest, cfg)
         pad = (cfg.n_fft - cfg.hop_samples) // 2
         if cfg.auv_floor_frames:
-            if int(lengths_B.min()) <= pad:
+            if not traced and int(lengths_B.min()) <= pad:
                 raise ValueError(f"auv_floor_frames needs clips of more than {pad} samples, got {int(lengths_B.min())}")
             extent_B = lengths_B
         else:  # whole hops, at least two, so that every length from one sample on can be reflected
-            extent_B = (frame_lengths(lengths_B, cfg) * cfg.hop_samples).clamp(min=max(2 * cfg.hop_samples, pad + 1))
-        wav_BS = F.pad(wav_BS, (0, max(0, int(extent_B.max()) - wav_BS.shape[1])))
+            least = max(2 * cfg.hop_samples, pad + 1)
+            extent_B = (frame_lengths(lengths_B, cfg) * cfg.hop_samples).clamp(min=least)
+            wav_BS = F.pad(wav_BS, (0, least if traced else max(0, int(extent_B.max()) - samples)))
         padded = reflect_pad_each(wav_BS, extent_B, pad, (num_frames - 1) * cfg.hop_samples + cfg.n_fft)
         return padded.unfold(1, cfg.n_fft, cfg.hop_samples)
 
@@ -89,8 +102,14 @@ class STFTFrontEnd(nn.Module):
         real, imag = spectrum[..., 0] + 0.0, spectrum[..., 1] + 0.0  # + 0.0 turns a rounding -0 into +0
         edge = torch.zeros_like(imag[..., :1])
         imag = torch.cat((edge, imag[..., 1:-1], edge), dim=-1)
-        log_magnitude = (real.square() + imag.square()).sqrt().add(cfg.log_floor).log()
-        return torch.cat((log_magnitude, torch.atan2(imag, real)), dim=-1)
+        power, phase = real.square() + imag.square(), torch.atan2(imag, real)
+        if frames.requires_grad:  # the same numbers; where there is no power, the gradient is 0 instead of NaN
+            silent = power == 0
+            phase = torch.where(silent, phase.detach(), torch.atan2(imag, real.masked_fill(silent, 1)))
+            magnitude = power.masked_fill(silent, 1).sqrt().masked_fill(silent, 0)
+        else:
+            magnitude = power.sqrt()
+        return torch.cat((magnitude.add(cfg.log_floor).log(), phase), dim=-1)
 
 
 class ISTFTHead(nn.Module):

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llmcodec.codec.inputs import is_traced
+
 MIN_BLOCK = 32  # frames
 
 
@@ -29,7 +31,9 @@ def windowed_attention(
         (B, N, T, C).
     """
     batch, heads, num_frames, head_dim = query.shape
-    block = min(max(MIN_BLOCK, (back + ahead) // 2), num_frames)
+    block = max(MIN_BLOCK, (back + ahead) // 2)
+    if not is_traced():
+        block = min(block, num_frames)
     extra = -num_frames % block
     span = back + block + ahead
     query = F.pad(query, (0, 0, 0, extra)).reshape(batch, heads, -1, block, head_dim)

@@ -22,9 +22,10 @@ from llmcodec.codec.fast.cpu_kernels import processor_has, why_not
 from llmcodec.codec.fast.ends import PackedDecoder, PackedEncoder, PackedQuantizer
 from llmcodec.codec.fast.linear import Precision
 from llmcodec.codec.hub import HubCodec
-from llmcodec.codec.inputs import check_weights
+from llmcodec.codec.inputs import Numbers, check_weights
 from llmcodec.codec.model import LLMCodec
 from llmcodec.codec.network import Decoder, Encoder
+from llmcodec.codec.outputs import LLMCodecOutput
 
 Choice = Literal["auto", "fp32", "mixed", "bf16", "int16", "int8"]
 Side = Literal["encoder", "decoder"]
@@ -94,6 +95,17 @@ class InferenceCodec(LLMCodec):
                 "a codec from optimize_for_inference cannot be moved or cast; do that first, then optimise"
             )
         return self
+
+    @torch.no_grad()
+    def forward(
+        self,
+        input_values: Numbers,
+        padding_mask: Numbers | None = None,
+        audio_codes: Numbers | None = None,
+        **kwargs: Any,
+    ) -> LLMCodecOutput:
+        """As in `LLMCodec`, without gradients, losses, hidden states and attention weights."""
+        return super().forward(input_values, padding_mask, audio_codes, **kwargs)
 
     @torch.inference_mode()
     def encode_latents(self, *args: Any, **kwargs: Any) -> Any:
