@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ class S3:
         self.answered: list[tuple[str, str]] = []
         self.fail: Failing = lambda method, path, count: False
         self.before: Callable[[str, str], None] = lambda method, path: None
-        self._app = DomainDispatcherApplication(create_backend_app, "s3")
+        self._app = DomainDispatcherApplication(create_backend_app)
         self._lock = threading.Lock()
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
@@ -52,7 +53,7 @@ class S3:
         start(f"{status} {code}", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
         return [] if method == "HEAD" else [body]
 
-    @property
+    @cached_property
     def client(self) -> Any:
         import botocore.session
 
@@ -87,11 +88,9 @@ class S3:
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
     """A server with one empty bucket, which s3:// means while the test runs."""
     for package in ("s3fs", "moto", "flask", "flask_cors"):
-        pytest.importorskip(package, reason=f"no {package}: pip install 'llmcodec[remote-test]'")
+        pytest.importorskip(package, reason=f"needs {package}: pip install 'llmcodec[test]'")
     import s3fs
     from fsspec.asyn import sync
-    from moto import s3 as _  # noqa: F401
-    from moto.core.base_backend import BackendDict  # noqa: F401
     from moto.s3.models import s3_backends
 
     from llmcodec.io.remote import paths, store

@@ -25,6 +25,7 @@ from llmcodec.cli.options import ClipOptions, CodecOptions, DeviceOptions, Outpu
 from llmcodec.cli.recipes import RecipeParser, training_parser
 from llmcodec.cli.standard_streams import check_output
 from llmcodec.io.bad_rows import BadRows, MaxBad
+from llmcodec.io.remote.paths import publish
 from llmcodec.io.run_guard import stopped_in_order
 
 if TYPE_CHECKING:
@@ -190,6 +191,7 @@ def progress_callback(recipe: TokenLMRecipe) -> Any:
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             plot_curves(read_log(path), path.with_name("curves.png"), recipe.name)
+            publish(path.parent)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar.__exit__()

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 from llmcodec.cli.commands import COMMANDS, GROUP_HELP, Command, every_command
+from llmcodec.cli.urls import forget_urls, uploaded_results
+from llmcodec.io.remote.paths import StoreError, shown
 from llmcodec.io.run_guard import Stopped
 
 HELP_FLAGS = ("-h", "--help", "--help-all")
@@ -98,7 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             quiet_transformers()
             try:
-                command.run(program, rest)
+                with uploaded_results():
+                    command.run(program, rest)
             except SystemExit:  # the configuration has been printed
                 flush_output()
                 raise
@@ -114,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):
             silence(sys.stdout)
         return code
+    finally:
+        forget_urls()
 
 
 def how_it_ends(error: BaseException) -> tuple[int, str]:
@@ -124,8 +129,8 @@ def how_it_ends(error: BaseException) -> tuple[int, str]:
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 130, "stopped"
-    if isinstance(error, (ValueError, ArithmeticError, OSError)):
-        return 1, str(error)
+    if isinstance(error, (ValueError, ArithmeticError, OSError, StoreError)):
+        return 1, shown(error)
     first = next(iter(str(error).splitlines()), "")
     what = f"{type(error).__name__}: {first}" if first else type(error).__name__
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the second is torch's, on a GPU

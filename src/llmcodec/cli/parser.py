@@ -22,6 +22,7 @@ from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_set
 from yaml import YAMLError
 
 from llmcodec.cli.options import OptionGroup
+from llmcodec.cli.urls import local_value
 from llmcodec.io.structured import check_yaml
 
 RENAMED = {"splits": "split"}
@@ -150,8 +151,13 @@ def run_function(function: Callable[..., Any], program: str, arguments: Sequence
         typed = name_output(program, typed, sum(option.positional for option in options))
     values = parser.instantiate(parser.parse_args(typed))
     taken: dict[str, Any] = {}
+    command = program.partition(" ")[2]
     for name, hint in get_type_hints(function).items():
-        own = {option.name: values[option.name] for option in options if option.parameter == name}
+        own = {
+            option.name: local_value(command, option.name, values[option.name])
+            for option in options
+            if option.parameter == name
+        }
         if own:
             taken[name] = hint(**own) if is_group(hint) else own[name]
     return function(**taken)

@@ -16,6 +16,8 @@ from typing import Any, Generic, TypeVar, get_type_hints
 from llmcodec import assets
 from llmcodec.cli.options import DeviceOptions
 from llmcodec.cli.parser import Spelling, new_parser, parameter_helps, spell_list, spell_out
+from llmcodec.cli.urls import local_recipe, no_url
+from llmcodec.io.remote.paths import bring, is_url
 from llmcodec.io.structured import read_text
 from llmcodec.runtime.opening import pick_device
 
@@ -78,7 +80,7 @@ class RecipeParser(Generic[RecipeType]):
         recipe = self.kind(**{field.name: values.pop(field.name) for field in fields(self.kind)})  # type: ignore[arg-type]
         if "device" in values:
             show_device(values.pop("device"))
-        return recipe, values
+        return local_recipe(recipe), {name: no_url(name, value) for name, value in values.items()}
 
     def read_recipe(self, arguments: Sequence[str]) -> RecipeType:
         """The recipe that the arguments describe."""
@@ -133,6 +135,8 @@ def find_recipe(place: str) -> str:
         ValueError: the file is too large, or no text.
     """
     name = place.removeprefix("recipes/").removesuffix(".yaml")
+    if is_url(place):
+        return str(bring(place))
     if Path(place).is_file():
         read_text(place)  # the parser would not name it
         return place

@@ -19,6 +19,7 @@ from llmcodec.evaluation.cache import Journal
 from llmcodec.evaluation.reconstruction import ReconstructionResult, file_state, length_key, measure_missing
 from llmcodec.evaluation.wer import normalise
 from llmcodec.evaluation.workers import ClipRow, Job, Lengths, job_key
+from llmcodec.io.remote.paths import as_path, bring, is_url, look_for
 from llmcodec.metrics.registry import SUPERB
 
 REQUIRED = ("reference", "reconstruction")
@@ -40,7 +41,7 @@ class Pair:
 
 def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
     """Pairs of a CSV file. Raises ValueError that names the line: a missing column or file, no rows."""
-    place = Path(path)
+    place = bring(path)
     if not place.is_file():
         raise ValueError(f"{place}: no such file; --pairs takes a CSV with the columns {', '.join(REQUIRED)}")
     pairs: list[Pair] = []
@@ -71,7 +72,8 @@ def _pair(row: dict[str, str | None], place: Path, line: int) -> Pair:
         written = (row.get(name) or "").strip()
         if not written:
             raise ValueError(f"{place}:{line}: {name} is empty")
-        candidates = [place.parent / written, Path(written)]
+        candidates = [as_path(written)] if is_url(written) else [place.parent / written, Path(written)]
+        look_for(candidates)
         found[name] = next((one for one in candidates if one.is_file()), None)
         if found[name] is None:
             raise ValueError(f"{place}:{line}: {name} {written} is not there")

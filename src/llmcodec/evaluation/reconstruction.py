@@ -25,6 +25,7 @@ from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.wer import WordRow
 from llmcodec.evaluation.workers import ClipRow, Job, Lengths, job_key, measure_jobs
 from llmcodec.io import audio
+from llmcodec.io.remote.paths import look_for, shown
 from llmcodec.metrics.registry import SUPERB, check_metrics
 from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_mean, compare_paired
 from llmcodec.runtime.torch_runtime import fingerprint
@@ -172,8 +173,9 @@ def length_key(lengths: Lengths) -> tuple[str, ...]:
 
 def file_state(path: AudioPath) -> tuple[str, int, int]:
     """Path, size and time of change: another file gets another key."""
+    look_for([path])
     status = path.stat()
-    return str(path.resolve()), status.st_size, status.st_mtime_ns
+    return shown(path.resolve()), status.st_size, status.st_mtime_ns
 
 
 def _state(clip: Clip) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
+from llmcodec.io.remote.paths import is_url, url_of
 from llmcodec.io.structured import read_object, write_json
 from llmcodec.io.token_file import SIZES, TokenProvenance
 
@@ -113,8 +114,9 @@ def remembered_codec(folder: Path) -> str:
 
 
 def _paths(path: str, folder: Path) -> dict[str, str]:
-    """A path as it is, and as seen from `folder`."""
-    return {"codec_path": path, RELATIVE: os.path.relpath(path, folder.resolve()) if path else ""}
+    """A path as it is, and as seen from `folder` where neither is a URL, or both are."""
+    together = path and not is_url(path) and (url_of(path) is None) == (url_of(folder) is None)
+    return {"codec_path": path, RELATIVE: os.path.relpath(path, folder.resolve()) if together else ""}
 
 
 def _found(path: str, relative: str, folder: Path) -> str:

@@ -26,6 +26,7 @@ from types import FrameType, TracebackType
 from typing import IO, Any, TypeVar, get_args, get_type_hints
 
 from llmcodec.io.atomic import find_left_overs
+from llmcodec.io.remote.paths import as_path, shown
 from llmcodec.io.structured import read_object, write_json
 
 T = TypeVar("T")
@@ -72,7 +73,7 @@ class RunLock:
     """
 
     def __init__(self, folder: str | os.PathLike[str], enabled: bool = True) -> None:
-        self.path, self.enabled = Path(folder) / LOCK, enabled
+        self.path, self.enabled = as_path(folder) / LOCK, enabled
         self._file: IO[str] | None = None
 
     def __enter__(self) -> RunLock:
@@ -207,7 +208,7 @@ def _dataclass_in(hint: Any) -> type[Any] | None:
 def flat_fields(fields: Mapping[str, Any], inside: str = "") -> dict[str, Any]:
     """Nested fields by their names on the command line, `{"data.split": "train"}`, as JSON gives them back."""
     flat: dict[str, Any] = {}
-    for name, value in json.loads(json.dumps(fields)).items():
+    for name, value in json.loads(shown(json.dumps(fields))).items():
         flat |= flat_fields(value, f"{inside}{name}.") if isinstance(value, dict) else {f"{inside}{name}": value}
     return flat
 

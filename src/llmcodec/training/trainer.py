@@ -25,6 +25,7 @@ from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
 from llmcodec.distributed import most_over_ranks
 from llmcodec.io.atomic import atomic_folder
+from llmcodec.io.remote.paths import publish
 from llmcodec.io.run_guard import RunLock, Stopped, StopSignals
 from llmcodec.objectives.collapse import CodeStatistics
 from llmcodec.training import checkpoint
@@ -370,6 +371,7 @@ class Trainer:
             checkpoint.save_checkpoint(
                 self.folder / "checkpoints", self.step, self.training_state(), self.recipe.keep_checkpoints
             )
+            publish(self.folder)  # the log up to here
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> None:

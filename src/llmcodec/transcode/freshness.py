@@ -12,6 +12,7 @@ from pathlib import Path
 from llmcodec.data.manifest import Clip
 from llmcodec.data.member import AudioPath
 from llmcodec.io import audio
+from llmcodec.io.remote.paths import look_for
 from llmcodec.io.token_file import NotTokens, TokenClip, load_token_file
 from llmcodec.io.token_shards import DamagedShard, Origin, read_token_shards, shards_in
 
@@ -29,6 +30,7 @@ def why_stale(source: AudioPath, made_ns: int, sample_rate: int, num_samples: in
         sample_rate: of the file that it was made of, in Hz; 0: unknown.
         num_samples: frames of that file; 0: unknown.
     """
+    look_for([source])
     if not source.is_file():
         return ""
     if source.stat().st_mtime_ns > made_ns:

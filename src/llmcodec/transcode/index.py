@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcodec.io.digests import digest_all
+from llmcodec.io.remote.paths import fetch
 from llmcodec.io.structured import read_object, write_json
 from llmcodec.io.token_file import SIZES, TokenProvenance, load_token_file
 from llmcodec.io.token_shards import TokenRow, open_token_shards, shards_in
@@ -222,6 +223,6 @@ def _check_files(place: Path, found: Mapping[str, Any]) -> Iterator[Checked]:
 
 
 def _state(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
+    with open(fetch(path), "rb") as file:
         digest = digest_all(iter(lambda: file.read(1 << 20), b""), size=16)
     return {"bytes": path.stat().st_size, "blake2b": digest}

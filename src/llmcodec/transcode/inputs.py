@@ -15,6 +15,7 @@ from pathlib import Path
 
 from llmcodec.data.files import find_files
 from llmcodec.io.audio_formats import UNREAD_ENDINGS, why_unread
+from llmcodec.io.remote.paths import bring
 from llmcodec.io.token_shards import SHARD_ENDINGS
 
 TOKEN_ENDINGS = (".safetensors", *SHARD_ENDINGS)
@@ -66,7 +67,7 @@ def find_inputs(
     found: list[Found] = []
     problems: list[Problem] = []
     for name in inputs:
-        place = Path(name)
+        place = bring(name, lambda path: True, lambda path: path.lower().endswith((*endings, *UNREAD_ENDINGS)))
         if not place.is_dir():
             found.append(Found(place, Path(place.name)))
             continue

@@ -14,7 +14,7 @@ by which worker processes know it as well. Files that were fetched to be read tu
 first, beyond `$LLMCODEC_STAGED_GB` (8). The folder ($TMPDIR) goes when the process ends, or at `forget`.
 
 Readers that need a real file and are not in llmcodec.io (safetensors, transformers, ONNX) get one from `bring`, which
-copies everything but audio, tars and token shards; `bring(place, lazy=())` copies those too.
+copies everything but audio, tars and token shards; `bring(place, lambda name: False)` copies those too.
 Test: tests/io/remote/test_paths.py.
 """
 
@@ -54,6 +54,13 @@ _saved: dict[str, tuple[int, int]] = {}
 """Size and time (ns) of staged files whose content the store has."""
 _fetched: OrderedDict[str, int] = OrderedDict()
 """Files that can become stand-ins again, the oldest first, with their bytes."""
+
+
+class StoreError(Exception):
+    """A store does not do what is asked, also after the last try.
+
+    Neither a ValueError nor an OSError, so that nobody takes it for a bad clip and leaves that out.
+    """
 
 
 def is_url(path: AnyPath) -> bool:
@@ -148,14 +155,14 @@ def fetch(path: AnyPath) -> Path:
 
 
 def bring(
-    path: AnyPath, lazy: Collection[str] | None = None, wanted: Callable[[str], bool] = lambda name: True
+    path: AnyPath, lazy: Callable[[str], bool] | None = None, wanted: Callable[[str], bool] = lambda name: True
 ) -> Path:
     """`as_path`, and for a URL what is there now: a file, or a folder with everything below it; other paths pass.
 
     Args:
-        lazy: endings of files whose content comes when it is read (`fetch`), others are copied now; None:
-            `lazy_endings()`. Whoever names more must `fetch` them.
-        wanted: takes a path below `path`; files for which it is false are left out.
+        lazy: takes a path below `path` (its name, if it is a file): whether its content comes when it is read
+            (`fetch`); others are copied now. None: by `lazy_endings()`. Whoever takes more must `fetch` them.
+        wanted: likewise; files for which it is false are left out.
 
     Raises:
         ValueError: as `as_path`, or what is to be copied does not fit on the disk.
@@ -164,29 +171,32 @@ def bring(
     place = as_path(path)
     url = url_of(place)
     if url is not None and is_url(path):
-        _bring(place, url, lazy_endings() if lazy is None else lazy, wanted)
+        _bring(place, url, lazy or (lambda name: name.lower().endswith(lazy_endings())), wanted)
     return place
 
 
-def _bring(place: Path, url: str, lazy: Collection[str], wanted: Callable[[str], bool]) -> None:
+def _bring(place: Path, url: str, lazy: Callable[[str], bool], wanted: Callable[[str], bool]) -> None:
     from llmcodec.io.remote.store import FOLDER, list_files, look
 
     found = look(url)
     if found is None:
         return _drop(place)
-    rows = [(url, found)] if found is not FOLDER else list_files(url)
-    files = {staged: entry for name, entry in rows if wanted(name[len(url) + 1 :]) and (staged := as_path(name))}
+    if found is not FOLDER:
+        files = {place: (place.name, found)}
+    else:
+        rows = [(name[len(url) + 1 :], entry) for name, entry in list_files(url)]
+        files = {as_path(f"{url}/{name}"): (name, entry) for name, entry in rows if wanted(name)}
     if found is FOLDER:
         place.mkdir(parents=True, exist_ok=True)
     _drop(place, keep={str(one) for one in files})
     now = []
-    for staged, entry in files.items():
-        if _seen.get(str(staged)) == entry and (_is_content(staged) or staged.suffix.lower() in lazy):
+    for staged, (name, entry) in files.items():
+        if _seen.get(str(staged)) == entry and (_is_content(staged) or lazy(name)):
             continue
         _stand_in(staged, entry)
-        if staged.suffix.lower() not in lazy:
+        if not lazy(name):
             now.append(staged)
-    needed = sum(files[one].size for one in now)
+    needed = sum(files[one][1].size for one in now)
     if now and needed > (free := shutil.disk_usage(_root()).free):
         raise ValueError(f"{url}: {needed:,} bytes are to be copied to {_root()}, where {free:,} are free; set TMPDIR")
     _each(_copy, now)
@@ -202,7 +212,7 @@ def lazy_endings() -> tuple[str, ...]:
 def look_for(paths: Iterable[Path]) -> None:
     """Bring the names of these files, so that `stat` knows whether they are there, their sizes and times."""
     missing = [path for path in dict.fromkeys(paths) if url_of(path) is not None and not path.exists()]
-    _each(lambda path: _bring(path, url_of(path) or "", (path.suffix.lower(),), lambda name: True), missing)
+    _each(lambda path: _bring(path, url_of(path) or "", lambda name: True, lambda name: True), missing)
 
 
 def publish(path: AnyPath) -> None:
@@ -263,8 +273,6 @@ def _is_content(path: Path) -> bool:
 
 def _stand_in(path: Path, entry: Entry) -> None:
     """An empty file with the size and time of its object, which nobody takes for the content."""
-    from llmcodec.io.remote.store import StoreError
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)

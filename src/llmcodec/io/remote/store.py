@@ -27,6 +27,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from llmcodec.io.remote.paths import StoreError
+
+__all__ = ["FOLDER", "Entry", "StoreError", "delete", "download", "list_files", "look", "open_url", "upload"]
+
 T = TypeVar("T")
 TRIES = 5
 WAITS = (0.2, 1.0, 3.0, 10.0)
@@ -48,13 +52,6 @@ _MD5 = re.compile("[0-9a-f]{32}")
 _NO_SECOND_TRY = (PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError, NotImplementedError)
 _REFUSED_NUMBERS = {errno.EINVAL, errno.EPERM, errno.ENAMETOOLONG, errno.ENOSYS}
 _CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "GoogleAuthError")
-
-
-class StoreError(Exception):
-    """A store does not do what is asked, also after the last try.
-
-    Neither a ValueError nor an OSError, so that nobody takes it for a bad clip and leaves that out.
-    """
 
 
 @dataclass(frozen=True)
@@ -176,7 +173,10 @@ def upload(source: Path, url: str) -> Entry:
                 raise OSError(errno.EIO, "what is stored is not what was sent")  # ETags of encrypted objects: no MD5
         return entry
 
-    return _tried("write", url, once)
+    try:
+        return _tried("write", url, once)
+    except FileNotFoundError as error:
+        raise StoreError(f"{url}: there is no such bucket to write into; make it first") from error
 
 
 def delete(url: str) -> None:
