@@ -278,6 +278,8 @@ def _in_a_line(doing: str, url: str, error: BaseException, tries: int) -> str:
     said = " ".join(str(getattr(error, "strerror", None) or error).split())[:200] or type(error).__name__
     if isinstance(error, PermissionError) or type(error).__name__ in _CREDENTIALS:
         return f"{url}: no permission to {doing} it ({said}); look at the credentials and the rights of the bucket"
+    if said == "Bad Request":
+        said += "; expired credentials look like that, too"
     many = f" {tries} times in a row" if tries > 1 else ""
     return f"{url}: the store failed to {doing} it{many} ({said}); what is finished is kept, go on later"
 
