@@ -15,7 +15,8 @@ import fsspec
 import pytest
 
 from llmcodec import assets
-from llmcodec.cli.main import COMMANDS, Command, main
+from llmcodec.cli.commands import COMMANDS, Command
+from llmcodec.cli.main import main
 from llmcodec.cli.parser import options_of, run_function
 from llmcodec.cli.urls import FIELDS, OPTIONS, Kind, local_recipe, local_value
 from llmcodec.io.remote import paths, store

@@ -11,6 +11,7 @@ none becomes a folder called `s3:`. Test: tests/cli/test_urls.py.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -194,6 +195,8 @@ def _take(kind: Kind, url: str) -> Path | str:
 
 def _output(url: str, is_run: bool) -> Path:
     """Where results for a URL are written; what is there is known by name, and a run can be resumed."""
+    if is_run and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"{url}: several processes need a run folder on a disk that all see; name one, and copy it")
     endings = (*lazy_endings(), ".safetensors")
     place = bring(url, CHECKPOINT.fullmatch if is_run else lambda name: name.lower().endswith(endings))  # type: ignore[arg-type]
     for folder in (place / "checkpoints", place):

@@ -33,6 +33,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
+from llmcodec.io.remote import StoreError as StoreError
+
 if TYPE_CHECKING:
     from llmcodec.io.remote.store import Entry
 
@@ -54,13 +56,6 @@ _saved: dict[str, tuple[int, int]] = {}
 """Size and time (ns) of staged files whose content the store has."""
 _fetched: OrderedDict[str, int] = OrderedDict()
 """Files that can become stand-ins again, the oldest first, with their bytes."""
-
-
-class StoreError(Exception):
-    """A store does not do what is asked, also after the last try.
-
-    Neither a ValueError nor an OSError, so that nobody takes it for a bad clip and leaves that out.
-    """
 
 
 def is_url(path: AnyPath) -> bool:

@@ -27,7 +27,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmcodec.io.remote.paths import StoreError
+from llmcodec.io.remote import StoreError
 
 __all__ = ["FOLDER", "Entry", "StoreError", "delete", "download", "list_files", "look", "open_url", "upload"]
 
