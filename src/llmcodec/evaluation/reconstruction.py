@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -173,7 +174,7 @@ def length_key(lengths: Lengths) -> tuple[str, ...]:
 
 def file_state(path: AudioPath) -> tuple[str, int, int]:
     """Path, size and time of change: another file gets another key."""
-    look_for([path])
+    look_for([path if isinstance(path, Path) else path.file])
     status = path.stat()
     return shown(path.resolve()), status.st_size, status.st_mtime_ns
 

@@ -30,7 +30,7 @@ def why_stale(source: AudioPath, made_ns: int, sample_rate: int, num_samples: in
         sample_rate: of the file that it was made of, in Hz; 0: unknown.
         num_samples: frames of that file; 0: unknown.
     """
-    look_for([source])
+    look_for([source if isinstance(source, Path) else source.file])
     if not source.is_file():
         return ""
     if source.stat().st_mtime_ns > made_ns:
