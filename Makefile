@@ -19,7 +19,7 @@ INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constra
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test check lint format types unit all-tests hf-common soak sanitize lowest newest docs \
-	help-pages dist clean
+	help-pages dist bundled-graphs clean
 
 help:
 	@echo "make quickstart   adapt the bundled codec on bundled speech (about ten minutes on two cores)"
@@ -35,7 +35,8 @@ help:
 	@echo "make newest       the tests with the newest versions, in $(VENV)-newest"
 	@echo "make docs         the documentation as a site, in site/"
 	@echo "make help-pages   what --help prints, after an option has changed"
-	@echo "make dist         sdist and wheel, in dist/"
+	@echo "make bundled-graphs   the ONNX graphs of the bundled codec, after its weights have changed"
+	@echo "make dist         sdist and wheel, and the wheel of llmcodec-runtime, in dist/"
 	@echo "make clean        remove $(VENV) and caches"
 
 install: $(STAMP)
@@ -106,8 +107,12 @@ docs: $(STAMP)
 help-pages: $(STAMP)
 	$(BIN)/python -m llmcodec.cli.pages
 
+bundled-graphs: $(STAMP)
+	$(BIN)/python -m llmcodec.runtime.export
+
 dist: $(STAMP)
 	$(BIN)/python -m hatchling build
+	cd packaging/runtime && $(abspath $(BIN))/python -m hatchling build -t wheel -d $(abspath dist)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

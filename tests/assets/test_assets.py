@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -52,28 +53,87 @@ def test_unknown_splits_and_a_broken_installation_are_said(monkeypatch, tmp_path
         speech_manifest()
 
 
-def test_the_wheel_carries_speech_and_licences(tmp_path):
-    """Built offline from a copy of what git has, so that stray files of a working folder do not help."""
-    copy = tmp_path / "copy"
-    copy.mkdir()
+def build_wheel(folder: Path, target: Path) -> Path:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(target)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = target.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what git has, so that stray files of a working folder do not help."""
+    copy = tmp_path_factory.mktemp("tree")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     shutil.copytree(ROOT / "recipes", copy / "recipes")
+    shutil.copytree(ROOT / "packaging", copy / "packaging")
     shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")]
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    return copy
+
+
+def test_the_wheel_carries_speech_graphs_and_licences_in_60_mb(tree: Path, tmp_path: Path):
+    """Built offline. Prints its parts: `pytest -s`."""
+    wheel = build_wheel(tree, tmp_path)
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
+        parts: Counter[str] = Counter()
+        for one in archive.infolist():
+            parts["/".join(one.filename.split("/")[1:3])] += one.compress_size
         (metadata,) = [archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA")]
+    for part, size in parts.most_common(8):
+        print(f"{size / 1e6:6.2f} MB  {part}")
+    print(f"{wheel.stat().st_size / 1e6:6.2f} MB  {wheel.name}")
+    assert wheel.stat().st_size < 60e6
     speech = speech_manifest().parent
     expected = {
         f"llmcodec/assets/speech/{path.relative_to(speech).as_posix()}" for path in speech.rglob("*") if path.is_file()
     }
     assert len(expected) == 196 and expected <= names
+    graphs = {f"llmcodec/assets/codec_tiny/onnx/{name}" for name in ("encoder.onnx", "decoder.onnx", "digests.json")}
+    assert {"llmcodec/cli/help.json", *graphs} <= names and "Requires-Dist: onnxruntime" in metadata
     assert {"llmcodec/recipes/quickstart.yaml", "llmcodec/assets/codec_tiny/model.safetensors"} <= names
     assert {"llmcodec/py.typed", "llmcodec/io/audio.py", "llmcodec/codec/fast/cpu_kernels.c"} <= names
     assert "llmcodec/report/report.html.jinja" in names
     assert "License-Expression: Apache-2.0 AND CC-BY-SA-3.0 AND CC-BY-3.0 AND BSD-2-Clause" in metadata
     assert "License-File: src/llmcodec/assets/speech/LICENSES.md" in metadata
+
+
+WITHOUT_TORCH = """
+import sys
+for name in ("torch", "transformers", "accelerate", "matplotlib", "jinja2", "huggingface_hub"):
+    sys.modules[name] = None
+from llmcodec.cli.main import main
+sys.exit(main())
+"""
+
+
+def test_the_runtime_wheel_codes_without_torch(tree: Path, tmp_path: Path):
+    """Its content alone is imported; commands that it lacks end in one line."""
+    wheel = build_wheel(tree / "packaging/runtime", tmp_path / "dist")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+        (metadata,) = [archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA")]
+    assert "Requires-Dist: onnxruntime" in metadata
+    assert "Name: llmcodec-runtime" in metadata and "Requires-Dist: torch" not in metadata
+    assert wheel.stat().st_size < 20e6
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        code = [sys.executable, "-c", WITHOUT_TORCH, *arguments]
+        environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+        return subprocess.run(code, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    clip = read_manifest(speech_manifest())[0].path
+    for arguments in (
+        ["encode", clip, "-o", "a.safetensors"],
+        ["decode", "a.safetensors", "-o", "a.wav"],
+        ["reconstruct", clip, "-o", "b.wav"],
+    ):
+        done = run(*map(str, arguments))
+        assert done.returncode == 0 and "by ONNX Runtime: " in done.stderr, done.stderr
+    assert audio.info(tmp_path / "a.wav").seconds == audio.info(clip).seconds
+    for command in (["train"], ["compare", "bundled"], ["export", "bundled", "-o", "x"], ["lm", "score", "a", "b"]):
+        done = run(*command)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+        assert "llmcodec-runtime has no such part, `pip install llmcodec` does" in done.stderr

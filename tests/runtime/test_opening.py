@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from llmcodec.adapters import load
-from llmcodec.runtime.opening import codec_title, open_runtime, pick_device
+from llmcodec.runtime import opening
+from llmcodec.runtime.onnx_config import CONFIG
+from llmcodec.runtime.opening import codec_title, may_have_gpu, open_runtime, pick_device, runs_light
 from llmcodec.runtime.torch_runtime import weights_sha256
 
 from ..miniature import miniature_codec
@@ -57,6 +59,40 @@ def test_what_a_runtime_cannot_do_is_said(tmp_path):
         open_runtime("x", "onnx", precision="int8")
     with pytest.raises(ValueError, match="nowhere"):
         open_runtime(str(tmp_path / "nowhere"), device="cpu")
+
+
+def test_auto_takes_the_graphs_where_no_gpu_may_be(monkeypatch, tmp_path):
+    folder = str(tmp_path)
+    (tmp_path / CONFIG).write_text("{}")
+    monkeypatch.setattr(opening, "may_have_gpu", lambda: False)
+    assert runs_light("bundled") and runs_light(folder) and runs_light("bundled", "cpu", "fp32")
+    for codec, device, precision in (
+        ("bundled", "cuda", "auto"),
+        ("bundled", "auto", "int8"),
+        ("search:bundled", "auto", "auto"),
+        ("facebook/encodec_24khz", "auto", "auto"),
+        (str(tmp_path / "elsewhere"), "auto", "auto"),
+    ):
+        assert not runs_light(codec, device, precision)
+    monkeypatch.setattr(opening, "may_have_gpu", lambda: True)
+    assert not runs_light("bundled") and runs_light("bundled", "cpu")
+    monkeypatch.setattr(opening, "find_spec", lambda name: None if name == "torch" else name)
+    assert runs_light("bundled"), "without torch nothing could use the GPU"
+    monkeypatch.setattr(opening, "find_spec", lambda name: None)
+    assert not runs_light("bundled", "cpu"), "nothing to run graphs with"
+
+
+def test_a_gpu_is_looked_for_without_torch(monkeypatch):
+    monkeypatch.setattr(opening.sys, "platform", "linux")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(opening.os.path, "exists", lambda place: place == "/dev/nvidiactl")
+    assert may_have_gpu()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not may_have_gpu()
+    monkeypatch.setattr(opening.sys, "platform", "darwin")
+    for machine, expected in (("arm64", True), ("x86_64", False)):
+        monkeypatch.setattr(opening.platform, "machine", lambda name=machine: name)
+        assert may_have_gpu() is expected
 
 
 class Other(torch.nn.Module):

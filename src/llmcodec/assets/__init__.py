@@ -15,6 +15,8 @@ from pathlib import Path
 CODEC = "codec_tiny"
 BUNDLED = "bundled"
 """How users name the codec and the speech of the package."""
+GRAPHS = "onnx"
+"""Folder of the bundled codec's ONNX graphs, inside its own."""
 SPEECH_SPLITS = ("train", "valid", "test")
 
 
@@ -38,6 +40,12 @@ def codec_folder() -> Path:
     if not (path / "model.safetensors").is_file():
         raise ValueError(f"the bundled codec is missing at {path}: reinstall llmcodec with pip")
     return path
+
+
+def graphs_folder() -> Path | None:
+    """Folder of the bundled codec's ONNX graphs; None where the package comes without them."""
+    folder = Path(str(files(__name__))) / CODEC / GRAPHS
+    return folder if folder.is_dir() else None
 
 
 def shipped_recipe(name: str) -> Path:

@@ -31,7 +31,7 @@ from llmcodec.io.run_guard import stopped_in_order
 if TYPE_CHECKING:
     from llmcodec.lm.recipe import TokenLMRecipe
 
-CODEC, CLIPS, TOKENS = CodecOptions(), ClipOptions(min_seconds=0.0), OutputOptions("tokens")
+CODEC, CLIPS, TOKENS = CodecOptions(runtime="torch"), ClipOptions(min_seconds=0.0), OutputOptions("tokens")
 DEVICE, NO_OUTPUT, SAMPLES = DeviceOptions(), OutputOptions(), OutputOptions("samples")
 KEYS = {
     "output": "run",

@@ -22,6 +22,8 @@ from llmcodec.io.run_guard import Stopped
 HELP_FLAGS = ("-h", "--help", "--help-all")
 BROKEN_PIPE = 141
 """128 + SIGPIPE, as in a shell."""
+WITHOUT_TORCH = ("llmcodec", "torch", "transformers", "accelerate", "jinja2", "matplotlib")
+"""What the distribution llmcodec-runtime comes without; of llmcodec itself, some packages."""
 FIRST_STEPS = """\
   llmcodec encode speech/ -o tokens/                  audio to tokens, with the codec in the package
   llmcodec train --config rate -o runs/mine           adapt it; `llmcodec recipes` lists the recipes
@@ -131,6 +133,8 @@ def how_it_ends(error: BaseException) -> tuple[int, str]:
         return 130, "stopped"
     if isinstance(error, (ValueError, ArithmeticError, OSError, StoreError)):
         return 1, shown(error)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in WITHOUT_TORCH:
+        return 1, f"{error.name} is not installed: llmcodec-runtime has no such part, `pip install llmcodec` does"
     first = next(iter(str(error).splitlines()), "")
     what = f"{type(error).__name__}: {first}" if first else type(error).__name__
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the second is torch's, on a GPU

@@ -50,8 +50,9 @@ class CodecOptions(DeviceOptions):
     """bundled, a folder, or a Hugging Face hub id."""
     precision: Precision = "auto"
     """auto takes the fastest that keeps the tokens; fp32 is exact."""
-    runtime: RuntimeName = "torch"
-    """torch, or onnx for a folder that `llmcodec export --format onnx` wrote."""
+    runtime: RuntimeName = "auto"
+    """onnx starts in half a second, without PyTorch, for bundled and folders of `llmcodec export --format onnx`; torch
+    is faster on hours of audio and on a GPU. auto takes onnx where there are graphs and no GPU."""
 
     def open(self, only: Side | None = None, batch_seconds: float = 64.0) -> Runtime:
         """The codec, ready to run.

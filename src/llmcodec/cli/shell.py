@@ -31,6 +31,8 @@ def recipes(name: str | None = None) -> str:
     if name is not None:
         return assets.shipped_recipe(name).read_text(encoding="utf-8").rstrip()
     names = assets.recipe_names()
+    if not names:
+        raise ValueError("no recipes here: llmcodec-runtime comes without them, `pip install llmcodec` with")
     width = max(map(len, names))
     return "\n".join(f"{one:<{width}}  {_first_words(one)}" for one in names)
 

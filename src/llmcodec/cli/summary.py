@@ -48,12 +48,13 @@ class FilesBar(ProgressBar, Watcher):
         self.update(self.seconds, files=f"{self.files}/{self.total}")
 
 
-def summarise(report: Report, verb: str, where: str, stopped: bool = False) -> None:
+def summarise(report: Report, verb: str, where: str, ran_by: str = "", stopped: bool = False) -> None:
     """Print a summary to standard error; raise `Failed` with the list if files failed.
 
     Args:
         verb: what was done, in the past: `encoded`.
         where: the result, for the end of the line.
+        ran_by: what ran the codec: `by ONNX Runtime`.
         stopped: by a signal: nothing is raised.
     """
     for warning in report.warned[:MAX_LISTED_WARNINGS]:
@@ -67,6 +68,7 @@ def summarise(report: Report, verb: str, where: str, stopped: bool = False) -> N
     parts = [f"{verb} {_files(report.done)}, {readable_seconds(report.seconds)} of audio"]
     if report.done:
         parts.append(f"in {readable_seconds(report.elapsed)} ({times_real_time(report.seconds, report.elapsed)})")
+        parts += [ran_by] if ran_by else []
     line = " ".join(parts)
     if report.skipped:
         line += f"; {_files(report.skipped)} done before"

@@ -1,6 +1,6 @@
 """`llmcodec encode`, `decode`, `reconstruct`: files, folders or standard input through a codec.
 
-Nothing here imports torch before a torch codec is opened, so `--runtime onnx` never does.
+Nothing here imports torch before a torch codec is opened, so a codec that runs by ONNX never does.
 Test: tests/cli/test_transcode.py, tests/cli/test_bad_input.py.
 """
 
@@ -16,6 +16,8 @@ from llmcodec.cli.standard_streams import STANDARD_STREAM, Streams, read_text, s
 from llmcodec.cli.summary import FilesBar, summarise
 from llmcodec.io.bad_rows import MaxBad, TooManyBad
 from llmcodec.io.run_guard import Stopped, stopped_in_order
+from llmcodec.runtime.base import Runtime
+from llmcodec.runtime.opening import Side
 from llmcodec.transcode.files import TOKEN_FILE, AudioFormat, Channels, Transcoder
 from llmcodec.transcode.inputs import Problem
 from llmcodec.transcode.pipeline import Report
@@ -164,22 +166,28 @@ def transcoding(
     Raises:
         Failed: some files failed. TooManyBad: more than --max-bad. OSError: disk full. Stopped: by a signal.
     """
-    report, done = Report(), doing.removesuffix("ing") + "ed"
+    report, done, opened = Report(), doing.removesuffix("ing") + "ed", list[Runtime]()
+
+    def open_codec(side: Side | None) -> Runtime:
+        opened.append(codec.open(side, coding.batch_seconds))
+        return opened[-1]
+
+    def ran_by() -> str:
+        return getattr(opened[-1], "ran_by", "") if opened else ""
+
     with standard_streams(inputs, output.output, ending) as files:
         settings |= {"output": files.output, "resume": output.resume, "overwrite": output.overwrite, **vars(coding)}
         try:
             with stopped_in_order("files listed as done are complete, --resume continues"), FilesBar(doing) as bar:
-                one = Transcoder(
-                    lambda side: codec.open(side, coding.batch_seconds), **settings, watcher=bar, report=report
-                )
+                one = Transcoder(open_codec, **settings, watcher=bar, report=report)
                 yield one, files
         except (Stopped, TooManyBad):
             with suppress(OSError):  # the terminal may be gone
-                summarise(report, done, place_of(files, report), stopped=True)
+                summarise(report, done, place_of(files, report), ran_by(), stopped=True)
             raise
         report.failed[:] = [Problem(files.readable(one.label), files.readable(one.reason)) for one in report.failed]
         report.warned[:] = [files.readable(one) for one in report.warned]
-        summarise(report, done, place_of(files, report))
+        summarise(report, done, place_of(files, report), ran_by())
 
 
 def place_of(files: Streams, report: Report) -> str:

@@ -1,7 +1,8 @@
 """`llmcodec export`: a codec as ONNX graphs, or as a Hugging Face folder ready to publish.
 
-    llmcodec export bundled -o exported --format onnx     then: llmcodec encode speech/ --runtime onnx --codec exported
+    llmcodec export bundled -o exported --format onnx     then: llmcodec encode speech/ --codec exported
     llmcodec export runs/rate/codec -o my-codec --format hf --licence cc-by-4.0
+    python -m llmcodec.runtime.export         writes the graphs of the bundled codec again (make bundled-graphs)
 
 Test: tests/runtime/test_export.py.
 """
@@ -15,6 +16,7 @@ from typing import Literal
 import torch
 
 from llmcodec.adapters.load import load_codec
+from llmcodec.assets import BUNDLED, GRAPHS, codec_folder
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.interop.onnx_export import export_onnx
 from llmcodec.codec.model_card import write_card
@@ -28,7 +30,7 @@ ONNX_CARD = """
 ## This folder
 
 ONNX graphs of the codec in float32: `encoder.onnx` (audio to codes), `decoder.onnx` (codes to audio), any batch, any
-length. `llmcodec encode speech.wav --runtime onnx --codec FOLDER` runs them without PyTorch; inputs, outputs and
+length. `llmcodec encode speech.wav --codec FOLDER` runs them without PyTorch; inputs, outputs and
 padding are described in llmcodec's `docs/export.md`.
 """
 
@@ -74,8 +76,11 @@ def export_codec(
     return f"{output}: {', '.join(files)}"
 
 
-def write_onnx(codec: LLMCodec, name: str, folder: Path) -> OnnxConfig:
-    """The two graphs and llmcodec_onnx.json, which `OnnxRuntime` reads, into an existing folder."""
+def write_onnx(codec: LLMCodec, name: str, folder: Path, compact: bool = False) -> OnnxConfig:
+    """The two graphs and llmcodec_onnx.json, which `OnnxRuntime` reads, into an existing folder.
+
+    compact: as in `export_onnx`; programs that quantise the graphs do not know such weights.
+    """
     noise = 0.1 * torch.randn(1, 1, codec.sample_rate, generator=torch.Generator().manual_seed(0))
     codec.encode(noise.to(codec.device))  # broken weights are rejected here: the graph cannot report them
     identity = identity_of(codec, name)
@@ -87,7 +92,7 @@ def write_onnx(codec: LLMCodec, name: str, folder: Path) -> OnnxConfig:
         bounded(codec.config.decoder_context),
     )
     with renewed_digests(folder, "*.onnx", CONFIG):
-        export_onnx(codec, folder, {"weights_sha256": identity.weights_sha256, "name": name})
+        export_onnx(codec, folder, {"weights_sha256": identity.weights_sha256, "name": name}, compact)
         (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
     return config
 
@@ -95,3 +100,18 @@ def write_onnx(codec: LLMCodec, name: str, folder: Path) -> OnnxConfig:
 def bounded(context: tuple[float, float]) -> tuple[int, int] | None:
     """Context in frames; None if unbounded."""
     return None if math.inf in context else (int(context[0]), int(context[1]))
+
+
+def write_bundled_graphs() -> Path:
+    """The graphs that the package carries, so that the bundled codec runs without PyTorch; to run after its weights
+    have changed."""
+    model = load_codec(BUNDLED)
+    assert isinstance(model, LLMCodec)
+    folder = codec_folder() / GRAPHS
+    folder.mkdir(exist_ok=True)
+    write_onnx(model, BUNDLED, folder, compact=True)
+    return folder
+
+
+if __name__ == "__main__":
+    print(write_bundled_graphs())

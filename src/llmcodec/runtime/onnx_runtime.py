@@ -67,6 +67,7 @@ class OnnxRuntime:
         """Session of the decoder, opened when the first codes are decoded."""
         return self._session(DECODER)
 
+    ran_by = "by ONNX Runtime"
     coders = staticmethod(one_coder)  # ONNX Runtime has threads of its own
 
     def encode_batch(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:

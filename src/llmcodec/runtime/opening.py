@@ -1,19 +1,22 @@
 """Opening a codec for the commands: by name or folder, on a device, in a precision, by torch or ONNX.
 
-torch and transformers are imported for `--runtime torch` only. Test: tests/runtime/test_opening.py.
+torch and transformers are imported for the torch runtime only. Test: tests/runtime/test_opening.py.
 """
 
 from __future__ import annotations
 
+import os
+import platform
+import sys
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from llmcodec import assets
 from llmcodec.runtime.base import Runtime
+from llmcodec.runtime.onnx_config import CONFIG
 
-if TYPE_CHECKING:
-    pass
-
-RuntimeName = Literal["torch", "onnx"]
+RuntimeName = Literal["auto", "torch", "onnx"]
 Precision = Literal["auto", "fp32", "mixed", "bf16", "int16", "int8"]
 Side = Literal["encoder", "decoder"]
 
@@ -29,8 +32,8 @@ def open_runtime(
     """A runtime for the codec called `codec`.
 
     Args:
-        codec: `bundled`, a folder, or a hub id; for `onnx` a folder that `llmcodec export --format onnx` wrote.
-        runtime: `torch` or `onnx`.
+        codec: `bundled`, a folder, or a hub id; for `onnx` also a folder that `llmcodec export --format onnx` wrote.
+        runtime: `torch` or `onnx`; `auto` takes ONNX on the CPU where there are graphs (`runs_light`).
         device: `auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.
         precision: `auto` takes the fastest that keeps the tokens; `fp32` is exact; the others are for our own codec
             (`codec.inference`).
@@ -40,9 +43,38 @@ def open_runtime(
     Raises:
         ValueError: no such codec, a device that is not there, a precision that this runtime does not have.
     """
-    if runtime == "onnx":
+    if runtime == "onnx" or (runtime == "auto" and runs_light(codec, device, precision)):
         return _open_onnx(codec, device, precision)
     return _open_torch(codec, device, precision, batch_seconds, only)
+
+
+def runs_light(codec: str, device: str = "auto", precision: Precision = "auto") -> bool:
+    """Whether `auto` takes the ONNX graphs of a codec, which start in a tenth of the time and need no torch.
+
+    Where there may be a GPU, `--device auto` means that GPU, by torch.
+    """
+    if device not in ("auto", "cpu") or precision not in ("auto", "fp32"):
+        return False
+    if graphs_of(codec) is None or find_spec("onnxruntime") is None:
+        return False
+    return device == "cpu" or not may_have_gpu() or find_spec("torch") is None
+
+
+def graphs_of(codec: str) -> Path | None:
+    """Folder of a codec's ONNX graphs: that of the package for `bundled`, an exported one as it is."""
+    if codec == assets.BUNDLED:
+        return assets.graphs_folder()
+    return Path(codec) if (Path(codec) / CONFIG).is_file() else None
+
+
+def may_have_gpu() -> bool:
+    """Whether this machine shows signs of a GPU. Torch would know, but takes seconds to import."""
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    places = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/proc/driver/nvidia", "C:/Windows/System32/nvcuda.dll")
+    return any(map(os.path.exists, places))
 
 
 def codec_title(codec: str) -> str:
@@ -58,7 +90,7 @@ def _open_onnx(codec: str, device: str, precision: Precision) -> Runtime:
         raise ValueError(f"--runtime onnx runs on the CPU here, not on {device!r}; leave --device out")
     if precision not in ("auto", "fp32"):
         raise ValueError(f"--runtime onnx has no precision {precision!r}; the exported folder decides")
-    return OnnxRuntime(codec)
+    return OnnxRuntime(graphs_of(codec) or codec)
 
 
 def _open_torch(codec: str, device: str, precision: Precision, batch_seconds: float, only: Side | None) -> Runtime:

@@ -55,6 +55,7 @@ class TorchRuntime:
         self.codec, self.chunk_seconds = codec, chunk_seconds
         self.identity = identity or identity_of(codec, name)
         self.device = device_of(codec)
+        self.ran_by = f"by PyTorch on {self.device}"
         self.batch_samples = int(batch_seconds * codec.sample_rate)
 
     def encode_batch(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -1,0 +1,77 @@
+"""The graphs in the package: they are of the bundled weights, with the tokens and the sound of torch in float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from llmcodec import LLMCodec, assets
+from llmcodec.data.manifest import read_manifest
+from llmcodec.runtime.base import Runtime
+from llmcodec.runtime.export import write_onnx
+from llmcodec.runtime.onnx_config import OnnxConfig
+from llmcodec.runtime.onnx_runtime import OnnxRuntime
+from llmcodec.runtime.opening import open_runtime
+from llmcodec.runtime.torch_runtime import weights_sha256
+
+MIN_EQUAL, CLEAR_MARGIN = 0.999, 1e-5
+"""Of token equality across programs (docs/design.md): share of all, and the margin above which every one is equal."""
+
+
+@pytest.fixture(scope="module")
+def wavs() -> list[np.ndarray]:
+    return [clip.load(16000) for clip in read_manifest(assets.speech_manifest())[::6]]
+
+
+@pytest.fixture(scope="module")
+def light() -> Runtime:
+    return open_runtime("bundled", "auto", "cpu")
+
+
+def codec() -> LLMCodec:
+    loaded: LLMCodec = LLMCodec.from_pretrained(assets.codec_folder()).eval()
+    return loaded
+
+
+def test_the_graphs_are_those_of_the_bundled_weights() -> None:
+    folder = assets.graphs_folder()
+    assert folder is not None, "run `make bundled-graphs`"
+    identity = OnnxConfig.load(folder).identity
+    assert identity.weights_sha256 == weights_sha256(codec()), "run `make bundled-graphs`"
+    assert identity == open_runtime("bundled", "torch", "cpu").identity
+
+
+def test_equal_tokens_wherever_one_code_is_clearly_nearest(light: Runtime, wavs: list[np.ndarray]) -> None:
+    assert isinstance(light, OnnxRuntime)
+    exact = open_runtime("bundled", "torch", "cpu", "fp32")
+    double = codec().double()  # type: ignore[no-untyped-call]
+    equal = total = 0
+    for wav, ours, theirs in zip(wavs, light.encode_batch(wavs), exact.encode_batch(wavs), strict=True):
+        assert ours.shape == theirs.shape
+        same = ours[0] == theirs[0]
+        equal, total = equal + int(same.sum()), total + len(same)
+        if not same.all():
+            query = double.encode_latents(torch.from_numpy(wav)[None].double()).query_BTC
+            best = (query @ double.codebook_VC.T)[0].topk(2).values.detach().numpy()
+            assert (best[:, 0] - best[:, 1])[~same].max() < CLEAR_MARGIN
+    assert total > 4000 and equal / total >= MIN_EQUAL
+
+
+def test_equal_sound_of_equal_codes(light: Runtime, wavs: list[np.ndarray]) -> None:
+    codes = light.encode_batch(wavs[:8])
+    lengths = [len(wav) for wav in wavs[:8]]
+    exact = open_runtime("bundled", "torch", "cpu", "fp32").decode_batch(codes, lengths)
+    for ours, theirs in zip(light.decode_batch(codes, lengths), exact, strict=True):
+        assert np.abs(ours - theirs).max() < 1e-5
+
+
+def test_weights_in_half_the_bytes_compute_the_same_bits(light: Runtime, wavs: list[np.ndarray], tmp_path) -> None:
+    write_onnx(codec(), "bundled", tmp_path)
+    whole, folder = OnnxRuntime(tmp_path), assets.graphs_folder()
+    assert folder is not None
+    for name in ("encoder.onnx", "decoder.onnx"):
+        assert (folder / name).stat().st_size < 0.85 * (tmp_path / name).stat().st_size
+    codes, others = light.encode_batch(wavs[:4]), whole.encode_batch(wavs[:4])
+    assert all(map(np.array_equal, codes, others))
+    assert all(map(np.array_equal, light.decode_batch(codes), whole.decode_batch(codes)))
