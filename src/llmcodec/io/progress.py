@@ -89,7 +89,7 @@ def status_line(console: Console | None = None) -> Iterator[OnProgress]:
 def quiet_transformers() -> None:
     """Switch off the bars of transformers and huggingface_hub, whether they have been imported or not."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    if "transformers" in sys.modules:
+    if sys.modules.get("transformers") is not None:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
