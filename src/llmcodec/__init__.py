@@ -2,7 +2,10 @@
 
 The public names are resolved on first use, so that `import llmcodec` loads neither torch nor transformers:
 
-    from llmcodec import LLMCodec, LLMCodecConfig
+    import llmcodec
+
+    codec = llmcodec.load("bundled")                # or a folder, a hub id, "search:bundled"
+    codec.reconstruct("speech.wav")                 # players and tokens in a notebook
 """
 
 from __future__ import annotations
@@ -13,13 +16,18 @@ from typing import TYPE_CHECKING, Any
 from llmcodec._compat import install
 
 if TYPE_CHECKING:
+    from llmcodec.adapters.load import load_codec as load
     from llmcodec.codec.config import LLMCodecConfig
     from llmcodec.codec.model import LLMCodec
 
 __version__ = "0.2.0.dev0"  # the only version string; pyproject.toml reads it
-__all__ = ["LLMCodec", "LLMCodecConfig", "__version__"]
+__all__ = ["LLMCodec", "LLMCodecConfig", "__version__", "load"]
 
-_HOMES = {"LLMCodec": "llmcodec.codec.model", "LLMCodecConfig": "llmcodec.codec.config"}
+_HOMES = {
+    "LLMCodec": ("llmcodec.codec.model", "LLMCodec"),
+    "LLMCodecConfig": ("llmcodec.codec.config", "LLMCodecConfig"),
+    "load": ("llmcodec.adapters.load", "load_codec"),
+}
 
 
 install()
@@ -27,7 +35,8 @@ install()
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        module, attribute = _HOMES[name]
+        return getattr(import_module(module), attribute)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

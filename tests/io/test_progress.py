@@ -44,6 +44,12 @@ def test_nothing_is_drawn_where_nobody_looks(enabled):
     assert shown(console).strip() == ""
 
 
+@pytest.mark.parametrize("widgets", [True, False])
+def test_a_notebook_has_a_bar_where_it_can_move(widgets, monkeypatch):
+    monkeypatch.setattr("llmcodec.io.progress.find_spec", lambda name: widgets and name == "ipywidgets" or None)
+    assert ProgressBar("x", console=Console(file=io.StringIO(), force_jupyter=True)).live == widgets
+
+
 def test_the_status_line_says_stage_and_share():
     console = terminal()
     with status_line(console) as show:

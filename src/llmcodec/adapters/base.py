@@ -24,10 +24,11 @@ from torch import Tensor, nn
 
 from llmcodec._compat import forward
 from llmcodec.codec.inputs import Numbers, check_codes, check_length, clips_of, mask_of
+from llmcodec.codec.listening import Listening
 from llmcodec.codec.outputs import LLMCodecDecoderOutput, LLMCodecEncoderOutput
 
 
-class CodecAdapter(nn.Module):
+class CodecAdapter(Listening, nn.Module):
     """Another project's codec behind `protocol.Codec`. Inputs may lie on any device; results lie on the model's.
 
     Args:

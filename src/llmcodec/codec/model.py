@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils.generic import can_return_tuple
 
+from llmcodec.assets import BUNDLED, codec_folder
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.folder import check_folder
 from llmcodec.codec.hub import HubCodec, downloaded_folder
@@ -34,6 +35,7 @@ from llmcodec.codec.inputs import (
     mask_of,
     to_tensor,
 )
+from llmcodec.codec.listening import Listening
 from llmcodec.codec.network import build_parts
 from llmcodec.codec.outputs import LLMCodecDecoderOutput, LLMCodecEncoderOutput, LLMCodecOutput
 from llmcodec.codec.stft import frame_lengths
@@ -55,7 +57,7 @@ def mean_loss(encoding: CodecEncoding) -> Tensor | None:
     return (sum(encoding.losses.values()) * encoding.mask_BT).sum() / encoding.mask_BT.sum()
 
 
-class LLMCodec(HubCodec):
+class LLMCodec(Listening, HubCodec):
     """Neural audio codec with one codebook. Implements `protocol.AdaptableCodec`."""
 
     config_class = LLMCodecConfig
@@ -80,7 +82,7 @@ class LLMCodec(HubCodec):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> LLMCodec:
-        """As in transformers, but in float32 unless `dtype` says otherwise, whatever precision the file has.
+        """As in transformers, and `bundled`; in float32 unless `dtype` says otherwise, whatever the file has.
 
         Raises:
             ValueError: a folder, here or from the hub, whose configuration and weights do not fit each other, or whose
@@ -91,6 +93,9 @@ class LLMCodec(HubCodec):
         if kwargs.get("dtype") is None:
             kwargs["dtype"] = asked or torch.float32
         place = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        if str(place) == BUNDLED and not Path(BUNDLED).exists():
+            args, kwargs["pretrained_model_name_or_path"] = args[1:], codec_folder()
+            place = kwargs["pretrained_model_name_or_path"]
         partial = bool(kwargs.get("output_loading_info"))
         if place is None or kwargs.get("variant"):
             return super().from_pretrained(*args, **kwargs)
@@ -141,6 +146,15 @@ class LLMCodec(HubCodec):
     def context_frames(self) -> tuple[float, float]:
         """Frames on each side that influence a code (encoder) and a decoded frame (decoder); inf: global attention."""
         return max(self.config.encoder_context), max(self.config.decoder_context)
+
+    def __repr__(self) -> str:
+        """One line; `print(codec.encoder)` shows layers."""
+        weights = sum(parameter.numel() for parameter in self.parameters())
+        kept = f"{str(self.dtype).partition('.')[2]} on {self.device}"
+        return (
+            f"{type(self).__name__}({self.sample_rate:,} Hz, {self.frame_rate:g} tokens/s of {self.codebook_size:,}, "
+            f"{self.bitrate:.0f} bit/s, {weights / 1e6:.1f} M weights, {kept})"
+        )
 
     @property
     def keeps_caches(self) -> bool:

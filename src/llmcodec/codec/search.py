@@ -30,6 +30,7 @@ from llmcodec._compat import forward
 from llmcodec.codec.fast.cpu_conformer import kernels_run
 from llmcodec.codec.fast.engine import Choice, InferenceCodec, optimize_for_inference
 from llmcodec.codec.inputs import Numbers, check_look_up, clips_of
+from llmcodec.codec.listening import Listening
 from llmcodec.codec.mel_distance import MelDistance
 from llmcodec.codec.model import LLMCodec
 from llmcodec.codec.outputs import LLMCodecDecoderOutput, LLMCodecEncoderOutput
@@ -71,7 +72,7 @@ class SearchConfig:
             )
 
 
-class SearchingCodec:
+class SearchingCodec(Listening):
     """An `LLMCodec` that searches while it encodes; a `protocol.Codec`, for inference only.
 
     Args:

@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -28,7 +29,7 @@ Bar = TypeVar("Bar", bound="ProgressBar")
 
 
 class ProgressBar:
-    """A bar on a terminal, nothing elsewhere.
+    """A bar on a terminal, and in a notebook that has ipywidgets; nothing elsewhere.
 
     Args:
         text: what is done, to the left of the bar.
@@ -54,7 +55,7 @@ class ProgressBar:
         **fields: Any,
     ) -> None:
         self.console = console or _standard_error()
-        self.live = enabled and self.console.is_terminal
+        self.live = enabled and (self.console.is_terminal or _draws_widgets(self.console))
         if columns is None:
             columns = (TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn())
         self.bar = Progress(
@@ -93,6 +94,11 @@ def quiet_transformers() -> None:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+
+
+def _draws_widgets(console: Console) -> bool:
+    """Whether the console is a notebook where rich can move a bar."""
+    return console.is_jupyter and find_spec("ipywidgets") is not None
 
 
 def _standard_error() -> Console:

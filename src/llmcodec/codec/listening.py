@@ -1,0 +1,172 @@
+"""One line in Python: encode a file, hear what the codec keeps of it, see its tokens.
+
+    codec = llmcodec.load("bundled")
+    tokens = codec.encode_file("speech.flac")         # CodedAudio: codes (Q, T), what was coded
+    heard = codec.reconstruct("speech.flac")          # CodedAudio with the decoded samples; players in a notebook
+    heard.save("again.wav")
+
+Every codec of the package has these methods. Shapes: Q codebooks, T frames, S samples.
+Test: tests/codec/test_listening.py.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmcodec.codec.notebook import coded_audio_html
+from llmcodec.io import audio
+from llmcodec.io.audio_writer import write
+from llmcodec.io.progress import ProgressBar
+from llmcodec.io.waveform import check_waveform
+
+LONG_SECONDS = 60.0  # longer recordings are coded piece by piece, as `llmcodec encode` does
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class CodedAudio:
+    """A recording as tokens.
+
+    codes: int64 (Q, T). `codec.decode(coded.codes[None])` takes them.
+    original: float32 (S,), what was coded, mono at `sample_rate`.
+    sample_rate: of the codec, in Hz.
+    codebook_size: codes in each codebook.
+    audio: float32 (S,) decoded from the codes, or None.
+    name: of the recording, for display.
+    """
+
+    codes: np.ndarray
+    original: np.ndarray
+    sample_rate: int
+    codebook_size: int
+    audio: np.ndarray | None = None
+    name: str = "audio"
+
+    @property
+    def seconds(self) -> float:
+        """Length of the recording."""
+        return len(self.original) / self.sample_rate
+
+    @property
+    def bits_per_second(self) -> float:
+        """Nominal bits of all tokens per second of audio."""
+        return self.codes.size * math.log2(self.codebook_size) / self.seconds
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the decoded samples; the ending says the format (wav, flac, ogg, opus, mp3).
+
+        Raises:
+            ValueError: nothing was decoded, or an ending that cannot be written.
+        """
+        if self.audio is None:
+            raise ValueError(
+                f"{path}: nothing was decoded; `codec.reconstruct` does, and `llmcodec encode` saves tokens"
+            )
+        write(path, self.audio, self.sample_rate)
+
+    def __repr__(self) -> str:
+        codebooks, frames = self.codes.shape
+        by = f" in {codebooks} codebooks" if codebooks > 1 else ""
+        decoded = "" if self.audio is None else ", decoded"
+        return f"CodedAudio({self.name}: {self.seconds:.2f} s, {codebooks * frames:,} tokens{by}{decoded})"
+
+    def _repr_html_(self) -> str:
+        return coded_audio_html(self)
+
+
+class Listening:
+    """`encode_file` and `reconstruct` of a codec, by its `encode` and `decode`."""
+
+    def encode_file(self, path: str | os.PathLike[str]) -> CodedAudio:
+        """Tokens of a recording, mixed to mono and resampled to the codec's rate.
+
+        More than a minute is coded piece by piece, with a progress bar on a terminal and in a notebook; with bounded
+        attention the tokens are those of the whole (docs/longform.md).
+
+        Args:
+            path: an audio file of any kind that llmcodec reads.
+
+        Raises:
+            ValueError: missing, unreadable or empty audio.
+        """
+        return self._coded(self._load(path), Path(path).name, decodes=False)
+
+    def reconstruct(
+        self, recording: str | os.PathLike[str] | np.ndarray | Tensor, sample_rate: int | None = None
+    ) -> CodedAudio:
+        """Encode and decode: what the codec keeps of a recording, at the codec's rate.
+
+        Args:
+            recording: an audio file, or samples (S,), floats in [-1, 1] or int16, int32, uint8.
+            sample_rate: of samples, in Hz; None: the codec's. A file knows its own.
+
+        Raises:
+            ValueError: as `encode_file`; samples of another shape or type, NaN or infinite; a codec that only encodes.
+        """
+        if isinstance(recording, (str, os.PathLike)):
+            if sample_rate is not None:
+                raise ValueError(f"reconstruct: {recording} knows its own sample rate; leave sample_rate out")
+            return self._coded(self._load(recording), Path(recording).name, decodes=True)
+        samples = recording.detach().cpu().numpy() if isinstance(recording, Tensor) else recording
+        wav_S = check_waveform(samples, "reconstruct: samples")
+        if not len(wav_S):
+            raise ValueError("reconstruct: no samples")
+        if sample_rate is not None:
+            if not audio.MIN_SAMPLE_RATE <= sample_rate <= audio.MAX_SAMPLE_RATE:
+                raise ValueError(f"reconstruct: sample_rate {sample_rate} Hz cannot be right")
+            wav_S = audio.resample(wav_S, sample_rate, _self(self).sample_rate)
+        return self._coded(wav_S, "samples", decodes=True)
+
+    def _load(self, path: str | os.PathLike[str]) -> np.ndarray:
+        return audio.load(path, _self(self).sample_rate)
+
+    def _coded(self, wav_S: np.ndarray, name: str, decodes: bool) -> CodedAudio:
+        codec, samples = _self(self), len(wav_S)
+        if getattr(codec, "training", False):
+            raise ValueError("this codec is in training mode: call codec.eval() first")
+        seconds = samples / codec.sample_rate
+        decoded_S = None
+        with (
+            torch.inference_mode(),
+            ProgressBar(name, total=seconds * (2 if decodes else 1), enabled=seconds > LONG_SECONDS) as bar,
+        ):
+            if seconds > LONG_SECONDS:
+                codes_QT, decoded_S = self._by_blocks(wav_S, bar, decodes)
+            else:
+                codes = codec.encode(torch.from_numpy(wav_S)[None, None].to(codec.device)).audio_codes
+                codes_QT = codes[0].cpu().numpy()
+                if decodes:
+                    decoded_S = codec.decode(codes, length=samples).audio_values[0, 0].float().cpu().numpy()
+        return CodedAudio(codes_QT, wav_S, codec.sample_rate, codec.codebook_size, decoded_S, name)
+
+    def _by_blocks(self, wav_S: np.ndarray, bar: ProgressBar, decodes: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
+
+        codec, done = _self(self), 0.0
+
+        def watched(parts: Iterable[Tensor], per_second: float) -> Iterator[Tensor]:
+            nonlocal done
+            for part in parts:
+                done += part.shape[-1] / per_second
+                bar.update(done)
+                yield part.cpu()
+
+        pieces = np.array_split(wav_S, max(1, len(wav_S) // (10 * codec.sample_rate)))
+        codes_QT = torch.cat([*watched(encode_blocks(codec, pieces), codec.frame_rate)], dim=-1)
+        if not decodes:
+            return codes_QT.numpy(), None
+        parts = decode_blocks(codec, [codes_QT], len(wav_S))
+        return codes_QT.numpy(), torch.cat([*watched(parts, codec.sample_rate)]).float().numpy()
+
+
+def _self(codec: Any) -> Any:
+    """A codec of `protocol.Codec`, which the classes that have these methods are."""
+    return codec
