@@ -15,6 +15,7 @@ from .toy_codec import gradients, one_hot, straight_through
 def small_chunks(monkeypatch):
     """Several chunks even for toys."""
     monkeypatch.setattr(chunked, "MIN_CHUNK_ROWS", 3)
+    monkeypatch.setattr(chunked, "HEAD_ROWS", 3)
 
 
 def _tensors(dtype=torch.float64, rows=10, width=5, codes=7, code_dim=3):
@@ -33,6 +34,13 @@ def test_row_chunks_cover_every_row_once_and_stay_small():
     assert sizes == [67] * 5 + [65]  # no chunk for a remainder of a few rows
     large = [s.stop - s.start for s in row_chunks(4000, 20480, torch.device("cpu"))]
     assert max(large) * 20480 <= 1 << 22 and min(large) > max(large) // 2
+
+
+def test_chunks_of_a_wide_head_keep_enough_rows_and_a_gpu_takes_few_chunks():
+    wide = [s.stop - s.start for s in row_chunks(512, 152_000, torch.device("cpu"), parts=3, least=256)]
+    assert wide == [256, 256]
+    assert len(list(row_chunks(400, 20480, torch.device("cuda")))) == 1
+    assert len(list(row_chunks(4000, 20480, torch.device("cuda")))) == 5  # 64 MB each
 
 
 def test_frames_and_rows_are_inverse():

@@ -70,6 +70,21 @@ def test_terms_are_those_that_are_active_and_the_rest_is_logged(backbone, codec)
     assert {name: len(group) for name, group in groups.items()} == {"bridge": 2, "audio": 4, "audio_lm": 0}
 
 
+def test_the_bridges_own_loss_does_not_run_the_language_model(backbone, codec, monkeypatch):
+    language = language_of(backbone, {"lm/ftp", "bridge/ce"}, mode="gumbel", kind="projected")
+    batch = miniature_batch()
+    both, _ = run(language, codec, batch, {"lm/ftp", "bridge/ce"})
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a pass that nothing reads")
+
+    monkeypatch.setattr(language.backbone, "forward", refuse)
+    alone, logged = run(language, codec, batch, {"bridge/ce"})
+    assert torch.equal(alone["bridge/ce"], both["bridge/ce"]) and set(logged) == {"bridge/agreement"}
+    with pytest.raises(AssertionError, match="nothing reads"):
+        run(language, codec, batch, {"lm/ftp", "bridge/ce"})
+
+
 def test_no_backbone_is_loaded_for_a_small_lm_alone(codec):
     rate = RateConfig(model="small_lm", small_lm=SMALL_LM)
     language = language_of(None, {"lm/rate"}, rate=rate)

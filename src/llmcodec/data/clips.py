@@ -43,9 +43,14 @@ class ClipBatch:
         return len(self.ids)
 
     def to(self, device: torch.device | str) -> ClipBatch:
-        """The same batch with its tensors on `device`."""
-        target_BS = None if self.target_BS is None else self.target_BS.to(device)
-        return replace(self, wav_BS=self.wav_BS.to(device), lengths_B=self.lengths_B.to(device), target_BS=target_BS)
+        """The same batch with its tensors on `device`; a GPU's copies run beside what it is doing."""
+        on_gpu = torch.device(device).type == "cuda"
+
+        def move(tensor: Tensor) -> Tensor:
+            return (tensor.pin_memory() if on_gpu and not tensor.is_cuda else tensor).to(device, non_blocking=on_gpu)
+
+        target_BS = None if self.target_BS is None else move(self.target_BS)
+        return replace(self, wav_BS=move(self.wav_BS), lengths_B=move(self.lengths_B), target_BS=target_BS)
 
 
 class ClipDataset:

@@ -20,15 +20,22 @@ from llmcodec.distributed import at_least_float32
 CHUNK_ELEMENTS_CPU = 1 << 22
 CHUNK_ELEMENTS_GPU = 1 << 24
 MIN_CHUNK_ROWS = 16
+HEAD_ROWS = 256
+"""Least rows of a chunk where each passes over an LM's whole output matrix: with 27 rows, which is what a buffer of 16
+MB holds at 152,000 columns, half the time goes into reading and writing that matrix."""
 
 
-def row_chunks(num_rows: int, width: int, device: torch.device, parts: int = 6) -> Iterator[slice]:
+def row_chunks(
+    num_rows: int, width: int, device: torch.device, parts: int = 6, least: int | None = None
+) -> Iterator[slice]:
     """Slices that cover `num_rows` rows of `width` numbers, in `parts` chunks: more of them where they would be large,
-    fewer where they would have less than 16 rows. All but the last have equal size: a short remainder costs as much as
-    a chunk, since each passes over the whole weight."""
-    elements = CHUNK_ELEMENTS_CPU if device.type == "cpu" else CHUNK_ELEMENTS_GPU
-    chunks = max(parts, math.ceil(num_rows * width / elements))
-    rows = max(MIN_CHUNK_ROWS, math.ceil(num_rows / chunks))
+    fewer where they would have less than `least` rows (16). All but the last have equal size: a short remainder costs
+    as much as a chunk, since each passes over the whole weight. A GPU takes as few as its buffer allows, whatever
+    `parts`: its kernels want work, and it has no cache for a chunk to stay in."""
+    on_cpu = device.type == "cpu"
+    elements = CHUNK_ELEMENTS_CPU if on_cpu else CHUNK_ELEMENTS_GPU
+    chunks = max(parts if on_cpu else 1, math.ceil(num_rows * width / elements))
+    rows = max(MIN_CHUNK_ROWS if least is None else least, math.ceil(num_rows / chunks))
     for first in range(0, num_rows, rows):
         yield slice(first, min(first + rows, num_rows))
 
@@ -109,7 +116,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 d_query, d_codebook = torch.empty_like(query), torch.zeros_like(codebook)
             ce_N = hidden.new_empty(hidden.shape[0])
             # Few parts: each chunk passes once over the whole weight gradient, and wide products run faster.
-            for rows in row_chunks(hidden.shape[0], weight.shape[0], hidden.device, parts=3):
+            for rows in row_chunks(hidden.shape[0], weight.shape[0], hidden.device, parts=3, least=HEAD_ROWS):
                 logits = left[rows] @ right.t()
                 soft, log_norm = softmax_and_log_norm(logits, hidden.dtype)
                 ce_N[rows] = (log_norm - logits.gather(1, targets_N[rows].unsqueeze(1))).squeeze(1)

@@ -32,7 +32,9 @@ from llmcodec.protocol import CodecEncoding
 from llmcodec.schedule import Schedule
 
 ALIGNMENT_TERMS = frozenset({"align/cosine", "align/contrast"})
-BACKBONE_TERMS = ALIGNMENT_TERMS | {"lm/ftp", "bridge/ce"}
+STATE_TERMS = ALIGNMENT_TERMS | {"lm/ftp"}
+"""Terms that read states of the frozen LM; `lm/rate` does too where it has no small LM of its own."""
+BACKBONE_TERMS = STATE_TERMS | {"bridge/ce"}
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,8 @@ class LanguageObjective(nn.Module):
             encoding, codebook_VC, self.vocabulary.embedding_VH, tau=self.config.bridge.tau(step), seeds_B=seeds_B
         )
         terms = dict(bridged.terms)
+        if not (STATE_TERMS & active or ("lm/rate" in active and self.audio_lm is None)):
+            return terms  # the bridge alone: nothing reads the LM, whose pass would be most of the step
         inputs = self.vocabulary.inputs(bridged.embeds_BTH, encoding.mask_BT, start=not self.config.released_no_start)
         layers = self.layers if ALIGNMENT_TERMS & active else ()
         states = self.backbone(inputs.embeds_BLH, inputs.mask_BL, layers)
