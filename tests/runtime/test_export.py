@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 
@@ -43,12 +46,40 @@ def test_onnx_graphs_beside_a_card(folder, tmp_path, capsys):
     assert sorted(os.listdir(out)) == files
     values = json.loads((out / "llmcodec_onnx.json").read_text())
     assert values["encoder_context"] is None and values["identity"]["codebook_size"] == 64
-    assert "## This folder" in (out / "README.md").read_text()
+    assert "ONNX graphs in float32" in (out / "README.md").read_text()
     assert main(["export", folder, "-o", str(out), "--format", "onnx"]) == 1
     assert "is not empty" in capsys.readouterr().err
     (out / "README.md").write_text("mine")
     assert main(["export", folder, "-o", str(out), "--format", "onnx", "--overwrite"]) == 0
     assert (out / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("floor", "lengths"), [(False, (1, 320, 5001)), (True, (960, 5001))])
+def test_the_lines_on_the_onnx_card_run_and_give_the_codes_of_the_codec(floor, lengths, tmp_path, monkeypatch):
+    pytest.importorskip("onnx")
+    torch.manual_seed(1)
+    sizes = dict(hidden_size=32, head_dim=16, encoder_layers=1, decoder_layers=1, codebook_size=64)
+    codec = LLMCodec(LLMCodecConfig(**sizes, auv_floor_frames=floor)).eval()
+    codec.save_pretrained(tmp_path / "codec")
+    assert main(["export", str(tmp_path / "codec"), "-o", str(tmp_path / "graphs"), "--format", "onnx"]) == 0
+    card = (tmp_path / "graphs" / "README.md").read_text()
+    (lines,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    assert "from_pretrained" not in card and "torch" not in lines
+    monkeypatch.chdir(tmp_path / "graphs")
+    for samples in lengths:
+        wav = 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(samples))
+        soundfile.write("speech.wav", wav.numpy(), 16000, subtype="FLOAT")
+        names = {}
+        exec(lines, names)
+        want = codec.encode(wav[None, None]).audio_codes
+        assert np.array_equal(names["codes"], want.numpy())
+        audio, rate = soundfile.read("again.wav")
+        expected = codec.decode(want).audio_values[0, 0, :samples]
+        assert rate == 16000
+        np.testing.assert_allclose(audio, expected.numpy().clip(-1, 1), rtol=0, atol=1e-4)
+    soundfile.write("speech.wav", np.zeros((400, 2)), 16000)
+    with pytest.raises(AssertionError, match="mono"):
+        exec(lines, {})
 
 
 def test_what_cannot_be_exported_is_named(folder, tmp_path, capsys, monkeypatch):

@@ -34,9 +34,9 @@ class HubCodec(PreTrainedAudioTokenizerBase):
             sampling_rate=self.config.sample_rate, hop_length=self.config.hop_samples, padding_side="right"
         )
 
-    def card(self, name: str, licence: str | None = None, measured: str | None = None) -> str:
-        """Text of the model card, see `card.model_card`."""
-        return model_card(self.config, name, sum(p.numel() for p in self.parameters()), licence, measured)
+    def card(self, name: str, licence: str | None = None, measured: str | None = None, usage: str | None = None) -> str:
+        """Text of the model card, see `model_card.model_card`."""
+        return model_card(self.config, name, sum(p.numel() for p in self.parameters()), licence, measured, usage)
 
     def save_pretrained(  # type: ignore[override]
         self,

@@ -16,6 +16,19 @@ from llmcodec.io.atomic import write_text
 CARD = "README.md"
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
+USAGE = """\
+```python
+import llmcodec.codec  # registers the codec with transformers' Auto classes
+from transformers import AutoFeatureExtractor, AutoModel
+
+codec = AutoModel.from_pretrained("{name}").eval()
+feature_extractor = AutoFeatureExtractor.from_pretrained("{name}")
+inputs = feature_extractor(raw_audio=wav, sampling_rate=rate, return_tensors="pt")  # resamples where needed
+codes = codec.encode(**inputs).audio_codes  # (batch, 1, frames)
+audio = codec.decode(codes, padding_mask=inputs["padding_mask"]).audio_values  # (batch, 1, samples)
+```
+
+From the command line, any length, any sample rate: `llmcodec reconstruct speech.wav --codec {name}`."""
 NO_LICENCE = """\
 Not stated yet. Weights follow the terms of the audio they were trained on: name that audio here and set `license` at
 the top of this file before you publish them."""
@@ -34,6 +47,7 @@ def model_card(
     num_parameters: int | None = None,
     licence: str | None = None,
     measured: str | None = None,
+    usage: str | None = None,
 ) -> str:
     """Text of a model card.
 
@@ -43,6 +57,7 @@ def model_card(
         num_parameters: of encoder, quantiser and decoder together.
         licence: identifier as the hub knows it (`cc-by-4.0`); None says that it is not stated.
         measured: Markdown with figures and the command that made them; None names the command.
+        usage: Markdown with code; None shows transformers and the command line.
     """
     window = config.attention_window
     seen = "the whole clip" if window is None else f"{window} frames to each side per layer"
@@ -62,6 +77,7 @@ def model_card(
         attention=seen,
         parameters="not counted" if num_parameters is None else f"{num_parameters / 1e6:.1f} M",
         about_licence=NO_LICENCE if licence is None else f"Weights: {licence}.",
+        usage=usage or USAGE.format(name=name),
         measured=(measured or NOT_MEASURED.format(name=name)).strip(),
     )
 

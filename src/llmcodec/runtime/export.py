@@ -17,7 +17,7 @@ import torch
 
 from llmcodec.adapters.load import load_codec
 from llmcodec.assets import BUNDLED, GRAPHS, codec_folder
-from llmcodec.codec import LLMCodec
+from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.codec.interop.onnx_export import export_onnx
 from llmcodec.codec.model_card import write_card
 from llmcodec.io.atomic import atomic_folder
@@ -26,13 +26,49 @@ from llmcodec.runtime.onnx_config import CONFIG, OnnxConfig
 from llmcodec.runtime.opening import codec_title
 from llmcodec.runtime.torch_runtime import identity_of
 
-ONNX_CARD = """
-## This folder
+ONNX_USAGE = """\
+ONNX graphs in float32: `encoder.onnx` (audio to codes) and `decoder.onnx` (codes to audio), any batch, any length.
+numpy and ONNX Runtime run them:
 
-ONNX graphs of the codec in float32: `encoder.onnx` (audio to codes), `decoder.onnx` (codes to audio), any batch, any
-length. `llmcodec encode speech.wav --codec FOLDER` runs them without PyTorch; inputs, outputs and
-padding are described in llmcodec's `docs/export.md`.
-"""
+```python
+import numpy as np
+import onnxruntime
+import soundfile
+
+encoder, decoder = (onnxruntime.InferenceSession(f"{{side}}.onnx") for side in ("encoder", "decoder"))
+wav, rate = soundfile.read("speech.wav", dtype="float32")
+assert wav.ndim == 1 and rate == {rate}, "mono, resampled to {rate} Hz"
+
+hop, n_fft = {hop}, {n_fft}
+edge = (n_fft - hop) // 2
+{whole}
+padded = np.pad(whole, edge, mode="reflect")[: (frames - 1) * hop + n_fft]
+num_frames = np.array([frames])
+
+(codes,) = encoder.run(None, {{"padded_audio": padded[None], "num_frames": num_frames}})  # (1, 1, frames) int64
+(audio,) = decoder.run(None, {{"audio_codes": codes, "num_frames": num_frames}})  # (1, 1, frames * hop)
+soundfile.write("again.wav", audio[0, 0, : len(wav)], rate)
+```
+
+From the command line, any sample rate: `llmcodec encode speech.wav --codec FOLDER`, without PyTorch. Batches, and what
+the graphs take: `docs/export.md` of llmcodec."""
+CEIL_FRAMES = """\
+frames = -(-len(wav) // hop)
+whole = np.pad(wav, (0, max(frames * hop, {least}) - len(wav)))  # whole hops"""
+FLOOR_FRAMES = """\
+frames, whole = len(wav) // hop, wav  # needs more than `edge` samples; a last part of less than a hop is left out"""
+
+
+def onnx_usage(config: LLMCodecConfig) -> str:
+    """Lines of numpy that run the exported graphs, for the model card."""
+    edge = (config.n_fft - config.hop_samples) // 2
+    whole = CEIL_FRAMES.format(least=max(2 * config.hop_samples, edge + 1))
+    return ONNX_USAGE.format(
+        rate=config.sample_rate,
+        hop=config.hop_samples,
+        n_fft=config.n_fft,
+        whole=FLOOR_FRAMES if config.auv_floor_frames else whole,
+    )
 
 
 def export_codec(
@@ -67,7 +103,7 @@ def export_codec(
     with atomic_folder(output, merge=overwrite) as folder:
         if format == "onnx":
             write_onnx(model, codec_title(codec), folder)
-            write_card(folder, model.card(name, licence) + ONNX_CARD)
+            write_card(folder, model.card(name, licence, usage=onnx_usage(model.config)))
         else:
             if precision == "fp16":
                 model.half()  # type: ignore[no-untyped-call]
