@@ -51,6 +51,10 @@ __all__ = [
 ]
 
 
+LATER = ("start", "inside")
+"""Fields that the first manifests did not have."""
+
+
 def read_manifest(
     path: str | os.PathLike[str],
     split: str | Sequence[str] | None = None,
@@ -183,13 +187,15 @@ def _path_from(folder: Path, path: Path) -> str:
 
 def manifest_hash(clips: Iterable[Clip]) -> str:
     """16 hex digits that change with any clip, field or order, not with the folder where the corpus lies."""
+    if isinstance(clips, ClipTable):
+        columns = (batch.columns for batch in clips.batches(FIELDS))
+        values = (row for batch in columns for row in zip(*(column.to_pylist() for column in batch), strict=True))
+    else:
+        values = (tuple(getattr(clip, name) for name in FIELDS) for clip in clips)
+    # Fields that came later count where they say something.
     rows = (
-        [
-            getattr(clip, name)
-            for name in FIELDS
-            if name not in ("start", "inside") or getattr(clip, name) not in (None, "")
-        ]
-        for clip in clips
+        [value for name, value in zip(FIELDS, row, strict=True) if name not in LATER or value not in (None, "")]
+        for row in values
     )
     return digest_all(json.dumps(row, ensure_ascii=True) + "\n" for row in rows)
 
