@@ -1,7 +1,7 @@
 """Memory and time of a manifest of very many clips: opening it, the order of training, batches of audio, one shard.
 
     python benchmarks/manifest_memory.py --rows 10000000 --folder /tmp/many
-    python benchmarks/manifest_memory.py --rows 400000 --folder /tmp/few --jsonl       # and the index of a JSONL manifest
+    python benchmarks/manifest_memory.py --rows 400000 --folder /tmp/few --jsonl    # with its index
 
 makes a synthetic manifest as an Arrow table (every clip is a stretch of one of 100 short recordings) and then, in a
 fresh process each, does what `llmcodec train` and `llmcodec tokenize --shard` do before they compute. Private memory is
@@ -106,14 +106,14 @@ def train(manifest: str) -> None:
         lambda: read_manifest(manifest, "train", languages=["en"], min_seconds=1.1, max_seconds=3.9),
     )
     bad = BadRows("1%", len(clips))
-    steps("look for missing files", lambda: find_missing(clips, bad))
+    print(f"{len(clips):,} clips after the filters", flush=True)
     dataset = steps("data set", lambda: ClipDataset(clips, 16_000, bad=bad))
     sampler = ResumableSampler(dataset.durations, batch_clips=32, seed=1, bucket_batches=8, blocks=find_blocks(clips))
     loader = ClipLoader(dataset, sampler, prefetch=2)
     steps("first batch of 32 clips", lambda: next(loader))
     steps("next 20 batches", lambda: [next(loader) for _ in range(20)])
+    steps("look for missing files", lambda: find_missing(clips, bad))
     steps("digest of the manifest for run.json", lambda: manifest_hash(clips))
-    print(f"{len(clips):,} clips after the filters")
 
 
 def shard(manifest: str) -> None:
@@ -142,7 +142,7 @@ def main() -> None:
         return
     print(f"{manifest}: {options.rows:,} rows, {manifest.stat().st_size / 1e9:.2f} GB", flush=True)
     command = [sys.executable, __file__, "--rows", str(options.rows), "--folder", str(options.folder)]
-    for part in ("index", "train", "shard") if options.jsonl else ("train", "shard"):
+    for part in ("index", "shard", "train") if options.jsonl else ("shard", "train"):
         subprocess.run([*command, *["--jsonl"] * options.jsonl, "--part", part], check=True)
 
 

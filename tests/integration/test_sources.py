@@ -9,7 +9,10 @@ import pytest
 from tests.data.corpora import FORMS, some_clips
 
 from llmcodec.cli.main import main
+from llmcodec.io.token_file import load_token_file
 from llmcodec.io.token_shards import read_token_shards
+from llmcodec.runtime.opening import open_runtime
+from llmcodec.transcode.files import Transcoder
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +41,22 @@ def test_equal_tokens(corpora, tmp_path, capsys):
     capsys.readouterr()
     assert main(["tokenize", "--manifest", str(corpora["tars"]), "-o", str(tmp_path / "tars")]) == 0
     assert "0 clips, 0 s of audio, 6 there before" in capsys.readouterr().out
+
+
+def test_encode_reads_clips(corpora, tmp_path):
+    runtime = open_runtime("bundled", only="encoder")
+    made = {}
+    for form in ("folder", "tars", "parquet"):
+        place = tmp_path / form
+        report = Transcoder(lambda side: runtime, output=str(place)).encode([str(corpora[form])])
+        assert report.done == 6 and not report.failed
+        made[form] = {
+            path.relative_to(place).as_posix(): load_token_file(path)[0] for path in place.rglob("*.safetensors")
+        }
+        again = Transcoder(lambda side: runtime, output=str(place), resume=True).encode([str(corpora[form])])
+        assert again.done == 0 and again.skipped == 6
+    for name, clip in made["folder"].items():
+        for form in ("tars", "parquet"):
+            assert np.array_equal(made[form][name].codes, clip.codes)
+            assert made[form][name].original_num_samples == clip.original_num_samples
+    assert made["folder"].keys() == made["tars"].keys() == made["parquet"].keys()

@@ -40,6 +40,7 @@ __all__ = [
     "Clip",
     "audio_sizes",
     "audio_states",
+    "clips_by_split",
     "durations_of",
     "find_blocks",
     "find_missing",
@@ -119,6 +120,14 @@ def _with_text(clips: Sequence[Clip]) -> Sequence[Clip]:
     if isinstance(clips, ClipTable):
         return clips.where(np.fromiter((bool(text.strip()) for text in clips.column("text")), bool, len(clips)))
     return [clip for clip in clips if clip.text.strip()]
+
+
+def clips_by_split(clips: Sequence[Clip]) -> dict[str, Sequence[Clip]]:
+    """The clips of every split, in the order of the splits' names."""
+    if isinstance(clips, ClipTable):
+        names = sorted(set(clips.column("split")))
+        return {name: clips.where(clips.is_in("split", [name])) for name in names}
+    return {name: [clip for clip in clips if clip.split == name] for name in sorted({clip.split for clip in clips})}
 
 
 def durations_of(clips: Sequence[Clip]) -> np.ndarray:

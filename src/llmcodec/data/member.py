@@ -46,6 +46,10 @@ class Member:
     def __str__(self) -> str:
         return f"{self.file}[{self.name}]"
 
+    def __fspath__(self) -> str:
+        """A name that no file has, for comparisons of paths."""
+        return str(self)
+
     def content(self) -> bytes:
         """The recording as the bytes of an audio file.
 

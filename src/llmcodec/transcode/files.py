@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 
+from llmcodec.data.sources import is_source
 from llmcodec.io import audio
 from llmcodec.io.audio import AUDIO_ENDINGS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from llmcodec.io.bad_rows import MaxBad, read_max_bad
@@ -29,7 +30,7 @@ from llmcodec.runtime.base import Runtime
 from llmcodec.runtime.opening import Side
 from llmcodec.transcode.freshness import audio_of, count_frames, why_stale_audio, why_stale_row, why_stale_tokens
 from llmcodec.transcode.index import HERE, Plan, describe_shards, row_digest, row_of_file, write_index
-from llmcodec.transcode.inputs import TOKEN_ENDINGS, Found, Problem, find_inputs
+from llmcodec.transcode.inputs import TOKEN_ENDINGS, Found, Problem, find_clips, find_inputs
 from llmcodec.transcode.outputs import plan_outputs, refuse_existing, remove_left_overs
 from llmcodec.transcode.pipeline import Item, Pipeline, Report, Watcher
 from llmcodec.transcode.sharding import Part, Shard, in_milliseconds, is_merged, refuse_parts
@@ -219,7 +220,13 @@ class Transcoder:
         return self._run(ReconstructWork(self.open_codec(None), self.channels == "split", self.sample_rate), pending)
 
     def _find(self, inputs: Sequence[str], endings: Sequence[str]) -> list[Found]:
-        found, problems = find_inputs(inputs, endings, leave_out=Path(self.output) if self.output is not None else None)
+        sources = [name for name in inputs if endings is AUDIO_ENDINGS and is_source(name)]
+        plain = [name for name in inputs if name not in sources]
+        avoid = Path(self.output) if self.output is not None else None
+        found, problems = find_inputs(plain, endings, leave_out=avoid) if plain or not sources else ([], [])
+        for name in sources:
+            clips, bad = find_clips(name)
+            found, problems = [*found, *clips], [*problems, *bad]
         self.report.failed += problems
         return found
 
@@ -321,17 +328,18 @@ def expand_shards(
     inputs: list[Found] = []
     rows: list[tuple[TokenRow, TokenProvenance] | None] = []
     for one in found:
-        if one.source.suffix.lower() not in SHARD_ENDINGS:
+        shard = Path(one.source)
+        if shard.suffix.lower() not in SHARD_ENDINGS:
             inputs.append(one)
             rows.append(None)
             continue
         try:
-            provenance, clips = open_token_shards(one.source)
+            provenance, clips = open_token_shards(shard)
             for row in clips:
-                inputs.append(Found(one.source, Path(f"{row.id}{one.source.suffix}"), from_folder=True))
+                inputs.append(Found(shard, Path(f"{row.id}{shard.suffix}"), from_folder=True))
                 rows.append((row, provenance))
         except ValueError as error:
-            problems.append(Problem(str(one.source), str(error)))
+            problems.append(Problem(str(shard), str(error)))
     return inputs, rows
 
 

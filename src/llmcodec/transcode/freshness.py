@@ -54,7 +54,7 @@ def why_stale_row(source: AudioPath, origin: Origin, first: int = 0) -> str:
     return why_stale(source, origin.made_ns, origin.sample_rate, frames)
 
 
-def why_stale_tokens(source: Path, target: Path) -> str:
+def why_stale_tokens(source: AudioPath, target: Path) -> str:
     """Why a token file is not that of its audio file; empty if it is.
 
     Raises:
@@ -69,7 +69,7 @@ def why_stale_tokens(source: Path, target: Path) -> str:
     return why_stale(source, target.stat().st_mtime_ns, clip.original_sample_rate, clip.original_num_samples)
 
 
-def why_stale_audio(source: Path, target: Path, sample_rate: int, num_samples: int) -> str:
+def why_stale_audio(source: AudioPath, target: Path, sample_rate: int, num_samples: int) -> str:
     """Why decoded audio is not that of its source; empty if it is.
 
     Args:

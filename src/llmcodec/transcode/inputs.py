@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmcodec.data.files import find_files
+from llmcodec.data.manifest import read_manifest
+from llmcodec.data.member import AudioPath
 from llmcodec.io.audio_formats import UNREAD_ENDINGS, why_unread
 from llmcodec.io.remote.paths import bring
 from llmcodec.io.token_shards import SHARD_ENDINGS
@@ -25,7 +27,7 @@ TOKEN_ENDINGS = (".safetensors", *SHARD_ENDINGS)
 class Found:
     """One file to read."""
 
-    source: Path
+    source: AudioPath
     relative: Path
     """Path below the given folder; the file's name if the file itself was given."""
     from_folder: bool = False
@@ -83,3 +85,16 @@ def find_inputs(
     ways = Counter(one.result for one in found)
     wholes = Counter(one.relative for one in found)
     return [replace(one, twin=ways[one.result] > wholes[one.relative]) for one in found], problems
+
+
+def find_clips(name: str) -> tuple[list[Found], list[Problem]]:
+    """Clips of a manifest or another source (`data.sources`), whose results are named by their ids.
+
+    Raises:
+        ValueError: nothing there that can be read, or clips that are stretches of their files.
+    """
+    clips = read_manifest(name)
+    if stretch := next((clip for clip in clips if clip.start is not None and not clip.problem), None):
+        raise ValueError(f"{name}: clip {stretch.id!r} is a stretch of its file; `llmcodec tokenize` codes those")
+    found = [Found(clip.path, Path(f"{clip.id}.clip"), from_folder=True) for clip in clips if not clip.problem]
+    return found, [Problem(clip.id, clip.problem) for clip in clips if clip.problem]

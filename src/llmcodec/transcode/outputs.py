@@ -35,7 +35,7 @@ def plan_outputs(
     if output is None:
         if not single:
             raise ValueError("several inputs: name the folder for the results with --output")
-        source = found[0].source
+        source = Path(found[0].source)
         targets = [source.with_name(f"{source.stem}{mark}{ending or endings[0]}")]
     elif single and Path(output).suffix.lower() in endings and not Path(output).is_dir():
         if ending is not None and Path(output).suffix.lower() != ending:

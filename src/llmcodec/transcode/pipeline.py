@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from llmcodec.data.member import AudioPath
 from llmcodec.io.bad_rows import BadRows, MaxBad
 from llmcodec.runtime.base import Coders, length_batches, one_coder
 from llmcodec.transcode.inputs import Problem
@@ -37,7 +38,7 @@ _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 class Item:
     """One input and where its result goes."""
 
-    source: Path
+    source: AudioPath
     target: Path | None
     label: str
     """Name of the input in messages."""

@@ -13,14 +13,13 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from llmcodec.data.manifest import Clip, find_missing, manifest_hash
+from llmcodec.data.manifest import Clip, clips_by_split, durations_of, find_missing, manifest_hash
 from llmcodec.data.timed_text import later
 from llmcodec.io import audio
 from llmcodec.io.atomic import atomic_file
@@ -32,7 +31,7 @@ from llmcodec.runtime.base import Runtime, encode_many
 from llmcodec.transcode.flat_rows import FlatRow, flat_rows
 from llmcodec.transcode.freshness import refuse_moved, why_stale_row
 from llmcodec.transcode.index import Plan, describe_shards, write_index
-from llmcodec.transcode.sharding import Part, Shard, in_milliseconds, is_merged, refuse_parts
+from llmcodec.transcode.sharding import Part, Shard, is_merged, refuse_parts
 from llmcodec.transcode.work import Recording
 
 NO_SPLIT = ""
@@ -60,12 +59,20 @@ class Tokenized:
     """Ids of clips that the prior of a searching codec has counted by name, but does not know by their sound."""
 
 
-def split_folders(clips: Sequence[Clip], output: Path) -> dict[Path, list[Clip]]:
+def split_folders(clips: Sequence[Clip], output: Path) -> dict[Path, Sequence[Clip]]:
     """One folder of shards per split, or the output itself if the manifest has no splits."""
-    names = sorted({clip.split for clip in clips})
-    if names == [NO_SPLIT]:
-        return {output: list(clips)}
-    return {output / (name or "unsplit"): [clip for clip in clips if clip.split == name] for name in names}
+    splits = clips_by_split(clips)
+    if splits.keys() == {NO_SPLIT}:
+        return {output: clips}
+    return {output / (name or "unsplit"): members for name, members in splits.items()}
+
+
+def lengths_of(clips: Sequence[Clip], views: int) -> np.ndarray:
+    """Milliseconds of every clip, all its views together (int64)."""
+    lengths: np.ndarray = np.rint(1000 * durations_of(clips)).astype(np.int64)
+    if views == 1:
+        return lengths
+    return lengths * np.fromiter((1 if clip.held_out else views for clip in clips), np.int64, len(clips))
 
 
 def tokenize_splits(
@@ -105,7 +112,7 @@ def tokenize_splits(
     bad = BadRows(total=len(clips)) if bad is None else bad
     if views < 1:
         raise ValueError(f"tokenize: views must be at least 1, got {views}")
-    folders = split_folders(clips, output) if by_split else {output: list(clips)}
+    folders = split_folders(clips, output) if by_split else {output: clips}
     hashes = [manifest_hash(members) for members in folders.values()]
     of_all = "".join(f"{folder.relative_to(output)} {one}\n" for folder, one in zip(folders, hashes, strict=True))
     told = {"by_split": by_split, "clips_per_shard": clips_per_shard, "format": format, "views": views, **settings}
@@ -117,8 +124,8 @@ def tokenize_splits(
     elif is_merged(output, plan):
         return {}
     else:
-        weights = [in_milliseconds(c.duration) * (1 if c.held_out else views) for c in chain(*folders.values())]
-        part = Part.begin(output, shard, plan, shard.span(weights))
+        lengths = np.concatenate([lengths_of(members, views) for members in folders.values()])
+        part = Part.begin(output, shard, plan, shard.span(lengths))
         folders = cut_folders(folders, part.span, output, part.folder)
         bad.settle(len(part.span))
     planned = [plan_views(members, views, runtime.identity.hop_samples) for members in folders.values()]

@@ -20,11 +20,12 @@ from pathlib import Path
 
 from llmcodec.data.clip import Clip
 from llmcodec.data.clip_table import ClipTable, is_of_clips, write_clips
-from llmcodec.data.files import find_files
+from llmcodec.data.files import find_files, walk
 from llmcodec.data.member import open_table
 from llmcodec.data.sources import tables, tars
 from llmcodec.data.sources.base import Options, SourceFile
 from llmcodec.data.sources.jsonl import read_all_jsonl, read_jsonl
+from llmcodec.io.audio_formats import AUDIO_ENDINGS, UNREAD_ENDINGS
 from llmcodec.io.cache import cache_folder
 from llmcodec.io.digests import digest
 from llmcodec.io.remote.paths import as_path, bring, fetch, is_url, shown
@@ -78,6 +79,22 @@ def open_source(name: str | Path) -> Sequence[Clip]:
         return _indexed([place], place.parent, options, None, str(name))
     root = place if place.is_dir() else _common_folder(files)
     return _indexed(files, root, options, kind, str(name))
+
+
+def is_source(name: str) -> bool:
+    """Whether a name among audio files means clips: by its ending, its options, or a folder of tables or tars alone."""
+    text, options = _name_and_options(name)
+    endings = (".jsonl", *(ending for kind in KINDS for ending in kind.endings))
+    if options != Options() or text.lower().endswith(endings) and not Path(text).is_dir():
+        return True
+    if is_url(text):
+        return False
+    found = False
+    for _, _, names in walk(Path(text), lambda path, reason: None):
+        if any(name.lower().endswith((*AUDIO_ENDINGS, *UNREAD_ENDINGS)) for name in names):
+            return False
+        found = found or any(name.lower().endswith(endings[1:]) for name in names)
+    return found
 
 
 def _name_and_options(name: str) -> tuple[str, Options]:
