@@ -160,7 +160,7 @@ def _described(place: Path, folders: Iterable[Path]) -> dict[str, Any]:
 
 def cut_folders(
     folders: Mapping[Path, Sequence[Clip]], span: range, output: Path, place: Path
-) -> dict[Path, list[Clip]]:
+) -> dict[Path, Sequence[Clip]]:
     """The clips of a part by the folders in which they go: those of `output`, in `place` instead.
 
     Args:
@@ -169,7 +169,8 @@ def cut_folders(
         output: folder of the folders.
         place: folder of the part.
     """
-    cut, first = {}, 0
+    cut: dict[Path, Sequence[Clip]] = {}
+    first = 0
     for folder, members in folders.items():
         own = slice(max(0, span.start - first), max(0, span.stop - first))
         cut[place / folder.relative_to(output)] = list(members[own])
