@@ -17,9 +17,9 @@ import pytest
 from llmcodec import assets
 from llmcodec.cli.commands import COMMANDS, Command
 from llmcodec.cli.main import main
-from llmcodec.cli.parser import options_of, run_function
-from llmcodec.cli.urls import FIELDS, OPTIONS, Kind, local_recipe, local_value
-from llmcodec.io.remote import paths, store
+from llmcodec.cli.parser import options_of
+from llmcodec.cli.urls import FIELDS, OPTIONS, Kind, forget_urls, local_recipe, local_value
+from llmcodec.io.remote import paths
 from llmcodec.io.remote.store import list_files
 
 from ..s3_server import S3, s3
@@ -92,8 +92,6 @@ def test_no_option_of_any_command_makes_a_folder_of_a_url(command: str, monkeypa
         place = Path(taken[0])
         assert place.is_absolute() and paths.url_of(place) == "memory://a/b" or kind is Kind.OWN
         assert local_value(command, option.name, "file:///a/b") in ("/a/b", "file:///a/b")
-    from llmcodec.cli.urls import forget_urls
-
     forget_urls()
 
 
@@ -138,6 +136,17 @@ def test_urls_where_none_is_taken_are_refused_in_one_line(arguments: list[str], 
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and "://" in said[0]
     assert [path.name for path in Path.cwd().iterdir()] == ["x.yaml"]
+
+
+def put(url: str, content: bytes) -> None:
+    with fsspec.open(url, "wb") as file:
+        file.write(content)
+
+
+def recipe_with(run: str) -> Any:
+    from llmcodec.training.recipe import Recipe
+
+    return Recipe(run=run)
 
 
 def corpus_files() -> list[Path]:
@@ -199,6 +208,62 @@ def test_a_report_and_its_values_arrive(url: str):
     assert names(f"{url}/c") == ["consistency.json", "consistency.md"]
 
 
+def test_run_folders_are_resumed_from_their_newest_whole_checkpoint(url: str):
+    for name in (
+        "run.json",
+        "log.jsonl",
+        "checkpoints/step_00000001/state.json",
+        "checkpoints/step_00000001/a.safetensors",
+    ):
+        put(f"{url}/run/{name}", b"{}")
+    for name in ("state.json", "a.safetensors"):
+        put(f"{url}/run/checkpoints/step_00000002/{name}", b"[2]")
+    put(f"{url}/run/checkpoints/step_00000003/a.safetensors", b"3")  # its marker never came
+    run = Path(local_recipe(recipe_with(f"{url}/run")).run)
+    steps = run / "checkpoints"
+    assert (steps / "step_00000002" / "a.safetensors").read_bytes() == b"[2]" and (run / "run.json").read_text() == "{}"
+    assert (steps / "step_00000001" / "a.safetensors").stat().st_blocks == 0
+    assert not (steps / "step_00000003").exists()
+    forget_urls()
+
+
+def test_a_model_comes_without_the_checkpoints_of_its_run(url: str):
+    for name in (
+        "codec/config.json",
+        "codec/model.safetensors",
+        "checkpoints/step_00000001/a.safetensors",
+        "checkpoint-5/x",
+    ):
+        put(f"{url}/run/{name}", b"{}")
+    for spelled in ("{}", "mine={}", "search:{}", "search@0.2:{}", "auv:{}", "{}:8"):
+        taken = local_value("compare", "codec", [spelled.format(f"{url}/run")])[0]
+        before, after = spelled.split("{}")
+        assert taken.startswith(before) and taken.endswith(after)
+        place = Path(taken[len(before) : len(taken) - len(after)])
+        assert (place / "codec" / "model.safetensors").read_bytes() == b"{}"
+        assert [path.name for path in place.iterdir()] == ["codec"]
+    forget_urls()
+
+
+def test_a_checkpoint_of_the_hub_is_left_to_convert():
+    assert local_value("convert", "checkpoint", "hf://owner/name/x.ckpt") == "hf://owner/name/x.ckpt"
+
+
+def test_several_processes_need_a_run_folder_that_all_see(url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=f"^{url}/run: several processes need a run folder on a disk"):
+        local_recipe(recipe_with(f"{url}/run"))
+
+
+def test_a_resumed_recipe_is_compared_by_its_urls(url: str):
+    from llmcodec.io.run_guard import changed_fields
+
+    recipe = recipe_with(f"{url}/run")
+    taken = local_recipe(recipe)
+    assert taken.run != recipe.run and not changed_fields(dataclasses.asdict(recipe), taken)
+    forget_urls()
+
+
 def test_s3_every_tenth_request_fails_and_nothing_is_written_twice(s3: S3):
     fill(f"{s3.url}/speech")
     s3.requests.clear()
@@ -237,6 +302,3 @@ def test_s3_refusals_are_one_line(s3: S3, refusal: tuple[int, str], capsys: pyte
     assert len(s3.requests) - before < 5
     s3.fail = lambda method, path, count: False
     assert not any(name.startswith("tokens") for name in s3.names())
-
-
-__all__ += ["run_function", "store"]

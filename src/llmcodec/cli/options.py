@@ -142,7 +142,7 @@ class OutputOptions(OptionGroup):
     """Where results go."""
 
     output: str | None = None
-    """File or folder for the results."""
+    """File or folder for the results; like every path, it may be a URL (s3://, gs://, hf://)."""
 
     @property
     def place(self) -> Path:

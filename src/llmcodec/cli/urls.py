@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ class Kind(Enum):
 
     READ = "a file, or a folder of which audio and shards are read when their turn comes"
     COPY = "as READ, but everything is copied first: other packages open it"
+    HUB = "as COPY; hf:// is for the function below"
     MODEL = "the name of a codec or a language model; a run folder without its checkpoints"
     OWN = "the function below takes URLs itself"
     WRITE = "results"
@@ -45,7 +47,7 @@ OPTIONS = {
     "reconstruct inputs": Kind.OWN,
     "codec": Kind.MODEL,
     "lm": Kind.MODEL,
-    "checkpoint": Kind.COPY,
+    "checkpoint": Kind.HUB,
     "manifest": Kind.OWN,
     "texts": Kind.OWN,
     "pairs": Kind.READ,
@@ -185,12 +187,12 @@ def _take(kind: Kind, url: str) -> Path | str:
     if not _streams:
         _streams.extend((sys.stdout, sys.stderr))
         sys.stdout, sys.stderr = ShownStream(sys.stdout), ShownStream(sys.stderr)  # type: ignore[assignment]
-    if kind is Kind.OWN:
+    if kind is Kind.OWN or kind is Kind.HUB and url.startswith("hf://"):
         paths.as_path(url)  # refuses what nobody reads before anything begins
         return url
     if kind in (Kind.WRITE, Kind.RUN):
         return _output(url, kind is Kind.RUN)
-    lazy: Callable[[str], bool] | None = (lambda name: False) if kind is Kind.COPY else None
+    lazy: Callable[[str], bool] | None = (lambda name: False) if kind in (Kind.COPY, Kind.HUB) else None
     wanted = (lambda name: not CHECKPOINT.fullmatch(name)) if kind is Kind.MODEL else (lambda name: True)
     return bring(url, lazy, wanted)
 
@@ -201,13 +203,23 @@ def _output(url: str, is_run: bool) -> Path:
         raise ValueError(f"{url}: several processes need a run folder on a disk that all see; name one, and copy it")
     endings = (*lazy_endings(), ".safetensors")
     place = bring(url, CHECKPOINT.fullmatch if is_run else lambda name: name.lower().endswith(endings))  # type: ignore[arg-type]
-    for folder in (place / "checkpoints", place):
-        states = [*folder.glob("step_*/state.json"), *folder.glob("checkpoint-*/trainer_state.json")]
-        if is_run and states:
-            newest = max(states, key=lambda path: int(re.sub(r"\D", "", path.parent.name))).parent
-            for path in newest.rglob("*"):
-                fetch(path)
+    if is_run:
+        _fetch_newest(place)
     stem = url if Path(url).suffix == "" else url[: -len(Path(url).suffix)]
     beside = [bring(f"{stem}{ending}", lambda name: False) for ending in BESIDE if not is_run]
     _outputs.extend([place, *beside])
     return place
+
+
+def _fetch_newest(run: Path) -> None:
+    """Copy the newest checkpoint of a run folder; those that were not uploaded to their end go, there as well."""
+    whole = []
+    for folder in (*run.glob("checkpoints/step_*"), *run.glob("checkpoint-*")):
+        if any((folder / name).exists() for name in ("state.json", "trainer_state.json")):
+            whole.append(folder)
+        else:
+            shutil.rmtree(folder)
+    if whole:
+        newest = max(whole, key=lambda folder: int(re.sub(r"\D", "", folder.name)))
+        for path in newest.rglob("*"):
+            fetch(path)
