@@ -37,7 +37,8 @@ def usage(program: str, commands: Mapping[str, Command | dict[str, Command]]) ->
         for name, command in commands.items()
     ]
     steps = [FIRST_STEPS] if program == "llmcodec" else []
-    more = f"`{program} COMMAND --help` explains a command; `--debug` anywhere shows where an error comes from."
+    urls = "Every path may be a URL: s3://, gs://, hf://, file://. " if program == "llmcodec" else ""
+    more = f"{urls}`{program} COMMAND --help` explains a command; `--debug` anywhere shows where an error comes from."
     return "\n\n".join([f"usage: {program} COMMAND ...", *steps, "\n".join(lines), more])
 
 

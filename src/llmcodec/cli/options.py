@@ -70,7 +70,8 @@ class CorpusOptions(OptionGroup):
 
     manifest: str = BUNDLED
     """JSONL manifest, or a file, folder or pattern of Parquet, Arrow, WebDataset tars or lhotse shar, with columns by
-    name: data/?audio=wav&text=words; bundled is the corpus in the package."""
+    name: data/?audio=wav&text=words; here or at a URL (s3://, gs://, hf://), as every path may be; bundled is the corpus
+    in the package."""
     sources: tuple[str, ...] | None = None
     """Keep clips of these sources, joined by commas."""
     languages: tuple[str, ...] | None = None
@@ -142,7 +143,7 @@ class OutputOptions(OptionGroup):
     """Where results go."""
 
     output: str | None = None
-    """File or folder for the results; like every path, it may be a URL (s3://, gs://, hf://)."""
+    """File or folder for the results; like every path, it may be a URL (s3://)."""
 
     @property
     def place(self) -> Path:

@@ -56,7 +56,7 @@ def encode(
 
     Args:
         inputs: files, folders (their tree is kept), manifests (.jsonl), Parquet, Arrow, tars or folders of these, whose
-            clips are named by their ids, or - for standard input.
+            clips are named by their ids, here or at a URL (s3://, gs://, hf://), or - for standard input.
         output: folder, file (.safetensors), or - for standard output; optional for one file.
         codec: bundled, a folder, or a Hugging Face hub id.
         coding: how files are processed.
