@@ -70,8 +70,8 @@ class CorpusOptions(OptionGroup):
 
     manifest: str = BUNDLED
     """JSONL manifest, or a file, folder or pattern of Parquet, Arrow, WebDataset tars or lhotse shar, with columns by
-    name: data/?audio=wav&text=words; here or at a URL (s3://, gs://, hf://), as every path may be; bundled is the corpus
-    in the package."""
+    name: data/?audio=wav&text=words; here or at a URL (s3://, gs://, hf://), as every path may be; bundled is the
+    corpus in the package."""
     sources: tuple[str, ...] | None = None
     """Keep clips of these sources, joined by commas."""
     languages: tuple[str, ...] | None = None
