@@ -5,7 +5,7 @@
     samples, rate = llmcodec.io.audio.read(place)
 
 `io.audio` reads a `Member` as it reads a path. Row groups of Parquet that were read last stay in memory, Arrow files
-are mapped. Imports no torch; tables need pyarrow. Test: tests/data/test_member.py.
+are mapped. Imports no torch; tables need pyarrow. Test: tests/data/test_sources.py.
 """
 
 from __future__ import annotations
