@@ -143,11 +143,16 @@ EVERYTHING_ON = {
     "optimizer.bridge": "{kind: sgd, lr: 1.0e-2, momentum: 0.9}",
     "optimizer.audio": "{kind: adamw, lr: 1.0e-3}",
     "optimizer.audio_lm": "{kind: adamw, lr: 1.0e-3}",
-} | {f"weights.{name}": 0.5 for name in TERMS.values()}
+} | {f"weights.{name}": 0.5 for name in TERMS.values() if name != "bigram"}  # which needs a file of counts
 
 
 def everything_on(name: str, folder: Path, run: str, **options: Any) -> Recipe:
     """Recipe `name` (or several, joined by +) of the package, overridden as above; makes codec, LM and speech."""
+    return recipe_of(*everything_typed(name, folder, run, **options))
+
+
+def everything_typed(name: str, folder: Path, run: str, **options: Any) -> list[str]:
+    """The options of `llmcodec train` for `everything_on`."""
     if not (folder / "codec").exists():
         miniature_codec().save_pretrained(folder / "codec")
         miniature_lm(folder / "lm")
@@ -162,7 +167,7 @@ def everything_on(name: str, folder: Path, run: str, **options: Any) -> Recipe:
     }
     configs = [part for one in name.split("+") for part in ("--config", str(shipped_recipe(one)))]
     overrides = EVERYTHING_ON | paths | {key.replace("__", "."): value for key, value in options.items()}
-    return recipe_of(*configs, *(f"--{key}={value}" for key, value in overrides.items()))
+    return [*configs, *(f"--{key}={value}" for key, value in overrides.items())]
 
 
 def same(left: Any, right: Any, path: str = "") -> list[str]:

@@ -11,11 +11,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
+"""What messages of collectives say when a process at the other end has gone."""
+
+
+class LostRank(ValueError):
+    """Another process of the run has ended."""
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -31,6 +39,41 @@ def num_ranks() -> int:
 def launched_ranks() -> int:
     """Processes that torchrun or accelerate started with this one, whether they have found each other yet or not."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def ranks_on_cpu() -> bool:
+    """Whether several processes were started where there is no accelerator; accelerate has to be told."""
+    return launched_ranks() > 1 and not (torch.cuda.is_available() or torch.xpu.is_available())
+
+
+def refuse_strangers(found: int) -> None:
+    """Raise ValueError where the processes that were started have not all found each other: each would train alone."""
+    if found != launched_ranks():
+        raise ValueError(
+            f"{launched_ranks()} processes were started (WORLD_SIZE), but this one has found {found}; start them with "
+            "torchrun or accelerate launch"
+        )
+
+
+@contextmanager
+def together(what_is_left: str) -> Iterator[None]:
+    """Work of several processes: the end of one of them ends all, with a line and not with a traceback of sockets.
+
+    Args:
+        what_is_left: words on what is on disk, for that line.
+
+    Raises:
+        LostRank: another process has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        lost = isinstance(error, dist.DistError) or any(sign in str(error) for sign in LOST)
+        if launched_ranks() == 1 or not lost:
+            raise
+        raise LostRank(f"another process of this run has ended; {what_is_left}") from error
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def rank() -> int:

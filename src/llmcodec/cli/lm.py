@@ -139,6 +139,7 @@ def lm_train_parser() -> RecipeParser[TokenLMRecipe]:
 
 def train(arguments: Sequence[str]) -> None:
     """Run `llmcodec lm train`: tokens (made first if the recipe names none), training, curves."""
+    from llmcodec.distributed import together
     from llmcodec.lm.prepare import prepare_rows
     from llmcodec.lm.train import train_token_lm
 
@@ -151,7 +152,8 @@ def train(arguments: Sequence[str]) -> None:
         bar = None if recipe.data.tokens else stack.enter_context(tokenize_bar())
         rows = prepare_rows(recipe.data, Path(recipe.run), say, bar)
     progress = [progress_callback(recipe)] if speaks else []
-    say(f"language model: {train_token_lm(recipe, *rows, **options, callbacks=progress, say=say)}")
+    with together(f"the newest checkpoint in {recipe.run} is whole, continue with --resume"):
+        say(f"language model: {train_token_lm(recipe, *rows, **options, callbacks=progress, say=say)}")
 
 
 LOG_NAMES = {"loss": "lm/loss", "grad_norm": "grad_norm", "learning_rate": "lr", "epoch": "epoch"}

@@ -242,16 +242,16 @@ def open_token_shards(path: AnyPath) -> tuple[TokenProvenance, Iterator[TokenRow
     shards = shards_in(place, "*") if place.is_dir() else [place]
     if not shards:
         raise ValueError(f"{path}: no token shards (*{', *'.join(SHARD_ENDINGS)}) in this folder")
-    provenance = _open_shard(shards[0])[1]
+    provenance = open_shard(shards[0])[1]
 
     def rows() -> Iterator[TokenRow]:
         for shard in shards:
-            batches, theirs = _open_shard(shard)
+            batches, theirs = open_shard(shard)
             if dataclasses.replace(theirs, codec="", manifest_hash="") != dataclasses.replace(
                 provenance, codec="", manifest_hash=""
             ):
                 raise ValueError(f"{shard}: made by another codec than {shards[0].name}")
-            yield from _shard_rows(shard, batches, provenance)
+            yield from checked_rows(shard, batches, provenance)
 
     return provenance, rows()
 
@@ -306,7 +306,7 @@ def _offsets(counts: Any) -> Any:
     return _pyarrow().array(np.concatenate([[0], np.cumsum(counts)]), _pyarrow().int32())
 
 
-def _open_shard(path: Path) -> tuple[Iterator[Any], TokenProvenance]:
+def open_shard(path: Path) -> tuple[Iterator[Any], TokenProvenance]:
     """Record batches, read as they are asked for, and provenance."""
     pa, path = _pyarrow(), fetch(path)
     if not path.is_file():
@@ -344,17 +344,17 @@ def _check_claims(path: Path, metadata: Any) -> None:
             raise DamagedShard(f"{path}: {claimed} rows or bytes claimed by a file of {size} bytes")
 
 
-def _shard_rows(path: Path, batches: Iterator[Any], provenance: TokenProvenance) -> Iterator[TokenRow]:
+def checked_rows(path: Path, batches: Iterator[Any], provenance: TokenProvenance) -> Iterator[TokenRow]:
     """Rows of a shard. Raises DamagedShard for what no codec writes."""
     try:
-        yield from _checked_rows(path, batches, provenance)
+        yield from _rows_of(path, batches, provenance)
     except DamagedShard:
         raise
     except ValueError as error:
         raise DamagedShard(str(error)) from error
 
 
-def _checked_rows(path: Path, batches: Iterator[Any], provenance: TokenProvenance) -> Iterator[TokenRow]:
+def _rows_of(path: Path, batches: Iterator[Any], provenance: TokenProvenance) -> Iterator[TokenRow]:
     pa, metadata = _pyarrow(), provenance.metadata()
     while True:
         try:

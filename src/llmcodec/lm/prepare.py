@@ -36,6 +36,7 @@ from llmcodec.lm.small_lm import small_causal_lm, start_causal_lm
 from llmcodec.lm.token_lm import ADAPTER_WEIGHTS, AUDIO_ROWS, TokenLM
 from llmcodec.runtime.opening import open_runtime
 from llmcodec.transcode.flat_rows import FlatRow, read_rows
+from llmcodec.transcode.mapped_rows import MappedRows, count_rows
 from llmcodec.transcode.tokenize import describe, tokenize_splits
 
 T = TypeVar("T")
@@ -108,7 +109,7 @@ def prepare_rows(
     run: Path,
     say: Callable[[str], None] = print,
     on_progress: Callable[[float], None] | None = None,
-) -> tuple[list[FlatRow], list[FlatRow], TokenProvenance]:
+) -> tuple[Sequence[FlatRow], list[FlatRow], TokenProvenance]:
     """Training rows, held-out rows and their codec; a folder with `train` and `valid` inside gives both.
 
     If the recipe names no tokens, its manifest is tokenised into `run/tokens` first.
@@ -138,11 +139,19 @@ def prepare_rows(
             if (place / "train").is_dir() and (place / name).is_dir()
         ]
     folders = [place / "train" if (place / "train").is_dir() else place for place in folders]
-    rows, codec = read_rows(folders, data.speakers, data.languages)
+    rows, codec = open_rows(folders, data)
     valid = read_rows(held_out, data.speakers, data.languages, codec)[0] if held_out else []
     if not rows:
         raise ValueError(f"{', '.join(map(str, folders))}: no clip is left after speakers and languages of the recipe")
     return rows, valid, codec
+
+
+def open_rows(folders: Sequence[Path], data: LMDataConfig) -> tuple[Sequence[FlatRow], TokenProvenance]:
+    """Rows in memory, or mapped into it where there are more than `data.most_in_memory`; ValueError as `read_rows`."""
+    if count_rows(folders) <= data.most_in_memory:
+        return read_rows(folders, data.speakers, data.languages)
+    rows = MappedRows(folders, data.speakers, data.languages)
+    return rows, rows.codec
 
 
 def codec_place(data: LMDataConfig) -> str:

@@ -42,6 +42,9 @@ class LMDataConfig:
     to text), interleaved (clips of one speaker, each as text or audio); or several of them."""
     text_template: str = "{text}"
     """Template of a transcript: {text}, {speaker}, {language} are filled in."""
+    most_in_memory: int = 65_536
+    """Clips in memory. The shards (Arrow) of a larger corpus stay on disk, memory-mapped, and about as many clips are
+    shuffled at a time."""
     max_tokens: int = 1024
     """Longest sequence, and the length of a packed row."""
     packing: bool = True

@@ -104,6 +104,14 @@ class SequenceBuilder:
         Raises:
             ValueError: an unknown format, codes of another codec, or nothing left.
         """
+        kept = list(rows)
+        built = self.build_some(kept, formats)
+        if not built.sequences:
+            raise ValueError(f"no sequence for {', '.join(formats)} from {len(kept)} clips: {built.report() or 'none'}")
+        return built
+
+    def build_some(self, rows: Iterable[FlatRow], formats: Sequence[str]) -> Built:
+        """As `build`, for a part of the clips, of which nothing may be left."""
         unknown = set(formats) - set(FORMATS)
         if unknown or not formats:
             raise ValueError(f"formats: {sorted(unknown) or 'none'} given; choose from {', '.join(FORMATS)}")
@@ -124,8 +132,6 @@ class SequenceBuilder:
                     self._aligned(row, built)
                 else:
                     self._pair(row, name, built)
-        if not built.sequences:
-            raise ValueError(f"no sequence for {', '.join(formats)} from {len(kept)} clips: {built.report() or 'none'}")
         return built
 
     def text_ids(self, text: str, speaker: str = "", language: str = "") -> Tensor:

@@ -21,23 +21,27 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from llmcodec.distributed import launched_ranks, num_ranks
+from llmcodec.distributed import launched_ranks, num_ranks, refuse_strangers
 from llmcodec.io.atomic import disk_errors
 from llmcodec.io.digests import digest_all, package_versions, source_commit
 from llmcodec.io.lm_card import TokenLMCard, full_path
 from llmcodec.io.run_guard import RUN, RunLock, Stopped, StopSignals, go_on
 from llmcodec.io.structured import read_json, read_object, write_json
 from llmcodec.io.token_file import TokenProvenance
+from llmcodec.lm.loop.blocks import BlockedRows, Blocks
 from llmcodec.lm.loop.ranks import shard_model, share_of_step, whole_tensor
 from llmcodec.lm.loop.trainer import HeldOut, LMTrainer, StopAtSignal, measured
 from llmcodec.lm.packing import RowDataset, check_packing, collate, plan_rows
 from llmcodec.lm.prepare import Prepared, checked_codes, codec_place, prepare_model, size_in_words
 from llmcodec.lm.recipe import TokenLMRecipe
-from llmcodec.lm.sequences import SPEAKS_TEXT, SequenceBuilder
+from llmcodec.lm.sequences import SPEAKS_TEXT, Built, SequenceBuilder
 from llmcodec.transcode.flat_rows import FlatRow
+from llmcodec.transcode.mapped_rows import MappedRows
 
 MAY_DIFFER = ("name", "run", "log_every", "eval_every", "max_eval_clips", "keep_best", "data.max_bad")
 """Fields that a resumed run may change. Steps and epochs may grow if no learning rate depends on them."""
+CLIPS_READ = 4096
+"""Of a corpus that stays on disk: clips, evenly spread, that initialise the rows of a model from scratch."""
 MOST_UNITS = 1000
 """Units of tts_aligned are named in the card up to this many: phonemes, not words."""
 
@@ -68,7 +72,8 @@ def train_token_lm(
     num_codes = codec.num_codebooks * codec.codebook_size
     if "tts_stream" in recipe.data.formats and recipe.data.turns[1] % codec.num_codebooks:
         raise ValueError(f"recipe: data.turns[1] must be whole frames of {codec.num_codebooks} codes")
-    clips = checked_codes(train_rows, num_codes)
+    known = train_rows[:: -(-len(train_rows) // CLIPS_READ)] if isinstance(train_rows, MappedRows) else train_rows
+    clips = checked_codes(known, num_codes)
 
     def make(clips: Sequence[Tensor]) -> Prepared:
         torch.manual_seed(recipe.seed)  # adapters
@@ -78,16 +83,9 @@ def train_token_lm(
     prepared = make(clips)
     say(size_in_words(prepared, recipe))
     builder = _builder(prepared, recipe, codec)
-    built = builder.build(train_rows, recipe.data.formats)
-    if built.left_out:
-        say(f"left out of {len(train_rows)} clips: {built.report()}")
-    lengths = [len(one) for one in built.sequences]
     if recipe.data.packing:
         check_packing(prepared.module.causal, int(prepared.tokens.first))
-        plan = plan_rows(lengths, recipe.data.max_tokens, recipe.seed)
-    else:
-        plan = [[place] for place in range(len(lengths))]
-    say(f"{len(lengths)} sequences, {sum(lengths)} tokens in {len(plan)} rows")
+    dataset, built = _dataset(train_rows, builder, recipe, say)
     card = TokenLMCard(
         codec=codec,
         codec_path=codec_place(recipe.data),
@@ -103,12 +101,15 @@ def train_token_lm(
         units=sorted(built.units) if 0 < len(built.units) <= MOST_UNITS else None,
     )
     held_out = _held_out(prepared, recipe, builder, valid_rows, codec, card, say)
-    arguments = _arguments(_shared(recipe, run, say), held_out)
-    shard_model(prepared.module, arguments.device)  # which starts the process group
+    shared = _shared(recipe, run, say)
+    arguments = _arguments(shared, held_out)
+    device = arguments.device  # which starts the process group
+    refuse_strangers(num_ranks())
+    shard_model(prepared.module, device)
     trainer = LMTrainer(
         model=prepared.module,
         args=arguments,
-        train_dataset=RowDataset(built.sequences, plan),
+        train_dataset=dataset,
         eval_dataset=None if held_out is None else RowDataset([], []),
         data_collator=collate,
         callbacks=list(callbacks),
@@ -118,7 +119,7 @@ def train_token_lm(
     trainer.remove_callback(PrinterCallback)
     with RunLock(run, _writes()), StopSignals() as stop:
         trainer.add_callback(StopAtSignal(stop))
-        last = recipe.last_step(len(plan), trainer.args.world_size)
+        last = shared.last_step(len(dataset), trainer.args.world_size)
         if start is not None and int(start.name.removeprefix("checkpoint-")) >= last:
             trainer.finish(start)
         else:
@@ -128,6 +129,26 @@ def train_token_lm(
         raise Stopped(stop.received, f"step {trainer.state.global_step} is saved; continue with --resume")
     _save(run, prepared, make, card, held_out)
     return run / "lm"
+
+
+def _dataset(
+    rows: Sequence[FlatRow], builder: SequenceBuilder, recipe: TokenLMRecipe, say: Callable[[str], None]
+) -> tuple[RowDataset | BlockedRows, Built]:
+    """Packed rows, all in memory or, where the clips stay on disk, a block at a time."""
+    most = recipe.data.max_tokens if recipe.data.packing else None
+    if isinstance(rows, MappedRows):
+        blocks = Blocks(rows, builder, recipe.data.formats, most, recipe.seed)
+        dataset: RowDataset | BlockedRows = BlockedRows(blocks, recipe.seed)
+        built, sizes = blocks.built, (blocks.num_sequences, blocks.num_tokens, sum(blocks.num_rows))
+    else:
+        built = builder.build(rows, recipe.data.formats)
+        lengths = [len(one) for one in built.sequences]
+        plan = plan_rows(lengths, most, recipe.seed) if most else [[place] for place in range(len(lengths))]
+        dataset, sizes = RowDataset(built.sequences, plan), (len(lengths), sum(lengths), len(plan))
+    if built.left_out:
+        say(f"left out of {len(rows)} clips: {built.report()}")
+    say(f"{sizes[0]} sequences, {sizes[1]} tokens in {sizes[2]} rows")
+    return dataset, built
 
 
 def _save(
@@ -217,10 +238,11 @@ def _start(
 
 def _facts(rows: Sequence[FlatRow], codec: TokenProvenance) -> dict[str, Any]:
     """Contents of run.json besides the recipe: the codec, a digest of the training rows, versions and commit."""
+    digest = rows.digest() if isinstance(rows, MappedRows) else None
     parts = (part for row in rows for part in (row.id, row.text, np.ascontiguousarray(row.codes, np.int64)))
     return {
         "codec": dataclasses.asdict(codec),
-        "rows": digest_all(parts),
+        "rows": digest_all(parts) if digest is None else digest,
         "ranks": launched_ranks(),
         "versions": package_versions("python", "llmcodec", "torch", "transformers", "accelerate"),
         "commit": source_commit(),

@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from llmcodec.codec.quantizer import CodebookUsage
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
-from llmcodec.distributed import most_over_ranks
+from llmcodec.distributed import most_over_ranks, ranks_on_cpu, refuse_strangers
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.remote.paths import publish
 from llmcodec.io.run_guard import RunLock, Stopped, StopSignals
@@ -67,7 +67,9 @@ class Trainer:
             log_with=recipe.trackers or None,
             project_dir=recipe.run,
             kwargs_handlers=[ddp],
+            cpu=ranks_on_cpu(),
         )
+        refuse_strangers(self.accelerator.num_processes)
         self.device, self.dtype = (
             self.accelerator.device,
             torch.float64 if recipe.precision == "fp64" else torch.float32,

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from llmcodec.io.token_file import TokenProvenance
-from llmcodec.io.token_shards import open_token_shards
+from llmcodec.io.token_shards import TokenRow, open_token_shards
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,17 @@ class FlatRow:
     duration: float
 
 
+def flat_row(row: TokenRow, provenance: TokenProvenance) -> FlatRow:
+    """The first channel of a row, its codes in the smallest integers that hold those of all codebooks."""
+    shift_Q = np.arange(provenance.num_codebooks)[:, None] * provenance.codebook_size
+    smallest = np.min_scalar_type(provenance.num_codebooks * provenance.codebook_size - 1)
+    codes = (row.codes[0] + shift_Q).T.reshape(-1).astype(smallest)
+    return FlatRow(row.id, codes, row.text, row.speaker, row.language, row.num_samples / provenance.sample_rate)
+
+
 def flat_rows(path: str | Path) -> tuple[TokenProvenance, Iterator[FlatRow]]:
     """Provenance and flattened rows of a folder of shards, first channel only; ValueError as `open_token_shards`."""
     provenance, rows = open_token_shards(path)
-    shift_Q = np.arange(provenance.num_codebooks)[:, None] * provenance.codebook_size
 
     def flattened() -> Iterator[FlatRow]:
         seen: set[str] = set()
@@ -41,8 +48,7 @@ def flat_rows(path: str | Path) -> tuple[TokenProvenance, Iterator[FlatRow]]:
             if row.id in seen:
                 raise ValueError(f"{path}: the clip {row.id!r} stands there twice; was a shard copied? Delete one")
             seen.add(row.id)
-            codes = (row.codes[0] + shift_Q).T.reshape(-1)
-            yield FlatRow(row.id, codes, row.text, row.speaker, row.language, row.num_samples / provenance.sample_rate)
+            yield flat_row(row, provenance)
 
     return provenance, flattened()
 

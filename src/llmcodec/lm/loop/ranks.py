@@ -9,7 +9,8 @@ gradients. Test: tests/lm/loop/test_ranks.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -56,10 +57,19 @@ class RankBatches(Sampler[list[int]]):
         seed: of the order, which is that of one process.
         rank: of this process.
         num_ranks: of the run.
+        order: of an epoch; None takes that of one process with all rows in memory.
     """
 
-    def __init__(self, num_rows: int, per_rank: int, seed: int, rank: int, num_ranks: int) -> None:
-        self.num_rows, self.per_rank, self.seed = num_rows, per_rank, seed
+    def __init__(
+        self,
+        num_rows: int,
+        per_rank: int,
+        seed: int,
+        rank: int,
+        num_ranks: int,
+        order: Callable[[int], Iterable[int]] | None = None,
+    ) -> None:
+        self.num_rows, self.per_rank, self.seed, self.order_of = num_rows, per_rank, seed, order or self.order
         self.rank, self.num_ranks, self.epoch = rank, num_ranks, 0
 
     @property
@@ -74,17 +84,15 @@ class RankBatches(Sampler[list[int]]):
         return -(-self.num_rows // (self.per_rank * self.num_ranks))
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = self.order()
-        size = self.per_rank * self.num_ranks
-        for start in range(0, len(order), size):
-            batch = order[start : start + size]
+        places, size = iter(self.order_of(self.epoch)), self.per_rank * self.num_ranks
+        while batch := list(islice(places, size)):
             share, rest = divmod(len(batch), self.num_ranks)
             first = self.rank * share + min(self.rank, rest)
             yield batch[first : first + share + (self.rank < rest)] or [FILLER]
 
-    def order(self) -> list[int]:
-        """All rows in the order of this epoch: that of accelerate's `SeedableRandomSampler`."""
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+    def order(self, epoch: int) -> list[int]:
+        """All rows in the order of an epoch: that of accelerate's `SeedableRandomSampler`."""
+        generator = torch.Generator().manual_seed(self.seed + epoch)
         return torch.randperm(self.num_rows, generator=generator).tolist()  # type: ignore[no-any-return]
 
 

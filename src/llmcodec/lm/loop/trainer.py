@@ -58,11 +58,11 @@ class LMTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Rows of this process."""
-        if num_ranks() == 1:
-            return super().get_train_dataloader()  # type: ignore[no-any-return]
         rows: Any = self.train_dataset
-        size = self.args.per_device_train_batch_size
-        batches = RankBatches(len(rows), size, self.recipe.seed, rank(), num_ranks())
+        if num_ranks() == 1 and isinstance(rows, RowDataset):
+            return super().get_train_dataloader()  # type: ignore[no-any-return]
+        size, order = self.args.per_device_train_batch_size, getattr(rows, "order", None)
+        batches = RankBatches(len(rows), size, self.recipe.seed, rank(), num_ranks(), order)
         pinned = self.args.dataloader_pin_memory
         return DataLoader(rows, batch_sampler=batches, collate_fn=collate, pin_memory=pinned)
 
