@@ -18,6 +18,7 @@ from llmcodec.io import audio
 from llmcodec.io.token_file import load_token_file, save_token_file
 from llmcodec.io.token_shards import TokenShardWriter, open_token_shards
 from llmcodec.training.trainer import Trainer
+from llmcodec.transcode.index import check_index
 
 from ..miniature import SAMPLE_RATE
 from .make_artefacts import (
@@ -126,6 +127,8 @@ def test_a_command_writes_the_same_bytes(name: str, place: Path):
     after = files_in(place / name)
     where = after.pop("codec.json", None)  # newer than the artefacts: where the codec is
     assert where is None or json.loads(where)["codec_path"] == str((place / "run" / "codec").resolve())
+    index = after.pop("index.json", None)  # newer than the artefacts: what is there
+    assert index is None or not any(is_damaged for _, _, is_damaged in check_index(place / name))
     assert before and after == before
 
 

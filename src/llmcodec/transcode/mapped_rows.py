@@ -56,7 +56,7 @@ class MappedRows(Sequence[FlatRow]):
             codec = codec or theirs
             if theirs.weights_sha256 != codec.weights_sha256:
                 raise ValueError(f"{path}: tokens of codec {theirs.codec!r}, the others are of {codec.codec!r}")
-            counts.append(sum(batch.num_rows for batch in batches))
+            counts.append(sum(batch.num_rows for batch in sound(path, batches)))
         assert codec is not None
         self.codec = codec
         self._ends = list(accumulate(counts))
@@ -81,7 +81,7 @@ class MappedRows(Sequence[FlatRow]):
         rows = []
         for path, first, last in self._stretches(start, stop):
             batches, provenance = open_shard(path)
-            for row in checked_rows(path, _sliced(batches, first, last), provenance):
+            for row in checked_rows(path, _sliced(sound(path, batches), first, last), provenance):
                 rows.append(flat_row(row, provenance))
         return rows
 
@@ -90,7 +90,7 @@ class MappedRows(Sequence[FlatRow]):
         rows = []
         for path, first, last in self._stretches(start, stop):
             batches, provenance = open_shard(path)
-            for batch in _sliced(batches, first, last):
+            for batch in _sliced(sound(path, batches), first, last):
                 rows += [_shape(row, length, provenance) for row, length in _facts(path, batch)]
         return rows
 
@@ -111,7 +111,7 @@ class MappedRows(Sequence[FlatRow]):
                 continue
             numbers = array("Q")
             for path in _arrow_shards(folder):
-                numbers.extend(digest_number(name) for batch in open_shard(path)[0] for name in batch["id"].to_pylist())
+                numbers.extend(digest_number(name) for batch in sound(path) for name in batch["id"].to_pylist())
             if len(np.unique(np.frombuffer(numbers, np.uint64))) != len(numbers):
                 raise ValueError(f"{folder}: a clip stands there twice; was a shard copied? Delete one")
 
@@ -119,7 +119,7 @@ class MappedRows(Sequence[FlatRow]):
         kept: list[int] = []
         for number, path in enumerate(self.shards):
             first = self._ends[number - 1] if number else 0
-            for batch in open_shard(path)[0]:
+            for batch in sound(path):
                 who, tongue = batch["speaker"].to_pylist(), batch["language"].to_pylist()
                 kept += [
                     first + place
@@ -154,7 +154,17 @@ def count_rows(folders: Sequence[Path]) -> int:
     shards = [path for folder in folders if folder.is_dir() for path in shards_in(folder, "*")]
     if any(path.suffix.lower() != ".arrow" for path in shards):
         return 0
-    return sum(batch.num_rows for path in shards for batch in open_shard(path)[0])
+    return sum(batch.num_rows for path in shards for batch in sound(path))
+
+
+def sound(path: Path, batches: Iterator[Any] | None = None) -> Iterator[Any]:
+    """Record batches of a shard. Raises DamagedShard where one cannot be read."""
+    try:
+        yield from open_shard(path)[0] if batches is None else batches
+    except DamagedShard:
+        raise
+    except (ValueError, OSError) as error:  # pyarrow's are both
+        raise DamagedShard(f"{path}: damaged ({in_a_line(error)})") from error
 
 
 def _index_of(folder: Path) -> Path | None:

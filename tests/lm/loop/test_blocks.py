@@ -108,13 +108,10 @@ def test_a_corpus_on_disk_trains_resumes_and_is_known_again(tokens, tmp_path):
     resumed = train("cut", 6, resume=True)
     assert all((whole[name] == resumed[name]).all() for name in whole)
     in_memory = train("memory", 6, data=LMDataConfig(tokens=[str(tokens)], max_tokens=48))
-    assert any((whole[name] != in_memory[name]).any() for name in whole)  # another order
-    losses = [
-        [row["loss"] for row in json.loads((tmp_path / run / "checkpoint-6" / "trainer_state.json").read_text())[
-            "log_history"] if "loss" in row]
-        for run in ("whole", "memory")
-    ]  # fmt: skip
-    assert losses[0][-1] < losses[0][0] and losses[1][-1] < losses[1][0]
+    assert all((whole[name] == in_memory[name]).all() for name in whole)  # a single block is all rows in memory
+    log = json.loads((tmp_path / "whole" / "checkpoint-6" / "trainer_state.json").read_text())["log_history"]
+    losses = [row["loss"] for row in log if "loss" in row]
+    assert len(losses) == 6 and losses[-1] < losses[0]
 
 
 MEMORY = """
