@@ -182,6 +182,22 @@ def test_top_k_and_top_p(options, allowed):
     assert drawn == allowed
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.5, 2.0, 6.0])
+def test_the_nucleus_is_that_of_sorting_every_column(spread):
+    """Flat distributions need all columns, sharp ones a few: the same draws as by a plain sort, from the same seeds."""
+    logits = spread * torch.randn(5, 4097, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    for top_p in (0.3, 0.9, 0.98):
+        config = SamplingConfig(temperature=1.3, top_p=top_p)
+        found = draw(logits, [torch.Generator().manual_seed(row) for row in range(5)], config)
+        ordered, places = (logits / 1.3).sort(descending=True)
+        shares = ordered.softmax(-1)
+        kept = ordered.masked_fill(shares.cumsum(-1) - shares >= top_p, -math.inf)
+        uniform = torch.stack([torch.rand(4097, generator=torch.Generator().manual_seed(row)) for row in range(5)])
+        noise = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
+        wanted = (torch.full_like(logits, -math.inf).scatter(1, places, kept) + noise).argmax(-1)
+        assert found.tolist() == wanted.tolist()
+
+
 def test_repetition_penalty_divides_the_odds():
     from llmcodec.lm.sampling import _Clip
 

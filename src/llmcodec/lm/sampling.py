@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from llmcodec.lm.logits import output_rows, token_logits
 from llmcodec.lm.sequences import SPEAKS_TEXT, SequenceBuilder
 from llmcodec.lm.token_lm import TokenLM
 
+NUCLEUS = 512
+"""Columns that top-p looks at before it sorts all of them."""
 ENDED = -1
 READING = -2
 
@@ -246,15 +249,80 @@ def draw(logits_BK: Tensor, generators: Sequence[torch.Generator], config: Sampl
     if 0 < config.top_k < logits_BK.shape[1]:
         least = logits_BK.topk(config.top_k).values[:, -1:]
         logits_BK = logits_BK.masked_fill(logits_BK < least, -math.inf)
+    # Every column has a number of its own, whichever of them top-k and top-p leave.
+    uniform_BK = torch.stack([torch.rand(logits_BK.shape[1], generator=one) for one in generators])
+    places_BN = None
     if config.top_p < 1:
-        ordered, places = logits_BK.sort(descending=True)
-        shares = ordered.softmax(-1)
-        beyond = shares.cumsum(-1) - shares >= config.top_p  # the first column stays whatever top_p is
-        logits_BK = logits_BK.scatter(1, places, ordered.masked_fill(beyond, -math.inf))
+        logits_BK, places_BN = _nucleus(logits_BK, config.top_p)
+        uniform_BK = uniform_BK.gather(1, places_BN)
     # Gumbel-max trick: the argmax of logit plus noise is a sample from the softmax.
-    uniform = torch.stack([torch.rand(logits_BK.shape[1], generator=one) for one in generators])
-    noise = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
-    return (logits_BK + noise).argmax(-1)
+    noise = -torch.log(-torch.log(uniform_BK.clamp(1e-20, 1 - 1e-7)))
+    drawn_B1 = (logits_BK + noise).argmax(-1, keepdim=True)
+    return (drawn_B1 if places_BN is None else places_BN.gather(1, drawn_B1))[:, 0]
+
+
+def _nucleus(logits_BK: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """Logits (B, N), largest first, of the columns that top-p leaves, -inf behind them, and their places.
+
+    Sorting thousands of columns took a fifth of sampling; nearly always the first few hundred have the probability.
+    """
+    columns = logits_BK.shape[1]
+    norm_B1 = logits_BK.logsumexp(-1, keepdim=True)
+    for size in (NUCLEUS, columns):
+        ordered, places = logits_BK.topk(size) if size < columns else logits_BK.sort(descending=True)
+        shares = (ordered - norm_B1).exp()
+        reached = shares.cumsum(-1)
+        if size >= columns or bool((reached[:, -1] >= top_p).all()):
+            break
+    beyond = reached - shares >= top_p  # the first column stays whatever top_p is
+    return ordered.masked_fill(beyond, -math.inf), places
+
+
+@cache
+def _roomy_layer() -> tuple[type, type]:
+    """transformers' growing layer of a cache, and ours, which does not copy everything at every step."""
+    from transformers.cache_utils import DynamicLayer
+
+    class RoomyLayer(DynamicLayer):  # type: ignore[misc,no-any-unimported]
+        """Keys and values are the used part of a buffer that doubles when it is full."""
+
+        _layer_type = None  # do not stand in for DynamicLayer elsewhere
+        room: tuple[Tensor, Tensor] | None = None
+
+        def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+            if not self.is_initialized:
+                self.lazy_initialization(key_states, value_states)
+            held = self.get_seq_length()
+            length = held + key_states.shape[-2]
+            room = self.room
+            if room is None or room[0].shape[-2] < length:
+                room = _grown(key_states, self.keys, length), _grown(value_states, self.values, length)
+                self.room = room
+            room[0][..., held:length, :], room[1][..., held:length, :] = key_states, value_states
+            self.keys, self.values = room[0][..., :length, :], room[1][..., :length, :]
+            return self.keys, self.values
+
+        def batch_select_indices(self, indices: Tensor) -> None:
+            super().batch_select_indices(indices)
+            self.room = None  # its rows are those of before
+
+    return DynamicLayer, RoomyLayer
+
+
+def _grown(new: Tensor, held: Tensor | None, length: int) -> Tensor:
+    """A buffer for twice as many positions, which begins with those that are held."""
+    buffer = new.new_empty(*new.shape[:-2], 2 * length, new.shape[-1])
+    if held is not None and held.numel():
+        buffer[..., : held.shape[-2], :] = held
+    return buffer
+
+
+def give_room(cache_of_model: Any) -> None:
+    """Let the layers of a cache that grow without bound grow in a buffer; others stay (windows, states)."""
+    growing, roomy = _roomy_layer()
+    for layer in cache_of_model.layers:
+        if type(layer) is growing:
+            layer.__class__ = roomy
 
 
 class _Cache:
@@ -271,6 +339,7 @@ class _Cache:
             self.mask_BL[row, longest - len(prompt) :] = 1
         self.model, self.mask_BL = model, self.mask_BL.to(device)
         self.cache = DynamicCache(config=model.config)
+        give_room(self.cache)
         self.padded = bool((self.mask_BL == 0).any())
         positions = (self.mask_BL.cumsum(1) - 1).clamp_min(0)
         self.next_B = positions[:, -1] + 1
