@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -98,6 +99,14 @@ class AdaptableCodec(Codec, Protocol):
 
 
 @runtime_checkable
+class WaveformCodec(Protocol):
+    """A codec without tokens, of which only the sound and the bytes can be measured."""
+
+    def reconstruct(self, wav_S: np.ndarray) -> tuple[np.ndarray, bytes]:
+        """Samples at the codec's rate -> as many samples, and what is sent for them."""
+
+
+@runtime_checkable
 class HasFeatures(Protocol):
     """A codec that exposes its latents (optional; our codec and most adapters do)."""
 
@@ -149,6 +158,16 @@ class RateScorer(Protocol):
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """Tensors that determine its values, to identify the scorer."""
+
+
+def has_tokens(codec: Any) -> bool:
+    """False for a codec whose packets are no tokens (`WaveformCodec`)."""
+    return bool(getattr(codec, "has_tokens", True))
+
+
+def can_decode(codec: Any) -> bool:
+    """False for a tokenizer without decoder."""
+    return bool(getattr(codec, "can_decode", True))
 
 
 def device_of(codec: Any) -> torch.device:

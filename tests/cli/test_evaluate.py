@@ -56,7 +56,7 @@ def test_reconstruction_writes_tables_rows_and_json(run: Run, manifest: Path, tm
     out, rows = tmp_path / "out" / "quality", tmp_path / "rows.csv"
     words = ["reconstruction", "--codec", "loud", "--codec", "b=dull", "--manifest", manifest, "--workers", 0]
     words += ["--metrics", "mel,stft,sdr,f0corr", "--per-file", rows, "-o", out]
-    shown = run(*words)
+    shown = run(*words, "--opus", "[]")
     assert "All files" in shown and "field (1 files)" in shown
     with open(rows, encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
@@ -73,6 +73,18 @@ def test_reconstruction_writes_tables_rows_and_json(run: Run, manifest: Path, tm
     assert result["settings"]["clips"] == 2 and result["settings"]["versions"]["llmcodec"]
     assert any("Mel distance" in sentence for sentence in result["statements"])
     assert "| Mel distance" in out.with_suffix(".md").read_text()
+
+
+def test_opus_stands_in_every_table_of_reconstruction_with_the_bytes_sent(run: Run, manifest: Path, tmp_path: Path):
+    base = ["reconstruction", "--codec", "loud", "--manifest", manifest, "--metrics", "mel", "--workers", 0]
+    shown = run(*base, "-o", tmp_path / "all")
+    assert all(name in shown for name in ("opus:6", "opus:9", "opus:12"))
+    systems = json.loads((tmp_path / "all.json").read_text())["systems"]
+    assert list(systems) == ["loud", "opus:6", "opus:9", "opus:12"]
+    bits = [systems[name]["measures"]["nominal_bits_per_second"]["value"] for name in list(systems)[1:]]
+    assert bits[0] < bits[1] < bits[2] < 20_000 and "used_codes" not in systems["opus:6"]["measures"]
+    run(*base, "--opus", "24", "-o", tmp_path / "one")
+    assert list(json.loads((tmp_path / "one.json").read_text())["systems"]) == ["loud", "opus:24"]
 
 
 def test_bad_clips_within_the_limit_are_left_out_alike_and_said(run: Run, manifest: Path, tmp_path: Path) -> None:

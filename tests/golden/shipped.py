@@ -56,7 +56,7 @@ def write_starting_points(folder: Path) -> None:
 
 
 def fitting(overlay: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
-    """The part of an overlay that changes a recipe: null stays null, and a number is a ceiling."""
+    """The part of an overlay that changes a recipe: null stays null, a number is a ceiling, a list at most as long."""
     kept: dict[str, Any] = {}
     for name, value in overlay.items():
         own = recipe[name]
@@ -65,7 +65,7 @@ def fitting(overlay: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(value, (int, float)) and not isinstance(value, bool) and own is not None:
             kept[name] = min(value, own)
         elif own is not None:
-            kept[name] = value
+            kept[name] = value[: len(own)] if isinstance(value, list) else value
     return kept
 
 

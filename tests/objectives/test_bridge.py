@@ -42,6 +42,8 @@ def _dense(encoding, codebook, rows, bridge):
         logits = encoding.query_BTC @ codebook.T / config.similarity_tau
     else:
         logits = encoding.quantized_BTD @ bridge.projection.weight.T + bridge.projection.bias
+    if config.normalize:
+        logits = (logits - logits.mean(-1, keepdim=True)) / (logits.var(-1, correction=0, keepdim=True) + 1e-12).sqrt()
     noise = torch.zeros_like(logits)
     if config.mode == "gumbel":
         noise[mask] = FrameNoise(SEEDS, mask, NUM_CODES).rows(0, int(mask.sum()), torch.float64)
@@ -62,10 +64,14 @@ def _dense(encoding, codebook, rows, bridge):
 
 @pytest.mark.parametrize("kind", ["native", "projected"])
 @pytest.mark.parametrize("mode", ["gumbel", "straight_through", "detach"])
-@pytest.mark.parametrize("noise", ["independent", "conditional"])
+@pytest.mark.parametrize("noise", ["independent", "conditional", "independent, normalised"])
 def test_values_and_all_gradients_equal_the_dense_bridge(kind, mode, noise):
+    noise, _, normalised = noise.partition(", ")
+    if kind == "native" and normalised:
+        pytest.skip("native logits are cosines")
     encoding, codebook = toy_encoding()
-    rows, bridge = _rows(), _bridge(kind=kind, mode=mode, noise=noise, similarity_tau=0.3)
+    options = {"kind": kind, "mode": mode, "noise": noise, "normalize": bool(normalised)}
+    rows, bridge = _rows(), _bridge(**options, similarity_tau=0.3)
     output = bridge(encoding, codebook, rows, tau=TAU, seeds_B=SEEDS)
     embeds, tokens, ce = _dense(encoding, codebook, rows, bridge)
     torch.testing.assert_close(output.embeds_BTH, embeds)

@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Literal
 
+from llmcodec.adapters.opus import KBITS, OpusCodec
 from llmcodec.assets import BUNDLED
 from llmcodec.io.hub_names import find_cached
 
@@ -48,6 +49,7 @@ class Entry:
     decodes: bool = True
     hears: int | None = None
     """Rate of its input, where it is another."""
+    has_tokens: bool = True
 
     @property
     def nominal_bits_per_second(self) -> float:
@@ -77,6 +79,11 @@ STREAM = "soundstream_16khz-*.ckpt (github.com/kaiidams/soundstream-pytorch)"
 COSY = "speech_tokenizer_v{}.onnx (modelscope.cn/models/iic/{})"
 ENTRIES: tuple[Entry, ...] = (
     Entry("bundled", BUNDLED, BUNDLED, "llmcodec", 16_000, 50, 1, 4096, "CC BY-SA 3.0 and others: LICENSES.md"),
+    *(
+        Entry(f"Opus {kbits} kbit/s", f"opus:{kbits}", f"opus:{kbits}", "soundfile", OpusCodec.sample_rate, 50, 1, 256,
+              "free (RFC 6716)", bits_per_second=1000 * kbits, has_tokens=False)
+        for kbits in KBITS
+    ),
     _published("EnCodec", "encodec_24khz", "facebook/encodec_24khz", (24_000, 75, 8, 1024),
                "none named on the card; MIT on the 48 kHz one", possible="(1-32)"),
     _published("EnCodec 32 kHz", "encodec_32khz", "facebook/encodec_32khz", (32_000, 50, 4, 2048),
@@ -178,16 +185,16 @@ def rows(entries: Sequence[Entry] = ENTRIES) -> list[list[str]]:
     found = []
     for entry in entries:
         heard = f" (hears {entry.hears:,})" if entry.hears else ""
-        tokens = f"{entry.num_codebooks} {entry.possible}".strip()
+        tokens = f"{entry.num_codebooks} {entry.possible}".strip() if entry.has_tokens else "-"
         found.append(
             [
                 f"{entry.title} `{entry.name}`",
                 f"`{origin_of(entry)}`" if not entry.weights.startswith("a folder") else entry.weights,
-                entry.package if entry.package in ("llmcodec", "transformers") else f"`{entry.package}`",
+                entry.package if entry.package in ("llmcodec", "transformers", "soundfile") else f"`{entry.package}`",
                 f"{entry.sample_rate:,}{heard}",
                 f"{entry.frame_rate:.3g}",
                 tokens + ("" if entry.decodes else ", encode only"),
-                f"{entry.codebook_size:,}",
+                f"{entry.codebook_size:,}" if entry.has_tokens else "-",
                 f"{entry.nominal_bits_per_second:,.0f}",
                 entry.licence,
             ]

@@ -5,6 +5,7 @@
     load_codec("facebook/encodec_24khz")     # a Hugging Face hub id
     load_codec("kyutai/mimi:16")             # with 16 of its codebooks; also load_codec(..., num_codebooks=16)
     load_codec("random:dac_16khz")           # a published shape with random weights (random_weights.py)
+    load_codec("opus:6")                     # Opus at 6 kbit/s: to measure its sound, without tokens
     load_codec("auv:downloads/auv.pt")       # AUV through its own package; auv:SWivid/AUV fetches it
     load_codec("search:bundled")             # ours, searching for cheap codes while it encodes (docs/search.md)
     load_codec("search@0.2:FOLDER")          # twice the usual weight on the rate; FOLDER: of `llmcodec prior`
@@ -24,6 +25,7 @@ from typing import Any
 
 from llmcodec.adapters.base import check_num_codebooks
 from llmcodec.adapters.catalogue import nearest
+from llmcodec.adapters.opus import OpusCodec
 from llmcodec.adapters.registry import FAMILIES, WEIGHTLESS, family_of, supported
 from llmcodec.assets import BUNDLED, codec_folder
 from llmcodec.codec import LLMCodec
@@ -39,6 +41,7 @@ AUV, AUV_HUB = "auv:", "SWivid/AUV"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SEARCH = re.compile(r"search(?:@(\d*\.?\d+))?:(.+)")
 NAMED = re.compile(r"(search(?:@\d*\.?\d+)?:|auv:|random:)?(.+?)(:\d+)?")
+OPUS = re.compile(r"opus:(\d{1,4})")
 CODEBOOKS = re.compile(r"(.+):(\d+)")
 # What a model needs; hub repositories often hold the same weights a second and third time in other formats.
 FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors", "digests.json")
@@ -60,6 +63,8 @@ def load_codec(name: str, device: str = "cpu", *, num_codebooks: int | None = No
     """
     if search := SEARCH.fullmatch(name):
         return _searching(search[2], None if search[1] is None else float(search[1]), device)
+    if opus := OPUS.fullmatch(name):
+        return OpusCodec(int(opus[1]))
     place, asked = _split_codebooks(name)
     if asked is not None and num_codebooks is not None and asked != num_codebooks:
         raise ValueError(f"codec {name}: num_codebooks={num_codebooks} contradicts the name")

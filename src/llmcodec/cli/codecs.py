@@ -33,7 +33,11 @@ def list_codecs(like: str | None = None) -> str:
             continue
         missing = catalogue.missing_package(entry)
         state = f"{catalogue.state_of(entry, catalogue.is_cached)}{f', pip install {missing}' if missing else ''}"
-        rates = (f"{entry.sample_rate:,}", f"{entry.frame_rate:.3g}", f"{entry.num_codebooks}")
+        rates = (
+            f"{entry.sample_rate:,}",
+            f"{entry.frame_rate:.3g}",
+            f"{entry.num_codebooks}" if entry.has_tokens else "-",
+        )
         bits = f"{entry.nominal_bits_per_second:,.0f}"
         lines.append((entry.name, state, *rates, bits, entry.licence, catalogue.origin_of(entry)))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]

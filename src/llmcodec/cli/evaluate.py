@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from llmcodec.adapters.opus import KBITS as OPUS_KBITS
 from llmcodec.assets import BUNDLED
 from llmcodec.cli.options import ClipOptions, CorpusOptions, DeviceOptions, OutputOptions
 from llmcodec.cli.output import name_files, show
@@ -59,6 +60,7 @@ def evaluate_reconstruction(
     clips: int | None = None,
     domain: str = "source",
     lengths: Lengths = "cut",
+    opus: tuple[int, ...] = OPUS_KBITS,
     workers: int | None = None,
     predictability: str | None = None,
     per_file: str | None = None,
@@ -84,6 +86,8 @@ def evaluate_reconstruction(
         domain: field of the manifest that splits the table: source, language, speaker, split.
         lengths: pairs of unequal length: cut takes the length of the shorter one, superb puts zeros behind it, as
             Codec-SUPERB does, which can change PESQ by .1 and more.
+        opus: also Opus at these kbit/s, joined by commas, as rows that need no weights; their bitrate is that of the
+            bytes sent. An empty list leaves them out.
         workers: processes that measure; null takes as many as there are free cores.
         predictability: JSON written by `evaluate predictability`; its LM bits per second join the table.
         per_file: write a row per file to this CSV.
@@ -110,7 +114,7 @@ def evaluate_reconstruction(
         rows = [SystemRow(name, float("nan"), result, words=result.words) for name, result in results.items()]
         told = provenance()
     else:
-        systems = named_systems(codec or ())
+        systems = named_systems([*(codec or ()), *(f"opus:{kbits}" for kbits in (opus if codec else ()))])
         (wanted,), bad = corpus.without_bad(spread(corpus.held_out_clips(), clips))
         if not hasattr(wanted[0], domain):
             raise ValueError(f"--domain {domain}: clips have no such field; choose source, language, speaker or split")

@@ -24,7 +24,7 @@ from torch import Tensor
 from llmcodec.data.manifest import Clip
 from llmcodec.io import audio
 from llmcodec.metrics.token_statistics import flatten_codes
-from llmcodec.protocol import Codec
+from llmcodec.protocol import Codec, WaveformCodec
 from llmcodec.runtime.base import encode_many, windows
 from llmcodec.runtime.torch_runtime import BATCH_SECONDS, TorchRuntime
 
@@ -46,6 +46,7 @@ class EncodedCorpus:
         self._codes: dict[Clip, np.ndarray] = {}
         self._recordings = WaveStore(memory_bytes // 2)
         self._decoded = WaveStore(memory_bytes // 2)
+        self._packets: dict[Clip, bytes] = {}
 
     def __enter__(self) -> EncodedCorpus:
         return self
@@ -103,12 +104,23 @@ class EncodedCorpus:
         """Every clip with its reconstruction, float32 (S,) as long as `wav`; a batch at a time."""
         for window in windows(clips, lambda clip: clip.duration, BATCH_SECONDS):
             missing = [clip for clip in dict.fromkeys(window) if clip not in self._decoded]
+            if isinstance(self.codec, WaveformCodec):
+                for clip in missing:
+                    wav_S, self._packets[clip] = self.codec.reconstruct(self.wav(clip))
+                    self._decoded.add(clip, wav_S, self.codec.sample_rate)
+                missing = []
             codes = [codes_QT.numpy() for codes_QT in self.codes(missing)]
             wavs = self.runtime.decode_batch(codes, [len(self.wav(clip)) for clip in missing])
             for clip, wav_S in zip(missing, wavs, strict=True):
                 self._decoded.add(clip, wav_S, self.codec.sample_rate)
             for clip in window:
                 yield clip, self._decoded.get(clip)[0]
+
+    def sent(self, clip: Clip) -> tuple[int, ...]:
+        """Flattened codes of a clip, or the bytes of a codec without tokens (after its reconstruction)."""
+        if isinstance(self.codec, WaveformCodec):
+            return tuple(self._packets[clip])
+        return tuple(self.tokens([clip])[0].tolist())
 
     def latents(self, clips: Iterable[Clip]) -> Iterator[Tensor]:
         """Latents before the quantiser, (T, D) float32 per clip. ValueError if the codec does not expose them."""

@@ -130,7 +130,7 @@ def measure_reconstruction(
             decoded_S = audio.resample(decoded_S, encoded.codec.sample_rate, rate)
             if abs(decoded_S.size - reference_S.size) <= 2:  # rounding of two resamplings
                 decoded_S = np.pad(decoded_S, (0, max(0, reference_S.size - decoded_S.size)))[: reference_S.size]
-            row = ClipRow(clip.id, codes=tuple(encoded.tokens([clip])[0].tolist()), reference=str(clip.path))
+            row = ClipRow(clip.id, codes=encoded.sent(clip), reference=str(clip.path))
             text, language = clip.text if clip in spoken else "", clip.language or asr_languages[0]
             yield Job(keys[i], row, reference_S, decoded_S, rate, names, text, language, asr, lengths)
 

@@ -35,7 +35,7 @@ from llmcodec.lm.small_lm_scorer import SmallLMScorer
 from llmcodec.lm.small_lm_training import LikelihoodConfig
 from llmcodec.metrics.registry import FAST, SUPERB
 from llmcodec.metrics.token_statistics import code_statistics
-from llmcodec.protocol import Codec, device_of
+from llmcodec.protocol import Codec, can_decode, device_of, has_tokens
 from llmcodec.salmon.score import CACHE, salmon_accuracy
 
 
@@ -127,12 +127,15 @@ def measure_system(
         return lambda share: on_progress(stage, share) if on_progress is not None else None
 
     codec, held_out = encoded.codec, corpus.held_out
+    if not has_tokens(codec):
+        return _sound_alone(name, encoded, spread(held_out, config.reconstruction_clips), config, report("reconstruct"))
     train = encoded.tokens(corpus.train, report("encode"), keep=config.probe is not None)
     for clips in (corpus.valid, corpus.test):
         encoded.tokens(clips, report("encode"))
     measured_codes = encoded.tokens(held_out)
-    measured = spread(held_out, config.reconstruction_clips)
-    spoken = check_spoken(held_out, config.asr_languages) if config.asr is not None else []
+    plays = can_decode(codec)
+    measured = spread(held_out, config.reconstruction_clips) if plays else []
+    spoken = check_spoken(held_out, config.asr_languages) if config.asr is not None and plays else []
     names: Sequence[str] = config.metrics or (SUPERB if config.slow_metrics else FAST)
     only_spoken = [clip for clip in spoken if clip not in measured]
     results = [
@@ -182,6 +185,26 @@ def measure_system(
         salmon,
         more,
     )
+
+
+def _sound_alone(
+    name: str,
+    encoded: EncodedCorpus,
+    clips: Sequence[Clip],
+    config: MeasurementConfig,
+    on_progress: Callable[[float], None],
+) -> SystemRow:
+    """The row of a codec without tokens: fidelity, and bits as they were sent."""
+    result = measure_reconstruction(
+        encoded,
+        clips,
+        metrics=config.metrics or (SUPERB if config.slow_metrics else FAST),
+        asr=config.asr,
+        asr_languages=config.asr_languages,
+        num_workers=config.workers,
+        on_progress=on_progress,
+    )
+    return reconstruction_row(name, encoded, result)
 
 
 def measure_bits(
@@ -239,7 +262,10 @@ def _suite_state(suite: str | None) -> list[Any]:
 
 
 def reconstruction_row(name: str, encoded: EncodedCorpus, result: ReconstructionResult) -> SystemRow:
-    """A row with fidelity, bitrates and codebook use only."""
+    """A row with fidelity, bitrates and codebook use only; of a codec without tokens, bits as they were sent."""
+    if not has_tokens(encoded.codec):
+        sent = 8 * sum(len(row.codes) for row in result.rows) / max(1e-9, sum(row.seconds for row in result.rows))
+        return SystemRow(name, sent, result, words=result.words)
     codec, codes = encoded.codec, [torch.tensor(row.codes) for row in result.rows]
     statistics = code_statistics(codes, codec.codebook_size, codec.num_codebooks)
     more = {"entropy_bits_per_second": codec.frame_rate * codec.num_codebooks * statistics.unigram_entropy_bits}

@@ -41,7 +41,7 @@ class ClipRow:
     """Length of the recording."""
     metrics: dict[str, Measured] = field(default_factory=dict)
     codes: tuple[int, ...] = ()
-    """Flattened codes (`token_statistics.flatten_codes`); none for audio made elsewhere."""
+    """Flattened codes (`token_statistics.flatten_codes`); bytes of a codec without tokens; none for other audio."""
     domain: str = ""
     reference: str = ""
     """Path of the recording."""

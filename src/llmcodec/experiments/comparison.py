@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llmcodec.adapters.catalogue import ENTRIES, missing_package, state_of
 from llmcodec.adapters.load import load_codec
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
@@ -26,6 +28,7 @@ from llmcodec.evaluation.system import Corpus, MeasurementConfig, look_up_system
 from llmcodec.io.atomic import write_text
 from llmcodec.io.progress import OnProgress
 from llmcodec.io.structured import parse_json, read_object, write_json
+from llmcodec.protocol import can_decode
 from llmcodec.report.figures import Curve, learning_curve
 from llmcodec.report.files import command_line, result_paths, versions
 from llmcodec.report.page import ReportMeta, write_report
@@ -44,6 +47,9 @@ TERMS_SHOWN = {
 """Terms of a training log that get a picture, where at least one run has them."""
 MAX_POINTS = 400
 """Points of one curve on the page; longer logs are thinned."""
+
+
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,8 @@ class Comparison:
         kept = (self.cache, self.fresh)
         self.rows.append(look_up_system(name, encoded, self.corpus, self.measurement, *kept, on_progress))
         surprisal = self.rows[-1].predictability.surprisal if self.rows[-1].predictability is not None else {}
-        for clip, wav_S in encoded.reconstructions(list(self.tracks)):
+        played = list(self.tracks) if can_decode(encoded.codec) else []
+        for clip, wav_S in encoded.reconstructions(played):
             if not self.tracks[clip]:
                 original_S, sample_rate = encoded.recording(clip)
                 self.tracks[clip].append(Track("original", np.array(original_S), sample_rate))
@@ -108,7 +115,7 @@ def _tokens(encoded: EncodedCorpus, clip: Clip, bits: Sequence[float]) -> Tokens
 
 
 def named_systems(entries: Sequence[str]) -> list[System]:
-    """`PLACE` or `NAME=PLACE` each; run folders are called by their folder's name.
+    """`PLACE` or `NAME=PLACE` each; run folders are called by their folder's name. `all` is `every_codec`.
 
     Raises:
         ValueError: no system, or two with one name.
@@ -116,7 +123,7 @@ def named_systems(entries: Sequence[str]) -> list[System]:
     if not entries:
         raise ValueError("name at least one codec: --codec bundled, --codec FOLDER, or --codec NAME=FOLDER")
     systems = []
-    for entry in entries:
+    for entry in chain.from_iterable(every_codec() if entry == ALL else [entry] for entry in entries):
         name, _, place = entry.rpartition("=")
         run = System("", place).run
         systems.append(System(name or (run.resolve().name if run is not None else place), place))
@@ -125,6 +132,22 @@ def named_systems(entries: Sequence[str]) -> list[System]:
     if twice:
         raise ValueError(f"two codecs are called {twice[0]!r}: give them names, NAME=PLACE")
     return systems
+
+
+def every_codec() -> list[str]:
+    """Every codec that opens here, as NAME=PLACE: its weights if they are here, else random ones, as its name says.
+
+    Codecs whose package is not installed are left out; `llmcodec codecs` names them.
+    """
+    found = []
+    for entry in ENTRIES:
+        if missing_package(entry) or entry.title.startswith("llmcodec"):  # our own sizes are not another system
+            continue
+        if state_of(entry) == "works offline":
+            found.append(f"{entry.title}={entry.name if entry.name == entry.weights else entry.weights}")
+        else:
+            found.append(f"{entry.title} (random weights)={entry.name}")
+    return found
 
 
 def open_systems(systems: Sequence[System], device: str) -> Iterator[tuple[str, EncodedCorpus]]:

@@ -63,6 +63,8 @@ class AdversaryConfig:
     """Weight of the R1 penalty (arXiv 1801.04406), halved as in its definition; 0 turns it off."""
     r1_every: int = 16
     """R1 is computed once every so many steps and multiplied by this number (lazy regularisation, arXiv 1912.04958)."""
+    r1_lazy: bool = True
+    """Multiply by `r1_every`, so that the penalty's mean is that of every step; the released code does not."""
     r1_score: Literal["mean", "sum"] = "mean"
     """What R1 differentiates: the logits' mean over positions, which the losses use too, or their sum (the public
     reference), with which the penalty grows with the square of the number of positions."""
@@ -157,7 +159,8 @@ class Adversary(nn.Module):
                 accumulate(logged, {"adv/discriminator": share * loss, "adv/accuracy": share * accuracy})
                 if take_r1:
                     penalty = self.r1_penalty(real_BS)
-                    (share * 0.5 * self.config.r1_gamma * self.config.r1_every * penalty).backward()
+                    often = self.config.r1_every if self.config.r1_lazy else 1
+                    (share * 0.5 * self.config.r1_gamma * often * penalty).backward()
                     accumulate(logged, {"adv/r1": share * penalty})
             parameters = list(self.nets.parameters())
             average_gradients(parameters)

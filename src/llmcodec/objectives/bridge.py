@@ -22,7 +22,7 @@ Test: `pytest tests/objectives/test_bridge.py`. Memory and time: `python benchma
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -47,11 +47,16 @@ class BridgeConfig:
     mode: BridgeMode = "gumbel"
     """Gradient to the codec: gumbel (noisy soft weights), straight_through (soft weights), detach (none)."""
     tau: Schedule = field(default_factory=lambda: Schedule(1.0, end=0.3, steps=20_000, shape="cosine"))
-    """Temperature of the soft weights over training, by default the paper's cosine; linear has been reported too."""
+    """Temperature of the soft weights over training, by default the released code's cosine; paper.yaml is linear."""
     similarity_tau: float = 0.05
     """native only: cosine similarity is divided by this to make logits (0.05 spreads a frame over some ten codes)."""
     noise: Literal["independent", "conditional"] = "independent"
     """gumbel only: independent noise, or noise drawn given that the forward token won (Gumbel-Rao with one sample)."""
+    normalize: bool = False
+    """projected only: bring each frame's logits to mean 0 and variance 1 over the vocabulary, before noise and tau (the
+    paper's "standard logit normalization", as we read it)."""
+    ce_to_codec: bool = False
+    """detach mode: the cross-entropy to the codec's codes still reaches the codec, as in the released code."""
     bf16: bool = False
     """Compute the large products of the backward pass in bfloat16; softmax and sums stay float32."""
 
@@ -61,10 +66,14 @@ class BridgeConfig:
                 raise ValueError(
                     f"BridgeConfig: {name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
                 )
+        if self.kind == "native" and (self.normalize or self.ce_to_codec):
+            raise ValueError("BridgeConfig: normalize and ce_to_codec are for kind projected")
         if not self.similarity_tau > 0:
             raise ValueError(f"BridgeConfig: similarity_tau must be positive, got {self.similarity_tau}")
 
 
+NORM_FLOOR = 1e-12
+"""Added to the variance of logits: equal logits stay equal."""
 _CHOICES = {
     "kind": ("native", "projected"),
     "mode": ("gumbel", "straight_through", "detach"),
@@ -92,10 +101,25 @@ class _Plan:
     conditional: bool
     dtype: torch.dtype | None
     to_codec: bool  # False: no gradient through the soft weights (detach)
+    normalize: bool = False
 
     def logits(self, x_NC: Tensor, weight_VC: Tensor, bias_V: Tensor | None) -> Tensor:
         logits = (x_NC @ weight_VC.t()).mul_(self.scale)
-        return logits if bias_V is None else logits.add_(bias_V)
+        logits = logits if bias_V is None else logits.add_(bias_V)
+        return standardize(logits)[0] if self.normalize else logits
+
+
+def standardize(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows at mean 0 and variance 1, and the deviations (N, 1) that they had."""
+    centred_NV = logits_NV - logits_NV.mean(-1, keepdim=True)
+    deviation_N1 = centred_NV.square().mean(-1, keepdim=True).add(NORM_FLOOR).sqrt()
+    return centred_NV / deviation_N1, deviation_N1
+
+
+def through_standardize(grad_NV: Tensor, unit_NV: Tensor, deviation_N1: Tensor) -> Tensor:
+    """Gradient of standardised rows -> gradient of the rows."""
+    along_N1 = (grad_NV * unit_NV).mean(-1, keepdim=True)
+    return (grad_NV - grad_NV.mean(-1, keepdim=True) - unit_NV * along_N1) / deviation_N1
 
 
 class _StraightThroughGather(torch.autograd.Function):
@@ -138,8 +162,13 @@ class _StraightThroughGather(torch.autograd.Function):
                 d_bias = None if bias is None else torch.zeros_like(bias)
                 right = at_least_float32(embedding).t() if plan.dtype is None else embedding.to(plan.dtype).t()
                 for rows in row_chunks(x.shape[0], weight.shape[0], x.device):
-                    logits = plan.logits(x[rows], weight, bias)
-                    delta = _delta(plan, rows, logits, grad_NH[rows], right, codes, tokens, grad_ce_N)
+                    logits = replace(plan, normalize=False).logits(x[rows], weight, bias)
+                    if plan.normalize:
+                        unit, deviation = standardize(logits)
+                        delta = _delta(plan, rows, unit.clone(), grad_NH[rows], right, codes, tokens, grad_ce_N)
+                        delta = through_standardize(delta, unit, deviation)
+                    else:
+                        delta = _delta(plan, rows, logits, grad_NH[rows], right, codes, tokens, grad_ce_N)
                     if d_bias is not None:
                         d_bias += delta.sum(0)
                     delta.mul_(plan.scale)
@@ -261,12 +290,14 @@ class Bridge(nn.Module):
             conditional=native and config.noise == "conditional",  # projected: sampled with this noise
             dtype=torch.bfloat16 if config.bf16 else None,
             to_codec=to_codec,
+            normalize=config.normalize,
         )
         if self.projection is None:
             x, weight, bias = encoding.query_BTC, codebook_VC, None
         else:
             x, weight, bias = encoding.quantized_BTD, self.projection.weight, self.projection.bias
-        x_NC = at_least_float32(valid_rows(x if to_codec else x.detach(), mask_BT))
+        open_to_codec = to_codec or config.ce_to_codec
+        x_NC = at_least_float32(valid_rows(x if open_to_codec else x.detach(), mask_BT))
         weight = at_least_float32(weight if to_codec or not native else weight.detach())
         codes_N = encoding.codes_BT[mask_BT]
         embeds_NH, tokens_N, ce_N = gather(x_NC, weight, bias, embedding_VH, codes_N, plan)

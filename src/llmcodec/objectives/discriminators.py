@@ -44,24 +44,42 @@ def check_width(owner: str, width: float) -> None:
         raise ValueError(f"{owner}: width multiplies the channels and must be in (0, 8], got {width}")
 
 
+def plain_weights(conv: nn.Conv1d) -> nn.Conv1d:
+    """Weights from N(0, 0.01) and no bias to begin with, as in the released code."""
+    nn.init.normal_(conv.weight, 0.0, 0.01)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
+
+
 class ConvStack(nn.Module):
-    """Weight-normed 1-D convolutions with LeakyReLU(0.1) between, (N, 1, S) -> logits (N, T) and feature maps."""
+    """Weight-normed 1-D convolutions with LeakyReLU(0.1) between, (N, 1, S) -> logits (N, T) and feature maps.
+
+    `plain`: no weight norm, LeakyReLU(0.2), weights from N(0, 0.01), biases 0.
+    """
 
     def __init__(
-        self, channels: Sequence[int], kernel_sizes: Sequence[int], strides: Sequence[int], groups: Sequence[int]
+        self,
+        channels: Sequence[int],
+        kernel_sizes: Sequence[int],
+        strides: Sequence[int],
+        groups: Sequence[int],
+        plain: bool = False,
     ) -> None:
         super().__init__()
         inputs = [1, *channels[:-1]]
+        normed = plain_weights if plain else weight_norm
+        self.slope = 0.2 if plain else 0.1
         self.convs = nn.ModuleList(
-            weight_norm(nn.Conv1d(i, o, kernel, stride, kernel // 2, groups=group))
+            normed(nn.Conv1d(i, o, kernel, stride, kernel // 2, groups=group))
             for i, o, kernel, stride, group in zip(inputs, channels, kernel_sizes, strides, groups, strict=True)
         )
-        self.head = weight_norm(nn.Conv1d(channels[-1], 1, 3, padding=1))
+        self.head = normed(nn.Conv1d(channels[-1], 1, 3, padding=1))
 
     def forward(self, x_NCS: Tensor) -> tuple[Tensor, list[Tensor]]:
         features = []
         for conv in self.convs:
-            x_NCS = F.leaky_relu(conv(x_NCS), 0.1, inplace=True)
+            x_NCS = F.leaky_relu(conv(x_NCS), self.slope, inplace=True)
             features.append(x_NCS)
         return self.head(x_NCS).squeeze(1), features
 
@@ -80,6 +98,12 @@ class MPDConfig:
     """Kernel along time of the hidden layers."""
     stride: int = 3
     """Stride along time of all hidden layers but the last."""
+    kernel_sizes: tuple[int, ...] | None = None
+    """Kernels of the hidden layers one by one; null: `kernel_size` for all."""
+    strides: tuple[int, ...] | None = None
+    """Strides of the hidden layers one by one; null: by `stride`."""
+    plain: bool = False
+    """No weight norm, LeakyReLU(0.2), weights from N(0, 0.01): the released code's layers."""
 
     def __post_init__(self) -> None:
         check_width("MPDConfig", self.width)
@@ -87,6 +111,8 @@ class MPDConfig:
             raise ValueError(f"MPDConfig: periods must be positive, got {self.periods}")
         if not self.channels:
             raise ValueError("MPDConfig: needs at least one hidden layer in channels")
+        if any(len(each) != len(self.channels) for each in (self.kernel_sizes, self.strides) if each is not None):
+            raise ValueError("MPDConfig: kernel_sizes and strides need one entry per layer of channels")
 
 
 class MultiPeriodDiscriminator(nn.Module):
@@ -98,10 +124,9 @@ class MultiPeriodDiscriminator(nn.Module):
         depth = len(config.channels)
         ones = [1] * depth
         channels = scaled(config.channels, config.width, ones)
-        strides = [config.stride] * (depth - 1) + [1]
-        self.stacks = nn.ModuleList(
-            ConvStack(channels, [config.kernel_size] * depth, strides, ones) for _ in config.periods
-        )
+        strides = config.strides or [config.stride] * (depth - 1) + [1]
+        kernels = config.kernel_sizes or [config.kernel_size] * depth
+        self.stacks = nn.ModuleList(ConvStack(channels, kernels, strides, ones, config.plain) for _ in config.periods)
 
     @property
     def min_samples(self) -> int:
@@ -143,6 +168,9 @@ class MSDConfig:
     """Groups of the hidden layers: all 1 makes about four times the parameters and the work."""
     width: float = 1.0
     """Multiplies all channels, which are then rounded up to multiples of the groups."""
+    plain: bool = False
+    """No weight norm, LeakyReLU(0.2), weights from N(0, 0.01), and averages whose first and last windows leave out what
+    is not there: the released code's layers."""
 
     def __post_init__(self) -> None:
         check_width("MSDConfig", self.width)
@@ -168,7 +196,8 @@ class MultiScaleDiscriminator(nn.Module):
         self.config = config
         channels = scaled(config.channels, config.width, config.groups)
         self.stacks = nn.ModuleList(
-            ConvStack(channels, config.kernel_sizes, config.strides, config.groups) for _ in range(config.num_scales)
+            ConvStack(channels, config.kernel_sizes, config.strides, config.groups, config.plain)
+            for _ in range(config.num_scales)
         )
 
     def forward(self, wav_BS: Tensor) -> tuple[list[Tensor], Features]:
@@ -176,7 +205,9 @@ class MultiScaleDiscriminator(nn.Module):
         wav_BCS = wav_BS[:, None]
         logits, features = [], []
         for scale, stack in enumerate(self.stacks):
-            if scale:
+            if scale and self.config.plain:
+                wav_BCS = F.avg_pool1d(wav_BCS, kernel_size=4, stride=2, padding=1, count_include_pad=False)
+            elif scale:
                 wav_BCS = F.avg_pool1d(wav_BCS, kernel_size=4, stride=2, padding=2)
             logits_BT, features_BCT = stack(wav_BCS)
             logits.append(logits_BT)

@@ -19,10 +19,15 @@ LEVEL_FLOOR = 1e-3
 MAGNITUDE_FLOOR = 1e-4
 
 
-def frame(wav_BS: Tensor, n_fft: int, hop: int) -> Tensor:
-    """Windows of `n_fft` samples centred on 0, hop, 2 hop, ..., zeros outside: (B, S // hop + 1, N)."""
+def frame(wav_BS: Tensor, n_fft: int, hop: int, reflect: bool = False) -> Tensor:
+    """Windows of `n_fft` samples centred on 0, hop, 2 hop, ..., zeros outside: (B, S // hop + 1, N).
+
+    `reflect`: the signal mirrored outside, as torch.stft has it; it must be longer than half a window.
+    """
     num_frames = wav_BS.shape[-1] // hop + 1
     left = n_fft // 2
+    if reflect:
+        return F.pad(wav_BS[:, None], (left, left), mode="reflect")[:, 0].unfold(-1, n_fft, hop)
     padded_BS = F.pad(wav_BS, (left, (num_frames - 1) * hop + n_fft - left - wav_BS.shape[-1]))
     if n_fft % hop:
         return padded_BS.unfold(-1, n_fft, hop)
@@ -49,31 +54,31 @@ class Spectra:
         if lengths_B is not None:
             real_BS = mask_of(lengths_B, wav_BS.shape[-1])
             self.wav_BS = torch.where(real_BS, wav_BS, torch.zeros_like(wav_BS))
-        self._stft: dict[tuple[int, int], Tensor] = {}
-        self._power: dict[tuple[int, int], Tensor] = {}
-        self._magnitude: dict[tuple[int, int], Tensor] = {}
+        self._stft: dict[tuple[int, int, bool], Tensor] = {}
+        self._power: dict[tuple[int, int, bool], Tensor] = {}
+        self._magnitude: dict[tuple[int, int, bool], Tensor] = {}
 
-    def stft(self, n_fft: int, hop: int) -> Tensor:
+    def stft(self, n_fft: int, hop: int, reflect: bool = False) -> Tensor:
         """Complex (B, T, F)."""
-        key = (n_fft, hop)
+        key = (n_fft, hop, reflect)
         if key not in self._stft:
             window_N = torch.hann_window(n_fft, dtype=self.wav_BS.dtype, device=self.wav_BS.device)
-            self._stft[key] = torch.fft.rfft(frame(self.wav_BS, n_fft, hop) * window_N)
+            self._stft[key] = torch.fft.rfft(frame(self.wav_BS, n_fft, hop, reflect) * window_N)
         return self._stft[key]
 
-    def power(self, n_fft: int, hop: int) -> Tensor:
+    def power(self, n_fft: int, hop: int, reflect: bool = False) -> Tensor:
         """Squared magnitudes (B, T, F)."""
-        key = (n_fft, hop)
+        key = (n_fft, hop, reflect)
         if key not in self._power:
-            stft_BTF = self.stft(n_fft, hop)
+            stft_BTF = self.stft(n_fft, hop, reflect)
             self._power[key] = stft_BTF.real.square() + stft_BTF.imag.square()
         return self._power[key]
 
-    def magnitude(self, n_fft: int, hop: int) -> Tensor:
+    def magnitude(self, n_fft: int, hop: int, reflect: bool = False) -> Tensor:
         """sqrt(power + MAGNITUDE_FLOOR^2), (B, T, F): differentiable everywhere, with gradient 0 at silence."""
-        key = (n_fft, hop)
+        key = (n_fft, hop, reflect)
         if key not in self._magnitude:
-            self._magnitude[key] = (self.power(n_fft, hop) + MAGNITUDE_FLOOR**2).sqrt()
+            self._magnitude[key] = (self.power(n_fft, hop, reflect) + MAGNITUDE_FLOOR**2).sqrt()
         return self._magnitude[key]
 
     def level(self) -> Tensor:

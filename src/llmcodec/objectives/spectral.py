@@ -30,6 +30,9 @@ from llmcodec.objectives.spectra import (
     sum_over_frames,
 )
 
+RELEASED_FLOOR = 1e-7
+"""Lower bound of magnitudes in the released code's losses."""
+
 
 @dataclass(frozen=True)
 class MelLossConfig:
@@ -49,6 +52,8 @@ class MelLossConfig:
     """Added to every mel band before the logarithm."""
     normalize: bool = True
     """Divide both signals by their own RMS first (LLM-Codec): the loss then ignores loudness."""
+    reflect: bool = False
+    """Mirror the signal at the ends of the window, as torch.stft does (the released code), in place of zeros."""
 
     def __post_init__(self) -> None:
         check_window("MelLossConfig", self.n_fft, self.hop)
@@ -91,7 +96,9 @@ class MelLoss(nn.Module):
     def log_mel(self, spectra: Spectra) -> Tensor:
         """Log mel spectrogram (B, T, M)."""
         config = self.config
-        values_BTF = (spectra.power if config.power == 2 else spectra.magnitude)(config.n_fft, config.hop)
+        values_BTF = (spectra.power if config.power == 2 else spectra.magnitude)(
+            config.n_fft, config.hop, config.reflect
+        )
         mel_BTM = values_BTF @ self.filters(values_BTF)
         if config.normalize:
             mel_BTM = mel_BTM / spectra.level()[:, None, None] ** config.power
@@ -123,6 +130,8 @@ class MultiScaleMelLossConfig:
     """Added to every mel band before the logarithm."""
     normalize: bool = False
     """Divide both signals by their own RMS first; off, so that this loss constrains the loudness."""
+    reflect: bool = False
+    """As of `MelLossConfig`."""
 
     def __post_init__(self) -> None:
         if not self.n_ffts or len(self.n_ffts) != len(self.num_mels):
@@ -134,7 +143,9 @@ class MultiScaleMelLossConfig:
     def scales(self) -> list[MelLossConfig]:
         """One mel loss per window."""
         return [
-            MelLossConfig(n_fft, n_fft // 4, num_mels, self.power, self.mel_scale, self.floor, self.normalize)
+            MelLossConfig(
+                n_fft, n_fft // 4, num_mels, self.power, self.mel_scale, self.floor, self.normalize, self.reflect
+            )
             for n_fft, num_mels in zip(self.n_ffts, self.num_mels, strict=True)
         ]
 
@@ -160,6 +171,9 @@ class STFTLossConfig:
     """STFT windows in samples; the hop is a quarter of each."""
     phase_weight: float = 0.5
     """Weight of the phase term inside the multi-resolution loss (LLM-Codec: 0.5); unused by the complex loss."""
+    released: bool = False
+    """The released code's formula, which its multi-resolution and its complex loss share: spectral convergence over the
+    whole batch, log-magnitude L1, `phase_weight` x L1 of the unit phasors."""
 
     def __post_init__(self) -> None:
         if not self.n_ffts:
@@ -177,8 +191,21 @@ class STFTLoss(nn.Module):
 
     def forward(self, fake: Tensor | Spectra, real: Tensor | Spectra, lengths_B: Tensor | None = None) -> Tensor:
         fake, real = as_spectra(fake, real, lengths_B)
+        distance = self._released_at if self.config.released else self._at
         with no_autocast(fake):
-            return torch.stack([self._at(fake, real, n_fft, n_fft // 4) for n_fft in self.config.n_ffts]).mean()
+            return torch.stack([distance(fake, real, n_fft, n_fft // 4) for n_fft in self.config.n_ffts]).mean()
+
+    def _released_at(self, fake: Spectra, real: Spectra, n_fft: int, hop: int) -> Tensor:
+        """As llm-codec 02d6c2a has it; padding behind a clip does not count."""
+        mask_BT = real.frame_mask(hop)
+        fake_BTF, real_BTF = fake.stft(n_fft, hop, True), real.stft(n_fft, hop, True)
+        fake_size, real_size = (spectrum.abs().clamp(min=RELEASED_FLOOR) for spectrum in (fake_BTF, real_BTF))
+        error = sum_over_frames((fake_size - real_size).square(), mask_BT).sum()
+        convergence = (error / sum_over_frames(real_size.square(), mask_BT).sum()).sqrt()
+        log_magnitude = mean_over_frames((fake_size.log() - real_size.log()).abs(), mask_BT)
+        phasors = torch.view_as_real(fake_BTF / fake_size), torch.view_as_real(real_BTF / real_size)
+        phase = mean_over_frames((phasors[0] - phasors[1]).abs().flatten(-2), mask_BT)
+        return convergence + log_magnitude + self.config.phase_weight * phase
 
     def _at(self, fake: Spectra, real: Spectra, n_fft: int, hop: int) -> Tensor:
         raise NotImplementedError
