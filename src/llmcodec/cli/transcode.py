@@ -15,6 +15,7 @@ from llmcodec.cli.options import CodecOptions, OptionGroup, ResumeOptions
 from llmcodec.cli.standard_streams import STANDARD_STREAM, Streams, read_text, standard_streams
 from llmcodec.cli.summary import FilesBar, summarise
 from llmcodec.io.bad_rows import MaxBad, TooManyBad
+from llmcodec.io.remote import StoreError
 from llmcodec.io.run_guard import Stopped, stopped_in_order
 from llmcodec.runtime.base import Runtime
 from llmcodec.runtime.opening import Side
@@ -166,6 +167,7 @@ def transcoding(
 
     Raises:
         Failed: some files failed. TooManyBad: more than --max-bad. OSError: disk full. Stopped: by a signal.
+        StoreError: the store fails.
     """
     report, done, opened = Report(), doing.removesuffix("ing") + "ed", list[Runtime]()
 
@@ -182,7 +184,7 @@ def transcoding(
             with stopped_in_order("files listed as done are complete, --resume continues"), FilesBar(doing) as bar:
                 one = Transcoder(open_codec, **settings, watcher=bar, report=report)
                 yield one, files
-        except (Stopped, TooManyBad):
+        except (Stopped, TooManyBad, StoreError):
             with suppress(OSError):  # the terminal may be gone
                 summarise(report, done, place_of(files, report), ran_by(), stopped=True)
             raise

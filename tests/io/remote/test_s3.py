@@ -49,6 +49,8 @@ def test_more_files_than_a_page_holds_with_a_failing_second_page(s3: S3, monkeyp
 def test_a_listing_that_is_cut_off_is_no_short_listing(s3: S3, monkeypatch: pytest.MonkeyPatch):
     import s3fs
 
+    if not hasattr(s3fs.S3FileSystem, "_list_pages"):
+        pytest.skip("this version of s3fs leaves pages to botocore, which takes a page without a token for the last")
     call = s3fs.S3FileSystem._call_s3
 
     async def cut(self: object, method: str, *arguments: object, **options: object) -> object:
