@@ -245,6 +245,13 @@ def test_a_model_comes_without_the_checkpoints_of_its_run(url: str):
     forget_urls()
 
 
+def test_a_url_that_lost_a_slash_is_that_url_and_a_searching_codec_is_none():
+    assert paths.url_of(local_value("encode", "output", "memory:/a/b")) == "memory://a/b"
+    for name in ("search:/data/codec", "mine=search@0.5:/data/codec", "auv:/data/auv.pt", "/data/codec:8"):
+        assert local_value("compare", "codec", name) == name
+    forget_urls()
+
+
 def test_a_checkpoint_of_the_hub_is_left_to_convert():
     assert local_value("convert", "checkpoint", "hf://owner/name/x.ckpt") == "hf://owner/name/x.ckpt"
 

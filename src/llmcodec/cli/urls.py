@@ -172,11 +172,12 @@ def _local(value: Any, flag: str, kind: Kind | None) -> Any:
     if isinstance(value, Mapping):
         named = {name: _local(one, flag, kind) for name, one in value.items()}
         return value if all(named[name] is value[name] for name in value) else named
-    if not isinstance(value, str) or "://" not in value or kind is Kind.TEXT:
+    if not isinstance(value, str) or kind is Kind.TEXT:
         return value
-    if kind is Kind.MODEL and (found := _CODEC.fullmatch(value)):
-        return f"{found[1]}{_take(kind, found[2])}{found[3]}"
-    if not is_url(value):
+    if kind is Kind.MODEL:
+        found = _CODEC.fullmatch(value)
+        return value if found is None else f"{found[1]}{_take(kind, found[2])}{found[3]}"
+    if not is_url(value) or kind is None and "://" not in value:
         return value
     if kind is None:
         raise ValueError(f"{flag} {value}: takes no URL; name a local path, and copy")
