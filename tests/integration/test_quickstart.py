@@ -155,3 +155,15 @@ def test_readme_example_runs(tmp_path, monkeypatch):
     audio.write("speech.wav", wav, 16000)
     exec(compile(code, "README.md", "exec"), {})
     assert audio.info("again.wav").num_frames == len(wav)
+
+
+def test_the_quickstart_looks_for_all_it_needs_before_it_trains(little_lm, tmp_path, monkeypatch):
+    def train(run: Recipe) -> Path:
+        raise AssertionError("training has begun")
+
+    monkeypatch.setattr("llmcodec.experiments.quickstart.train_or_resume", train)
+    with pytest.raises(ValueError, match="gone"):
+        run_quickstart(quickstart_recipe(tmp_path / "gone"), str(tmp_path / "out"))
+    needs = MeasurementConfig(metrics=["mel", "loudness"])
+    with pytest.raises(ValueError, match="loudness"):
+        run_quickstart(quickstart_recipe(little_lm), str(tmp_path / "out"), measurement=needs)

@@ -23,7 +23,9 @@ from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.system import Corpus, MeasurementConfig
 from llmcodec.experiments.comparison import Comparison, System, curves, number_of
 from llmcodec.io.atomic import write_text
+from llmcodec.lm.bundled import resolve_lm
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD
+from llmcodec.metrics.registry import FAST, SUPERB, check_metrics
 from llmcodec.protocol import Codec
 from llmcodec.report.files import versions
 from llmcodec.report.page import ReportMeta, write_report
@@ -61,6 +63,8 @@ def run_quickstart(
         console.print((folder / "table.md").read_text(encoding="utf-8"), highlight=False)
         console.print(f"\nAlready done: open {report}. To start over: {COMMAND} --restart")
         return report
+    protocol = measurement or MeasurementConfig(likelihood=MINI_LIKELIHOOD)
+    check_needs(recipe, protocol)
     stages = Stages(console, started)
     corpus = corpus or bundled_corpus()
     runs = {
@@ -70,7 +74,7 @@ def run_quickstart(
     folders = {BASE: assets.codec_folder()}
     for name, run in runs.items():
         folders[name] = stages.run(f"train {name}", lambda run=run: train_or_resume(run))
-    comparison = Comparison(corpus, measurement or MeasurementConfig(likelihood=MINI_LIKELIHOOD), EXAMPLES)
+    comparison = Comparison(corpus, protocol, EXAMPLES)
 
     def measure(name: str, codec: Codec) -> None:
         with EncodedCorpus(codec) as encoded:
@@ -104,6 +108,13 @@ def run_quickstart(
     minutes = (time.monotonic() - started) / 60
     console.print(f"\n{minutes:.1f} min. Listen, look, compare: {report}. The adapted codec: {folders[ADAPTED]}")
     return report
+
+
+def check_needs(recipe: Recipe, protocol: MeasurementConfig) -> None:
+    """Look for the language model and the packages that are needed later. Raises ValueError if one is missing."""
+    check_metrics(protocol.metrics or (SUPERB if protocol.slow_metrics else FAST))
+    if recipe.language is not None and recipe.language.backbone is not None:
+        resolve_lm(recipe.language.backbone.name)
 
 
 class Stages:
