@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
-from tests.data.corpora import FORMS, some_clips, write_jsonl
 
 from llmcodec.data.clip_table import ClipTable
 from llmcodec.data.clips import ClipDataset
@@ -34,6 +33,8 @@ from llmcodec.data.manifest import (
 from llmcodec.data.sampler import ResumableSampler
 from llmcodec.io.bad_rows import BadRows, TooManyBad
 from llmcodec.io.remote.paths import forget
+
+from .corpora import FORMS, some_clips, write_jsonl
 
 PLACE = {"audio": "", "inside": "", "folder": "", "source": "", "license": ""}
 

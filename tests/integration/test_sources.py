@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.data.corpora import FORMS, some_clips
 
 from llmcodec.cli.main import main
 from llmcodec.io.token_file import load_token_file
 from llmcodec.io.token_shards import read_token_shards
 from llmcodec.runtime.opening import open_runtime
 from llmcodec.transcode.files import Transcoder
+
+from ..data.corpora import FORMS, some_clips
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +62,14 @@ def test_encode_reads_clips(corpora, tmp_path):
             assert np.array_equal(made[form][name].codes, clip.codes)
             assert made[form][name].original_num_samples == clip.original_num_samples
     assert made["folder"].keys() == made["tars"].keys() == made["parquet"].keys()
+
+
+def test_an_equal_first_training_step(corpora, tmp_path):
+    measured = {}
+    for form in ("folder", "tars", "parquet"):
+        options = [f"--data.manifest={corpora[form]}", "--steps=1", "--log_every=1", "--data.clips_per_batch=2"]
+        assert main(["train", "--config", "control", "--run", str(tmp_path / form), *options]) == 0
+        row = json.loads((tmp_path / form / "log.jsonl").read_text().splitlines()[0])
+        measured[form] = {name: value for name, value in row.items() if "/" in name}
+    assert "vq/commit" in measured["folder"]
+    assert measured["tars"] == measured["folder"] == measured["parquet"]
