@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from llmcodec.adapters.load import load_codec
+from llmcodec.adapters.load import load_codec, local_name
 from llmcodec.assets import speech_manifest
+from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.codec.mel_distance import MelDistance
-from llmcodec.codec.search import SearchConfig, SearchingCodec, around
+from llmcodec.codec.search import EFFORTS, SearchConfig, SearchingCodec, around
 from llmcodec.codec.token_prior import PRIOR_FILE, BigramPrior, CountedClip, FoldedPrior, load_prior
 from llmcodec.data.manifest import read_manifest
 from llmcodec.io import audio
 from llmcodec.metrics.registry import measure_pair
 from llmcodec.metrics.spectral import mel_filters_NM
 from llmcodec.protocol import Codec, HasFeatures
+from llmcodec.runtime.opening import open_runtime
 from llmcodec.runtime.torch_runtime import TorchRuntime, fingerprint, identity_of
 
 from .small import small_codec
@@ -115,7 +117,7 @@ def test_one_frame_at_a_time_is_the_best_trial_by_brute_force(clips, weight, rep
     config = SearchConfig(weight=weight, repeat_nats=repeat_nats, **exact)
     searching = SearchingCodec(codec, prior, config)
     searching.sketch = codec  # not rounded
-    found_T = searching.search(wav_S, encoding.query_BTC[0], codes_T)
+    (found_T,) = searching.search([wav_S], [encoding.query_BTC[0]], [codes_T])
 
     frames, hop = codes_T.numel(), codec.hop_samples
     distance = MelDistance(codec.sample_rate, hop, torch.device("cpu"))
@@ -234,6 +236,129 @@ def test_it_is_a_codec_with_the_identity_of_the_plain_one(codec, prior, clips):
     assert np.array_equal(codes[0], encoded.audio_codes[0].numpy())
     with pytest.raises(ValueError, match="mono"):
         searching.encode(wav[0])
+
+
+def reference(searching, wav_S, query_TC, codes_T):
+    """The search of one clip as its definition reads: every version of every visit decoded, the present one too."""
+    config, frames, hop = searching.config, codes_T.numel(), searching.hop_samples
+    prior, codes_T = searching.prior.leave_out(wav_S), codes_T.clone()
+    near = (query_TC @ searching.plain.codebook_VC.T).topk(config.candidates)
+    distance = MelDistance(searching.sample_rate, hop, torch.device("cpu"))
+    distance.kernels = None
+    wanted = distance.reference(torch.nn.functional.pad(wav_S, (0, frames * hop - len(wav_S)))[None])
+    for offset in [*range(config.spacing)] * config.passes:
+        places_P = torch.arange(offset, frames, config.spacing)
+        beside_T = torch.nn.functional.pad(codes_T, (1, 1), value=-1)
+
+        def nats(trials_XP, beside_T=beside_T, places_P=places_P, codes_T=codes_T):
+            same = sum((trials_XP == beside_T[places_P + by]).float() for by in (0, 2))
+            return prior.trial_nats(codes_T, places_P, trials_XP) + config.repeat_nats * same
+
+        near_KP = near.indices[places_P].T
+        promise_KP = near.values[places_P].T - config.trial_weight * nats(near_KP)
+        promise_KP = promise_KP.masked_fill(near_KP == codes_T[places_P], -torch.inf)
+        trials_XP = near_KP.gather(0, promise_KP.topk(config.trials, dim=0).indices)
+        trials_XP = torch.cat([codes_T[None, places_P], trials_XP])
+        versions = codes_T.repeat(len(trials_XP), 1)
+        versions[:, places_P] = trials_XP
+        heard_XT = around(distance(searching.sketch.decode(versions[:, None]).audio_values[:, 0], wanted), config.reach)
+        best_P = (heard_XT[:, places_P] + config.weight * nats(trials_XP)).argmin(0)
+        codes_T[places_P] = trials_XP.gather(0, best_P[None])[0]
+    return codes_T
+
+
+def test_thorough_is_the_definition_to_the_code(codec, prior, clips):
+    searching = SearchingCodec(codec, prior, SearchConfig.of("thorough"))
+    for wav in (clips[0], clips[1][:9_001]):
+        wav_S = torch.from_numpy(wav)
+        encoding = codec.encode_latents(wav_S[None], torch.tensor([len(wav)]))
+        wanted_T = reference(searching, wav_S, encoding.query_BTC[0], encoding.codes_BT[0])
+        found_T = searching.encode(wav_S[None, None]).audio_codes[0, 0]
+        assert torch.equal(found_T, wanted_T) and not torch.equal(found_T, encoding.codes_BT[0])
+
+
+@pytest.mark.parametrize("effort", ["balanced", "fast"])
+def test_cheaper_efforts_save_most_of_the_nats_and_sound_like_the_nearest_codes(codec, prior, clips, effort):
+    def totals(name):
+        rows = [nearest(codec, wav) if name is None else searched(codec, prior, wav, **EFFORTS[name]) for wav in clips]
+        again = [
+            codec.decode(row[None, None], length=len(wav)).audio_values[0, 0]
+            for row, wav in zip(rows, clips, strict=True)
+        ]
+        mels = [
+            measure_pair(wav, one.numpy(), 16_000, ("mel",))["mel"].value for wav, one in zip(clips, again, strict=True)
+        ]
+        return sum(total_nats(prior, row) for row in rows), sum(mels)
+
+    near, thorough, cheap = totals(None), totals("thorough"), totals(effort)
+    assert near[0] - cheap[0] > {"balanced": 0.9, "fast": 0.7}[effort] * (near[0] - thorough[0])
+    assert cheap[1] < {"balanced": 1.0, "fast": 1.01}[effort] * near[1]
+
+
+def test_clips_in_one_call_are_searched_as_alone(codec, prior, clips, monkeypatch):
+    """As on a GPU: versions of all clips are decoded together, the shorter ones masked."""
+    wavs = [torch.from_numpy(wav) for wav in (clips[0][:20_000], clips[1][:9_001], clips[2][:321])]
+    for effort in EFFORTS:
+        searching = SearchingCodec(codec, prior, SearchConfig.of(effort))
+        searching.sketch = optimize_for_inference(
+            codec, "fp32"
+        )  # one frame's int16 step hangs on nothing but the frame
+        alone = [searching.encode(wav[None, None]).audio_codes[0, 0] for wav in wavs]
+        with monkeypatch.context() as patch:
+            patch.setattr(SearchingCodec, "_batches", lambda self, frames_B: [list(range(len(frames_B)))[::-1]])
+            batch_BS = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
+            mask_BS = torch.arange(batch_BS.shape[1]) < torch.tensor([[len(wav)] for wav in wavs])
+            together = searching.encode(batch_BS[:, None], mask_BS).audio_codes[:, 0]
+        for row_T, found_T in zip(together, alone, strict=True):
+            assert torch.equal(row_T[: len(found_T)], found_T)
+
+
+def test_a_block_of_a_long_clip_goes_on_from_the_one_before(codec, prior, clips):
+    """Blocks of 100 frames, each decoded with 64 frames beside it: nearly the codes of the whole."""
+    whole, parts = (searched(codec, prior, clips[0], block=block) for block in (1500, 100))
+    assert len(whole) == 125 and float((whole == parts).double().mean()) > 0.9
+
+
+def test_what_is_put_together_is_what_was_heard_and_no_code_is_heard_twice(codec, prior, clips, monkeypatch):
+    config = SearchConfig(stitch=True, again=False, spacing=4, reach=2, trials=1, passes=3)
+    searching, heard = SearchingCodec(codec, prior, config), []
+    hear = SearchingCodec._hear
+
+    def listen(self, codes, parts):
+        found = hear(self, codes, parts)
+        heard.append((codes[0].clone(), found[0], parts[0]))
+        return found
+
+    monkeypatch.setattr(SearchingCodec, "_hear", listen)
+    found_T = searching.encode(torch.from_numpy(clips[0])[None, None]).audio_codes[0, 0]
+    assert len(heard) == 1 + 4 * 3
+    assert torch.equal(heard[0][0][0], nearest(codec, clips[0])), "the nearest codes are heard first"
+    profile_T = heard[-1][2].heard_T
+    rows_XT = torch.cat([distances for _, distances, _ in heard])
+    assert bool((rows_XT == profile_T).any(0).all()), "every frame's distance is one that was measured"
+    assert not torch.equal(profile_T, rows_XT[0])
+    for frame in range(len(found_T)):
+        codes = [
+            int(codes[0, frame])
+            for (codes, _, _), visit in zip(heard[1:], [*range(4)] * 3, strict=True)
+            if frame % 4 == visit
+        ]
+        assert len(set(codes)) == 3
+
+
+def test_efforts_by_name(codec, prior):
+    assert {name: SearchConfig.of(name, 0.3).effort for name in EFFORTS} == {name: name for name in EFFORTS}
+    assert SearchConfig.of() == SearchConfig() and SearchConfig(trials=5).effort == "custom"
+    found = {fingerprint(SearchingCodec(codec, prior, SearchConfig.of(name))) for name in EFFORTS}
+    assert len(found) == len(EFFORTS), "measurements of one effort are not taken for another's"
+    assert load_codec("search@0.2:bundled?effort=fast").config == SearchConfig.of("fast", 0.2)
+    for wrong in ("search:bundled?effort=quick", "search:bundled?effrt=fast", "search:bundled?"):
+        with pytest.raises(ValueError, match="effort=NAME, one of thorough, balanced, fast"):
+            load_codec(wrong)
+    assert local_name("search@0.1:bundled?effort=fast", "card") == "search@0.1:bundled?effort=fast"
+    runtime = open_runtime("search:bundled?effort=fast")
+    assert runtime.identity.codec == "search@0.1:bundled?effort=fast"
+    assert open_runtime("search:bundled").identity.codec == "search@0.1:bundled?effort=thorough"
 
 
 def test_results_of_other_searches_are_not_taken_for_its_own(codec, prior):

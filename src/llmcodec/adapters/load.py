@@ -9,6 +9,7 @@
     load_codec("auv:downloads/auv.pt")       # AUV through its own package; auv:SWivid/AUV fetches it
     load_codec("search:bundled")             # ours, searching for cheap codes while it encodes (docs/search.md)
     load_codec("search@0.2:FOLDER")          # twice the usual weight on the rate; FOLDER: of `llmcodec prior`
+    load_codec("search:bundled?effort=fast") # or balanced, thorough (the default): how much is tried
 
 What a folder holds is read from its config.json. Supported families, their sizes and defaults: docs/codecs.md.
 Test: tests/adapters/test_load.py.
@@ -30,7 +31,7 @@ from llmcodec.adapters.registry import FAMILIES, WEIGHTLESS, family_of, supporte
 from llmcodec.assets import BUNDLED, codec_folder
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.folder import CONFIG, MAX_JSON_BYTES, check_foreign_folder
-from llmcodec.codec.search import SearchConfig, SearchingCodec
+from llmcodec.codec.search import EFFORTS, SearchConfig, SearchingCodec
 from llmcodec.codec.token_prior import PRIOR_FILE, load_prior
 from llmcodec.io.hub_names import find_cached, refuse_lost_path
 from llmcodec.io.structured import read_object
@@ -39,8 +40,8 @@ from llmcodec.protocol import Codec
 RANDOM = "random:"
 AUV, AUV_HUB = "auv:", "SWivid/AUV"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-SEARCH = re.compile(r"search(?:@(\d*\.?\d+))?:(.+)")
-NAMED = re.compile(r"(search(?:@\d*\.?\d+)?:|auv:|random:)?(.+?)(:\d+)?")
+SEARCH = re.compile(r"search(?:@(\d*\.?\d+))?:(.+?)(?:\?(.*))?")
+NAMED = re.compile(r"(search(?:@\d*\.?\d+)?:|auv:|random:)?(.+?)(:\d+|\?effort=\w+)?")
 OPUS = re.compile(r"opus:(\d{1,4})")
 CODEBOOKS = re.compile(r"(.+):(\d+)")
 # What a model needs; hub repositories often hold the same weights a second and third time in other formats.
@@ -62,7 +63,7 @@ def load_codec(name: str, device: str = "cpu", *, num_codebooks: int | None = No
             cannot be reached, or the codec cannot use that many codebooks. One line.
     """
     if search := SEARCH.fullmatch(name):
-        return _searching(search[2], None if search[1] is None else float(search[1]), device)
+        return _searching(search[2], *_search_options(name, search[1], search[3]), device)
     if opus := OPUS.fullmatch(name):
         return OpusCodec(int(opus[1]))
     place, asked = _split_codebooks(name)
@@ -101,15 +102,29 @@ def local_name(name: str, said_by: object) -> str:
     return f"{kind}{found / 'auv.pt' if kind == AUV else found}{count}"
 
 
-def _searching(place: str, weight: float | None, device: str) -> SearchingCodec:
+def title_of_search(name: str, codec: SearchingCodec) -> str:
+    """`name` with weight and effort spelt out, as token files keep it: defaults may change."""
+    search = SEARCH.fullmatch(name)
+    place = search[2] if search else name
+    return f"search@{codec.config.weight:g}:{place}?effort={codec.config.effort}"
+
+
+def _search_options(name: str, weight: str | None, options: str | None) -> tuple[float | None, str | None]:
+    """Weight and effort of a name. Raises ValueError for options that there are not."""
+    effort = re.fullmatch(r"effort=(.*)", options) if options is not None else None
+    if options is not None and (effort is None or effort[1] not in EFFORTS):
+        raise ValueError(f"codec {name}: after the ? stands effort=NAME, one of {', '.join(EFFORTS)}")
+    return None if weight is None else float(weight), effort[1] if effort else None
+
+
+def _searching(place: str, weight: float | None, effort: str | None, device: str) -> SearchingCodec:
     codec = load_codec(place, device)
     if not isinstance(codec, LLMCodec):
         raise ValueError(f"codec search:{place}: a {type(codec).__name__}; only llmcodec's own codecs can search")
     file = _folder(place) / PRIOR_FILE
     if not file.is_file():
         raise ValueError(f"codec search:{place}: no {PRIOR_FILE} beside it; `llmcodec prior {place} -o DIR` makes it")
-    config = SearchConfig() if weight is None else SearchConfig(weight=weight)
-    return SearchingCodec(codec, load_prior(file, codec), config)
+    return SearchingCodec(codec, load_prior(file, codec), SearchConfig.of(effort, weight))
 
 
 def _split_codebooks(name: str) -> tuple[str, int | None]:

@@ -83,13 +83,17 @@ class MelDistance:
 
     def reference(self, wav_1S: Tensor) -> list[Wanted]:
         """What versions of these samples (1, S) are compared with."""
-        return [Wanted(mel_1MF[0], 1 / float(mel_1MF.mean().clamp_min(FLOOR))) for mel_1MF in self.spectra(wav_1S)]
+        if self.kernels is not None and wav_1S.dtype == torch.float32:
+            mels = [self.kernels.mel_spectrum(wav_1S, bands) for bands in self.bands]
+        else:
+            mels = [mel_1MF[0] for mel_1MF in self.spectra(wav_1S)]
+        return [Wanted(mel_MF, 1 / float(mel_MF.mean().clamp_min(FLOOR))) for mel_MF in mels]
 
     def __call__(self, wav_XS: Tensor, reference: Sequence[Wanted]) -> Tensor:
         """Distance (X, T) of samples to a `reference`, S = T * hop_samples."""
         if self.kernels is not None and wav_XS.dtype == torch.float32:
             parts = [
-                self.kernels.mel_distance(wav_XS, bands, *wanted.in_lanes, wanted.mel_MF.shape[1], wanted.linear, FLOOR)
+                self.kernels.mel_distance(wav_XS, bands, wanted.in_lanes, wanted.linear, FLOOR)
                 for bands, wanted in zip(self.bands, reference, strict=True)
             ]
         else:

@@ -19,6 +19,7 @@ A trials for each. Test: tests/codec/test_search.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,17 +32,28 @@ from llmcodec.codec.fast.cpu_conformer import kernels_run
 from llmcodec.codec.fast.engine import Choice, InferenceCodec, optimize_for_inference
 from llmcodec.codec.inputs import Numbers, check_look_up, clips_of
 from llmcodec.codec.listening import Listening
-from llmcodec.codec.mel_distance import MelDistance
+from llmcodec.codec.mel_distance import MelDistance, Wanted
 from llmcodec.codec.model import LLMCodec
 from llmcodec.codec.outputs import LLMCodecDecoderOutput, LLMCodecEncoderOutput
 from llmcodec.protocol import RateScorer
 
+FRAMES_ON_GPU = 24_000
+"""Frames of all clips that are searched together on a GPU: bounds the memory."""
 CONTEXT = 64  # frames on either side of a block that are decoded with it and kept as they are
+
+
+EFFORTS: dict[str, dict[str, Any]] = {
+    "thorough": {},
+    "balanced": {"stitch": True, "spacing": 4, "reach": 2, "passes": 1, "rate_factor": 1.5},
+    "fast": {"stitch": True, "spacing": 2, "reach": 1, "trials": 1, "passes": 1},
+}
+"""How much is tried, by name; docs/results/search_effort.md has what each costs and saves."""
+DEFAULT_EFFORT = "thorough"
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """How far the search goes. The defaults were chosen on docs/search.md's figures."""
+    """How far the search goes. The defaults are those of `thorough`, chosen on docs/search.md's figures."""
 
     weight: float = 0.1
     """Mel distance (`MelDistance`, summed over frames) that one nat is worth; 0 only improves the sound."""
@@ -59,12 +71,28 @@ class SearchConfig:
     """Frames on either side over which a change is heard."""
     passes: int = 2
     """Times that every frame is visited."""
+    rate_factor: float = 1.0
+    """What `weight` is multiplied by. Few trials find more sound than rate: this puts the balance right."""
+    again: bool = True
+    """Codes that were heard in one pass may be heard again in the next, beside other neighbours."""
+    stitch: bool = False
+    """How the present codes sound is put together from the versions that were taken, and not decoded again."""
     block: int = 1500
     """Frames that are decoded at once: bounds the memory of long clips."""
 
+    @classmethod
+    def of(cls, effort: str | None = None, weight: float | None = None) -> SearchConfig:
+        """Of an effort by name, and with another weight; None takes the defaults."""
+        return cls(**EFFORTS[effort or DEFAULT_EFFORT] | ({} if weight is None else {"weight": weight}))
+
+    @property
+    def effort(self) -> str:
+        """Name of these settings, whatever the weight; `custom` if they have none."""
+        return next((name for name in EFFORTS if SearchConfig.of(name, self.weight) == self), "custom")
+
     def __post_init__(self) -> None:
-        if min(self.weight, self.repeat_nats, self.trial_weight, self.reach) < 0:
-            raise ValueError("search: weight, repeat_nats, trial_weight and reach cannot be negative")
+        if min(self.weight, self.repeat_nats, self.trial_weight, self.reach, self.rate_factor) < 0:
+            raise ValueError("search: weight, repeat_nats, trial_weight, reach and rate_factor cannot be negative")
         if min(self.trials, self.spacing, self.passes) < 1 or self.candidates <= self.trials or self.block < 100:
             raise ValueError(
                 "search: trials, spacing and passes must be at least 1, candidates more than trials, block at least "
@@ -95,26 +123,42 @@ class SearchingCodec(Listening):
         if not isinstance(codec, InferenceCodec):
             # Trials are only compared with each other, so they may be rounded a little; int8 would choose worse.
             precision: Choice = "int16" if kernels_run(codec.config, codec.device) else "auto"
-            self.sketch = optimize_for_inference(codec, precision, only="decoder")
+            self.sketch = optimize_for_inference(codec, encoder="fp32", decoder=precision)
         self.distance = MelDistance(codec.sample_rate, codec.hop_samples, codec.device)
 
     @torch.inference_mode()
     def encode(self, input_values: Numbers, padding_mask: Numbers | None = None) -> LLMCodecEncoderOutput:
-        """(B, 1, S) samples -> `audio_codes` (B, 1, T) and more, as `LLMCodec.encode`; clips are searched one by one.
+        """(B, 1, S) samples -> `audio_codes` (B, 1, T) and more, as `LLMCodec.encode`.
 
         Raises:
             ValueError: as `LLMCodec.encode`.
         """
         wav_BS, lengths_B = clips_of(input_values, padding_mask, self.device)
-        encoding = self.plain.encode_latents(wav_BS, lengths_B)
+        encoding = self.sketch.encode_latents(wav_BS, lengths_B)
         check_look_up(encoding.codes_BT, encoding.query_BTC, self.plain.codebook_VC, encoding.mask_BT)
         codes_BT = encoding.codes_BT.clone()
-        frames_B = encoding.mask_BT.sum(1).tolist()
-        for clip, (frames, length) in enumerate(zip(frames_B, lengths_B.tolist(), strict=True)):
-            found_T = self.search(wav_BS[clip, :length], encoding.query_BTC[clip, :frames], codes_BT[clip, :frames])
-            codes_BT[clip, :frames] = found_T
+        frames_B, lengths = encoding.mask_BT.sum(1).tolist(), lengths_B.tolist()
+        for clips in self._batches(frames_B):
+            found = self.search(
+                [wav_BS[clip, : lengths[clip]] for clip in clips],
+                [encoding.query_BTC[clip, : frames_B[clip]] for clip in clips],
+                [codes_BT[clip, : frames_B[clip]] for clip in clips],
+            )
+            for clip, found_T in zip(clips, found, strict=True):
+                codes_BT[clip, : frames_B[clip]] = found_T
         quantized_BTD = self.plain.decoder_input(codes_BT[:, None], None)
         return LLMCodecEncoderOutput(codes_BT[:, None], encoding.mask_BT[:, None], quantized_BTD.transpose(1, 2))
+
+    def _batches(self, frames_B: Sequence[int]) -> Iterator[list[int]]:
+        """Clips that are searched together: one on a CPU, where more bring nothing; on a GPU as many as fill it."""
+        if self.device.type == "cpu":
+            yield from ([clip] for clip in range(len(frames_B)))
+            return
+        order = sorted(range(len(frames_B)), key=lambda clip: frames_B[clip])
+        while order:
+            most = max(1, FRAMES_ON_GPU // max(1, min(self.config.block, frames_B[order[-1]])))
+            yield order[-most:]  # of like lengths, the longest first
+            del order[-most:]
 
     def decode(self, *args: Any, **kwargs: Any) -> LLMCodecDecoderOutput:
         """As `LLMCodec.decode`."""
@@ -130,49 +174,139 @@ class SearchingCodec(Listening):
         return {**self.plain.state_dict(), **prior}
 
     @torch.inference_mode()
-    def search(self, wav_S: Tensor, query_TC: Tensor, codes_T: Tensor) -> Tensor:
-        """Better codes (T,) for one clip, from its samples, its unit-norm queries and the codes to start from."""
-        config, frames, hop = self.config, codes_T.numel(), self.hop_samples
-        prior = self.prior.leave_out(wav_S)
-        near = (query_TC @ self.plain.codebook_VC.T).topk(min(config.candidates, self.codebook_size))
-        codes_T = codes_T.clone()
-        wav_S = F.pad(wav_S[: frames * hop], (0, max(0, frames * hop - wav_S.numel())))
-        for first in range(0, frames, config.block):
+    def search(self, wavs_S: Sequence[Tensor], queries_TC: Sequence[Tensor], codes_T: Sequence[Tensor]) -> list[Tensor]:
+        """Better codes (T,) for clips, from their samples, their unit-norm queries and the codes to start from."""
+        config, codebook_VC = self.config, self.plain.codebook_VC
+        clips = [
+            _Clip(wav_S, self.prior.leave_out(wav_S), (query_TC @ codebook_VC.T).topk(most), start_T.clone())
+            for wav_S, query_TC, start_T in zip(wavs_S, queries_TC, codes_T, strict=True)
+            for most in [min(config.candidates, self.codebook_size)]
+        ]
+        for first in range(0, max((len(clip.codes_T) for clip in clips), default=0), config.block):
+            self._search_block([clip for clip in clips if len(clip.codes_T) > first], first)
+        return [clip.codes_T for clip in clips]
+
+    def _search_block(self, clips: Sequence[_Clip], first: int) -> None:
+        """Frames `first` to `first + block` of every clip, in place."""
+        config, hop = self.config, self.hop_samples
+        parts = []
+        for clip in clips:
+            frames = len(clip.codes_T)
             last = min(frames, first + config.block)
             low, high = max(0, first - CONTEXT), min(frames, last + CONTEXT)
-            wanted = self.distance.reference(wav_S[None, low * hop : high * hop])
-            for offset in [*range(config.spacing)] * config.passes:
-                chosen_P = torch.arange(min(first + offset, last), last, config.spacing, device=codes_T.device)
-                if not chosen_P.numel():
-                    continue
-                trials_XP, nats_XP = self._trials(prior, codes_T, chosen_P, near.values, near.indices)
-                codes_XT = codes_T[low:high].repeat(len(trials_XP), 1)
-                codes_XT[:, chosen_P - low] = trials_XP
-                wav_XS = self.sketch.decode(codes_XT[:, None]).audio_values[:, 0]
-                heard_XT = around(self.distance(wav_XS, wanted), config.reach)
-                best_P = (heard_XT[:, chosen_P - low] + config.weight * nats_XP).argmin(0)
-                codes_T[chosen_P] = trials_XP.gather(0, best_P[None])[0]
-        return codes_T
+            wav_S = clip.wav_S[low * hop : high * hop]
+            wav_S = F.pad(wav_S, (0, (high - low) * hop - len(wav_S)))
+            parts.append(_Part(clip, first, last, low, high, self.distance.reference(wav_S[None])))
+        if config.stitch:
+            for part, heard_XT in zip(parts, self._hear([part.codes_T[None] for part in parts], parts), strict=True):
+                part.heard_T = heard_XT[0]
+        for offset in [*range(config.spacing)] * config.passes:
+            visited = [part for part in parts if first + offset < part.last]
+            if not visited:
+                continue
+            trials = [part.choose(offset, config) for part in visited]
+            heard = self._hear([self._versions(*pair) for pair in zip(visited, trials, strict=True)], visited)
+            for part, trial, heard_XT in zip(visited, trials, heard, strict=True):
+                part.take(*trial, heard_XT, config)
 
-    def _trials(
-        self, prior: RateScorer, codes_T: Tensor, chosen_P: Tensor, score_TK: Tensor, near_TK: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The present codes of the chosen frames and the most promising others, (1 + A, P), and what they cost."""
-        config = self.config
-        beside_T = F.pad(codes_T, (1, 1), value=-1)
-        before_P, after_P = beside_T[chosen_P], beside_T[chosen_P + 2]
+    def _versions(self, part: _Part, trial: _Trial) -> Tensor:
+        """Codes (X, T) of a part with every trial in its place; first the present ones, unless they are stitched."""
+        places_P, trials_XP, _ = trial
+        trials_XP = trials_XP[1:] if self.config.stitch else trials_XP
+        codes_XT = part.codes_T.repeat(len(trials_XP), 1)
+        codes_XT[:, places_P - part.low] = trials_XP
+        return codes_XT
+
+    def _hear(self, codes: Sequence[Tensor], parts: Sequence[_Part]) -> list[Tensor]:
+        """Distances (X, T) of versions (X, T) of every part; all are decoded in one call."""
+        if len(parts) == 1:
+            wavs = [self.sketch.decode(codes[0][:, None]).audio_values[:, 0]]
+        else:
+            longest = max(codes_XT.shape[1] for codes_XT in codes)
+            together_XT = torch.cat([F.pad(codes_XT, (0, longest - codes_XT.shape[1])) for codes_XT in codes])
+            frames_X = torch.tensor([len(row) for codes_XT in codes for row in codes_XT], device=self.device)
+            mask_XT = torch.arange(longest, device=self.device) < frames_X[:, None]
+            decoded = self.sketch.decode(together_XT[:, None], audio_codes_mask=mask_XT[:, None]).audio_values[:, 0]
+            rows = decoded.split([len(codes_XT) for codes_XT in codes])
+            wavs = [
+                wav_XS[:, : codes_XT.shape[1] * self.hop_samples] for wav_XS, codes_XT in zip(rows, codes, strict=True)
+            ]
+        return [self.distance(wav_XS, part.wanted) for wav_XS, part in zip(wavs, parts, strict=True)]
+
+
+@dataclass
+class _Clip:
+    """A clip that is being searched."""
+
+    wav_S: Tensor
+    prior: RateScorer
+    near: Any
+    """Values and indices (T, K) of its nearest codes."""
+    codes_T: Tensor
+    tried_TK: Tensor | None = None
+    """Which of the nearest codes have been heard."""
+
+
+_Trial = tuple[Tensor, Tensor, Tensor]
+"""Places (P,) that are tried at once, their present codes and others (1 + A, P), and what each costs in nats."""
+
+
+@dataclass
+class _Part:
+    """The frames of a clip that are decoded at once."""
+
+    clip: _Clip
+    first: int
+    last: int
+    low: int
+    high: int
+    wanted: Sequence[Wanted]
+    heard_T: Tensor | None = None
+    """Distances of the present codes, put together from those of the versions that were taken."""
+
+    @property
+    def codes_T(self) -> Tensor:
+        """The present codes."""
+        return self.clip.codes_T[self.low : self.high]
+
+    def choose(self, offset: int, config: SearchConfig) -> _Trial:
+        """The present codes of every `spacing`-th frame and the most promising others."""
+        clip = self.clip
+        places_P = torch.arange(self.first + offset, self.last, config.spacing, device=clip.codes_T.device)
+        beside_T = F.pad(clip.codes_T, (1, 1), value=-1)
+        before_P, after_P = beside_T[places_P], beside_T[places_P + 2]
 
         def nats(codes_XP: Tensor) -> Tensor:
             repeats_XP = (codes_XP == before_P).float() + (codes_XP == after_P).float()
-            return prior.trial_nats(codes_T, chosen_P, codes_XP) + config.repeat_nats * repeats_XP
+            return clip.prior.trial_nats(clip.codes_T, places_P, codes_XP) + config.repeat_nats * repeats_XP
 
-        now_P, near_KP, promise_KP = codes_T[chosen_P], near_TK[chosen_P].T, score_TK[chosen_P].T
+        now_P, near_KP, promise_KP = clip.codes_T[places_P], clip.near.indices[places_P].T, clip.near.values[places_P].T
         if config.weight:
             promise_KP = promise_KP - config.trial_weight * nats(near_KP)
         promise_KP = promise_KP.masked_fill(near_KP == now_P, -torch.inf)
+        if not config.again:
+            if clip.tried_TK is None:
+                clip.tried_TK = torch.zeros_like(clip.near.indices, dtype=torch.bool)
+            promise_KP = promise_KP.masked_fill(clip.tried_TK[places_P].T, -torch.inf)
         best_AP = promise_KP.topk(min(config.trials, len(near_KP)), dim=0).indices
+        if clip.tried_TK is not None:
+            clip.tried_TK[places_P] |= torch.zeros_like(near_KP, dtype=torch.bool).scatter_(0, best_AP, True).T
         trials_XP = torch.cat([now_P[None], near_KP.gather(0, best_AP)])
-        return trials_XP, nats(trials_XP)
+        return places_P, trials_XP, nats(trials_XP)
+
+    def take(
+        self, places_P: Tensor, trials_XP: Tensor, nats_XP: Tensor, heard_XT: Tensor, config: SearchConfig
+    ) -> None:
+        """Put the best code in every place, by the distances of the versions that `_versions` made."""
+        if self.heard_T is not None:
+            heard_XT = torch.cat([self.heard_T[None], heard_XT])
+        near_XP = around(heard_XT, config.reach)[:, places_P - self.low]
+        best_P = (near_XP + config.rate_factor * config.weight * nats_XP).argmin(0)
+        self.clip.codes_T[places_P] = trials_XP.gather(0, best_P[None])[0]
+        if self.heard_T is not None:  # each frame as in the version that the nearest place took
+            frame_T = torch.arange(self.low, self.high, device=places_P.device)
+            nearest_T = ((frame_T - places_P[0] + config.spacing // 2) // config.spacing).clamp(0, len(places_P) - 1)
+            self.heard_T = heard_XT.gather(0, best_P[nearest_T][None])[0]
 
 
 def around(values_XT: Tensor, reach: int) -> Tensor:

@@ -228,6 +228,8 @@ class Job:
         """Everything that decides the result, as far as it is there: recipe, codec, clips and protocol."""
         recipe, weights = self.recipe, Path(self.source) / WEIGHTS
         facts = {"search": self.row.search, "measurement": key_of(self.protocol), **self.speech.facts}
+        if self.row.search is not None and self.row.search_effort != "thorough":
+            facts["search_effort"] = self.row.search_effort
         if recipe is not None:
             fields = flat_fields(asdict(recipe))
             facts["recipe"] = {name: value for name, value in fields.items() if name not in NOT_COMPARED}
@@ -281,7 +283,7 @@ class Job:
         corpus = self.speech.corpus
         codec = load_codec(self.source, pick_device(self.config.device))
         counted, weight = self.speech.counted, self.row.search
-        codec = ready_to_run(codec) if weight is None else searching(codec, counted, weight)
+        codec = ready_to_run(codec) if weight is None else searching(codec, counted, weight, self.row.search_effort)
         result: dict[str, Any] = {}
         with EncodedCorpus(codec) as encoded:
             result |= to_json([measure_system(self.place.name, encoded, corpus, self.protocol)])[self.place.name]
@@ -330,13 +332,13 @@ def ready_to_run(codec: Codec) -> Codec:
     return optimize_for_inference(codec, "fp32") if isinstance(codec, LLMCodec) else codec
 
 
-def searching(codec: Codec, clips: Sequence[Clip], weight: float) -> Codec:
+def searching(codec: Codec, clips: Sequence[Clip], weight: float, effort: str) -> Codec:
     """The codec, searching by the bigrams of its nearest codes on these clips; each of them by those of others."""
     from llmcodec.codec.search import SearchConfig, SearchingCodec
 
     if not isinstance(codec, LLMCodec):
         raise ValueError("sweep: search is for llmcodec's own codecs")
-    return SearchingCodec(codec, count_prior(codec, clips), SearchConfig(weight=weight))
+    return SearchingCodec(codec, count_prior(codec, clips), SearchConfig.of(effort, weight))
 
 
 @contextmanager

@@ -27,6 +27,8 @@ class RowConfig:
     """Another row, whose codec of the same seed is measured in another way; null trains one."""
     search: float | None = None
     """Encode by search (codec/search.py) with this weight of the rate; null takes the nearest codes."""
+    search_effort: Literal["thorough", "balanced", "fast"] = "thorough"
+    """How much the search tries."""
     configs: list[str] = field(default_factory=list)
     """Recipes to stack, paths relative to the sweep file."""
     options: list[str] = field(default_factory=list)

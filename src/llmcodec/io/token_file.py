@@ -33,6 +33,22 @@ class NotTokens(ValueError):
     """A file that is whole, but none of ours."""
 
 
+SEARCHED = re.compile(r"search(?:@(?P<weight>[\d.]+))?:.+?(?:\?effort=(?P<effort>\w+))?")
+"""Name of a codec that searched; before 0.2 without weight and effort."""
+
+
+def difference_of_search(codec: str, other: str) -> str:
+    """How the tokens of `other` were chosen differently, in words; empty if alike, as far as both names say.
+
+    Search changes which tokens a codec writes, not the codec: `search@WEIGHT:NAME?effort=EFFORT`, see docs/search.md.
+    """
+    mine, theirs = SEARCHED.fullmatch(codec), SEARCHED.fullmatch(other)
+    parts = [(mine[name], theirs[name]) for name in ("weight", "effort")] if mine and theirs else []
+    if bool(mine) == bool(theirs) and not any(ours and its and ours != its for ours, its in parts):
+        return ""
+    return f"its tokens were chosen by {other!r}, not by {codec!r}"
+
+
 @dataclass(frozen=True)
 class TokenProvenance:
     """Which codec makes or made tokens. Equal `weights_sha256` means equal tokens, whatever the name or the runtime."""

@@ -36,6 +36,7 @@ from llmcodec.io.token_file import (
     TokenProvenance,
     checked_facts,
     code_dtype,
+    difference_of_search,
     number_in,
 )
 
@@ -134,6 +135,8 @@ class TokenShardWriter:
             theirs, rows = open_token_shards(path)
             if theirs.weights_sha256 != self.provenance.weights_sha256:
                 raise ValueError(f"{path}: made by another codec ({theirs.codec!r}); choose another folder")
+            if difference := difference_of_search(self.provenance.codec, theirs.codec):
+                raise ValueError(f"{path}: {difference}; choose another folder")
             made = path.stat().st_mtime_ns
             found = {
                 row.id: (row.text, Origin(path, made, row.original_sample_rate, row.original_num_samples))

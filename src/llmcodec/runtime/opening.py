@@ -94,18 +94,20 @@ def _open_onnx(codec: str, device: str, precision: Precision) -> Runtime:
 
 
 def _open_torch(codec: str, device: str, precision: Precision, batch_seconds: float, only: Side | None) -> Runtime:
-    from llmcodec.adapters.load import load_codec
+    from llmcodec.adapters.load import load_codec, title_of_search
     from llmcodec.codec import LLMCodec
     from llmcodec.codec.fast.engine import optimize_for_inference
+    from llmcodec.codec.search import SearchingCodec
     from llmcodec.runtime.torch_runtime import TorchRuntime, identity_of
 
     loaded = load_codec(codec, pick_device(device))
-    identity = identity_of(loaded, codec_title(codec))  # before the weights are packed
+    title = title_of_search(codec, loaded) if isinstance(loaded, SearchingCodec) else codec_title(codec)
+    identity = identity_of(loaded, title)  # before the weights are packed
     if isinstance(loaded, LLMCodec):
         loaded = optimize_for_inference(loaded, precision, only=only, consume=True)
     elif precision not in ("auto", "fp32"):
         raise ValueError(f"--precision {precision} is for llmcodec's own codecs; {codec} runs in fp32")
-    return TorchRuntime(loaded, codec_title(codec), identity, batch_seconds)
+    return TorchRuntime(loaded, title, identity, batch_seconds)
 
 
 def pick_device(device: str) -> str:

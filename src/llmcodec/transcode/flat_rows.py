@@ -8,13 +8,14 @@ Shapes: Q codebooks, T frames. Test: tests/cli/test_lm.py.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from llmcodec.io.token_file import TokenProvenance
+from llmcodec.io.token_file import TokenProvenance, difference_of_search
 from llmcodec.io.token_shards import TokenRow, open_token_shards
 
 
@@ -80,6 +81,8 @@ def read_rows(
                 f"{folder}: tokens of codec {provenance.codec!r} ({provenance.weights_sha256[:12]}), the others are of "
                 f"{codec.codec!r} ({codec.weights_sha256[:12]}); one language model speaks one codec"
             )
+        if difference := difference_of_search(codec.codec, provenance.codec):
+            warnings.warn(f"{folder}: {difference}; the language model learns a mixture", stacklevel=2)
         kept += [
             row
             for row in rows

@@ -19,7 +19,7 @@ from typing import Any
 from llmcodec.io.digests import digest_all
 from llmcodec.io.remote.paths import fetch
 from llmcodec.io.structured import read_object, write_json
-from llmcodec.io.token_file import SIZES, TokenProvenance, load_token_file
+from llmcodec.io.token_file import SIZES, TokenProvenance, difference_of_search, load_token_file
 from llmcodec.io.token_shards import TokenRow, open_token_shards, shards_in
 
 INDEX = "index.json"
@@ -63,6 +63,8 @@ class Plan:
             mine, theirs = self.codec.get(name), other.codec.get(name)
             if mine != theirs:
                 return f"codec {other.codec.get('codec')!r}, {name} {theirs!s:.16}, not {mine!s:.16}"
+        if searched := difference_of_search(*(str(one.codec.get("codec")) for one in (self, other))):
+            return searched
         for what, ours, its in (("corpus", self.corpus, other.corpus), ("setting", self.settings, other.settings)):
             for name in sorted({*ours, *its}):
                 if ours.get(name) != its.get(name):

@@ -119,7 +119,7 @@ class CMelDistance(Structure):
         *fields(c_int64, "rows samples frames hop size bands"),
         *fields(c_void_p, "window turns starts bins weights wanted wanted_log"),
         *fields(c_float, "linear floor"),
-        *fields(c_void_p, "out scratch"),
+        *fields(c_void_p, "out mel scratch"),
     ]
 
 
@@ -190,31 +190,46 @@ class Kernels:
         self.functions.llmcodec_look_up(ctypes.byref(task), threads_for(rows))
         return found
 
+    def mel_spectrum(self, wav_1S: Tensor, bands: MelBands) -> Tensor:
+        """Mel spectrum (M, F) of samples (1, S): a frame every `hop` samples, the first centred on the first sample."""
+        frames = wav_1S.shape[1] // bands.hop + 1
+        mel = torch.empty(bands.num_bands, frames + -frames % LANES)
+        self._mel(wav_1S, bands, frames, mel=mel)
+        return mel[:, :frames]
+
     def mel_distance(
+        self, wav_XS: Tensor, bands: MelBands, wanted: tuple[Tensor, Tensor], linear: float, floor: float
+    ) -> Tensor:
+        """Distance (X, F) of every frame's mel spectrum to the wanted one, (M, F padded) with its log2."""
+        out = torch.empty(len(wav_XS), wav_XS.shape[1] // bands.hop + 1)
+        self._mel(wav_XS, bands, out.shape[1], wanted, (linear, floor), out)
+        return out
+
+    def _mel(
         self,
         wav_XS: Tensor,
         bands: MelBands,
-        wanted: Tensor,
-        wanted_log: Tensor,
         frames: int,
-        linear: float,
-        floor: float,
-    ) -> Tensor:
-        """Distance (X, F) of every frame's mel spectrum to the wanted one, (M, F padded) with its log2."""
+        wanted: tuple[Tensor, ...] = (),
+        scales: tuple[float, float] = (1.0, 1.0),
+        out: Tensor | None = None,
+        mel: Tensor | None = None,
+    ) -> None:
         wav_XS = wav_XS.contiguous()
         rows, samples = wav_XS.shape
-        out = torch.empty(rows, frames)
         threads = max(1, min(torch.get_num_threads(), rows * frames // ROWS_PER_THREAD))
         scratch = torch.empty(threads * (5 * bands.size // 2 + 1) * LANES)
-        tables = (bands.window, bands.turns, bands.starts, bands.bins, bands.weights, wanted, wanted_log)
+        tables = (bands.window, bands.turns, bands.starts, bands.bins, bands.weights)
         task = CMelDistance(
             *(ctypes.addressof(self.openmp), wav_XS.data_ptr()),
             *(rows, samples, frames, bands.hop, bands.size, bands.num_bands),
             *(table.data_ptr() for table in tables),
-            *(linear, floor, out.data_ptr(), scratch.data_ptr()),
+            *((table.data_ptr() for table in wanted) if wanted else (None, None)),
+            *scales,
+            *(None if array is None else array.data_ptr() for array in (out, mel)),
+            scratch.data_ptr(),
         )
         self.functions.llmcodec_mel_distance(ctypes.byref(task), threads)
-        return out
 
 
 def in_panels(weight_MK: Tensor, inputs_per_word: int = 1) -> Tensor:

@@ -17,6 +17,7 @@ typedef struct {
     const float *wanted_log; /* its log2 */
     float linear, floor;     /* what the linear part is multiplied by; the least that has a logarithm */
     float *out;              /* (X, F) */
+    float *mel;              /* (M, F padded) of the one version, or none: then no distance is taken */
     float *scratch;          /* 5 N / 2 + 1 registers a thread */
 } MelDistance;
 
@@ -151,12 +152,17 @@ static void mel_distance(void *argument) {
             __m512 mel = _mm512_setzero_ps();
             for (int64_t i = 0; i < count; i++)
                 mel = _mm512_fmadd_ps(_mm512_set1_ps(weight[i]), _mm512_load_ps(bin + i * LANES), mel);
+            if (task->mel) {
+                _mm512_storeu_ps(task->mel + band * padded + frame, mel);
+                continue;
+            }
             const __m512 wanted = _mm512_loadu_ps(task->wanted + band * padded + frame);
             const __m512 wanted_log = _mm512_loadu_ps(task->wanted_log + band * padded + frame);
             const __m512 level = log2_of(_mm512_max_ps(mel, _mm512_set1_ps(task->floor)));
             logs = _mm512_add_ps(logs, _mm512_abs_ps(_mm512_sub_ps(level, wanted_log)));
             lines = _mm512_add_ps(lines, _mm512_abs_ps(_mm512_sub_ps(mel, wanted)));
         }
+        if (task->mel) continue;
         const float to_log10 = 2 * .30102999566f / (float)task->bands, to_linear = task->linear / (float)task->bands;
         const __m512 sum = _mm512_fmadd_ps(lines, _mm512_set1_ps(to_linear), _mm512_mul_ps(logs, _mm512_set1_ps(to_log10)));
         const int64_t left = least(LANES, task->frames - frame);
