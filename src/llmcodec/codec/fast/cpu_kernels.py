@@ -220,11 +220,12 @@ class Kernels:
         threads = max(1, min(torch.get_num_threads(), rows * frames // ROWS_PER_THREAD))
         scratch = torch.empty(threads * (5 * bands.size // 2 + 1) * LANES)
         tables = (bands.window, bands.turns, bands.starts, bands.bins, bands.weights)
+        places: list[int | None] = [*(table.data_ptr() for table in wanted)] or [None, None]
         task = CMelDistance(
             *(ctypes.addressof(self.openmp), wav_XS.data_ptr()),
             *(rows, samples, frames, bands.hop, bands.size, bands.num_bands),
             *(table.data_ptr() for table in tables),
-            *((table.data_ptr() for table in wanted) if wanted else (None, None)),
+            *places,
             *scales,
             *(None if array is None else array.data_ptr() for array in (out, mel)),
             scratch.data_ptr(),
