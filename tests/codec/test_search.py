@@ -313,12 +313,6 @@ def test_clips_in_one_call_are_searched_as_alone(codec, prior, clips, monkeypatc
             assert torch.equal(row_T[: len(found_T)], found_T)
 
 
-def test_a_block_of_a_long_clip_goes_on_from_the_one_before(codec, prior, clips):
-    """Blocks of 100 frames, each decoded with 64 frames beside it: nearly the codes of the whole."""
-    whole, parts = (searched(codec, prior, clips[0], block=block) for block in (1500, 100))
-    assert len(whole) == 125 and float((whole == parts).double().mean()) > 0.9
-
-
 def test_what_is_put_together_is_what_was_heard_and_no_code_is_heard_twice(codec, prior, clips, monkeypatch):
     config = SearchConfig(stitch=True, again=False, spacing=4, reach=2, trials=1, passes=3)
     searching, heard = SearchingCodec(codec, prior, config), []
