@@ -19,6 +19,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 LEVELS = (
     {"cli"},
+    {"demo"},
     {"experiments"},
     {"report", "training"},
     {"evaluation", "salmon", "objectives"},
@@ -59,6 +60,7 @@ OPTIONAL = (
     "tensorboard",
     "peft",
     "av",
+    "gradio",
 )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from llmcodec.lm.embeddings import save_tensors
 from llmcodec.lm.small_lm import SmallLM, SmallLMConfig
-from llmcodec.lm.small_lm_scorer import SmallLMScorer, score_clips, train_scorer
+from llmcodec.lm.small_lm_scorer import SmallLMScorer, load_scorer, score_clips, train_scorer
 from llmcodec.lm.small_lm_training import LikelihoodConfig
 from llmcodec.protocol import TokenScorer
 
@@ -66,3 +67,19 @@ def test_codes_of_another_codec_are_refused():
         SmallLMScorer(model(), 40).token_log_likelihoods([torch.tensor([12])])
     with pytest.raises(ValueError, match="train_codes"):
         train_scorer([torch.tensor([9])], 4, 25.0)
+
+
+def test_the_small_lm_of_a_run_scores_as_it_did_while_training(tmp_path) -> None:
+    trained = SmallLM(SmallLMConfig(family="qwen3", num_layers=1, hidden_size=32, num_heads=None, head_dim=16), 40)
+    with torch.no_grad():
+        trained.start_H.normal_()
+    save_tensors(path := tmp_path / "audio_lm.safetensors", trained.state_dict())
+    row = torch.arange(30) * 7 % 40
+    with torch.no_grad():
+        states = trained.eval().hidden_states(trained.embedding_VH[row][None])[0]
+        wanted = trained.logits(states).log_softmax(-1)[torch.arange(30), row]
+    (found,) = load_scorer(path, max_tokens=30).token_log_likelihoods([row])
+    torch.testing.assert_close(found.float(), wanted)
+    save_tensors(tmp_path / "other.safetensors", {"weight": torch.zeros(3)})
+    with pytest.raises(ValueError, match="not a small language model of a run"):
+        load_scorer(tmp_path / "other.safetensors", max_tokens=30)

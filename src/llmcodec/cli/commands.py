@@ -67,6 +67,11 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         "cli.compare:compare_codecs",
         "output manifest sources languages recordings measurement max-bad fresh device",
     ),
+    "demo": Command(
+        "a page on this machine: hear codecs on your own voice, change tokens, continue",
+        "cli.demo:run_demo",
+        stopped="recordings are deleted",
+    ),
     "encode": Command("audio files to token files", "cli.transcode:encode", f"{FILES} channels format workers"),
     "decode": Command(
         "token files, or tokens as text, back to audio",

@@ -2,6 +2,7 @@
 
     scorer = train_scorer(codes, codec.codebook_size, codec.frame_rate)      # from scratch, audio tokens only
     scorer = SmallLMScorer(model, max_tokens)                                # an existing SmallLM
+    scorer = load_scorer("runs/rate/audio_lm.safetensors", max_tokens=500)   # trained along with a codec
 
 Scores are computed in the model's own precision: training may round, scoring does not. Codes are 1-D int64 tensors, one
 per clip, flattened where a codec has several codebooks. Test: tests/lm/test_small_lm_scorer.py.
@@ -9,6 +10,7 @@ per clip, flattened where a codec has several codebooks. Test: tests/lm/test_sma
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,11 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llmcodec.io.tensor_check import check_tensors
+from llmcodec.io.tensor_file import read_header
+from llmcodec.lm.embeddings import load_module
 from llmcodec.lm.logits import evaluating
 from llmcodec.lm.packing import score_in_windows
-from llmcodec.lm.small_lm import SmallLM, pad_batch
+from llmcodec.lm.small_lm import SmallLM, SmallLMConfig, pad_batch
 from llmcodec.lm.small_lm_training import LikelihoodConfig, cut_batches, split_long, train_small_lm
 from llmcodec.metrics.token_statistics import check_codes
+
+K_NORM = "model.layers.0.self_attn.k_norm.weight"
 
 
 def token_nats(model: SmallLM, pieces: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -116,3 +123,37 @@ def train_scorer(
         train_codes, vocabulary, token_rate, config, seed, device=device, on_progress=on_progress
     )
     return SmallLMScorer(model.eval(), config.max_tokens(token_rate))
+
+
+def load_scorer(path: str | os.PathLike[str], max_tokens: int) -> SmallLMScorer:
+    """The small LM that a run trained along with its codec (`audio_lm.safetensors`); its sizes follow from the file.
+
+    Args:
+        max_tokens: longest context; longer clips are scored in windows.
+
+    Raises:
+        ValueError: the file is damaged, or not that of a small LM with normalised keys, as runs write it.
+    """
+    shapes = {name: entry.shape for name, entry in read_header(check_tensors(path)).tensors.items()}
+    try:
+        vocabulary, hidden_size = shapes["embedding_VH"]
+        layers = {name.split(".")[2] for name in shapes if name.startswith("model.layers.")}
+        config = SmallLMConfig(
+            family="qwen3",
+            num_layers=len(layers),
+            hidden_size=hidden_size,
+            num_heads=shapes["model.layers.0.self_attn.q_proj.weight"][0] // shapes[K_NORM][0],
+            head_dim=shapes[K_NORM][0],
+            intermediate_size=shapes["model.layers.0.mlp.gate_proj.weight"][0],
+            dropout=0.0,
+        )
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path}: not a small language model of a run (no {error}, or of another shape)") from error
+    trained = SmallLM(config, vocabulary)
+    load_module(trained, path, "small language model")
+    model = SmallLM(config, vocabulary, start_in_table=True)
+    assert trained.start_H is not None
+    state = {name: value for name, value in trained.state_dict().items() if name != "start_H"}
+    state["embedding_VH"] = torch.cat([trained.embedding_VH.data, trained.start_H.data[None]])
+    model.load_state_dict(state)
+    return SmallLMScorer(model.eval(), max_tokens)
