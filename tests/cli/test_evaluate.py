@@ -55,7 +55,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def test_reconstruction_writes_tables_rows_and_json(run: Run, manifest: Path, tmp_path: Path) -> None:
     out, rows = tmp_path / "out" / "quality", tmp_path / "rows.csv"
     words = ["reconstruction", "--codec", "loud", "--codec", "b=dull", "--manifest", manifest, "--workers", 0]
-    words += ["--metrics", "mel,stft,sdr,f0corr", "--per-file", rows, "-o", out]
+    words += ["--metrics", "mel,stft,sdr,f0corr", "--per-file", rows, "-o", f"{out}.html"]
     shown = run(*words, "--opus", "[]")
     assert "All files" in shown and "field (1 files)" in shown
     with open(rows, encoding="utf-8") as file:
@@ -73,6 +73,10 @@ def test_reconstruction_writes_tables_rows_and_json(run: Run, manifest: Path, tm
     assert result["settings"]["clips"] == 2 and result["settings"]["versions"]["llmcodec"]
     assert any("Mel distance" in sentence for sentence in result["statements"])
     assert "| Mel distance" in out.with_suffix(".md").read_text()
+    page = out.with_suffix(".html").read_text("utf-8")
+    assert page.index('id="listen"') < page.index('id="measurements"') < page.index('id="tables"')
+    assert page.count("<audio") == 3 and page.count("data-tokens=") == 0, "original and two codecs"
+    assert "field (1 files)" in page and "Against loud: b " in page
 
 
 def test_opus_stands_in_every_table_of_reconstruction_with_the_bytes_sent(run: Run, manifest: Path, tmp_path: Path):
@@ -157,7 +161,7 @@ def test_predictability_reports_and_does_not_train_twice(
 ) -> None:
     out = tmp_path / "bits"
     words = ["predictability", "--codec", "loud", "--codec", "shown", "--manifest", manifest, "--seeds", 2]
-    words += ["--workers", 0, "--audio-seconds", 6, "--probe", "--probe-codes", 10, "-o", out]
+    words += ["--workers", 0, "--audio-seconds", 6, "--probe", "--probe-codes", 10, "-o", f"{out}.html"]
     shown = run(*words)
     assert "2 language-model seeds" in shown and "loud: no probe" in shown
     result = json.loads((tmp_path / "bits.json").read_text())
@@ -168,6 +172,10 @@ def test_predictability_reports_and_does_not_train_twice(
     assert "probe_accuracy" not in result["systems"]["loud"]["measures"]
     assert {(point["seed"]) for point in result["systems"]["loud"]["curve"]} == {0, 1}
     assert (tmp_path / "bits.frontier.png").stat().st_size > 5000 and (tmp_path / "bits.curves.png").exists()
+    page = (tmp_path / "bits.html").read_text("utf-8")
+    assert page.count("data-tokens") == 2 * page.count("<article>") > 0 and page.index("<ab-player>") < page.index(
+        "<table>"
+    )
     monkeypatch.setattr(system, "measure_predictability", None)  # a second training would fail
     run(*[word for word in words if word != "--probe"])
     again = json.loads((tmp_path / "bits.json").read_text())["systems"]["shown"]["measures"]

@@ -99,7 +99,7 @@ def test_recorded_heard_changed_and_continued(server: Server) -> None:
         assert page.get_by_label("Code", exact=True).input_value() == str(told["codes"][0][10])
         readout = page.locator(".ab-told").first.inner_text()
         assert re.match(r"Token 10 \(0\.20 s, code \d+\): [\d.]+ bits; the second around it \d+ bit/s", readout)
-        page.get_by_role("button", name="Play").first.click()
+        page.locator("ab-player .ab-play").first.click()
         page.wait_for_function("document.querySelector('ab-player').buffers?.length === 2")
         page.get_by_label("Code", exact=True).fill("5")
         page.get_by_role("button", name="Hear it changed").click()

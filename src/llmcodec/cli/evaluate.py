@@ -32,7 +32,7 @@ from llmcodec.evaluation.system import (
     spread,
 )
 from llmcodec.evaluation.workers import Lengths
-from llmcodec.experiments.comparison import named_systems, open_systems, prefixed
+from llmcodec.experiments.comparison import Recordings, choose_recordings, named_systems, open_systems, prefixed
 from llmcodec.io.atomic import write_bytes
 from llmcodec.io.progress import ProgressBar, status_line
 from llmcodec.io.structured import read_object, write_csv
@@ -43,10 +43,12 @@ from llmcodec.report import consistency as consistency_report
 from llmcodec.report import fidelity
 from llmcodec.report import robustness as robustness_report
 from llmcodec.report.figures import Curve, Scatter, frontier, learning_curve, to_png
-from llmcodec.report.files import provenance, result_paths, write_results
+from llmcodec.report.files import provenance, result_paths, wants_page, write_results
 from llmcodec.report.tables import system_table, to_json
 from llmcodec.report.verdict import seed_sentence, verdict
 
+PLAYERS = 3
+"""Recordings on a page."""
 GROUPS = {"superb": SUPERB, "fast": ("mel", "stft", "sdr"), "all": tuple(METRICS)}
 
 
@@ -91,12 +93,14 @@ def evaluate_reconstruction(
         workers: processes that measure; null takes as many as there are free cores.
         predictability: JSON written by `evaluate predictability`; its LM bits per second join the table.
         per_file: write a row per file to this CSV.
-        output: write NAME.md (tables) and NAME.json (everything).
+        output: write NAME.md (tables) and NAME.json (everything); NAME.html also the page with players.
     """
     console = Console()
     names = _metric_names(metrics)
     place = output.output or per_file
-    journal = Journal(None if place is None else result_paths(place, ".md", ".json", ".csv", ".rows.jsonl")[-1])
+    journal = Journal(
+        None if place is None else result_paths(place, ".md", ".json", ".html", ".csv", ".rows.jsonl")[-1]
+    )
     shared: dict[str, Any] = {
         "metrics": names,
         "lengths": lengths,
@@ -105,6 +109,7 @@ def evaluate_reconstruction(
         "journal": journal,
     }
     rows: list[SystemRow] = []
+    recordings = Recordings([])
     if pairs is not None:
         if codec:
             raise ValueError("--pairs measures existing audio and takes no --codec; run the two one after the other")
@@ -119,10 +124,12 @@ def evaluate_reconstruction(
         if not hasattr(wanted[0], domain):
             raise ValueError(f"--domain {domain}: clips have no such field; choose source, language, speaker or split")
         shared |= {"asr_languages": asr_languages, "domain": domain}
+        recordings = Recordings(choose_recordings(wanted, PLAYERS if wants_page(output.output) else 0))
         for name, encoded in open_systems(systems, device.torch_device()):
             with ProgressBar(name, console=console) as bar:
                 result = measure_reconstruction(encoded, wanted, on_progress=bar.update, **shared)
             rows.append(reconstruction_row(name, encoded, result))
+            recordings.add(rows[-1], encoded)
         told = provenance(wanted, bad)
     rows = [_with_lm_bits(row, predictability) for row in rows]
     parts = {f"{title}{fidelity.LENGTHS[lengths]}": part for title, part in fidelity.by_domain(rows).items()}
@@ -134,9 +141,8 @@ def evaluate_reconstruction(
         name_files(console, [write_csv(per_file, columns, fidelity.csv_rows(rows))])
     if output.output is not None:
         tables = [system_table(part, title) for title, part in parts.items()]
-        name_files(
-            console, write_results(output.output, tables, sentences, {"settings": told, "systems": to_json(rows)})
-        )
+        values = {"settings": told, "systems": to_json(rows)}
+        name_files(console, write_results(output.output, tables, sentences, values, rows, recordings.examples))
 
 
 def _metric_names(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -187,7 +193,7 @@ def evaluate_predictability(
         ngrams: also bits per token of 1- to 4-gram models.
         mel: also Mel distance of the held-out clips, for the trade-off plot.
         workers: processes for the Mel distance; null takes as many as there are free cores.
-        output: write NAME.md, NAME.json and the plots.
+        output: write NAME.md, NAME.json and the plots; NAME.html also the page with players.
     """
     systems = named_systems(codec or ())
     if seeds < 1:
@@ -203,6 +209,7 @@ def evaluate_predictability(
         protocol, None if mel else 0, metrics=["mel"], consistency_clips=0, workers=workers, ngrams=ngrams
     )
     console, rows = Console(), []
+    recordings = Recordings(choose_recordings(clips.held_out, PLAYERS if wants_page(output.output) else 0))
     cache = Path(f"{output.output}.kept") if output.output is not None else None
     for name, encoded in open_systems(systems, device.torch_device()):
         with status_line(console) as tell:
@@ -213,6 +220,7 @@ def evaluate_predictability(
         if probe and row.probe is None:
             console.print(f"- {name}: no probe, this codec does not expose its latents", highlight=False)
         rows.append(row)
+        recordings.add(row, encoded)
         show(console, [system_table(rows, with_interval=len(rows) < 3)], [])
     sentences = [f"{row.name}: {seed_sentence(row)}" for row in rows]
     sentences += [s.text for other in rows[1:] for s in verdict(rows[0], other, keys=("lm_bits_per_second", "mel"))]
@@ -221,11 +229,11 @@ def evaluate_predictability(
         told = provenance([*clips.train, *clips.held_out], bad)
         told |= {"protocol": asdict(protocol), "probe": asdict(latents) if probe else None}
         values = {"settings": told, "systems": to_json(rows)}
-        paths = write_results(output.output, [system_table(rows)], sentences, values)
-        pictures: dict[str, Curve | Scatter] = {
-            ".frontier.png": frontier(rows),
-            ".curves.png": learning_curve(rows, each_seed=True),
-        }
+        curve = learning_curve(rows, each_seed=True)
+        paths = write_results(
+            output.output, [system_table(rows)], sentences, values, rows, recordings.examples, [curve]
+        )
+        pictures: dict[str, Curve | Scatter] = {".frontier.png": frontier(rows), ".curves.png": curve}
         paths += [
             write_bytes(paths[0].with_suffix(ending), to_png(picture))
             for ending, picture in pictures.items()
@@ -261,7 +269,7 @@ def evaluate_consistency(
         seed: of slice places and noise.
         split: splits joined by commas; default: valid and test if there are any, else everything.
         clips: measure this many clips, evenly spread; null takes all.
-        output: write NAME.md (table) and NAME.json (everything).
+        output: write NAME.md (table) and NAME.json (everything); NAME.html also a page.
     """
     systems = named_systems(codec or ())
     amounts = {"slice": slices, "shift": shifts, "phase": phases, "noise": noises}
@@ -310,7 +318,7 @@ def evaluate_robustness(
         split: splits joined by commas; default: valid and test if there are any, else everything.
         clips: measure this many clips, evenly spread; null takes all.
         workers: processes that measure; null takes as many as there are free cores.
-        output: write NAME.md (tables) and NAME.json (everything).
+        output: write NAME.md (tables) and NAME.json (everything); NAME.html also a page.
     """
     systems = named_systems(codec or ())
     spoken = {"level": (0.0, *levels), "telephone": (0.0,), "noise": noises, "pause": pauses}

@@ -85,7 +85,7 @@ def evaluate_generation(
         seed: of sampling.
         codec: codec of the LMs, if it was moved; default: the name in each LM's card.
         audio_clips: write the first draw of this many clips as audio.
-        output: write NAME.md (table), NAME.json (every draw) and NAME.audio.
+        output: write NAME.md (table), NAME.json (every draw) and NAME.audio; NAME.html also a page.
     """
     if not lm:
         raise ValueError("name at least one language model: --lm FOLDER, or --lm NAME=FOLDER")

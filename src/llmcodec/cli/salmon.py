@@ -64,7 +64,7 @@ def evaluate_salmon(
         max_pairs: only the first pairs of each part.
         likelihood: model and budget of the language model trained here; null takes the small one for `bundled`.
         seed: of the language model trained here.
-        output: also write table (.md) and everything measured (.json) under this name.
+        output: also write table (.md) and everything measured (.json) under this name; NAME.html also a page.
     """
     from llmcodec.lm.token_lm import load_token_lm
 

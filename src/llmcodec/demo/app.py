@@ -212,4 +212,4 @@ def _line(error: Exception, path: str = "") -> str:
 def _bundled_recording() -> Path:
     """A sentence of the bundled speech."""
     clips = [clip for clip in read_manifest(speech_manifest("test")) if clip.text]
-    return Path(min(clips, key=lambda clip: abs(clip.duration - 4.0)).path)
+    return Path(str(min(clips, key=lambda clip: abs(clip.duration - 4.0)).path))

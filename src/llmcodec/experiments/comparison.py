@@ -87,25 +87,41 @@ class Comparison:
     ) -> None:
         self.corpus, self.measurement, self.cache, self.fresh = corpus, measurement, cache, fresh
         self.rows: list[SystemRow] = []
-        self.tracks: dict[Clip, list[Track]] = {clip: [] for clip in choose_recordings(corpus.held_out, recordings)}
+        self.recordings = Recordings(choose_recordings(corpus.held_out, recordings))
 
     def add(self, name: str, encoded: EncodedCorpus, on_progress: OnProgress | None = None) -> None:
         """Measure a system, or take its row from the cache; `name` is that of the row."""
         kept = (self.cache, self.fresh)
         self.rows.append(look_up_system(name, encoded, self.corpus, self.measurement, *kept, on_progress))
-        surprisal = self.rows[-1].predictability.surprisal if self.rows[-1].predictability is not None else {}
-        played = list(self.tracks) if can_decode(encoded.codec) else []
-        for clip, wav_S in encoded.reconstructions(played):
-            if not self.tracks[clip]:
-                original_S, sample_rate = encoded.recording(clip)
-                self.tracks[clip].append(Track("original", np.array(original_S), sample_rate))
-            tokens = _tokens(encoded, clip, surprisal[clip.id]) if clip.id in surprisal else None
-            self.tracks[clip].append(Track(name, np.array(wav_S), encoded.codec.sample_rate, tokens))
+        self.recordings.add(self.rows[-1], encoded)
 
     @property
     def examples(self) -> list[Example]:
         """The recordings, for the page."""
-        return [Example(clip.id, tracks, clip.text) for clip, tracks in self.tracks.items()]
+        return self.recordings.examples
+
+
+class Recordings:
+    """Recordings for a page, as they are and as every system reconstructs them."""
+
+    def __init__(self, clips: Sequence[Clip]) -> None:
+        self._tracks: dict[Clip, list[Track]] = {clip: [] for clip in clips}
+
+    def add(self, row: SystemRow, encoded: EncodedCorpus) -> None:
+        """A version of every recording, with the surprisal of its tokens if the row has an LM's."""
+        surprisal = row.predictability.surprisal if row.predictability is not None else {}
+        played = list(self._tracks) if can_decode(encoded.codec) else []
+        for clip, wav_S in encoded.reconstructions(played):
+            if not self._tracks[clip]:
+                original_S, sample_rate = encoded.recording(clip)
+                self._tracks[clip].append(Track("original", np.array(original_S), sample_rate))
+            tokens = _tokens(encoded, clip, surprisal[clip.id]) if clip.id in surprisal else None
+            self._tracks[clip].append(Track(row.name, np.array(wav_S), encoded.codec.sample_rate, tokens))
+
+    @property
+    def examples(self) -> list[Example]:
+        """For the page."""
+        return [Example(clip.id, tracks, clip.text) for clip, tracks in self._tracks.items()]
 
 
 def _tokens(encoded: EncodedCorpus, clip: Clip, bits: Sequence[float]) -> Tokens:

@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from llmcodec.data.manifest import Clip, manifest_hash
+from llmcodec.evaluation.results import SystemRow
 from llmcodec.io.atomic import write_text
 from llmcodec.io.bad_rows import BadRows
 from llmcodec.io.digests import package_versions, source_commit
 from llmcodec.io.structured import write_json
+from llmcodec.report.figures import Curve
+from llmcodec.report.page import ReportMeta, write_report
+from llmcodec.report.player import Example
 from llmcodec.report.tables import TextTable
+from llmcodec.report.verdict import Statement
 
+PAGE = ".html"
 PACKAGES = (
     "llmcodec",
     "python",
@@ -40,14 +46,46 @@ def result_paths(output: str | Path, *endings: str) -> list[Path]:
 
 
 def write_results(
-    output: str, tables: Sequence[TextTable], sentences: Sequence[str], values: dict[str, Any]
+    output: str,
+    tables: Sequence[TextTable],
+    sentences: Sequence[str],
+    values: dict[str, Any],
+    rows: Sequence[SystemRow] = (),
+    examples: Sequence[Example] = (),
+    curves: Sequence[Curve] = (),
 ) -> list[Path]:
-    """Write NAME.md (tables and sentences) and NAME.json (values and sentences)."""
-    markdown, numbers = result_paths(output, ".md", ".json")
+    """Write NAME.md (tables and sentences) and NAME.json (values and sentences), and for NAME.html the page as well.
+
+    Args:
+        output: NAME, with any of the three endings or none.
+        tables: all tables; of one table alone, the page shows the rows in its place if there are any.
+        sentences: comparisons in words.
+        values: everything; the page takes the command and the versions from its `settings`, if there are any.
+        rows: systems with a row each, for the page.
+        examples: recordings for the page.
+        curves: for the page.
+    """
+    markdown, numbers, page = result_paths(output, ".md", ".json", PAGE)
     text = "".join(f"## {t.title}\n\n{t.markdown()}\n" if t.title else f"{t.markdown()}\n" for t in tables)
     write_text(markdown, text + "".join(f"- {sentence}\n" for sentence in sentences))
     write_json(numbers, {**values, "statements": list(sentences)}, ensure_ascii=False, allow_nan=False)
-    return [markdown, numbers]
+    if not wants_page(output):
+        return [markdown, numbers]
+    settings = values.get("settings") or provenance()
+    meta = ReportMeta(
+        title=page.stem,
+        summary="" if "clips" not in settings else f"{settings['clips']} clips.",
+        statements=[Statement("same", sentence) for sentence in sentences],
+        commands=[settings["command"]],
+        versions=settings["versions"],
+        tables=() if rows and len(tables) == 1 else tables,
+    )
+    return [markdown, numbers, write_report(page, rows, examples, curves, meta)]
+
+
+def wants_page(output: str | None) -> bool:
+    """Whether results under this name have a page."""
+    return output is not None and Path(output).suffix == PAGE
 
 
 def provenance(clips: Sequence[Clip] = (), left_out: BadRows | None = None) -> dict[str, Any]:

@@ -60,23 +60,23 @@ def write_report(
         The path of the page.
 
     Raises:
-        ValueError: there are no systems, names repeat, or `meta.reference` is not among them.
+        ValueError: there are neither systems nor tables, names repeat, or `meta.reference` is not among them.
     """
     names = [row.name for row in rows]
-    if not rows or len(set(names)) != len(names):
+    if not (rows or meta.tables) or len(set(names)) != len(names):
         raise ValueError(f"a report needs at least one system and different names, not {names}")
-    reference = meta.reference or names[0]
-    if reference not in names:
+    reference = meta.reference or next(iter(names), "")
+    if rows and reference not in names:
         raise ValueError(f"the reference system {reference!r} is none of {names}")
     plane = frontier(rows)
     template = environment().get_template("report.html.jinja")
     contents = {
         "meta": meta,
-        "sentence": verdict_sentence(rows, reference),
+        "sentence": verdict_sentence(rows, reference) if rows else "",
         "rows": rows,
         "measurements": table_cells(rows),
         "reference": reference,
-        "differences": _differences(rows, rows[names.index(reference)]),
+        "differences": _differences(rows, rows[names.index(reference)]) if rows else [],
         "frontier": _drawn(plane, "scatter") if len(plane.series) > 1 else None,
         "salmon": [(row.name, row.salmon) for row in rows if row.salmon is not None],
         "curves": [_drawn(curve, str(number)) for number, curve in enumerate(curves)],
