@@ -37,15 +37,6 @@ ab-player .ab-strip{margin-top:3px}
 FORWARD_TOKENS = """
 element.addEventListener("ab-token", (event) => trigger("select", event.detail));
 """
-TELL_OF_MICROPHONE = """{
-  const devices = navigator.mediaDevices, ask = devices && devices.getUserMedia.bind(devices);
-  const tell = (text) => document.querySelectorAll(".microphone").forEach((line) => (line.textContent = text));
-  const denied = (error) => {
-    tell(`No microphone (${error.name}): allow it in the browser's settings, or drop a file.`);
-    throw error;
-  };
-  if (ask) devices.getUserMedia = (...wanted) => ask(...wanted).then((stream) => (tell(""), stream), denied);
-}"""
 PLAYER_HELP = (
     "A button or a number key changes the version that is heard, without a gap; a click on a picture seeks. The strip "
     f"shows the tokens by their surprisal under a small language model, dark 0 bits, bright {MOST_BITS} bits or more; "
@@ -97,7 +88,7 @@ def serve(studio: Studio, port: int | None = None, host: str = LOOPBACK, wait: b
             max_file_size="100mb",
             theme=_theme(),
             css=part("player.css") + CSS,
-            head=f"<script>{part('player.js')}</script><script>{TELL_OF_MICROPHONE}</script>",
+            head=f"<script>{part('player.js')}</script>",
         )
     except OSError as error:
         raise ValueError(f"port {port} cannot be used ({error}); name another with --port") from error
@@ -130,7 +121,6 @@ def build_page(studio: Studio) -> Blocks:
             label=f"Record, or drop a file (at most {MOST_SECONDS:.0f} s)",
             buttons=[],
         )
-        gradio.HTML('<p class="microphone" role="status"></p>', js_on_load=None)
         with gradio.Row():
             names = gradio.CheckboxGroup(studio.names, value=studio.names, label="Versions", scale=3)
             example = gradio.Button("Take a bundled recording", scale=1)
