@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from llmcodec.assets import shipped_recipe
-from llmcodec.cli.train import train_parser
+from llmcodec.cli.experiments import train_parser
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.manifest import Clip, write_manifest

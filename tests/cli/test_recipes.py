@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from llmcodec import assets
+from llmcodec.cli.experiments import train_parser
 from llmcodec.cli.lm import lm_train_parser
 from llmcodec.cli.main import main
 from llmcodec.cli.recipes import find_recipe, show_device
-from llmcodec.cli.train import train_parser
 
 
 def test_short_names_are_the_recipes_keys() -> None:

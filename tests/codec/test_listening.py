@@ -16,8 +16,7 @@ import llmcodec
 from llmcodec import assets
 from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
-from llmcodec.codec.listening import CodedAudio
-from llmcodec.codec.notebook import token_strip
+from llmcodec.codec.coded_audio import CodedAudio, token_strip
 
 from .small import RATE, noise, small_codec
 

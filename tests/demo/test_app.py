@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from llmcodec.cli import demo as command
+from llmcodec.cli import experiments as command
 from llmcodec.cli.main import main
 from llmcodec.demo.studio import NEAREST, NO_LM, Studio, Version
 
@@ -171,7 +171,7 @@ def test_without_an_lm_the_page_says_in_one_line_what_is_missing() -> None:
 
 
 def test_gradio_is_imported_by_the_page_alone() -> None:
-    code = "import sys, llmcodec.cli.demo, llmcodec.demo.app, llmcodec.cli.compare; assert 'gradio' not in sys.modules"
+    code = "import sys, llmcodec.cli.experiments, llmcodec.demo.app; assert 'gradio' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from llmcodec import assets
+from llmcodec.cli.experiments import train_parser
 from llmcodec.cli.main import main
-from llmcodec.cli.train import train_parser
 from llmcodec.codec import LLMCodec
 from llmcodec.data.manifest import read_manifest, write_manifest
 from llmcodec.evaluation.predictability import LikelihoodConfig

@@ -120,7 +120,7 @@ def make_recipe(folder: Path) -> None:
 
 
 def read_recipe(folder: Path) -> Any:
-    from llmcodec.cli.train import train_parser
+    from llmcodec.cli.experiments import train_parser
 
     files = ["--config", str(folder / "rate.yaml"), "--config", str(folder / "quickstart.yaml")]
     try:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from llmcodec.assets import shipped_recipe
-from llmcodec.cli.train import train_parser
+from llmcodec.cli.experiments import train_parser
 from llmcodec.schedule import Schedule
 from llmcodec.training.recipe import (
     LANGUAGE_TERMS,

@@ -1,6 +1,7 @@
-"""`llmcodec codecs`; and `export`, `convert`, `prior`: a codec becomes another folder.
+"""`llmcodec codecs`; `export`, `convert`, `prior`: a codec becomes another folder; `verify` checks what we wrote.
 
-Test: tests/runtime/test_export.py, tests/adapters/test_convert.py, tests/transcode/test_prior.py.
+Test: tests/runtime/test_export.py, tests/adapters/test_convert.py, tests/transcode/test_prior.py,
+tests/cli/test_verify.py.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 from llmcodec.adapters import catalogue
 from llmcodec.adapters.convert import convert
 from llmcodec.cli.options import ClipOptions, DeviceOptions
-from llmcodec.cli.summary import FilesBar
+from llmcodec.cli.summary import Failed, FilesBar
 from llmcodec.runtime.export import export_codec
 from llmcodec.transcode.prior import write_prior
 
-__all__ = ["convert", "export_codec", "list_codecs", "prior"]
+__all__ = ["convert", "export_codec", "list_codecs", "prior", "verify"]
 
 
 def list_codecs(like: str | None = None) -> str:
@@ -94,3 +95,32 @@ def prior(
         lines.append(f"{len(found.unreadable)} clips could not be read and are not counted")
     counted = f"{found.num_pairs:,} pairs of codes from {found.num_clips:,} clips"
     return "\n".join([*lines, f"{output}: {counted}; use it with --codec search:{output}"])
+
+
+def verify(inputs: list[str], write_digests: bool = False) -> None:
+    """Check files and folders that llmcodec wrote; prints a line for each file, codec, language model, ...
+
+    Weights are compared with the digests that were stored when they were saved; a tensor that differs is named. The
+    exit code is 1 if anything is damaged.
+
+      llmcodec verify runs/rate
+      llmcodec verify old-codec --write-digests
+
+    Args:
+        inputs: codec, LM, adapter, ONNX or run folders, checkpoints, token files, shards, or folders of them.
+        write_digests: first store the digests of the current weights, for folders of llmcodec 0.1 or after another
+            program has changed them.
+    """
+    from llmcodec.experiments.verification import note_digests
+    from llmcodec.experiments.verification import verify as verify_place
+
+    if write_digests:
+        for place in inputs:
+            note_digests(place)
+    damaged = []
+    for place in inputs:
+        for finding in verify_place(place):
+            print(finding, flush=True)
+            damaged += [finding.path] if finding.is_damaged else []
+    if damaged:
+        raise Failed(f"{len(damaged)} damaged: {', '.join(map(str, damaged[:5]))}{', ...' if damaged[5:] else ''}")

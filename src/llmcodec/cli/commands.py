@@ -52,9 +52,9 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     ),
     "train": Command(
         "train a codec, or adapt one through a frozen language model",
-        "cli.train:train",
+        "cli.experiments:train",
         "config manifest output codec steps seed resume device precision print_config",
-        "cli.train:train_parser",
+        "cli.experiments:train_parser",
     ),
     "sweep": Command(
         "train and measure several recipes with several seeds, as one table",
@@ -69,7 +69,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     ),
     "demo": Command(
         "a page on this machine: hear codecs on your own voice, change tokens, continue",
-        "cli.demo:run_demo",
+        "cli.experiments:run_demo",
         stopped="recordings are deleted",
     ),
     "encode": Command("audio files to token files", "cli.transcode:encode", f"{FILES} channels format workers"),
@@ -89,7 +89,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         "output manifest split sources languages max-bad folds overwrite device",
     ),
     "convert": Command("published checkpoints to codec folders; AUV and back", "cli.codecs:convert"),
-    "verify": Command("check a folder for damage, one line per file", "cli.verify:verify"),
+    "verify": Command("check a folder for damage, one line per file", "cli.codecs:verify"),
     "recipes": Command("list the recipes of the package, or show one", "cli.shell:recipes"),
     "completion": Command("tab completion for bash, zsh or tcsh", "cli.shell:completion"),
     "evaluate": {

@@ -1,24 +1,42 @@
-"""`llmcodec quickstart` and `llmcodec sweep`: whole experiments, unattended.
+"""`llmcodec train`; `quickstart` and `sweep`, whole experiments, unattended; and `demo`, to hear what came out.
 
-Test: tests/cli/test_recipes.py, tests/integration/test_quickstart.py, test_sweep.py.
+Test: tests/cli/test_recipes.py, tests/integration/test_quickstart.py, test_sweep.py, tests/demo/test_app.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcodec import assets
+from llmcodec.cli.options import DeviceOptions
 from llmcodec.cli.parser import spell_out
-from llmcodec.cli.recipes import KEYS, RecipeParser
-from llmcodec.cli.train import train_parser
+from llmcodec.cli.recipes import KEYS, RecipeParser, training_parser
 from llmcodec.io.run_guard import Stopped, stopped_in_order
 
 if TYPE_CHECKING:
     from llmcodec.experiments.sweep_config import SweepConfig
     from llmcodec.training.recipe import Recipe
 
+TRAIN_HELP = """\
+Train a codec: from scratch, or adapt a pretrained one through a frozen language model.
+
+  llmcodec train --config rate --manifest corpus/manifest.jsonl -o runs/mine
+  llmcodec train --config rate --config control                  recipes stack, later ones win
+  llmcodec train --config rate --weights.rate 0.2 --steps 800    options win over recipes
+  llmcodec train --config rate --resume                          resume
+  llmcodec train --config rate --print_config                    show the whole recipe, train nothing
+  torchrun --nproc-per-node 4 -m llmcodec train --config paper   several processes, GPUs or CPUs
+  accelerate launch --multi_gpu --num_processes 4 -m llmcodec train --config paper
+
+A weight or learning rate is a number or a schedule, {value: 0.2, delay: 10000, warmup: 2000}. The run folder gets
+run.json (the resolved recipe), log.jsonl, checkpoints/, curves.png and codec/, which `llmcodec compare` reads.
+
+Of several processes each reads clips of its own: N of them with data.clips_per_batch B take the steps of one with N B.
+If one dies, all end; --resume continues from the newest checkpoint."""
 QUICKSTART_HELP = """\
 Adapt the bundled codec on the bundled speech through a pretrained LM, against a control: table, verdict, report.html.
 About ten minutes on two cores; a second run resumes. Recipe: quickstart.
@@ -37,6 +55,27 @@ SWEEP_KEYS = {
     "languages": "languages",
     "max_bad": "max_bad",
 }
+
+
+@cache
+def train_parser() -> RecipeParser[Recipe]:
+    """Parser of `llmcodec train`."""
+    from llmcodec.training.recipe import Recipe
+
+    return training_parser(Recipe, "llmcodec train", TRAIN_HELP)
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Run `llmcodec train`."""
+    recipe, options = train_parser().read(arguments)
+    from llmcodec.distributed import rank, together
+    from llmcodec.training.trainer import Trainer
+
+    with together(f"the newest checkpoint in {recipe.run}/checkpoints is whole, continue with --resume"):
+        trainer = Trainer(recipe, **options)
+        lines = [f"codec: {trainer.run()}", *trainer.loader.dataset.bad.lines()]
+        if rank() == 0:
+            print(*lines, sep="\n")
 
 
 def quickstart_parser() -> RecipeParser[Recipe]:
@@ -87,3 +126,34 @@ def sweep(arguments: Sequence[str]) -> None:
     file = next((argument for argument in spelled if not argument.startswith("-")), None)
     config, _ = recipes.read(spelled if file is None else ["--config", file, *spelled])
     print(run_sweep(config, Path(file or ".").parent, train_parser().read_recipe).read_text(encoding="utf-8"))
+
+
+def run_demo(
+    codec: list[str] | None = None,
+    lm: str | None = None,
+    port: int | None = None,
+    device: DeviceOptions = DeviceOptions(),
+) -> None:
+    """Open a page on this machine: record or drop a file, hear it through codecs, change a token, continue it.
+
+      llmcodec demo
+      llmcodec demo --codec mine=runs/rate --codec dac=descript/dac_16khz --lm runs/lm_small
+
+    Plays the original, the nearest codes and the search of the bundled codec (with --lm: of the LM's codec) and every
+    further codec in step, also blind. The server listens to this machine only; nothing is sent anywhere, and recordings
+    are deleted when it stops. Needs the extra `demo`: pip install 'llmcodec[demo]'.
+
+    Args:
+        codec: further codec: a folder, a hub id, or NAME=one of these; may be repeated.
+        lm: folder of `llmcodec lm train` or `lm export`, or a hub id, to continue recordings; without it the page does
+            not continue.
+        port: of the server; null takes a free one from 7860 on.
+    """
+    if find_spec("gradio") is None:
+        raise ValueError("the demo needs the package gradio: pip install 'llmcodec[demo]'")
+    from llmcodec.demo.app import private_files, serve
+    from llmcodec.demo.studio import Studio
+
+    studio = Studio.open(codec or [], lm, device.torch_device())
+    with private_files():
+        serve(studio, port)

@@ -11,10 +11,8 @@ Test: tests/codec/test_listening.py.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,64 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmcodec.codec.notebook import coded_audio_html
+from llmcodec.codec.coded_audio import CodedAudio
 from llmcodec.io import audio
-from llmcodec.io.audio_writer import write
 from llmcodec.io.progress import ProgressBar
 from llmcodec.io.waveform import check_waveform
 
 LONG_SECONDS = 60.0  # longer recordings are coded piece by piece, as `llmcodec encode` does
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class CodedAudio:
-    """A recording as tokens.
-
-    codes: int64 (Q, T). `codec.decode(coded.codes[None])` takes them.
-    original: float32 (S,), what was coded, mono at `sample_rate`.
-    sample_rate: of the codec, in Hz.
-    codebook_size: codes in each codebook.
-    audio: float32 (S,) decoded from the codes, or None.
-    name: of the recording, for display.
-    """
-
-    codes: np.ndarray
-    original: np.ndarray
-    sample_rate: int
-    codebook_size: int
-    audio: np.ndarray | None = None
-    name: str = "audio"
-
-    @property
-    def seconds(self) -> float:
-        """Length of the recording."""
-        return len(self.original) / self.sample_rate
-
-    @property
-    def bits_per_second(self) -> float:
-        """Nominal bits of all tokens per second of audio."""
-        return self.codes.size * math.log2(self.codebook_size) / self.seconds
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the decoded samples; the ending says the format (wav, flac, ogg, opus, mp3).
-
-        Raises:
-            ValueError: nothing was decoded, or an ending that cannot be written.
-        """
-        if self.audio is None:
-            raise ValueError(
-                f"{path}: nothing was decoded; `codec.reconstruct` does, and `llmcodec encode` saves tokens"
-            )
-        write(path, self.audio, self.sample_rate)
-
-    def __repr__(self) -> str:
-        codebooks, frames = self.codes.shape
-        by = f" in {codebooks} codebooks" if codebooks > 1 else ""
-        decoded = "" if self.audio is None else ", decoded"
-        return f"CodedAudio({self.name}: {self.seconds:.2f} s, {codebooks * frames:,} tokens{by}{decoded})"
-
-    def _repr_html_(self) -> str:
-        return coded_audio_html(self)
 
 
 class Listening:

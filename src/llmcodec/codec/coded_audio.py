@@ -1,4 +1,4 @@
-"""What a notebook shows of coded audio: players and a strip of tokens, in one piece of HTML without requests.
+"""A recording as tokens, and what a notebook shows of it: players and a strip, in one piece of HTML without requests.
 
 Colours are readable on light and dark pages; text has the page's own. Shapes: Q codebooks, T frames, S samples.
 Test: tests/codec/test_listening.py.
@@ -8,18 +8,70 @@ from __future__ import annotations
 
 import base64
 import io
+import math
+import os
+from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from llmcodec.codec.listening import CodedAudio
+from llmcodec.io.audio_writer import write
 
 SHOWN_SECONDS = 60.0  # of sound and tokens: a notebook keeps all of it in its file
 LISTED_TOKENS = 200
 ROW = 18  # height of a codebook's row
 GOLDEN_ANGLE = 137.508  # neighbouring codes get hues that are far apart
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class CodedAudio:
+    """A recording as tokens.
+
+    codes: int64 (Q, T). `codec.decode(coded.codes[None])` takes them.
+    original: float32 (S,), what was coded, mono at `sample_rate`.
+    sample_rate: of the codec, in Hz.
+    codebook_size: codes in each codebook.
+    audio: float32 (S,) decoded from the codes, or None.
+    name: of the recording, for display.
+    """
+
+    codes: np.ndarray
+    original: np.ndarray
+    sample_rate: int
+    codebook_size: int
+    audio: np.ndarray | None = None
+    name: str = "audio"
+
+    @property
+    def seconds(self) -> float:
+        """Length of the recording."""
+        return len(self.original) / self.sample_rate
+
+    @property
+    def bits_per_second(self) -> float:
+        """Nominal bits of all tokens per second of audio."""
+        return self.codes.size * math.log2(self.codebook_size) / self.seconds
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the decoded samples; the ending says the format (wav, flac, ogg, opus, mp3).
+
+        Raises:
+            ValueError: nothing was decoded, or an ending that cannot be written.
+        """
+        if self.audio is None:
+            raise ValueError(
+                f"{path}: nothing was decoded; `codec.reconstruct` does, and `llmcodec encode` saves tokens"
+            )
+        write(path, self.audio, self.sample_rate)
+
+    def __repr__(self) -> str:
+        codebooks, frames = self.codes.shape
+        by = f" in {codebooks} codebooks" if codebooks > 1 else ""
+        decoded = "" if self.audio is None else ", decoded"
+        return f"CodedAudio({self.name}: {self.seconds:.2f} s, {codebooks * frames:,} tokens{by}{decoded})"
+
+    def _repr_html_(self) -> str:
+        return coded_audio_html(self)
 
 
 def coded_audio_html(coded: CodedAudio) -> str:
