@@ -16,6 +16,7 @@ from torch import Tensor
 from llmcodec.assets import shipped_recipe
 from llmcodec.cli.experiments import train_parser
 from llmcodec.codec import LLMCodec, LLMCodecConfig
+from llmcodec.codec.token_prior import CountedClip, FoldedPrior
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.manifest import Clip, write_manifest
 from llmcodec.training.recipe import TERMS, Recipe
@@ -86,6 +87,16 @@ def miniature_speech(folder: Path, seconds: tuple[float, ...] = (0.9, 0.62, 0.75
     return folder / "train.jsonl"
 
 
+def miniature_counts(seed: int = 4) -> FoldedPrior:
+    """Counts of pairs of random codes in three folds, of clips that no test reads."""
+    numbers = np.random.default_rng(seed)
+    clips = [
+        CountedClip(f"counted{n}", np.array([n]), torch.from_numpy(numbers.integers(0, NUM_CODES, 60)))
+        for n in range(6)
+    ]
+    return FoldedPrior.fit(clips, NUM_CODES, folds=3)
+
+
 def miniature_batch(lengths: tuple[int, ...] = (8000, 5000), dtype: torch.dtype = torch.float32) -> ClipBatch:
     """Noise clips of these many samples, the last without text."""
     generator = torch.Generator().manual_seed(3)
@@ -143,7 +154,7 @@ EVERYTHING_ON = {
     "optimizer.bridge": "{kind: sgd, lr: 1.0e-2, momentum: 0.9}",
     "optimizer.audio": "{kind: adamw, lr: 1.0e-3}",
     "optimizer.audio_lm": "{kind: adamw, lr: 1.0e-3}",
-} | {f"weights.{name}": 0.5 for name in TERMS.values() if name != "bigram"}  # which needs a file of counts
+} | {f"weights.{name}": 0.5 for name in TERMS.values()}
 
 
 def everything_on(name: str, folder: Path, run: str, **options: Any) -> Recipe:
@@ -158,11 +169,13 @@ def everything_typed(name: str, folder: Path, run: str, **options: Any) -> list[
         miniature_lm(folder / "lm")
         miniature_speech(folder / "speech")
         miniature_teacher(folder / "teacher")
+        miniature_counts().save(folder / "counts.safetensors", miniature_codec())
     paths = {
         "run": folder / run,
         "codec.start": folder / "codec",
         "data.manifest": folder / "speech" / "train.jsonl",
         "language.backbone.name": folder / "lm",
+        "bigram": f"{{prior: {folder / 'counts.safetensors'}}}",
         "teacher": f"{{name: 'wav2vec2:{folder / 'teacher'}:1'}}",
     }
     configs = [part for one in name.split("+") for part in ("--config", str(shipped_recipe(one)))]

@@ -18,7 +18,7 @@ from llmcodec.training.build import SCRATCH
 from llmcodec.training.recipe import TERMS, Recipe
 from llmcodec.training.trainer import Trainer
 
-from ..miniature import NUM_CODES, miniature_codec, miniature_lm, miniature_teacher, recipe_of
+from ..miniature import NUM_CODES, miniature_codec, miniature_counts, miniature_lm, miniature_teacher, recipe_of
 
 HERE = Path(__file__).parent
 RECIPES = shipped_recipe("paper").parent
@@ -46,8 +46,11 @@ def stacks() -> list[tuple[str, ...]]:
 
 
 def write_starting_points(folder: Path) -> None:
-    """What miniature.yaml names: `codec`, `lm`, `teacher` and `audio_lm.safetensors`, random weights of fixed seeds."""
-    miniature_codec().save_pretrained(folder / "codec")
+    """What miniature.yaml names: `codec`, `lm`, `teacher`, `audio_lm.safetensors` and `counts.safetensors`, all random
+    with fixed seeds."""
+    codec = miniature_codec()
+    codec.save_pretrained(folder / "codec")
+    miniature_counts().save(folder / "counts.safetensors", codec)
     miniature_lm(folder / "lm", layers=2)
     miniature_teacher(folder / "teacher")
     sizes = yaml.safe_load(OVERLAY.read_text(encoding="utf-8"))["language"]["rate"]["small_lm"]
