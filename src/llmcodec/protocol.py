@@ -102,7 +102,7 @@ class AdaptableCodec(Codec, Protocol):
 class WaveformCodec(Protocol):
     """A codec without tokens, of which only the sound and the bytes can be measured."""
 
-    def reconstruct(self, wav_S: np.ndarray) -> tuple[np.ndarray, bytes]:
+    def code_waveform(self, wav_S: np.ndarray) -> tuple[np.ndarray, bytes]:
         """Samples at the codec's rate -> as many samples, and what is sent for them."""
 
 

@@ -25,7 +25,7 @@ def test_more_bits_sound_better_and_are_what_was_asked_for(clips):
     wav_S = np.concatenate([clip.load(16_000) for clip in clips])
     errors = []
     for kbits in KBITS:
-        again_S, packets = OpusCodec(kbits).reconstruct(wav_S)
+        again_S, packets = OpusCodec(kbits).code_waveform(wav_S)
         assert again_S.shape == wav_S.shape and again_S.dtype == np.float32
         assert 8 * len(packets) / (len(wav_S) / 16_000) == pytest.approx(1000 * kbits, rel=0.2)
         errors.append(np.square(again_S - wav_S).sum() / np.square(wav_S).sum())
@@ -34,7 +34,7 @@ def test_more_bits_sound_better_and_are_what_was_asked_for(clips):
 
 @pytest.mark.parametrize("num_samples", [1, 100, 321])
 def test_any_length_is_kept(num_samples):
-    again_S, packets = OpusCodec(9).reconstruct(0.1 * np.ones(num_samples, np.float32))
+    again_S, packets = OpusCodec(9).code_waveform(0.1 * np.ones(num_samples, np.float32))
     assert again_S.shape == (num_samples,) and np.isfinite(again_S).all() and packets
 
 
@@ -56,7 +56,7 @@ def test_a_row_has_the_bits_that_were_sent_and_no_token_figures(clips):
         result = measure_reconstruction(encoded, clips, metrics=("mel",), num_workers=0)
         row = reconstruction_row("opus:6", encoded, result)
         seconds = sum(clip.duration for clip in clips)
-        sent = sum(len(codec.reconstruct(encoded.wav(clip))[1]) for clip in clips)
+        sent = sum(len(codec.code_waveform(encoded.wav(clip))[1]) for clip in clips)
     assert row.nominal_bits_per_second == pytest.approx(8 * sent / seconds, rel=1e-3)
     assert row.codes is None and row.predictability is None and not row.more
     assert 0 < row.cells()["mel"].value < 3

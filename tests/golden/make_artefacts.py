@@ -17,6 +17,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,8 @@ def write_speech(folder: Path) -> None:
 
 
 def run_recipe(run: str, steps: int) -> Recipe:
-    """recipes/paper.yaml with every term on, in float64, for a codec of a few thousand weights; all below `start`."""
+    """recipes/paper.yaml of that time, whose bridge is ablations/cosine_tau's now, with every term on, in float64, for a
+    codec of a few thousand weights; all below `start`."""
     start = Path("start")
     if not (start / "codec").exists():
         miniature_codec(hidden_size=8, head_dim=4, n_fft=160, hop_samples=80).save_pretrained(start / "codec")
@@ -130,8 +132,8 @@ def run_recipe(run: str, steps: int) -> Recipe:
         miniature_lm(start / "lm", layers=2)
         miniature_speech(start / "speech")
     younger = {f"weights__{name}": 0.0 for name in set(TERMS.values()) - set(TERMS_THEN)}
-    return everything_on(
-        "paper",
+    recipe = everything_on(
+        "paper+ablations/cosine_tau",
         start,
         run,
         steps=steps,
@@ -139,8 +141,10 @@ def run_recipe(run: str, steps: int) -> Recipe:
         language__backbone__num_layers=2,
         accumulate=1,
         teacher="null",
+        bigram="null",
         **younger,
     )
+    return replace(recipe, name="paper")
 
 
 def train(run: str, steps: int, resume: bool = False) -> Trainer:

@@ -141,6 +141,7 @@ def test_schedules_of_the_phase_rise_and_stay(folder):
 def test_the_first_step_of_ftp_costs_the_unigram_entropy_of_the_codecs_tokens(kind, heads, folder):
     """All heads, and whatever the bridge feeds the LM; rows sampled like the text rows start above ln V."""
     options: dict[str, Any] = {"language__bridge__kind": kind, "language__prediction__kind": heads}
+    options |= {"language__bridge__normalize": kind == "projected"}
     options |= {"weights__bridge_ce": 0.5 * (kind == "projected"), "accumulate": 3}  # 3 batches of 2 are all six clips
     trainer = trainer_of(folder, f"{kind}{heads}", 1, **options)
     clips = list(training_codes(trainer.codec, trainer.recipe))

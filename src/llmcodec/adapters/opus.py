@@ -45,7 +45,7 @@ class OpusCodec:
         self.kbits = kbits
         self.bitrate = 1000.0 * kbits
 
-    def reconstruct(self, wav_S: np.ndarray) -> tuple[np.ndarray, bytes]:
+    def code_waveform(self, wav_S: np.ndarray) -> tuple[np.ndarray, bytes]:
         """Samples at 16 kHz -> as many samples, and the bytes of all packets."""
         file, share = io.BytesIO(), (HIGHEST - self.kbits) / (HIGHEST - LOWEST)
         options: dict[str, Any] = {"format": "OGG", "subtype": "OPUS", "compression_level": share}

@@ -106,7 +106,7 @@ class EncodedCorpus:
             missing = [clip for clip in dict.fromkeys(window) if clip not in self._decoded]
             if isinstance(self.codec, WaveformCodec):
                 for clip in missing:
-                    wav_S, self._packets[clip] = self.codec.reconstruct(self.wav(clip))
+                    wav_S, self._packets[clip] = self.codec.code_waveform(self.wav(clip))
                     self._decoded.add(clip, wav_S, self.codec.sample_rate)
                 missing = []
             codes = [codes_QT.numpy() for codes_QT in self.codes(missing)]
