@@ -123,8 +123,8 @@ def write_speech(folder: Path) -> None:
 
 
 def run_recipe(run: str, steps: int) -> Recipe:
-    """recipes/paper.yaml of that time, whose bridge is ablations/cosine_tau's now, with every term on, in float64, for a
-    codec of a few thousand weights; all below `start`."""
+    """recipes/paper.yaml of that time, whose bridge is ablations/cosine_tau's now, with every term on, in float64, for
+    a codec of a few thousand weights; all below `start`."""
     start = Path("start")
     if not (start / "codec").exists():
         miniature_codec(hidden_size=8, head_dim=4, n_fft=160, hop_samples=80).save_pretrained(start / "codec")
