@@ -12,7 +12,6 @@ table. Test: tests/benchmarks/test_search_speed.py.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.util
 import json
 import math
@@ -24,15 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from llmcodec import assets
 from llmcodec.adapters.load import load_codec
 from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.codec.search import EFFORTS, SearchConfig, SearchingCodec
 from llmcodec.data.manifest import read_manifest
-from llmcodec.lm.small_lm import SmallLM, SmallLMConfig
-from llmcodec.lm.small_lm_scorer import SmallLMScorer
+from llmcodec.lm.small_lm_scorer import load_scorer
 from llmcodec.metrics.registry import measure_pair
 from llmcodec.metrics.statistics import compare_paired
 from llmcodec.report.tables import TextTable
@@ -40,20 +37,6 @@ from llmcodec.training.language import audio_lm_path
 
 NEAREST, BEFORE = "nearest", "before"
 METRICS = ("mel", "stoi", "pesq")
-
-
-def bundled_judge() -> SmallLMScorer:
-    """The audio LM beside the bundled codec."""
-    weights = {name: value.float() for name, value in load_file(audio_lm_path("bundled")).items()}
-    rows_VH = weights.pop("embedding_VH")
-    up_FH = weights["model.layers.0.mlp.up_proj.weight"]
-    sizes = SmallLMConfig(hidden_size=rows_VH.shape[1], num_heads=None, intermediate_size=len(up_FH))
-    head = len(weights["model.layers.0.self_attn.k_norm.weight"])
-    layers = len({name.split(".")[2] for name in weights if name.startswith("model.layers.")})
-    sizes = dataclasses.replace(sizes, head_dim=head, num_layers=layers, family="qwen3")
-    model = SmallLM(sizes, len(rows_VH), start_in_table=True)
-    model.load_state_dict(weights | {"embedding_VH": torch.cat([rows_VH, weights.pop("start_H")[None]])})
-    return SmallLMScorer(model.eval(), sizes.max_positions - 1)
 
 
 def earlier(path: Path, codec: SearchingCodec) -> Any:
@@ -98,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         for name, codec in codecs.items():
             rows[name]["codes"], spent = encode(codec, wavs)
             rows[name]["cpu"].append(spent)
-    judge = bundled_judge()
+    judge = load_scorer(audio_lm_path("bundled"), max_tokens=4000)
     for row in rows.values():
         row["bits"] = [-float(one.sum()) / math.log(2) for one in judge.token_log_likelihoods(row["codes"])]
         heard = [

@@ -20,6 +20,9 @@ def test_an_earlier_version_stands_beside_the_efforts(tmp_path, capsys):
     shown = capsys.readouterr().out
     frames = sum(map(len, values["nearest"]["codes"]))
     assert f"thorough: {frames} of {frames} codes as before" in shown and (tmp_path / "values.json").is_file()
-    judge, row = search_speed.bundled_judge(), torch.tensor(values["nearest"]["codes"][0])
+    judge, row = (
+        search_speed.load_scorer(search_speed.audio_lm_path("bundled"), 4000),
+        torch.tensor(values["nearest"]["codes"][0]),
+    )
     bits = -float(judge.token_log_likelihoods([row])[0].sum()) / torch.tensor(2.0).log().item()
     assert abs(values["nearest"]["bits"][0] / bits - 1) < 1e-6 and 5 < bits / len(row) < 12, "it has learnt these codes"
