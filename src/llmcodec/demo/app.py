@@ -193,7 +193,7 @@ def build_page(studio: Studio) -> Blocks:
 
         if studio.lm is not None:
             go_on.click(hear_more, [takes, seconds, warmth, seed], [went_said, went], **private)
-    return page
+    return page  # type: ignore[no-any-return]
 
 
 def _chosen(made: dict[str, Take], name: str) -> Take:
