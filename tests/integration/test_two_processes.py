@@ -42,6 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "native bridge, rate of the backbone, whole clips": {
         "codec__freeze_batch_norm": "true",
         "language__bridge__kind": "native",
+        "language__bridge__normalize": "false",
         "weights__bridge_ce": 0.0,
         "language__rate__model": "backbone",
         "window_seconds": "null",
