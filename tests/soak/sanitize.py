@@ -43,6 +43,7 @@ def run(kind: str, scratch: str) -> int:
     environment |= {"CC": f"gcc -g {flags}", "LD_PRELOAD": found.stdout.strip(), "XDG_CACHE_HOME": scratch}
     environment["PYTHONPATH"] = os.pathsep.join((str(HERE), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")))
     files = [f"tests/codec/fast/{name}.py" for name in ("test_cpu_kernels", "test_engine")]
+    files.append("tests/codec/test_mel_distance.py")
     tests = ["-s", "-x", "-q", "-rs", *files]
     options = ["-p", "no:randomly", "-p", "no:cacheprovider", "-p", "sanitized"]
     chosen = ["-k", THREADED if kind == "thread" else " and ".join(f"not {name}" for name in OTHERS)]
