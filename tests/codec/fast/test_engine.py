@@ -250,6 +250,21 @@ def test_what_a_gpu_runs_is_the_same_codec(overrides, monkeypatch):
     assert_same(plain, fast, wav[:, None], torch.arange(9000) < lengths[:, None])
 
 
+@pytest.mark.parametrize("precision", ["fp32", "mixed", "bf16"])
+def test_the_callers_autocast_changes_nothing(precision, kernels):
+    """A packed codec computes in its own precisions: the same codes and samples, in the same type."""
+    fast, wav = optimize_for_inference(make(), precision), clip(2 * 5000).view(2, 1, -1)
+    mask = torch.ones(2, 5000)
+    mask[1, 3000:] = 0
+    expected = fast.encode(wav, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = fast.encode(wav, mask)
+        heard = fast.decode(got.audio_codes, mask).audio_values
+    for name in ("audio_codes", "quantized_representation"):
+        assert torch.equal(got[name], expected[name])
+    assert torch.equal(heard, fast.decode(expected.audio_codes, mask).audio_values)
+
+
 def test_the_plain_codec_stays_or_is_consumed(kernels):
     plain = make()
     before = {name: value.clone() for name, value in plain.state_dict().items()}

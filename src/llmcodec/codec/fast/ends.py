@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +28,19 @@ SCORES_PER_CHUNK = 3 << 18  # cosines held at once in the code look-up: they sta
 SCORES_PER_CHUNK_GPU = 1 << 27
 CODES_PER_BLOCK = 64  # the maximum is taken over blocks first: much faster than one argmax over all codes
 
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+
+def in_own_precision(method: Call) -> Call:
+    """A method that computes in the precisions of its packed weights, whatever autocast its caller is in."""
+
+    @wraps(method)
+    def call(self: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(x.device.type, enabled=False):
+            return method(self, x, *args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
 
 class PackedEncoder(nn.Module):
     """Front end and conformer, with the interface of `Encoder`; latents are 0 at padding."""
@@ -41,6 +56,7 @@ class PackedEncoder(nn.Module):
         done(encoder.frontend)
         self.conformer = pack_conformer(encoder.conformer, config, precisions, done)
 
+    @in_own_precision
     def forward(self, wav_BS: Tensor, lengths_B: Tensor, mask_BT: Tensor | None) -> Tensor:
         frames_BTW = self.frontend.frames(wav_BS.float(), lengths_B)
         layout = Layout.of(frames_BTW.shape[0], frames_BTW.shape[1], mask_BT)
@@ -63,6 +79,7 @@ class PackedDecoder(nn.Module):
         self.window = torch.hann_window(config.n_fft, device=project.weight.device)
         done(decoder.head)
 
+    @in_own_precision
     def forward(self, quantized_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
         layout = Layout.of(quantized_BTD.shape[0], quantized_BTD.shape[1], mask_BT)
         hidden_ND = self.conformer(layout.pack(quantized_BTD.float()), layout)
@@ -120,6 +137,7 @@ class PackedQuantizer(nn.Module):
         self.arranged: dict[tuple[int, int, int], Tensor] = {}
         done(quantizer)
 
+    @in_own_precision
     def forward(
         self, latent_BTD: Tensor, partitions: Sequence[tuple[int, int]] | None = None
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
@@ -133,6 +151,7 @@ class PackedQuantizer(nn.Module):
             codes_BT = torch.stack([self.nearest(query, span) for query, span in zip(query_BTC, spans, strict=True)])
         return codes_BT, query_BTC, self.embed(codes_BT), {}
 
+    @in_own_precision
     def embed(self, codes_BT: Tensor) -> Tensor:
         """Codes -> decoder input (B, T, D)."""
         return F.linear(F.embedding(codes_BT, self.codebook), *self.project_out)
