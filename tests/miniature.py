@@ -62,6 +62,14 @@ def miniature_teacher(folder: Path, kind: str = "wav2vec2", **sizes: Any) -> Pat
         transformers.WhisperModel(config).save_pretrained(folder)
         WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
         return folder
+    if kind == "clap":
+        audio = dict(window_size=4, num_mel_bins=16, spec_size=128, hidden_size=32, patch_embeds_hidden_size=16)
+        audio |= dict(num_hidden_layers=2, depths=[1, 1], num_attention_heads=[2, 2], projection_dim=12)
+        text = dict(vocab_size=16, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+        clap = transformers.ClapConfig(text_config=text, audio_config=audio | sizes, projection_dim=12)
+        transformers.ClapModel(clap).save_pretrained(folder)
+        transformers.ClapFeatureExtractor(feature_size=16, truncation="rand_trunc").save_pretrained(folder)
+        return folder
     name = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM"}[kind]
     own = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, conv_dim=(8,) * 7)
     own |= dict(num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2, num_feat_extract_layers=7)

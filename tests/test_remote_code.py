@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoModelForCausalLM, dynamic_module_utils
 
 import llmcodec
-from llmcodec.adapters.features.load import load_teacher
+from llmcodec.adapters.features.load import load_encoder
 from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.evaluation.wer import load_transcriber
@@ -118,7 +118,7 @@ LOADERS: dict[str, Callable[[Path], object]] = {
     "base of lm train": lambda folder: prepare_model(LMModelConfig(base=str(folder)), 40, True),
     "layout of an export": lambda folder: check_layout(folder),
     "speech recogniser": lambda folder: load_transcriber(str(folder)),
-    "teacher": lambda folder: load_teacher(f"wav2vec2:{folder}"),
+    "teacher": lambda folder: load_encoder(f"wav2vec2:{folder}"),
     "codec": lambda folder: load_codec(str(folder)),
     "our codec": lambda folder: LLMCodec.from_pretrained(folder),
 }

@@ -12,12 +12,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoModel, WhisperFeatureExtractor
 
-from llmcodec.adapters.features.base import Teacher, alignment
-from llmcodec.adapters.features.load import load_teacher
+from llmcodec.adapters.features.base import SpeechEncoder, alignment
+from llmcodec.adapters.features.load import load_encoder
 from llmcodec.io.audio import resample
 
 from ..miniature import miniature_teacher
@@ -36,7 +37,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-class Ruler(Teacher):
+class Ruler(SpeechEncoder):
     """Features are the times of frame centres in seconds, and the frame's mean sample."""
 
     def __init__(self, sample_rate: int = 16000, hop_samples: int = 320):
@@ -110,7 +111,7 @@ def called_directly(kind: str, folder: Path, wav_S: Tensor, layer: int | None) -
 @pytest.mark.parametrize("kind", TRANSFORMERS)
 def test_a_teacher_gives_what_its_model_gives(kind, layer, folders):
     name = f"{kind}:{folders[kind]}" + ("" if layer is None else f":{layer}")
-    teacher = load_teacher(name)
+    teacher = load_encoder(name)
     assert (teacher.sample_rate, teacher.hop_samples, teacher.width) == (16000, 320, 24)
     wav = noise(2, 9600, seed=3)
     wav[1, 6400:] = 0
@@ -126,7 +127,7 @@ def test_a_teacher_gives_what_its_model_gives(kind, layer, folders):
 def test_a_convolution_of_the_teacher_is_centred_on_the_codecs_frame(kind, tmp_path):
     """Frame 20 reads 40 samples more on each side than the codec's frame 20."""
     folder = miniature_teacher(tmp_path / kind, kind, feat_extract_norm="layer")  # the other norm sees the whole clip
-    teacher = load_teacher(f"{kind}:{folder}:0")
+    teacher = load_encoder(f"{kind}:{folder}:0")
     front, teacher.normalised = teacher.model.feature_extractor, False
     teacher.model = lambda wav, **_: SimpleNamespace(hidden_states=[front(wav).transpose(1, 2)])
     wav = noise(1, 12800).requires_grad_()
@@ -138,7 +139,7 @@ def test_a_convolution_of_the_teacher_is_centred_on_the_codecs_frame(kind, tmp_p
 
 def test_a_frame_of_whisper_is_centred_on_the_codecs_frame(folders):
     """A click in the middle of frame 20: what it changes is centred on frame 20, not half a frame beside it."""
-    teacher = load_teacher(f"whisper:{folders['whisper']}:0")
+    teacher = load_encoder(f"whisper:{folders['whisper']}:0")
     wav = noise(1, 12800, seed=5) * 0.01
     clicked = wav.clone()
     clicked[0, 20 * 320 + 159 : 20 * 320 + 161] += 0.5
@@ -151,7 +152,7 @@ def test_a_frame_of_whisper_is_centred_on_the_codecs_frame(folders):
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)
 def test_a_clip_does_not_depend_on_its_company(kind, folders):
-    teacher = load_teacher(f"{kind}:{folders[kind]}", dtype=torch.float64)
+    teacher = load_encoder(f"{kind}:{folders[kind]}", dtype=torch.float64)
     wav = noise(3, 8000).double()
     lengths = [8000, 5001, 321]
     together = teacher(wav, torch.tensor(lengths), 16000, 320, 25)
@@ -165,7 +166,7 @@ def test_a_clip_does_not_depend_on_its_company(kind, folders):
 
 
 def test_whisper_hears_shorter_windows_and_no_longer_clips(folders):
-    teacher = load_teacher(f"whisper:{folders['whisper']}", padded_seconds=1.0)
+    teacher = load_encoder(f"whisper:{folders['whisper']}", padded_seconds=1.0)
     assert teacher.encoder.embed_positions.num_embeddings == 50
     wav = noise(1, 16000)
     features = teacher(wav, torch.tensor([16000]), 16000, 320, 50)
@@ -173,7 +174,32 @@ def test_whisper_hears_shorter_windows_and_no_longer_clips(folders):
     with pytest.raises(ValueError, match=r"a clip of 1\.02 s is longer than Whisper's window of 1 s; set window_sec"):
         teacher(noise(1, 16001), torch.tensor([16001]), 16000, 320, 51)
     with pytest.raises(ValueError, match=r"padded_seconds must be in 0\.02\.\.30 for Whisper, got 31"):
-        load_teacher(f"whisper:{folders['whisper']}", padded_seconds=31)
+        load_encoder(f"whisper:{folders['whisper']}", padded_seconds=31)
+
+
+def test_frames_of_a_long_clip_are_those_of_its_windows(folders):
+    encoder = load_encoder(f"whisper:{folders['whisper']}?seconds=1")
+    assert (encoder.longest_samples, encoder.frame_rate) == (16000, 50)
+    wav = noise(2, 20000)
+    frames = encoder.frames_of(wav)
+    assert frames.shape == (2, 63, 24)
+    padded = torch.nn.functional.pad(wav[:, 16000:], (0, 160))
+    expected = [encoder.features_of(part) for part in (wav[:, :16000], padded)]
+    torch.testing.assert_close(frames, torch.cat(expected, 1))
+    other = load_encoder(f"hubert:{folders['hubert']}")
+    assert other.longest_samples is None
+    torch.testing.assert_close(other.frames_of(wav[:, :6400]), other.features_of(wav[:, :6400]))
+
+
+def test_a_random_encoder_has_the_published_shape(monkeypatch):
+    sizes = dict(num_hidden_layers=1, intermediate_size=8)
+    config = transformers.HubertConfig
+    monkeypatch.setattr(transformers, "HubertConfig", lambda: config(**sizes))
+    state = torch.get_rng_state()
+    one, again = load_encoder("hubert:random"), load_encoder("hubert:random")
+    assert torch.equal(state, torch.get_rng_state()) and (one.width, one.hop_samples) == (768, 320)
+    wav = noise(1, 3200)
+    assert torch.equal(one.frames_of(wav), again.frames_of(wav)) and one.frames_of(wav).std() > 0.1
 
 
 class FakeWhisper:
@@ -202,24 +228,24 @@ def test_ctranslate2_encodes_whispers_spectrogram_in_windows_of_30_seconds(tmp_p
     wav = noise(2, 9600)
     expected = WhisperFeatureExtractor()([w[160:].numpy() for w in wav], sampling_rate=16000, return_tensors="np")
     mel = expected.input_features.reshape(2, 80, 1500, 2).mean(-1).transpose(0, 2, 1)
-    teacher = load_teacher(f"whisper-ct2:{tmp_path}")
+    teacher = load_encoder(f"whisper-ct2:{tmp_path}")
     assert (teacher.width, teacher.model.options["compute_type"]) == (80, "float32")
     features = teacher(wav, torch.tensor([9600, 6400]), 16000, 320, 30)
     np.testing.assert_allclose(features[0].numpy(), mel[0, :30], atol=1e-6)
     assert not features[1, 20:].any() and features[1, :20].any()
-    short = load_teacher(f"whisper-ct2:{tmp_path}", padded_seconds=0.6)
+    short = load_encoder(f"whisper-ct2:{tmp_path}", padded_seconds=0.6)
     assert short.input(wav).shape == (2, 80, 60)
     with pytest.raises(ValueError, match="CTranslate2 gives the last layer only"):
-        load_teacher(f"whisper-ct2:{tmp_path}:3")
+        load_encoder(f"whisper-ct2:{tmp_path}:3")
 
 
 def test_ctranslate2_that_is_missing_is_named(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"whisper-ct2:.*has no model\.bin"):
-        load_teacher(f"whisper-ct2:{tmp_path}")
+        load_encoder(f"whisper-ct2:{tmp_path}")
     (tmp_path / "model.bin").touch()
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
     with pytest.raises(ValueError, match=r"the package ctranslate2 is missing: pip install ctranslate2"):
-        load_teacher(f"whisper-ct2:{tmp_path}")
+        load_encoder(f"whisper-ct2:{tmp_path}")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ctranslate2") is None, reason="needs ctranslate2")
@@ -230,7 +256,7 @@ def test_an_installed_whisper_gives_a_row_for_every_frame():
         folder = offline_model()
     except ValueError as error:
         pytest.skip(str(error))
-    teacher = load_teacher(f"whisper-ct2:{folder}", padded_seconds=2.0)
+    teacher = load_encoder(f"whisper-ct2:{folder}", padded_seconds=2.0)
     features = teacher(noise(1, 16000), torch.tensor([16000]), 16000, 320, 50)
     assert features.shape == (1, 50, teacher.width) and torch.isfinite(features).all() and features.std() > 0.1
 
@@ -251,21 +277,24 @@ def damaged(folder: Path, place: Path, change) -> Path:
     [
         ("wavlm", "give KIND:PLACE or KIND:PLACE:LAYER, KIND one of wavlm, hubert"),
         ("beats:somewhere", "give KIND:PLACE"),
+        ("hubrt:somewhere", "(near: hubert:facebook/hubert-base-ls960)"),
+        ("microsoft/wavlm-large", "(near: wavlm:microsoft/wavlm-base-plus)"),
+        ("clap:laion/clap", "CLAP has no frames; evaluate reconstruction --clap PLACE"),
         ("wavlm:no/such/folder", "model no/such/folder: no such folder"),
         ("hubert:{wav2vec2}", "a model of type 'wav2vec2', not 'hubert'"),
-        ("wav2vec2:{wav2vec2}:3", "no layer 3: the teacher has 2"),
-        ("whisper:{whisper}:3", "no layer 3: the teacher has 2"),
+        ("wav2vec2:{wav2vec2}:3", "no layer 3: the encoder has 2"),
+        ("whisper:{whisper}:3", "no layer 3: the encoder has 2"),
     ],
 )
 def test_wrong_names_are_one_line(name, message, folders):
-    with pytest.raises(ValueError, match="^teacher ") as caught:
-        load_teacher(name.format(**folders))
+    with pytest.raises(ValueError, match="^speech encoder ") as caught:
+        load_encoder(name.format(**folders))
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_padding_is_whispers_alone(folders):
     with pytest.raises(ValueError, match="padded_seconds is for Whisper"):
-        load_teacher(f"wavlm:{folders['wavlm']}", padded_seconds=2.0)
+        load_encoder(f"wavlm:{folders['wavlm']}", padded_seconds=2.0)
 
 
 def test_broken_folders_are_refused(folders, tmp_path):
@@ -273,15 +302,18 @@ def test_broken_folders_are_refused(folders, tmp_path):
     key = "encoder.layers.1.attention.k_proj.weight"
     lacking = damaged(source, tmp_path / "lacking", lambda weights: weights.pop(key))
     with pytest.raises(ValueError, match=f"the weights lack 1 tensors, such as {key}"):
-        load_teacher(f"wav2vec2:{lacking}")
+        load_encoder(f"wav2vec2:{lacking}")
+    short = damaged(source, tmp_path / "short", lambda weights: weights.update({key: weights[key][:, :7].contiguous()}))
+    with pytest.raises(ValueError, match=rf"{key} is \(24, 7\), its configuration needs \(24, 24\)"):
+        load_encoder(f"wav2vec2:{short}")
     nan = damaged(source, tmp_path / "nan", lambda weights: weights[key].fill_(math.nan))
     with pytest.raises(ValueError, match=f"{key} holds NaN"):
-        load_teacher(f"wav2vec2:{nan}")
+        load_encoder(f"wav2vec2:{nan}")
     unmasked = damaged(source, tmp_path / "unmasked", lambda weights: weights.pop("masked_spec_embed", None))
-    load_teacher(f"wav2vec2:{unmasked}")
+    load_encoder(f"wav2vec2:{unmasked}")
     (unmasked / "preprocessor_config.json").unlink()
-    with pytest.raises(ValueError, match="^teacher wav2vec2"):
-        load_teacher(f"wav2vec2:{unmasked}")
+    with pytest.raises(ValueError, match="^speech encoder wav2vec2"):
+        load_encoder(f"wav2vec2:{unmasked}")
 
 
 def test_a_teacher_that_does_not_normalise_hears_the_level(tmp_path):
@@ -289,7 +321,7 @@ def test_a_teacher_that_does_not_normalise_hears_the_level(tmp_path):
     folder = damaged(layered, tmp_path / "plain", lambda weights: None)
     path = folder / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"do_normalize": False}))
-    plain, levelled = load_teacher(f"wavlm:{folder}:1"), load_teacher(f"wavlm:{layered}:1")
+    plain, levelled = load_encoder(f"wavlm:{folder}:1"), load_encoder(f"wavlm:{layered}:1")
     quiet, loud = noise(1, 6400), 4 * noise(1, 6400)
     both = [
         [teacher(wav, torch.tensor([6400]), 16000, 320, 20) for wav in (quiet, loud)] for teacher in (plain, levelled)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmcodec.adapters.features.base import Teacher
+from llmcodec.adapters.features.base import SpeechEncoder
 from llmcodec.objectives.distillation import Distillation, TeacherConfig, distillation_terms
 
 
-class Constant(Teacher):
+class Constant(SpeechEncoder):
     """Two features per frame: 1 and 2."""
 
     def __init__(self):

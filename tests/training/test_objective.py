@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from llmcodec.adapters.features.base import Teacher
+from llmcodec.adapters.features.base import SpeechEncoder
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
 from llmcodec.objectives.adversary import Adversary, AdversaryConfig
@@ -200,7 +200,7 @@ def test_gradient_reaches_every_part_of_the_codec(precision):
     assert without == []
 
 
-class Recorder(Teacher):
+class Recorder(SpeechEncoder):
     """Remembers what it heard; its features are frames' mean and mean square."""
 
     def __init__(self):

@@ -114,6 +114,11 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
             "cli.evaluate:evaluate_robustness",
             "codec output manifest split clips levels noises pauses metrics device",
         ),
+        "phones": Command(
+            "what tokens and features know of phones: purity, mutual information, ABX",
+            "cli.features:evaluate_phones",
+            "codec features alignments output manifest split context clips device",
+        ),
         "generation": Command(
             "speech that token LMs generate: word errors, voice, DNSMOS, loops, silence",
             "cli.generation:evaluate_generation",
@@ -151,8 +156,8 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         "export": Command("write a plain Hugging Face model that any server can load", "cli.lm:export"),
     },
     "data": {
-        "manifest": Command("make a manifest from a corpus in any layout", "cli.data:make_manifest"),
-        "hub": Command("make a manifest from a data set of the Hugging Face hub", "cli.data:make_hub_manifest"),
+        "manifest": Command("make a manifest from a corpus in any layout", "cli.tokens:make_manifest"),
+        "hub": Command("make a manifest from a data set of the Hugging Face hub", "cli.tokens:make_hub_manifest"),
         "salmon": Command(
             "make a SALMon-style suite of consistency pairs from any corpus",
             "cli.salmon:make_salmon_suite",

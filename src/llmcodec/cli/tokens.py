@@ -1,6 +1,6 @@
-"""`llmcodec tokens`: the parts of a run with `--shard` put together, and token folders checked.
+"""`llmcodec tokens`: parts of a run with `--shard` put together, token folders checked; `data manifest`, `data hub`.
 
-Test: tests/cli/test_tokens.py.
+Test: tests/cli/test_tokens.py, tests/data/test_corpus.py, tests/data/test_hub.py.
 """
 
 from __future__ import annotations
@@ -9,10 +9,14 @@ from pathlib import Path
 
 from llmcodec.cli.options import OutputOptions
 from llmcodec.cli.summary import Failed
+from llmcodec.data.corpus import make_manifest
+from llmcodec.data.hub import make_hub_manifest
 from llmcodec.io.lm_card import remember_codec, remembered_codec
 from llmcodec.transcode.index import INDEX, check_index
 from llmcodec.transcode.merge import check_parts, merge_parts, totals
 from llmcodec.transcode.sharding import parts_in
+
+__all__ = ["make_hub_manifest", "make_manifest", "merge", "verify"]
 
 
 def merge(inputs: list[str], output: OutputOptions = OutputOptions(), remove_parts: bool = False) -> None:

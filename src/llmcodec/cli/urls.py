@@ -51,6 +51,8 @@ OPTIONS = {
     "manifest": Kind.OWN,
     "texts": Kind.OWN,
     "pairs": Kind.READ,
+    "alignments": Kind.COPY,
+    "features": Kind.MODEL,
     "predictability": Kind.READ,
     "suite": Kind.COPY,
     "prompt": Kind.READ,
@@ -64,7 +66,7 @@ OPTIONS = {
     "per_file": Kind.WRITE,
     "tokens": Kind.WRITE,
     "cache": Kind.WRITE,
-    **dict.fromkeys(("text", "licence", "license", "source", "speaker", "language", "like"), Kind.TEXT),
+    **dict.fromkeys(("text", "licence", "license", "source", "speaker", "language", "like", "pauses"), Kind.TEXT),
 }
 """Options, where one command differs with its name before it."""
 FIELDS = {

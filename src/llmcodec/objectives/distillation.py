@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcodec.adapters.features.base import Teacher
+from llmcodec.adapters.features.base import SpeechEncoder
 from llmcodec.distributed import at_least_float32, masked_mean
 
 
@@ -44,7 +44,7 @@ class Distillation(nn.Module):
         ValueError: the decoder has no such layer.
     """
 
-    def __init__(self, teacher: Teacher, config: TeacherConfig, width: int, num_layers: int, seed: int = 0):
+    def __init__(self, teacher: SpeechEncoder, config: TeacherConfig, width: int, num_layers: int, seed: int = 0):
         super().__init__()
         self.layer = max(1, num_layers // 2) if config.decoder_layer is None else config.decoder_layer
         if self.layer > num_layers:

@@ -98,10 +98,10 @@ def build_distillation(recipe: Recipe, codec: LLMCodec) -> Distillation | None:
     """The teacher on the codec's device, and the projection towards it; None where no term of it ever has a weight."""
     if recipe.teacher is None or not set(TEACHER_TERMS) & set(recipe.weights.ever()):
         return None
-    from llmcodec.adapters.features.load import load_teacher
+    from llmcodec.adapters.features.load import load_encoder
 
     dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
-    teacher = load_teacher(recipe.teacher.name, codec.device, dtype, recipe.teacher.padded_seconds)
+    teacher = load_encoder(recipe.teacher.name, codec.device, dtype, recipe.teacher.padded_seconds)
     config = codec.config
     return Distillation(teacher, recipe.teacher, config.hidden_size, config.decoder_layers, recipe.seed)
 

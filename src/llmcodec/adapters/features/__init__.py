@@ -1,4 +1,4 @@
-"""Frozen speech encoders as teachers of the codec, by name: `load.load_teacher("wavlm:microsoft/wavlm-base-plus:9")`.
+"""Speech encoders by name, frozen: `load.load_encoder("wavlm:microsoft/wavlm-base-plus:9")`; units made of them; CLAP.
 
-A new kind is one file with a subclass of `base.Teacher`, and its line in `load.KINDS`.
+A new kind is one file with a subclass of `base.SpeechEncoder`, and its line in `load.KINDS`.
 """

@@ -1,6 +1,8 @@
-"""What a teacher is: clips to the features of a frozen encoder, one row for each frame of the codec.
+"""What a speech encoder is: a waveform to frames (B, U, H) at a known rate, or at the frames of a codec.
 
-Shapes: B batch, S samples, T frames of the codec, U frames of the teacher, H teacher's width.
+It teaches a codec (`objectives/distillation.py`), is measured beside codecs (`evaluate phones --features`), and its
+frames become tokens (`units.py`).
+Shapes: B batch, S samples, T frames of the codec, U frames of the encoder, H its width.
 Test: tests/adapters/test_features.py.
 """
 
@@ -16,13 +18,16 @@ from torch import Tensor
 from llmcodec.io.audio import resample
 
 
-class Teacher(ABC):
-    """A frozen speech encoder.
+class SpeechEncoder(ABC):
+    """A frozen speech encoder. `frames_of` gives its own frames, a call those of a codec.
 
     Args:
         sample_rate: of the audio it reads. hop_samples: samples per frame. width: H.
         device: where it runs. dtype: float32, or float64 in tests; autocast around the call reaches it.
     """
+
+    longest_samples: int | None = None
+    """The longest clip that it can hear at once; None: any."""
 
     def __init__(self, sample_rate: int, hop_samples: int, width: int, device: torch.device, dtype: torch.dtype):
         self.sample_rate, self.hop_samples, self.width = sample_rate, hop_samples, width
@@ -30,10 +35,26 @@ class Teacher(ABC):
 
     @abstractmethod
     def features_of(self, wav_BS: Tensor) -> Tensor:
-        """Clips of equal length, a multiple of the hop, at the teacher's rate -> (B, S / hop, H).
+        """Clips of equal length, a multiple of the hop, at the encoder's rate -> (B, S / hop, H).
 
         Frame i is about the samples from i * hop to (i + 1) * hop: its centre is theirs, as in the codec.
         """
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.sample_rate / self.hop_samples
+
+    @torch.no_grad()
+    def frames_of(self, wav_BS: Tensor) -> Tensor:
+        """Clips of equal length at the encoder's rate -> (B, ceil(S / hop), H) float32, without gradient.
+
+        What is longer than the encoder can hear is cut into windows that do not overlap, each heard by itself.
+        """
+        wav_BS = wav_BS.to(self.device, self.dtype)
+        wav_BS = F.pad(wav_BS, (0, -wav_BS.shape[1] % self.hop_samples))
+        windows = wav_BS.split(self.longest_samples or wav_BS.shape[1], 1)
+        return torch.cat([self.features_of(window_BS).float() for window_BS in windows], 1)
 
     @torch.no_grad()
     def __call__(
@@ -53,7 +74,7 @@ class Teacher(ABC):
             (B, T, H) in at least float32, 0 behind each clip's last frame.
 
         Raises:
-            ValueError: a clip is longer than the teacher can hear.
+            ValueError: a clip is longer than the encoder can hear.
         """
         frames = [math.ceil(length / hop_samples) for length in lengths_B.tolist()]
         inside = torch.arange(wav_BS.shape[1], device=wav_BS.device) < lengths_B[:, None]
@@ -71,7 +92,7 @@ class Teacher(ABC):
         return features_BTH
 
     def _at_own_rate(self, wav_BS: Tensor, sample_rate: int) -> Tensor:
-        """Clips resampled, where the codec has another rate, and zero-padded to whole frames of the teacher."""
+        """Clips resampled, where the codec has another rate, and zero-padded to whole frames of the encoder."""
         if sample_rate != self.sample_rate:
             wavs = [resample(wav_S, sample_rate, self.sample_rate) for wav_S in wav_BS.float().cpu().numpy()]
             wav_BS = torch.stack([torch.from_numpy(wav_S) for wav_S in wavs])
@@ -79,18 +100,18 @@ class Teacher(ABC):
         return F.pad(wav_BS, (0, -wav_BS.shape[1] % self.hop_samples))
 
 
-def alignment(num_frames: int, num_teacher_frames: int, step: float) -> Tensor:
-    """Weights (T, U) of the teacher's frames in each frame of the codec; rows sum to 1.
+def alignment(num_frames: int, num_encoder_frames: int, step: float) -> Tensor:
+    """Weights (T, U) of the encoder's frames in each frame of the codec; rows sum to 1.
 
     A triangle around the centre of the codec's frame, as wide as the longer of both frames to each side: linear
-    interpolation where the teacher is as slow or slower, an average where it is faster, the identity at equal rates.
+    interpolation where the encoder is as slow or slower, an average where it is faster, the identity at equal rates.
     At the ends the outermost frame counts.
 
     Args:
-        step: length of the codec's frame in frames of the teacher.
+        step: length of the codec's frame in frames of the encoder.
     """
     centres_T = (torch.arange(num_frames, dtype=torch.float64) + 0.5) * step - 0.5
-    places_U = torch.arange(num_teacher_frames, dtype=torch.float64)
-    centres_T = centres_T.clamp(0, num_teacher_frames - 1)
+    places_U = torch.arange(num_encoder_frames, dtype=torch.float64)
+    centres_T = centres_T.clamp(0, num_encoder_frames - 1)
     weights_TU = (1 - (centres_T[:, None] - places_U).abs() / max(1.0, step)).clamp(min=0)
     return weights_TU / weights_TU.sum(1, keepdim=True)

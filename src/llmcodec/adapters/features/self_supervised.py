@@ -1,4 +1,4 @@
-"""WavLM, HuBERT and wav2vec 2.0 of transformers as teachers: hidden states of one layer.
+"""WavLM, HuBERT and wav2vec 2.0 of transformers: hidden states of one layer.
 
 Their first frame is centred on sample 200, and what is left of a last frame is dropped: 40 zeros on each side give as
 many frames as the codec has, centred as the codec's are.
@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmcodec.adapters.features.base import Teacher
+from llmcodec.adapters.features.base import SpeechEncoder
 
 
-class SelfSupervisedTeacher(Teacher):
+class SelfSupervisedEncoder(SpeechEncoder):
     """A model of transformers with a convolutional front end.
 
     Args:
@@ -48,5 +48,5 @@ class SelfSupervisedTeacher(Teacher):
 def check_layer(layer: int | None, num_layers: int) -> int:
     """The layer asked for, the last by default; ValueError where there is none such."""
     if layer is not None and layer > num_layers:
-        raise ValueError(f"no layer {layer}: the teacher has {num_layers}")
+        raise ValueError(f"no layer {layer}: the encoder has {num_layers}")
     return num_layers if layer is None else layer

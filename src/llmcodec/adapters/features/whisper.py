@@ -1,4 +1,4 @@
-"""Whisper's encoder as a teacher: from transformers, or a CTranslate2 folder through the package ctranslate2.
+"""Whisper's encoder: from transformers, or a CTranslate2 folder through the package ctranslate2.
 
 Whisper was trained on windows of 30 s: each clip is padded to one, and its own frames are kept. `padded_seconds` makes
 the window shorter, and the encoder faster in proportion. Whisper centres frame i on sample 320 i, the codec half a
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llmcodec.adapters.features.base import Teacher
+from llmcodec.adapters.features.base import SpeechEncoder
 from llmcodec.adapters.features.self_supervised import check_layer
 
 SAMPLE_RATE, HOP_SAMPLES, MEL_HOP_SAMPLES = 16_000, 320, 160
@@ -37,12 +37,17 @@ class WhisperInput:
             raise ValueError(f"padded_seconds must be in 0.02..{LONGEST_SECONDS:g} for Whisper, got {padded_seconds:g}")
         self.extractor = extractor
 
+    @property
+    def num_samples(self) -> int:
+        """Of the window."""
+        return self.num_frames * HOP_SAMPLES
+
     def __call__(self, wav_BS: Tensor) -> Tensor:
         """float32 (B, F, 2 * num_frames). Raises ValueError for clips that are longer than the window."""
         frames = wav_BS.shape[1] // HOP_SAMPLES
         if frames > self.num_frames:
             raise ValueError(
-                f"teacher: a clip of {frames * HOP_SAMPLES / SAMPLE_RATE:g} s is longer than Whisper's window of "
+                f"a clip of {frames * HOP_SAMPLES / SAMPLE_RATE:g} s is longer than Whisper's window of "
                 f"{self.num_frames * HOP_SAMPLES / SAMPLE_RATE:g} s; set window_seconds or data.crop_seconds below it"
             )
         wavs = wav_BS[:, HOP_SAMPLES // 2 :].float().cpu().numpy()
@@ -55,7 +60,7 @@ class WhisperInput:
         return made.input_features
 
 
-class WhisperTeacher(Teacher):
+class WhisperEncoder(SpeechEncoder):
     """The encoder of transformers' WhisperModel.
 
     Args:
@@ -80,6 +85,7 @@ class WhisperTeacher(Teacher):
         super().__init__(SAMPLE_RATE, HOP_SAMPLES, encoder.config.d_model, device, dtype)
         self.layer = check_layer(layer, encoder.config.encoder_layers)
         self.input = WhisperInput(extractor, padded_seconds)
+        self.longest_samples = self.input.num_samples
         if self.input.num_frames > encoder.config.max_source_positions:
             raise ValueError(f"padded_seconds must be at most {encoder.config.max_source_positions / 50:g} here")
         positions_UH = encoder.embed_positions.weight[: self.input.num_frames]
@@ -94,7 +100,7 @@ class WhisperTeacher(Teacher):
         return states[self.layer][:, : wav_BS.shape[1] // HOP_SAMPLES]
 
 
-class CTranslate2WhisperTeacher(Teacher):
+class CTranslate2WhisperEncoder(SpeechEncoder):
     """The encoder of a Whisper that CTranslate2 has converted, in float32; its last layer.
 
     Args:
@@ -124,6 +130,7 @@ class CTranslate2WhisperTeacher(Teacher):
             intra_threads=torch.get_num_threads(),
         )
         self.input = WhisperInput(WhisperFeatureExtractor(feature_size=self.model.n_mels), padded_seconds)
+        self.longest_samples = self.input.num_samples
         width = self._encode(np.zeros((1, self.model.n_mels, 2), np.float32)).shape[2]
         super().__init__(SAMPLE_RATE, HOP_SAMPLES, width, device, dtype)
 
