@@ -40,7 +40,7 @@ def comparisons(rows: Sequence[SystemRow], metrics: Sequence[str]) -> list[str]:
             said.append(f"{rows[0].name} and {other.name} have no file in common: no comparison.")
             continue
         said += [statement.text for statement in verdict(first, second, keys=(*metrics, "wer"))]
-    return said
+    return list(dict.fromkeys(reversed(said)))[::-1]  # what holds for all pairs is said once, at the end
 
 
 def on_the_same_files(a: SystemRow, b: SystemRow) -> tuple[SystemRow, SystemRow]:
