@@ -307,7 +307,7 @@ def test_a_stretch_is_a_clip_of_its_own_for_everything_that_reads_clips(tmp_path
     from llmcodec.data.clips import ClipDataset
     from llmcodec.evaluation.encoded_corpus import EncodedCorpus
     from llmcodec.io.bad_rows import BadRows
-    from llmcodec.transcode.tokenize import read_clip
+    from llmcodec.transcode.views import read_clip
 
     from ..miniature import miniature_codec
 

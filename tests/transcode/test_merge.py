@@ -210,6 +210,16 @@ def test_clips_that_cannot_be_read_are_in_the_index(clips, tmp_path):
     index = read_index(tmp_path / "parts")
     assert index == read_index(tmp_path / "one") and list(index["left_out"]) == ["bad"]
     assert "not an audio file" in index["left_out"]["bad"]
+    corpus = [bad, *clips[:2]]
+    for number in range(3):  # one of them has nothing but the bad clip
+        tokenize(corpus, tmp_path / "thirds", f"{number}/3", bad=BadRows(1))
+    merge_parts([tmp_path / "thirds"], tmp_path / "thirds")
+    tokenize(corpus, tmp_path / "whole", bad=BadRows(1))
+    assert read_index(tmp_path / "thirds") == read_index(tmp_path / "whole")
+    for number in range(2):
+        tokenize([bad, Clip(**vars(bad) | {"id": "worse"})], tmp_path / "none", f"{number}/2", bad=BadRows(2))
+    with pytest.raises(ValueError, match="no clip of this or any other part could be read"):
+        merge_parts([tmp_path / "none"], tmp_path / "none")
 
 
 def encode(folder: Path, output: Path, shard: str | None = None, format: str | None = None, **options) -> Transcoder:

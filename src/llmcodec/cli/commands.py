@@ -133,7 +133,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     },
     "tokenize": Command(
         "turn a corpus into token shards for language model training",
-        "cli.lm:tokenize",
+        "cli.tokens:tokenize",
         "manifest codec output split sources languages views format runtime device",
     ),
     "tokens": {

@@ -1,6 +1,5 @@
-"""`llmcodec tokenize` and `llmcodec lm`: from a corpus to tokens to a language model that scores and generates speech.
+"""`llmcodec lm`: from tokens to a language model that scores and generates speech.
 
-    llmcodec tokenize --manifest corpus/manifest.jsonl -o tokens
     llmcodec lm train --config lm_small --data.tokens '[tokens]'
     llmcodec lm score runs/lm_small speech/*.wav -o scores.csv
     llmcodec lm sample runs/lm_small --prompt question.wav --seconds 6 -o out
@@ -15,15 +14,16 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmcodec.cli.options import ClipOptions, CodecOptions, DeviceOptions, OutputOptions
+from llmcodec.cli.options import DeviceOptions, OutputOptions
 from llmcodec.cli.recipes import RecipeParser, training_parser
 from llmcodec.cli.standard_streams import check_output
+from llmcodec.cli.tokens import tokenize_bar
 from llmcodec.io.bad_rows import BadRows, MaxBad
 from llmcodec.io.remote.paths import publish
 from llmcodec.io.run_guard import stopped_in_order
@@ -31,7 +31,6 @@ from llmcodec.io.run_guard import stopped_in_order
 if TYPE_CHECKING:
     from llmcodec.lm.recipe import TokenLMRecipe
 
-CODEC, CLIPS, TOKENS = CodecOptions(runtime="torch"), ClipOptions(min_seconds=0.0), OutputOptions("tokens")
 DEVICE, NO_OUTPUT, SAMPLES = DeviceOptions(), OutputOptions(), OutputOptions("samples")
 KEYS = {
     "output": "run",
@@ -53,80 +52,6 @@ Train a language model on codec tokens: from scratch, or any causal LM of the Hu
 
 The run folder gets run.json, log.jsonl, curves.png, checkpoint-N/, result.json and lm/, which `llmcodec lm score`,
 `lm sample`, `lm export` and `evaluate salmon` read."""
-
-
-def tokenize(
-    codec: CodecOptions = CODEC,
-    corpus: ClipOptions = CLIPS,
-    output: OutputOptions = TOKENS,
-    views: int = 1,
-    format: Literal["arrow", "parquet", "slamkit"] = "arrow",
-    clips_per_shard: int = 500,
-    shard: str | None = None,
-) -> None:
-    """Turn the clips of a manifest into codec tokens, once: shards that `llmcodec lm train` reads.
-
-      llmcodec tokenize --manifest corpus/manifest.jsonl --codec runs/rate/codec -o tokens
-
-    A manifest with splits gives one folder of shards per split (OUTPUT/train, OUTPUT/valid, ..). Started again, it
-    skips the clips that are already in shards; those whose audio has changed since, or whose shard is damaged, are
-    encoded again. Each shard names its codec and its manifest; OUTPUT/index.json says at the end what is there.
-
-    With --shard, several machines share the work: each takes a stretch of the corpus, balanced by duration, into
-    OUTPUT/part-00002-of-00008. `llmcodec tokens merge OUTPUT` puts the parts together.
-
-    Args:
-        output: folder for the shards.
-        split: take these splits, joined by commas; a single one goes straight into OUTPUT.
-        views: encode every clip this many times, each starting a fraction of a frame later (ID#SAMPLES): the same
-            speech in different tokens, as augmentation for a small corpus. Clips of the splits valid, dev and test
-            (also dev-clean, test_other, ..) are encoded once.
-        format: of the shards, arrow or parquet; slamkit writes arrow and OUTPUT/SPLIT.jsonl with units and unit text
-            for slamkit.
-        clips_per_shard: clips in one shard, the most that a kill can lose.
-        shard: take part I/N of the corpus, counted from 0 (0/8 to 7/8); the same command again goes on with it.
-    """
-    from llmcodec.io.lm_card import remember_codec
-    from llmcodec.transcode.sharding import Shard
-    from llmcodec.transcode.tokenize import describe, export_slamkit, tokenize_splits
-
-    part = None if shard is None else Shard.read(shard)
-    if part is not None and format == "slamkit":
-        raise ValueError("--format slamkit writes one file for all clips; tokenize with --shard as arrow, then merge")
-    place, clips = output.place, corpus.clips()
-    bad = BadRows(corpus.max_bad, len(clips))
-    with stopped_in_order("finished shards stay, the same command continues after them"), tokenize_bar() as show:
-        results = tokenize_splits(
-            codec.open("encoder"),
-            clips,
-            place,
-            by_split=corpus.split is None or len(corpus.split) > 1,
-            views=views,
-            clips_per_shard=clips_per_shard,
-            format="parquet" if format == "parquet" else "arrow",
-            on_progress=show,
-            bad=bad,
-            shard=part,
-            settings={"precision": codec.precision, "runtime": codec.runtime},
-        )
-    if part is not None and not results:
-        print(f"{place}: is merged already, nothing is left to do")
-        return
-    remember_codec(place, codec.codec)
-    print(*describe(results), *bad.lines(), sep="\n")
-    if format == "slamkit":
-        for folder in results:
-            target = place / f"{folder.name if folder != place else 'tokens'}.jsonl"
-            print(f"{target}: {export_slamkit(folder, target)} clips for slamkit")
-
-
-@contextmanager
-def tokenize_bar() -> Iterator[Callable[[float], None]]:
-    """A progress bar, or occasional lines; takes the share that is done."""
-    from llmcodec.training.tracking import TrainingBar
-
-    with TrainingBar("tokenize", 100, 0) as bar:
-        yield lambda share: bar.update(int(100 * share), {"share": share})
 
 
 @cache

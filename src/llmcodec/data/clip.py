@@ -10,6 +10,7 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,13 @@ class Clip:
     @property
     def held_out(self) -> bool:
         """Whether its split is for measuring: `valid`, `dev-clean`, `test_other`, ..."""
-        return re.split(r"[-_.]", self.split)[0].lower() in HELD_OUT_SPLITS
+        return is_held_out(self.split)
+
+
+@cache
+def is_held_out(split: str) -> bool:
+    """Whether a split of this name is for measuring."""
+    return re.split(r"[-_.]", split)[0].lower() in HELD_OUT_SPLITS
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Clip) if field.name not in ("problem", "folder"))

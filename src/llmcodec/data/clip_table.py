@@ -112,7 +112,8 @@ class ClipTable(Sequence[Clip]):
 
     def __iter__(self) -> Iterator[Clip]:
         for batch in self.batches(_COLUMNS):
-            yield from map(self._clip, batch.to_pylist())
+            for at in range(0, batch.num_rows, 1024):  # as Python objects, a batch takes 100 MB
+                yield from map(self._clip, batch.slice(at, 1024).to_pylist())
 
     def take(self, indices: np.ndarray) -> ClipTable:
         """The clips at `indices`, in that order."""

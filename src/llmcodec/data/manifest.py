@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -137,6 +138,20 @@ def durations_of(clips: Sequence[Clip]) -> np.ndarray:
     return np.fromiter((clip.duration for clip in clips), np.float64, len(clips))
 
 
+def values_of(clips: Iterable[Clip], *names: str) -> Iterator[tuple[Any, ...]]:
+    """Fields of every clip; of a table, no clip is made for it."""
+    if isinstance(clips, ClipTable):
+        for batch in clips.batches(names):
+            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    else:
+        yield from (tuple(getattr(clip, name) for name in names) for clip in clips)
+
+
+def where(clips: Sequence[Clip], mask: np.ndarray) -> Sequence[Clip]:
+    """Clips where a mask, one bool per clip, is True."""
+    return clips.where(mask) if isinstance(clips, ClipTable) else [clips[at] for at in np.flatnonzero(mask).tolist()]
+
+
 def find_blocks(clips: Sequence[Clip]) -> np.ndarray | None:
     """First index of every run of clips of one row group of Parquet, which cannot be read one by one.
 
@@ -196,11 +211,7 @@ def _path_from(folder: Path, path: Path) -> str:
 
 def manifest_hash(clips: Iterable[Clip]) -> str:
     """16 hex digits that change with any clip, field or order, not with the folder where the corpus lies."""
-    if isinstance(clips, ClipTable):
-        columns = (batch.columns for batch in clips.batches(FIELDS))
-        values = (row for batch in columns for row in zip(*(column.to_pylist() for column in batch), strict=True))
-    else:
-        values = (tuple(getattr(clip, name) for name in FIELDS) for clip in clips)
+    values = values_of(clips, *FIELDS)
     # Fields that came later count where they say something.
     rows = (
         [value for name, value in zip(FIELDS, row, strict=True) if name not in LATER or value not in (None, "")]

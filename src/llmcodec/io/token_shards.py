@@ -28,6 +28,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llmcodec.io.atomic import AnyPath, atomic_file, find_left_overs
+from llmcodec.io.known_rows import KnownRows
 from llmcodec.io.remote.paths import as_path, bring, fetch, publish
 from llmcodec.io.token_file import (
     CLIP_FACTS,
@@ -47,6 +48,7 @@ except ImportError:  # Windows: nobody guards the folder there
 
 ShardFormat = Literal["arrow", "parquet"]
 SHARD_ENDINGS = (".arrow", ".parquet")
+ADDED = (1 << 31) - 1  # in the place of a shard's number: a row of this run
 ROWS_PER_BATCH = 64  # of Parquet that are unpacked at once
 MOST_PER_BYTE = 4096  # bytes that a byte of a Parquet file may claim to unpack to; tokens and transcripts reach a few
 
@@ -88,7 +90,7 @@ class TokenShardWriter:
     Args:
         folder: made where it does not exist.
         provenance: of the codec; stands in every shard's schema metadata.
-        resume: go on after the shards that are there, whose ids are in `done`; else they are an error.
+        resume: go on after the shards that are there, whose rows are in `done`; else they are an error.
         clips_per_shard: rows of a shard; what is not yet in a shard is lost when the process is killed.
         format: of the shards that are added; those that are there may be of either.
 
@@ -109,9 +111,8 @@ class TokenShardWriter:
         _pyarrow()
         self.folder, self.provenance, self.clips_per_shard = as_path(folder), provenance, clips_per_shard
         self.format = format
-        self.done: dict[str, str] = {}  # id -> text
-        self.origins: dict[str, Origin] = {}
-        """Of the rows that were there before."""
+        self.done = KnownRows()
+        self._before: list[tuple[Path, int]] = []  # shards that were there, and when each was written
         self.damaged: list[str] = []
         """A line on every shard that could not be read: it was renamed, so that its rows are made again."""
         self._rows: list[TokenRow] = []
@@ -137,25 +138,30 @@ class TokenShardWriter:
                 raise ValueError(f"{path}: made by another codec ({theirs.codec!r}); choose another folder")
             if difference := difference_of_search(self.provenance.codec, theirs.codec):
                 raise ValueError(f"{path}: {difference}; choose another folder")
-            made = path.stat().st_mtime_ns
-            found = {
-                row.id: (row.text, Origin(path, made, row.original_sample_rate, row.original_num_samples))
-                for row in rows
-            }
+            found = {row.id: (row.text, row.original_sample_rate, row.original_num_samples) for row in rows}
         except DamagedShard as error:
             aside = path.with_name(f"{path.name}.damaged")
             os.replace(fetch(path), aside)
             publish(self.folder)
             self.damaged.append(f"{error}; it is called {aside.name} now, and its clips are made again")
             return
-        for name, (text, origin) in found.items():
-            if name in self.done:
-                raise ValueError(f"{path}: the clip {name!r} is in {self.origins[name].shard.name} too; delete one")
-            self.done[name], self.origins[name] = text, origin
+        number = len(self._before)
+        self._before.append((path, path.stat().st_mtime_ns))
+        for name, (text, sample_rate, num_samples) in found.items():
+            if other := self.origin(name):
+                raise ValueError(f"{path}: the clip {name!r} is in {other.shard.name} too; delete one")
+            self.done.add(name, text, number, sample_rate, num_samples)
+
+    def origin(self, name: str) -> Origin | None:
+        """Of a row that was there before; None for others."""
+        facts = self.done.facts(name)
+        if facts is None or facts.shard == ADDED:
+            return None
+        return Origin(*self._before[facts.shard], facts.sample_rate, facts.num_samples)
 
     def drop(self, ids: Collection[str]) -> None:
         """Take rows that were there before out of their shards, so that they can be added again."""
-        for path in sorted({self.origins[name].shard for name in ids}):
+        for path in sorted({origin.shard for name in ids if (origin := self.origin(name))}):
             provenance, rows = open_token_shards(path)
             left = [row for row in rows if row.id not in ids]
             if left:
@@ -163,8 +169,7 @@ class TokenShardWriter:
             else:
                 path.unlink()
                 publish(self.folder)
-        for name in ids:
-            del self.done[name], self.origins[name]
+        self.done.drop(ids)
 
     def add(self, row: TokenRow) -> None:
         """Take one row; a full shard is written. Raises ValueError for an id twice, or what readers would refuse."""
@@ -180,7 +185,7 @@ class TokenShardWriter:
                 getattr(row, name).encode()
             except UnicodeEncodeError as error:
                 raise ValueError(f"{row.id!r}: its {name} is no text that can be written ({error.reason})") from error
-        self.done[row.id] = row.text
+        self.done.add(row.id, row.text, ADDED)
         self._rows.append(row)
         if len(self._rows) >= self.clips_per_shard:
             self.flush()

@@ -140,9 +140,9 @@ class Transcoder:
             self.report.again += [*shards.damaged, *self._drop_stale(shards, items)]
             pending = [item for item in items if item.name not in shards.done]
             self.report.skipped = len(items) - len(pending)
-            others = shards.done.keys() - {item.name for item in items}
+            others = len(shards.done) - self.report.skipped
             if part is not None and others:
-                raise ValueError(f"{place}: holds clips that are not of this part ({min(others)!r}); delete it")
+                raise ValueError(f"{place}: holds {others} clips that are not of this part; delete it")
             self._run(EncodeWork(runtime, self.channels == "split", shards), pending)
         if part is not None:
             part.finish({HERE: describe_shards(place)}, self._left_out(items))
@@ -269,7 +269,7 @@ class Transcoder:
         stale = {
             item.name: reason
             for item in items
-            if item.name in shards.origins and (reason := why_stale_row(item.source, shards.origins[item.name]))
+            if (origin := shards.origin(item.name)) and (reason := why_stale_row(item.source, origin))
         }
         shards.drop(stale)
         return [f"{name}: {reason}" for name, reason in stale.items()]

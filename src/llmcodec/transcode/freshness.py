@@ -6,15 +6,17 @@ Test: tests/transcode/test_freshness.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from llmcodec.data.manifest import Clip
+import numpy as np
+
 from llmcodec.data.member import AudioPath
 from llmcodec.io import audio
+from llmcodec.io.known_rows import row_number
 from llmcodec.io.remote.paths import look_for
 from llmcodec.io.token_file import NotTokens, TokenClip, load_token_file
-from llmcodec.io.token_shards import DamagedShard, Origin, read_token_shards, shards_in
+from llmcodec.io.token_shards import Origin, open_shard, shards_in
 
 EXACT = (".wav", ".flac")
 """Endings of formats that keep the number of samples; others may pad."""
@@ -114,16 +116,36 @@ def audio_of(clip: TokenClip, own_rate: int, wanted: int | None) -> tuple[int, i
     return rate, audio.num_resampled(clip.num_samples, own_rate, rate)
 
 
-def refuse_moved(folders: Mapping[Path, Sequence[Clip]], output: Path) -> None:
-    """Raise ValueError where a clip's tokens lie in the folder of another split: it would be in both."""
-    home = {clip.id: folder for folder, members in folders.items() for clip in members}
+def refuse_moved(numbers: Mapping[Path, np.ndarray], output: Path) -> None:
+    """Raise ValueError where a clip's tokens lie in the folder of another split: it would be in both.
+
+    Args:
+        numbers: `row_number` of the id of every row that belongs into a folder (uint64).
+        output: folder of the folders.
+    """
     for other in sorted(path for path in output.glob("*") if path.is_dir() and shards_in(path)):
-        try:
-            moved = [row.id for row in read_token_shards(other) if home.get(row.id, other) != other]
-        except DamagedShard:
-            continue  # its writer puts it aside and makes its clips again
+        homes = {folder: np.sort(ids) for folder, ids in numbers.items() if folder != other}
+        moved = [(name, home) for name in _ids_in(other) if (home := _home(row_number(name), homes))]
         if moved:
             raise ValueError(
-                f"{other}: {len(moved)} clips there belong to another split by this manifest (the first: {moved[0]!r} "
-                f"to {home[moved[0]].name}); name another folder for --output, or delete {other}"
+                f"{other}: {len(moved)} clips there belong to another split by this manifest (the first: "
+                f"{moved[0][0]!r} to {moved[0][1].name}); name another folder for --output, or delete {other}"
             )
+
+
+def _ids_in(folder: Path) -> Iterator[str]:
+    for path in shards_in(folder):
+        try:
+            for batch in open_shard(path)[0]:
+                yield from batch["id"].to_pylist()
+        except (ValueError, OSError):
+            continue  # its writer puts it aside and makes its clips again
+
+
+def _home(number: int, homes: Mapping[Path, np.ndarray]) -> Path | None:
+    """The folder among whose rows an id is."""
+    for folder, ids in homes.items():
+        place = int(np.searchsorted(ids, np.uint64(number)))
+        if place < len(ids) and ids[place] == number:
+            return folder
+    return None

@@ -143,10 +143,12 @@ def _write_folders(parts: Sequence[Part], target: Path) -> dict[str, Any]:
             for row in rows:
                 numbers.append(digest_number(row.id))
                 pending.append(row)
-                if len(pending) == plan.settings["clips_per_shard"]:
+                if provenance is not None and len(pending) == plan.settings["clips_per_shard"]:
                     written = _write(place, pending, written, provenance, plan.settings["format"])
         if pending and provenance is not None:
             _write(place, pending, written, provenance, plan.settings["format"])
+        if provenance is None:
+            raise ValueError(f"{of_folder[0].folder / name}: no clip of this or any other part could be read")
         _refuse_doubled(numbers, of_folder, name)
         folders[name] = describe_shards(place)
     return folders
@@ -158,15 +160,13 @@ def _write(place: Path, pending: list[TokenRow], written: int, provenance: Token
     return written + 1
 
 
-def _rows(part: Part, name: str, known: TokenProvenance | None) -> tuple[TokenProvenance, Iterator[TokenRow]]:
-    """Rows of a part in order; where they end, it is certain that they are those of its record."""
+def _rows(part: Part, name: str, known: TokenProvenance | None) -> tuple[TokenProvenance | None, Iterator[TokenRow]]:
+    """Rows of a part in order, and their codec; where they end, it is certain that they are those of its record."""
     folder, record = part.folder / name, (part.folders or {})[name]
     if not shards_in(folder):
         if record.get("clips"):
             raise ValueError(f"{folder}: its shards are missing; run again with --shard {part.shard}")
-        if known is None:
-            raise ValueError(f"{folder}: no clip of this part could be read")
-        return known, iter(())
+        return known, iter(())  # none of its clips could be read
     provenance, rows = open_token_shards(folder)
     if provenance.weights_sha256 != part.plan.codec["weights_sha256"]:
         raise ValueError(f"{folder}: tokens of codec {provenance.codec!r}, not of the one in its record")

@@ -27,7 +27,7 @@ from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.bad_rows import BadRows, MaxBad
 from llmcodec.runtime.torch_runtime import TorchRuntime
 from llmcodec.transcode.pipeline import Watcher
-from llmcodec.transcode.tokenize import encode_views
+from llmcodec.transcode.views import encode_views
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,6 @@ def _encoded(
     runtime: TorchRuntime, clips: Sequence[Clip], bad: BadRows, on_clip: Callable[[Clip], None]
 ) -> Iterator[tuple[Clip, CountedClip]]:
     """Every clip that can be read, as it is counted."""
-    whole = [(clip, {clip.id: 0}) for clip in clips]
+    whole = ((clip, (0,)) for clip in clips)
     for clip, _, view, codes_QT in encode_views(runtime, whole, bad, lambda clip, _: on_clip(clip)):
         yield clip, CountedClip(clip.id, find_landmarks(view.wavs[0]), torch.from_numpy(codes_QT[0]))

@@ -29,7 +29,6 @@ from llmcodec.transcode.index import INDEX, MAX_BYTES, Plan, read_index
 RECORD = "part.json"
 FORMAT = "llmcodec-part-1"
 MOST_SHARDS = 100_000
-_NAME = "part-{:05d}-of-{:05d}"
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,11 @@ class Shard:
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
+
+    @property
+    def folder_name(self) -> str:
+        """Of its part."""
+        return f"part-{self.number:05d}-of-{self.count:05d}"
 
     def span(self, milliseconds: Sequence[int] | np.ndarray) -> range:
         """The clips of this shard: all spans together are all clips, and none lasts longer than its share by a clip.
@@ -91,7 +95,7 @@ class Part:
         Raises:
             ValueError: the part that is there is of another plan.
         """
-        part = cls(output / _NAME.format(shard.number, shard.count), shard, plan, span)
+        part = cls(output / shard.folder_name, shard, plan, span)
         if (part.folder / RECORD).is_file():
             before = cls.load(part.folder)
             if other := before.plan.difference(plan):

@@ -1,44 +1,52 @@
 """Corpus to tokens: encode every clip of a manifest once into shards that language models train on.
 
-    llmcodec tokenize --manifest corpus/manifest.jsonl --codec runs/rate/codec -o tokens
+    job = TokenJob.of(runtime, clips)
+    job.run(Path("tokens"))                               # all of it
+    job.run_part(Path("tokens"), Shard.read("2/8"))       # a part, which merge.py puts together with the others
 
-Shards are written atomically; started again, the command skips the clips that are already in shards. What it has made
-stands in `index.json` at the end; with a `Shard`, in the record of a part (sharding.py).
-Shapes: S samples, Q codebooks, T frames. Test: `pytest tests/cli/test_lm.py`.
+Shards are written atomically; started again, a run skips the clips that are already in shards. What it has made stands
+in `index.json` at the end; of a part, in its record (sharding.py). Clips are read from the manifest when their turn
+comes, so that memory grows by about 100 bytes a clip, and 32 more for each that is in shards before.
+Shapes: S samples, Q codebooks, T frames. Test: `pytest tests/cli/test_lm.py tests/transcode/test_tokenize.py`.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from llmcodec.data.manifest import Clip, clips_by_split, durations_of, find_missing, manifest_hash
+from llmcodec.data.manifest import Clip, clips_by_split, durations_of, find_missing, manifest_hash, values_of, where
 from llmcodec.data.timed_text import later
-from llmcodec.io import audio
-from llmcodec.io.atomic import atomic_file
 from llmcodec.io.bad_rows import MOST_LISTED, BadRows
 from llmcodec.io.digests import digest
-from llmcodec.io.token_file import TokenProvenance
+from llmcodec.io.known_rows import row_number
 from llmcodec.io.token_shards import ShardFormat, TokenRow, TokenShardWriter, shards_in
-from llmcodec.runtime.base import Runtime, encode_many
-from llmcodec.transcode.flat_rows import FlatRow, flat_rows
+from llmcodec.runtime.base import Runtime
 from llmcodec.transcode.freshness import refuse_moved, why_stale_row
-from llmcodec.transcode.index import Plan, describe_shards, write_index
+from llmcodec.transcode.index import HERE, Plan, describe_shards, write_index
 from llmcodec.transcode.sharding import Part, Shard, is_merged, refuse_parts
-from llmcodec.transcode.work import Recording
+from llmcodec.transcode.views import (
+    Starts,
+    counted_as_other_sound,
+    encode_views,
+    lengths_of,
+    own_starts,
+    refuse_doubled,
+    starts_of,
+    view_counts,
+    view_name,
+    view_numbers,
+)
 
 NO_SPLIT = ""
-Views = dict[str, int]
-"""Id of a row -> sample of the clip, at the codec's rate, where it starts."""
-Encoded = tuple[Clip, str, Recording, np.ndarray]
-"""A clip, the id of one of its views, what was encoded, and its codes (Q, T)."""
+Progress = Callable[[float], None]
+"""Takes the share of the audio that is done, 0 to 1."""
 
 
 @dataclass
@@ -59,20 +67,143 @@ class Tokenized:
     """Ids of clips that the prior of a searching codec has counted by name, but does not know by their sound."""
 
 
-def split_folders(clips: Sequence[Clip], output: Path) -> dict[Path, Sequence[Clip]]:
-    """One folder of shards per split, or the output itself if the manifest has no splits."""
+def split_folders(clips: Sequence[Clip]) -> dict[str, Sequence[Clip]]:
+    """One folder of shards per split, by name; or the output itself if the manifest has no splits."""
     splits = clips_by_split(clips)
     if splits.keys() == {NO_SPLIT}:
-        return {output: clips}
-    return {output / (name or "unsplit"): members for name, members in splits.items()}
+        return {HERE: clips}
+    return {name or "unsplit": members for name, members in splits.items()}
 
 
-def lengths_of(clips: Sequence[Clip], views: int) -> np.ndarray:
-    """Milliseconds of every clip, all its views together (int64)."""
-    lengths: np.ndarray = np.rint(1000 * durations_of(clips)).astype(np.int64)
-    if views == 1:
-        return lengths
-    return lengths * np.fromiter((1 if clip.held_out else views for clip in clips), np.int64, len(clips))
+@dataclass(frozen=True)
+class TokenJob:
+    """A corpus and how it is to be tokenized: equal ones give equal tokens, whoever takes which part of it."""
+
+    runtime: Runtime
+    folders: Mapping[str, Sequence[Clip]]
+    """Clips by the folder of the output in which their shards go, in the order of the corpus."""
+    hashes: Mapping[str, str]
+    """`manifest_hash` of every folder."""
+    plan: Plan
+
+    @classmethod
+    def of(
+        cls,
+        runtime: Runtime,
+        clips: Sequence[Clip],
+        *,
+        by_split: bool = True,
+        views: int = 1,
+        clips_per_shard: int = 500,
+        format: ShardFormat = "arrow",
+        settings: Mapping[str, Any] = MappingProxyType({}),
+    ) -> TokenJob:
+        """The job of these clips; the whole manifest is read once.
+
+        Args:
+            runtime: the codec.
+            clips: of all splits.
+            by_split: False puts all clips into the output itself.
+            views: how often each clip that is not held out is encoded, see views.py. A later run with more views adds
+                to the existing ones.
+            clips_per_shard: clips in one shard, the most that a kill can lose.
+            format: of the shards.
+            settings: further ones that decide the tokens; parts with other settings are not merged.
+
+        Raises:
+            ValueError: fewer than one view.
+        """
+        if views < 1:
+            raise ValueError(f"tokenize: views must be at least 1, got {views}")
+        folders = split_folders(clips) if by_split else {HERE: clips}
+        hashes = {name: manifest_hash(members) for name, members in folders.items()}
+        of_all = "".join(f"{name} {one}\n" for name, one in hashes.items())
+        told = {"by_split": by_split, "clips_per_shard": clips_per_shard, "format": format, "views": views, **settings}
+        plan = Plan.of({"command": "tokenize", **told}, runtime.identity, len(clips), digest(of_all))
+        return cls(runtime, folders, hashes, plan)
+
+    @property
+    def num_clips(self) -> int:
+        """Of the whole corpus."""
+        return int(self.plan.corpus["clips"])
+
+    @cached_property
+    def milliseconds(self) -> np.ndarray:
+        """Of every clip, all its views together (int64)."""
+        views = self.plan.settings["views"]
+        return np.concatenate([lengths_of(members, views) for members in self.folders.values()])
+
+    @cached_property
+    def starts(self) -> Starts:
+        """Where the views of a clip start that is not held out."""
+        return starts_of(self.plan.settings["views"], self.runtime.identity.hop_samples)
+
+    def run(
+        self, output: Path, on_progress: Progress | None = None, bad: BadRows | None = None
+    ) -> dict[Path, Tokenized]:
+        """Shards of every split in a folder of its own; what was done in each.
+
+        Args:
+            output: folder for the folders.
+            on_progress: takes the share that is done.
+            bad: takes clips that cannot be read; nothing of them is in the shards. None allows none.
+
+        Raises:
+            ValueError: a clip with the id of another's view, parts that are not merged yet, or as `tokenize_clips`.
+        """
+        bad = BadRows(total=self.num_clips) if bad is None else bad
+        refuse_parts(output)
+        numbers = self._numbers(self.folders)
+        refuse_moved({output / name: known for name, known in numbers.items()}, output)
+        results = self._run(self.folders, numbers, output, on_progress, bad)
+        others = (path for path in output.iterdir() if path.is_dir() and shards_in(path))
+        write_index(output, self.plan, _described(output, {*results, *others}), bad.reasons)
+        return results
+
+    def run_part(
+        self, output: Path, shard: Shard, on_progress: Progress | None = None, bad: BadRows | None = None
+    ) -> dict[Path, Tokenized]:
+        """One part of the corpus, in a folder of its own in `output`; nothing if it was merged before. As `run`."""
+        bad = BadRows(total=self.num_clips) if bad is None else bad
+        if is_merged(output, self.plan):
+            return {}
+        part = Part.begin(output, shard, self.plan, shard.span(self.milliseconds))
+        folders = {name: members for name, members in cut_folders(self.folders, part.span).items() if len(members)}
+        bad.settle(len(part.span))
+        results = self._run(folders, self._numbers(folders), part.folder, on_progress, bad)
+        for folder, result in results.items():
+            if result.others:
+                raise ValueError(f"{folder}: holds {result.others} clips that are not of this part; delete them")
+        part.finish(_described(part.folder, results), bad.reasons)
+        return results
+
+    def _numbers(self, folders: Mapping[str, Sequence[Clip]]) -> dict[str, np.ndarray]:
+        numbers = {name: view_numbers(members, self.starts) for name, members in folders.items()}
+        for name, members in folders.items():
+            refuse_doubled(members, self.starts, numbers[name])
+        return numbers
+
+    def _run(
+        self,
+        folders: Mapping[str, Sequence[Clip]],
+        numbers: Mapping[str, np.ndarray],
+        place: Path,
+        on_progress: Progress | None,
+        bad: BadRows,
+    ) -> dict[Path, Tokenized]:
+        total = sum(_seconds(members, self.starts) for members in folders.values())
+        done = 0.0
+
+        def on_clip(seconds: float) -> None:
+            nonlocal done
+            done += seconds
+            if on_progress is not None:
+                on_progress(min(1.0, done / total) if total else 1.0)
+
+        return {
+            place / name: tokenize_clips(self, name, members, numbers[name], place / name, on_clip, bad)
+            for name, members in folders.items()
+        }
 
 
 def tokenize_splits(
@@ -80,106 +211,43 @@ def tokenize_splits(
     clips: Sequence[Clip],
     output: Path,
     *,
-    by_split: bool = True,
-    views: int = 1,
-    clips_per_shard: int = 500,
-    format: ShardFormat = "arrow",
-    on_progress: Callable[[float], None] | None = None,
+    on_progress: Progress | None = None,
     bad: BadRows | None = None,
     shard: Shard | None = None,
-    settings: Mapping[str, Any] = MappingProxyType({}),
+    **options: Any,
 ) -> dict[Path, Tokenized]:
-    """Shards of every split in a folder of its own, and what was done in each; nothing if it was merged before.
-
-    Args:
-        runtime: the codec.
-        clips: of all splits.
-        output: folder for the folders.
-        by_split: False puts all clips into `output` itself.
-        views: how often each clip that is not held out is encoded, see `plan_views`. A later run with more views adds
-            to the existing ones.
-        clips_per_shard: clips in one shard, the most that a kill can lose.
-        format: of the shards.
-        on_progress: takes the share of the audio that is done, 0 to 1.
-        bad: takes clips that cannot be read; nothing of them is in the shards. None allows none.
-        shard: take only this part of the corpus, into a folder of its own in `output`.
-        settings: further ones that decide the tokens; parts with other settings are not merged.
-
-    Raises:
-        ValueError: fewer than one view, a clip with the id of another's view, parts that are not merged yet, or as
-            `tokenize_clips`.
-    """
-    bad = BadRows(total=len(clips)) if bad is None else bad
-    if views < 1:
-        raise ValueError(f"tokenize: views must be at least 1, got {views}")
-    folders = split_folders(clips, output) if by_split else {output: clips}
-    hashes = [manifest_hash(members) for members in folders.values()]
-    of_all = "".join(f"{folder.relative_to(output)} {one}\n" for folder, one in zip(folders, hashes, strict=True))
-    told = {"by_split": by_split, "clips_per_shard": clips_per_shard, "format": format, "views": views, **settings}
-    plan = Plan.of({"command": "tokenize", **told}, runtime.identity, len(clips), digest(of_all))
-    part = None
+    """A `TokenJob` made and run: all of it, or only one part; `options` are those of `TokenJob.of`."""
+    job = TokenJob.of(runtime, clips, **options)
     if shard is None:
-        refuse_parts(output)
-        refuse_moved(folders, output)
-    elif is_merged(output, plan):
-        return {}
-    else:
-        lengths = np.concatenate([lengths_of(members, views) for members in folders.values()])
-        part = Part.begin(output, shard, plan, shard.span(lengths))
-        folders = cut_folders(folders, part.span, output, part.folder)
-        bad.settle(len(part.span))
-    planned = [plan_views(members, views, runtime.identity.hop_samples) for members in folders.values()]
-    total = math.fsum(len(starts) * clip.duration for plan in planned for clip, starts in plan)
-    done = 0.0
+        return job.run(output, on_progress, bad)
+    return job.run_part(output, shard, on_progress, bad)
 
-    def on_clip(seconds: float) -> None:
-        nonlocal done
-        done += seconds
-        if on_progress is not None:
-            on_progress(min(1.0, done / total) if total else 1.0)
 
-    results = {}
-    for folder, own, corpus in zip(folders, planned, hashes, strict=True):
-        if own or part is None:
-            identity = replace(runtime.identity, manifest_hash=corpus)
-            results[folder] = tokenize_clips(runtime, own, folder, clips_per_shard, format, on_clip, bad, identity)
-    if part is None:
-        others = (path for path in output.iterdir() if path.is_dir() and shards_in(path))
-        write_index(output, plan, _described(output, {*folders, *others}), bad.reasons)
-        return results
-    for folder, result in results.items():
-        if result.others:
-            raise ValueError(f"{folder}: holds {result.others} clips that are not of this part; delete them")
-    part.finish(_described(part.folder, results), bad.reasons)
-    return results
+def _seconds(clips: Sequence[Clip], starts: Starts) -> float:
+    return float((durations_of(clips) * view_counts(clips, starts)).sum())
 
 
 def _described(place: Path, folders: Iterable[Path]) -> dict[str, Any]:
     return {folder.relative_to(place).as_posix(): describe_shards(folder) for folder in sorted(folders)}
 
 
-def cut_folders(
-    folders: Mapping[Path, Sequence[Clip]], span: range, output: Path, place: Path
-) -> dict[Path, Sequence[Clip]]:
-    """The clips of a part by the folders in which they go: those of `output`, in `place` instead.
+def cut_folders(folders: Mapping[str, Sequence[Clip]], span: range) -> dict[str, Sequence[Clip]]:
+    """The clips of a part by the folders in which they go.
 
     Args:
         folders: of the whole corpus, in its order.
         span: clips of the part.
-        output: folder of the folders.
-        place: folder of the part.
     """
-    cut: dict[Path, Sequence[Clip]] = {}
+    cut: dict[str, Sequence[Clip]] = {}
     first = 0
-    for folder, members in folders.items():
-        own = slice(max(0, span.start - first), max(0, span.stop - first))
-        cut[place / folder.relative_to(output)] = list(members[own])
+    for name, members in folders.items():
+        cut[name] = members[max(0, span.start - first) : max(0, span.stop - first)]
         first += len(members)
     return cut
 
 
 def describe(results: Mapping[Path, Tokenized]) -> list[str]:
-    """What `tokenize_splits` did, as lines of text."""
+    """What a run did, as lines of text."""
     lines = []
     for folder, result in results.items():
         known = f", {result.known} there before" if result.known else ""
@@ -198,199 +266,116 @@ def describe(results: Mapping[Path, Tokenized]) -> list[str]:
 
 
 def tokenize_clips(
-    runtime: Runtime,
-    planned: Sequence[tuple[Clip, Views]],
+    job: TokenJob,
+    name: str,
+    clips: Sequence[Clip],
+    numbers: np.ndarray,
     folder: Path,
-    clips_per_shard: int,
-    format: ShardFormat,
     on_clip: Callable[[float], None],
     bad: BadRows,
-    provenance: TokenProvenance,
 ) -> Tokenized:
     """Encode clips into shards in `folder`, resuming by clip id; what is stale or damaged there is made again.
 
     Args:
-        runtime: the codec.
-        planned: clips with their views.
+        job: what they are clips of.
+        name: of their folder in the job.
+        clips: of that folder, or of a part of it.
+        numbers: `view_numbers` of these.
         folder: for the shards.
-        clips_per_shard: clips in one shard, the most that a kill can lose.
-        format: of the shards.
         on_clip: called with the seconds of every clip that is read (or was done before), all its views together.
         bad: takes clips that cannot be read.
-        provenance: of the shards: the codec, and the corpus.
 
     Raises:
         ValueError: the folder holds shards of another codec, or these clips with other texts; two rows with one id; too
             many unreadable clips, or no readable one.
     """
-    done = Tokenized()
-    sample_rate = runtime.identity.sample_rate
-    with TokenShardWriter(folder, provenance, resume=True, clips_per_shard=clips_per_shard, format=format) as shards:
-        missing = []
-        texts = {
-            name: later(clip.text, start / sample_rate) if start else clip.text
-            for clip, starts in planned
-            for name, start in starts.items()
-        }
-        changed = [name for name, text in texts.items() if shards.done.get(name, text) != text]
-        if changed:
-            raise ValueError(
-                f"{folder}: {len(changed)} clips of the manifest are there with other texts "
-                f"(the first: {changed[0]!r}); name another folder"
-            )
-        done.others = len(shards.done.keys() - texts.keys())
-        done.again = [*shards.damaged, *drop_stale(shards, planned, sample_rate)]
-        for clip, starts in planned:
-            left = {name: start for name, start in starts.items() if name not in shards.done}
-            known = len(starts) - len(left)
-            done.known += known
-            if left:
-                missing.append((clip, left))
-            if known:
-                on_clip(known * clip.duration)
-        find_missing([clip for clip, _ in missing], bad)
-        for clip, name, view, codes_QT in encode_views(
-            runtime, missing, bad, lambda clip, starts: on_clip(len(starts) * clip.duration)
+    done, starts, settings = Tokenized(), job.starts, job.plan.settings
+    sample_rate = job.runtime.identity.sample_rate
+    provenance = replace(job.runtime.identity, manifest_hash=job.hashes[name])
+    more: dict[str, Any] = {"clips_per_shard": settings["clips_per_shard"], "format": settings["format"]}
+    with TokenShardWriter(folder, provenance, resume=True, **more) as shards:
+        counts = view_counts(clips, starts)
+        known = _known_views(shards, numbers, counts)
+        there = where(clips, known > 0)
+        refuse_other_texts(shards, there, starts, sample_rate)
+        done.others = len(shards.done) - int(known.sum())
+        done.again = [*shards.damaged, *drop_stale(shards, there, starts, sample_rate)]
+        known = _known_views(shards, numbers, counts)
+        done.known = int(known.sum())
+        if done.known:
+            on_clip(float((known * durations_of(clips)).sum()))
+        missing = where(clips, known < counts)
+        find_missing(missing, bad)
+        planned = ((clip, _left(shards, clip, starts)) for clip in missing)
+        for clip, row_id, view, codes_QT in encode_views(
+            job.runtime, planned, bad, lambda clip, left: on_clip(len(left) * clip.duration)
         ):
-            if name == clip.id and counted_as_other_sound(runtime, name, view.wavs[0]):
-                done.sounds_new.append(name)
+            if row_id == clip.id and counted_as_other_sound(job.runtime, row_id, view.wavs[0]):
+                done.sounds_new.append(row_id)
             tokens = vars(view.clip([codes_QT]))
-            shards.add(TokenRow(**tokens, id=name, text=texts[name], speaker=clip.speaker, language=clip.language))
+            start = int(row_id[len(clip.id) + 1 :] or 0)
+            text = _text_of(clip.text, start, sample_rate)
+            shards.add(TokenRow(**tokens, id=row_id, text=text, speaker=clip.speaker, language=clip.language))
             done.clips += 1
             done.seconds += len(view.wavs[0]) / sample_rate
-    if planned and not done.clips and not done.known:
-        raise ValueError(
-            f"tokenize: none of {len(planned)} clips could be read; the first: {bad.reasons[planned[0][0].id]}"
-        )
+    if len(clips) == len(job.folders[name]) and not done.clips and not done.known:
+        raise ValueError(f"tokenize: none of {len(clips)} clips could be read; the first: {bad.reasons[clips[0].id]}")
     return done
 
 
-def drop_stale(shards: TokenShardWriter, planned: Sequence[tuple[Clip, Views]], sample_rate: int) -> list[str]:
+def _known_views(shards: TokenShardWriter, numbers: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """How many views of every clip are in the shards (int64)."""
+    found = shards.done.holds(numbers)
+    sums: np.ndarray = np.add.reduceat(found, np.cumsum(counts) - counts, dtype=np.int64) if len(counts) else counts
+    return sums
+
+
+def _left(shards: TokenShardWriter, clip: Clip, starts: Starts) -> Starts:
+    """Where the views of a clip start that are not in the shards."""
+    return tuple(one for one in own_starts(clip.split, starts) if view_name(clip.id, one) not in shards.done)
+
+
+def _text_of(text: str, start: int, sample_rate: int) -> str:
+    return later(text, start / sample_rate) if start else text
+
+
+def refuse_other_texts(shards: TokenShardWriter, clips: Sequence[Clip], starts: Starts, sample_rate: int) -> None:
+    """Raise ValueError where clips are in the shards with other texts than the manifest's."""
+
+    def changed() -> Iterator[str]:
+        for clip_id, text, split in values_of(clips, "id", "text", "split"):
+            for start in own_starts(split, starts):
+                facts = shards.done.facts(name := view_name(clip_id, start))
+                if facts is not None and facts.text != row_number(_text_of(text, start, sample_rate)):
+                    yield name
+
+    if first := next(names := changed(), ""):
+        raise ValueError(
+            f"{shards.folder}: {1 + sum(1 for _ in names)} clips of the manifest are there with other texts "
+            f"(the first: {first!r}); name another folder"
+        )
+
+
+def drop_stale(shards: TokenShardWriter, clips: Sequence[Clip], starts: Starts, sample_rate: int) -> list[str]:
     """Take rows out of the shards whose clip has other audio by now; a line on every clip.
 
     Args:
         shards: the folder.
-        planned: clips with their views.
+        clips: those of which a view is there.
+        starts: of views.
         sample_rate: of the codec, in which views start.
     """
     lines: list[str] = []
     ids: list[str] = []
-    for clip, starts in planned:
-        known = {name: start for name, start in starts.items() if name in shards.origins}
-        for name, start in known.items():
-            origin = shards.origins[name]
+    for clip in clips:
+        known = {view_name(clip.id, start): start for start in own_starts(clip.split, starts)}
+        origins = {name: origin for name in known if (origin := shards.origin(name))}
+        for name, origin in origins.items():
             if clip.start is not None:  # a stretch: its length says nothing of the file's
                 origin = replace(origin, num_samples=0)
-            if reason := why_stale_row(clip.path, origin, round(start * origin.sample_rate / sample_rate)):
+            if reason := why_stale_row(clip.path, origin, round(known[name] * origin.sample_rate / sample_rate)):
                 lines.append(f"{clip.id}: {reason}")
-                ids += known
+                ids += origins
                 break
     shards.drop(ids)
     return lines
-
-
-def counted_as_other_sound(runtime: Runtime, name: str, wav_S: np.ndarray) -> bool:
-    """Whether the prior that a codec searches by has counted a clip of this name, but not this sound."""
-    prior: Any = getattr(getattr(runtime, "codec", None), "prior", None)  # a token_prior.FoldedPrior needs torch
-    return name in getattr(prior, "ids", ()) and not prior.folds_of(wav_S)
-
-
-def plan_views(clips: Sequence[Clip], views: int, hop_samples: int) -> list[tuple[Clip, Views]]:
-    """Every clip with the ids of its views and the samples where they start; held-out clips have one view.
-
-    View v starts v / views of a frame later and is called `ID#SAMPLES`, by where it starts: the same speech in
-    different tokens, if a codec's tokens depend on where frames begin.
-
-    Raises:
-        ValueError: a clip has the id of another clip's view.
-    """
-    late = sorted({view * hop_samples // views for view in range(views)})
-    planned = [
-        (clip, {f"{clip.id}#{start}" if start else clip.id: start for start in ([0] if clip.held_out else late)})
-        for clip in clips
-    ]
-    owners: dict[str, Clip] = {}
-    for clip, starts in planned:
-        for name in starts:
-            if (other := owners.setdefault(name, clip)) is not clip:
-                raise ValueError(
-                    f"tokenize: clips {other.id!r} and {clip.id!r} would both have the id {name!r} in the shards; "
-                    "rename one in the manifest, or leave --views out"
-                )
-    return planned
-
-
-def encode_views(
-    runtime: Runtime,
-    planned: Sequence[tuple[Clip, Views]],
-    bad: BadRows,
-    on_clip: Callable[[Clip, Views], None],
-) -> Iterator[Encoded]:
-    """Encode all clips that can be read.
-
-    Args:
-        runtime: the codec.
-        planned: clips with the views of each.
-        bad: takes clips that cannot be read.
-        on_clip: called with every clip that was read, or could not be.
-    """
-    sample_rate = runtime.identity.sample_rate
-
-    def readable() -> Iterator[tuple[tuple[Clip, str, Recording], np.ndarray]]:
-        for clip, starts in planned:
-            recording = read_clip(clip, sample_rate, bad)
-            if recording is not None:
-                for name, view in _views(recording, starts, sample_rate):
-                    yield (clip, name, view), view.wavs[0]
-            on_clip(clip, starts)
-
-    for (clip, name, view), codes_QT in encode_many(runtime, readable()):
-        yield clip, name, view, codes_QT
-
-
-def read_clip(clip: Clip, sample_rate: int, bad: BadRows) -> Recording | None:
-    """The mono recording of a clip at `sample_rate`; None, and a row of `bad`, if it cannot be read."""
-    try:
-        channels = audio.info(clip.path).num_channels
-        wav, rate = clip.read()  # the header may claim more samples than there are
-        return Recording([audio.resample(wav, rate, sample_rate)], rate, len(wav), channels)
-    except (ValueError, OSError) as error:
-        bad.add(clip.id, error)
-        return None
-
-
-def _views(recording: Recording, starts: Views, sample_rate: int) -> Iterator[tuple[str, Recording]]:
-    """The recording from every start on, without those past its end."""
-    wav, rate = recording.wavs[0], recording.original_sample_rate
-    for name, start in starts.items():
-        if start < len(wav):
-            left = recording.original_num_samples - round(start * rate / sample_rate)
-            yield name, replace(recording, wavs=[wav[start:]], original_num_samples=left)
-
-
-def export_slamkit(path: str | Path, target: Path) -> int:
-    """Write a folder of shards as JSONL for slamkit; returns the number of clips.
-
-    One object per clip: `file_name`, `units` (flattened codes, repeats kept), `duration` (frames of each unit, all 1),
-    `audio_repr` (`<Un17><Un4>..`, slamkit's unit tokens), `text`, `speaker`.
-    """
-    _, rows = flat_rows(path)
-    count = 0
-    with atomic_file(target, durable=True) as file:
-        for row in rows:
-            file.write((json.dumps(slamkit_row(row), ensure_ascii=False) + "\n").encode())
-            count += 1
-    return count
-
-
-def slamkit_row(row: FlatRow) -> dict[str, object]:
-    """One line of the export."""
-    units = [int(code) for code in row.codes]
-    return {
-        "file_name": row.id,
-        "units": units,
-        "duration": [1] * len(units),
-        "audio_repr": "".join(f"<Un{unit}>" for unit in units),
-        "text": row.text,
-        "speaker": row.speaker,
-    }
