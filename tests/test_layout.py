@@ -43,6 +43,7 @@ OPTIONAL = (
     "scipy",
     "parselmouth",
     "datasets",
+    "ray",
     "gguf",
     "librosa",
     "jiwer",

@@ -155,8 +155,9 @@ def tokenize_on_ray(
 
 
 def import_ray() -> Any:
-    """Ray with Ray Data, which says nothing to anybody. Raises ValueError that says how to install it."""
+    """Ray with Ray Data, without its telemetry. Raises ValueError that says how to install it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what else fails is raised
     try:
         import ray
         import ray.data
@@ -189,7 +190,7 @@ def _cluster(ray: Any) -> Iterator[None]:
         return
     in_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     if in_main:
         signal.signal(signal.SIGTERM, handler)  # Ray puts its own there
     try:
@@ -206,7 +207,7 @@ def _outcomes(ray: Any, arguments: tuple[Any, ...], workers: int | None, use_gpu
     workers = min(parts, workers or gpus or int(there.get("CPU", 1)))
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that its progress bars are off
     outcomes = ray.data.from_items(
         [{"part": number} for number in range(parts)], override_num_blocks=parts
     ).map_batches(
