@@ -1,4 +1,4 @@
-"""`tokenize`: a corpus to tokens, on one machine or many; `tokens`: parts merged, folders checked; `data manifest`, `hub`.
+"""`tokenize`: a corpus to tokens, on one machine or many; `tokens merge`, `verify`; `data manifest`, `data hub`.
 
 Test: tests/cli/test_tokens.py, tests/data/test_corpus.py, tests/data/test_hub.py.
 """
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmcodec.cli.options import ClipOptions, CodecOptions, OutputOptions
 from llmcodec.cli.summary import Failed
+from llmcodec.cli.urls import local_value
 from llmcodec.data.corpus import make_manifest
 from llmcodec.data.hub import make_hub_manifest
-from llmcodec.cli.urls import local_value
 from llmcodec.io.bad_rows import BadRows
 from llmcodec.io.lm_card import remember_codec, remembered_codec
 from llmcodec.io.remote.paths import shown
