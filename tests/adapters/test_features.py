@@ -328,3 +328,13 @@ def test_a_teacher_that_does_not_normalise_hears_the_level(tmp_path):
     ]
     assert not torch.allclose(*both[0], atol=1e-3) or not torch.equal(*both[0])
     torch.testing.assert_close(*both[1], atol=1e-3, rtol=1e-3)
+
+
+def test_a_teacher_leaves_no_trace_in_the_global_generator():
+    class Draws(Ruler):  # as transformers 5.17 does for layer drop, also in evaluation
+        def features_of(self, wav_BS: Tensor) -> Tensor:
+            return super().features_of(wav_BS) + 0 * torch.rand(())
+
+    before = torch.get_rng_state()
+    Draws()(noise(1, 640).double(), torch.tensor([640]), 16000, 320, 2)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,15 @@ def test_a_single_subset_is_one_split_even_as_the_root(libri):
     clips = read_manifest(libri / "lists" / "train.jsonl")
     assert {clip.split for clip in clips} == {"train"} and all(clip.path.is_file() for clip in clips)
     assert clips[0].audio.startswith("../train-clean-100/")
+
+
+@pytest.mark.parametrize("output", ["corpus", "corpus/", "corpus.v2"])
+def test_a_folder_as_output_gets_a_manifest_that_is_read_by_its_name(libri, tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    Path("corpus.v2").mkdir()
+    summary = make_manifest(str(libri), output)
+    assert summary.path == (tmp_path / output / "manifest.jsonl").resolve()
+    assert len(read_manifest(output)) == 9 and all(clip.path.is_file() for clip in read_manifest(output))
 
 
 def test_plain_folder_with_transcripts_beside(tmp_path):

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from llmcodec.data.files import walk
 from llmcodec.data.layouts import LAYOUTS, plain
 from llmcodec.data.layouts.base import Folder, Report, Utterance
-from llmcodec.data.manifest import STRETCH_TOLERANCE, Clip, total_seconds, write_manifest
+from llmcodec.data.manifest import STRETCH_TOLERANCE, Clip, manifest_place, total_seconds, write_manifest
 from llmcodec.data.splits import hashed_split, keep_speakers_together, split_of_folders
 from llmcodec.io import audio
 
@@ -106,7 +106,7 @@ def make_manifest(
 
     Args:
         folder: folder that is searched with all its subfolders; or a NeMo manifest, or a lhotse cut set.
-        output: the manifest to write; `manifest.jsonl` in the folder if empty.
+        output: the manifest to write, or its folder; empty writes `manifest.jsonl` beside the audio.
         language: language code of every clip whose corpus names none, such as en.
         license: licence of the recordings, such as CC-BY-4.0.
         source: name of the corpus; the folder's name if empty.
@@ -127,7 +127,7 @@ def make_manifest(
             f"valid_share={valid_share} and test_share={test_share} must be positive and leave clips to train on"
         )
     base = root if root.is_dir() else root.parent
-    target = Path(output) if output else base / "manifest.jsonl"
+    target = manifest_place(output) if output else base / "manifest.jsonl"
     report = Report()
     found: dict[str, _Found] = {}
     places: set[tuple[Path, float]] = set()

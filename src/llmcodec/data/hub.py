@@ -17,7 +17,7 @@ import numpy as np
 
 from llmcodec.data.corpus import ManifestSummary, save
 from llmcodec.data.layouts.base import first
-from llmcodec.data.manifest import Clip
+from llmcodec.data.manifest import Clip, manifest_place
 from llmcodec.data.splits import hashed_split
 from llmcodec.io import audio
 from llmcodec.io.bad_rows import BadRows, MaxBad
@@ -50,7 +50,7 @@ def make_hub_manifest(
 
     Args:
         dataset: name on the Hub, or a folder: one written by save_to_disk, or one that datasets can load.
-        output: the manifest to write; audio goes to the folder `audio` beside it.
+        output: the manifest to write, or its folder; audio goes to the folder `audio` beside it.
         name: configuration of the data set, such as clean.
         split: split of the data set; train, validation and test keep their meaning, others are split by hash of id.
         audio_column: column with the audio.
@@ -62,7 +62,7 @@ def make_hub_manifest(
         limit: read only that many rows.
         max_bad: rows that may be bad, 20 or 1%.
     """
-    target = Path(output).resolve()
+    target = manifest_place(output).resolve()
     rows = _load(dataset, name, split, audio_column, (text_column, id_column, speaker_column))
     named_split = _SPLITS.get(re.split(r"[\W_\d]", split)[0], "")
     clips: list[Clip] = []

@@ -47,6 +47,7 @@ __all__ = [
     "find_missing",
     "leave_out_unreadable",
     "manifest_hash",
+    "manifest_place",
     "read_manifest",
     "total_seconds",
     "write_manifest",
@@ -166,6 +167,12 @@ def find_blocks(clips: Sequence[Clip]) -> np.ndarray | None:
             starts.append(index)
             last = block
     return np.array(starts, np.int64)
+
+
+def manifest_place(output: str) -> Path:
+    """The file to write: `output`, or `manifest.jsonl` in it if it is a folder or has no ending, as a folder's name."""
+    place = as_path(output)
+    return place if place.suffix and not output.endswith("/") and not place.is_dir() else place / "manifest.jsonl"
 
 
 def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip]) -> Path:

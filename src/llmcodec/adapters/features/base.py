@@ -83,7 +83,8 @@ class SpeechEncoder(ABC):
         for count in sorted(set(frames)):
             rows = [row for row, own in enumerate(frames) if own == count]
             heard_BS = self._at_own_rate(wav_BS[rows, : count * hop_samples], sample_rate)
-            features_BUH = self.features_of(heard_BS).to(features_BTH)
+            with torch.random.fork_rng(devices=[]):  # older transformers draw for layer drop, though it is off
+                features_BUH = self.features_of(heard_BS).to(features_BTH)
             assert features_BUH.shape[1:] == (heard_BS.shape[1] // self.hop_samples, self.width)
             step = hop_samples * self.sample_rate / sample_rate / self.hop_samples
             if step != 1.0 or features_BUH.shape[1] != count:
