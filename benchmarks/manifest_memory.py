@@ -1,21 +1,25 @@
-"""Memory and time of a manifest of very many clips: opening it, the order of training, batches of audio, one shard.
+"""Memory and time of a manifest of very many clips: opening it, the order of training, batches of audio, tokenizing.
 
     python benchmarks/manifest_memory.py --rows 10000000 --folder /tmp/many
     python benchmarks/manifest_memory.py --rows 400000 --folder /tmp/few --jsonl    # with its index
 
 makes a synthetic manifest as an Arrow table (every clip is a stretch of one of 100 short recordings) and then, in a
-fresh process each, does what `llmcodec train` and `llmcodec tokenize --shard` do before they compute. Private memory is
-RssAnon of the process at its highest, sampled every 20 ms: mapped pages of files are not in it.
+fresh process each, does what `llmcodec train`, `llmcodec tokenize --shard` and `llmcodec tokenize` do before they
+compute; the last one with a codec that does nothing, up to its first 2,000 clips, and again when the shards hold all
+clips but these. Private memory is RssAnon of the process at its highest, sampled every 20 ms: mapped pages of files are
+not in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +35,27 @@ from llmcodec.data.manifest import (
 )
 from llmcodec.io import audio
 from llmcodec.io.bad_rows import BadRows
+from llmcodec.io.token_file import TokenProvenance
+from llmcodec.io.token_shards import TokenRow, TokenShardWriter
 from llmcodec.transcode.sharding import Shard
+from llmcodec.transcode.tokenize import TokenJob
 
 FILES, SECONDS = 100, 4.0
+LEFT = 2000
+"""Clips that `tokenize` encodes."""
+
+
+class NoCodec:
+    """A runtime whose codes are zeros, until it has seen LEFT clips."""
+
+    identity = TokenProvenance("none", "0" * 64, 16_000, 16_000, 1, 256)
+    seen = 0
+
+    def encode_batch(self, wavs: list[np.ndarray]) -> list[np.ndarray]:
+        self.seen += len(wavs)
+        if self.seen > LEFT:
+            raise KeyboardInterrupt
+        return [np.zeros((1, -(-len(wav) // 16_000)), np.int64) for wav in wavs]
 
 
 def rows_from(first: int, stop: int) -> Iterator[Clip]:
@@ -127,22 +149,53 @@ def shard(manifest: str) -> None:
     print(f"{steps('one of 100 shards: its clips', plan):,} clips in the shard")
 
 
+def begin(manifest: str, title: str) -> None:
+    """`llmcodec tokenize` until it encodes no more."""
+    steps = Steps()
+    clips = steps("open", lambda: read_manifest(manifest))
+    job = steps("digest of the manifest", lambda: TokenJob.of(NoCodec(), clips, by_split=False, clips_per_shard=1000))
+
+    def run() -> None:
+        with suppress(KeyboardInterrupt):
+            job.run(Path(manifest).with_suffix(".tokens"))
+
+    steps(title, run)
+
+
+def tokenize(manifest: str) -> None:
+    folder = Path(manifest).with_suffix(".tokens")
+    shutil.rmtree(folder, ignore_errors=True)
+    begin(manifest, f"tokenize: up to clip {LEFT:,}")
+    shutil.rmtree(folder)
+    with TokenShardWriter(folder, NoCodec.identity, clips_per_shard=10_000) as shards:
+        for clip in read_manifest(manifest)[LEFT:]:
+            length = round(16_000 * clip.duration)
+            shards.add(TokenRow(np.zeros((1, 1, -(-length // 16_000)), np.int64), length, 0, 0, 1, clip.id, clip.text))
+
+
+def resume(manifest: str) -> None:
+    begin(manifest, "tokenize again: all but these are in shards")
+
+
+PARTS = {"index": index, "shard": shard, "tokenize": tokenize, "resume": resume, "train": train}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/manifest_memory"))
     parser.add_argument("--jsonl", action="store_true")
-    parser.add_argument("--part", choices=("index", "train", "shard"))
+    parser.add_argument("--part", choices=tuple(PARTS))
     options = parser.parse_args()
     if not options.part:
         print("| step | s | private MB |\n|---|---|---|", flush=True)
     manifest = write_corpus(options.folder, options.rows, options.jsonl)
     if options.part:
-        {"index": index, "train": train, "shard": shard}[options.part](str(manifest))
+        PARTS[options.part](str(manifest))
         return
     print(f"{manifest}: {options.rows:,} rows, {manifest.stat().st_size / 1e9:.2f} GB", flush=True)
     command = [sys.executable, __file__, "--rows", str(options.rows), "--folder", str(options.folder)]
-    for part in ("index", "shard", "train") if options.jsonl else ("shard", "train"):
+    for part in (part for part in PARTS if part != "index" or options.jsonl):
         subprocess.run([*command, *["--jsonl"] * options.jsonl, "--part", part], check=True)
 
 
