@@ -2,6 +2,7 @@
 
     python benchmarks/folder_throughput.py                                  # 2,000 clips cut from the bundled speech
     python benchmarks/folder_throughput.py --manifest corpus/manifest.jsonl --repeats 3
+    python benchmarks/folder_throughput.py --only "llmcodec encode"         # what --shard costs
 
 The peer is the loop that one writes by hand with the same codec: load a file, encode it, save its codes, the next file;
 once with the codec as `LLMCodec.from_pretrained` gives it, once with the codec packed by `optimize_for_inference`, as
@@ -58,11 +59,21 @@ def one_by_one(codec, folder: Path, out: Path) -> None:
         save_file({"codes": codes.to(torch.int32)}, target)
 
 
-def command(precision: str, codec: str) -> Callable[[Path, Path], None]:
+def command(precision: str, codec: str, *more: str) -> Callable[[Path, Path], None]:
     def run(folder: Path, out: Path) -> None:
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
             run_command(
-                ["encode", str(folder), "-o", str(out), "--codec", codec, "--device=cpu", f"--precision={precision}"]
+                [
+                    "encode",
+                    str(folder),
+                    "-o",
+                    str(out),
+                    "--codec",
+                    codec,
+                    "--device=cpu",
+                    f"--precision={precision}",
+                    *more,
+                ]
             )
 
     return run
@@ -76,6 +87,7 @@ def main() -> None:
         clips=2000,
         seconds=([0.5, 3.0], "shortest and longest clip"),
         repeats=3,
+        only=("", "only the ways with this in their names; the first of them is compared with"),
     )
     plain, packed = load_codec(args.codec), optimize_for_inference(load_codec(args.codec))
     ways: dict[str, Callable[[Path, Path], None]] = {
@@ -83,7 +95,9 @@ def main() -> None:
         "llmcodec encode": command("auto", args.codec),
         "one by one, packed codec": partial(one_by_one, packed),
         "llmcodec encode --precision fp32": command("fp32", args.codec),
+        "llmcodec encode --shard 0/1": command("auto", args.codec, "--shard", "0/1"),
     }
+    ways = {name: way for name, way in ways.items() if args.only in name}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "in"
         seconds = cut_clips(args.manifest, args.clips, *args.seconds, folder)
@@ -99,12 +113,12 @@ def main() -> None:
 
         spent = take_turns({name: partial(run, name) for name in ways}, args.repeats)
     medians = {name: [statistics.median(values) for values in zip(*rows, strict=True)] for name, rows in spent.items()}
-    base, _ = medians["one by one"]
+    base, _ = next(iter(medians.values()))
     lines = [
         [name, f"{wall:.1f}", f"{cpu:.1f}", f"{args.clips / wall:.0f}", f"{seconds / wall:.0f}", f"{base / wall:.2f}"]
         for name, (wall, cpu) in medians.items()
     ]
-    header = [f"{args.clips} clips", "seconds", "processor seconds", "files/s", "times real time", "against the loop"]
+    header = [f"{args.clips} clips", "seconds", "processor seconds", "files/s", "times real time", "against the first"]
     print(f"\n{markdown(header, lines)}")
 
 

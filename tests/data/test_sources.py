@@ -6,6 +6,7 @@ import dataclasses
 import io
 import re
 import shutil
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -388,3 +389,26 @@ def test_sources_behind_urls(corpora, tmp_path, monkeypatch, form):
         assert len(list((tmp_path / "cache" / "sources").glob("*.arrow"))) == (0 if form == "folder" else 2)
     finally:
         store.rm(f"/{form}", recursive=True)
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/speech", "hf://datasets/me/speech/data"])
+def test_schemes_of_other_drivers(corpora, tmp_path, monkeypatch, url):
+    """A store in memory in the place of gcsfs and huggingface_hub: our side of them."""
+    fsspec = pytest.importorskip("fsspec")
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Store(MemoryFileSystem):
+        protocol, store, pseudo_dirs = url.partition(":")[0], {}, [""]
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return MemoryFileSystem._strip_protocol(path.replace(f"{cls.protocol}://", "memory://"))
+
+    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, Store.protocol, Store)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    fsspec.filesystem(Store.protocol).put(f"{corpora['parquet']}/", f"{url}/", recursive=True)
+    clips, expected = read_manifest(url, "train"), read_manifest(corpora["parquet"], "train")
+    assert [clip.id for clip in clips] == [clip.id for clip in expected] and len(clips) == 6
+    for clip, one in zip(clips, expected, strict=True):
+        assert np.array_equal(clip.load(16_000), one.load(16_000))
+    forget()

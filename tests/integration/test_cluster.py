@@ -59,6 +59,7 @@ def commands(folder: Path) -> dict[str, str]:
     return os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONWARNINGS": "ignore"}
 
 
+@pytest.mark.slow
 def test_from_object_storage_to_an_exported_model(tmp_path, monkeypatch, s3, capfd):  # noqa: F811
     import ray
 

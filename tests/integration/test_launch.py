@@ -99,7 +99,10 @@ def resumed_step(recipe: Any) -> int:
     return Trainer(alone, resume=True, show_progress=False, allow_changes=True).step
 
 
-@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+@pytest.mark.parametrize(
+    "launcher",
+    [pytest.param(TORCHRUN, id="torchrun"), pytest.param(ACCELERATE, id="accelerate", marks=pytest.mark.slow)],
+)
 def test_the_command_of_the_help_is_one_run(tmp_path, launcher):
     arguments = everything_typed("paper", tmp_path, "run", **QUICK, steps=2)
     process = start(launcher, arguments, tmp_path / "out.txt")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from llmcodec.assets import speech_manifest
 from llmcodec.cli.main import main
+from llmcodec.data.manifest import read_manifest
 from llmcodec.io.token_file import load_token_file
 from llmcodec.io.token_shards import read_token_shards
 from llmcodec.runtime.opening import open_runtime
 from llmcodec.transcode.files import Transcoder
 
-from ..data.corpora import FORMS, some_clips
+from ..cli.test_compare import BUDGET
+from ..data.corpora import FORMS, as_dataset, as_folder, some_clips
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +67,36 @@ def test_encode_reads_clips(corpora, tmp_path):
             assert np.array_equal(made[form][name].codes, clip.codes)
             assert made[form][name].original_num_samples == clip.original_num_samples
     assert made["folder"].keys() == made["tars"].keys() == made["parquet"].keys()
+
+
+def test_evaluate_reads_clips(corpora, tmp_path):
+    rows = {}
+    for form, corpus in corpora.items():
+        place, how = (
+            tmp_path / f"{form}.csv",
+            ["--opus", "[]", "--metrics", "sdr", "--workers", "0", "--split", "train"],
+        )
+        arguments = ["--codec", "opus:6", "--manifest", str(corpus), "--per-file", str(place)]
+        assert main(["evaluate", "reconstruction", *arguments, *how]) == 0
+        with open(place, encoding="utf-8") as file:
+            rows[form] = {row["id"]: row["sdr"] for row in csv.DictReader(file)}
+    assert len(rows["folder"]) == 6 and all(rows["folder"].values())
+    assert all(found == rows["folder"] for found in rows.values())
+
+
+def test_compare_reads_clips(tmp_path, capsys):
+    splits = {split: read_manifest(speech_manifest(split), max_seconds=2.5)[:3] for split in ("train", "valid", "test")}
+    clips = [replace(clip, id=clip.id.replace("/", "_")) for members in splits.values() for clip in members]
+    corpora = {"folder": as_folder(clips, tmp_path / "folder"), "parquet": tmp_path / "parquet"}
+    corpora["parquet"].mkdir()
+    for split in splits:
+        as_dataset([clip for clip in clips if clip.split == split]).to_parquet(corpora["parquet"] / f"{split}.parquet")
+    measured = {}
+    for form, corpus in corpora.items():
+        arguments = ["--manifest", str(corpus), "--cache", str(tmp_path / "kept"), "-o", str(tmp_path / f"{form}.json")]
+        assert main(["compare", "bundled", *arguments, *BUDGET]) == 0
+        measured[form] = json.loads((tmp_path / f"{form}.json").read_text())["bundled"]["measures"]
+    assert measured["folder"] == measured["parquet"] and "lm_bits_per_second" in measured["folder"]
 
 
 def test_an_equal_first_training_step(corpora, tmp_path):

@@ -324,9 +324,11 @@ def tokenize_clips(
 
 
 def _known_views(shards: TokenShardWriter, numbers: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """How many views of every clip are in the shards (int64)."""
+    """How many views of every clip are in the shards (int32)."""
     found = shards.done.holds(numbers)
-    sums: np.ndarray = np.add.reduceat(found, np.cumsum(counts) - counts, dtype=np.int64) if len(counts) else counts
+    if len(numbers) == len(counts):  # one view of each
+        return found.astype(np.int32)
+    sums: np.ndarray = np.add.reduceat(found, np.cumsum(counts) - counts, dtype=np.int32)
     return sums
 
 

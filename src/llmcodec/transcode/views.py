@@ -53,10 +53,10 @@ def view_numbers(clips: Sequence[Clip], starts: Starts) -> np.ndarray:
 
 
 def view_counts(clips: Sequence[Clip], starts: Starts) -> np.ndarray:
-    """Number of views of every clip (int64)."""
+    """Number of views of every clip (int32)."""
     if len(starts) == 1:
-        return np.ones(len(clips), np.int64)
-    return np.fromiter((len(own_starts(split, starts)) for (split,) in values_of(clips, "split")), np.int64, len(clips))
+        return np.ones(len(clips), np.int32)
+    return np.fromiter((len(own_starts(split, starts)) for (split,) in values_of(clips, "split")), np.int32, len(clips))
 
 
 def refuse_doubled(clips: Sequence[Clip], starts: Starts, numbers: np.ndarray) -> None:
