@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcodec.codec import LLMCodec, LLMCodecConfig
+from llmcodec.codec.conformer import ConvolutionModule, attention_mask, fast_attention
 from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.codec.search import SearchingCodec
 from llmcodec.codec.token_prior import BigramPrior
@@ -145,6 +146,41 @@ def test_gradients_reach_every_parameter():
     out = codec.decode_latents(encoding.quantized_BTD, encoding.mask_BT)
     (out.square().mean() + sum(v.mean() for v in encoding.losses.values())).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in codec.parameters())
+
+
+@pytest.mark.parametrize(("width", "frames", "causal"), [(32, 1, False), (100, 64, False), (48, 40, True)])
+def test_the_depthwise_convolution_is_pytorchs_conv1d(width, frames, causal):
+    """The same bits in float32, and a result in the order in which the next layers read it."""
+    torch.manual_seed(0)
+    module = ConvolutionModule(width, 31, causal)
+    hidden_BTD = torch.randn(3, frames + module.past, width)
+    with torch.no_grad():
+        out_BTD = module.depthwise(hidden_BTD)
+        assert torch.equal(out_BTD, module.depthwise_conv(hidden_BTD.transpose(1, 2)).transpose(1, 2))
+    assert out_BTD.shape == (3, frames, width) and out_BTD.is_contiguous()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_of_short_windows_in_training_is_the_fused_one_up_to_rounding(masked):
+    """In bfloat16 it is not further from float64, on average, than PyTorch's fused function is."""
+    torch.manual_seed(0)
+    qkv = [torch.randn(2, 3, 40, 16).bfloat16() for _ in range(3)]
+    mask = attention_mask(40, torch.arange(40) < torch.tensor([[40], [25]]), (8, 8), torch.device("cpu"))
+    weight = torch.randn(2, 3, 40, 16)
+    results = []
+    for attend, dtype in (
+        (torch.nn.functional.scaled_dot_product_attention, torch.float64),
+        (torch.nn.functional.scaled_dot_product_attention, torch.bfloat16),
+        (fast_attention, torch.bfloat16),
+    ):
+        inputs = [x.to(dtype).requires_grad_() for x in qkv]
+        out = attend(*inputs, attn_mask=mask if masked else None)
+        assert out.dtype == dtype
+        slopes = torch.autograd.grad((out.double() * weight).sum(), inputs)
+        results.append([x.detach().double() for x in (out, *slopes)])
+    for exact, fused, ours in zip(*results, strict=True):
+        assert 0 < (ours - exact).abs().mean() <= 1.1 * (fused - exact).abs().mean()
+    assert torch.isfinite(results[-1][0]).all()
 
 
 def test_batch_statistics_ignore_padding():

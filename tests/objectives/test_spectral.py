@@ -203,6 +203,27 @@ def test_gradients_against_finite_differences():
         assert torch.autograd.gradcheck(lambda x, name=name: losses.losses[name](x, real), fake, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("n_fft", [64, 96])
+def test_magnitudes_and_their_gradient_are_those_of_pytorchs_operators(n_fft):
+    """The same bits forward; backward the same up to rounding, at silence too."""
+    wave = torch.from_numpy(speechlike(2, 700, 12)).float()
+    wave[1, 300:] = 0
+    results = []
+    for plainly in (True, False):
+        wav_BS = wave.clone().requires_grad_()
+        if plainly:
+            spectrum = torch.fft.rfft(frame(wav_BS, n_fft, n_fft // 4) * torch.hann_window(n_fft))
+            size = (spectrum.real.square() + spectrum.imag.square() + MAGNITUDE_FLOOR**2).sqrt()
+        else:
+            size = Spectra(wav_BS).magnitude(n_fft, n_fft // 4)
+        weight = torch.randn(size.shape, generator=torch.Generator().manual_seed(0))
+        (gradient,) = torch.autograd.grad((size * weight).sum(), wav_BS)
+        results.append((size.detach(), gradient))
+    (wanted, slope), (size, gradient) = results
+    assert torch.equal(size, wanted)
+    torch.testing.assert_close(gradient, slope, rtol=0, atol=1e-5 * slope.abs().max().item())
+
+
 def test_a_padded_batch_equals_single_clips():
     losses = small()
     lengths = [600, 353, 33]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from llmcodec.schedule import Schedule
-from llmcodec.training.optimizer import GroupOptimizer, is_hidden_matrix
+from llmcodec.training.optimizer import GroupOptimizer, Muon, is_hidden_matrix
 from llmcodec.training.recipe import GroupConfig
 
 from ..miniature import miniature_codec, same
@@ -131,3 +131,23 @@ def test_clip_limits_the_group_and_returns_the_norm_before():
     assert torch.stack([p.grad.norm() for p in group.parameters]).norm() == pytest.approx(0.5, rel=1e-4)
     group.zero_grad()
     assert all(p.grad is None for p in module.parameters())
+
+
+@pytest.mark.parametrize("elements", [1, 1 << 20], ids=["one by one", "all of a shape at once"])
+def test_muon_is_pytorchs_bit_for_bit(elements, monkeypatch):
+    """Tall, wide and square matrices, one without a gradient in the first step."""
+    monkeypatch.setattr("llmcodec.training.optimizer.MUON_ELEMENTS", elements)
+    runs = []
+    for kind in (torch.optim.Muon, Muon):
+        generator = torch.Generator().manual_seed(0)
+        shapes = [(32, 8), (8, 32), (32, 8), (16, 16), (8, 32), (16, 16)]
+        matrices = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+        optimizer = kind(matrices, lr=0.02, momentum=0.9, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+        for step in range(3):
+            for place, matrix in enumerate(matrices):
+                gradient = torch.randn(matrix.shape, generator=generator)
+                matrix.grad = None if (step, place) == (0, 2) else gradient
+            optimizer.step()
+        runs.append((matrices, [optimizer.state[matrix]["momentum_buffer"] for matrix in matrices]))
+    (theirs, momentum), (ours, our_momentum) = runs
+    assert all(torch.equal(a, b) for a, b in zip([*theirs, *momentum], [*ours, *our_momentum], strict=True))

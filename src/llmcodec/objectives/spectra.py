@@ -6,9 +6,13 @@ Test: `pytest tests/objectives/test_spectral.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from llmcodec.codec.inputs import mask_of
 from llmcodec.distributed import at_least_float32, masked_mean
@@ -34,6 +38,45 @@ def frame(wav_BS: Tensor, n_fft: int, hop: int, reflect: bool = False) -> Tensor
     # Concatenated slices: their backward pass is a few additions, several times faster than that of `unfold`.
     blocks_BTN = padded_BS.unflatten(-1, (-1, hop))
     return torch.cat([blocks_BTN[:, i : i + num_frames] for i in range(n_fft // hop)], dim=-1)
+
+
+class _WindowedTransform(torch.autograd.Function):
+    """torch.fft.rfft(frames * window); backward by a real transform, where PyTorch's own is complex."""
+
+    @staticmethod
+    def forward(ctx: Any, frames_BTN: Tensor, window_N: Tensor) -> Tensor:
+        ctx.save_for_backward(window_N)
+        spectrum_BTF: Tensor = torch.fft.rfft(frames_BTN * window_N)
+        return spectrum_BTF
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BTF: Tensor) -> tuple[Tensor, None]:
+        (window_N,) = ctx.saved_tensors
+        # irfft counts every bin twice, as part of a symmetric spectrum, but the first and the last one.
+        twice_BTF = grad_BTF.clone()
+        torch.view_as_real(twice_BTF)[..., [0, -1], :] *= 2
+        return torch.fft.irfft(twice_BTF, len(window_N), norm="forward").mul_(0.5 * window_N), None
+
+
+class _Magnitude(torch.autograd.Function):
+    """sqrt(|x|^2 + floor^2) of a complex tensor; the numbers of the same written out, in fewer passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, stft: Tensor, floor: float) -> Tensor:
+        size: Tensor = stft.real.square().add_(stft.imag.square()).add_(floor**2).sqrt_()
+        ctx.save_for_backward(stft, size)
+        return size
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        stft, size = ctx.saved_tensors
+        return torch.view_as_complex(torch.view_as_real(stft) * (grad / size)[..., None]), None
+
+
+windowed_transform: Callable[[Tensor, Tensor], Tensor] = _WindowedTransform.apply
+magnitude: Callable[[Tensor, float], Tensor] = _Magnitude.apply
 
 
 class Spectra:
@@ -63,7 +106,7 @@ class Spectra:
         key = (n_fft, hop, reflect)
         if key not in self._stft:
             window_N = torch.hann_window(n_fft, dtype=self.wav_BS.dtype, device=self.wav_BS.device)
-            self._stft[key] = torch.fft.rfft(frame(self.wav_BS, n_fft, hop, reflect) * window_N)
+            self._stft[key] = windowed_transform(frame(self.wav_BS, n_fft, hop, reflect), window_N)
         return self._stft[key]
 
     def power(self, n_fft: int, hop: int, reflect: bool = False) -> Tensor:
@@ -78,7 +121,7 @@ class Spectra:
         """sqrt(power + MAGNITUDE_FLOOR^2), (B, T, F): differentiable everywhere, with gradient 0 at silence."""
         key = (n_fft, hop, reflect)
         if key not in self._magnitude:
-            self._magnitude[key] = (self.power(n_fft, hop, reflect) + MAGNITUDE_FLOOR**2).sqrt()
+            self._magnitude[key] = magnitude(self.stft(n_fft, hop, reflect), MAGNITUDE_FLOOR)
         return self._magnitude[key]
 
     def level(self) -> Tensor:
