@@ -268,7 +268,9 @@ class ConvolutionModule(nn.Module):
             return conv(hidden_BDT).transpose(1, 2)
         # As a picture of one row, it keeps channels last: the same numbers without reordering, twice as fast.
         padding = (0, int(conv.padding[0]))
-        out_BDT = F.conv2d(hidden_BDT[:, :, None], conv.weight[:, :, None], padding=padding, groups=conv.groups)[:, :, 0]
+        out_BDT = F.conv2d(hidden_BDT[:, :, None], conv.weight[:, :, None], padding=padding, groups=conv.groups)[
+            :, :, 0
+        ]
         return out_BDT.transpose(1, 2)
 
 

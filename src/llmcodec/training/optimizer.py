@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from llmcodec.distributed import clip_gradients
 from llmcodec.training.recipe import GroupConfig, as_schedule
 
-
 MUON_ELEMENTS = 1 << 20
 """Elements that Muon works on at once on a CPU, so that they stay in its cache; a GPU takes all."""
 
