@@ -170,6 +170,11 @@ def can_decode(codec: Any) -> bool:
     return bool(getattr(codec, "can_decode", True))
 
 
+def deduplicates(codec: Any) -> bool:
+    """True for a codec whose runs of one code are measured as one token; its tokens have no fixed rate then."""
+    return bool(getattr(codec, "deduplicate", False))
+
+
 def device_of(codec: Any) -> torch.device:
     """Where a codec runs: its own `device` (packed weights are not parameters), else that of its weights."""
     said = getattr(codec, "device", None)

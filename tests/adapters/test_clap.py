@@ -53,8 +53,8 @@ def test_a_long_clip_is_the_mean_of_its_parts(folder):
 
 
 def test_bad_places_are_one_line(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"^CLAP no/such: "):
-        ClapEncoder("no/such")
+    with pytest.raises(ValueError, match=r"^CLAP no/such/where: "):
+        ClapEncoder("no/such/where")
     with pytest.raises(ValueError, match="a model of type 'wav2vec2', not 'clap'"):
         ClapEncoder(str(miniature_teacher(tmp_path / "other")))
     weights = load_file(folder / "model.safetensors")

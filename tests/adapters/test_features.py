@@ -233,6 +233,8 @@ def test_ctranslate2_encodes_whispers_spectrogram_in_windows_of_30_seconds(tmp_p
     features = teacher(wav, torch.tensor([9600, 6400]), 16000, 320, 30)
     np.testing.assert_allclose(features[0].numpy(), mel[0, :30], atol=1e-6)
     assert not features[1, 20:].any() and features[1, :20].any()
+    with torch.autocast("cpu", torch.bfloat16):  # as in training: the spectrogram stays float32
+        assert torch.equal(teacher(wav, torch.tensor([9600, 6400]), 16000, 320, 30), features)
     short = load_encoder(f"whisper-ct2:{tmp_path}", padded_seconds=0.6)
     assert short.input(wav).shape == (2, 80, 60)
     with pytest.raises(ValueError, match="CTranslate2 gives the last layer only"):

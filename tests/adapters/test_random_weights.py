@@ -35,6 +35,7 @@ PUBLISHED = {
     "s3tokenizer_v1": (16_000, 50, 1, 4096),
     "s3tokenizer_v1_25hz": (16_000, 25, 1, 4096),
     "s3tokenizer_v2_25hz": (16_000, 25, 1, 6561),
+    "hubert_units": (16_000, 50, 1, 500),
 }
 
 

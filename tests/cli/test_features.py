@@ -82,3 +82,32 @@ def test_what_cannot_be_measured_is_one_line(known, manifest, words, message, ca
     assert main(["evaluate", "phones", "--manifest", str(manifest), *words]) != 0
     error = capsys.readouterr().err.strip()
     assert message in error and "Traceback" not in error
+
+
+def test_clap_joins_the_metrics_of_reconstruction(known, manifest, tmp_path, capsys):
+    clap, out = miniature_teacher(tmp_path / "clap", "clap"), tmp_path / "quality"
+    words = [
+        "evaluate",
+        "reconstruction",
+        "--manifest",
+        str(manifest),
+        "--metrics",
+        "sdr",
+        "--workers",
+        "0",
+        "--opus",
+        "[]",
+    ]
+    assert main([*words, "--codec", "loud", "--codec", "b=dull", "--clap", str(clap), "-o", str(out)]) == 0
+    result = json.loads(out.with_suffix(".json").read_text())
+    told = result["systems"]["b"]
+    values = [row["clap"] for row in told["files"]]
+    assert len(values) == 4 and all(-1 <= value < 0.99999 for value in values)
+    assert told["measures"]["clap"]["value"] == pytest.approx(np.mean(values)) and "sdr" in told["measures"]
+    assert any("CLAP similarity" in said for said in result["statements"])
+    assert "| CLAP similarity" in out.with_suffix(".md").read_text()
+    capsys.readouterr()
+    assert main([*words, "--codec", "loud", "--metrics", "clap"]) == 1
+    assert "needs a model: leave it out and give --clap PLACE" in capsys.readouterr().err
+    assert main([*words, "--codec", "loud", "--clap", "no/such/where"]) == 1
+    assert "CLAP no/such/where: " in capsys.readouterr().err

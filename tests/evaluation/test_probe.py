@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from llmcodec.adapters.features.kmeans import nearest
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.predictability import LikelihoodConfig
-from llmcodec.evaluation.probe import ProbeConfig, fit_probe, measure_probe, nearest, pooled
+from llmcodec.evaluation.probe import ProbeConfig, fit_probe, measure_probe, pooled
 from llmcodec.lm.small_lm import SmallLMConfig
 
 from ..fake_codec import LoudnessCodec

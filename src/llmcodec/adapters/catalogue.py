@@ -120,6 +120,8 @@ ENTRIES: tuple[Entry, ...] = (
                (16_000, 25, 1, 4096), CARD, "llmcodec", decodes=False),
     _published("S3Tokenizer v2", "s3tokenizer_v2_25hz", COSY.format(2, "CosyVoice2-0.5B"), (16_000, 25, 1, 6561), CARD,
                "llmcodec", decodes=False),
+    _published("HuBERT units", "hubert_units", "a folder of `llmcodec units`", (16_000, 50, 1, 500), "the encoder's",
+               decodes=False),
     _published("llmcodec, tiny", "llmcodec_tiny", "a folder or a hub id", (16_000, 50, 1, 4096), OURS, "llmcodec"),
     _published("llmcodec, AUV's size", "llmcodec_auv", "a folder or a hub id", (16_000, 50, 1, 20_480), OURS,
                "llmcodec"),

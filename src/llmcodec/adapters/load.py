@@ -10,6 +10,7 @@
     load_codec("search:bundled")             # ours, searching for cheap codes while it encodes (docs/search.md)
     load_codec("search@0.2:FOLDER")          # twice the usual weight on the rate; FOLDER: of `llmcodec prior`
     load_codec("search:bundled?effort=fast") # or balanced, thorough (the default): how much is tried
+    load_codec("hubert500?deduplicate")      # units of `llmcodec units`, measured without repeats
 
 What a folder holds is read from its config.json. Supported families, their sizes and defaults: docs/codecs.md.
 Test: tests/adapters/test_load.py.
@@ -26,6 +27,7 @@ from typing import Any
 
 from llmcodec.adapters.base import check_num_codebooks
 from llmcodec.adapters.catalogue import nearest
+from llmcodec.adapters.features.units import UnitsCodec
 from llmcodec.adapters.opus import OpusCodec
 from llmcodec.adapters.registry import FAMILIES, WEIGHTLESS, family_of, supported
 from llmcodec.assets import BUNDLED, codec_folder
@@ -39,6 +41,7 @@ from llmcodec.protocol import Codec
 
 RANDOM = "random:"
 AUV, AUV_HUB = "auv:", "SWivid/AUV"
+DEDUPLICATE = "?deduplicate"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SEARCH = re.compile(r"search(?:@(\d*\.?\d+))?:(.+?)(?:\?(.*))?")
 NAMED = re.compile(r"(search(?:@\d*\.?\d+)?:|auv:|random:)?(.+?)(:\d+|\?effort=\w+)?")
@@ -62,15 +65,21 @@ def load_codec(name: str, device: str = "cpu", *, num_codebooks: int | None = No
         ValueError: there is no such codec, it is of a family that llmcodec cannot drive, a package is missing, the hub
             cannot be reached, or the codec cannot use that many codebooks. One line.
     """
+    codec: Any
     if search := SEARCH.fullmatch(name):
         return _searching(search[2], *_search_options(name, search[1], search[3]), device)
     if opus := OPUS.fullmatch(name):
         return OpusCodec(int(opus[1]))
+    if name.endswith(DEDUPLICATE):
+        codec = load_codec(name.removesuffix(DEDUPLICATE), device, num_codebooks=num_codebooks, seed=seed)
+        if not isinstance(codec, UnitsCodec):
+            raise ValueError(f"codec {name}: {DEDUPLICATE} is for the units of `llmcodec units`")
+        codec.deduplicate = True
+        return codec
     place, asked = _split_codebooks(name)
     if asked is not None and num_codebooks is not None and asked != num_codebooks:
         raise ValueError(f"codec {name}: num_codebooks={num_codebooks} contradicts the name")
     num_codebooks = num_codebooks if asked is None else asked
-    codec: Any
     if place.startswith(RANDOM):
         from llmcodec.adapters.random_weights import build_random
 

@@ -23,6 +23,7 @@ from llmcodec.adapters import (
     xcodec2,
 )
 from llmcodec.adapters.family import CodecFamily
+from llmcodec.adapters.features import units
 
 FAMILIES: Mapping[str, CodecFamily] = {
     "encodec": encodec.FAMILY,
@@ -39,6 +40,7 @@ FAMILIES: Mapping[str, CodecFamily] = {
     "speechtokenizer": speechtokenizer.FAMILY,
     "soundstream": soundstream.FAMILY,
     "s3tokenizer": s3tokenizer.FAMILY,
+    units.MODEL_TYPE: units.FAMILY,
 }
 """By the `model_type` of config.json, or a name of ours where there is none."""
 WEIGHTLESS = {name: family for name, family in FAMILIES.items() if family.load is None}

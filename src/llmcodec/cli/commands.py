@@ -88,6 +88,11 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         "cli.codecs:prior",
         "output manifest split sources languages max-bad folds overwrite device",
     ),
+    "units": Command(
+        "k-means units of a speech encoder, as a tokenizer without decoder",
+        "cli.features:units",
+        "output manifest split codes rounds overwrite device",
+    ),
     "convert": Command("published checkpoints to codec folders; AUV and back", "cli.codecs:convert"),
     "verify": Command("check a folder for damage, one line per file", "cli.codecs:verify"),
     "recipes": Command("list the recipes of the package, or show one", "cli.shell:recipes"),

@@ -37,7 +37,7 @@ from llmcodec.io.atomic import write_bytes
 from llmcodec.io.progress import ProgressBar, status_line
 from llmcodec.io.structured import read_object, write_csv
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD, LikelihoodConfig
-from llmcodec.metrics.registry import METRICS, SUPERB
+from llmcodec.metrics.registry import CLAP, METRICS, SUPERB
 from llmcodec.protocol import HasFeatures
 from llmcodec.report import consistency as consistency_report
 from llmcodec.report import fidelity
@@ -58,6 +58,7 @@ def evaluate_reconstruction(
     metrics: tuple[str, ...] = ("superb",),
     asr: str | None = None,
     asr_languages: tuple[str, ...] = ("en",),
+    clap: str | None = None,
     corpus: ClipOptions = ClipOptions(),
     clips: int | None = None,
     domain: str = "source",
@@ -83,6 +84,7 @@ def evaluate_reconstruction(
         metrics: names and groups (superb, fast, all) joined by commas, such as superb,logmel; a wrong one lists all.
         asr: also word error rate by this recogniser: `faster-whisper`, or a Hugging Face speech model.
         asr_languages: languages of the recogniser, joined by commas.
+        clap: also the similarity of recording and reconstruction to this CLAP (laion/clap-htsat-unfused, or a folder).
         split: splits joined by commas; default: valid and test if there are any, else everything.
         clips: measure this many clips, evenly spread; null takes all.
         domain: field of the manifest that splits the table: source, language, speaker, split.
@@ -111,6 +113,8 @@ def evaluate_reconstruction(
     rows: list[SystemRow] = []
     recordings = Recordings([])
     if pairs is not None:
+        if clap is not None:
+            raise ValueError("--clap measures codecs, not --pairs")
         if codec:
             raise ValueError("--pairs measures existing audio and takes no --codec; run the two one after the other")
         listed = read_pairs(pairs)
@@ -123,7 +127,7 @@ def evaluate_reconstruction(
         (wanted,), bad = corpus.without_bad(spread(corpus.held_out_clips(), clips))
         if not hasattr(wanted[0], domain):
             raise ValueError(f"--domain {domain}: clips have no such field; choose source, language, speaker or split")
-        shared |= {"asr_languages": asr_languages, "domain": domain}
+        shared |= {"asr_languages": asr_languages, "domain": domain, "clap": clap}
         recordings = Recordings(choose_recordings(wanted, PLAYERS if wants_page(output.output) else 0))
         for name, encoded in open_systems(systems, device.torch_device()):
             with ProgressBar(name, console=console) as bar:
@@ -134,6 +138,7 @@ def evaluate_reconstruction(
     rows = [_with_lm_bits(row, predictability) for row in rows]
     parts = {f"{title}{fidelity.LENGTHS[lengths]}": part for title, part in fidelity.by_domain(rows).items()}
     told["lengths"] = lengths
+    names += () if clap is None else (CLAP.key,)
     sentences = [*fidelity.comparisons(rows, names), *fidelity.failures(rows)]
     show(console, [system_table(part, title, len(part) < 3) for title, part in parts.items()], sentences)
     if per_file is not None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from llmcodec.adapters.features.load import load_encoder
 from llmcodec.cli.options import ClipOptions, DeviceOptions, OutputOptions
 from llmcodec.cli.output import name_files, show
+from llmcodec.cli.summary import FilesBar
 from llmcodec.data.alignments import read_alignments
 from llmcodec.evaluation.phones import PAUSES, Context, PhoneConfig, PhoneResult, measure_encoder, measure_phones
 from llmcodec.evaluation.system import spread
@@ -19,6 +20,7 @@ from llmcodec.experiments.comparison import named_systems, open_systems
 from llmcodec.io.progress import ProgressBar
 from llmcodec.report import phones as phone_report
 from llmcodec.report.files import provenance, write_results
+from llmcodec.transcode.units import write_units
 
 
 def evaluate_phones(
@@ -78,3 +80,52 @@ def evaluate_phones(
         told = {"settings": {**provenance(chosen, bad), **asdict(config)}}
         told["systems"] = {name: phone_report.to_json(result) for name, result in results.items()}
         name_files(console, write_results(output.output, [table], said, told))
+
+
+def units(
+    encoder: str,
+    output: str,
+    corpus: ClipOptions = ClipOptions(split=("train",)),
+    codes: int = 500,
+    rounds: int = 20,
+    max_frames: int = 200_000,
+    seed: int = 0,
+    overwrite: bool = False,
+    device: DeviceOptions = DeviceOptions(),
+) -> str:
+    """Fit k-means units on the frames of a speech encoder: a codec that encodes only, for every command.
+
+      llmcodec units hubert:facebook/hubert-base-ls960:9 -o hubert500 --manifest corpus.jsonl
+      llmcodec evaluate predictability --codec bundled --codec hubert500 --codec dedup=hubert500?deduplicate
+
+    The folder holds the units and the encoder's name; the encoder has to be on the machine wherever they are used.
+    `?deduplicate` behind its name measures runs of one unit as one token (predictability and compare).
+
+    Args:
+        encoder: hubert:PLACE:LAYER, wavlm:, wav2vec2:, whisper: (a hub id or folder), or whisper-ct2:FOLDER.
+        output: folder to write; it appears under this name when it is complete.
+        corpus: whose frames are clustered.
+        split: cluster these splits, joined by commas; null takes all clips.
+        codes: number of units.
+        rounds: of k-means.
+        max_frames: that k-means sees, evenly from all clips.
+        seed: of the initial units and of which frames are seen.
+        overwrite: write into a folder that is not empty.
+    """
+    with FilesBar("hearing") as bar:
+        found = write_units(
+            encoder,
+            output,
+            corpus.clips(),
+            num_codes=codes,
+            rounds=rounds,
+            max_frames=max_frames,
+            seed=seed,
+            device=device.torch_device(),
+            overwrite=overwrite,
+            watcher=bar,
+            max_bad=corpus.max_bad,
+        )
+    lines = [f"left out: {line}" for line in found.left_out]
+    fitted = f"{found.used_codes:,} of {codes:,} units used by {found.num_frames:,} frames"
+    return "\n".join([*lines, f"{output}: {fitted}; {1 - found.distortion:.0%} of the variance is explained"])

@@ -53,6 +53,8 @@ OPTIONS = {
     "pairs": Kind.READ,
     "alignments": Kind.COPY,
     "features": Kind.MODEL,
+    "encoder": Kind.MODEL,
+    "clap": Kind.MODEL,
     "predictability": Kind.READ,
     "suite": Kind.COPY,
     "prompt": Kind.READ,

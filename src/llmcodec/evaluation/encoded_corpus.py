@@ -24,7 +24,7 @@ from torch import Tensor
 from llmcodec.data.manifest import Clip
 from llmcodec.io import audio
 from llmcodec.metrics.token_statistics import flatten_codes
-from llmcodec.protocol import Codec, WaveformCodec
+from llmcodec.protocol import Codec, WaveformCodec, deduplicates
 from llmcodec.runtime.base import encode_many, windows
 from llmcodec.runtime.torch_runtime import BATCH_SECONDS, TorchRuntime
 
@@ -97,8 +97,10 @@ class EncodedCorpus:
     def tokens(
         self, clips: Sequence[Clip], on_progress: Callable[[float], None] | None = None, keep: bool = True
     ) -> list[Tensor]:
-        """`codes`, flattened to 1-D int64 (`token_statistics.flatten_codes`)."""
-        return [flatten_codes(codes_QT, self.codec.codebook_size) for codes_QT in self.codes(clips, on_progress, keep)]
+        """`codes`, flattened to 1-D int64 (`token_statistics.flatten_codes`), without repeats if the codec asks."""
+        codes = self.codes(clips, on_progress, keep)
+        tokens = [flatten_codes(codes_QT, self.codec.codebook_size) for codes_QT in codes]
+        return [torch.unique_consecutive(one) for one in tokens] if deduplicates(self.codec) else tokens
 
     def reconstructions(self, clips: Iterable[Clip]) -> Iterator[tuple[Clip, np.ndarray]]:
         """Every clip with its reconstruction, float32 (S,) as long as `wav`; a batch at a time."""

@@ -104,8 +104,7 @@ class PredictabilityResult:
 
     def interval(self) -> Interval:
         """Bits per second with a 95 % bootstrap interval over clips."""
-        seconds = [clip.num_tokens / self.token_rate for clip in self.clips]
-        return bootstrap_ratio([clip.bits for clip in self.clips], seconds)
+        return bootstrap_ratio([clip.bits for clip in self.clips], [clip.seconds for clip in self.clips])
 
 
 def compare_predictability(a: PredictabilityResult, b: PredictabilityResult) -> PairedComparison:
@@ -130,6 +129,7 @@ def measure_predictability(
     config: LikelihoodConfig | None = None,
     *,
     num_codebooks: int = 1,
+    seconds: Sequence[float] | None = None,
     ids: Sequence[str] | None = None,
     device: str = "cpu",
     on_progress: Callable[[float], None] | None = None,
@@ -148,13 +148,15 @@ def measure_predictability(
         frame_rate: frames per second; one frame is `num_codebooks` tokens.
         config: the protocol.
         num_codebooks: of the codec.
+        seconds: of the valid and the test clips, where tokens have no fixed rate; `frame_rate` is then the mean one of
+            the training clips.
         ids: of the valid and the test clips, in this order; by default `valid-0`, ..., `test-0`, ...
         device: where the language model is trained.
         on_progress: called with the share done, 0 to 1.
         on_model: called with the seed and the trained model of its last step, to score other clips with it.
 
     Raises:
-        ValueError: empty splits, codes out of range, or another number of ids.
+        ValueError: empty splits, codes out of range, or another number of ids or seconds.
     """
     config = config or LikelihoodConfig()
     vocabulary = codebook_size * num_codebooks
@@ -167,6 +169,9 @@ def measure_predictability(
     ids = ids or [f"{split}-{index}" for split, codes in splits for index in range(len(codes))]
     if len(ids) != len(held_out):
         raise ValueError(f"{len(ids)} clip ids for {len(held_out)} valid and test clips: give one id per clip")
+    lengths = [clip.numel() / token_rate for clip in held_out] if seconds is None else list(seconds)
+    if len(lengths) != len(held_out):
+        raise ValueError(f"{len(lengths)} lengths for {len(held_out)} valid and test clips: give one per clip")
     is_valid = torch.arange(len(held_out)) < len(valid_codes)
     tokens = torch.tensor([clip.numel() for clip in held_out])
     curve: list[CurvePoint] = []
@@ -179,18 +184,18 @@ def measure_predictability(
                 on_progress((number + share) / len(config.seeds))
 
         checkpoints, by_token = [], []
-        for seconds, model in train_small_lm(
+        for heard, model in train_small_lm(
             train_codes, vocabulary, token_rate, config, seed, device=device, on_progress=report
         ):
             each: list[Tensor] = []
             scores = score_clips(model, held_out, config.max_tokens(token_rate), tokens=each if number == 0 else None)
-            checkpoints.append((seconds, *scores))
+            checkpoints.append((heard, *scores))
             by_token.append(each)
         if on_model is not None:
             on_model(seed, model)
-        for seconds, nats, _ in checkpoints:
+        for heard, nats, _ in checkpoints:
             per_split = [float(nats[part].sum() / tokens[part].sum() / LN2) for part in (is_valid, ~is_valid)]
-            curve.append(CurvePoint(seed, seconds, *per_split))
+            curve.append(CurvePoint(seed, heard, *per_split))
         for_valid, for_test = _best(checkpoints, is_valid)
         if number == 0:
             surprisal = [
@@ -198,12 +203,14 @@ def measure_predictability(
             ]
         by_seed.append(_select(checkpoints, for_valid, for_test, is_valid))
     scored = torch.arange(len(held_out)) if config.cross_select else torch.nonzero(~is_valid)[:, 0]
+    if seconds is not None:
+        token_rate = int(tokens[scored].sum()) / sum(lengths[i] for i in scored.tolist())
     bits = torch.stack([nats for nats, _ in by_seed]).mean(0) / LN2
     correct = torch.stack([hits.double() for _, hits in by_seed]).mean(0)
     rows = [
         ClipBits(
             id=ids[i],
-            seconds=held_out[i].numel() / token_rate,
+            seconds=lengths[i],
             num_tokens=held_out[i].numel(),
             bits=float(bits[i]),
             unigram_bits=unigram.clip_bits(held_out[i]),

@@ -19,13 +19,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llmcodec.adapters.features.kmeans import fit_codes, nearest
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.predictability import PredictabilityResult, measure_predictability
 from llmcodec.lm.small_lm_training import LikelihoodConfig
 from llmcodec.protocol import device_of
-
-_CHUNK_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -161,29 +160,9 @@ def fit_probe(latent_ND: Tensor, config: ProbeConfig) -> ProbeQuantizer:
     generator = torch.Generator().manual_seed(config.seed)
     picked = torch.randperm(latent_ND.shape[0], generator=generator)[: max(config.max_rows, config.num_codes)]
     rows_ND = (latent_ND[picked] - mean_D) * scale_D
-    codes_KD = rows_ND[: config.num_codes].clone()  # the rows are in random order already
-    for _ in range(config.rounds):
-        assigned_N, _ = nearest(rows_ND, codes_KD)
-        counts_K = torch.bincount(assigned_N, minlength=config.num_codes)
-        codes_KD = torch.zeros_like(codes_KD).index_add_(0, assigned_N, rows_ND) / counts_K.clamp(min=1)[:, None]
-        empty = (counts_K == 0).nonzero()[:, 0]
-        fresh = torch.randint(rows_ND.shape[0], (empty.numel(),), generator=generator)
-        codes_KD[empty] = rows_ND[fresh]
+    codes_KD = fit_codes(rows_ND, config.num_codes, config.rounds, generator)
     assigned_N, squared_N = nearest(rows_ND, codes_KD)
     varying = int((scale_D > 0).sum())
     return ProbeQuantizer(
         mean_D, scale_D, codes_KD, float(squared_N.mean()) / max(1, varying), int(torch.unique(assigned_N).numel())
     )
-
-
-def nearest(rows_ND: Tensor, codes_KD: Tensor) -> tuple[Tensor, Tensor]:
-    """Nearest code of every row (N,) and its squared distance (N,), in bounded memory."""
-    half_norms_K = 0.5 * codes_KD.square().sum(1)
-    found, scores = [], []
-    for part_ND in rows_ND.split(_CHUNK_ROWS):
-        score, index = torch.addmm(half_norms_K, part_ND, codes_KD.T, beta=-1).max(1)
-        found.append(index)
-        scores.append(part_ND.square().sum(1) - 2 * score)
-    if not found:
-        return torch.zeros(0, dtype=torch.int64), torch.zeros(0)
-    return torch.cat(found), torch.cat(scores).clamp(min=0)

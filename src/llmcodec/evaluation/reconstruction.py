@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from llmcodec._compat import forward
+from llmcodec.adapters.features.clap import load_clap
 from llmcodec.data.manifest import Clip
 from llmcodec.data.member import AudioPath
 from llmcodec.evaluation import wer
@@ -27,8 +28,10 @@ from llmcodec.evaluation.wer import WordRow
 from llmcodec.evaluation.workers import ClipRow, Job, Lengths, job_key, measure_jobs
 from llmcodec.io import audio
 from llmcodec.io.remote.paths import look_for, shown
-from llmcodec.metrics.registry import SUPERB, check_metrics
+from llmcodec.metrics.base import Measured
+from llmcodec.metrics.registry import CLAP, SUPERB, check_metrics
 from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_mean, compare_paired
+from llmcodec.protocol import device_of
 from llmcodec.runtime.torch_runtime import fingerprint
 
 __getattr__ = forward(__name__, dict.fromkeys(("encode_clip", "evaluate_reconstruction"), "llmcodec._compat"))
@@ -90,6 +93,7 @@ def measure_reconstruction(
     metrics: Sequence[str] = SUPERB,
     asr: str | None = None,
     asr_languages: Sequence[str] = ("en",),
+    clap: str | None = None,
     num_workers: int | None = None,
     journal: Journal | None = None,
     domain: str = "source",
@@ -107,6 +111,8 @@ def measure_reconstruction(
         metrics: names from `registry.METRICS`.
         asr: recogniser for word errors (`wer.load_transcriber`); None leaves them out.
         asr_languages: languages of the recogniser.
+        clap: hub id or folder of a CLAP for the similarity of recording and reconstruction; it runs in this process, on
+            the codec's device.
         num_workers: processes that measure; None takes as many as there are free cores, 0 measures in this process.
         journal: rows kept from earlier, looked up by the codec's weights.
         domain: field of the manifest by which tables are split.
@@ -120,7 +126,8 @@ def measure_reconstruction(
     names = tuple(metrics)
     spoken = set(wer.spoken_clips(clips, asr_languages)) if asr is not None else set()
     weights = fingerprint(encoded.codec)
-    settings = (names, asr, asr_languages, *length_key(lengths))
+    settings = (names, asr, asr_languages, *length_key(lengths), *(() if clap is None else (f"clap {clap}",)))
+    listener = None if clap is None else load_clap(clap, str(device_of(encoded.codec)))
     keys = [job_key(weights, clip.id, *_state(clip), clip.text, *settings) for clip in clips]
 
     def jobs(waiting: Sequence[int]) -> Iterator[Job]:
@@ -131,6 +138,9 @@ def measure_reconstruction(
             if abs(decoded_S.size - reference_S.size) <= 2:  # rounding of two resamplings
                 decoded_S = np.pad(decoded_S, (0, max(0, reference_S.size - decoded_S.size)))[: reference_S.size]
             row = ClipRow(clip.id, codes=encoded.sent(clip), reference=str(clip.path))
+            if listener is not None:
+                alike = listener.similarity(reference_S, decoded_S, rate)
+                row = replace(row, metrics={CLAP.key: Measured.of(alike, CLAP.label)})
             text, language = clip.text if clip in spoken else "", clip.language or asr_languages[0]
             yield Job(keys[i], row, reference_S, decoded_S, rate, names, text, language, asr, lengths)
 

@@ -18,13 +18,14 @@ from llmcodec.evaluation.probe import ProbeResult
 from llmcodec.evaluation.reconstruction import ReconstructionResult, compare_reconstruction
 from llmcodec.evaluation.wer import WordRow, compare_words, word_error_rate
 from llmcodec.metrics.base import Measure
-from llmcodec.metrics.registry import METRICS
+from llmcodec.metrics.registry import CLAP, METRICS
 from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_mean, compare_paired
 from llmcodec.metrics.token_statistics import CodeStatistics
 from llmcodec.salmon.score import SalmonResult
 
+OF_SOUND = {**METRICS, CLAP.key: CLAP}
 MEASURES = (
-    *METRICS.values(),
+    *OF_SOUND.values(),
     Measure("wer", "Word error rate", 3, False, hint="words that a recogniser gets wrong"),
     Measure(
         "lm_bits_per_second",
@@ -79,7 +80,7 @@ class SystemRow:
         """Measured values by `Measure.key`; numbers without an interval have NaN bounds."""
         cells: dict[str, Interval] = {}
         if self.reconstruction is not None:
-            names = [name for name in METRICS if name in self.reconstruction.metric_names]
+            names = [name for name in OF_SOUND if name in self.reconstruction.metric_names]
             cells.update({name: self.reconstruction.mean(name) for name in names})
         if (lm := self.predictability) is not None:
             bits, clips = lm.interval(), len(lm.clips)
@@ -122,7 +123,7 @@ def _point(value: float, num: int) -> Interval:
 
 def compare(a: SystemRow, b: SystemRow, key: str) -> PairedComparison | None:
     """Paired comparison of B with A in one measure; None if it is missing or has no per-clip rows."""
-    if key in METRICS:
+    if key in OF_SOUND:
         if a.reconstruction is None or b.reconstruction is None or key not in b.reconstruction.metric_names:
             return None
         both = set(a.reconstruction.failed_ids(key)) | set(b.reconstruction.failed_ids(key))

@@ -35,7 +35,7 @@ from llmcodec.lm.small_lm_scorer import SmallLMScorer
 from llmcodec.lm.small_lm_training import LikelihoodConfig
 from llmcodec.metrics.registry import FAST, SUPERB
 from llmcodec.metrics.token_statistics import code_statistics
-from llmcodec.protocol import Codec, can_decode, device_of, has_tokens
+from llmcodec.protocol import Codec, can_decode, deduplicates, device_of, has_tokens
 from llmcodec.salmon.score import CACHE, salmon_accuracy
 
 
@@ -171,7 +171,7 @@ def measure_system(
     if config.probe is not None:
         splits = (corpus.train, corpus.valid, corpus.test)
         probe = measure_probe(encoded, *splits, corpus.budget(config.probe), config.probe_codebook, report("probe"))
-    if config.salmon is not None:
+    if config.salmon is not None and not deduplicates(codec):  # its pairs are scored on all frames
         salmon = salmon_accuracy(codec, scorers[0], config.salmon, on_progress=on_progress)
     return SystemRow(
         name,
@@ -215,15 +215,20 @@ def measure_bits(
     on_model: Callable[[int, SmallLM], None] | None = None,
 ) -> PredictabilityResult:
     """LM bits of one codec, by one LM; see `measure_predictability`."""
-    codec = encoded.codec
+    codec, train, frame_rate, seconds = encoded.codec, encoded.tokens(corpus.train), encoded.codec.frame_rate, None
+    if deduplicates(codec):
+        frame_rate *= sum(map(len, train)) / sum(codes_QT.shape[1] for codes_QT in encoded.codes(corpus.train))
+        held_out = encoded.codes([*corpus.valid, *corpus.test])
+        seconds = [codes_QT.shape[1] / codec.frame_rate for codes_QT in held_out]
     return measure_predictability(
-        encoded.tokens(corpus.train),
+        train,
         encoded.tokens(corpus.valid),
         encoded.tokens(corpus.test),
         codec.codebook_size,
-        codec.frame_rate,
+        frame_rate,
         corpus.budget(likelihood),
         num_codebooks=codec.num_codebooks,
+        seconds=seconds,
         ids=[clip.id for clip in (*corpus.valid, *corpus.test)],
         device=str(device_of(codec)),
         on_progress=on_progress,
@@ -276,6 +281,7 @@ def add_token_details(row: SystemRow, encoded: EncodedCorpus) -> SystemRow:
     """Zipf exponent, and the bitrate of an ideal coder of single tokens."""
     assert row.codes is not None
     rate = encoded.codec.frame_rate * encoded.codec.num_codebooks
+    rate = rate if row.predictability is None else row.predictability.token_rate
     more = {
         "zipf_exponent": row.codes.zipf_exponent,
         "entropy_bits_per_second": rate * row.codes.unigram_entropy_bits,

@@ -58,7 +58,7 @@ class Job:
     key: str
     """Names pair, codec and settings: equal keys have equal results."""
     row: ClipRow
-    """The row before it is measured."""
+    """The row before it is measured; metrics that it has already stay."""
     reference: np.ndarray | str
     """float32 (S,), or the path of a file."""
     reconstruction: np.ndarray | str
@@ -82,13 +82,14 @@ def run_job(job: Job) -> tuple[str, ClipRow]:
     try:
         recording_S, made_S, sample_rate = _signals(job)
     except ValueError as error:
-        return job.key, replace(job.row, metrics={name: Measured(None, str(error)) for name in job.metrics})
+        failed = {name: Measured(None, str(error)) for name in job.metrics}
+        return job.key, replace(job.row, metrics=failed | job.row.metrics)
     reference_S, reconstruction_S = equal_lengths(recording_S, made_S, job.lengths)
     words = None
     if job.asr is not None and job.text:
         heard = wer.load_transcriber(job.asr)(audio.resample(reconstruction_S, sample_rate, wer.ASR_RATE))
         words = wer.word_row(job.row.id, job.text, heard, job.language)
-    metrics = measure_pair(reference_S, reconstruction_S, sample_rate, job.metrics)
+    metrics = measure_pair(reference_S, reconstruction_S, sample_rate, job.metrics) | job.row.metrics
     seconds = min(recording_S.size, reference_S.size) / sample_rate
     return job.key, replace(job.row, seconds=seconds, metrics=metrics, words=words)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from llmcodec.io import audio
-from llmcodec.metrics.base import SAMPLE_RATE, Measured, Metric, NoScore, check_shapes, load_metric_package
+from llmcodec.metrics.base import SAMPLE_RATE, Measure, Measured, Metric, NoScore, check_shapes, load_metric_package
 from llmcodec.metrics.learned import measure_dnsmos, measure_speaker
 from llmcodec.metrics.pesq.wideband import measure_pesq
 from llmcodec.metrics.pitch import measure_f0_correlation
@@ -51,6 +51,8 @@ _LINES = (
 )
 METRICS = {metric.key: metric for metric in _LINES}
 """All metrics by name, in the order of the tables."""
+CLAP = Measure("clap", "CLAP similarity", 3, True, hint="cosine of the vectors of a CLAP")
+"""Needs a model that no package brings: measured in evaluation, by `adapters.features.clap`."""
 SUPERB = ("mel", "stft", "pesq", "stoi", "f0corr", "sdr")
 """Codec-SUPERB's metrics, measured by default."""
 FAST = ("mel", "stft", "sdr")
@@ -64,6 +66,8 @@ def check_metrics(names: Sequence[str]) -> None:
         ValueError: an unknown metric, or one whose package is not installed.
     """
     for name in names:
+        if name == CLAP.key:
+            raise ValueError("metric clap needs a model: leave it out and give --clap PLACE, a hub id or folder")
         if name not in METRICS:
             raise ValueError(f"no metric {name!r}: choose among {', '.join(METRICS)}")
         if METRICS[name].package:

@@ -98,9 +98,15 @@ def _open_torch(codec: str, device: str, precision: Precision, batch_seconds: fl
     from llmcodec.codec import LLMCodec
     from llmcodec.codec.fast.engine import optimize_for_inference
     from llmcodec.codec.search import SearchingCodec
+    from llmcodec.protocol import deduplicates
     from llmcodec.runtime.torch_runtime import TorchRuntime, identity_of
 
     loaded = load_codec(codec, pick_device(device))
+    if deduplicates(loaded):
+        raise ValueError(
+            f"codec {codec}: deduplicated units have no frame rate, so that neither files nor shards hold them; leave "
+            "out ?deduplicate here, and drop repeats where tokens are read"
+        )
     title = title_of_search(codec, loaded) if isinstance(loaded, SearchingCodec) else codec_title(codec)
     identity = identity_of(loaded, title)  # before the weights are packed
     if isinstance(loaded, LLMCodec):

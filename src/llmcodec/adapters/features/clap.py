@@ -61,6 +61,6 @@ class ClapEncoder:
 
 
 @functools.lru_cache(maxsize=1)
-def load_clap(place: str) -> ClapEncoder:
+def load_clap(place: str, device: str = "cpu") -> ClapEncoder:
     """The CLAP at a hub id or folder, kept for the next call."""
-    return ClapEncoder(place)
+    return ClapEncoder(place, device)

@@ -51,12 +51,13 @@ class WhisperInput:
                 f"{self.num_frames * HOP_SAMPLES / SAMPLE_RATE:g} s; set window_seconds or data.crop_seconds below it"
             )
         wavs = wav_BS[:, HOP_SAMPLES // 2 :].float().cpu().numpy()
-        made = self.extractor(
-            list(wavs),
-            sampling_rate=SAMPLE_RATE,
-            max_length=self.num_frames * HOP_SAMPLES,
-            return_tensors="pt",
-        )
+        with torch.autocast("cpu", enabled=False):  # the extractor computes with PyTorch
+            made = self.extractor(
+                list(wavs),
+                sampling_rate=SAMPLE_RATE,
+                max_length=self.num_frames * HOP_SAMPLES,
+                return_tensors="pt",
+            )
         return made.input_features
 
 
