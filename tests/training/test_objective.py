@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from llmcodec.adapters.features.base import SpeechEncoder
+from llmcodec.adapters.features.load import load_encoder
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
 from llmcodec.objectives.adversary import Adversary, AdversaryConfig
@@ -19,7 +20,7 @@ from llmcodec.objectives.spectral import MelLossConfig, MultiScaleMelLossConfig,
 from llmcodec.training.objective import CodecObjective
 from llmcodec.training.recipe import CodecConfig, Recipe, Weights
 
-from ..miniature import NUM_CODES, miniature_batch, miniature_codec
+from ..miniature import NUM_CODES, miniature_batch, miniature_codec, miniature_teacher
 
 SMALL = SpectralConfig(
     MelLossConfig(256, 64, 20),
@@ -283,3 +284,24 @@ def test_a_teacher_without_weight_is_not_asked(monkeypatch):
     objective, teacher = taught({"mel": 1.0})
     monkeypatch.setattr(objective.distillation, "forward", never)
     assert set(objective(miniature_batch(), 0).raw) == {"recon/mel"} and not teacher.heard
+
+
+def test_twenty_steps_bring_the_decoder_nearer_to_a_random_teacher(tmp_path):
+    """Codec and projection learn, the teacher does not; the codec of a control without the terms is another."""
+    teacher = load_encoder(f"hubert:{miniature_teacher(tmp_path / 'hubert', 'hubert')}:1")
+    before = {name: value.clone() for name, value in teacher.model.state_dict().items()}
+    config, codecs, found = TeacherConfig("hubert"), [], []
+    for weights in ({"mel": 1.0, "distill_l1": 1.0, "distill_cosine": 1.0}, {"mel": 1.0}):
+        objective = objective_of(weights, teacher=config, window_seconds=0.4)
+        objective.distillation = Distillation(teacher, config, 32, 1)
+        optimizer = torch.optim.Adam(objective.parameters(), lr=3e-3)
+        for _ in range(20):
+            terms = objective(miniature_batch((6400, 6400)), 0)
+            found += [terms.raw["distill/l1"].item()] if "distill_l1" in weights else []
+            optimizer.zero_grad()
+            terms.total.backward()
+            optimizer.step()
+        codecs.append(objective.codec.decoder.conformer.state_dict())
+    assert len(found) == 20 and found[-1] < 0.8 * found[0]
+    assert all(torch.equal(value, before[name]) for name, value in teacher.model.state_dict().items())
+    assert any(not torch.allclose(value, codecs[1][name]) for name, value in codecs[0].items())
