@@ -74,6 +74,7 @@ def test_phones_of_codecs_and_encoders_stand_in_one_table(known, manifest, encod
         ([], "name something to measure: --codec bundled, or --features hubert:PLACE:LAYER"),
         (["--codec", "loud", "--alignments", "nowhere"], "alignments nowhere: no such file or folder"),
         (["--codec", "loud", "--codebook", "2"], "no codebook 2; the codec has 1"),
+        (["--codec", "loud", "--items", "1"], "ABX needs at least 2 renditions of a phone, not 1"),
         (["--codec", "opus:6"], "OpusCodec has no tokens that could mean phones"),
         (["--features", "hubrt:x"], "near: hubert:facebook/hubert-base-ls960"),
     ],

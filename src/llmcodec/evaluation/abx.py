@@ -127,16 +127,16 @@ def warped(frame_MTU: np.ndarray, lengths_M: np.ndarray) -> np.ndarray:
     Among steps of equal cost the diagonal comes first, then the one in U.
     """
     num, rows, columns = frame_MTU.shape
-    cost, steps = np.full((2, rows + 1, columns + 1, num), np.inf)
-    cost[0, 0], steps[0, 0] = 0.0, 0.0
-    for t in range(1, rows + 1):
-        for u in range(1, columns + 1):
-            before = np.stack([cost[t - 1, u - 1], cost[t, u - 1], cost[t - 1, u]])
-            taken = before.argmin(0)
-            walked = np.stack([steps[t - 1, u - 1], steps[t, u - 1], steps[t - 1, u]])
-            every = np.arange(num)
-            cost[t, u] = before[taken, every] + frame_MTU[:, t - 1, u - 1]
-            steps[t, u] = walked[taken, every] + 1
-    ends = (rows, lengths_M, np.arange(num))
-    result: np.ndarray = cost[ends] / steps[ends]
+    every = np.arange(num)
+    above = np.full((2, columns + 1, num), np.inf)  # cost and steps of the frame before
+    above[:, 0] = 0.0
+    for t in range(rows):
+        row = np.full((2, columns + 1, num), np.inf)
+        for u in range(columns):
+            before = np.stack([above[:, u], row[:, u], above[:, u + 1]])
+            taken = before[:, 0].argmin(0)
+            row[0, u + 1] = before[taken, 0, every] + frame_MTU[:, t, u]
+            row[1, u + 1] = before[taken, 1, every] + 1
+        above = row
+    result: np.ndarray = above[0, lengths_M, every] / above[1, lengths_M, every]
     return result

@@ -49,6 +49,10 @@ class PhoneConfig:
     pauses: tuple[str, ...] = PAUSES
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.items < 2:
+            raise ValueError(f"phones: ABX needs at least 2 renditions of a phone, not {self.items}")
+
 
 @dataclass(frozen=True)
 class TokenPhones:
