@@ -4,8 +4,8 @@
     clips = sample(lm, [speech_prompt(lm, codes_T), text_prompt(lm, "please hold")], config)
     for codes_B in sample_steps(lm, [speech_prompt(lm, codes_T)], config): ...      # one code per clip and step
 
-Prompts of any length share a batch (padded on the left, keys and values cached); every clip has a random generator of
-its own, keyed by seed and place, so a batch gives the same samples as single calls. Finished rows leave the batch.
+Prompts of any length share a batch (`decoding/states.py`); every clip has a random generator of its own, keyed by seed
+and place, so a batch gives the same samples as single calls. Finished rows leave the batch.
 Shapes: B clips, K = V + 1 columns (end of audio, codes). Test: `pytest tests/lm/test_sampling.py`.
 """
 
@@ -14,19 +14,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from llmcodec.data.timed_text import is_timed, timed_units, without_times
+from llmcodec.lm.decoding.llama import lay_out
+from llmcodec.lm.decoding.states import open_states
 from llmcodec.lm.logits import output_rows, token_logits
 from llmcodec.lm.sequences import SPEAKS_TEXT, SequenceBuilder
 from llmcodec.lm.token_lm import TokenLM
 
-NUCLEUS = 512
-"""Columns that top-p looks at before it sorts all of them."""
 ENDED = -1
 READING = -2
 
@@ -157,34 +155,38 @@ def sample_steps(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig)
     """
     _check(lm, prompts, config)
     lm.model.eval()
-    device = lm.device
-    rows = output_rows(lm.model, lm.tokens.output_ids.to(device))
+    weight, bias = output_rows(lm.model, lm.tokens.output_ids.to(lm.device))
+    rows = lay_out(weight), bias
     num_codebooks = 1 if lm.card.codec is None else lm.card.codec.num_codebooks
     clips = [_Clip(lm, prompt, config, place) for place, prompt in enumerate(prompts)]
     active = list(clips)
-    state = _Cache(lm.model, [clip.start for clip in clips], device)
+    states = open_states(lm.model)
+    new = [clip.start for clip in clips]
     while True:
-        logits_BK = token_logits(lm.model, state.hidden_BH, rows).cpu()
+        hidden_BLH = states.read(new)
+        newest_BH = hidden_BLH[torch.arange(len(new)), [len(row) - 1 for row in new]]
+        logits_BK = token_logits(lm.model, newest_BH, rows).cpu()
         for logits_K, clip in zip(logits_BK, active, strict=True):
             clip.forbid(logits_K, num_codebooks)
             clip.decide_end(logits_K)
             clip.penalise(logits_K)
         columns = draw(logits_BK, [clip.generator for clip in active], config)
+        ids = torch.where(columns > 0, columns - 1 + lm.tokens.first, lm.tokens.end)
         codes_B = torch.full((len(prompts),), ENDED)
-        texts = []
-        for clip, column in zip(active, columns.tolist(), strict=True):
+        going, new = [], []
+        for row, (clip, column) in enumerate(zip(active, columns.tolist(), strict=True)):
             codes_B[clip.place], text = clip.take(column)
-            texts.append(text)
+            if text is not None:
+                going.append(row)
+                new.append(torch.cat([ids[row : row + 1], text]))
         if bool((codes_B == ENDED).all()):
             return
         yield codes_B
-        going = torch.tensor([text is not None for text in texts])
-        if not bool(going.any()):
+        if not going:
             return
-        active = [clip for clip, text in zip(active, texts, strict=True) if text is not None]
-        state.keep(going)
-        ids = torch.where(columns > 0, columns - 1 + lm.tokens.first, lm.tokens.end)
-        state.step(ids[going], [text for text in texts if text is not None])
+        if len(going) < len(active):
+            active = [active[row] for row in going]
+            states.keep(going)
 
 
 class _Clip:
@@ -245,141 +247,42 @@ def draw(logits_BK: Tensor, generators: Sequence[torch.Generator], config: Sampl
     """One column per row (B,): temperature, then top-k, then top-p, then a sample by the row's own generator."""
     if config.temperature == 0:
         return logits_BK.argmax(-1)
-    logits_BK = logits_BK / config.temperature
-    if 0 < config.top_k < logits_BK.shape[1]:
-        least = logits_BK.topk(config.top_k).values[:, -1:]
-        logits_BK = logits_BK.masked_fill(logits_BK < least, -math.inf)
+    logits_BK = _likeliest(logits_BK / config.temperature, config.top_k)
     # Every column has a number of its own, whichever of them top-k and top-p leave.
     uniform_BK = torch.stack([torch.rand(logits_BK.shape[1], generator=one) for one in generators])
-    places_BN = None
-    if config.top_p < 1:
-        logits_BK, places_BN = _nucleus(logits_BK, config.top_p)
-        uniform_BK = uniform_BK.gather(1, places_BN)
     # Gumbel-max trick: the argmax of logit plus noise is a sample from the softmax.
-    noise = -torch.log(-torch.log(uniform_BK.clamp(1e-20, 1 - 1e-7)))
-    drawn_B1 = (logits_BK + noise).argmax(-1, keepdim=True)
-    return (drawn_B1 if places_BN is None else places_BN.gather(1, drawn_B1))[:, 0]
+    noise_BK = uniform_BK.clamp_(1e-20, 1 - 1e-7).log_().neg_().log_().neg_()
+    drawn_B = (logits_BK + noise_BK).argmax(-1)
+    if config.top_p < 1:
+        # The argmax over all columns is nearly always one that top-p leaves, and then it is theirs, too.
+        shares_BK, drawn_B1 = logits_BK.softmax(-1), drawn_B[:, None]
+        likelier_BK = (logits_BK >= logits_BK.gather(1, drawn_B1)).scatter_(1, drawn_B1, False)
+        outside = ((shares_BK * likelier_BK).sum(-1) >= config.top_p).nonzero()[:, 0]
+        if len(outside):
+            left = _nucleus(logits_BK[outside], config.top_p)
+            drawn_B[outside] = (left + noise_BK[outside]).argmax(-1)
+    return drawn_B
 
 
-def _nucleus(logits_BK: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """Logits (B, N), largest first, of the columns that top-p leaves, -inf behind them, and their places.
-
-    Sorting thousands of columns took a fifth of sampling; nearly always the first few hundred have the probability.
-    """
-    columns = logits_BK.shape[1]
-    norm_B1 = logits_BK.logsumexp(-1, keepdim=True)
-    for size in (NUCLEUS, columns):
-        ordered, places = logits_BK.topk(size) if size < columns else logits_BK.sort(descending=True)
-        shares = (ordered - norm_B1).exp()
-        reached = shares.cumsum(-1)
-        if size >= columns or bool((reached[:, -1] >= top_p).all()):
-            break
-    beyond = reached - shares >= top_p  # the first column stays whatever top_p is
-    return ordered.masked_fill(beyond, -math.inf), places
+def filtered(logits_BK: Tensor, config: SamplingConfig) -> Tensor:
+    """Logits (B, K) whose softmax is what `draw` samples from, at temperatures above 0."""
+    logits_BK = _likeliest(logits_BK / config.temperature, config.top_k)
+    return _nucleus(logits_BK, config.top_p) if config.top_p < 1 else logits_BK
 
 
-@cache
-def _roomy_layer() -> tuple[type, type]:
-    """transformers' growing layer of a cache, and ours, which does not copy everything at every step."""
-    from transformers.cache_utils import DynamicLayer
-
-    class RoomyLayer(DynamicLayer):  # type: ignore[misc,no-any-unimported]
-        """Keys and values are the used part of a buffer that doubles when it is full."""
-
-        _layer_type = None  # do not stand in for DynamicLayer elsewhere
-        room: tuple[Tensor, Tensor] | None = None
-
-        def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-            if not self.is_initialized:
-                self.lazy_initialization(key_states, value_states)
-            held = self.get_seq_length()
-            length = held + key_states.shape[-2]
-            room = self.room
-            if room is None or room[0].shape[-2] < length:
-                room = _grown(key_states, self.keys, length), _grown(value_states, self.values, length)
-                self.room = room
-            room[0][..., held:length, :], room[1][..., held:length, :] = key_states, value_states
-            self.keys, self.values = room[0][..., :length, :], room[1][..., :length, :]
-            return self.keys, self.values
-
-        def batch_select_indices(self, indices: Tensor) -> None:
-            super().batch_select_indices(indices)
-            self.room = None  # its rows are those of before
-
-    return DynamicLayer, RoomyLayer
+def _likeliest(logits_BK: Tensor, top_k: int) -> Tensor:
+    """Logits with -inf outside the k likeliest columns."""
+    if not 0 < top_k < logits_BK.shape[1]:
+        return logits_BK
+    return logits_BK.masked_fill(logits_BK < logits_BK.topk(top_k).values[:, -1:], -math.inf)
 
 
-def _grown(new: Tensor, held: Tensor | None, length: int) -> Tensor:
-    """A buffer for twice as many positions, which begins with those that are held."""
-    buffer = new.new_empty(*new.shape[:-2], 2 * length, new.shape[-1])
-    if held is not None and held.numel():
-        buffer[..., : held.shape[-2], :] = held
-    return buffer
-
-
-def give_room(cache_of_model: Any) -> None:
-    """Let the layers of a cache that grow without bound grow in a buffer; others stay (windows, states)."""
-    growing, roomy = _roomy_layer()
-    for layer in cache_of_model.layers:
-        if type(layer) is growing:
-            layer.__class__ = roomy
-
-
-class _Cache:
-    """Keys and values of a batch of prompts, and the last hidden state (B, H)."""
-
-    def __init__(self, model: Any, prompts: Sequence[Tensor], device: torch.device):
-        from transformers import DynamicCache
-
-        longest = max(len(prompt) for prompt in prompts)
-        ids_BL = torch.zeros(len(prompts), longest, dtype=torch.int64)
-        self.mask_BL = torch.zeros(len(prompts), longest, dtype=torch.int64)
-        for row, prompt in enumerate(prompts):
-            ids_BL[row, longest - len(prompt) :] = prompt
-            self.mask_BL[row, longest - len(prompt) :] = 1
-        self.model, self.mask_BL = model, self.mask_BL.to(device)
-        self.cache = DynamicCache(config=model.config)
-        give_room(self.cache)
-        self.padded = bool((self.mask_BL == 0).any())
-        positions = (self.mask_BL.cumsum(1) - 1).clamp_min(0)
-        self.next_B = positions[:, -1] + 1
-        self.hidden_BH = self._run(ids_BL.to(device), positions)
-
-    def keep(self, going: Tensor) -> None:
-        """Drop finished rows from the batch."""
-        if bool(going.all()):
-            return
-        places = going.nonzero()[:, 0].to(self.mask_BL.device)
-        self.cache.batch_select_indices(places)
-        self.mask_BL, self.next_B = self.mask_BL[places], self.next_B[places]
-        self.padded = bool((self.mask_BL == 0).any())
-
-    def step(self, ids_B: Tensor, texts: Sequence[Tensor]) -> None:
-        """One more id per row, followed by the text that is due there."""
-        device, longest = self.mask_BL.device, max(len(text) for text in texts)
-        new_BL = torch.zeros(len(texts), 1 + longest, dtype=torch.int64)
-        real_BL = torch.zeros_like(new_BL)
-        for row, text in enumerate(texts):  # on the right: the last column is every row's newest
-            new_BL[row, longest - len(text) :] = torch.cat([ids_B[row : row + 1], text])
-            real_BL[row, longest - len(text) :] = 1
-        self.padded = self.padded or bool((real_BL == 0).any())  # checked on the CPU, to avoid waiting for a GPU
-        real_BL = real_BL.to(device)
-        self.mask_BL = torch.cat([self.mask_BL, real_BL], dim=1)
-        positions = (self.next_B[:, None] + real_BL.cumsum(1) - 1).clamp_min(0)
-        self.hidden_BH = self._run(new_BL.to(device), positions)
-        self.next_B = self.next_B + real_BL.sum(1)
-
-    def _run(self, ids: Tensor, positions: Tensor) -> Tensor:
-        # Without padding no mask is needed, and attention takes its fast path.
-        output = self.model.base_model(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=self.mask_BL if self.padded else None,
-            past_key_values=self.cache,
-            use_cache=True,
-            return_dict=True,
-        )
-        return output.last_hidden_state[:, -1]  # type: ignore[no-any-return]
+def _nucleus(logits_BK: Tensor, top_p: float) -> Tensor:
+    """Logits with -inf outside the likeliest columns that together have this probability."""
+    ordered_BK, places_BK = logits_BK.sort(descending=True)
+    shares_BK = ordered_BK.softmax(-1)
+    beyond_BK = shares_BK.cumsum(-1) - shares_BK >= top_p  # the first column stays whatever top_p is
+    return torch.empty_like(logits_BK).scatter_(1, places_BK, ordered_BK.masked_fill(beyond_BK, -math.inf))
 
 
 def _check(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig) -> None:

@@ -1,0 +1,1 @@
+"""States of a language model while it writes token after token."""
