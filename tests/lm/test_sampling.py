@@ -199,11 +199,11 @@ def test_the_nucleus_is_that_of_sorting_every_column(spread):
 
 
 def test_repetition_penalty_divides_the_odds():
-    from llmcodec.lm.sampling import _Clip
+    from llmcodec.lm.sampling import ClipState
 
     lm, logits = token_lm(), torch.zeros(5)
     prompt = speech_prompt(lm, torch.tensor([0, 3, 3]))
-    _Clip(lm, prompt, SamplingConfig(repetition_penalty=2.0), 0).penalise(logits)
+    ClipState(lm, prompt, SamplingConfig(repetition_penalty=2.0), 0).penalise(logits)
     assert torch.allclose(logits.exp(), torch.tensor([1.0, 0.5, 1.0, 1.0, 0.5]))  # column 0 is the end of audio
 
 

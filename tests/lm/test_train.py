@@ -250,3 +250,31 @@ def test_recipes_that_cannot_be(tmp_path):
         train(recipe(tmp_path / "a", data=LMDataConfig(max_tokens=200)))
     with pytest.raises(ValueError, match="tokens of another codec"):
         train(recipe(tmp_path / "b"), codec=replace(CODEC, codebook_size=20))
+
+
+def test_draft_heads_train_beside_the_lm_and_afterwards_without_changing_it(tmp_path):
+    from llmcodec.objectives.prediction import draft_nats
+
+    beside = recipe(tmp_path / "beside", model=LMModelConfig(small=SMALL, heads=2))
+    lm = load_token_lm(str(train(beside, draft_loss=draft_nats)[0]))
+    assert lm.heads is not None and lm.heads.num_heads == 2
+    after = LMModelConfig(base=str(tmp_path / "beside"), train="heads", heads=3)
+    text = LMDataConfig(max_tokens=48, formats=["tts"])
+    one = recipe(tmp_path / "after", model=after, data=text, steps=60, eval_every=60, keep_best=True)
+    folder, _ = train(one, draft_loss=draft_nats)
+    found = load_token_lm(str(folder))
+    assert all(torch.equal(value, found.model.state_dict()[name]) for name, value in lm.model.state_dict().items())
+    assert found.card == lm.card and found.card.formats == ["audio"]  # what the LM can do is what it could
+    assert found.heads is not None and found.heads.num_heads == 3
+    losses = json.loads((tmp_path / "after" / "checkpoint-60" / "trainer_state.json").read_text())
+    nats = [entry["loss"] for entry in losses["log_history"] if "loss" in entry]
+    assert nats[-1] < 0.9 * nats[0]
+    with pytest.raises(ValueError, match="model.heads needs draft_loss"):
+        train(replace(one, run=str(tmp_path / "none")))
+    with pytest.raises(ValueError, match="model.heads must be from 1 to 16, got 0"):
+        LMModelConfig(base="x", train="heads")
+    with pytest.raises(ValueError, match="model.train is 'heads', but a model from scratch trains in full"):
+        LMModelConfig(train="heads", heads=2)
+    (folder / "draft_heads.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="draft_heads"):
+        load_token_lm(str(folder))

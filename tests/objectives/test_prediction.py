@@ -10,7 +10,7 @@ import torch
 
 from llmcodec.lm.prediction_heads import PredictionHeads
 from llmcodec.lm.vocabulary import AudioVocabulary
-from llmcodec.objectives.prediction import PredictionConfig, head_weights, prediction_terms
+from llmcodec.objectives.prediction import PredictionConfig, draft_nats, head_weights, prediction_terms
 
 from .toy_codec import gradients, toy_encoding
 
@@ -185,3 +185,24 @@ def test_errors_say_what_is_wrong():
         PredictionConfig(num_heads=0)
     with pytest.raises(ValueError, match="linear or residual"):
         PredictionConfig(kind="mlp")  # type: ignore[arg-type]
+
+
+def test_draft_heads_predict_the_codes_after_the_next_inside_their_sequence():
+    """Two packed sequences, the second with text in it: by loops over positions; nothing reaches the LM's states."""
+    first = 10
+    labels = torch.tensor([[-100, 12, 13, 14, 11, -100, -100, 12, 15, 9]])  # 9 is an end of audio
+    positions = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3, 4]])
+    heads = _heads("residual", 2)
+    hidden = torch.randn(1, 10, WIDTH, dtype=torch.float64, requires_grad=True)
+    wanted = torch.zeros((), dtype=torch.float64)
+    for k, weight in ((1, 2 / 3), (2, 1 / 3)):
+        for place, target in {1: ((0, 13), (1, 14), (2, 11), (6, 15)), 2: ((0, 14), (1, 11))}[k]:
+            states, rows = heads.head(k, hidden[0, place : place + 1].detach())
+            wanted = wanted + weight * torch.nn.functional.cross_entropy(
+                states @ rows.T, torch.tensor([target - first])
+            )
+    found = draft_nats(heads, hidden, labels, positions, first)
+    assert torch.allclose(found, wanted)
+    found.backward()
+    assert hidden.grad is None and float(heads.blocks[1].linear.weight.grad.abs().sum()) > 0
+    assert float(draft_nats(heads, hidden[:, :2], labels[:, :2], positions[:, :2], first)) == 0.0  # too short

@@ -67,6 +67,7 @@ def train(arguments: Sequence[str]) -> None:
     from llmcodec.distributed import together
     from llmcodec.lm.prepare import prepare_rows
     from llmcodec.lm.train import train_token_lm
+    from llmcodec.objectives.prediction import draft_nats
 
     recipe, options = lm_train_parser().read(arguments)
     speaks = int(os.environ.get("RANK", "0")) == 0  # one of several processes
@@ -78,6 +79,7 @@ def train(arguments: Sequence[str]) -> None:
         rows = prepare_rows(recipe.data, Path(recipe.run), say, bar)
     progress = [progress_callback(recipe)] if speaks else []
     with together(f"the newest checkpoint in {recipe.run} is whole, continue with --resume"):
+        options["draft_loss"] = draft_nats
         say(f"language model: {train_token_lm(recipe, *rows, **options, callbacks=progress, say=say)}")
 
 
@@ -208,6 +210,7 @@ def sample(
     seed: int = 0,
     codec: str | None = None,
     stream: Literal["no", "pcm", "wav"] = "no",
+    speculative: bool = False,
     dtype: Literal["fp32", "bf16"] = "fp32",
     device: DeviceOptions = DEVICE,
 ) -> None:
@@ -236,8 +239,11 @@ def sample(
         seed: of sampling; the same seed gives the same clips.
         codec: codec of the LM, if it was moved; default: the name in the LM's card.
         stream: pcm (16-bit little-endian) or wav to standard output, one clip.
+        speculative: the LM's draft heads draft codes which it checks several at a time: the same distribution, other
+            draws; for an LM that was trained with --model.heads.
         dtype: precision of the LM.
     """
+    from llmcodec.lm.decoding.speculative import DraftCounts
     from llmcodec.lm.sampling import SamplingConfig
     from llmcodec.lm.speech import codec_of, requests_for, stream_speech, write_speech
     from llmcodec.lm.token_lm import load_token_lm
@@ -256,19 +262,24 @@ def sample(
         seed=seed,
     )
     requests = requests_for(loaded, runtime, prompt or [], text or [], prompt_seconds, speaker, language)
+    counts = DraftCounts(0 if loaded.heads is None else loaded.heads.num_heads) if speculative else None
     if stream != "no":
+        if counts is not None:
+            raise ValueError("--speculative writes files; --stream samples code by code")
         if len(requests) * count != 1:
             raise ValueError("--stream takes one clip: one --prompt, one --text, or none")
         check_output("pipe the audio on, for example into aplay")
         stream_speech(loaded, runtime, requests[0], config, sys.stdout.buffer, stream == "wav")
         return
     requests = [one for one in requests for _ in range(count)]
-    for spoken in write_speech(loaded, runtime, requests, config, output.place):
+    for spoken in write_speech(loaded, runtime, requests, config, output.place, counts):
         if not spoken.written:
             print(f"{spoken.path}: not written, the LM ended at once; try another seed or --min-seconds 1")
             continue
         ended = "ended by itself" if spoken.ended else "stopped at --seconds"
         print(f"{spoken.path}: {spoken.seconds:.2f} s of new audio, {ended}")
+    if counts is not None:
+        print(counts.in_words())
 
 
 def export(lm: str, output: str, dtype: Literal["fp32", "bf16"] = "bf16") -> None:

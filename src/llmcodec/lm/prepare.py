@@ -31,15 +31,18 @@ from llmcodec.lm.embeddings import load_tensors, save_tensors
 from llmcodec.lm.growth import AudioRows, attach_rows, grow_embeddings
 from llmcodec.lm.logits import check_head, hidden_states, output_rows, target_nats
 from llmcodec.lm.packing import IGNORE
+from llmcodec.lm.prediction_heads import PredictionHeads
 from llmcodec.lm.recipe import LMDataConfig, LMModelConfig, TokenLMRecipe
 from llmcodec.lm.small_lm import small_causal_lm, start_causal_lm
-from llmcodec.lm.token_lm import ADAPTER_WEIGHTS, AUDIO_ROWS, TokenLM
+from llmcodec.lm.token_lm import ADAPTER_WEIGHTS, AUDIO_ROWS, DRAFT_HEADS, TokenLM, load_token_lm
 from llmcodec.runtime.opening import open_runtime
 from llmcodec.transcode.flat_rows import FlatRow, read_rows
 from llmcodec.transcode.mapped_rows import MappedRows, count_rows
 from llmcodec.transcode.tokenize import describe, tokenize_splits
 
 T = TypeVar("T")
+DraftLoss = Callable[[PredictionHeads, Tensor, Tensor, Tensor, int], Tensor]
+"""Heads, states, labels, positions, id of code 0 -> nats."""
 
 
 class TrainedLM(nn.Module):
@@ -48,15 +51,23 @@ class TrainedLM(nn.Module):
     Args:
         audio_only: softmax over the codes and end of audio; else over the whole vocabulary.
         dropout: on input embeddings and last hidden states, while training.
+        heads: draft heads, whose loss is added while training; see `objectives.prediction.draft_nats`.
     """
 
     accepts_loss_kwargs = True  # the loss is divided by the number of targets in the whole optimizer step
 
     def __init__(
-        self, causal: Any, tokens: AudioTokens, rows: AudioRows | None, audio_only: bool, dropout: float = 0.0
+        self,
+        causal: Any,
+        tokens: AudioTokens,
+        rows: AudioRows | None,
+        audio_only: bool,
+        dropout: float = 0.0,
+        heads: PredictionHeads | None = None,
     ):
         super().__init__()
-        self.causal, self.rows = causal, rows
+        self.causal, self.rows, self.heads = causal, rows, heads
+        self.draft_loss: DraftLoss | None = None
         self.tokens, self.audio_only, self.dropout = tokens, audio_only, dropout
 
     @property
@@ -65,12 +76,19 @@ class TrainedLM(nn.Module):
         return self.causal.config
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor) -> Tensor:
-        """Summed negative log-likelihood, in nats, of the positions whose label is not IGNORE."""
+        """Summed negative log-likelihood, in nats, of the positions whose label is not IGNORE; with draft heads in
+        training plus theirs, or theirs alone if nothing else trains."""
         inputs: dict[str, Tensor] = {"input_ids": input_ids}
         if self.dropout and self.training:
             embeds = self.causal.get_input_embeddings()(input_ids)
             inputs = {"inputs_embeds": F.dropout(embeds, self.dropout)}
         hidden_BLH = hidden_states(self.causal, **inputs, position_ids=position_ids)
+        drafts: Tensor | float = 0.0
+        if self.heads is not None and self.training:
+            assert self.draft_loss is not None, "train_token_lm sets it"
+            drafts = self.draft_loss(self.heads, hidden_BLH, labels, position_ids, self.tokens.first)
+            if not hidden_BLH.requires_grad:
+                return drafts
         targets_BL = labels[:, 1:]
         wanted_BL = targets_BL != IGNORE
         hidden_NH = F.dropout(hidden_BLH[:, :-1][wanted_BL], self.dropout, self.training)
@@ -81,7 +99,7 @@ class TrainedLM(nn.Module):
             rows = output_rows(self.causal, self.tokens.output_ids.to(input_ids.device))
         else:
             rows = output_rows(self.causal, None)
-        return target_nats(self.causal, hidden_NH, targets_N, rows).sum()
+        return target_nats(self.causal, hidden_NH, targets_N, rows).sum() + drafts
 
     def run(self, function: Callable[[], T]) -> T:
         """Call a function that uses the weights outside `forward`; those that lie in shards are gathered first."""
@@ -170,6 +188,8 @@ class Prepared:
     tokens: AudioTokens
     config: LMModelConfig
     peft_model: Any = None
+    card: TokenLMCard | None = None
+    """Of the LM whose draft heads alone train: what it says of itself stays true."""
 
     def token_lm(self, card: TokenLMCard | None = None) -> TokenLM:
         """The same weights as a scorer."""
@@ -190,6 +210,8 @@ class Prepared:
                     with renewed_digests(temporary, ADAPTER_WEIGHTS):
                         self.peft_model.save_pretrained(str(temporary), save_embedding_layers=False)
                     (temporary / "README.md").unlink(missing_ok=True)  # a form with nothing filled in
+            if self.module.heads is not None:
+                save_tensors(temporary / DRAFT_HEADS, self.module.heads.state_dict())
             self.tokenizer.save_pretrained(temporary)
             card.save(temporary)
         return folder
@@ -211,6 +233,8 @@ def prepare_model(
     Raises:
         ValueError: a tokenizer with the tokens of another codec, a model with an unknown head, peft missing.
     """
+    if config.train == "heads":
+        return _heads_alone(config, num_codes, audio_only)
     if config.base is None:
         tokenizer = byte_tokenizer()
         ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
@@ -231,13 +255,34 @@ def prepare_model(
     check_head(model)
     if gradient_checkpointing:
         checkpoint_layers(model)
+    heads = draft_heads(model, tokens, config.heads) if config.heads else None
     if config.train == "full":
-        return Prepared(TrainedLM(model, tokens, None, audio_only, config.dropout), tokenizer, tokens, config)
+        return Prepared(TrainedLM(model, tokens, None, audio_only, config.dropout, heads), tokenizer, tokens, config)
     model.requires_grad_(False)
     peft_model = _add_lora(model, config) if config.train == "lora" else None
     rows = attach_rows(model, tokens)
-    module = TrainedLM(model, tokens, rows, audio_only, config.dropout)
+    module = TrainedLM(model, tokens, rows, audio_only, config.dropout, heads)
     return Prepared(module, tokenizer, tokens, config, peft_model)
+
+
+def _heads_alone(config: LMModelConfig, num_codes: int, audio_only: bool) -> Prepared:
+    """A token LM as it is, with draft heads that train."""
+    assert config.base is not None, "the recipe checks it"
+    lm = load_token_lm(config.base, merge=True)
+    if lm.num_codes != num_codes:
+        raise ValueError(f"{config.base}: speaks {lm.num_codes} codes, the tokens are of a codec with {num_codes}")
+    lm.model.requires_grad_(False)
+    heads = lm.heads if lm.heads is not None and lm.heads.num_heads == config.heads else None
+    heads = heads or draft_heads(lm.model, lm.tokens, config.heads)
+    module = TrainedLM(lm.model, lm.tokens, None, audio_only, 0.0, heads)
+    return Prepared(module, lm.tokenizer, lm.tokens, config, card=lm.card)
+
+
+def draft_heads(model: Any, tokens: AudioTokens, num_heads: int) -> PredictionHeads:
+    """Heads that start as copies of the LM's own output, over the codes."""
+    first = tokens.first
+    code_ids = torch.arange(first, first + tokens.num_codes, device=model.device)
+    return PredictionHeads(num_heads, "residual", output_rows(model, code_ids)[0].float())
 
 
 def _add_lora(model: Any, config: LMModelConfig) -> Any:

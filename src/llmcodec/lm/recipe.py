@@ -70,6 +70,9 @@ class LMDataConfig:
         check_template(self.text_template, "recipe: data")
 
 
+MOST_HEADS = 16
+
+
 @dataclass(frozen=True)
 class LMModelConfig:
     """Which language model, and which part of it is trained."""
@@ -82,8 +85,12 @@ class LMModelConfig:
         )
     )
     """The model from scratch, with a byte tokenizer; works offline."""
-    train: Literal["full", "lora", "embeddings"] = "full"
-    """full: every weight. lora: adapters and the audio rows. embeddings: the audio rows only."""
+    train: Literal["full", "lora", "embeddings", "heads"] = "full"
+    """full: every weight. lora: adapters and the audio rows. embeddings: the audio rows only. heads: only the draft
+    heads of a token LM, which `base` names."""
+    heads: int = 0
+    """Draft heads (Medusa) that train beside the LM, on its states and without changing them, for `lm sample
+    --speculative`: head k predicts the k-th code after the next token."""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Precision of frozen weights (lora, embeddings). Trained weights are always fp32."""
     lora_rank: int = 64
@@ -107,6 +114,9 @@ class LMModelConfig:
             raise ValueError("recipe: model.small has a dropout of its own; `lm train` takes model.dropout")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"recipe: model.dropout must be in [0, 1), got {self.dropout}")
+        if not 0 <= self.heads <= MOST_HEADS or (self.train == "heads" and not self.heads):
+            low = 1 if self.train == "heads" else 0
+            raise ValueError(f"recipe: model.heads must be from {low} to {MOST_HEADS}, got {self.heads}")
         if self.lora_rank < 1:
             raise ValueError(f"recipe: model.lora_rank must be at least 1, got {self.lora_rank}")
 

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from llmcodec.data.timed_text import is_timed, timed_units, without_times
-from llmcodec.lm.decoding.llama import lay_out
-from llmcodec.lm.decoding.states import open_states
-from llmcodec.lm.logits import output_rows, token_logits
+from llmcodec.lm.decoding.states import open_states, output_of
 from llmcodec.lm.sequences import SPEAKS_TEXT, SequenceBuilder
 from llmcodec.lm.token_lm import TokenLM
 
+NUCLEUS = 512
+"""Columns that top-p looks at before it sorts all of them."""
 ENDED = -1
 READING = -2
 
@@ -136,8 +136,13 @@ def text_prompt(lm: TokenLM, text: str, speaker: str = "", language: str = "") -
 
 def sample(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig) -> list[Tensor]:
     """New codes for every prompt, 1-D int64, without the prompt's own; empty if the LM ends at once."""
-    drawn: list[list[int]] = [[] for _ in prompts]
-    for codes_B in sample_steps(lm, prompts, config):
+    return clips_of(sample_steps(lm, prompts, config), len(prompts))
+
+
+def clips_of(steps: Iterator[Tensor], num_clips: int) -> list[Tensor]:
+    """The codes of each clip from steps (B,), as `sample_steps` yields them."""
+    drawn: list[list[int]] = [[] for _ in range(num_clips)]
+    for codes_B in steps:
         for clip, code in zip(drawn, codes_B.tolist(), strict=True):
             if code >= 0:
                 clip.append(code)
@@ -153,19 +158,18 @@ def sample_steps(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig)
     Raises:
         ValueError: no prompt, a prompt that ends inside a frame, or more positions than the LM has.
     """
-    _check(lm, prompts, config)
+    check_prompts(lm, prompts, config)
     lm.model.eval()
-    weight, bias = output_rows(lm.model, lm.tokens.output_ids.to(lm.device))
-    rows = lay_out(weight), bias
+    logits_of = output_of(lm.model, lm.tokens.output_ids.to(lm.device))
     num_codebooks = 1 if lm.card.codec is None else lm.card.codec.num_codebooks
-    clips = [_Clip(lm, prompt, config, place) for place, prompt in enumerate(prompts)]
+    clips = [ClipState(lm, prompt, config, place) for place, prompt in enumerate(prompts)]
     active = list(clips)
     states = open_states(lm.model)
     new = [clip.start for clip in clips]
     while True:
         hidden_BLH = states.read(new)
         newest_BH = hidden_BLH[torch.arange(len(new)), [len(row) - 1 for row in new]]
-        logits_BK = token_logits(lm.model, newest_BH, rows).cpu()
+        logits_BK = logits_of(newest_BH)
         for logits_K, clip in zip(logits_BK, active, strict=True):
             clip.forbid(logits_K, num_codebooks)
             clip.decide_end(logits_K)
@@ -189,7 +193,7 @@ def sample_steps(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig)
             states.keep(going)
 
 
-class _Clip:
+class ClipState:
     """Sampling state of one prompt: codes so far, codes allowed next, and text to insert."""
 
     def __init__(self, lm: TokenLM, prompt: Prompt, config: SamplingConfig, place: int):
@@ -249,7 +253,9 @@ def draw(logits_BK: Tensor, generators: Sequence[torch.Generator], config: Sampl
         return logits_BK.argmax(-1)
     logits_BK = _likeliest(logits_BK / config.temperature, config.top_k)
     # Every column has a number of its own, whichever of them top-k and top-p leave.
-    uniform_BK = torch.stack([torch.rand(logits_BK.shape[1], generator=one) for one in generators])
+    uniform_BK = torch.empty(logits_BK.shape)
+    for uniform_K, generator in zip(uniform_BK, generators, strict=True):
+        torch.rand(len(uniform_K), generator=generator, out=uniform_K)
     # Gumbel-max trick: the argmax of logit plus noise is a sample from the softmax.
     noise_BK = uniform_BK.clamp_(1e-20, 1 - 1e-7).log_().neg_().log_().neg_()
     drawn_B = (logits_BK + noise_BK).argmax(-1)
@@ -265,7 +271,10 @@ def draw(logits_BK: Tensor, generators: Sequence[torch.Generator], config: Sampl
 
 
 def filtered(logits_BK: Tensor, config: SamplingConfig) -> Tensor:
-    """Logits (B, K) whose softmax is what `draw` samples from, at temperatures above 0."""
+    """Logits (B, K) whose softmax is what `draw` samples from."""
+    if config.temperature == 0:
+        least = torch.full_like(logits_BK, -math.inf)
+        return least.scatter_(1, logits_BK.argmax(-1, keepdim=True), 0.0)
     logits_BK = _likeliest(logits_BK / config.temperature, config.top_k)
     return _nucleus(logits_BK, config.top_p) if config.top_p < 1 else logits_BK
 
@@ -279,13 +288,19 @@ def _likeliest(logits_BK: Tensor, top_k: int) -> Tensor:
 
 def _nucleus(logits_BK: Tensor, top_p: float) -> Tensor:
     """Logits with -inf outside the likeliest columns that together have this probability."""
-    ordered_BK, places_BK = logits_BK.sort(descending=True)
-    shares_BK = ordered_BK.softmax(-1)
-    beyond_BK = shares_BK.cumsum(-1) - shares_BK >= top_p  # the first column stays whatever top_p is
-    return torch.empty_like(logits_BK).scatter_(1, places_BK, ordered_BK.masked_fill(beyond_BK, -math.inf))
+    columns, norm_B1 = logits_BK.shape[1], logits_BK.logsumexp(-1, keepdim=True)
+    for size in (NUCLEUS, columns):  # the first few hundred nearly always have the probability
+        ordered_BN, places_BN = logits_BK.topk(size) if size < columns else logits_BK.sort(descending=True)
+        shares_BN = (ordered_BN - norm_B1).exp()
+        reached_BN = shares_BN.cumsum(-1)
+        if size >= columns or bool((reached_BN[:, -1] >= top_p).all()):
+            break
+    beyond_BN = reached_BN - shares_BN >= top_p  # the first column stays whatever top_p is
+    left_BK = torch.full_like(logits_BK, -math.inf)
+    return left_BK.scatter_(1, places_BN, ordered_BN.masked_fill(beyond_BN, -math.inf))
 
 
-def _check(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig) -> None:
+def check_prompts(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig) -> None:
     if not prompts:
         raise ValueError("sampling: no prompt; `speech_prompt(lm)` starts from nothing")
     longest = max(len(prompt) for prompt in prompts)

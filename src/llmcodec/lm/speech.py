@@ -25,6 +25,7 @@ from llmcodec.io.lm_card import CARD
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.io.token_text import codes_to_text, frames
 from llmcodec.lm import sampling
+from llmcodec.lm.decoding.speculative import DraftCounts, speculative_steps
 from llmcodec.lm.sampling import Prompt, SamplingConfig, speech_prompt, text_prompt
 from llmcodec.lm.token_lm import TokenLM
 from llmcodec.metrics.token_statistics import flatten_codes
@@ -84,11 +85,23 @@ def requests_for(
 
 
 def write_speech(
-    lm: TokenLM, runtime: Runtime, requests: Sequence[SpeechRequest], config: SamplingConfig, folder: Path
+    lm: TokenLM,
+    runtime: Runtime,
+    requests: Sequence[SpeechRequest],
+    config: SamplingConfig,
+    folder: Path,
+    counts: DraftCounts | None = None,
 ) -> list[Spoken]:
-    """Sample all clips in one batch; write FOLDER/NAME-NUMBER.wav (with the spoken prompt) and FOLDER/tokens.txt."""
+    """Sample all clips in one batch; write FOLDER/NAME-NUMBER.wav (with the spoken prompt) and FOLDER/tokens.txt.
+
+    With `counts` the draft heads sample, and their drafts are counted there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = sampling.sample(lm, [one.prompt for one in requests], config)
+    prompts = [one.prompt for one in requests]
+    if counts is None:
+        drawn = sampling.sample(lm, prompts, config)
+    else:
+        drawn = sampling.clips_of(speculative_steps(lm, prompts, config, counts), len(prompts))
     lines, spoken = [], []
     num_codebooks = runtime.identity.num_codebooks
     for number, (one, codes) in enumerate(zip(requests, drawn, strict=True)):

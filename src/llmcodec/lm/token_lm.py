@@ -24,14 +24,16 @@ from llmcodec.io.tensor_file import read_header
 from llmcodec.lm.audio_tokens import AudioTokens, find_audio_tokens
 from llmcodec.lm.backbone import DTYPES
 from llmcodec.lm.bundled import check_lm_folder, load_causal_lm, load_tokenizer
-from llmcodec.lm.embeddings import load_tensors
+from llmcodec.lm.embeddings import load_module, load_tensors
 from llmcodec.lm.growth import grow_embeddings, is_tied, write_rows
 from llmcodec.lm.logits import evaluating, hidden_states, output_rows, target_nats
 from llmcodec.lm.packing import score_in_windows
+from llmcodec.lm.prediction_heads import PredictionHeads
 
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 AUDIO_ROWS = "audio_rows.safetensors"
+DRAFT_HEADS = "draft_heads.safetensors"
 Normalise = Literal["audio", "full"]
 
 
@@ -44,7 +46,10 @@ class TokenLM:
         long_clips: a clip beyond `max_codes` is refused, or scored in windows (every code has read at least half a
             window before it, except at the start of the clip).
         batch_tokens: padded tokens in one pass.
+        heads: draft heads for speculative sampling, if it has any: head k predicts the k-th code after the next token.
     """
+
+    heads: PredictionHeads | None = None
 
     def __init__(
         self,
@@ -154,7 +159,21 @@ def load_token_lm(
         model = _load_adapter(folder, card, tokens, DTYPES[dtype], merge)
     else:
         model = load_causal_lm(str(folder), DTYPES[dtype], ours=(folder / CARD).is_file())
-    return TokenLM(model.to(device).eval(), tokenizer, tokens, card, normalise)
+    lm = TokenLM(model.to(device).eval(), tokenizer, tokens, card, normalise)
+    if (folder / DRAFT_HEADS).is_file():
+        lm.heads = _load_heads(folder / DRAFT_HEADS, lm).to(device, DTYPES[dtype]).eval()
+    return lm
+
+
+def _load_heads(path: Path, lm: TokenLM) -> PredictionHeads:
+    """Draft heads from beside the LM; ValueError for those of another one."""
+    blocks = [name for name in read_header(path).tensors if name.startswith("blocks.") and name.endswith(".weight")]
+    if not blocks:
+        raise ValueError(f"{path}: holds no draft heads; train them again (docs/lm.md)")
+    width = lm.model.get_input_embeddings().weight.shape[1]
+    heads = PredictionHeads(len(blocks), "residual", torch.empty(lm.num_codes, width))
+    load_module(heads, path, "draft heads")
+    return heads
 
 
 def _folder(place: str) -> Path:

@@ -32,7 +32,7 @@ from llmcodec.lm.loop.blocks import BlockedRows, Blocks
 from llmcodec.lm.loop.ranks import shard_model, share_of_step, whole_tensor
 from llmcodec.lm.loop.trainer import HeldOut, LMTrainer, StopAtSignal, measured
 from llmcodec.lm.packing import RowDataset, check_packing, collate, plan_rows
-from llmcodec.lm.prepare import Prepared, checked_codes, codec_place, prepare_model, size_in_words
+from llmcodec.lm.prepare import DraftLoss, Prepared, checked_codes, codec_place, prepare_model, size_in_words
 from llmcodec.lm.recipe import TokenLMRecipe
 from llmcodec.lm.sequences import SPEAKS_TEXT, Built, SequenceBuilder
 from llmcodec.transcode.flat_rows import FlatRow
@@ -55,13 +55,15 @@ def train_token_lm(
     resume: bool = False,
     allow_changes: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
+    draft_loss: DraftLoss | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Train with evaluations, write `run/lm`; returns that folder.
 
     Args:
         train_rows: rows of token shards, codes flattened. valid_rows: held-out ones, may be empty.
-        codec: of the tokens. say: called with messages for the user.
+        codec: of the tokens. draft_loss: of `model.heads`, `objectives.prediction.draft_nats`.
+        say: called with messages for the user.
         resume: continue from the newest checkpoint. allow_changes: even if the recipe differs from the run's.
 
     Raises:
@@ -80,7 +82,14 @@ def train_token_lm(
         checkpointing = recipe.gradient_checkpointing
         return prepare_model(recipe.model, num_codes, recipe.loss_over == "audio", recipe.seed, checkpointing, clips)
 
+    if recipe.model.heads and (draft_loss is None or launched_ranks() > 1):
+        raise ValueError(
+            "recipe: model.heads needs draft_loss=objectives.prediction.draft_nats"
+            if draft_loss is None
+            else "recipe: model.heads train in one process; train them afterwards, with model.train heads"
+        )
     prepared = make(clips)
+    prepared.module.draft_loss = draft_loss
     say(size_in_words(prepared, recipe))
     builder = _builder(prepared, recipe, codec)
     if recipe.data.packing:
@@ -100,6 +109,7 @@ def train_token_lm(
         longest_unit=sorted(built.unit_codes)[len(built.unit_codes) * 99 // 100] if built.unit_codes else None,
         units=sorted(built.units) if 0 < len(built.units) <= MOST_UNITS else None,
     )
+    card = prepared.card or card
     held_out = _held_out(prepared, recipe, builder, valid_rows, codec, card, say)
     shared = _shared(recipe, run, say)
     arguments = _arguments(shared, held_out)
@@ -314,7 +324,7 @@ def _arguments(recipe: TokenLMRecipe, held_out: HeldOut | None) -> TrainingArgum
         save_strategy="steps",
         save_steps=recipe.eval_every,
         save_total_limit=2,
-        load_best_model_at_end=measured and recipe.keep_best,
+        load_best_model_at_end=measured and recipe.keep_best and recipe.model.train != "heads",  # the LM stays the same
         metric_for_best_model=metric if measured else None,
         greater_is_better=False,
         logging_steps=recipe.log_every,

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from llmcodec.distributed import at_least_float32, mean_count
+from llmcodec.lm.packing import IGNORE
 from llmcodec.lm.prediction_heads import PredictionHeads
 from llmcodec.objectives.chunked import linear_cross_entropy, valid_rows
 
@@ -79,6 +80,33 @@ def prediction_terms(
         total = total + weight * loss
         terms[f"lm/ftp_{k}"] = loss.detach()
     return {"lm/ftp": total, **terms}
+
+
+def draft_nats(
+    heads: PredictionHeads, hidden_BLH: Tensor, labels_BL: Tensor, position_ids_BL: Tensor, first: int
+) -> Tensor:
+    """Sum of w_k CE_k of the draft heads of a token LM (Medusa-1, Cai et al. 2024), in nats, summed over targets.
+
+    A state predicts the next token by the LM's own output; draft head k predicts the k-th code after that one.
+    The states carry no gradient: the heads learn, the LM does not notice.
+
+    Args:
+        hidden_BLH: last hidden states of packed rows.
+        labels_BL: token ids of targets, IGNORE elsewhere; position i is a target of the state at i - 1.
+        position_ids_BL: positions inside the sequences of a row. first: token id of code 0.
+    """
+    hidden_BLH = hidden_BLH.detach()
+    total = hidden_BLH.new_zeros((), dtype=at_least_float32(hidden_BLH).dtype)
+    for k, weight in enumerate(head_weights(heads.num_heads), start=1):
+        ahead = k + 1
+        labels, before = labels_BL[:, ahead:], labels_BL[:, 1 : max(1, labels_BL.shape[1] - k)]
+        together = position_ids_BL[:, ahead:] - position_ids_BL[:, :-ahead] == ahead
+        mask = together & (labels >= first) & (before != IGNORE)
+        if bool(mask.any()):
+            states, rows_VH = heads.head(k, hidden_BLH[:, :-ahead][mask])
+            nats = linear_cross_entropy(states, rows_VH, labels[mask] - first)[0]
+            total = total + weight * nats.to(total.dtype)
+    return total
 
 
 def _cross_entropy(states_NH: Tensor, rows_VH: Tensor, targets_N: Tensor, config: PredictionConfig) -> Tensor:

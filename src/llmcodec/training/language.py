@@ -158,9 +158,12 @@ class LanguageObjective(nn.Module):
         return groups
 
     def save_parts(self, folder: Path) -> None:
-        """Write files that another run may start from: `audio_rows.safetensors`, `audio_lm.safetensors`."""
+        """Write files that another run may start from: `audio_rows.safetensors`, `audio_lm.safetensors`; and
+        `prediction_heads.safetensors`, which read the backbone's states."""
         if self.vocabulary is not None:
             save_tensors(folder / "audio_rows.safetensors", self.vocabulary.state_dict())
+        if self.prediction is not None:
+            save_tensors(folder / "prediction_heads.safetensors", self.prediction.state_dict())
         if self.audio_lm is not None:
             save_tensors(folder / "audio_lm.safetensors", self.audio_lm.state_dict())
 

@@ -10,13 +10,14 @@ Shapes: B rows, L new positions, S cached positions. Test: tests/lm/decoding/tes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from llmcodec.lm.decoding import llama
+from llmcodec.lm.logits import finish_logits, output_rows
 
 
 class States(Protocol):
@@ -35,6 +36,18 @@ class States(Protocol):
 def open_states(model: Any) -> States:
     """States of a causal LM that has read nothing yet."""
     return llama.LlamaStates(model) if llama.knows(model) else TransformersStates(model)
+
+
+def output_of(model: Any, ids_K: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function from hidden states (N, H) to `logits.token_logits` (N, K) of these tokens, on the CPU."""
+    weight, bias = output_rows(model, ids_K)
+    multiply = llama.product(weight.to(model.dtype), None if bias is None else bias.to(model.dtype))
+
+    def logits_of(hidden_NH: Tensor) -> Tensor:
+        logits_NK = finish_logits(model, multiply(hidden_NH))
+        return (logits_NK if logits_NK.dtype == torch.float64 else logits_NK.float()).cpu()
+
+    return logits_of
 
 
 class TransformersStates:
