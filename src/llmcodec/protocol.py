@@ -19,7 +19,11 @@ from torch import Tensor
 
 @dataclass
 class CodecEncoding:
-    """Everything that an objective needs from one encoder pass."""
+    """Everything that an objective needs from one encoder pass.
+
+    A codec of Q codebooks has F frames of Q tokens each, T = F Q: those of a frame stand behind one another, and codes
+    count through all codebooks.
+    """
 
     codes_BT: Tensor
     """int64 codes, 0 at padding."""
@@ -28,11 +32,13 @@ class CodecEncoding:
     query_BTC: Tensor
     """Unit-norm look-up query with gradient to the encoder; `code = argmax_v query . codebook_VC[v]`."""
     latent_BTD: Tensor
-    """Continuous latent before quantisation."""
+    """Continuous latent before quantisation, one row a frame."""
     quantized_BTD: Tensor
-    """Decoder input, straight-through."""
+    """What each token adds to the decoder input, straight-through; of one codebook, that input itself."""
     losses: dict[str, Tensor] = field(default_factory=dict)
     """Raw terms of the quantiser per frame, (B, T) each (`vq/commit`, `vq/codebook`), to be masked when reduced."""
+    decoder_BFD: Tensor | None = None
+    """Decoder input, one row a frame, where a codec has several codebooks; None: `quantized_BTD`."""
 
 
 @runtime_checkable
@@ -85,17 +91,31 @@ class Codec(Protocol):
 
 @runtime_checkable
 class AdaptableCodec(Codec, Protocol):
-    """A codec whose latents carry gradients and whose codes are nearest neighbours in a codebook."""
+    """A codec whose latents carry gradients and whose codes are the most similar in a codebook.
+
+    `tokens_of` counts the codes of all its codebooks. Residual codebooks: docs/explanation/adaptable_codecs.md.
+    """
 
     @property
     def codebook_VC(self) -> Tensor:
-        """Unit-norm code vectors (V, C), with gradient. Similarity is `query_BTC @ codebook_VC.T`, in [-1, 1]."""
+        """Code vectors of all codebooks (V, C), with gradient. Similarity is `query_BTC @ codebook_VC.T`: of unit vectors
+        in [-1, 1], or of that scale."""
+
+    @property
+    def latent_dim(self) -> int:
+        """D: width of `quantized_BTD`."""
 
     def encode_latents(self, wav_BS: Tensor, lengths_B: Tensor | None = None) -> CodecEncoding:
         """Samples (B, S), zero beyond `lengths_B` -> codes, mask, latents and quantiser losses."""
 
     def decode_latents(self, quantized_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
-        """Decoder input (B, T, D) -> samples (B, T * hop_samples); frames outside the mask do not influence others."""
+        """Decoder input (B, F, D) -> samples (B, F * hop_samples); frames outside the mask do not influence others."""
+
+    def card(self, name: str) -> str:
+        """Text of the README that is saved with it under a name."""
+
+    def save_pretrained(self, folder: Any, *, card: str | None = None) -> None:
+        """Save it in the format that its users load."""
 
 
 @runtime_checkable
@@ -158,6 +178,11 @@ class RateScorer(Protocol):
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """Tensors that determine its values, to identify the scorer."""
+
+
+def tokens_of(codec: Codec) -> int:
+    """Codes of all codebooks together: the vocabulary of its tokens, as objectives and token LMs count them."""
+    return codec.num_codebooks * codec.codebook_size
 
 
 def has_tokens(codec: Any) -> bool:

@@ -188,12 +188,15 @@ class CodecAdapterWithFeatures(CodecAdapter):
     @torch.no_grad()
     def encode_features(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(B, 1, S) samples -> (B, T, D) float32 latents before quantisation, 0 at padding."""
-        wav_BS, lengths = self._clips(input_values, padding_mask)
+        return self.padded_latents(*self._clips(input_values, padding_mask)).float()
+
+    def padded_latents(self, wav_BS: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Clips of these lengths -> (B, T, D), 0 at padding, with gradient."""
         frames = [self.num_frames(length) for length in lengths]
         latents: dict[int, Tensor] = {}
         for rows, clips_BS in self._equal_clips(wav_BS, lengths):
             for row, latent_TD in zip(rows, self.latents_of(clips_BS), strict=True):
-                latents[row] = F.pad(latent_TD[: frames[row]].float(), (0, 0, 0, max(frames) - frames[row]))
+                latents[row] = F.pad(latent_TD[: frames[row]], (0, 0, 0, max(frames) - frames[row]))
         return torch.stack([latents[row] for row in range(len(frames))])
 
 

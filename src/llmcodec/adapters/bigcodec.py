@@ -12,15 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmcodec.adapters.base import CodecAdapterWithFeatures, check_num_codebooks
+from llmcodec.adapters.adaptable import AdaptableAdapter, Chain, Codebook
+from llmcodec.adapters.base import check_num_codebooks
 from llmcodec.adapters.family import CodecFamily
 from llmcodec.adapters.torchaudio_stub import torchaudio_stub
 
 SAMPLE_RATE = 16_000  # nothing in the package's configuration says it
 
 
-class BigCodecCodec(CodecAdapterWithFeatures):
+class BigCodecCodec(AdaptableAdapter):
     """num_codebooks is fixed: the published model has one."""
+
+    loads_with = 'bigcodec.BigCodec.from_pretrained("{}")'
 
     def __init__(self, model: Any, num_codebooks: int | None = None):
         quantizers = model.decoder.quantizer.layers
@@ -36,6 +39,18 @@ class BigCodecCodec(CodecAdapterWithFeatures):
 
     def audio_of(self, codes_BQT: Tensor) -> Tensor:
         return self.model.decode(codes_BQT)[:, 0]
+
+    @property
+    def latent_dim(self) -> int:
+        """Width of the latents, which the package's configuration calls out_channels."""
+        return int(self.model.decoder.quantizer.layers[0].out_proj.out_features)
+
+    def chains(self) -> list[Chain]:
+        layers = self.model.decoder.quantizer.layers
+        return [Chain([Codebook(layer.codebook.weight, True, layer.in_proj, layer.out_proj) for layer in layers])]
+
+    def waveform_of(self, quantized_BFD: Tensor) -> Tensor:
+        return self.model.decoder(quantized_BFD.transpose(1, 2), vq=False)[:, 0]
 
 
 def build_bigcodec(**sizes: Any) -> nn.Module:

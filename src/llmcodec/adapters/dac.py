@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from llmcodec.adapters.base import CodecAdapterWithFeatures, check_num_codebooks
+from llmcodec.adapters.adaptable import AdaptableAdapter, Chain, Codebook, pointwise
+from llmcodec.adapters.base import check_num_codebooks
 from llmcodec.adapters.family import transformers_family
 
 if TYPE_CHECKING:
     from transformers import DacModel
 
 
-class DacCodec(CodecAdapterWithFeatures):
+class DacCodec(AdaptableAdapter):
     """num_codebooks: residual codebooks used, of the first ones; default all."""
+
+    loads_with = 'transformers.DacModel.from_pretrained("{}")'
 
     def __init__(self, model: DacModel, num_codebooks: int | None = None):
         config = model.config
@@ -34,6 +37,14 @@ class DacCodec(CodecAdapterWithFeatures):
 
     def audio_of(self, codes_BQT: Tensor) -> Tensor:
         return self.model.decode(audio_codes=codes_BQT).audio_values
+
+    def chains(self) -> list[Chain]:
+        layers = self.model.quantizer.quantizers[: self.num_codebooks]
+        books = [Codebook(q.codebook.weight, True, pointwise(q.in_proj), pointwise(q.out_proj)) for q in layers]
+        return [Chain(books)]
+
+    def waveform_of(self, quantized_BFD: Tensor) -> Tensor:
+        return self.model.decoder(quantized_BFD.transpose(1, 2))[:, 0]
 
 
 KHZ_16: dict[str, Any] = dict(sampling_rate=16_000, downsampling_ratios=[2, 4, 5, 8], n_codebooks=12)

@@ -13,9 +13,10 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from llmcodec.adapters.base import CodecAdapterWithFeatures, check_num_codebooks
+from llmcodec.adapters.adaptable import AdaptableAdapter, Chain, Codebook
+from llmcodec.adapters.base import check_num_codebooks
 from llmcodec.adapters.family import transformers_family
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ LOWEST_LEVEL_DB = -96.0
 LEVEL_RANGE_DB = 102.4
 
 
-class EncodecCodec(CodecAdapterWithFeatures):
+class EncodecCodec(AdaptableAdapter):
     """num_codebooks: residual codebooks used, of the first ones; default 6 kbit/s. The level's codebook is added."""
+
+    loads_with = 'transformers.EncodecModel.from_pretrained("{}")'
 
     def __init__(self, model: EncodecModel, num_codebooks: int | None = None):
         config = model.config
@@ -67,6 +70,20 @@ class EncodecCodec(CodecAdapterWithFeatures):
     def audio_of(self, codes_BQT: Tensor) -> Tensor:
         frames = codes_BQT.shape[-1] if self.chunk_samples is None else self.chunk_samples // self.hop_samples
         return torch.cat([self._chunk_audio(part) for part in codes_BQT.split(frames, -1)], -1)
+
+    @property
+    def cannot_adapt(self) -> str:
+        return "it codes stereo in chunks, each with a level beside its codes" if self.normalize else ""
+
+    def chains(self) -> list[Chain]:
+        return [Chain([Codebook(layer.codebook.embed) for layer in self.model.quantizer.layers[: self.num_residual]])]
+
+    def waveform_of(self, quantized_BFD: Tensor) -> Tensor:
+        return self.model.decoder(quantized_BFD.transpose(1, 2)).mean(1)
+
+    def train_codebooks(self) -> None:
+        for layer in self.model.quantizer.layers[: self.num_residual]:
+            layer.codebook.embed = nn.Parameter(layer.codebook.embed)
 
     def _chunks(self, wav_BS: Tensor) -> tuple[Tensor, ...]:
         return wav_BS.split(self.chunk_samples or wav_BS.shape[-1], -1)

@@ -25,6 +25,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from llmcodec.adapters.adaptable import ADAPTED_CODEBOOKS
 from llmcodec.adapters.base import check_num_codebooks
 from llmcodec.adapters.catalogue import nearest
 from llmcodec.adapters.features.units import UnitsCodec
@@ -214,6 +215,7 @@ def _load_folder(folder: Path, place: str, num_codebooks: int | None) -> Codec:
     if name is None:
         raise ValueError(f"codec {place}: a model of type {config.get('model_type')!r}; supported: {supported()}")
     check_foreign_folder(folder)
+    num_codebooks = config.get(ADAPTED_CODEBOOKS) if num_codebooks is None else num_codebooks
     with _readable(place):
         return FAMILIES[name].load_codec(folder, num_codebooks)
 

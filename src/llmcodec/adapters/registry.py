@@ -22,6 +22,7 @@ from llmcodec.adapters import (
     xcodec,
     xcodec2,
 )
+from llmcodec.adapters.adaptable import AdaptableAdapter
 from llmcodec.adapters.family import CodecFamily
 from llmcodec.adapters.features import units
 
@@ -54,6 +55,13 @@ def family_of(config: Mapping[str, Any]) -> str | None:
         return model_type if model_type in FAMILIES else None
     marked = (name for name, family in FAMILIES.items() if family.marks and config.keys() >= {*family.marks})
     return next(marked, None)
+
+
+def adaptable() -> str:
+    """What besides our own codecs can be trained, for messages."""
+    names = [family.title for family in FAMILIES.values() if isinstance(family.adapter, type)
+             and issubclass(family.adapter, AdaptableAdapter)]
+    return ", ".join(names)
 
 
 def supported() -> str:

@@ -89,6 +89,15 @@ def _check_preprocessor(path: Path, config: LLMCodecConfig) -> None:
             raise ValueError(f"{path}: {name} is {str(settings[name])[:40]}, but {CONFIG} beside it has {ours}")
 
 
+def check_any_folder(folder: str | os.PathLike[str]) -> None:
+    """Check a folder with a codec of ours or of another project. Raises ValueError."""
+    if read_config(Path(folder)).get("model_type") == LLMCodecConfig.model_type:
+        check_folder(folder)
+    else:
+        read_tensors(Path(folder))  # which says where they are missing
+        check_foreign_folder(folder)
+
+
 def check_foreign_folder(folder: str | os.PathLike[str]) -> None:
     """Check a folder with a codec of unknown architecture, as far as possible.
 

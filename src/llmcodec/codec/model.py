@@ -143,6 +143,11 @@ class LLMCodec(Listening, HubCodec):
         return self.quantizer.codebook_VC
 
     @property
+    def latent_dim(self) -> int:
+        """D: width of the latents."""
+        return self.config.hidden_size
+
+    @property
     def context_frames(self) -> tuple[float, float]:
         """Frames on each side that influence a code (encoder) and a decoded frame (decoder); inf: global attention."""
         return max(self.config.encoder_context), max(self.config.decoder_context)

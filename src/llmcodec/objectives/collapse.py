@@ -91,14 +91,15 @@ class CodeStatistics(nn.Module):
 
     `codes/used`: codes with any recent use. `codes/perplexity`: 2 ** unigram entropy. `codes/utterance_entropy`: bits,
     mean over clips of the plug-in entropy inside a clip (bounded by log2 of its frames: compare equal clips).
-    `codes/repeat_rate`: share of frames whose code is that of the frame before.
+    `codes/repeat_rate`: share of frames whose code is that of the frame before. Of several codebooks (`num_codebooks`
+    tokens a frame), all figures are of their tokens together.
     """
 
-    def __init__(self, codebook_size: int, decay: float = 0.98):
+    def __init__(self, codebook_size: int, decay: float = 0.98, num_codebooks: int = 1):
         super().__init__()
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"CodeStatistics: decay must be in [0, 1), got {decay}")
-        self.codebook_size, self.decay = codebook_size, decay
+        self.codebook_size, self.decay, self.num_codebooks = codebook_size, decay, num_codebooks
         self.counts_V: Tensor
         self.sums: Tensor
         self.register_buffer("counts_V", torch.zeros(codebook_size, dtype=torch.float64))
@@ -109,8 +110,9 @@ class CodeStatistics(nn.Module):
         """Count a batch (of all ranks together)."""
         new = torch.zeros(self.codebook_size + 4, dtype=torch.float64, device=codes_BT.device)
         new[:-4] = torch.bincount(codes_BT[mask_BT], minlength=self.codebook_size).double()
-        pairs = mask_BT[:, 1:] & mask_BT[:, :-1]
-        new[-4] = ((codes_BT[:, 1:] == codes_BT[:, :-1]) & pairs).sum()
+        frame = self.num_codebooks
+        pairs = mask_BT[:, frame:] & mask_BT[:, :-frame]
+        new[-4] = ((codes_BT[:, frame:] == codes_BT[:, :-frame]) & pairs).sum()
         new[-3] = pairs.sum()
         # All clips at once, and without waiting for a GPU at each: code v of clip b is key b V + v.
         owner_BT = torch.arange(len(codes_BT), device=codes_BT.device)[:, None].expand_as(codes_BT)

@@ -12,9 +12,11 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from llmcodec import assets
+from llmcodec.adapters.adaptable import AdaptableAdapter
+from llmcodec.adapters.load import load_codec
+from llmcodec.adapters.registry import adaptable
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.data.clips import ClipDataset
 from llmcodec.data.loader import ClipLoader
@@ -24,6 +26,7 @@ from llmcodec.io.bad_rows import BadRows
 from llmcodec.objectives.adversary import Adversary
 from llmcodec.objectives.bigram import BigramTerm
 from llmcodec.objectives.distillation import Distillation
+from llmcodec.protocol import AdaptableCodec, Codec, device_of, tokens_of
 from llmcodec.training.recipe import TEACHER_TERMS, Recipe
 
 if TYPE_CHECKING:
@@ -32,11 +35,12 @@ if TYPE_CHECKING:
 SCRATCH = {"tiny": LLMCodecConfig.tiny, "causal_tiny": LLMCodecConfig.causal_tiny, "auv": LLMCodecConfig.auv}
 
 
-def build_codec(recipe: Recipe, device: torch.device | str = "cpu") -> LLMCodec:
-    """The codec to train: from scratch, bundled, or from a folder or hub id; with a smaller codebook if wanted.
+def build_codec(recipe: Recipe, device: torch.device | str = "cpu") -> AdaptableCodec:
+    """The codec to train: from scratch, bundled, or what `load_codec` names; with a smaller codebook if wanted.
 
     Raises:
-        ValueError: overrides on a pretrained codec, a codec of another type, a smaller codebook that is not smaller.
+        ValueError: overrides on a pretrained codec, a codec that cannot be trained or cannot do what the recipe asks, a
+            smaller codebook that is not smaller.
     """
     start = recipe.codec.start
     if start in SCRATCH:
@@ -46,10 +50,38 @@ def build_codec(recipe: Recipe, device: torch.device | str = "cpu") -> LLMCodec:
             raise ValueError(
                 f"recipe: codec.overrides change an architecture from scratch, but codec.start is {start!r}"
             )
-        codec = LLMCodec.from_pretrained(assets.codec_folder() if start == assets.BUNDLED else start)
+        loaded = load_codec(start, str(device), seed=recipe.seed)
+        if not isinstance(loaded, LLMCodec):
+            return open_codec(recipe, loaded)
+        codec = loaded
     codec = codec.to(device)  # type: ignore[arg-type]
     if recipe.codec.smaller_codebook is not None:
         codec = with_smaller_codebook(codec, recipe, recipe.codec.smaller_codebook)
+    return codec
+
+
+def open_codec(recipe: Recipe, codec: Codec) -> AdaptableCodec:
+    """Another project's codec, ready to be trained by a recipe.
+
+    Raises:
+        ValueError: it cannot be trained, or cannot do what the recipe asks for.
+    """
+    start = recipe.codec.start
+    if not isinstance(codec, AdaptableAdapter) or codec.cannot_adapt:
+        why = codec.cannot_adapt if isinstance(codec, AdaptableAdapter) else f"a {type(codec).__name__}"
+        raise ValueError(
+            f"recipe: codec.start {start} cannot be trained here: {why}; llmcodec's own codecs, {adaptable()} can"
+        )
+    ours = {
+        "codec.audio_kind": recipe.codec.audio_kind is not None,
+        "codec.smaller_codebook": recipe.codec.smaller_codebook is not None,
+        "codec.revive_below": recipe.codec.revive_below > 0,
+        "weights.bigram": "codes/bigram" in recipe.weights.ever(),
+        "weights.distill_l1 and distill_cosine": bool(set(TEACHER_TERMS) & set(recipe.weights.ever())),
+    }
+    if asked := [name for name, on in ours.items() if on]:
+        raise ValueError(f"recipe: {', '.join(asked)}: only for codecs of llmcodec (set to null or 0); codec.start is {start}")
+    codec.train_codebooks()
     return codec
 
 
@@ -71,21 +103,24 @@ def with_smaller_codebook(codec: LLMCodec, recipe: Recipe, size: int) -> LLMCode
 
 
 @torch.no_grad()
-def training_codes(codec: LLMCodec, recipe: Recipe, most_clips: int | None = None) -> Iterator[Tensor]:
+def training_codes(codec: AdaptableCodec, recipe: Recipe, most_clips: int | None = None) -> Iterator[Tensor]:
     """The codec's codes (T,) of the training clips, of at most `most_clips` of them evenly spread."""
+    assert isinstance(codec, nn.Module)
     codec.train(False)
     partition = partition_of(recipe, codec)
-    partitions = None if partition is None else [partition]
+    kept = {} if partition is None else {"partitions": [partition]}
     dataset = build_dataset(recipe, codec.sample_rate)
     count = len(dataset) if most_clips is None else min(most_clips, len(dataset))
     for index in range(count):
         wav_S = torch.from_numpy(dataset.read_or_stand_in(index * len(dataset) // count))
-        yield codec.encode_latents(wav_S[None].to(codec.device), partitions=partitions).codes_BT[0].cpu()
+        yield codec.encode_latents(wav_S[None].to(device_of(codec)), **kept).codes_BT[0].cpu()
 
 
-def partition_of(recipe: Recipe, codec: LLMCodec) -> tuple[int, int] | None:
+def partition_of(recipe: Recipe, codec: AdaptableCodec) -> tuple[int, int] | None:
     """Code range of the recipe's audio kind; None for all codes."""
     kind = recipe.codec.audio_kind
+    if not isinstance(codec, LLMCodec):  # `open_codec` has refused a kind
+        return None
     spans = codec.partitions_of(None if kind is None else [kind], 1)
     return None if spans is None else spans[0]
 
@@ -94,26 +129,27 @@ def build_adversary(recipe: Recipe) -> Adversary | None:
     return None if recipe.adversary is None else Adversary(recipe.adversary)
 
 
-def build_distillation(recipe: Recipe, codec: LLMCodec) -> Distillation | None:
+def build_distillation(recipe: Recipe, codec: AdaptableCodec) -> Distillation | None:
     """The teacher on the codec's device, and the projection towards it; None where no term of it ever has a weight."""
     if recipe.teacher is None or not set(TEACHER_TERMS) & set(recipe.weights.ever()):
         return None
     from llmcodec.adapters.features.load import load_encoder
 
+    assert isinstance(codec, LLMCodec)
     dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
     teacher = load_encoder(recipe.teacher.name, codec.device, dtype, recipe.teacher.padded_seconds)
     config = codec.config
     return Distillation(teacher, recipe.teacher, config.hidden_size, config.decoder_layers, recipe.seed)
 
 
-def build_bigram(recipe: Recipe, codec: LLMCodec) -> BigramTerm | None:
+def build_bigram(recipe: Recipe, codec: AdaptableCodec) -> BigramTerm | None:
     """The bigram term; None where it never has a weight."""
     if recipe.bigram is None or "codes/bigram" not in recipe.weights.ever():
         return None
     return BigramTerm.from_file(recipe.bigram, codec)
 
 
-def build_language(recipe: Recipe, codec: LLMCodec, fresh: bool = True) -> LanguageObjective | None:
+def build_language(recipe: Recipe, codec: AdaptableCodec, fresh: bool = True) -> LanguageObjective | None:
     """The language side; what starts from the tokens of a pretrained codec has done so.
 
     fresh: False when a checkpoint will be loaded over it, so that its initialisation does not matter.
@@ -126,7 +162,7 @@ def build_language(recipe: Recipe, codec: LLMCodec, fresh: bool = True) -> Langu
     from llmcodec.training.language import LanguageObjective
 
     terms = frozenset(recipe.weights.ever())
-    language = LanguageObjective(recipe.language, codec.codebook_size, codec.config.hidden_size, recipe.seed, terms)
+    language = LanguageObjective(recipe.language, tokens_of(codec), codec.latent_dim, recipe.seed, terms)
     scratch = recipe.codec.start in SCRATCH
     if language.starts_from_clips and scratch:
         raise ValueError(

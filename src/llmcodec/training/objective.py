@@ -166,22 +166,24 @@ class CodecObjective(nn.Module):
     def cut_window(self, encoding: CodecEncoding, batch: ClipBatch, step: int) -> Window:
         """The same stretch of frames and samples of every clip, its place keyed by seed, step and clip id."""
         hop = self.codec.hop_samples
-        num_frames = encoding.mask_BT.shape[1]
+        input_BFD = encoding.quantized_BTD if encoding.decoder_BFD is None else encoding.decoder_BFD
+        real_BF = encoding.mask_BT[:, :: self.codec.num_codebooks]
+        num_frames = real_BF.shape[1]
         wanted_BS = batch.wav_BS if batch.target_BS is None else batch.target_BS
         wav_BS = F.pad(wanted_BS, (0, max(0, num_frames * hop - wanted_BS.shape[1])))[:, : num_frames * hop]
         if self.recipe.window_seconds is None:
-            return Window(encoding.quantized_BTD, encoding.mask_BT, wav_BS, batch.lengths_B)
+            return Window(input_BFD, real_BF, wav_BS, batch.lengths_B)
         size = max(1, round(self.recipe.window_seconds * self.codec.frame_rate))
         pad = max(0, size - num_frames)
-        quantized_BTD, mask_BT = F.pad(encoding.quantized_BTD, (0, 0, 0, pad)), F.pad(encoding.mask_BT, (0, pad))
+        input_BFD, mask_BF = F.pad(input_BFD, (0, 0, 0, pad)), F.pad(real_BF, (0, pad))
         wav_BS = F.pad(wav_BS, (0, pad * hop))
         starts_B = [
             clip_seed(self.recipe.seed, step, clip_id, "window") % max(1, frames - size + 1)
-            for clip_id, frames in zip(batch.ids, encoding.mask_BT.sum(1).tolist(), strict=True)
+            for clip_id, frames in zip(batch.ids, real_BF.sum(1).tolist(), strict=True)
         ]
         return Window(
-            torch.stack([x[s : s + size] for x, s in zip(quantized_BTD, starts_B, strict=True)]),
-            torch.stack([x[s : s + size] for x, s in zip(mask_BT, starts_B, strict=True)]),
+            torch.stack([x[s : s + size] for x, s in zip(input_BFD, starts_B, strict=True)]),
+            torch.stack([x[s : s + size] for x, s in zip(mask_BF, starts_B, strict=True)]),
             torch.stack([x[s * hop : (s + size) * hop] for x, s in zip(wav_BS, starts_B, strict=True)]),
             (batch.lengths_B - hop * torch.tensor(starts_B, device=wav_BS.device)).clamp(max=size * hop),
         )
@@ -232,8 +234,8 @@ class CodecObjective(nn.Module):
 
 def detached(encoding: CodecEncoding) -> CodecEncoding:
     """The same encoding outside the graph (its loss terms, which the objective has reduced, are left out)."""
-    names = [item.name for item in fields(encoding) if item.name != "losses"]
-    return CodecEncoding(**{name: getattr(encoding, name).detach() for name in names})
+    tensors = {item.name: getattr(encoding, item.name) for item in fields(encoding) if item.name != "losses"}
+    return CodecEncoding(**{name: tensor.detach() for name, tensor in tensors.items() if tensor is not None})
 
 
 def raw_dtype(batch: ClipBatch) -> torch.dtype:

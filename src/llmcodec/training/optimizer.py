@@ -122,5 +122,5 @@ class GroupOptimizer:
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    """Matrices between hidden layers of a conformer: what Muon's orthogonalised update is meant for."""
-    return parameter.ndim == 2 and ".layers." in name
+    """Matrices between hidden layers: what Muon's orthogonalised update is meant for. Code vectors are none."""
+    return parameter.ndim == 2 and ".layers." in name and ".codebook." not in name

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from llmcodec.codec.folder import check_folder
+from llmcodec.codec.folder import check_any_folder
 from llmcodec.data.loader import ClipLoader
 from llmcodec.data.manifest import audio_sizes, manifest_hash
 from llmcodec.io import run_guard
@@ -93,7 +93,7 @@ def is_finished(recipe: Recipe) -> bool:
     """
     folder = Path(recipe.run)
     try:
-        check_folder(folder / "codec")
+        check_any_folder(folder / "codec")
     except ValueError:
         return False
     if saved := checkpoint.list_checkpoints(folder / "checkpoints"):

@@ -28,6 +28,7 @@ from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.remote.paths import publish
 from llmcodec.io.run_guard import RunLock, Stopped, StopSignals
 from llmcodec.objectives.collapse import CodeStatistics
+from llmcodec.protocol import tokens_of
 from llmcodec.training import checkpoint
 from llmcodec.training.build import (
     build_adversary,
@@ -51,7 +52,7 @@ class CollapseError(ArithmeticError):
 
 
 class Trainer:
-    """A run: builds everything from the recipe, trains, writes `codec/` (a folder `LLMCodec.from_pretrained` reads).
+    """A run: builds everything from the recipe, trains, writes `codec/` (which loads as what it started from).
 
     Args:
         recipe: what to do. resume: continue from the newest checkpoint in the run folder (if any).
@@ -90,10 +91,11 @@ class Trainer:
         if recipe.precision == "fp64":
             self.objective.double()
             self.adversary = None if self.adversary is None else self.adversary.double()
-        self.usage = CodebookUsage(codec.codebook_size, recipe.codec.usage_decay).to(self.device)
-        self.statistics = CodeStatistics(codec.codebook_size).to(self.device)
-        low, high = objective.partition or (0, codec.codebook_size)
-        self.unreachable_V = ~torch.isin(torch.arange(codec.codebook_size), torch.arange(low, high)).to(self.device)
+        num_tokens = tokens_of(codec)
+        self.usage = CodebookUsage(num_tokens, recipe.codec.usage_decay).to(self.device)
+        self.statistics = CodeStatistics(num_tokens, num_codebooks=codec.num_codebooks).to(self.device)
+        low, high = objective.partition or (0, num_tokens)
+        self.unreachable_V = ~torch.isin(torch.arange(num_tokens), torch.arange(low, high)).to(self.device)
         average = get_ema_multi_avg_fn(recipe.ema_decay) if recipe.ema_decay is not None else None
         self.ema = AveragedModel(self.codec, multi_avg_fn=average) if average is not None else None
         self.groups = [
