@@ -8,6 +8,7 @@ once, X codes tried at each. Test: tests/codec/test_model.py.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -98,8 +99,10 @@ class AdaptableCodec(Codec, Protocol):
 
     @property
     def codebook_VC(self) -> Tensor:
-        """Code vectors of all codebooks (V, C), with gradient. Similarity is `query_BTC @ codebook_VC.T`: of unit vectors
-        in [-1, 1], or of that scale."""
+        """Code vectors of all codebooks (V, C), with gradient.
+
+        Similarity is `query_BTC @ codebook_VC.T`, of unit vectors in [-1, 1], or of that scale.
+        """
 
     @property
     def latent_dim(self) -> int:
@@ -114,7 +117,7 @@ class AdaptableCodec(Codec, Protocol):
     def card(self, name: str) -> str:
         """Text of the README that is saved with it under a name."""
 
-    def save_pretrained(self, folder: Any, *, card: str | None = None) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str], /, *, card: str | None = None) -> None:
         """Save it in the format that its users load."""
 
 

@@ -25,7 +25,13 @@ RECIPES = shipped_recipe("paper").parent
 OVERLAY = HERE / "miniature.yaml"
 LOSSES = HERE / "losses.json"
 
-DIFFERENCES = {"control": ["rate"], "paper_as_released": ["paper"], "paper_tiny": ["rate"]}
+DIFFERENCES = {
+    "control": ["rate"],
+    "paper_as_released": ["paper"],
+    "paper_tiny": ["rate"],
+    "librispeech_100": ["paper"],
+    "librispeech_960": ["rate"],
+}
 FIRST_STEPS = 10
 LATER = (0.5, 0.65, 0.9, 0.95, 0.99)
 """Shares of the recipe's steps at which five more steps are taken: by then every schedule has done its work."""
@@ -77,6 +83,8 @@ def miniature_recipe(names: tuple[str, ...], folder: Path) -> Recipe:
     configs = [argument for name in names for argument in ("--config", str(RECIPES / f"{name}.yaml"))]
     shipped = recipe_of(*configs)
     overlay = fitting(yaml.safe_load(OVERLAY.read_text(encoding="utf-8")), dataclasses.asdict(shipped))
+    if any(name.startswith("librispeech") for name in names):
+        overlay["data"]["sources"] = None  # the bundled clips have others
     del overlay["codec"]["start" if shipped.codec.start in SCRATCH else "overrides"]
     path = folder / "overlay.yaml"
     path.write_text(yaml.safe_dump(overlay), encoding="utf-8")

@@ -1,16 +1,16 @@
-"""Other people's codecs as `protocol.AdaptableCodec`: their residual codebooks as one vocabulary, trained and saved back.
+"""Other people's codecs as `protocol.AdaptableCodec`: residual codebooks as one vocabulary, trained and saved back.
 
 An adapter names its codebooks (`chains`) and its decoder (`waveform_of`); the rest is here.
 
 Q codebooks are flattened by depth: frame f has tokens f Q .. f Q + Q - 1, and code v of codebook q is q V + v, as token
-files are flattened. Every objective then sees one codebook of Q V codes. So that softmax over all of them is softmax over
-those of a token's own depth, queries and codes end in Q columns that mark it (`DEPTH_MARK`).
+files are flattened. Every objective then sees one codebook of Q V codes. Queries and codes end in Q columns that mark
+their depth (`DEPTH_MARK`), so that softmax over all codes is softmax over those of a token's own depth.
 Similarity is the cosine where the codec looks up by cosine (DAC, BigCodec). Where it takes the nearest code (EnCodec,
 Mimi), it is -|x - e|^2 / 2 s^2 up to a constant per token, s^2 the codebook's variance: for unit vectors that is the
 cosine again, so a temperature means the same everywhere.
 
-What a depth reads is the latent less the codes before it. Objectives send gradient through it straight to the latent; the
-decoder's gradient passes the straight-through estimator of every depth, as where these codecs were trained.
+What a depth reads is the latent less the codes before it. Objectives send gradient through it straight to the latent;
+the decoder's gradient passes the straight-through estimator of every depth, as where these codecs were trained.
 
 Shapes: B batch, S samples, F frames, T = F Q tokens, D latent width, C code dimension, V codes.
 Test: tests/adapters/test_adaptable.py, tests/integration/test_adapt.py.
@@ -23,7 +23,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -153,7 +152,7 @@ class AdaptableAdapter(CodecAdapterWithFeatures):
                     wavs[row] = fit(fit(wav_S, count * self.hop_samples), num_frames * self.hop_samples)
         return torch.stack([wavs[row] for row in range(batch)])
 
-    def save_pretrained(self, folder: str | os.PathLike[str], card: str | None = None) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str], *, card: str | None = None) -> None:
         """Save the model as its own package does, with digests, the feature extractor it came with, and a card."""
         place = Path(folder)
         if hasattr(self.model, "config"):

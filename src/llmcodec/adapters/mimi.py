@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from llmcodec.adapters.adaptable import AdaptableAdapter, Chain, Codebook, pointwise, same

@@ -59,8 +59,11 @@ def family_of(config: Mapping[str, Any]) -> str | None:
 
 def adaptable() -> str:
     """What besides our own codecs can be trained, for messages."""
-    names = [family.title for family in FAMILIES.values() if isinstance(family.adapter, type)
-             and issubclass(family.adapter, AdaptableAdapter)]
+    names = [
+        family.title
+        for family in FAMILIES.values()
+        if isinstance(family.adapter, type) and issubclass(family.adapter, AdaptableAdapter)
+    ]
     return ", ".join(names)
 
 

@@ -14,7 +14,9 @@ from llmcodec.cli.options import CorpusOptions, DeviceOptions, OutputOptions
 from llmcodec.cli.output import name_files, show
 from llmcodec.evaluation.system import Corpus, MeasurementConfig
 from llmcodec.experiments.comparison import (
+    ALL,
     Comparison,
+    absent_codecs,
     all_statements,
     named_systems,
     open_systems,
@@ -28,6 +30,8 @@ from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD
 from llmcodec.report.tables import system_table
 
 GO_ON = "codecs that are measured are kept, the same command goes on with the next"
+COLUMNS = 6
+"""Codecs side by side in the terminal."""
 
 
 def compare_codecs(
@@ -43,13 +47,15 @@ def compare_codecs(
     """Measure codecs on held-out clips: fidelity, LM bits per second, token health, slice consistency.
 
       llmcodec compare bundled mine=runs/rate -o report.html
+      llmcodec compare all -o every.html          # every codec that opens here; a line for each that does not
 
     With -o report.html it also writes one self-contained page: tables with intervals, bits against distance,
     spectrograms and players side by side, learning curves, commands and versions. Measurements are cached, so a second
     call with the same inputs only draws, and an interrupted one resumes with the next codec.
 
     Args:
-        codec: `bundled`, a run or codec folder, a hub id, or NAME=one of these; the first is the reference.
+        codec: `bundled`, a run or codec folder, a hub id, or NAME=one of these; the first is the reference. `all`:
+            every name of `llmcodec codecs`, with random weights where no others are here.
         output: write the page (.html), the table (.md), and values, intervals and per-file rows (.json) under this
             name; -o for short.
         measurement: what to measure and with which budget; null takes the small budget for the bundled corpus.
@@ -68,14 +74,22 @@ def compare_codecs(
     console = Console()
     kept = cache_folder("measurements") if cache is None else Path(cache)
     comparison = Comparison(clips, measurement, recordings if place is not None else 0, kept, fresh)
+    left_out = [f"not measured: {line}" for line in (absent_codecs() if ALL in codec else [])]
     with stopped_in_order(GO_ON), status_line(console) as tell:
-        for name, encoded in open_systems(systems, device.torch_device()):
-            comparison.add(name, encoded, prefixed(tell, name))
+        for system in systems:
+            try:
+                for name, encoded in open_systems([system], device.torch_device()):
+                    comparison.add(name, encoded, prefixed(tell, name))
+            except ValueError as error:
+                if not system.optional:
+                    raise
+                left_out.append(f"not measured: {system.name}: {error}")
     rows = comparison.rows
-    show(console, [system_table(rows, with_interval=len(rows) < 3)], [s.text for s in all_statements(rows)])
+    tables = [system_table(rows[n : n + COLUMNS], with_interval=len(rows) < 3) for n in range(0, len(rows), COLUMNS)]
+    show(console, tables, [*(s.text for s in all_statements(rows)), *left_out])
     if place is not None:
         typed = ["compare", *codec, "--manifest", corpus.manifest, "--output", place]
         with status_line(console) as tell:
             tell("draw", 0.0)
-            paths = write_comparison(place, comparison, systems, corpus.manifest, typed, bad.lines())
+            paths = write_comparison(place, comparison, systems, corpus.manifest, typed, [*bad.lines(), *left_out])
         name_files(console, paths)

@@ -90,6 +90,7 @@ def make_manifest(
     language: str = "",
     license: str = "",
     source: str = "",
+    source_by: Literal["corpus", "folder"] = "corpus",
     valid_share: float = 0.05,
     test_share: float = 0.05,
     split_by: Literal["id", "speaker"] = "id",
@@ -110,6 +111,8 @@ def make_manifest(
         language: language code of every clip whose corpus names none, such as en.
         license: licence of the recordings, such as CC-BY-4.0.
         source: name of the corpus; the folder's name if empty.
+        source_by: the source of a clip is the corpus, or the folder below its root that holds the clip, such as
+            train-clean-100, by which --sources then chooses.
         valid_share: share of clips (or speakers) for validation where nothing else decides.
         test_share: share for testing.
         split_by: hash clip ids; or speakers, and then no speaker stands in two splits, whatever folders say.
@@ -157,7 +160,7 @@ def make_manifest(
             text=utterance.text,
             speaker=utterance.speaker,
             language=utterance.language or language,
-            source=source or base.resolve().name,
+            source=_source(utterance, base, source_by) or source or base.resolve().name,
             license=license,
             split=split,
             folder=str(base.resolve()),
@@ -218,6 +221,12 @@ def _seconds(utterance: Utterance) -> float:
 
 def _relative(path: Path, base: Path) -> str:
     return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path.resolve())
+
+
+def _source(utterance: Utterance, base: Path, source_by: str) -> str:
+    """The folder below the root that holds the clip, where that is asked for and there is one."""
+    inside = utterance.path.is_relative_to(base) and utterance.path.relative_to(base).parts[:-1]
+    return audio.readable_name(inside[0]) if source_by == "folder" and inside else ""
 
 
 def _unique_id(utterance: Utterance, base: Path, found: dict[str, _Found]) -> str:

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llmcodec.adapters.catalogue import ENTRIES, missing_package, state_of
+from llmcodec.adapters.catalogue import ENTRIES, UNAVAILABLE, missing_package, state_of
 from llmcodec.adapters.load import load_codec
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
@@ -58,6 +57,8 @@ class System:
 
     name: str
     place: str
+    optional: bool = False
+    """One of `all`: that it cannot be measured is told, and the others go on."""
 
     @property
     def run(self) -> Path | None:
@@ -139,10 +140,11 @@ def named_systems(entries: Sequence[str]) -> list[System]:
     if not entries:
         raise ValueError("name at least one codec: --codec bundled, --codec FOLDER, or --codec NAME=FOLDER")
     systems = []
-    for entry in chain.from_iterable(every_codec() if entry == ALL else [entry] for entry in entries):
+    typed = [(one, entry == ALL) for entry in entries for one in (every_codec() if entry == ALL else [entry])]
+    for entry, optional in typed:
         name, _, place = entry.rpartition("=")
         run = System("", place).run
-        systems.append(System(name or (run.resolve().name if run is not None else place), place))
+        systems.append(System(name or (run.resolve().name if run is not None else place), place, optional))
     names = [system.name for system in systems]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
@@ -153,7 +155,7 @@ def named_systems(entries: Sequence[str]) -> list[System]:
 def every_codec() -> list[str]:
     """Every codec that opens here, as NAME=PLACE: its weights if they are here, else random ones, as its name says.
 
-    Codecs whose package is not installed are left out; `llmcodec codecs` names them.
+    Codecs whose package is not installed are not among them: `absent_codecs`.
     """
     found = []
     for entry in ENTRIES:
@@ -164,6 +166,12 @@ def every_codec() -> list[str]:
         else:
             found.append(f"{entry.title} (random weights)={entry.name}")
     return found
+
+
+def absent_codecs() -> list[str]:
+    """A line for every codec that has a name and cannot be opened here, with the reason."""
+    lacking = [f"{entry.title}: needs the package {name}" for entry in ENTRIES if (name := missing_package(entry))]
+    return lacking + [f"{name}: {why}" for name, why in UNAVAILABLE.items()]
 
 
 def open_systems(systems: Sequence[System], device: str) -> Iterator[tuple[str, EncodedCorpus]]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from llmcodec.data.clips import ClipDataset
 from llmcodec.data.loader import ClipLoader
 from llmcodec.data.manifest import find_blocks, find_missing, read_manifest
 from llmcodec.data.sampler import ResumableSampler
+from llmcodec.io import audio
 from llmcodec.io.bad_rows import BadRows
 from llmcodec.objectives.adversary import Adversary
 from llmcodec.objectives.bigram import BigramTerm
@@ -80,7 +82,9 @@ def open_codec(recipe: Recipe, codec: Codec) -> AdaptableCodec:
         "weights.distill_l1 and distill_cosine": bool(set(TEACHER_TERMS) & set(recipe.weights.ever())),
     }
     if asked := [name for name, on in ours.items() if on]:
-        raise ValueError(f"recipe: {', '.join(asked)}: only for codecs of llmcodec (set to null or 0); codec.start is {start}")
+        raise ValueError(
+            f"recipe: {', '.join(asked)}: only for codecs of llmcodec (set to null or 0); codec.start is {start}"
+        )
     codec.train_codebooks()
     return codec
 
@@ -108,7 +112,7 @@ def training_codes(codec: AdaptableCodec, recipe: Recipe, most_clips: int | None
     assert isinstance(codec, nn.Module)
     codec.train(False)
     partition = partition_of(recipe, codec)
-    kept = {} if partition is None else {"partitions": [partition]}
+    kept: dict[str, Any] = {} if partition is None else {"partitions": [partition]}
     dataset = build_dataset(recipe, codec.sample_rate)
     count = len(dataset) if most_clips is None else min(most_clips, len(dataset))
     for index in range(count):
@@ -201,12 +205,28 @@ def build_dataset(recipe: Recipe, sample_rate: int) -> ClipDataset:
     )
 
 
+def resampling_of(dataset: ClipDataset, looked_at: int = 5) -> str:
+    """A line where clips, by the headers of a few, have a lower rate than the codec; else nothing."""
+    rates = []
+    for index in range(0, len(dataset), -(-len(dataset) // looked_at)):
+        with suppress(ValueError, OSError):  # told elsewhere
+            rates.append(audio.info(dataset.clips[index].path).sample_rate)
+    if not rates or max(rates) >= dataset.sample_rate:
+        return ""
+    return (
+        f"clips at {max(rates):,} Hz are resampled to the codec's {dataset.sample_rate:,} Hz: it learns nothing above "
+        f"{max(rates) // 2:,} Hz"
+    )
+
+
 def build_loader(recipe: Recipe, sample_rate: int, rank: int, world_size: int) -> ClipLoader:
     """Endless batches of this rank, resumable."""
     data = recipe.data
     dataset = build_dataset(recipe, sample_rate)
     if rank == 0:
         for line in dataset.bad.lines():
+            print(line, file=sys.stderr)
+        if line := resampling_of(dataset):
             print(line, file=sys.stderr)
     dataset.bad.say = partial(print, file=sys.stderr)  # each process names those that it comes upon
     sampler = ResumableSampler(

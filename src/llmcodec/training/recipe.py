@@ -67,7 +67,7 @@ class CodecConfig:
 
     start: str = BUNDLED
     """`tiny`, `causal_tiny`, `auv`: that architecture from scratch; `bundled`: the codec in the package; else a folder
-    or hub id."""
+    or hub id, also of EnCodec, DAC, Mimi or BigCodec (`facebook/encodec_24khz:4`: with four codebooks)."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Changes to the architecture when training from scratch, e.g. {codebook_size: 512}."""
     freeze_batch_norm: bool = True

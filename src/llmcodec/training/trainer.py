@@ -76,7 +76,7 @@ class Trainer:
             torch.float64 if recipe.precision == "fp64" else torch.float32,
         )
         torch.manual_seed(recipe.seed)
-        codec = build_codec(recipe, self.device)
+        codec: Any = build_codec(recipe, self.device)
         ranks = self.accelerator.process_index, self.accelerator.num_processes
         self.loader = build_loader(recipe, codec.sample_rate, *ranks)
         saved = checkpoint.list_checkpoints(self.folder / "checkpoints")
