@@ -4,7 +4,7 @@
 
 `llmcodec tokenize --engine ray` does this and more (splits, views, URLs). `make_job` is called in every actor: what you
 change there (filters, another codec, texts) must give the same clips and codec on every machine.
-Test: tests/integration/test_cluster.py.
+Test: tests/examples/test_cluster.py.
 """
 
 from __future__ import annotations

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from llmcodec.cli.main import main
+from llmcodec.cli.options import ClipOptions, CodecOptions
+from llmcodec.cli.tokens import job_in_actor, tokenize_job
 from llmcodec.io.lm_card import remembered_codec
 from llmcodec.transcode.flat_rows import flat_rows
 
@@ -74,3 +78,31 @@ def test_encode_shares_a_folder(codec, tmp_path, capsys):
     assert names == {path.name: path.read_bytes() for path in (tmp_path / "one").glob("*.safetensors")}
     assert main([*arguments, "-o", "-", "--shard", "0/2"]) == 1
     assert "not of standard input or output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--engine", "ray"], "--engine ray needs one more package: pip install 'llmcodec[ray]'"),
+        (["--engine", "ray", "--shard", "0/2"], "--shard is for machines that share the work without Ray"),
+        (["--workers", "2"], "--workers 2: a number of actors, of --engine ray"),
+        (["--engine", "ray", "--workers", "0"], "--workers 0: a number of actors, of --engine ray"),
+    ],
+)
+def test_what_ray_does_not_go_with_is_one_line(tmp_path, capsys, monkeypatch, words, said):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    arguments = ["tokenize", "--manifest", str(tmp_path / "none.jsonl"), "-o", str(tmp_path / "t"), *words]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and not (tmp_path / "t").exists()
+
+
+def test_an_actor_makes_the_job_of_the_command(codec, tmp_path, monkeypatch):
+    miniature_speech(tmp_path / "speech")
+    monkeypatch.chdir(tmp_path)
+    options = {"clips_per_shard": 2, "settings": {"precision": "fp32"}}
+    corpus = ClipOptions("speech/train.jsonl", min_seconds=0.0)
+    job = tokenize_job(CodecOptions(codec=str(codec), runtime="torch"), corpus, options)
+    monkeypatch.chdir(tmp_path / "speech")
+    again = job_in_actor(CodecOptions(codec=str(codec), runtime="torch"), corpus, options, str(tmp_path))
+    assert job.plan == again.plan and job.num_clips == 6

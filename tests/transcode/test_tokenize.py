@@ -1,0 +1,41 @@
+"""Clips of a mapped manifest are read when their turn comes, in a first run and in one that goes on."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+
+from llmcodec.data.clip_table import write_clips
+from llmcodec.data.manifest import Clip, read_manifest
+from llmcodec.io import audio
+from llmcodec.io.token_shards import TokenRow, TokenShardWriter
+from llmcodec.transcode.tokenize import TokenJob
+
+from .test_merge import Loudness
+
+ROWS = 3000
+
+
+class Counting(Loudness):
+    """Stops at the first batch, and says how many clips are in memory then."""
+
+    def encode_batch(self, wavs):
+        self.alive = sum(type(one) is Clip for one in gc.get_objects())
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("known", "views"), [(0, 1), (ROWS - 200, 2)])
+def test_few_clips_are_in_memory(tmp_path, known, views):
+    audio.write(tmp_path / "long.wav", np.full(64_000, 0.1, np.float32), 16_000)
+    write_clips(tmp_path / "m.arrow", (Clip(f"clip{n}", "long.wav", 4.0, "text", start=0.0) for n in range(ROWS)))
+    runtime = Counting()
+    job = TokenJob.of(runtime, read_manifest(tmp_path / "m.arrow"), views=views)
+    with TokenShardWriter(tmp_path / "t", runtime.identity, clips_per_shard=1000) as shards:
+        for number in range(known):
+            for late in ("", "#160")[:views]:
+                shards.add(TokenRow(np.zeros((1, 1, 1), int), 320, id=f"clip{number}{late}", text="text"))
+    with pytest.raises(KeyboardInterrupt):
+        job.run(tmp_path / "t")
+    assert 1 < runtime.alive < 200
