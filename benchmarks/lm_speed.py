@@ -12,10 +12,12 @@ does not.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from bench import CLOCKS, options, take_turns, timed
@@ -52,7 +54,7 @@ def clips() -> list[Clip]:
     return [Clip(name, torch.randint(0, NUM_CODES, (length,), generator=generator)) for name, length in lengths]
 
 
-def training(batch_tokens: int) -> dict[str, Callable[[int], int]]:
+def training(batch_tokens: int, device: str = "cpu") -> dict[str, Callable[[int], int]]:
     """Name -> function that makes some steps and returns their real tokens."""
     plain, ours = (prepare_model(MODEL, NUM_CODES, True) for _ in range(2))
     builder = SequenceBuilder(ours.tokenizer, ours.tokens, 512)
@@ -63,7 +65,7 @@ def training(batch_tokens: int) -> dict[str, Callable[[int], int]]:
     padded = [shuffled[start : start + per_batch] for start in range(0, len(shuffled) - per_batch, per_batch)]
     packed = RowDataset(sequences, plan_rows([len(one) for one in sequences], batch_tokens // rows, 0))
     model, module = plain.module.causal, ours.module
-    model.train(), module.train()
+    model.to(device).train(), module.to(device).train()
     optimizers = [torch.optim.AdamW(one.parameters(), lr=1e-4, fused=True) for one in (model, module)]
 
     def update(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -76,6 +78,7 @@ def training(batch_tokens: int) -> dict[str, Callable[[int], int]]:
         for step in range(number):
             batch = [sequences[i].ids for i in padded[step % len(padded)]]
             ids, mask = pad_sequence(batch, True), pad_sequence([torch.ones_like(one) for one in batch], True)
+            ids, mask = ids.to(device), mask.to(device)
             loss = model(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100)).loss
             loss.backward()
             update(model, optimizers[0])
@@ -86,8 +89,8 @@ def training(batch_tokens: int) -> dict[str, Callable[[int], int]]:
         tokens = 0
         for step in range(number):
             places = [(step * rows + i) % len(packed) for i in range(rows)]
-            batch = collate([packed[place] for place in places])
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            batch = {name: x.to(device) for name, x in collate([packed[place] for place in places]).items()}
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
                 nats = module(**batch)
             (nats / (batch["labels"] != -100).sum()).backward()
             update(module, optimizers[1])
@@ -101,18 +104,18 @@ def training(batch_tokens: int) -> dict[str, Callable[[int], int]]:
     }
 
 
-def sampling(num_clips: int, num_codes: int) -> dict[str, Callable[[int], int]]:
+def sampling(num_clips: int, num_codes: int, device: str = "cpu") -> dict[str, Callable[[int], int]]:
     prepared = prepare_model(MODEL, NUM_CODES, True)
-    model = prepared.module.causal.eval()
+    model = prepared.module.causal.to(device).eval()
     lm = TokenLM(model, prepared.tokenizer, prepared.tokens)
-    prompts = [speech_prompt(lm, clip.codes[:50]) for clip in clips() if len(clip.codes) >= 50][:num_clips]
+    prompts = [speech_prompt(lm, clip.codes[:50]).to(device) for clip in clips() if len(clip.codes) >= 50][:num_clips]
     settings = dict(do_sample=True, temperature=0.9, top_p=0.98, top_k=0, max_new_tokens=num_codes)
     settings |= dict(min_new_tokens=num_codes, pad_token_id=0, eos_token_id=lm.tokens.end)
     config = SamplingConfig(temperature=0.9, top_p=0.98, max_codes=num_codes, min_codes=num_codes)
 
     def one_by_one(number: int) -> int:
         for prompt in prompts[:number]:
-            model.generate(prompt[None], attention_mask=torch.ones(1, len(prompt), dtype=torch.int64), **settings)
+            model.generate(prompt[None], attention_mask=torch.ones_like(prompt[None]), **settings)
         return number * num_codes
 
     def hf_batch(number: int) -> int:
@@ -130,8 +133,9 @@ def compare(title: str, ways: dict[str, Callable[[int], int]], args: argparse.Na
     """Ways take turns; medians of tokens per second, and ratios to the first way within each round."""
     for way in ways.values():
         way(1)  # warm-up
-    runs = take_turns({name: partial(timed, partial(way, args.steps)) for name, way in ways.items()}, args.rounds)
+    runs = take_turns({name: partial(timed, partial(way, args.steps), args.device) for name, way in ways.items()}, args.rounds)
     rates = {name: [spent.result / getattr(spent, args.clock) for spent in found] for name, found in runs.items()}
+    args.found[title] = {name: statistics.median(values) for name, values in rates.items()}
     first = next(iter(rates.values()))
     print(f"\n{title} ({torch.get_num_threads()} thread(s), {args.rounds} rounds)")
     for name, values in rates.items():
@@ -151,9 +155,17 @@ def main() -> None:
         clips=(16, "clips sampled together"),
         codes=(100, "codes drawn per clip"),
         clock=("wall", "process: on a busy machine", CLOCKS),
+        device="cpu",
+        json=(None, "write medians of tokens per second there"),
     )
-    compare("training", training(args.batch_tokens), args)
-    compare("sampling", sampling(args.clips, args.codes), args)
+    args.found = {}
+    for title, ways in (
+        ("training", lambda: training(args.batch_tokens, args.device)),
+        ("sampling", lambda: sampling(args.clips, args.codes, args.device)),
+    ):
+        compare(title, ways(), args)
+        if args.json is not None:
+            Path(args.json).write_text(json.dumps(args.found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

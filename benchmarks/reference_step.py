@@ -32,7 +32,7 @@ SCRIPT = """--mp_dtype {precision} --batch_size 2 --grad_accum_steps 1 --num_wor
 --d_update_every 1 --d_reg_every 0 --d_only_steps 0 --gan_warmup 0 --gan_ramp 0 --opt_codec sgd --lr_enc 5e-6
 --lr_dec 5e-6 --grad_clip 15.0 --lambda_sa_cosine 0.1 --lambda_sa_contrast 0.05 --sa_delay_steps 0 --sa_warmup 0
 --lambda_ftp 0.2 --ftp_delay_steps 0 --ftp_ramp 0 --lr_embed 1e-4 --lambda_fm_init 1.5 --val_every 1000000
---save_every 1000000 --gan_amp fp32 --log_every 1 --nan_guard --device cpu --seed 0"""
+--save_every 1000000 --gan_amp fp32 --log_every 1 --nan_guard --device {device} --seed 0"""
 
 
 class MelSpectrogram(nn.Module):
@@ -107,14 +107,14 @@ def install_stand_ins(fixture: Path) -> None:
 
 
 def main() -> None:
-    args = options(__doc__, "reference", "fixture", gan=False, steps=1, precision=("fp32", "", ("fp32", "bf16")))
+    args = options(__doc__, "reference", "fixture", gan=False, steps=1, precision=("fp32", "", ("fp32", "bf16")), device="cpu")
     reference, fixture = Path(args.reference).resolve(), Path(args.fixture).resolve()
     sys.path.insert(0, str(reference))
     install_stand_ins(fixture)
     import train  # the checkout's
 
     base = memory_mb("VmRSS")
-    command = SCRIPT.format(precision=args.precision, steps=args.steps).split()
+    command = SCRIPT.format(precision=args.precision, steps=args.steps, device=args.device).split()
     command += ["--enable_gan"] if args.gan else []
     command += ["--auv_ckpt", str(fixture / "auv.pt"), "--qwen_model", str(fixture / "lm")]
     with tempfile.TemporaryDirectory() as folder:

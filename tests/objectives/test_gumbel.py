@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from llmcodec.objectives.gumbel import FrameNoise, block_seed, condition_on_token, gumbel_block
+from llmcodec.objectives.gumbel import FrameNoise, block_seed, condition_on_token
 
 
 def _frames(lengths: list[int]) -> torch.Tensor:
@@ -36,13 +36,26 @@ def test_a_hole_in_the_mask_takes_its_noise_along():
 
 
 def test_noise_is_standard_gumbel():
-    noise = torch.cat([gumbel_block(seed, 0, 4096, torch.device("cpu")) for seed in range(8)]).double()
+    noise = FrameNoise(range(8), torch.ones(8, 16, dtype=torch.bool), 4096).rows(0, 128, torch.float32).double()
     assert torch.isfinite(noise).all()
     assert noise.mean().item() == pytest.approx(0.57722, abs=0.01)
     assert noise.var().item() == pytest.approx(torch.pi**2 / 6, rel=0.01)
     # The distribution function exp(-exp(-x)) at a few places.
     for x in (-1.0, 0.0, 2.0):
         assert (noise < x).double().mean().item() == pytest.approx(math.exp(-math.exp(-x)), abs=3e-3)
+
+
+def test_noise_is_what_one_generator_a_block_gives():
+    """The numbers of earlier versions, bit for bit: 16 frames from a generator with the block's seed."""
+    expected = []
+    for clip, frames in ((5, 40), (6, 16)):
+        for block in range(0, frames, 16):
+            generator = torch.Generator().manual_seed(block_seed(clip, block // 16))
+            uniform = torch.rand(16, 9, generator=generator).clamp(2.0**-25, 1.0 - 2.0**-24)
+            expected.append(-torch.log(-torch.log(uniform))[: frames - block])
+    noise = FrameNoise([5, 6], _frames([40, 16]), 9)
+    assert torch.equal(noise.rows(0, 56, torch.float32), torch.cat(expected))
+    assert torch.equal(noise.rows(0, 56, torch.float64), torch.cat(expected).double())
 
 
 def test_block_seeds_differ_and_fit_a_generator():
