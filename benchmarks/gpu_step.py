@@ -7,7 +7,7 @@ What runs is `Trainer.train_step` with all terms of recipes/paper.yaml on. Figur
 GPU's memory, matrix operations (torch's FlopCounterMode, forward and backward passes of one step) and their share of
 this GPU's own bf16 rate, measured as products of 8,192 x 8,192. Resume: a checkpoint, a new trainer that loads it, and
 the loss of the same step in both. Each figure is written as soon as it is there.
-Part of gpu_proof.sh; it has not run on a GPU. Test: tests/benchmarks/test_gpu_proof.py.
+Part of gpu_proof.sh; it has not run on a GPU. Test: tests/integration/test_gpu_proof.py.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def main() -> None:
         miniature=False,
     )
     from llmcodec.lm.backbone import FrozenCausalLM
+    from llmcodec.training.run_folder import begin_run
     from llmcodec.training.trainer import Trainer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -108,6 +109,7 @@ def main() -> None:
             trainer.train_step(batch)
         operations = counter.get_total_flops()
         found(tflop_a_step=operations / 1e12, share_of_peak=operations / seconds / peak)
+        begin_run(trainer.recipe, trainer.loader)
         trainer.save()
         losses = trainer.train_step(batch)
         again = Trainer(trainer.recipe, resume=True, show_progress=False)

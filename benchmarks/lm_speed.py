@@ -133,7 +133,9 @@ def compare(title: str, ways: dict[str, Callable[[int], int]], args: argparse.Na
     """Ways take turns; medians of tokens per second, and ratios to the first way within each round."""
     for way in ways.values():
         way(1)  # warm-up
-    runs = take_turns({name: partial(timed, partial(way, args.steps), args.device) for name, way in ways.items()}, args.rounds)
+    runs = take_turns(
+        {name: partial(timed, partial(way, args.steps), args.device) for name, way in ways.items()}, args.rounds
+    )
     rates = {name: [spent.result / getattr(spent, args.clock) for spent in found] for name, found in runs.items()}
     args.found[title] = {name: statistics.median(values) for name, values in rates.items()}
     first = next(iter(rates.values()))

@@ -107,7 +107,9 @@ def install_stand_ins(fixture: Path) -> None:
 
 
 def main() -> None:
-    args = options(__doc__, "reference", "fixture", gan=False, steps=1, precision=("fp32", "", ("fp32", "bf16")), device="cpu")
+    args = options(
+        __doc__, "reference", "fixture", gan=False, steps=1, precision=("fp32", "", ("fp32", "bf16")), device="cpu"
+    )
     reference, fixture = Path(args.reference).resolve(), Path(args.fixture).resolve()
     sys.path.insert(0, str(reference))
     install_stand_ins(fixture)
