@@ -73,6 +73,18 @@ def test_every_row_is_measured_and_stands_in_the_table(finished):
     assert (finished / "runs" / "control-0" / "codec" / "config.json").is_file()
 
 
+def test_the_page_shows_the_table_the_frontier_and_the_training(finished):
+    page = (finished / "runs" / "report.html").read_text()
+    table = (finished / "runs" / "table.md").read_text()
+    (bits,) = re.findall(r"^\| LM bits per second.*", table, re.MULTILINE)
+    assert all(
+        f">{cell.strip()}<" in re.sub(r">\s+|\s+<", lambda found: found[0].strip(), page)
+        for cell in bits.split("|")[2:-1]
+    )
+    assert "again, .5 (1)" in page and "LM bits against" in page and "Training: " in page
+    assert "In brackets: number of seeds" in page and not re.search(r'(?:src|href)="?(?:https?:)?//', page)
+
+
 def test_a_row_of_another_has_its_codec_and_a_search_other_tokens(finished):
     control, again, searched = (results(finished, f"{job}-0") for job in ("control", "again, .5", "searched"))
     assert again["measures"] == control["measures"]

@@ -44,8 +44,8 @@ About ten minutes on two cores; a second run resumes. Recipe: quickstart.
   llmcodec quickstart -o runs/quickstart"""
 GO_ON = "what has been trained is kept, measurements begin anew; start the same command again to go on"
 SWEEP_HELP = """\
-Train and measure several recipes with several seeds, unattended; prints one table. Start it again to resume, or in a
-second process to share the work.
+Train and measure several recipes with several seeds, unattended; prints one table, and writes it with pictures as a
+page, report.html. Start it again to resume, or in a second process to share the work.
 
   llmcodec sweep recipes/sweep_objectives.yaml"""
 SWEEP_KEYS = {

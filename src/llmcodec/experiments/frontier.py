@@ -160,13 +160,19 @@ def frontier_table(done: Mapping[str, Results], line: Sequence[str]) -> str:
 
 def write_frontiers(done: Mapping[str, Results], line: Sequence[str], folder: Path) -> list[Path]:
     """A picture for every measure of quality that the rows have, `frontier_mel.png`; the line is drawn in it."""
-    written = []
+    pictures = frontiers(done, line)
+    return [write_bytes(folder / f"frontier_{axis}.png", to_png(picture)) for axis, picture in pictures.items()]
+
+
+def frontiers(done: Mapping[str, Results], line: Sequence[str]) -> dict[str, Scatter]:
+    """LM bits against every measure of quality that the rows have, by its name."""
+    pictures = {}
     for axis in AXES:
         found = {name: pair for name, results in done.items() if (pair := point(results, axis)) is not None}
         if len(found) > 1:
             corner = "upper left" if MEASURE[axis].higher_is_better else "lower left"
             joined = tuple(name for name in line if name in found)
             title = f"LM bits against {MEASURE[axis].label}"
-            picture = Scatter(title, "LM bits per second", MEASURE[axis].label, found, line=joined, better=corner)
-            written.append(write_bytes(folder / f"frontier_{axis}.png", to_png(picture)))
-    return written
+            label = MEASURE[axis].label
+            pictures[axis] = Scatter(title, "LM bits per second", label, found, line=joined, better=corner)
+    return pictures

@@ -30,10 +30,11 @@ from llmcodec.evaluation.effort import encoding_speed
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.results import SystemRow
 from llmcodec.evaluation.system import MeasurementConfig, measure_bits, measure_system, spread
-from llmcodec.experiments.frontier import frontier_table, write_frontiers
+from llmcodec.experiments.comparison import System, curves
+from llmcodec.experiments.frontier import frontier_table, frontiers, write_frontiers
 from llmcodec.experiments.parts import Speech
 from llmcodec.experiments.sweep_config import MAIN_LM, RowConfig, SweepConfig
-from llmcodec.experiments.sweep_table import lm_tables, sweep_table
+from llmcodec.experiments.sweep_table import lm_tables, sweep_table, write_page
 from llmcodec.io.atomic import write_text
 from llmcodec.io.digests import digest
 from llmcodec.io.run_guard import RUN, Stopped, changed_fields, flat_fields, lock_file, stopped_in_order
@@ -41,6 +42,7 @@ from llmcodec.io.structured import read_object, write_json
 from llmcodec.io.tensor_check import WEIGHTS
 from llmcodec.lm.small_lm_training import LikelihoodConfig
 from llmcodec.protocol import Codec
+from llmcodec.report.files import command_line
 from llmcodec.report.tables import to_json
 from llmcodec.runtime.opening import pick_device
 from llmcodec.training.recipe import Recipe
@@ -58,7 +60,7 @@ NOT_FROZEN = f"other settings, or none, were in the sweep file when these clips 
 
 
 def run_sweep(config: SweepConfig, here: Path, read_recipe: ReadRecipe) -> Path:
-    """Do all jobs that nobody has done or is doing, then write and return `table.md` (or `parts.md`, if asked).
+    """Do all jobs that nobody has done or is doing, then write `report.html` and return `table.md` (or `parts.md`).
 
     Args:
         config: rows, seeds, protocol.
@@ -90,7 +92,12 @@ def run_sweep(config: SweepConfig, here: Path, read_recipe: ReadRecipe) -> Path:
         write_frontiers(done, config.line, config.results)
     if left_out := sorted({job.place.name for job in jobs if frozen and frozen.get(job.place.name) != job.settings}):
         table += f"\nLeft out, because {NOT_FROZEN}: {', '.join(left_out)}.\n"
-    return write_text(config.results / "table.md", f"{table}\n{speech_table}")
+    text = f"{table}\n{speech_table}"
+    if done:
+        trained = curves((), [System(job.place.name, str(job.place)) for job in jobs])
+        pictures = [*frontiers(done, config.line).values(), *trained]
+        write_page(config.results / "report.html", text, pictures, command_line(["sweep", "FILE"]))
+    return write_text(config.results / "table.md", text)
 
 
 def plan_jobs(config: SweepConfig, speech: Speech, here: Path, read_recipe: ReadRecipe) -> list[Job]:

@@ -5,17 +5,25 @@ Test: tests/integration/test_sweep.py, tests/experiments/test_protocol.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llmcodec.evaluation.results import MEASURES
 from llmcodec.metrics.statistics import Interval, two_level_interval
+from llmcodec.report.figures import Curve, Scatter
+from llmcodec.report.files import versions
+from llmcodec.report.page import ReportMeta, write_report
 from llmcodec.report.tables import TextTable
+from llmcodec.report.verdict import Statement
 
 PAIRED = {"lm_bits_per_second": ("lm_clips", "bits"), "mel": ("files", "mel"), "stft": ("files", "stft")}
 PAIRED |= {"pesq": ("files", "pesq"), "stoi": ("files", "stoi")}
+CELLS = re.compile(r"(?<!\\)\|")
 
 
 def sweep_table(done: Mapping[str, dict[int, Any]], reference: str) -> str:
@@ -43,6 +51,28 @@ def sweep_table(done: Mapping[str, dict[int, Any]], reference: str) -> str:
         "over both (one seed: over files alone).\n"
     )
     return table.markdown() + note
+
+
+def write_page(path: Path, markdown: str, pictures: Sequence[Curve | Scatter], command: str) -> Path:
+    """A sweep as a page: the tables and sentences of its Markdown, and pictures.
+
+    Args:
+        path: of the page.
+        markdown: tables, and paragraphs between them.
+        pictures: frontiers and learning curves.
+        command: how to make the page again.
+    """
+    tables, said = [], []
+    for kind, lines in groupby(
+        markdown.splitlines(), lambda line: "table" if line.startswith("|") else line.strip() > ""
+    ):
+        if kind == "table":
+            head, _, *rows = ([cell.strip().replace("\\|", "|") for cell in CELLS.split(line)[1:-1]] for line in lines)
+            tables.append(TextTable(head, rows))
+        elif kind:
+            said.append(Statement("same", " ".join(lines)))
+    meta = ReportMeta(path.parent.name, statements=said, commands=[command], versions=versions(), tables=tables)
+    return write_report(path, (), (), pictures, meta)
 
 
 def mean_speed(results: dict[int, Any]) -> str:

@@ -50,7 +50,7 @@ def write_report(
     path: str | os.PathLike[str],
     rows: Sequence[SystemRow],
     examples: Sequence[Example],
-    curves: Sequence[Curve],
+    curves: Sequence[Curve | Scatter],
     meta: ReportMeta,
     max_bytes: int = MAX_BYTES,
 ) -> Path:
