@@ -8,6 +8,7 @@ import torch
 from llmcodec.distributed import (
     at_least_float32,
     average_gradients,
+    clip_factor,
     clip_gradients,
     masked_mean,
     mean_over_ranks,
@@ -104,3 +105,15 @@ def test_clip_gradients_leaves_what_is_not_finite():
     assert torch.isinf(clip_gradients([weight], 1.0))
     assert weight.grad.tolist() == [float("inf"), 1.0]
     assert clip_gradients([], 1.0) == 0.0
+
+
+@pytest.mark.parametrize("size", [0.1, 5.0, float("inf"), float("nan")])
+def test_a_device_clips_without_asking_for_the_norm_as_the_cpu_does(size):
+    gradients = [torch.full((3,), size), torch.full((2,), size)]
+    parameters = [torch.zeros_like(gradient) for gradient in gradients]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.clone()
+    norm = clip_gradients(parameters, 1.0)
+    scaled = [gradient * clip_factor(norm, 1.0) for gradient in gradients]
+    for parameter, expected in zip(parameters, scaled, strict=True):
+        assert parameter.grad is not None and torch.equal(parameter.grad.nan_to_num(7.0), expected.nan_to_num(7.0))

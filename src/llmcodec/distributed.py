@@ -138,10 +138,18 @@ def clip_gradients(parameters: Iterable[Tensor], limit: float) -> Tensor:
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
-    if limit < float(norm) < math.inf:
+    if norm.device.type != "cpu":  # to ask for the norm would wait for the device
+        torch._foreach_mul_(gradients, clip_factor(norm, limit))
+    elif limit < float(norm) < math.inf:
         for gradient in gradients:
             gradient.mul_(limit / (norm + 1e-6))
     return norm
+
+
+def clip_factor(norm: Tensor, limit: float) -> Tensor:
+    """What gradients of this norm are multiplied by, exactly 1 where they are short enough or not finite."""
+    clipped = (norm > limit) & (norm < math.inf)
+    return torch.where(clipped, limit / (norm + 1e-6), torch.ones_like(norm))
 
 
 def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -157,7 +157,7 @@ class Trainer:
         with torch.no_grad():
             for terms in micro:
                 self.usage.update(terms.encoding.codes_BT, terms.encoding.mask_BT)
-                self.usage.usage_V[self.unreachable_V] = torch.inf  # codes of other partitions are not dead
+                self.usage.usage_V.masked_fill_(self.unreachable_V, torch.inf)  # codes of other partitions are not dead
                 self.statistics.update(terms.encoding.codes_BT, terms.encoding.mask_BT)
             revived = self.revive(micro)
             if self.ema is not None and self.joint_step >= 0:
