@@ -23,6 +23,7 @@ from llmcodec.evaluation import system
 from llmcodec.evaluation.cache import code_digest, measurement_key
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.results import SystemRow
+from llmcodec.experiments import comparison
 from llmcodec.experiments.comparison import System, all_statements, curves, named_systems, run_facts
 
 from ..report.made_up import made_up_row
@@ -96,6 +97,26 @@ def test_names(run_folder):
         named_systems(["bundled", "bundled"])
     with pytest.raises(ValueError, match="name at least one codec"):
         named_systems([])
+
+
+def test_all_goes_on_where_a_codec_cannot_be_measured(manifest, tmp_path, monkeypatch, capsys):
+    named = {entry.name: entry for entry in comparison.ENTRIES}
+    broken = replace(named["random:dac_16khz"], title="Broken", name="random:nowhere")
+    absent = replace(named["random:dac_24khz"], title="Absent", package="no_such_package")
+    monkeypatch.setattr(comparison, "ENTRIES", (named["bundled"], named["opus:6"], broken, absent))
+    monkeypatch.setattr(system, "measure_system", lambda name, *_: made_up_row(name))
+    words = ["--manifest", manifest, "--cache", str(tmp_path / "cache"), "-o", str(tmp_path / "every.md")]
+    assert main(["compare", "all", *words, "--recordings", "0"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    table = (tmp_path / "every.md").read_text("utf-8")
+    assert table.startswith("| | bundled | Opus 6 kbit/s |")
+    for line in (
+        "not measured: Absent: needs the package no_such_package",
+        "not measured: Broken (random weights): no codec random:nowhere",
+        "not measured: SoundStream (Google): neither code nor weights were published",
+    ):
+        assert line in shown and line in table, line
+    assert main(["compare", "random:nowhere", *words]) == 1 and "no codec random:nowhere" in capsys.readouterr().err
 
 
 def test_run_facts_and_curves(run_folder, tmp_path):
