@@ -124,6 +124,26 @@ def test_the_figures_of_a_step_are_fetched_together():
     assert all(type(value) is float for value in found.values())
 
 
+def test_a_step_asks_for_no_more_values_than_it_did(folder):
+    """On a GPU each of these waits for all that was started: a ceiling that may only be lowered."""
+
+    class Waits(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = function.overloadpacket.__name__
+            chosen = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else ()
+            by_mask = any(place is not None and place.dtype == torch.bool for place in chosen)
+            self.count += by_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "_unique2")
+            return function(*args, **kwargs or {})
+
+    trainer = trainer_of(folder, "waits", accumulate=1)
+    batch = batches(trainer)
+    with Waits() as waits:
+        assert trainer.train_step(batch) is not None
+    assert 0 < waits.count <= 80  # most are rows of the real frames, `x[mask]`
+
+
 def test_bad_steps_in_a_row_end_the_run_naming_the_term_with_the_newest_checkpoint_intact(folder):
     options: dict[str, Any] = dict(accumulate=1, max_bad_steps=3, checkpoint_every=1, steps=50)
     trainer = trainer_of(folder, "ends", **options)
