@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec.adapters.adaptable import AdaptableAdapter
@@ -41,21 +42,17 @@ def build_codec(recipe: Recipe, device: torch.device | str = "cpu") -> Adaptable
     """The codec to train: from scratch, bundled, or what `load_codec` names; with a smaller codebook if wanted.
 
     Raises:
-        ValueError: overrides on a pretrained codec, a codec that cannot be trained or cannot do what the recipe asks, a
-            smaller codebook that is not smaller.
+        ValueError: overrides that a pretrained codec cannot take, a codec that cannot be trained or cannot do what the
+            recipe asks, a smaller codebook that is not smaller.
     """
     start = recipe.codec.start
     if start in SCRATCH:
         codec = LLMCodec(SCRATCH[start](**recipe.codec.overrides))
     else:
-        if recipe.codec.overrides:
-            raise ValueError(
-                f"recipe: codec.overrides change an architecture from scratch, but codec.start is {start!r}"
-            )
         loaded = load_codec(start, str(device), seed=recipe.seed)
         if not isinstance(loaded, LLMCodec):
             return open_codec(recipe, loaded)
-        codec = loaded
+        codec = with_other_reach(loaded, recipe.codec.overrides) if recipe.codec.overrides else loaded
     codec = codec.to(device)  # type: ignore[arg-type]
     if recipe.codec.smaller_codebook is not None:
         codec = with_smaller_codebook(codec, recipe, recipe.codec.smaller_codebook)
@@ -75,6 +72,7 @@ def open_codec(recipe: Recipe, codec: Codec) -> AdaptableCodec:
             f"recipe: codec.start {start} cannot be trained here: {why}; llmcodec's own codecs, {adaptable()} can"
         )
     ours = {
+        "codec.overrides": bool(recipe.codec.overrides),
         "codec.audio_kind": recipe.codec.audio_kind is not None,
         "codec.smaller_codebook": recipe.codec.smaller_codebook is not None,
         "codec.revive_below": recipe.codec.revive_below > 0,
@@ -83,10 +81,34 @@ def open_codec(recipe: Recipe, codec: Codec) -> AdaptableCodec:
     }
     if asked := [name for name, on in ours.items() if on]:
         raise ValueError(
-            f"recipe: {', '.join(asked)}: only for codecs of llmcodec (set to null or 0); codec.start is {start}"
+            f"recipe: {', '.join(asked)}: only for codecs of llmcodec (set to null, 0 or {{}}); codec.start is {start}"
         )
     codec.train_codebooks()
     return codec
+
+
+def with_other_reach(codec: LLMCodec, changes: Mapping[str, Any]) -> LLMCodec:
+    """The same weights in a codec that looks less far, or no longer ahead.
+
+    A convolution that becomes causal keeps its taps for now and before; those for later are lost.
+
+    Raises:
+        ValueError: other changes than `causal: true` and `attention_window`.
+    """
+    if (others := set(changes) - {"causal", "attention_window"}) or changes.get("causal", True) is not True:
+        raise ValueError(
+            "recipe: codec.overrides of a pretrained codec are causal: true and attention_window, not "
+            f"{', '.join(sorted(others or {'causal: false'}))}; the rest of its architecture is in its weights"
+        )
+    config = LLMCodecConfig.from_dict(codec.config.to_dict() | dict(changes))
+    state = codec.state_dict()
+    if config.causal and not codec.config.causal:
+        for name in [name for name in state if name.endswith("depthwise_conv.weight")]:
+            ahead = state[name].shape[-1] // 2
+            state[name] = F.pad(state[name][..., :-ahead], (ahead, 0))
+    other = LLMCodec(config)
+    other.load_state_dict(state)
+    return other
 
 
 @torch.no_grad()
