@@ -69,8 +69,8 @@ class CodecConfig:
     """`tiny`, `causal_tiny`, `auv`: that architecture from scratch; `bundled`: the codec in the package; else a folder
     or hub id, also of EnCodec, DAC, Mimi or BigCodec (`facebook/encodec_24khz:4`: with four codebooks)."""
     overrides: dict[str, Any] = field(default_factory=dict)
-    """Changes to the architecture when training from scratch, e.g. {codebook_size: 512}; of a pretrained codec only what
-    it sees: {causal: true, attention_window: 64}."""
+    """Changes to the architecture when training from scratch, e.g. {codebook_size: 512}; of a pretrained codec only
+    what it sees: {causal: true, attention_window: 64}."""
     freeze_batch_norm: bool = True
     """Keep the batch-norm statistics of the starting codec (adaptation); false updates them (base training)."""
     audio_kind: str | None = None
