@@ -341,6 +341,50 @@ def test_sample_writes_prompt_and_continuation(house, tmp_path, capsys):
     assert len(decoded) == len(spoken) and np.allclose(decoded, spoken, atol=1e-3)
 
 
+def test_a_text_in_the_voice_of_a_prompt_plainly_and_by_drafts(house, tmp_path, capsys):
+    clips = read_manifest(house / "speech" / "train.jsonl")
+    manifest = tmp_path / "ann.jsonl"
+    write_manifest(manifest, [Clip(**{**vars(clip), "speaker": "ann", "split": "train"}) for clip in clips])
+    codec = ["--codec", str(house / "codec")]
+    assert main(["tokenize", "--manifest", str(manifest), *codec, "-o", str(tmp_path / "tokens")]) == 0
+    options = ["--run", str(tmp_path / "run"), "--data.tokens", f"[{tmp_path / 'tokens'}]", "--model.small", SMALL]
+    voiced = ["--data.formats", "[tts]", "--data.voice_seconds", "0.3", "--model.heads", "2"]
+    assert main(["lm", "train", *options, *voiced, *TRAIN]) == 0
+    assert "1 x empty transcript" in capsys.readouterr().out
+    stereo = np.stack([0.3 * np.sin(np.arange(4000) / 9), 0.1 * np.cos(np.arange(4000) / 7)], 1)
+    soundfile.write(tmp_path / "phone.wav", stereo, 8000)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(16000), 16000)
+    soundfile.write(tmp_path / "short.wav", stereo[:1600], 8000)
+
+    def say(prompt, *more):
+        prompts = [] if prompt is None else ["--prompt", str(tmp_path / prompt)]
+        kept = ["--seconds", "0.4", "--min-seconds", "0.4", "-o", str(tmp_path / "said")]
+        code = main(["lm", "sample", str(tmp_path / "run"), *codec, *prompts, *kept, *more])
+        shown = capsys.readouterr()
+        return code, shown.out + shown.err
+
+    for way in ((), ("--speculative",)):
+        code, shown = say("phone.wav", "--text", "one", "--text", "two", *way)
+        assert code == 0 and shown.count("0.40 s of new audio") == 2
+        assert ("accepted: head 1" in shown) == bool(way)
+    spoken, rate = soundfile.read(tmp_path / "said" / "phone-text1-1.wav")
+    assert len(spoken) == round(0.4 * rate)  # the prompt is not in it
+    for prompt, text, line in (
+        ("short.wav", "one", "short.wav: lasts 0.20 s, but this LM takes its voice from 0.3 s of speech"),
+        ("silent.wav", "one", "silent.wav: its first 0.3 s are silent"),
+        (None, "one", "speaks in the voice of a prompt of 0.3 s; give one"),
+        ("phone.wav", " ", "the text is empty"),
+    ):
+        code, shown = say(prompt, "--text", text)
+        assert code == 1 and line in shown and "Traceback" not in shown
+    unnamed = ["--run", str(tmp_path / "nobody"), "--data.tokens", f"[{house / 'tokens'}]", "--model.small", SMALL]
+    assert main(["lm", "train", *unnamed, *voiced, *TRAIN]) == 1
+    assert "no speaker is named" in capsys.readouterr().err
+    drafted = ["--text", "hm", "--seconds", "1", "--speculative"]
+    assert main(["lm", "sample", str(house / "run"), *codec, *drafted]) == 1
+    assert "no draft heads; train them" in capsys.readouterr().err
+
+
 def test_a_voice_that_starts_before_its_text_is_there(house, tmp_path, capsys):
     options = ["--run", str(tmp_path / "run"), "--data.tokens", f"[{house / 'tokens'}]", "--model.small", SMALL]
     assert main(["lm", "train", *options, "--data.formats", "[tts_stream]", "--data.turns", "[3, 10]", *TRAIN]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from llmcodec.cli.generation import with_voices
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation import generation
 from llmcodec.evaluation.generation import (
@@ -17,6 +18,7 @@ from llmcodec.evaluation.generation import (
 )
 from llmcodec.evaluation.generation_results import GeneratedRow, compare_generation, figure
 from llmcodec.evaluation.wer import WordRow
+from llmcodec.io import audio
 from llmcodec.metrics.base import Measured
 from llmcodec.report.generation import comparisons, sentences
 from llmcodec.runtime.torch_runtime import TorchRuntime
@@ -157,6 +159,28 @@ def test_voices_are_compared_with_other_speakers_of_the_same_language_and_source
     assert of_a["speaker"].value == 0.6 and of_a["margin"].value == pytest.approx(0.6 - 0.3)
     assert of_b["margin"].value == pytest.approx(0.3 - (0.6 + 0.1) / 2), "both of ann's recordings"
     assert of_d["speaker"].value == 0.9 and of_d["margin"].failure == "no other speaker beside it"
+
+
+def test_what_is_spoken_in_a_voice_is_compared_with_the_prompt_and_the_prompts_of_others(tmp_path, monkeypatch):
+    miniature_speech(tmp_path, seconds=(0.9, 0.8, 0.7, 0.62))
+    clips = [
+        Clip(f"c{n}", str(tmp_path / f"{n}.wav"), s, speaker=f"s{n % 2}", text="red green blue")
+        for n, s in enumerate((0.9, 0.8, 0.7, 0.62))
+    ]
+    passages = with_voices([Passage(clip, clip.text) for clip in clips], clips, 0.2)
+    assert [passage.voice.id for passage in passages] == ["c2", "c3", "c0", "c1"]  # another clip of the speaker
+    monkeypatch.setattr(generation, "load_metric_package", lambda *_: None)
+    heard: list[np.ndarray] = []
+    monkeypatch.setattr(generation, "embed_voice", lambda wav_S, name: heard.append(wav_S) or np.eye(4)[len(heard) % 4])
+    runtime = TorchRuntime(miniature_codec().eval(), "mini")
+    config = GenerationConfig("voice", prompt_seconds=0.2)
+    listeners = Listeners(passages, runtime, config, ("speaker",), "none")
+    for wav_S, passage in zip(heard, passages, strict=True):
+        samples = round(0.2 * runtime.identity.frame_rate) * runtime.identity.hop_samples
+        assert np.array_equal(wav_S, audio.resample(passage.voice.load(SAMPLE_RATE)[:samples], SAMPLE_RATE, 16_000))
+    assert listeners.prompt_samples == 0  # nothing of the prompt is in what was made
+    with pytest.raises(ValueError, match="c0 has no other recording of its speaker of 5 s"):
+        check_passages(with_voices([Passage(clips[0], "a")], clips, 5.0), GenerationConfig("voice", prompt_seconds=5.0))
 
 
 def test_passages_that_a_task_cannot_use_are_refused_by_name():

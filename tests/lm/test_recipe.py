@@ -16,7 +16,7 @@ def parse(*arguments: str) -> TokenLMRecipe:
     return lm_train_parser().read_recipe(arguments)
 
 
-@pytest.mark.parametrize("name", ["lm_small", "lm_paper", "lm_tts"])
+@pytest.mark.parametrize("name", ["lm_small", "lm_paper", "lm_tts", "lm_voice"])
 def test_shipped_recipes(name):
     one = parse("--config", str(shipped_recipe(name)))
     assert one.name == name and one.run == f"runs/{name}"

@@ -8,7 +8,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llmcodec.lm.sampling import ENDED, READING, SamplingConfig, draw, sample, sample_steps, speech_prompt, text_prompt
+from llmcodec.lm.sampling import (
+    ENDED,
+    READING,
+    ClipState,
+    SamplingConfig,
+    draw,
+    sample,
+    sample_steps,
+    speech_prompt,
+    text_prompt,
+)
 
 from .small_token_lm import CODEC, FAMILIES, random_codes, token_lm
 
@@ -199,8 +209,6 @@ def test_the_nucleus_is_that_of_sorting_every_column(spread):
 
 
 def test_repetition_penalty_divides_the_odds():
-    from llmcodec.lm.sampling import ClipState
-
     lm, logits = token_lm(), torch.zeros(5)
     prompt = speech_prompt(lm, torch.tensor([0, 3, 3]))
     ClipState(lm, prompt, SamplingConfig(repetition_penalty=2.0), 0).penalise(logits)
@@ -245,3 +253,23 @@ def test_what_is_refused():
         with pytest.raises(ValueError, match="sampling:"):
             SamplingConfig(**bad)
     assert math.isfinite(SamplingConfig().temperature)
+
+
+def test_a_voice_comes_before_the_text():
+    lm = token_lm()
+    voice = torch.tensor([4, 5, 6])
+    with pytest.raises(ValueError, match="reads no voice before a text; leave the prompt out"):
+        text_prompt(lm, "hi", voice_T=voice)
+    plain = text_prompt(lm, "hi")
+    lm.card = replace(lm.card, voice_seconds=3.0)
+    with pytest.raises(ValueError, match="voice of a prompt of 3 s; give one"):
+        text_prompt(lm, "hi")
+    with pytest.raises(ValueError, match="the text is empty"):
+        text_prompt(lm, " ", voice_T=voice)
+    prompt = text_prompt(lm, "hi", voice_T=voice)
+    ids = [lm.tokens.begin, *(lm.tokens.first + voice).tolist(), lm.tokens.end, *plain.tolist()]
+    assert prompt.tolist() == ids
+    assert ClipState(lm, prompt, SamplingConfig(), 0).recent == []  # the penalty is for what it says itself
+    assert sample(lm, [prompt], SamplingConfig(temperature=0, max_codes=9))[0].tolist() == greedy(lm, prompt, 9)
+    lm.card = replace(lm.card, formats=["tts_stream"], turns=(3, 4))
+    assert text_prompt(lm, "hello there", voice_T=voice).start[:5].tolist() == ids[:5]

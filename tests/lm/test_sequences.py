@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llmcodec.lm.audio_tokens import add_audio_tokens, byte_tokenizer
-from llmcodec.lm.sequences import EMPTY_TEXT, TOO_LONG, SequenceBuilder
+from llmcodec.lm.sequences import EMPTY_TEXT, NO_VOICE, TOO_LONG, SequenceBuilder
 
 from .small_token_lm import NUM_CODES, Row, rows
 
@@ -147,3 +147,27 @@ def test_bad_input():
         builder().build([Row("a", torch.tensor([3, 40]))], ["audio"])
     with pytest.raises(ValueError, match="choose from audio, tts"):
         builder().build(rows(2), ["sing"])
+
+
+def test_a_text_is_spoken_behind_other_speech_of_its_speaker():
+    """Of the speaker's other clips, also put together, never of the clip or a view of it; too little is named."""
+    clips = [
+        Row("a", torch.tensor([3, 0]), "hi", "bob", "en"),
+        Row("a#80", torch.tensor([9, 9, 9]), "hi", "bob", "en"),
+        Row("b", torch.tensor([5, 6]), "ho", "bob", "en"),
+        Row("c", torch.tensor([7, 8]), "hu", "bob", "en"),
+        Row("d", torch.tensor([1, 1, 1]), "x", "eve", "en"),
+    ]
+    build = builder(voice_codes=3)
+    built = build.build(clips, ["tts"])
+    found = {one.id: spelled(build, one) for one in built.sequences}
+    assert found["a"] in {f"<BEGIN> {v} <END> h i <BEGIN> [<3>] [<0>] [<END>]" for v in ("<5> <6> <7>", "<7> <8> <5>")}
+    assert set(found) == {"a", "a#80", "b", "c"} and "<9>" not in found["a"]
+    assert built.left_out == {NO_VOICE: 1}
+    again = {one.id: spelled(build, one) for one in build.build(clips, ["tts"]).sequences}
+    assert again == found
+    heard = build.build(clips, ["asr"]).sequences[0]
+    assert spelled(build, heard).startswith("<BEGIN> <3> <0> <END> [h]")  # nothing is spoken there
+    timed = [Row(n, torch.arange(4), "<|0.0|> u <|0.04|> v <|0.08|>", "bob", "en") for n in "ab"]
+    aligned = builder(voice_codes=2, units_ahead=0).build(timed, ["tts_aligned"]).sequences[0]
+    assert spelled(build, aligned) == "<BEGIN> <0> <1> <END> u <BEGIN> [<0>] [<1>] [<END>] v [<2>] [<3>] [<END>]"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,7 +39,7 @@ from llmcodec.runtime.base import Runtime
 
 def evaluate_generation(
     lm: list[str] | None = None,
-    task: Literal["read", "continue"] = "read",
+    task: Literal["read", "voice", "continue"] = "read",
     corpus: ClipOptions = ClipOptions(),
     texts: str | None = None,
     speakers: tuple[str, ...] | None = None,
@@ -69,14 +69,15 @@ def evaluate_generation(
 
     Args:
         lm: folder of `llmcodec lm train`, or NAME=FOLDER; several with one name are seeds.
-        task: read texts, or continue the first seconds of recordings.
+        task: read texts, read them in the voice of another recording of the speaker, or continue the first seconds of
+            recordings.
         split: splits joined by commas; default: valid and test if there are any, else everything.
         texts: manifest with the same ids whose texts the LM reads, phonemes for example; default: the transcripts.
         speakers: keep clips of these speakers, joined by commas.
         clips: measure this many clips, evenly spread; null takes all.
         draws: draws of each clip.
         seconds: longest new audio of a draw.
-        prompt_seconds: continue: what the LM hears of a clip.
+        prompt_seconds: continue, voice: what the LM hears of a clip.
         metrics: of wer, cer, speaker, dnsmos, joined by commas; each needs its package.
         asr: recogniser: `faster-whisper`, or a Hugging Face speech model.
         temperature: of sampling; below 1 sharper, above 1 flatter.
@@ -94,6 +95,8 @@ def evaluate_generation(
     wanted = choose_clips(corpus.held_out_clips(), config, speakers)
     (chosen,), bad = corpus.without_bad(spread(wanted, clips))
     passages = passages_of(chosen, texts)
+    if task == "voice":
+        passages = with_voices(passages, wanted, prompt_seconds)
     bench = Bench(passages, config, metrics, asr, output.output, device.torch_device(), audio_clips)
     named: dict[str, list[str]] = defaultdict(list)
     for entry in lm:
@@ -162,7 +165,7 @@ class Bench:
         return self._kept(runtime, "recordings", measure)
 
     def _kept(self, runtime: Runtime, what: str, measure: Callable[[], list[GeneratedRow]]) -> list[GeneratedRow]:
-        clips = [(passage.clip.id, passage.text) for passage in self.passages]
+        clips = [(one.clip.id, one.text, None if one.voice is None else one.voice.id) for one in self.passages]
         parts = asdict(runtime.identity), self.config, self.metrics, self.asr, clips
         hashed = manifest_hash([passage.clip for passage in self.passages])
         key = key_of(__version__, code_digest(), what, hashed, *parts)
@@ -176,14 +179,38 @@ def choose_clips(clips: Sequence[Clip], config: GenerationConfig, speakers: Sequ
         ValueError: there is none.
     """
     found = [clip for clip in clips if speakers is None or clip.speaker in speakers]
-    if config.task == "read":
+    if config.task != "continue":
         found = [clip for clip in spoken_clips(found) if clip.duration <= config.seconds]
         lacking = f"with a transcript of some English words, of at most {config.seconds:g} s"
+        if config.task == "voice":
+            found = [clip for clip in found if other_recordings(clip, found, config.prompt_seconds)]
+            lacking += f", with another one of the speaker of at least {config.prompt_seconds:g} s"
     else:
         found = [clip for clip in found if clip.duration > config.prompt_seconds + 1.0]
         lacking = f"longer than {config.prompt_seconds + 1.0:g} s"
     if not found:
         raise ValueError(f"generation: none of {len(clips)} clips is {lacking}")
+    return found
+
+
+def other_recordings(clip: Clip, clips: Sequence[Clip], seconds: float) -> list[Clip]:
+    """Other clips of the same speaker that last long enough."""
+    return [
+        one
+        for one in clips
+        if one.id != clip.id
+        and one.speaker
+        and (one.speaker, one.language, one.source) == (clip.speaker, clip.language, clip.source)
+        and one.duration >= seconds
+    ]
+
+
+def with_voices(passages: Sequence[Passage], clips: Sequence[Clip], seconds: float) -> list[Passage]:
+    """Each passage with another recording of its speaker; the passages of a speaker take them in turn."""
+    found = []
+    for number, passage in enumerate(passages):
+        others = other_recordings(passage.clip, clips, seconds)
+        found.append(replace(passage, voice=others[number % len(others)] if others else None))
     return found
 
 

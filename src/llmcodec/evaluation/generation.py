@@ -3,9 +3,11 @@
     rows = measure_generation(lm, runtime, passages, GenerationConfig(draws=3), metrics=("wer", "speaker"))
     print(figure([rows], "wer").format())                       # one LM; several seeds: a list of their rows
 
-Two tasks. `read`: the LM speaks texts that it has not been trained on. `continue`: it goes on after the first seconds
-of a recording. `measure_recordings` gives the same figures for the recordings through the codec: what a perfect LM
-would reach. Shapes: S samples, T codes.
+Three tasks. `read`: the LM speaks texts that it has not been trained on. `voice`: it speaks them in the voice of
+another recording, to whose first seconds the voice is compared. `continue`: it goes on after the first seconds of a
+recording.
+`measure_recordings` gives the same figures for the recordings through the codec: what a perfect LM would reach.
+Shapes: S samples, T codes.
 Test: tests/evaluation/test_generation.py.
 """
 
@@ -29,7 +31,7 @@ from llmcodec.metrics.base import Measured, NoScore, load_metric_package
 from llmcodec.metrics.learned import embed_voice, measure_dnsmos
 from llmcodec.runtime.base import Runtime
 
-Task = Literal["read", "continue"]
+Task = Literal["read", "voice", "continue"]
 RATE = 16_000
 """Of recogniser, voice and DNSMOS."""
 BATCH = 32
@@ -47,13 +49,13 @@ class GenerationConfig:
     """What is drawn, and how."""
 
     task: Task = "read"
-    """read: texts; continue: the first seconds of recordings."""
+    """read: texts; voice: texts in the voice of a prompt; continue: the first seconds of recordings."""
     draws: int = 3
     """Draws of each passage."""
     seconds: float = 8.0
     """Most new audio of a draw."""
     prompt_seconds: float = 2.0
-    """continue: what of a recording the LM hears."""
+    """continue, voice: what of a recording the LM hears."""
     temperature: float = 0.8
     """As `SamplingConfig`."""
     top_p: float = 0.95
@@ -64,8 +66,8 @@ class GenerationConfig:
     """Of sampling."""
 
     def __post_init__(self) -> None:
-        if self.task not in ("read", "continue"):
-            raise ValueError(f"generation: task must be read or continue, got {self.task!r}")
+        if self.task not in ("read", "voice", "continue"):
+            raise ValueError(f"generation: task must be read, voice or continue, got {self.task!r}")
         if self.draws < 1 or not self.seconds > 0 or not self.prompt_seconds > 0:
             raise ValueError(
                 "generation: draws must be at least 1, seconds and prompt_seconds positive, got "
@@ -94,6 +96,8 @@ class Passage:
     """`text` is what a recogniser should hear."""
     text: str
     """What the LM reads: the same words, or phonemes."""
+    voice: Clip | None = None
+    """Task voice: another recording of the speaker."""
 
 
 def measure_generation(
@@ -167,7 +171,11 @@ def check_passages(passages: Sequence[Passage], config: GenerationConfig) -> Non
                 f"generation: {passage.clip.id} lasts {passage.clip.duration:g} s, too short to be continued after "
                 f"{config.prompt_seconds:g} s"
             )
-        if config.task == "read" and not passage.text.strip():
+        if config.task == "voice" and (passage.voice is None or passage.voice.duration < config.prompt_seconds):
+            raise ValueError(
+                f"generation: {passage.clip.id} has no other recording of its speaker of {config.prompt_seconds:g} s"
+            )
+        if config.task != "continue" and not passage.text.strip():
             raise ValueError(f"generation: {passage.clip.id} has no text to read")
 
 
@@ -201,6 +209,8 @@ class Listeners:
         self.voices: list[np.ndarray | None] = [None] * len(passages)
         if "speaker" in self.metrics:
             heard = [wav_S[: self.prompt_samples or None] for wav_S in self.wavs]
+            if config.task == "voice":
+                heard = voice_prompts(passages, config, runtime)
             self.voices = [_voice(audio.resample(wav_S, rate, RATE)) for wav_S in heard]
 
     def row(self, n: int, draw: int, codes_T: np.ndarray, wav_S: np.ndarray, ended: bool) -> GeneratedRow:
@@ -252,13 +262,29 @@ def _prompts(
     lm: TokenLM, runtime: Runtime, wavs: Sequence[np.ndarray], passages: Sequence[Passage], config: GenerationConfig
 ) -> tuple[list[Prompt], list[torch.Tensor]]:
     """The LM's prompts, and the codes in them."""
-    if config.task == "read":
-        read = [text_prompt(lm, one.text, one.clip.speaker, one.clip.language) for one in passages]
+    if config.task != "continue":
+        voices: Sequence[torch.Tensor | None] = [None] * len(passages)
+        if config.task == "voice":
+            if lm.card.voice_seconds != config.prompt_seconds:
+                takes = f"voice prompts of {lm.card.voice_seconds:g} s" if lm.card.voice_seconds else "no voice prompts"
+                raise ValueError(f"generation: this LM takes {takes}, not of {config.prompt_seconds:g} s")
+            voices = encode_flat(runtime, voice_prompts(passages, config, runtime))
+        read = [
+            text_prompt(lm, one.text, one.clip.speaker, one.clip.language, voice_T)
+            for one, voice_T in zip(passages, voices, strict=True)
+        ]
         return read, [torch.zeros(0, dtype=torch.int64)] * len(read)
     hop = runtime.identity.hop_samples
     length = round(config.prompt_seconds * runtime.identity.sample_rate) // hop * hop
     codes = encode_flat(runtime, [wav_S[:length] for wav_S in wavs])
     return [speech_prompt(lm, codes_T) for codes_T in codes], codes
+
+
+def voice_prompts(passages: Sequence[Passage], config: GenerationConfig, runtime: Runtime) -> list[np.ndarray]:
+    """The first seconds of the recordings (S,) that give the voice, whole frames."""
+    identity = runtime.identity
+    length = round(config.prompt_seconds * identity.frame_rate) * identity.hop_samples
+    return [one.voice.load(identity.sample_rate)[:length] for one in passages if one.voice is not None]
 
 
 def _decoded(runtime: Runtime, codes: torch.Tensor) -> np.ndarray:

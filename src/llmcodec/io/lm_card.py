@@ -58,6 +58,9 @@ class TokenLMCard:
     units: list[str] | None = None
     """Names of its units if they are few (phonemes): others are rejected."""
 
+    voice_seconds: float | None = None
+    """Speech of the speaker that it reads before a text, if it was trained with voice prompts."""
+
     def save(self, folder: Path) -> None:
         """Write the card into the LM's folder."""
         write_json(folder / CARD, dataclasses.asdict(self) | _paths(self.codec_path, folder))
@@ -193,4 +196,5 @@ _PLAUSIBLE: dict[str, Callable[[Any], bool]] = {
     "units_ahead": _or_none(_whole(0)),
     "longest_unit": _or_none(_whole(0)),
     "units": _or_none(_texts),
+    "voice_seconds": _or_none(lambda value: isinstance(value, int | float) and 0 < value <= 30),
 }

@@ -53,6 +53,8 @@ class LMDataConfig:
     """Text tokens, then codes, of a turn of tts_stream. The text should stay a little ahead of the fastest speaker."""
     units_ahead: int = 2
     """Phonemes of tts_aligned that are read before their turn, besides the one to speak."""
+    voice_seconds: float = 0.0
+    """Speech of another clip of the speaker before a text to be spoken (zero-shot voice, 3 s); 0: none."""
     clips_per_sequence: int = 4
     """Clips in an interleaved sequence."""
 
@@ -66,6 +68,11 @@ class LMDataConfig:
             raise ValueError(f"recipe: data.turns must be two numbers of at least 1, got {list(self.turns)}")
         if self.units_ahead < 0:
             raise ValueError(f"recipe: data.units_ahead cannot be negative, got {self.units_ahead}")
+        if not 0 <= self.voice_seconds <= 30 or (self.voice_seconds and not SPEAKS_TEXT & set(self.formats)):
+            raise ValueError(
+                f"recipe: data.voice_seconds must be from 0 to 30, for formats that speak a text, got "
+                f"{self.voice_seconds} and {self.formats}"
+            )
         read_max_bad(self.max_bad)
         check_template(self.text_template, "recipe: data")
 

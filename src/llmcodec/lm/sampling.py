@@ -96,12 +96,31 @@ def speech_prompt(lm: TokenLM, codes_T: Tensor | None = None) -> Tensor:
     return begin if codes_T is None else torch.cat([begin, lm.tokens.ids(codes_T.cpu())])
 
 
-def text_prompt(lm: TokenLM, text: str, speaker: str = "", language: str = "") -> Prompt:
+def text_prompt(lm: TokenLM, text: str, speaker: str = "", language: str = "", voice_T: Tensor | None = None) -> Prompt:
     """Prompt ids for a text to be spoken, in the template and the format that the LM was trained with.
 
+    Args:
+        voice_T: codes of the voice to speak in, for an LM that was trained with voice prompts.
+
     Raises:
-        ValueError: an empty text, or an LM that was not trained to speak texts.
+        ValueError: an empty text, an LM that was not trained to speak texts, a voice that is missing or of no use.
     """
+    prompt = _without_voice(lm, text, speaker, language)
+    seconds = lm.card.voice_seconds
+    if seconds is None and voice_T is None:
+        return prompt
+    if seconds is None or voice_T is None:
+        what = (
+            "reads no voice before a text" if seconds is None else f"speaks in the voice of a prompt of {seconds:g} s"
+        )
+        raise ValueError(f"sampling: this LM {what}; {'leave the prompt out' if seconds is None else 'give one'}")
+    voice = torch.cat([speech_prompt(lm, voice_T), torch.tensor([lm.tokens.end])])
+    if isinstance(prompt, Turns):
+        return replace(prompt, start=torch.cat([voice, prompt.start]))
+    return torch.cat([voice, prompt])
+
+
+def _without_voice(lm: TokenLM, text: str, speaker: str, language: str) -> Prompt:
     if not without_times(text).strip():
         raise ValueError("sampling: the text is empty; give some words to speak")
     formats = set(lm.card.formats)
@@ -201,7 +220,8 @@ class ClipState:
         self.start, self.by_unit = self.prompt.start, self.prompt.codes is None
         self.config, self.place = config, place
         self.generator = torch.Generator().manual_seed(config.seed * 1_000_003 + place)
-        self.recent: list[int] = lm.tokens.codes(self.start).tolist()[-config.repetition_window :]
+        began = int((self.start == lm.tokens.begin).nonzero()[-1]) if lm.tokens.begin in self.start else 0
+        self.recent: list[int] = lm.tokens.codes(self.start[began:]).tolist()[-config.repetition_window :]
         self.drawn, self.read, self.in_unit = 0, 0, 0  # codes, further units, codes of the unit
 
     @property

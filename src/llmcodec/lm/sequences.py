@@ -8,6 +8,8 @@
     asr           <CODEC_BEGIN> code .. <CODEC_END> text <eos>        targets: the text
     interleaved   clips of one speaker one after another, each randomly as text or as audio; targets: everything
 
+With `voice_codes`, some speech of another clip of the speaker comes before the text: <CODEC_BEGIN> codes <CODEC_END>.
+
 Nothing is dropped silently: sequences that do not fit are counted by reason (`Built.left_out`).
 Test: `pytest tests/lm/test_sequences.py`.
 """
@@ -25,7 +27,7 @@ import torch
 from torch import Tensor
 
 from llmcodec.data.timed_text import timed_units, without_times
-from llmcodec.io.digests import digest
+from llmcodec.io.digests import digest, digest_number
 from llmcodec.lm.audio_tokens import AudioTokens
 from llmcodec.transcode.flat_rows import FlatRow
 
@@ -35,6 +37,8 @@ SPEAKS_TEXT = frozenset({"tts", "tts_stream", "tts_aligned"})
 """Formats that read a text and predict only audio."""
 EMPTY_TEXT = "empty transcript"
 TOO_LONG = "longer than the LM reads"
+NO_SPEAKER = "no speaker is named, whose other clips could give the voice"
+NO_VOICE = "too little other speech of the speaker for a voice prompt"
 
 
 def words_of(row: FlatRow) -> str:
@@ -64,6 +68,8 @@ class Built:
     """Number of codes of every unit of tts_aligned."""
     units: set[str] = field(default_factory=set)
     """Names of the units of tts_aligned."""
+    speakers: dict[tuple[str, str], list[FlatRow]] = field(default_factory=dict)
+    """Clips by speaker and language, for voice prompts."""
 
     def report(self) -> str:
         """One line on what was left out; empty if nothing was."""
@@ -83,6 +89,7 @@ class SequenceBuilder:
         seed: of the random choices.
         turns: text tokens and codes of a turn of tts_stream: the text stays a little ahead of the speech.
         units_ahead: units of tts_aligned that are read before their turn, besides the one to speak.
+        voice_codes: codes of other clips of the speaker that come before a text to be spoken; whole frames.
         frame_rate, num_codebooks: of the codec; they determine where a unit of tts_aligned ends.
     """
 
@@ -97,6 +104,7 @@ class SequenceBuilder:
     units_ahead: int = 2
     frame_rate: float = 50.0
     num_codebooks: int = 1
+    voice_codes: int = 0
 
     def build(self, rows: Iterable[FlatRow], formats: Sequence[str]) -> Built:
         """Build every clip once per format.
@@ -117,6 +125,8 @@ class SequenceBuilder:
             raise ValueError(f"formats: {sorted(unknown) or 'none'} given; choose from {', '.join(FORMATS)}")
         kept = list(rows)
         built = Built()
+        for row in kept if self.voice_codes else ():
+            built.speakers.setdefault((row.speaker, row.language), []).append(row)
         for name in formats:
             if name == "interleaved":
                 self._interleave(kept, built)
@@ -156,6 +166,23 @@ class SequenceBuilder:
         rows = self.tokenizer(spoken, add_special_tokens=False)["input_ids"]
         return [torch.tensor(row, dtype=torch.int64) for row in rows]
 
+    def voice_ids(self, codes_T: Tensor) -> Tensor:
+        """Token ids of a voice prompt."""
+        return self._marked(self.tokens.ids(codes_T))
+
+    def _voice_of(self, row: FlatRow, built: Built) -> Tensor | None:
+        """Codes of a speaker's other clips, from a place that the clip's id chooses; None if they are too few. Views
+        of the clip itself (ID#SAMPLES) are not other clips."""
+        own = row.id.partition("#")[0]
+        others = [one for one in built.speakers[row.speaker, row.language] if one.id.partition("#")[0] != own]
+        found: list[Tensor] = []
+        start = digest_number(f"{self.seed}:voice:{row.id}") % max(1, len(others))
+        for one in [*others[start:], *others[:start]]:
+            found.append(torch.as_tensor(one.codes).long())
+            if sum(map(len, found)) >= self.voice_codes:
+                return torch.cat(found)[: self.voice_codes]
+        return None
+
     def audio_ids(self, row: FlatRow) -> Tensor:
         """Token ids of a clip's codes; ValueError names the clip whose codes are of another codec."""
         try:
@@ -184,7 +211,8 @@ class SequenceBuilder:
         elif name == "tts":
             self._joined([(text, False), (audio[:1], False), (audio[1:], True)], row, built)
         else:
-            self._joined([(audio, False), (text, True), (torch.tensor([self._end_of_text()]), True)], row, built)
+            parts = [(audio, False), (text, True), (torch.tensor([self._end_of_text()]), True)]
+            self._joined(parts, row, built, speaks=False)
 
     def _stream(self, row: FlatRow, built: Built) -> None:
         text = self.text_turns(row.text, row.speaker, row.language)
@@ -222,8 +250,15 @@ class SequenceBuilder:
             built.unit_codes += [(last - first) * self.num_codebooks for first, last in pairwise(bounds)]
             built.units.update(name for name, _ in units)
 
-    def _joined(self, parts: Sequence[tuple[Tensor, bool]], row: FlatRow, built: Built) -> bool:
-        """Add one sequence of parts, each marked as target or not; False if it is too long."""
+    def _joined(self, parts: Sequence[tuple[Tensor, bool]], row: FlatRow, built: Built, speaks: bool = True) -> bool:
+        """Add one sequence of parts, each marked as target or not, behind a voice if it is to be spoken in one; False
+        if it is too long, or there is no voice."""
+        if speaks and self.voice_codes:
+            voice = self._voice_of(row, built) if row.speaker else None
+            if voice is None:
+                built.left_out[NO_VOICE if row.speaker else NO_SPEAKER] += 1
+                return False
+            parts = [(self.voice_ids(voice), False), *parts]
         ids = torch.cat([part for part, _ in parts])
         if len(ids) > self.max_tokens:
             built.left_out[TOO_LONG] += 1

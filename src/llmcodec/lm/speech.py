@@ -35,6 +35,9 @@ from llmcodec.runtime.opening import open_runtime
 STREAM_SECONDS = 0.4
 """Seconds decoded at once while streaming; a causal codec with state decodes frame by frame."""
 
+SILENT = 1e-3
+"""Level (root mean square, -60 dB) below which a recording holds no voice."""
+
 
 @dataclass(frozen=True)
 class SpeechRequest:
@@ -72,9 +75,18 @@ def requests_for(
     Args:
         prompt_seconds: use only the first part of an audio file.
         speaker, language: for LMs that read one before the text.
+
+    An LM that was trained with voice prompts speaks every text in the voice of every audio file.
     """
     rate = runtime.identity.sample_rate
     length = None if prompt_seconds is None else max(1, round(prompt_seconds * rate))
+    if lm.card.voice_seconds and texts:
+        voices = [(Path(path).stem, load_voice(lm, runtime, path)) for path in prompts]
+        return [
+            SpeechRequest(f"{name}-text{number}", text_prompt(lm, text, speaker, language, voice_T))
+            for name, voice_T in voices or [("", None)]
+            for number, text in enumerate(texts)
+        ]
     requests = []
     for path in prompts:
         codes = encode_flat(runtime, [audio.load(path, rate, 0, length)])[0]
@@ -82,6 +94,24 @@ def requests_for(
     for number, text in enumerate(texts):
         requests.append(SpeechRequest(f"text{number}", text_prompt(lm, text, speaker, language)))
     return requests or [SpeechRequest("unconditional", speech_prompt(lm))]
+
+
+def load_voice(lm: TokenLM, runtime: Runtime, path: str) -> Tensor:
+    """Codes of the first seconds of a recording, as a voice prompt of this LM.
+
+    Raises:
+        ValueError: a recording that is shorter than the LM's voice prompts, or silent.
+    """
+    identity, seconds = runtime.identity, lm.card.voice_seconds
+    assert seconds is not None, "an LM without voice prompts"
+    samples = round(seconds * identity.frame_rate) * identity.hop_samples
+    wav_S = audio.load(path, identity.sample_rate, 0, samples)
+    if len(wav_S) < samples:
+        lasts = len(wav_S) / identity.sample_rate
+        raise ValueError(f"{path}: lasts {lasts:.2f} s, but this LM takes its voice from {seconds:g} s of speech")
+    if float(np.sqrt(np.square(wav_S, dtype=np.float64).mean())) < SILENT:
+        raise ValueError(f"{path}: its first {seconds:g} s are silent, there is no voice to speak in")
+    return encode_flat(runtime, [wav_S])[0]
 
 
 def write_speech(

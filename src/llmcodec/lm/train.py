@@ -107,6 +107,7 @@ def train_token_lm(
         turns=recipe.data.turns if "tts_stream" in recipe.data.formats else None,
         units_ahead=recipe.data.units_ahead if "tts_aligned" in recipe.data.formats else None,
         longest_unit=sorted(built.unit_codes)[len(built.unit_codes) * 99 // 100] if built.unit_codes else None,
+        voice_seconds=recipe.data.voice_seconds or None,
         units=sorted(built.units) if 0 < len(built.units) <= MOST_UNITS else None,
     )
     card = prepared.card or card
@@ -147,6 +148,8 @@ def _dataset(
     """Packed rows, all in memory or, where the clips stay on disk, a block at a time."""
     most = recipe.data.max_tokens if recipe.data.packing else None
     if isinstance(rows, MappedRows):
+        if builder.voice_codes:
+            raise ValueError("recipe: data.voice_seconds needs all clips in memory: raise data.most_in_memory")
         blocks = Blocks(rows, builder, recipe.data.formats, most, recipe.seed)
         dataset: RowDataset | BlockedRows = BlockedRows(blocks, recipe.seed)
         built, sizes = blocks.built, (blocks.num_sequences, blocks.num_tokens, sum(blocks.num_rows))
@@ -259,6 +262,11 @@ def _facts(rows: Sequence[FlatRow], codec: TokenProvenance) -> dict[str, Any]:
     }
 
 
+def voice_codes(seconds: float, codec: TokenProvenance) -> int:
+    """Codes of a voice prompt: whole frames."""
+    return round(seconds * codec.frame_rate) * codec.num_codebooks
+
+
 def _builder(prepared: Prepared, recipe: TokenLMRecipe, codec: TokenProvenance) -> SequenceBuilder:
     longest = prepared.token_lm().max_positions
     if recipe.data.max_tokens > longest:
@@ -277,6 +285,7 @@ def _builder(prepared: Prepared, recipe: TokenLMRecipe, codec: TokenProvenance) 
         recipe.data.units_ahead,
         codec.frame_rate,
         codec.num_codebooks,
+        voice_codes(recipe.data.voice_seconds, codec),
     )
 
 
