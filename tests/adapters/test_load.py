@@ -241,7 +241,7 @@ def test_every_family_has_a_name_in_the_message_and_those_with_weights_a_preset(
     from llmcodec.adapters.random_weights import PRESETS
 
     assert {family for family, _ in PRESETS.values()} == set(FAMILIES) - set(WEIGHTLESS)
-    squeezed = load.supported().lower().replace("-", "")
+    squeezed = load.supported().lower().replace("-", "").replace(" ", "_")
     assert all(name in squeezed for name in FAMILIES)
 
 

@@ -43,6 +43,7 @@ from llmcodec.io.tensor_check import WEIGHTS
 from llmcodec.lm.small_lm_training import LikelihoodConfig
 from llmcodec.protocol import Codec
 from llmcodec.report.files import command_line
+from llmcodec.report.figures import Curve, Scatter
 from llmcodec.report.tables import to_json
 from llmcodec.runtime.opening import pick_device
 from llmcodec.training.recipe import Recipe
@@ -95,7 +96,7 @@ def run_sweep(config: SweepConfig, here: Path, read_recipe: ReadRecipe) -> Path:
     text = f"{table}\n{speech_table}"
     if done:
         trained = curves((), [System(job.place.name, str(job.place)) for job in jobs])
-        pictures = [*frontiers(done, config.line).values(), *trained]
+        pictures: list[Curve | Scatter] = [*frontiers(done, config.line).values(), *trained]
         write_page(config.results / "report.html", text, pictures, command_line(["sweep", "FILE"]))
     return write_text(config.results / "table.md", text)
 

@@ -81,7 +81,7 @@ def requests_for(
     rate = runtime.identity.sample_rate
     length = None if prompt_seconds is None else max(1, round(prompt_seconds * rate))
     if lm.card.voice_seconds and texts:
-        voices = [(Path(path).stem, load_voice(lm, runtime, path)) for path in prompts]
+        voices: list[tuple[str, Tensor | None]] = [(Path(path).stem, load_voice(lm, runtime, path)) for path in prompts]
         return [
             SpeechRequest(f"{name}-text{number}", text_prompt(lm, text, speaker, language, voice_T))
             for name, voice_T in voices or [("", None)]
