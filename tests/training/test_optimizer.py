@@ -140,7 +140,18 @@ def test_muon_is_pytorchs_bit_for_bit(elements, monkeypatch):
     runs = []
     for kind in (torch.optim.Muon, Muon):
         generator = torch.Generator().manual_seed(0)
-        shapes = [(32, 8), (8, 32), (32, 8), (16, 16), (8, 32), (16, 16)]
+        shapes = [
+            (32, 8),
+            (8, 32),
+            (128, 96),
+            (96, 128),
+            (32, 8),
+            (128, 96),
+            (16, 16),
+            (96, 128),
+            (128, 128),
+            (128, 128),
+        ]
         matrices = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
         optimizer = kind(matrices, lr=0.02, momentum=0.9, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
         for step in range(3):

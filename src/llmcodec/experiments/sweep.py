@@ -42,8 +42,8 @@ from llmcodec.io.structured import read_object, write_json
 from llmcodec.io.tensor_check import WEIGHTS
 from llmcodec.lm.small_lm_training import LikelihoodConfig
 from llmcodec.protocol import Codec
-from llmcodec.report.files import command_line
 from llmcodec.report.figures import Curve, Scatter
+from llmcodec.report.files import command_line
 from llmcodec.report.tables import to_json
 from llmcodec.runtime.opening import pick_device
 from llmcodec.training.recipe import Recipe

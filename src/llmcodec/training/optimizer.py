@@ -18,6 +18,8 @@ from llmcodec.training.recipe import GroupConfig, as_schedule
 
 MUON_ELEMENTS = 1 << 20
 """Elements that Muon works on at once on a CPU, so that they stay in its cache; a GPU takes all."""
+MUON_SMALL = 96 * 96
+"""Elements below which a matrix is updated alone: products of small matrices together are rounded otherwise."""
 
 
 class Muon(torch.optim.Muon):
@@ -33,6 +35,7 @@ class Muon(torch.optim.Muon):
             for shape, matrices in by_shape.items():
                 on_cpu = matrices[0].device.type == "cpu"
                 count = max(1, MUON_ELEMENTS // shape.numel()) if on_cpu else len(matrices)
+                count = 1 if shape.numel() < MUON_SMALL else count
                 for first in range(0, len(matrices), count):
                     self.update(matrices[first : first + count], group)
 
@@ -47,18 +50,20 @@ class Muon(torch.optim.Muon):
         updates = torch._foreach_lerp(gradients, buffers, group["momentum"]) if group["nesterov"] else buffers
         halves = [update.bfloat16() for update in updates]
         rows, columns = matrices[0].shape
-        wide_NRC = torch.stack([half.T if rows > columns else half for half in halves])
-        norm_N = torch.stack([half.norm() for half in halves]).clamp(min=group["eps"])
-        wide_NRC.div_(norm_N[:, None, None])
+        wide = [half.T if rows > columns else half for half in halves]
+        for half in wide:
+            half.div_(half.norm().clamp(min=group["eps"]))
+        wide_NRC, multiply_add = (torch.stack(wide), torch.baddbmm) if len(wide) > 1 else (wide[0], torch.addmm)
         first, second, third = group["ns_coefficients"]
         for _ in range(group["ns_steps"]):
             gram_NRR = wide_NRC @ wide_NRC.mT
-            gram_NRR = torch.baddbmm(gram_NRR, gram_NRR, gram_NRR, beta=second, alpha=third)
-            wide_NRC = torch.baddbmm(wide_NRC, gram_NRR, wide_NRC, beta=first)
+            gram_NRR = multiply_add(gram_NRR, gram_NRR, gram_NRR, beta=second, alpha=third)
+            wide_NRC = multiply_add(wide_NRC, gram_NRR, wide_NRC, beta=first)
         # `match_rms_adamw`: the RMS of the update is that of AdamW's.
-        rate = group["lr"] * 0.2 * math.sqrt(max(rows, columns))
+        rate = group["lr"] * (0.2 * math.sqrt(max(rows, columns)))
         torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(matrices, list((wide_NRC.mT if rows > columns else wide_NRC).unbind()), alpha=-rate)
+        found_NRC = wide_NRC if len(wide) > 1 else wide_NRC[None]
+        torch._foreach_add_(matrices, list((found_NRC.mT if rows > columns else found_NRC).unbind()), alpha=-rate)
 
 
 class GroupOptimizer:
