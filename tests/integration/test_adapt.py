@@ -77,7 +77,10 @@ def options(folder: Path, run: str, *more: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("name", "more"), [("encodec", PAPER), ("dac", []), ("mimi", []), ("bigcodec", [])])
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("encodec", PAPER), *(pytest.param(name, [], marks=pytest.mark.slow) for name in ("dac", "mimi", "bigcodec"))],
+)
 def test_a_codec_of_others_learns_differs_from_its_control_and_loads_as_before(
     name: str, more: list[str], tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

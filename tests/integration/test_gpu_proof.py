@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -23,6 +25,7 @@ def test_all_parts_take_less_than_nine_minutes_together():
         assert (BENCHMARKS.parent / path).is_file(), path
 
 
+@pytest.mark.slow
 def test_the_training_step_in_miniature(tmp_path):
     figures = tmp_path / "step.json"
     command = [sys.executable, "gpu_step.py", "--miniature", "--clips", "2", "--repeats", "1", "--json", figures]

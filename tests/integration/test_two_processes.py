@@ -143,7 +143,10 @@ def far(left: Any, right: Any, path: str = "", tolerance: float = 1e-9) -> list[
     return [] if left == right else [f"{path}: {left} {right}"]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+SLOW = ("frozen batch norm", "native bridge, rate of the backbone, whole clips")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in VARIANTS])
 def test_two_processes_are_one_with_the_double_batch(name: str, tmp_path: Path):
     options = VARIANTS[name]
     everything_on("paper", tmp_path, "made before the ranks start")

@@ -314,6 +314,8 @@ def test_copies_pickles_and_workers_have_equal_codes(precision, tmp_path, kernel
     for copied in (copy.deepcopy(fast), pickle.loads(pickled)):
         assert torch.equal(copied.encode(wav_BCS).audio_codes, expected)
         assert torch.equal(copied.decode(expected).audio_values, sound)
+    if precision == "fp32":
+        return  # a new process takes seconds; one for each kind of kernels will do
     torch.save((wav_BCS, expected), tmp_path / "case.pt")
     (tmp_path / "fast.pkl").write_bytes(pickled)
     code = (
