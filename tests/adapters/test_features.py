@@ -283,6 +283,7 @@ def damaged(folder: Path, place: Path, change) -> Path:
         ("microsoft/wavlm-large", "(near: wavlm:microsoft/wavlm-base-plus)"),
         ("clap:laion/clap", "CLAP has no frames; evaluate reconstruction --clap PLACE"),
         ("wavlm:no/such/folder", "model no/such/folder: no such folder"),
+        ("hubert:nobody/nothing", "nobody/nothing: no such folder here, and the Hugging Face hub cannot be reached"),
         ("hubert:{wav2vec2}", "a model of type 'wav2vec2', not 'hubert'"),
         ("wav2vec2:{wav2vec2}:3", "no layer 3: the encoder has 2"),
         ("whisper:{whisper}:3", "no layer 3: the encoder has 2"),

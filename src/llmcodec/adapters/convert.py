@@ -19,7 +19,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from llmcodec.adapters.family import CodecFamily
-from llmcodec.adapters.load import hub_answers
+from llmcodec.adapters.load import NO_CODEC
 from llmcodec.adapters.networks.folder import fill, save_network
 from llmcodec.adapters.networks.s3_onnx import STRIDE, read_s3_onnx
 from llmcodec.adapters.registry import FAMILIES
@@ -28,6 +28,7 @@ from llmcodec.codec.interop.convert import auv_states, some
 from llmcodec.codec.interop.convert import convert as convert_auv
 from llmcodec.codec.model_card import write_card
 from llmcodec.io.atomic import atomic_folder
+from llmcodec.io.hub_names import hub_answers
 
 HUB_FILE = re.compile(r"hf://([\w.-]+/[\w.-]+)/(.+)")
 RATE_IN_NAME = re.compile(r"(25|50)_?hz", re.IGNORECASE)
@@ -125,7 +126,7 @@ def fetched(checkpoint: str) -> Path:
     if match := HUB_FILE.fullmatch(checkpoint):
         from huggingface_hub import hf_hub_download
 
-        with hub_answers(checkpoint):
+        with hub_answers(checkpoint, NO_CODEC):
             return Path(hf_hub_download(match[1], match[2]))
     return Path(checkpoint)
 

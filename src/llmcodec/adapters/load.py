@@ -36,7 +36,7 @@ from llmcodec.codec import LLMCodec
 from llmcodec.codec.folder import CONFIG, MAX_JSON_BYTES, check_foreign_folder
 from llmcodec.codec.search import EFFORTS, SearchConfig, SearchingCodec
 from llmcodec.codec.token_prior import PRIOR_FILE, load_prior
-from llmcodec.io.hub_names import find_cached, refuse_lost_path
+from llmcodec.io.hub_names import find_cached, hub_answers, one_line, refuse_lost_path
 from llmcodec.io.structured import read_object
 from llmcodec.protocol import Codec
 
@@ -51,6 +51,10 @@ CODEBOOKS = re.compile(r"(.+):(\d+)")
 # What a model needs; hub repositories often hold the same weights a second and third time in other formats.
 FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors", "digests.json")
 PICKLED = "pytorch_model.bin"
+NO_CODEC = (
+    f"; llmcodec reads folders that `save_pretrained` writes (and AUV's own checkpoint: {AUV}{AUV_HUB}); `llmcodec "
+    "convert hf://OWNER/NAME/FILE -o FOLDER` makes one of other published checkpoints"
+)
 
 
 def load_codec(name: str, device: str = "cpu", *, num_codebooks: int | None = None, seed: int = 0) -> Codec:
@@ -175,34 +179,11 @@ def _download(repo: str) -> Path:
     """Hub id -> local copy of its config.json and weights."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
-    with hub_answers(f"codec {repo}"):
+    with hub_answers(f"codec {repo}", NO_CODEC):
         config = Path(hf_hub_download(repo, "config.json"))
         family = FAMILIES.get(family_of(_read_config(config.parent, repo)) or "")
         pickled = (PICKLED,) if family is not None and family.marks else ()
         return Path(snapshot_download(repo, allow_patterns=[*FILES, *pickled]))
-
-
-@contextmanager
-def hub_answers(asked: str) -> Iterator[None]:
-    """What the hub can answer about what was `asked` for, as one line."""
-    from huggingface_hub import errors
-
-    reasons = {  # a subclass stands before its parent
-        errors.GatedRepoError: "its owner grants access on request: ask on its hub page, then `hf auth login`",
-        errors.RepositoryNotFoundError: "no such repository, neither here nor on the hub (or a private one: "
-        "`hf auth login`)",
-        errors.RemoteEntryNotFoundError: "the repository has no config.json, or no such file; llmcodec reads folders "
-        f"that `save_pretrained` writes (and AUV's own checkpoint: {AUV}{AUV_HUB}); `llmcodec convert "
-        "hf://OWNER/NAME/FILE -o FOLDER` makes one of other published checkpoints",
-        errors.LocalEntryNotFoundError: "no such folder here, and the Hugging Face hub cannot be reached "
-        "(HF_HUB_OFFLINE=1 skips the attempt); download it elsewhere and give the folder",
-    }
-    try:
-        yield
-    except (errors.HfHubHTTPError, OSError) as error:
-        known = (reason for kind, reason in reasons.items() if isinstance(error, kind))
-        reason = next(known, f"the hub did not answer well ({_one_line(error)})")
-        raise ValueError(f"{asked}: {reason}") from error
 
 
 def _load_folder(folder: Path, place: str, num_codebooks: int | None) -> Codec:
@@ -227,7 +208,7 @@ def _load_auv(where: str, num_codebooks: int | None) -> Codec:
             raise ValueError(f"codec {place}: there is no such file; its authors' is {AUV}{AUV_HUB} on the hub")
         from huggingface_hub import hf_hub_download
 
-        with hub_answers(f"codec {where}"):
+        with hub_answers(f"codec {where}", NO_CODEC):
             checkpoint = Path(hf_hub_download(where, "auv.pt"))
     with _readable(place):
         return FAMILIES["auv"].load_codec(checkpoint, num_codebooks)
@@ -243,16 +224,11 @@ def _readable(place: str) -> Iterator[None]:
     try:
         yield
     except (*wrong, SafetensorError, StrictDataclassError) as error:
-        raise ValueError(f"codec {place}: its configuration or weights cannot be read ({_one_line(error)})") from error
+        raise ValueError(f"codec {place}: its configuration or weights cannot be read ({one_line(error)})") from error
 
 
 def _read_config(folder: Path, place: str) -> dict[str, Any]:
     try:
         return read_object(folder / CONFIG, MAX_JSON_BYTES)
     except (OSError, ValueError) as error:
-        raise ValueError(f"codec {place}: config.json cannot be read ({_one_line(error)})") from error
-
-
-def _one_line(error: BaseException, limit: int = 160) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+        raise ValueError(f"codec {place}: config.json cannot be read ({one_line(error)})") from error

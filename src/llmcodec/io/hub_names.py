@@ -2,6 +2,7 @@
 
     refuse_lost_path("runs/rate", "codec")                      # runs/ is here: a path, not a repository
     folder = find_cached("owner/name", "codec", "lm/token_lm.json")
+    with hub_answers("codec owner/name"): ...                   # what the hub cannot do is one line
 
 A path that is not there any more looks like a hub id, and whoever owns that id on the hub would be trusted instead.
 Test: tests/io/test_hub_names.py.
@@ -10,6 +11,8 @@ Test: tests/io/test_hub_names.py.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -56,3 +59,34 @@ def find_cached(name: str, what: str, said_by: object) -> Path:
         f"{said_by}: names the {what} {name!r}, which is not on this machine; "
         f"a name in a file is never fetched from the hub{advice}"
     )
+
+
+@contextmanager
+def hub_answers(asked: str, no_entry: str = "") -> Iterator[None]:
+    """What the hub can answer about what was `asked` for, as one line.
+
+    Args:
+        no_entry: what to say of a repository without the file.
+    """
+    from huggingface_hub import errors
+
+    reasons = {  # a subclass stands before its parent
+        errors.GatedRepoError: "its owner grants access on request: ask on its hub page, then `hf auth login`",
+        errors.RepositoryNotFoundError: "no such repository, neither here nor on the hub (or a private one: "
+        "`hf auth login`)",
+        errors.RemoteEntryNotFoundError: "the repository has no config.json, or no such file" + no_entry,
+        errors.LocalEntryNotFoundError: "no such folder here, and the Hugging Face hub cannot be reached "
+        "(HF_HUB_OFFLINE=1 skips the attempt); download it elsewhere and give the folder",
+    }
+    try:
+        yield
+    except (errors.HfHubHTTPError, OSError) as error:
+        known = (reason for kind, reason in reasons.items() if isinstance(error, kind))
+        reason = next(known, f"the hub did not answer well ({one_line(error)})")
+        raise ValueError(f"{asked}: {reason}") from error
+
+
+def one_line(error: BaseException, limit: int = 160) -> str:
+    """What an error says, in one line of at most `limit` letters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -22,7 +22,7 @@ import torch
 from llmcodec.adapters.features.base import SpeechEncoder
 from llmcodec.adapters.features.self_supervised import SelfSupervisedEncoder
 from llmcodec.adapters.features.whisper import CTranslate2WhisperEncoder, WhisperEncoder
-from llmcodec.io.hub_names import refuse_lost_path
+from llmcodec.io.hub_names import hub_answers, refuse_lost_path
 
 NAME = re.compile(r"([\w-]+):(.+?)(?::(\d+))?(?:\?seconds=(\d*\.?\d+))?")
 WHISPER, CTRANSLATE2, RANDOM = "whisper", "whisper-ct2", "random"
@@ -108,6 +108,10 @@ def from_transformers(kind: str, place: str) -> tuple[Any, Any]:
 
     if not Path(place).is_dir():
         refuse_lost_path(place, "model")
+        from huggingface_hub import hf_hub_download
+
+        with hub_answers(place):
+            hf_hub_download(place, "config.json")
     extractor = AutoFeatureExtractor.from_pretrained(place, trust_remote_code=False)
     options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
     options["ignore_mismatched_sizes"] = True  # to name the tensor below
