@@ -327,7 +327,8 @@ def test_sample_writes_prompt_and_continuation(house, tmp_path, capsys):
     options = ["--codec", str(house / "codec"), "--seconds", "0.4", "--min-seconds", "0.2", "-o", str(tmp_path)]
     prompts = ["--prompt", str(house / "speech" / "0.wav"), "--prompt", str(house / "speech" / "1.wav"), "--text", "hm"]
     assert main(["lm", "sample", str(house / "run"), *prompts, *options]) == 0
-    assert capsys.readouterr().out.count("s of new audio") == 3
+    shown = capsys.readouterr().out
+    assert shown.count("s of new audio") == 3 and re.search(r"^\d+ codes in \d+\.\d\d s, [\d,]+ a second$", shown, re.M)
     wav, rate = soundfile.read(tmp_path / "0-0.wav")
     assert rate == SAMPLE_RATE and 1.1 * rate <= len(wav) <= 1.3 * rate + 320
     spoken, _ = soundfile.read(tmp_path / "text0-2.wav")

@@ -272,12 +272,14 @@ def sample(
         stream_speech(loaded, runtime, requests[0], config, sys.stdout.buffer, stream == "wav")
         return
     requests = [one for one in requests for _ in range(count)]
-    for spoken in write_speech(loaded, runtime, requests, config, output.place, counts):
+    sampled = write_speech(loaded, runtime, requests, config, output.place, counts)
+    for spoken in sampled.clips:
         if not spoken.written:
             print(f"{spoken.path}: not written, the LM ended at once; try another seed or --min-seconds 1")
             continue
         ended = "ended by itself" if spoken.ended else "stopped at --seconds"
         print(f"{spoken.path}: {spoken.seconds:.2f} s of new audio, {ended}")
+    print(sampled.in_words())
     if counts is not None:
         print(counts.in_words())
 

@@ -1,7 +1,7 @@
 """Speech from a token LM: its codec, the requests, and audio files or a live stream.
 
     runtime = codec_of(lm)
-    spoken = write_speech(lm, runtime, requests_for(lm, runtime, ["question.wav"]), SamplingConfig(), Path("out"))
+    sampled = write_speech(lm, runtime, requests_for(lm, runtime, ["question.wav"]), SamplingConfig(), Path("out"))
 
 Test: tests/cli/test_lm.py.
 """
@@ -9,6 +9,7 @@ Test: tests/cli/test_lm.py.
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,22 @@ class Spoken:
     """Of new audio."""
     ended: bool
     """Whether the LM ended the clip itself."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """All clips of a call, and how fast their codes were drawn."""
+
+    clips: list[Spoken]
+    codes: int
+    """New codes of all clips."""
+    wall_seconds: float
+    """To sample them; decoding is not in it."""
+
+    def in_words(self) -> str:
+        """Codes, seconds, codes a second."""
+        rate = self.codes / max(self.wall_seconds, 1e-9)
+        return f"{self.codes:,} codes in {self.wall_seconds:.2f} s, {rate:,.0f} a second"
 
 
 def requests_for(
@@ -121,17 +138,19 @@ def write_speech(
     config: SamplingConfig,
     folder: Path,
     counts: DraftCounts | None = None,
-) -> list[Spoken]:
+) -> Sampled:
     """Sample all clips in one batch; write FOLDER/NAME-NUMBER.wav (with the spoken prompt) and FOLDER/tokens.txt.
 
     With `counts` the draft heads sample, and their drafts are counted there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     prompts = [one.prompt for one in requests]
+    started = time.perf_counter()
     if counts is None:
         drawn = sampling.sample(lm, prompts, config)
     else:
         drawn = sampling.clips_of(speculative_steps(lm, prompts, config, counts), len(prompts))
+    taken = time.perf_counter() - started
     lines, spoken = [], []
     num_codebooks = runtime.identity.num_codebooks
     for number, (one, codes) in enumerate(zip(requests, drawn, strict=True)):
@@ -145,7 +164,7 @@ def write_speech(
                 file.write(runtime.decode_batch([frames_of(whole, runtime)])[0])
             lines.append(f"{path.name}\t{codes_to_text(codes.tolist(), markers=True)}\n")
     write_text(folder / "tokens.txt", "".join(lines))
-    return spoken
+    return Sampled(spoken, sum(map(len, drawn)), taken)
 
 
 def stream_speech(
