@@ -112,7 +112,7 @@ def train_token_lm(
     )
     card = prepared.card or card
     held_out = _held_out(prepared, recipe, builder, valid_rows, codec, card, say)
-    shared = _shared(recipe, run, say)
+    shared = shared_recipe(recipe, run, say)
     arguments = _arguments(shared, held_out)
     device = arguments.device  # which starts the process group
     refuse_strangers(num_ranks())
@@ -186,9 +186,11 @@ def _save(
             write_json(run / "result.json", final)
 
 
-def _shared(recipe: TokenLMRecipe, run: Path, say: Callable[[str], None]) -> TokenLMRecipe:
+def shared_recipe(recipe: TokenLMRecipe, run: Path, say: Callable[[str], None]) -> TokenLMRecipe:
     """The recipe of this number of processes: a step has the rows that it had with the number that began the run."""
-    before, now = read_object(run / RUN).get("ranks", launched_ranks()), launched_ranks()
+    now = launched_ranks()
+    # That of a new run is perhaps not there yet: the first process writes it.
+    before = read_object(run / RUN).get("ranks", now) if (run / RUN).is_file() else now
     rows, accumulate = share_of_step(recipe.rows_per_batch, recipe.accumulate, before, now)
     if before != now:
         say(f"{before} processes then, {now} now: {rows} rows in a micro-batch, {accumulate} of them a step")

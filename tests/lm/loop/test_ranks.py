@@ -13,7 +13,7 @@ from llmcodec.lm.loop import trainer as trainer_module
 from llmcodec.lm.loop.ranks import FILLER, RankBatches, share_of_step
 from llmcodec.lm.recipe import LMDataConfig, LMModelConfig, TokenLMRecipe
 from llmcodec.lm.token_lm import load_token_lm
-from llmcodec.lm.train import train_token_lm
+from llmcodec.lm.train import shared_recipe, train_token_lm
 
 from ...ranks import run_ranks
 from ..small_token_lm import CODEC, causal, rows
@@ -44,6 +44,16 @@ def test_a_step_keeps_its_rows_on_another_number_of_ranks():
     assert share_of_step(3, 4, 2, 8) == (3, 1) and share_of_step(3, 1, 4, 2) == (3, 2)
     with pytest.raises(ValueError, match="takes 3 rows a step .1 processes.* which 2 processes cannot share"):
         share_of_step(3, 1, 1, 2)
+
+
+def test_a_rank_does_not_wait_for_the_first_one_to_write_down_its_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    recipe = TokenLMRecipe(run=str(tmp_path), rows_per_batch=2)
+    said: list[str] = []
+    assert shared_recipe(recipe, tmp_path, said.append) is recipe and not said
+    (tmp_path / "run.json").write_text('{"ranks": 1}')
+    halved = shared_recipe(recipe, tmp_path, said.append)
+    assert halved.rows_per_batch == 1 and said == ["1 processes then, 2 now: 1 rows in a micro-batch, 1 of them a step"]
 
 
 @pytest.fixture(scope="module")
