@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -128,6 +128,23 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
         flat /= num_ranks()
         for parameter, mean in zip(group, flat.split([g.numel() for g in gradients]), strict=True):
             parameter.grad = mean.view_as(parameter).clone()
+
+
+def in_turns(makers: Sequence[Callable[[], Tensor]], like: Sequence[Tensor]) -> list[Tensor]:
+    """What each of `makers` returns, made by one rank each (in turns) and sent to all others; a collective.
+
+    Args:
+        makers: functions that give the same tensor on every rank.
+        like: a tensor of the shape, dtype and device of each result.
+    """
+    ranks = num_ranks()
+    if ranks == 1:
+        return [make() for make in makers]
+    mine = rank()
+    results = [make().contiguous() if i % ranks == mine else torch.empty_like(like[i]) for i, make in enumerate(makers)]
+    for i, result in enumerate(results):
+        dist.broadcast(result, i % ranks)
+    return results
 
 
 def clip_gradients(parameters: Iterable[Tensor], limit: float) -> Tensor:

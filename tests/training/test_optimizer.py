@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from llmcodec.schedule import Schedule
-from llmcodec.training.optimizer import GroupOptimizer, Muon, is_hidden_matrix
+from llmcodec.training import optimizer
+from llmcodec.training.optimizer import GroupOptimizer, Muon, is_hidden_matrix, orthogonalised
 from llmcodec.training.recipe import GroupConfig
 
 from ..miniature import miniature_codec, same
@@ -162,3 +163,28 @@ def test_muon_is_pytorchs_bit_for_bit(elements, monkeypatch):
         runs.append((matrices, [optimizer.state[matrix]["momentum_buffer"] for matrix in matrices]))
     (theirs, momentum), (ours, our_momentum) = runs
     assert all(torch.equal(a, b) for a, b in zip([*theirs, *momentum], [*ours, *our_momentum], strict=True))
+
+
+def muon_steps(rank: int | None = None) -> dict[str, torch.Tensor]:
+    """Weights, momenta and the number of matrices that this process made updates for."""
+    made: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optimizer, "MUON_ELEMENTS", 1 << 14)
+        patch.setattr(optimizer, "orthogonalised", lambda *given: made.append(len(given[0])) or orthogonalised(*given))
+        generator = torch.Generator().manual_seed(0)
+        shapes = [(8, 32), (128, 96), (96, 128), (32, 8)] * 2
+        matrices = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+        muon = Muon(matrices, lr=0.02, momentum=0.9, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+        for _ in range(2):
+            for matrix in matrices:
+                matrix.grad = torch.randn(matrix.shape, generator=generator)
+            muon.step()
+    found = [m.detach() for m in matrices] + [muon.state[m]["momentum_buffer"] for m in matrices]
+    return {"made": torch.tensor(sum(made))} | {str(i): tensor for i, tensor in enumerate(found)}
+
+
+def test_two_processes_share_muons_work_and_end_with_the_same_weights(two_ranks):
+    alone, ranks = muon_steps(), two_ranks(muon_steps)
+    shares = [part.pop("made").item() for part in ranks]
+    assert sum(shares) == alone.pop("made").item() == 16 and min(shares) >= 6
+    assert all(torch.equal(alone[name], part[name]) for part in ranks for name in alone)

@@ -8,12 +8,13 @@ Test: tests/training/test_optimizer.py.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from llmcodec.distributed import clip_gradients
+from llmcodec.distributed import clip_gradients, in_turns, num_ranks
 from llmcodec.training.recipe import GroupConfig, as_schedule
 
 MUON_ELEMENTS = 1 << 20
@@ -23,7 +24,10 @@ MUON_SMALL = 96 * 96
 
 
 class Muon(torch.optim.Muon):
-    """PyTorch's Muon, bit for bit, with one product for all matrices of a shape instead of one for each."""
+    """PyTorch's Muon, bit for bit, with one product for all matrices of a shape instead of one for each.
+
+    Several processes share the products: each makes some of the updates and receives the others.
+    """
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -32,15 +36,23 @@ class Muon(torch.optim.Muon):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.shape, []).append(parameter)
+            blocks: list[list[Tensor]] = []
             for shape, matrices in by_shape.items():
                 on_cpu = matrices[0].device.type == "cpu"
-                count = max(1, MUON_ELEMENTS // shape.numel()) if on_cpu else len(matrices)
+                count = max(1, MUON_ELEMENTS // shape.numel()) if on_cpu else max(1, len(matrices) // num_ranks())
                 count = 1 if shape.numel() < MUON_SMALL else count
-                for first in range(0, len(matrices), count):
-                    self.update(matrices[first : first + count], group)
+                blocks += [matrices[first : first + count] for first in range(0, len(matrices), count)]
+            averaged = [self.averaged(block, group) for block in blocks]
+            found = in_turns([partial(orthogonalised, updates, group) for updates in averaged], averaged)
+            for block, updates in zip(blocks, found, strict=True):
+                rate = (
+                    group["lr"] * 0.2 * math.sqrt(max(block[0].shape))
+                )  # `match_rms_adamw`: the RMS of AdamW's update
+                torch._foreach_mul_(block, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(block, list(updates.unbind()), alpha=-rate)
 
-    def update(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
-        """Update matrices of one shape, with gradients, by the settings of their group."""
+    def averaged(self, matrices: list[Tensor], group: dict[str, Any]) -> Tensor:
+        """Matrices of one shape -> their (N, R, C) bf16 updates before they are orthogonalised; moves the momentum."""
         gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
         for matrix in matrices:
             if not self.state[matrix]:
@@ -48,22 +60,22 @@ class Muon(torch.optim.Muon):
         buffers = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, buffers, group["momentum"]) if group["nesterov"] else buffers
-        halves = [update.bfloat16() for update in updates]
-        rows, columns = matrices[0].shape
-        wide = [half.T if rows > columns else half for half in halves]
-        for half in wide:
-            half.div_(half.norm().clamp(min=group["eps"]))
-        wide_NRC, multiply_add = (torch.stack(wide), torch.baddbmm) if len(wide) > 1 else (wide[0], torch.addmm)
-        first, second, third = group["ns_coefficients"]
-        for _ in range(group["ns_steps"]):
-            gram_NRR = wide_NRC @ wide_NRC.mT
-            gram_NRR = multiply_add(gram_NRR, gram_NRR, gram_NRR, beta=second, alpha=third)
-            wide_NRC = multiply_add(wide_NRC, gram_NRR, wide_NRC, beta=first)
-        # `match_rms_adamw`: the RMS of the update is that of AdamW's.
-        rate = group["lr"] * (0.2 * math.sqrt(max(rows, columns)))
-        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-        found_NRC = wide_NRC if len(wide) > 1 else wide_NRC[None]
-        torch._foreach_add_(matrices, list((found_NRC.mT if rows > columns else found_NRC).unbind()), alpha=-rate)
+        return torch.stack([update.bfloat16() for update in updates])
+
+
+def orthogonalised(updates_NRC: Tensor, group: dict[str, Any]) -> Tensor:
+    """Newton-Schulz iterations of `torch.optim.Muon` on several matrices at once."""
+    rows, columns = updates_NRC.shape[1:]
+    halves = (updates_NRC.mT if rows > columns else updates_NRC).unbind()
+    wide = [half / half.norm().clamp(min=group["eps"]) for half in halves]
+    wide_NRC, multiply_add = (torch.stack(wide), torch.baddbmm) if len(wide) > 1 else (wide[0], torch.addmm)
+    first, second, third = group["ns_coefficients"]
+    for _ in range(group["ns_steps"]):
+        gram_NRR = wide_NRC @ wide_NRC.mT
+        gram_NRR = multiply_add(gram_NRR, gram_NRR, gram_NRR, beta=second, alpha=third)
+        wide_NRC = multiply_add(wide_NRC, gram_NRR, wide_NRC, beta=first)
+    found_NRC = wide_NRC if len(wide) > 1 else wide_NRC[None]
+    return found_NRC.mT if rows > columns else found_NRC
 
 
 class GroupOptimizer:
