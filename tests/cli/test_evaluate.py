@@ -183,6 +183,9 @@ def test_predictability_reports_and_does_not_train_twice(
     joined = run("reconstruction", "--codec", "loud", "--manifest", manifest, "--workers", 0, "--metrics", "fast",
                  "--predictability", tmp_path / "bits.json")  # fmt: skip
     assert "LM bits per second" in joined
+    joined = run("reconstruction", "--codec", "dull", "--manifest", manifest, "--workers", 0, "--metrics", "fast",
+                 "--predictability", tmp_path / "bits.json")  # fmt: skip
+    assert "no LM bits of 'dull' in it; there is loud, shown" in joined
 
 
 def test_consistency_shows_slices_changes_and_chance(run: Run, manifest: Path, tmp_path: Path) -> None:
@@ -225,6 +228,8 @@ def test_robustness_shows_levels_and_silence(run: Run, manifest: Path, tmp_path:
         (["reconstruction", "--codec", "loud", "--pairs", "x.csv"], "takes no --codec"),
         (["reconstruction", "--codec", "loud", "--asr", "/no/asr", "--metrics", "fast"], "/no/asr: no such folder"),
         (["predictability", "--codec", "loud", "--seeds", "0"], "--seeds must be at least 1"),
+        (["predictability", "--codec", "loud", "--audio-seconds", "-1"], "audio_seconds must be above 0"),
+        (["predictability", "--codec", "loud", "--probe-codes", "0"], "probe: at least 2 codes"),
         (["reconstruction", "--codec", "loud", "--codec", "loud"], "two codecs are called 'loud'"),
     ],
 )

@@ -124,3 +124,15 @@ def test_places_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "one.lab").write_text(FESTIVAL)
     with pytest.raises(ValueError, match="could be of 2 clips called one"):
         read_alignments(str(tmp_path), [CLIP, Clip("by/one", "one.wav", 0.8)])
+
+
+def test_two_files_of_one_name_are_not_guessed_between(tmp_path: Path) -> None:
+    for speaker in ("a", "b"):
+        (tmp_path / speaker).mkdir()
+        (tmp_path / speaker / "one.lab").write_text(FESTIVAL)
+    with pytest.raises(ValueError, match="sub/one could have .*a/one.lab or .*b/one.lab"):
+        read_alignments(str(tmp_path), [CLIP])
+    assert read_alignments(str(tmp_path), [Clip("b/one", "one.wav", 0.8)]) == {"b/one": PHONES}
+    (tmp_path / "b" / "one.lab").write_bytes(TEXT_GRID.encode("utf-16"))
+    with pytest.raises(ValueError, match="b/one.lab: not an alignment that can be read"):
+        read_alignments(str(tmp_path), [Clip("b/one", "one.wav", 0.8)])

@@ -144,6 +144,20 @@ def test_lossy_codecs_change_the_sound_and_keep_it_recognisable():
     assert len(kinds) > 3
 
 
+@pytest.mark.parametrize("rate", [22_050, 32_000, 44_100])
+def test_lossy_codecs_take_the_rates_of_other_codecs_too(rate):
+    tone_S = (0.3 * np.sin(np.arange(rate) / rate * 2 * np.pi * 440)).astype(np.float32)
+    heard_S, wanted_S = augment(tone_S, rate, Augmentation(lossy_share=1.0), 0, 0, "a")
+    assert len(heard_S) == rate and 1e-4 < np.abs(heard_S - tone_S).max() < 1.0
+    np.testing.assert_array_equal(heard_S, wanted_S)
+
+
+def test_a_rate_that_no_lossy_codec_takes_is_refused_before_training(clips):
+    ClipDataset(clips, 96_000, augmentation=Augmentation(dither_share=1.0))
+    with pytest.raises(ValueError, match="neither mp3 nor opus takes 96,000 Hz"):
+        ClipDataset(clips, 96_000, augmentation=Augmentation(lossy_share=0.1))
+
+
 def test_a_clip_is_played_faster_by_reading_it_at_another_rate(tmp_path):
     time = np.arange(4 * RATE) / RATE
     soundfile.write(tmp_path / "tone.wav", 0.3 * np.sin(2 * np.pi * 400 * time), RATE)

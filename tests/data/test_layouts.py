@@ -197,6 +197,21 @@ def test_nemo_manifests_and_stretches(tmp_path):
         assert "1 to 10 s is asked for" in lines and "gone.wav" in lines and "not a JSON object" in lines
 
 
+def test_the_first_segment_of_a_nemo_recording_is_a_stretch_too(tmp_path):
+    root = tmp_path / "nemo"
+    speak(root / "long.wav", 3.0)
+    speak(root / "whole.wav", 1.0)
+    rows = [
+        {"audio_filepath": "long.wav", "offset": 0.0, "duration": 1.0, "text": "one"},
+        {"audio_filepath": "long.wav", "offset": 1.0, "duration": 2.0, "text": "two"},
+        {"audio_filepath": "whole.wav", "offset": 0, "duration": 1.01, "text": "three"},
+    ]
+    put(root / "train.json", "\n".join(map(json.dumps, rows)))
+    clips, _ = build(root)
+    found = sorted((clip.text, clip.start, clip.duration) for clip in clips.values())
+    assert found == [("one", 0.0, 1.0), ("three", None, 1.0), ("two", 1.0, 2.0)]
+
+
 def test_a_file_that_is_listed_twice_is_one_clip(tmp_path):
     root = tmp_path / "nemo"
     speak(root / "a.wav")
@@ -305,6 +320,7 @@ def test_no_speaker_in_two_splits_where_that_is_asked_for(tmp_path):
 def test_a_stretch_is_a_clip_of_its_own_for_everything_that_reads_clips(tmp_path):
     """Training, measuring, tokenizing and scoring hear the stretch, not its whole file."""
     from llmcodec.data.clips import ClipDataset
+    from llmcodec.data.sampler import clip_seed
     from llmcodec.evaluation.encoded_corpus import EncodedCorpus
     from llmcodec.io.bad_rows import BadRows
     from llmcodec.transcode.views import read_clip
@@ -315,8 +331,9 @@ def test_a_stretch_is_a_clip_of_its_own_for_everything_that_reads_clips(tmp_path
     clip = Clip("a", "a.wav", 0.5, start=0.25, folder=str(tmp_path))
     expected_S = audio.load(tmp_path / "a.wav", 16000, 4000, 8000)
     np.testing.assert_array_equal(ClipDataset([clip], 16000).read(0), expected_S)
-    crop_S = ClipDataset([clip], 16000, crop_seconds=0.1, crop="middle").read(0)
-    np.testing.assert_array_equal(crop_S, expected_S[3200:4800])
+    start = clip_seed(0, 3, "a", "crop") % (8000 - 1600 + 1)
+    crop_S = ClipDataset([clip], 16000, crop_seconds=0.1).read(0, step=3)
+    np.testing.assert_array_equal(crop_S, expected_S[start : start + 1600])
     with EncodedCorpus(miniature_codec()) as corpus:
         np.testing.assert_array_equal(corpus.wav(clip), expected_S)
     recording = read_clip(clip, 16000, BadRows())

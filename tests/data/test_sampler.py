@@ -13,30 +13,11 @@ from hypothesis import strategies as st
 from llmcodec.data.sampler import ResumableSampler, clip_seed
 
 durations_lists = st.lists(st.floats(0.1, 10.0), min_size=4, max_size=60)
-sizes = st.one_of(
-    st.fixed_dictionaries({"batch_clips": st.integers(1, 7)}),
-    st.fixed_dictionaries({"batch_seconds": st.floats(20.0, 60.0)}),
-)
-options = st.fixed_dictionaries(
-    {"seed": st.integers(0, 5), "bucket_batches": st.integers(1, 4), "shuffle": st.booleans()}
-)
+options = st.fixed_dictionaries({"seed": st.integers(0, 5), "bucket_batches": st.integers(1, 4)})
 
 
 def take(sampler: ResumableSampler, count: int) -> list[list[int]]:
     return [next(sampler) for _ in range(count)]
-
-
-@given(durations_lists, st.floats(20.0, 60.0), options)
-@settings(max_examples=60, deadline=None)
-def test_batches_of_seconds_read_every_clip_once_per_epoch_within_the_budget(durations, batch_seconds, kwargs):
-    sampler = ResumableSampler(durations, batch_seconds=batch_seconds, **kwargs)
-    for epoch in range(3):
-        seen: list[int] = []
-        while sampler.epoch == epoch:
-            batch = next(sampler)
-            assert len(batch) * max(durations[index] for index in batch) <= batch_seconds + 1e-9
-            seen += batch
-        assert sorted(seen) == list(range(len(durations)))
 
 
 @given(durations_lists, st.integers(1, 7), options)
@@ -54,29 +35,28 @@ def test_batches_of_clips_are_full_and_read_every_clip_equally_often(durations, 
             assert sorted(stream[start : start + len(durations)]) == list(range(len(durations)))
 
 
-@given(durations_lists, sizes, options, st.integers(0, 25))
+@given(durations_lists, st.integers(1, 7), options, st.integers(0, 25))
 @settings(max_examples=80, deadline=None)
-def test_resumed_equals_uninterrupted_at_any_point(durations, size, kwargs, cut):
-    whole = take(ResumableSampler(durations, **size, **kwargs), cut + 12)
-    first = ResumableSampler(durations, **size, **kwargs)
+def test_resumed_equals_uninterrupted_at_any_point(durations, batch_clips, kwargs, cut):
+    kwargs = kwargs | {"batch_clips": batch_clips}
+    whole = take(ResumableSampler(durations, **kwargs), cut + 12)
+    first = ResumableSampler(durations, **kwargs)
     assert take(first, cut) == whole[:cut]
     state = json.loads(json.dumps(first.state_dict()))
-    second = ResumableSampler(durations, **size, **kwargs)
+    second = ResumableSampler(durations, **kwargs)
     take(second, 3)  # whatever it did before
     second.load_state_dict(state)
     assert take(second, 12) == whole[cut:] and second.step == cut + 12
 
 
-@given(st.lists(st.floats(0.1, 5.0), min_size=6, max_size=60), st.integers(1, 3), st.booleans(), options)
+@given(st.lists(st.floats(0.1, 5.0), min_size=6, max_size=60), st.integers(1, 3), options)
 @settings(max_examples=80, deadline=None)
-def test_the_ranks_batches_in_order_are_the_big_batch_of_one_process(durations, world_size, by_clips, kwargs):
-    def sampler(rank: int, ranks: int, total: float) -> ResumableSampler:
-        size = {"batch_clips": int(total) // ranks} if by_clips else {"batch_seconds": total / ranks}
-        return ResumableSampler(durations, rank=rank, world_size=ranks, **size, **kwargs)
+def test_the_ranks_batches_in_order_are_the_big_batch_of_one_process(durations, world_size, kwargs):
+    def sampler(rank: int, ranks: int) -> ResumableSampler:
+        return ResumableSampler(durations, rank=rank, world_size=ranks, batch_clips=6 * world_size // ranks, **kwargs)
 
-    total = 2.0 * world_size * (3 if by_clips else 10)
-    one = take(sampler(0, 1, total), 15)
-    shards = [take(sampler(rank, world_size, total), 15) for rank in range(world_size)]
+    one = take(sampler(0, 1), 15)
+    shards = [take(sampler(rank, world_size), 15) for rank in range(world_size)]
     assert all(shard for rank in shards for shard in rank)
     assert [sum((list(part) for part in parts), []) for parts in zip(*shards, strict=True)] == one
 
@@ -100,17 +80,16 @@ def test_the_number_of_ranks_may_change_on_resume_but_nothing_else():
             other.load_state_dict(first.state_dict())
 
 
-@pytest.mark.parametrize("size", [{"batch_clips": 8}, {"batch_seconds": 30.0}])
-def test_a_corpus_that_grew_goes_on_in_an_order_of_its_own_where_that_is_allowed(size):
+def test_a_corpus_that_grew_goes_on_in_an_order_of_its_own_where_that_is_allowed():
     durations = list(np.linspace(1, 5, 40))
-    first = ResumableSampler(durations, seed=3, **size)
+    first = ResumableSampler(durations, seed=3, batch_clips=8)
     take(first, 7)
-    grown = ResumableSampler([*durations, 2.0, 3.0], seed=3, **size)
+    grown = ResumableSampler([*durations, 2.0, 3.0], seed=3, batch_clips=8)
     grown.load_state_dict(first.state_dict(), allow_changes=True)
     assert grown.step == 7  # crops and augmentation go on, they do not begin again
     seen = {index for batch in take(grown, 24) for index in batch}
     assert seen == set(range(42))
-    same = ResumableSampler(durations, seed=3, **size)
+    same = ResumableSampler(durations, seed=3, batch_clips=8)
     same.load_state_dict(first.state_dict(), allow_changes=True)  # nothing changed: exactly as before
     assert take(same, 9) == take(first, 9)
 
@@ -128,28 +107,23 @@ def test_seeds_and_epochs_give_different_orders_and_the_same_seed_the_same():
 def test_bucketing_saves_padding():
     durations = list(np.random.default_rng(0).exponential(4.0, 2000) + 0.5)
 
-    def padded_share(**size: float) -> float:
-        sampler = ResumableSampler(durations, **size)  # type: ignore[arg-type]
+    def padded_share(bucket_batches: int) -> float:
+        sampler = ResumableSampler(durations, batch_clips=16, bucket_batches=bucket_batches)
         real = padded = 0.0
         for batch in take(sampler, 100):
             lengths = [durations[index] for index in batch]
             real, padded = real + sum(lengths), padded + len(lengths) * max(lengths)
         return 1 - real / padded
 
-    assert padded_share(batch_clips=16) > 0.5
-    assert padded_share(batch_clips=16, bucket_batches=50) < 0.1
-    assert padded_share(batch_seconds=100, bucket_batches=20) < 0.1
+    assert padded_share(1) > 0.5
+    assert padded_share(50) < 0.1
 
 
 @pytest.mark.parametrize(
     ("kwargs", "words"),
     [
-        ({}, "either"),
-        ({"batch_clips": 2, "batch_seconds": 9.0}, "either"),
         ({"batch_clips": 0}, "at least 1"),
-        ({"batch_seconds": 5.9}, "twice the longest clip"),
         ({"batch_clips": 2, "rank": 2, "world_size": 2}, "rank 2"),
-        ({"batch_seconds": 9.0, "rank": 0, "world_size": 4}, "too few"),
     ],
 )
 def test_impossible_settings_are_refused(kwargs, words):

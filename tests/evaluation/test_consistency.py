@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -122,6 +123,8 @@ def test_bad_input_is_said(clips: list[Clip]) -> None:
     for change, text in (
         (Change("shift", 0.7), "at most 0.5"),
         (Change("echo", 1.0), "choose slice, shift"),
+        (Change("slice", -0.2), "of a slice above 0"),
+        (Change("noise", math.nan), "give a finite number"),
     ):
         with pytest.raises(ValueError, match=text):
             measured(LoudnessCodec(), clips, change)

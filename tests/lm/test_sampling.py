@@ -249,7 +249,14 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="name the speaker"):
         text_prompt(lm, "hello")
     assert len(text_prompt(lm, "hi", speaker="al")) == 7
-    for bad in ({"temperature": -1}, {"top_p": 0}, {"max_codes": 0}, {"min_codes": 9, "max_codes": 8}):
+    for bad in (
+        {"temperature": -1},
+        {"temperature": math.nan},  # would draw the end of every clip
+        {"top_p": 0},
+        {"repetition_penalty": math.nan},
+        {"max_codes": 0},
+        {"min_codes": 9, "max_codes": 8},
+    ):
         with pytest.raises(ValueError, match="sampling:"):
             SamplingConfig(**bad)
     assert math.isfinite(SamplingConfig().temperature)

@@ -6,6 +6,7 @@ import copy
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -174,8 +175,12 @@ def test_a_collapse_warns_or_stops_with_a_checkpoint(folder):
 
 def test_what_is_exported_is_the_average(folder, monkeypatch):
     monkeypatch.setattr("llmcodec.training.trainer.plot_curves", lambda *_: None)
-    trainer = trainer_of(folder, "average", accumulate=1, steps=3)
+    trainer = trainer_of(folder, "average", accumulate=1, steps=3, log_every=2)
+    clock = SimpleNamespace(monotonic=lambda: 10.0 * trainer.step)
+    monkeypatch.setattr("llmcodec.training.trainer.time", clock)
     exported = LLMCodec.from_pretrained(trainer.run()).state_dict()
+    rows = read_log(folder / "average" / "log.jsonl")
+    assert [(row["step"], row["seconds_per_step"]) for row in rows] == [(2, 10.0), (3, 10.0)]
     assert trainer.ema is not None and same(exported, dict(trainer.ema.module.state_dict())) == []
     assert same(exported, trainer.codec.state_dict())
     for name in ("audio_rows.safetensors", "prediction_heads.safetensors", "run.json"):

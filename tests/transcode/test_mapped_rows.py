@@ -58,6 +58,19 @@ def test_codes_are_held_in_the_smallest_integers(tmp_path):
     ].codes.dtype == np.dtype(np.uint16)
 
 
+def test_what_all_reading_leaves_out_or_mixes_is_said(tmp_path):
+    folders = [
+        write(tmp_path / weight, 4, per_shard=1, codec=dataclasses.replace(CODEC, codec=f"search@{weight}:toy"))
+        for weight in ("0.1", "0.2")
+    ]
+    for read in (lambda: read_rows(folders), lambda: MappedRows(folders)[:]):
+        with pytest.warns(UserWarning) as said:
+            read()
+        lines = [str(one.message) for one in said]
+        assert sum("learns a mixture" in line for line in lines) == 1
+        assert any("of which a language model reads the first alone" in line for line in lines)
+
+
 def test_what_cannot_be_mapped_is_named(tmp_path):
     folder = write(tmp_path / "a", 10, per_shard=5)
     with pytest.raises(ValueError, match="a: named twice"):
@@ -65,7 +78,7 @@ def test_what_cannot_be_mapped_is_named(tmp_path):
     with pytest.raises(ValueError, match="no token shards"):
         MappedRows([tmp_path])
     other = write(tmp_path / "b", 3, codec=dataclasses.replace(CODEC, weights_sha256="1" * 64))
-    with pytest.raises(ValueError, match="b/shard-00000.arrow: tokens of codec 'toy', the others are of"):
+    with pytest.raises(ValueError, match="b/shard-00000.arrow: tokens of codec 'toy' .1{12}., the others are of"):
         MappedRows([folder, other])
     parquet = write(tmp_path / "p", 3, format="parquet")
     with pytest.raises(ValueError, match="Parquet cannot be memory-mapped; tokenize as arrow"):

@@ -135,7 +135,7 @@ def evaluate_reconstruction(
             rows.append(reconstruction_row(name, encoded, result))
             recordings.add(rows[-1], encoded)
         told = provenance(wanted, bad)
-    rows = [_with_lm_bits(row, predictability) for row in rows]
+    rows = [_with_lm_bits(row, predictability, console) for row in rows]
     parts = {f"{title}{fidelity.LENGTHS[lengths]}": part for title, part in fidelity.by_domain(rows).items()}
     told["lengths"] = lengths
     names += () if clap is None else (CLAP.key,)
@@ -155,16 +155,20 @@ def _metric_names(words: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for word in words for name in GROUPS.get(word, (word,)))
 
 
-def _with_lm_bits(row: SystemRow, path: str | None) -> SystemRow:
-    """Add LM bits per second of the same name from a predictability JSON."""
+def _with_lm_bits(row: SystemRow, path: str | None, console: Console) -> SystemRow:
+    """Add LM bits per second of the same name from a predictability JSON; says so where there are none."""
     if path is None:
         return row
     try:
         systems = read_object(path)["systems"]
-    except (OSError, ValueError, KeyError) as error:
+        value = systems.get(row.name, {}).get("measures", {}).get("lm_bits_per_second", {}).get("value")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: not a result of `llmcodec evaluate predictability` ({error})") from error
-    value = systems.get(row.name, {}).get("measures", {}).get("lm_bits_per_second", {}).get("value")
-    return row if value is None else replace(row, more={**row.more, "lm_bits_per_second": float(value)})
+    if value is None:
+        there = ", ".join(systems) or "nothing"
+        console.print(f"- {path}: no LM bits of {row.name!r} in it; there is {there}", highlight=False, soft_wrap=True)
+        return row
+    return replace(row, more={**row.more, "lm_bits_per_second": float(value)})
 
 
 def evaluate_predictability(
@@ -205,9 +209,11 @@ def evaluate_predictability(
         raise ValueError(f"--seeds must be at least 1, not {seeds}")
     small = corpus.manifest == BUNDLED
     protocol = replace(MINI_LIKELIHOOD if small else LikelihoodConfig(), seeds=tuple(range(seeds)))
-    protocol = replace(protocol, audio_seconds=audio_seconds or protocol.audio_seconds)
     latents = MINI_PROBE if small else ProbeConfig()
-    latents = replace(latents, num_codes=probe_codes or latents.num_codes)
+    if audio_seconds is not None:
+        protocol = replace(protocol, audio_seconds=audio_seconds)
+    if probe_codes is not None:
+        latents = replace(latents, num_codes=probe_codes)
     (train, valid, test), bad = corpus.without_bad(*(corpus.read(split) for split in ("train", "valid", "test")))
     clips = Corpus(train, valid, test)
     config = MeasurementConfig(

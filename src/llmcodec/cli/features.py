@@ -63,8 +63,9 @@ def evaluate_phones(
         raise ValueError("name something to measure: --codec bundled, or --features hubert:PLACE:LAYER")
     systems = named_systems(codec) if codec else []
     config = PhoneConfig(codebook - 1, context, items, pauses, seed)
-    spoken = read_alignments(alignments, corpus.held_out_clips())
-    (chosen,), bad = corpus.without_bad(spread([one for one in corpus.held_out_clips() if one.id in spoken], clips))
+    held_out = corpus.held_out_clips()
+    spoken = read_alignments(alignments, held_out)
+    (chosen,), bad = corpus.without_bad(spread([one for one in held_out if one.id in spoken], clips))
     console = Console()
     results: dict[str, PhoneResult] = {}
     for name, encoded in open_systems(systems, device.torch_device()):

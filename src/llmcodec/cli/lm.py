@@ -248,6 +248,11 @@ def sample(
     from llmcodec.lm.speech import codec_of, requests_for, stream_speech, write_speech
     from llmcodec.lm.token_lm import load_token_lm
 
+    if not 0 < seconds < math.inf or not 0 <= min_seconds <= seconds or count < 1:
+        raise ValueError(
+            f"--seconds must be above 0, --min-seconds not above it and --count at least 1, got {seconds:g}, "
+            f"{min_seconds:g} and {count}"
+        )
     loaded = load_token_lm(lm, device.torch_device(), dtype)
     runtime = codec_of(loaded, codec, device.torch_device())
     whole = runtime.identity.num_codebooks

@@ -76,17 +76,24 @@ def _texts(_: str, clips: Sequence[Clip]) -> Iterator[tuple[str, list[Phone]]]:
 
 
 def _folder(place: str, clips: Sequence[Clip]) -> Iterator[tuple[str, list[Phone]]]:
-    names = {path.stem: path for ending in ENDINGS for path in Path(place).rglob(f"*{ending}")}
+    names: dict[str, list[Path]] = {}
+    for path in (path for ending in ENDINGS[::-1] for path in sorted(Path(place).rglob(f"*{ending}"))):
+        names.setdefault(path.stem, []).append(path)
     last = [Path(clip.id).name for clip in clips]
     for clip, name in zip(clips, last, strict=True):
         own = [Path(place) / f"{clip.id}{ending}" for ending in ENDINGS]
-        path = next((one for one in own if one.is_file()), names.get(name))
-        if path is None:
+        found = [one for one in own if one.is_file()][:1] or names.get(name, [])
+        if not found:
             continue
+        path, *others = found[0], *(one for one in found if one.parent != found[0].parent)
         if path not in own and last.count(name) > 1:
             raise ValueError(f"alignments: {path} could be of {last.count(name)} clips called {name}")
-        text = path.read_text(encoding="utf-8-sig")
+        if others:
+            raise ValueError(
+                f"alignments: {clip.id} could have {path} or {others[0]}; call its file {clip.id}{ENDINGS[0]}"
+            )
         try:
+            text = path.read_text(encoding="utf-8-sig")
             yield clip.id, _text_grid(text) if path.suffix == ".TextGrid" else _labels(text)
         except (ValueError, IndexError) as error:
             raise ValueError(f"{path}: not an alignment that can be read ({error})") from error

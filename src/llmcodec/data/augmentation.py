@@ -27,6 +27,9 @@ LOSSY: dict[str, dict[str, str]] = {
     "mp3": {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT"},
     "opus": {"format": "OGG", "subtype": "OPUS"},
 }
+LOSSY_RATES = {"mp3": (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)}
+LOSSY_RATES["opus"] = (8000, 12_000, 16_000, 24_000, 48_000)
+"""Sample rates that each of them takes, in Hz."""
 COMPRESSION = (0.88, 0.98)
 """libsndfile's compression levels: about 38 to 10 kbit/s."""
 DITHER = 2.0**-15
@@ -81,6 +84,14 @@ class Augmentation:
         for name in ("silence_seconds", "speed_range", "t60_seconds"):
             if not getattr(self, name)[0] > 0:
                 raise ValueError(f"recipe: data.augmentation.{name} must be positive, got {getattr(self, name)}")
+
+    def check_rate(self, sample_rate: int) -> None:
+        """Raise ValueError for an effect that clips of this rate cannot have."""
+        if self.lossy_share and not any(sample_rate in rates for rates in LOSSY_RATES.values()):
+            raise ValueError(
+                f"recipe: data.augmentation.lossy_share: neither {' nor '.join(LOSSY)} takes {sample_rate:,} Hz; "
+                "set it to 0"
+            )
 
     @property
     def on(self) -> bool:
@@ -209,9 +220,9 @@ def band_passed(wav_S: np.ndarray, sample_rate: int, low: float, high: float) ->
 
 def lossy(wav_S: np.ndarray, sample_rate: int, draw: np.random.Generator) -> np.ndarray:
     """MP3 or Opus at one of libsndfile's lower rates, there and back; scaled to full level on the way."""
-    how = LOSSY[str(draw.choice(sorted(LOSSY)))]
+    how = LOSSY[str(draw.choice([name for name in sorted(LOSSY) if sample_rate in LOSSY_RATES[name]]))]
     peak = float(np.abs(wav_S).max())
-    if peak == 0.0 or sample_rate not in (16_000, 24_000, 48_000):
+    if peak == 0.0:
         return wav_S
     buffer = io.BytesIO()
     full_S = np.clip(wav_S * (0.7 / peak), -1, 1)

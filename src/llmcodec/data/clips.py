@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -57,8 +57,8 @@ class ClipDataset:
     """Reads clips of a manifest at a codec's sample rate.
 
     clips: what `read_manifest` gave. sample_rate: of the codec; other rates are resampled.
-    crop_seconds: length of a crop, or None for whole utterances; shorter clips are taken whole.
-    crop: `random` places the crop by (seed, step, clip id), `start` at the beginning, `middle` in the middle.
+    crop_seconds: length of a crop, whose place (seed, step, clip id) decide; None for whole utterances. Shorter clips
+        are taken whole.
     augmentation: changes to every clip that `batch` gives; `read` gives clips as they are.
     bad: takes clips that cannot be read; another stands in for each (`stand_ins`). None allows none.
     """
@@ -69,21 +69,19 @@ class ClipDataset:
         sample_rate: int,
         *,
         crop_seconds: float | None = None,
-        crop: Literal["random", "start", "middle"] = "random",
         seed: int = 0,
         augmentation: Augmentation | None = None,
         bad: BadRows | None = None,
     ) -> None:
-        if crop not in ("random", "start", "middle"):
-            raise ValueError(f"crop must be random, start or middle, not {crop!r}")
         if crop_seconds is not None and crop_seconds * sample_rate < 1:
             raise ValueError(f"crop_seconds={crop_seconds:g} is less than one sample")
         self.clips = clips if isinstance(clips, ClipTable) else list(clips)
         self.sample_rate, self.seed = sample_rate, seed
         self.crop_samples = None if crop_seconds is None else round(crop_seconds * sample_rate)
-        self.crop = crop
         self.bad = BadRows(total=len(self.clips)) if bad is None else bad
         self.augmentation = augmentation if augmentation is not None and augmentation.on else None
+        if self.augmentation is not None:
+            self.augmentation.check_rate(sample_rate)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -96,7 +94,7 @@ class ClipDataset:
         return seconds
 
     def read(self, index: int, step: int = 0, speed: float = 1.0) -> np.ndarray:
-        """float32 (S,) of one clip; `step` matters for random crops only. Raises ValueError naming a broken file.
+        """float32 (S,) of one clip; `step` matters for crops only. Raises ValueError naming a broken file.
 
         A clip is played faster or slower (`speed`) by reading it at another sample rate.
         """
@@ -107,10 +105,7 @@ class ClipDataset:
         spare = clip.num_samples(rate) - self.crop_samples
         if spare <= 0:
             return clip.load(rate)
-        if self.crop == "random":
-            start = clip_seed(self.seed, step, clip.id, "crop") % (spare + 1)
-        else:
-            start = 0 if self.crop == "start" else spare // 2
+        start = clip_seed(self.seed, step, clip.id, "crop") % (spare + 1)
         return clip.load(rate, start, self.crop_samples)
 
     def batch(self, indices: Sequence[int], step: int = 0) -> ClipBatch:

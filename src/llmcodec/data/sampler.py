@@ -29,68 +29,54 @@ def clip_seed(seed: int, step: int, clip_id: str, purpose: str) -> int:
 class ResumableSampler(Iterator[list[int]]):
     """Endless batches of clip indices, for one rank of `world_size`.
 
-    durations: seconds of each clip. Exactly one batch size is given, per rank:
-    batch_clips: that many clips. The epochs are joined to one stream, so no batch is short and none is dropped.
-    batch_seconds: clips x longest clip <= batch_seconds over all ranks together (a rank may hold one clip more than its
-        share); every epoch reads each clip once. At least twice the longest clip, so that no rank goes without.
-    bucket_batches: clips of similar length share a batch; they are sorted within pools of this many batches. 1 means no
-        sorting in the mode `batch_clips`.
-    shuffle: a new permutation by (seed, epoch) in every epoch, or the manifest's order.
-    blocks: first index of every run of clips that are read together (row groups of Parquet, see `find_blocks`). The
-        runs are then shuffled, and the clips of WINDOW of them that follow each other; None, or so few: all clips.
+    The epochs are joined to one stream, so no batch is short and no clip is dropped.
+
+    Args:
+        durations: seconds of each clip.
+        batch_clips: clips of a batch, per rank.
+        bucket_batches: clips of similar length share a batch; they are sorted within pools of this many batches. 1
+            sorts nothing.
+        blocks: first index of every run of clips that are read together (row groups of Parquet, see `find_blocks`). The
+            runs are then shuffled, and the clips of WINDOW of them that follow each other; None, or so few: all clips.
     """
 
     def __init__(
         self,
         durations: Sequence[float] | np.ndarray,
         *,
-        batch_clips: int | None = None,
-        batch_seconds: float | None = None,
+        batch_clips: int,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
         bucket_batches: int = 1,
-        shuffle: bool = True,
         blocks: np.ndarray | None = None,
     ) -> None:
-        if (batch_clips is None) == (batch_seconds is None):
-            raise ValueError("give either batch_clips or batch_seconds")
         if not len(durations):
             raise ValueError("there is no clip to sample from")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of {world_size} ranks")
-        if bucket_batches < 1 or batch_clips is not None and batch_clips < 1:
+        if bucket_batches < 1 or batch_clips < 1:
             raise ValueError("batch_clips and bucket_batches must be at least 1")
         self.durations = np.asarray(durations, dtype=np.float64)
-        longest = float(self.durations.max())
-        if batch_seconds is not None and batch_seconds < 2 * longest:
-            raise ValueError(
-                f"batch_seconds={batch_seconds:g} must be at least twice the longest clip ({longest:g} s): "
-                "raise it, or drop long clips with max_seconds"
-            )
-        if batch_seconds is not None and len(durations) < world_size:
-            raise ValueError(f"{len(durations)} clips are too few for {world_size} ranks")
-        self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.bucket_batches, self.shuffle = bucket_batches, shuffle
+        self.seed, self.rank, self.world_size, self.bucket_batches = seed, rank, world_size, bucket_batches
         self.blocks = blocks if blocks is not None and len(blocks) > WINDOW else None
-        self._clips = None if batch_clips is None else batch_clips * world_size
-        self._seconds = None if batch_seconds is None else batch_seconds * world_size
+        self._clips = batch_clips * world_size
         self.step = 0  # batches drawn so far
-        self._epoch, self._index = 0, 0  # the next batch, in the mode batch_seconds
         self._cache: dict[tuple[str, int], Any] = {}
 
     def __next__(self) -> list[int]:
-        batch = self._stream_batch() if self._clips is not None else self._epoch_batch()
+        pool, index = divmod(self.step, self.bucket_batches)
+        batch: list[int] = self._cached("pool", pool)[index]
         self.step += 1
         return _share(batch, self.rank, self.world_size)
 
     @property
     def epoch(self) -> int:
         """The epoch that the next batch starts in."""
-        return self._epoch if self._clips is None else self.step * self._clips // len(self.durations)
+        return self.step * self._clips // len(self.durations)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "epoch": self._epoch, "index": self._index, "identity": self._identity()}
+        return {"step": self.step, "identity": self._identity()}
 
     def load_state_dict(self, state: dict[str, Any], allow_changes: bool = False) -> None:
         """Go on after the batch at which `state` was taken. The number of ranks may differ, the total batch not.
@@ -102,17 +88,15 @@ class ResumableSampler(Iterator[list[int]]):
         Raises:
             ValueError: the order was made differently, and this is not allowed.
         """
-        if state["identity"] != self._identity():
-            if allow_changes:
-                self.step, self._epoch, self._index = state["step"], state["epoch"] + 1, 0
-                return
+        now = self._identity()
+        if state["identity"] != now and not allow_changes:
             different = [
                 f"{name}: {state['identity'].get(name)!r} then, {value!r} now"
-                for name, value in self._identity().items()
+                for name, value in now.items()
                 if state["identity"].get(name) != value
             ]
             raise ValueError("the data order cannot be resumed, it was made differently (" + "; ".join(different) + ")")
-        self.step, self._epoch, self._index = state["step"], state["epoch"], state["index"]
+        self.step = state["step"]
 
     def _identity(self) -> dict[str, Any]:
         blocks = {} if self.blocks is None else {"blocks": digest(np.asarray(self.blocks, np.int64).tobytes())}
@@ -120,15 +104,13 @@ class ResumableSampler(Iterator[list[int]]):
             "num_clips": len(self.durations),
             "durations": digest(self.durations.tobytes()),
             "total_clips": self._clips,
-            "total_seconds": self._seconds,
+            "total_seconds": None,  # as this and `shuffle` stand in checkpoints
             "seed": self.seed,
             "bucket_batches": self.bucket_batches,
-            "shuffle": self.shuffle,
+            "shuffle": True,
         }
 
     def _order(self, epoch: int) -> np.ndarray:
-        if not self.shuffle:
-            return np.arange(len(self.durations))
         random = self._random("epoch", epoch)
         if self.blocks is None:
             return random.permutation(len(self.durations))
@@ -142,23 +124,17 @@ class ResumableSampler(Iterator[list[int]]):
         return np.random.RandomState(clip_seed(self.seed, number, "", purpose) % 2**32)
 
     def _cached(self, kind: str, number: int) -> Any:
-        """The order of an epoch or the plan of a pool or epoch; the last few are kept."""
+        """The order of an epoch or the plan of a pool; the last few are kept."""
         key = (kind, number)
         if key not in self._cache:
-            value = {"order": self._order, "pool": self._pool_plan, "plan": self._epoch_plan}[kind](number)
+            value = {"order": self._order, "pool": self._pool_plan}[kind](number)
             while len(self._cache) >= 4:
                 del self._cache[next(iter(self._cache))]
             self._cache[key] = value
         return self._cache[key]
 
-    def _stream_batch(self) -> list[int]:
-        pool, index = divmod(self.step, self.bucket_batches)
-        batch: list[int] = self._cached("pool", pool)[index]
-        return batch
-
     def _pool_plan(self, pool: int) -> list[list[int]]:
         """Batches of pool number `pool` of the stream that joins the epochs."""
-        assert self._clips is not None
         size = self._clips * self.bucket_batches
         positions = range(pool * size, (pool + 1) * size)
         total = len(self.durations)
@@ -167,46 +143,7 @@ class ResumableSampler(Iterator[list[int]]):
             return [indices]
         indices.sort(key=lambda index: -self.durations[index])  # stable: equal lengths stay in stream order
         batches = [indices[at : at + self._clips] for at in range(0, size, self._clips)]
-        return self._mixed(batches, pool)
-
-    def _epoch_batch(self) -> list[int]:
-        plan = self._cached("plan", self._epoch)
-        batch: list[int] = plan[self._index]
-        self._index += 1
-        if self._index == len(plan):
-            self._epoch, self._index = self._epoch + 1, 0
-        return batch
-
-    def _epoch_plan(self, epoch: int) -> list[list[int]]:
-        """All batches of one epoch in the mode batch_seconds."""
-        assert self._seconds is not None
-        order = self._cached("order", epoch)
-        pool_clips = self.bucket_batches * self._seconds / float(self.durations.mean())
-        num_pools = max(1, int(len(order) / pool_clips))
-        batches: list[list[int]] = []
-        for pool in np.array_split(order, num_pools):
-            descending = sorted((int(index) for index in pool), key=lambda index: -self.durations[index])
-            batches.extend(_cut_by_seconds(descending, self.durations, self._seconds))
-        return self._mixed(batches, epoch)
-
-    def _mixed(self, batches: list[list[int]], number: int) -> list[list[int]]:
-        if not self.shuffle:
-            return batches
-        return [batches[at] for at in self._random("batches", number).permutation(len(batches))]
-
-
-def _cut_by_seconds(descending: list[int], durations: np.ndarray, limit: float) -> list[list[int]]:
-    """Cut clips, longest first, where clips x longest would pass `limit`; a small rest shares with its neighbour."""
-    batches: list[list[int]] = [[]]
-    for index in descending:
-        if batches[-1] and (len(batches[-1]) + 1) * durations[batches[-1][0]] > limit:
-            batches.append([])
-        batches[-1].append(index)
-    if len(batches) > 1 and len(batches[-1]) < len(batches[-2]):
-        joined = batches[-2] + batches[-1]
-        half = (len(joined) + 1) // 2
-        batches[-2:] = [joined[:half], joined[half:]]
-    return batches
+        return [batches[at] for at in self._random("batches", pool).permutation(len(batches))]
 
 
 def _share(batch: list[int], rank: int, world_size: int) -> list[int]:

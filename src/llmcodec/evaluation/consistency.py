@@ -10,6 +10,7 @@ Shapes: Q codebooks, T frames, S samples. Test: tests/evaluation/test_consistenc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -112,6 +113,15 @@ def measure_consistency(
     """
     if not clips:
         raise ValueError("no clips: the manifest or the filter left none")
+    for change in changes:
+        if change.kind not in LABELS:
+            raise ValueError(f"no change {change.kind!r}: choose {', '.join(LABELS)}")
+        if change.kind == "shift" and not 0 < change.amount <= 0.5:
+            raise ValueError(f"a shift is above 0 and at most 0.5 of a frame, not {change.amount}")
+        if not math.isfinite(change.amount) or change.kind == "slice" and change.amount <= 0:
+            raise ValueError(f"{change.label}: give a finite number, of a slice above 0")
+    if slices_per_clip < 1:
+        raise ValueError(f"at least one slice of each length per clip, not {slices_per_clip}")
     codec, whole = encoded.codec, dict(zip(clips, encoded.codes(clips), strict=True))
 
     def copies() -> Iterator[tuple[tuple[Clip, Change, int], np.ndarray]]:
@@ -161,16 +171,12 @@ def altered(
 def changed(wav_S: np.ndarray, change: Change, hop_samples: int, seed: int, clip_id: str) -> np.ndarray:
     """The waveform after a change; a shift drops the first samples, so frame t still lies nearest to frame t."""
     if change.kind == "shift":
-        if not 0 < change.amount <= 0.5:
-            raise ValueError(f"a shift is above 0 and at most 0.5 of a frame, not {change.amount}")
         return wav_S[round(change.amount * hop_samples) :] if wav_S.size > hop_samples else wav_S
     if change.kind == "phase":
         return rotated(wav_S, change.amount)
-    if change.kind == "noise":
-        level = np.sqrt(np.mean(wav_S.astype(np.float64) ** 2)) * 10 ** (-change.amount / 20)
-        noise_S = _generator(seed, clip_id, "noise").standard_normal(wav_S.size)
-        return np.asarray(wav_S + level * noise_S, dtype=np.float32)
-    raise ValueError(f"no change {change.kind!r}: choose {', '.join(LABELS)}")
+    level = np.sqrt(np.mean(wav_S.astype(np.float64) ** 2)) * 10 ** (-change.amount / 20)
+    noise_S = _generator(seed, clip_id, "noise").standard_normal(wav_S.size)
+    return np.asarray(wav_S + level * noise_S, dtype=np.float32)
 
 
 def rotated(wav_S: np.ndarray, degrees: float) -> np.ndarray:

@@ -42,6 +42,10 @@ class ProbeConfig:
     seed: int = 0
     """Seed of the initial codes, the drawn rows and the replacement of empty codes."""
 
+    def __post_init__(self) -> None:
+        if self.num_codes < 2 or self.rounds < 1:
+            raise ValueError(f"probe: at least 2 codes and 1 round, not {self.num_codes} and {self.rounds}")
+
 
 MINI_PROBE = ProbeConfig(num_codes=512)
 """For the ten bundled minutes: 24,000 train frames at 50 Hz."""

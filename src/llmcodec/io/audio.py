@@ -146,6 +146,8 @@ def load(path: AudioPlace, sample_rate: int, start: int = 0, num_samples: int | 
     Only the asked part is read, by seek. Where the rates differ, a crop equals the same slice of the whole resampled
     file up to float32 rounding: reading starts where both sampling grids meet, with context for the filter.
     """
+    if num_samples is not None and num_samples < 1:
+        raise ValueError(f"{path}: num_samples must be at least 1, not {num_samples}")
     header = info(path)
     if header.sample_rate == sample_rate:
         return read(path, start, num_samples)[0]

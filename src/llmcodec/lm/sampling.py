@@ -51,12 +51,12 @@ class SamplingConfig:
     """Seed of sampling; clip i of a call uses (seed, i)."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+        if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1 or self.top_k < 0:
             raise ValueError(
                 f"sampling: temperature must be 0 or more, top_p in (0, 1], top_k 0 or more; got {self.temperature}, "
                 f"{self.top_p}, {self.top_k}"
             )
-        if self.repetition_penalty <= 0 or self.repetition_window < 1:
+        if not 0 < self.repetition_penalty < math.inf or self.repetition_window < 1:
             raise ValueError("sampling: repetition_penalty must be positive and repetition_window at least 1")
         if not 0 <= self.min_codes <= self.max_codes or self.max_codes < 1:
             raise ValueError(f"sampling: {self.min_codes} to {self.max_codes} codes are not a valid range")

@@ -52,6 +52,13 @@ class LikelihoodConfig:
     bf16: bool = True
     """Train under bf16 autocast; scores are always computed in float32."""
 
+    def __post_init__(self) -> None:
+        for name in ("audio_seconds", "batch_seconds", "context_seconds"):
+            if not 0 < getattr(self, name) < math.inf:  # a budget below 0 would report a model that learnt nothing
+                raise ValueError(f"likelihood: {name} must be above 0, got {getattr(self, name)}")
+        if self.num_evaluations < 1 or not self.seeds:
+            raise ValueError("likelihood: num_evaluations must be at least 1, and there must be a seed")
+
     def max_tokens(self, token_rate: float) -> int:
         """Longest context in tokens."""
         return max(1, round(self.context_seconds * token_rate))

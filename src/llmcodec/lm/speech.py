@@ -8,6 +8,7 @@ Test: tests/cli/test_lm.py.
 
 from __future__ import annotations
 
+import math
 import struct
 import time
 from collections.abc import Iterator, Sequence
@@ -94,10 +95,17 @@ def requests_for(
         speaker, language: for LMs that read one before the text.
 
     An LM that was trained with voice prompts speaks every text in the voice of every audio file.
+
+    Raises:
+        ValueError: `prompt_seconds` that are not above 0, or not those of an LM's voice prompts.
     """
-    rate = runtime.identity.sample_rate
+    rate, voice_seconds = runtime.identity.sample_rate, lm.card.voice_seconds if texts else None
+    if prompt_seconds is not None and not 0 < prompt_seconds < math.inf:
+        raise ValueError(f"sampling: prompt_seconds must be above 0, got {prompt_seconds}")
+    if prompt_seconds is not None and voice_seconds and prompt_seconds != voice_seconds:
+        raise ValueError(f"sampling: this LM takes a voice from {voice_seconds:g} s, not from {prompt_seconds:g} s")
     length = None if prompt_seconds is None else max(1, round(prompt_seconds * rate))
-    if lm.card.voice_seconds and texts:
+    if voice_seconds:
         voices: list[tuple[str, Tensor | None]] = [(Path(path).stem, load_voice(lm, runtime, path)) for path in prompts]
         return [
             SpeechRequest(f"{name}-text{number}", text_prompt(lm, text, speaker, language, voice_T))

@@ -265,15 +265,15 @@ class Trainer:
         log = JSONLLog(self.folder / "log.jsonl", self.step) if main else None
         if self.recipe.trackers:
             self.accelerator.init_trackers(self.recipe.name)
-        started, last = time.monotonic(), self.recipe.total_steps
+        started, told, last = time.monotonic(), self.step, self.recipe.total_steps
         bar = TrainingBar(self.recipe.name, last, self.step, self.bar_enabled)
         with RunLock(self.folder, main), StopSignals() as stop, bar, self.loader:
             while self.step < last:
                 row = self.train_step(self.read())
                 if row is not None and (self.step % self.recipe.log_every == 0 or self.step == last):
                     row = {"step": self.step, **row, "skipped": float(self.skipped)}
-                    row["seconds_per_step"] = (time.monotonic() - started) / self.recipe.log_every
-                    started = time.monotonic()
+                    row["seconds_per_step"] = (time.monotonic() - started) / (self.step - told)
+                    started, told = time.monotonic(), self.step
                     if log is not None:
                         log.write(row | self.phase())
                     if self.recipe.trackers:

@@ -18,6 +18,11 @@ import numpy as np
 from llmcodec.io.token_file import TokenProvenance, difference_of_search
 from llmcodec.io.token_shards import TokenRow, open_token_shards
 
+SEVERAL_CHANNELS = (
+    "some clips have several channels (`encode --channels split`), of which a language model reads the first alone; "
+    "mix them down to have all of each"
+)
+
 
 @dataclass(frozen=True)
 class FlatRow:
@@ -33,6 +38,8 @@ class FlatRow:
 
 def flat_row(row: TokenRow, provenance: TokenProvenance) -> FlatRow:
     """The first channel of a row, its codes in the smallest integers that hold those of all codebooks."""
+    if len(row.codes) > 1:
+        warnings.warn(SEVERAL_CHANNELS, stacklevel=2)
     shift_Q = np.arange(provenance.num_codebooks)[:, None] * provenance.codebook_size
     smallest = np.min_scalar_type(provenance.num_codebooks * provenance.codebook_size - 1)
     codes = (row.codes[0] + shift_Q).T.reshape(-1).astype(smallest)
@@ -70,19 +77,11 @@ def read_rows(
         ValueError: shards of different codecs, a folder or a clip in it named twice.
     """
     kept: list[FlatRow] = []
-    places = [folder.resolve() for folder in folders]
-    if twice := [folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1]:
-        raise ValueError(f"{twice[0]}: named twice, its clips would count double")
+    refuse_twice(folders)
     for folder in folders:
         provenance, rows = flat_rows(folder)
         codec = codec or provenance
-        if provenance.weights_sha256 != codec.weights_sha256:
-            raise ValueError(
-                f"{folder}: tokens of codec {provenance.codec!r} ({provenance.weights_sha256[:12]}), the others are of "
-                f"{codec.codec!r} ({codec.weights_sha256[:12]}); one language model speaks one codec"
-            )
-        if difference := difference_of_search(codec.codec, provenance.codec):
-            warnings.warn(f"{folder}: {difference}; the language model learns a mixture", stacklevel=2)
+        check_one_codec(codec, provenance, folder)
         kept += [
             row
             for row in rows
@@ -90,3 +89,21 @@ def read_rows(
         ]
     assert codec is not None
     return kept, codec
+
+
+def refuse_twice(folders: Sequence[Path]) -> None:
+    """Raise ValueError where a folder is named twice."""
+    places = [folder.resolve() for folder in folders]
+    if twice := [folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1]:
+        raise ValueError(f"{twice[0]}: named twice, its clips would count double")
+
+
+def check_one_codec(codec: TokenProvenance, theirs: TokenProvenance, where: Path) -> None:
+    """Raise ValueError for tokens `where` of another codec; warn of tokens that were searched in another way."""
+    if theirs.weights_sha256 != codec.weights_sha256:
+        raise ValueError(
+            f"{where}: tokens of codec {theirs.codec!r} ({theirs.weights_sha256[:12]}), the others are of "
+            f"{codec.codec!r} ({codec.weights_sha256[:12]}); one language model speaks one codec"
+        )
+    if difference := difference_of_search(codec.codec, theirs.codec):
+        warnings.warn(f"{where}: {difference}; the language model learns a mixture", stacklevel=3)

@@ -22,7 +22,7 @@ import numpy as np
 from llmcodec.io.digests import digest_all, digest_number
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.io.token_shards import DamagedShard, checked_rows, in_a_line, open_shard, shards_in
-from llmcodec.transcode.flat_rows import FlatRow, flat_row
+from llmcodec.transcode.flat_rows import FlatRow, check_one_codec, flat_row, refuse_twice
 from llmcodec.transcode.index import INDEX
 
 
@@ -45,17 +45,16 @@ class MappedRows(Sequence[FlatRow]):
         languages: Collection[str] | None = None,
     ) -> None:
         self.folders = list(folders)
-        places = [folder.resolve() for folder in folders]
-        if twice := [folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1]:
-            raise ValueError(f"{twice[0]}: named twice, its clips would count double")
+        refuse_twice(self.folders)
         self.shards = [path for folder in folders for path in _arrow_shards(folder)]
-        counts = []
+        counts, known = [], list[TokenProvenance]()
         codec: TokenProvenance | None = None
         for path in self.shards:
             batches, theirs = open_shard(path)
             codec = codec or theirs
-            if theirs.weights_sha256 != codec.weights_sha256:
-                raise ValueError(f"{path}: tokens of codec {theirs.codec!r}, the others are of {codec.codec!r}")
+            if theirs not in known:  # a line for each of them, not for each shard
+                check_one_codec(codec, theirs, path)
+                known.append(theirs)
             counts.append(sum(batch.num_rows for batch in sound(path, batches)))
         assert codec is not None
         self.codec = codec

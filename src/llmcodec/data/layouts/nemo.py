@@ -12,6 +12,7 @@ from typing import Any
 
 from llmcodec.data.layouts.base import COLUMNS, Folder, Report, Utterance, first, json_rows, plain_text
 from llmcodec.data.splits import split_of_folders
+from llmcodec.io.audio import info
 
 NAME = "NeMo"
 WHOLE_TREE = True
@@ -38,7 +39,7 @@ def read(folder: Folder, report: Report) -> Iterator[Utterance]:
 
 
 def read_file(path: Path, report: Report) -> Iterator[Utterance]:
-    """Rows of one manifest; a row with `offset`, or shorter than its file, is a stretch of it."""
+    """Rows of one manifest; a row with `offset` is a stretch, with 0 where its file lasts longer."""
     split, _ = split_of_folders([path.stem, *reversed(path.stem.split("_"))])
     for number, row in json_rows(path, report):
         audio = str(row.get("audio_filepath") or "")
@@ -46,7 +47,7 @@ def read_file(path: Path, report: Report) -> Iterator[Utterance]:
             report.skipped[f"{path.name}:{number}"] = f"{path}:{number}: no file {audio!r}"
             continue
         try:
-            offset, duration = _seconds(row.get("offset")) or 0.0, _seconds(row.get("duration"))
+            offset, duration = _seconds(row.get("offset")), _seconds(row.get("duration"))
         except ValueError as error:
             report.skipped[f"{path.name}:{number}"] = f"{path}:{number}: {error}"
             continue
@@ -58,10 +59,18 @@ def read_file(path: Path, report: Report) -> Iterator[Utterance]:
             first(row, COLUMNS["language"]),
             split,
             text_from=path.name if text else "",
-            start=offset,
-            duration=duration if offset else None,
+            start=offset or 0.0,
+            duration=duration if offset or offset == 0 and _is_part(path.parent / audio, duration) else None,
             said=duration,
         )
+
+
+def _is_part(path: Path, duration: float | None) -> bool:
+    """Whether a file lasts longer than this, by more than corpora round their times."""
+    try:
+        return duration is not None and duration + max(0.1, 0.02 * duration) < info(path).seconds
+    except ValueError:  # told where the clip is made
+        return False
 
 
 def _seconds(value: Any) -> float | None:
