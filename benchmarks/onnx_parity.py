@@ -2,11 +2,11 @@
 """ONNX Runtime beside torch on the bundled speech: equal tokens, waveform difference, processor seconds, int8.
 
     OMP_NUM_THREADS=1 python benchmarks/onnx_parity.py                       the bundled codec, all 191 clips
-    OMP_NUM_THREADS=1 python benchmarks/onnx_parity.py --int8                also with dynamic int8 quantisation
+    OMP_NUM_THREADS=1 python benchmarks/onnx_parity.py --int8                also the graphs in int8
     OMP_NUM_THREADS=1 python benchmarks/onnx_parity.py --auv --clips 6       AUV's architecture with random weights
 
 Times are processor seconds of the best of `--repeats` runs, so that other work on the machine counts little; ratios are
-of the same run. Both sides run in float32 with the same number of threads.
+of the same run. Both sides run in float32 with the same number of threads; int8 is compared with the float32 graphs.
 """
 
 from __future__ import annotations
@@ -24,12 +24,10 @@ from transformers.utils import logging as transformers_logging
 from llmcodec import LLMCodec, LLMCodecConfig, assets
 from llmcodec.data.manifest import read_manifest
 from llmcodec.io import audio
+from llmcodec.precision import SIDES
 from llmcodec.runtime.export import write_onnx
 from llmcodec.runtime.onnx_runtime import OnnxRuntime
 from llmcodec.runtime.torch_runtime import TorchRuntime
-
-# Products outside the conformer at the beginning and end of each graph: transforms, projections, code look-up.
-ENDS = {"encoder.onnx": (3, 2), "decoder.onnx": (1, 3)}
 
 
 class Compared(NamedTuple):
@@ -39,30 +37,6 @@ class Compared(NamedTuple):
     decode: float
     wrong: int
     made: list[np.ndarray]
-
-
-def quantized(source: Path, target: Path, everything: bool) -> None:
-    """Dynamic int8 copies of both graphs, all products or those of the conformer alone."""
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    for name, (first, last) in ENDS.items():
-        model = onnx.load(source / name)
-        constants = {one.name for one in model.graph.initializer}
-        products = [n.name for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in constants]
-        quantize_dynamic(
-            source / name,
-            target / name,
-            op_types_to_quantize=["MatMul"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=[] if everything else products[:first] + products[-last:],
-        )
-        small = onnx.load(target / name)
-        if not small.metadata_props:
-            small.metadata_props.extend(model.metadata_props)
-        onnx.save(small, target / name)
-    (target / "llmcodec_onnx.json").write_bytes((source / "llmcodec_onnx.json").read_bytes())
 
 
 def compare(runtime: OnnxRuntime, wavs: list[np.ndarray], expected: list[np.ndarray], repeats: int) -> Compared:
@@ -85,13 +59,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "fp32"
         folder.mkdir()
-        exporting = timed(lambda: write_onnx(codec, "codec", folder)).process
-        sizes = " + ".join(f"{(folder / name).stat().st_size / 1e6:.1f}" for name in ENDS)
+        exporting = timed(lambda: write_onnx(codec, "codec", folder, int8=SIDES if args.int8 else ())).process
+        sizes = ", ".join(f"{path.name} {path.stat().st_size / 1e6:.1f}" for path in sorted(folder.glob("*.onnx")))
         print(f"{sum(lengths) / RATE:.0f} s of speech, {torch.get_num_threads()} thread(s)")
         print(f"export: {exporting:.1f} processor seconds, {sizes} MB")
         _, torch_encode, expected = fastest(lambda: reference.encode_batch(wavs), args.repeats)
         _, torch_decode, wanted = fastest(lambda: reference.decode_batch(expected, lengths), args.repeats)
-        onnx = compare(OnnxRuntime(folder), wavs, expected, args.repeats)
+        onnx = compare(OnnxRuntime(folder, precision="fp32"), wavs, expected, args.repeats)
         total = sum(codes.size for codes in expected)
         worst = max(float(np.abs(a - b).max()) for a, b in zip(onnx.made, wanted, strict=True))
         print(
@@ -100,15 +74,11 @@ def main() -> None:
         )
         for side, ours, peer in (("encode", onnx.encode, torch_encode), ("decode", onnx.decode, torch_decode)):
             print(f"{side}: onnx {ours:.2f} s, torch {peer:.2f} s; x {peer / ours:.2f}")
-        for everything in (False, True) if args.int8 else ():
-            target = Path(place) / f"int8-{everything}"
-            target.mkdir()
-            quantized(folder, target, everything)
-            small = compare(OnnxRuntime(target), wavs, expected, args.repeats)
-            noise = np.median([snr_db(a, b) for a, b in zip(wanted, small.made, strict=True)])
-            what = "all products" if everything else "conformer only"
+        if args.int8:
+            small = compare(OnnxRuntime(folder, precision="int8"), wavs, expected, args.repeats)
+            noise = snr_db(np.concatenate(wanted), np.concatenate(small.made))
             print(
-                f"int8, {what}: tokens {1 - small.wrong / total:.2%} equal, decoder {noise:.1f} dB; "
+                f"int8: tokens {1 - small.wrong / total:.2%} equal, decoder {noise:.1f} dB; "
                 f"against fp32 encode x {onnx.encode / small.encode:.2f}, decode x {onnx.decode / small.decode:.2f}"
             )
 

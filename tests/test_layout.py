@@ -29,11 +29,11 @@ LEVELS = (
     {"runtime"},
     {"adapters"},
     {"metrics", "data", "codec"},
-    {"io", "protocol", "schedule", "distributed", "assets"},
+    {"io", "protocol", "precision", "schedule", "distributed", "assets"},
 )
 """Top to bottom. A package imports what stands below it, and of its own level what SIDEWAYS lists."""
 SIDEWAYS = {"evaluation": {"salmon"}}
-TOP_FILES = {"__init__", "__main__", "_compat", "protocol", "schedule", "distributed"}
+TOP_FILES = {"__init__", "__main__", "_compat", "protocol", "schedule", "distributed", "precision"}
 MOST_FILES = 22
 LAST_RESORT = {"cli.main": "main", "io.model_config": "refuse_damage"}
 """The functions that may catch everything: above the command line nothing would turn an error into a line for the

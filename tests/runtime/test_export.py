@@ -42,11 +42,13 @@ def test_onnx_graphs_beside_a_card(folder, tmp_path, capsys):
     pytest.importorskip("onnx")
     out = tmp_path / "graphs"
     assert main(["export", folder, "-o", str(out), "--format", "onnx"]) == 0
-    files = ["README.md", "decoder.onnx", "digests.json", "encoder.onnx", "llmcodec_onnx.json"]
+    files = ["README.md", "decoder.int8.onnx", "decoder.onnx", "digests.json", "encoder.onnx", "llmcodec_onnx.json"]
     assert sorted(os.listdir(out)) == files
     values = json.loads((out / "llmcodec_onnx.json").read_text())
     assert values["encoder_context"] is None and values["identity"]["codebook_size"] == 64
-    assert "ONNX graphs in float32" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "ONNX graphs in float32" in card and "`decoder.int8.onnx` replaces `decoder.onnx`" in card
+    assert "encoder.int8.onnx" not in card
     assert main(["export", folder, "-o", str(out), "--format", "onnx"]) == 1
     assert "is not empty" in capsys.readouterr().err
     (out / "README.md").write_text("mine")

@@ -55,8 +55,8 @@ def test_every_precision_is_the_same_codec_by_its_hash(tmp_path):
 def test_what_a_runtime_cannot_do_is_said(tmp_path):
     with pytest.raises(ValueError, match="runs on the CPU"):
         open_runtime("x", "onnx", device="cuda")
-    with pytest.raises(ValueError, match="no precision 'int8'"):
-        open_runtime("x", "onnx", precision="int8")
+    with pytest.raises(ValueError, match="no precision 'int16': choose auto, fp32 or int8"):
+        open_runtime("x", "onnx", precision="int16")
     with pytest.raises(ValueError, match="nowhere"):
         open_runtime(str(tmp_path / "nowhere"), device="cpu")
 

@@ -29,12 +29,13 @@ from torch import Tensor
 
 from llmcodec._compat import forward
 from llmcodec.codec.fast.cpu_conformer import kernels_run
-from llmcodec.codec.fast.engine import Choice, InferenceCodec, optimize_for_inference
+from llmcodec.codec.fast.engine import InferenceCodec, optimize_for_inference
 from llmcodec.codec.inputs import Numbers, check_look_up, clips_of
 from llmcodec.codec.listening import Listening
 from llmcodec.codec.mel_distance import MelDistance, Wanted
 from llmcodec.codec.model import LLMCodec
 from llmcodec.codec.outputs import LLMCodecDecoderOutput, LLMCodecEncoderOutput
+from llmcodec.precision import Precision
 from llmcodec.protocol import RateScorer
 
 FRAMES_ON_GPU = 24_000
@@ -122,7 +123,7 @@ class SearchingCodec(Listening):
         self.sketch = codec
         if not isinstance(codec, InferenceCodec):
             # Trials are only compared with each other, so they may be rounded a little; int8 would choose worse.
-            precision: Choice = "int16" if kernels_run(codec.config, codec.device) else "auto"
+            precision: Precision = "int16" if kernels_run(codec.config, codec.device) else "auto"
             self.sketch = optimize_for_inference(codec, encoder="fp32", decoder=precision)
         self.distance = MelDistance(codec.sample_rate, codec.hop_samples, codec.device)
 

@@ -24,6 +24,7 @@ from llmcodec.io.tensor_file import read_header
 from llmcodec.io.token_file import load_token_file
 from llmcodec.io.token_shards import SHARD_ENDINGS, open_token_shards
 from llmcodec.lm.token_lm import ADAPTER_WEIGHTS, AUDIO_ROWS, check_adapter, load_token_lm
+from llmcodec.precision import SIDES, graph_file
 from llmcodec.runtime.onnx_config import CONFIG as ONNX_CONFIG
 from llmcodec.runtime.onnx_runtime import OnnxRuntime
 from llmcodec.training.checkpoint import STEP_FOLDER, UNBOUNDED, load_checkpoint
@@ -140,10 +141,13 @@ def _leave_pickle(path: Path) -> str:
 
 
 def _open_onnx(folder: Path) -> str:
-    runtime = OnnxRuntime(folder)
+    runtime = OnnxRuntime(folder, precision="fp32")
     if importlib.util.find_spec("onnxruntime") is None:
         return "an ONNX export; not opened, onnxruntime is not installed"
     _ = runtime.encoder, runtime.decoder
+    for side in SIDES:
+        if (folder / graph_file(side, "int8")).is_file():
+            getattr(OnnxRuntime(folder, precision="int8", only=side), side)
     return "an ONNX export, opens"
 
 

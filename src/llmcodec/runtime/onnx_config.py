@@ -16,9 +16,10 @@ from pathlib import Path
 from llmcodec.io.structured import read_object
 from llmcodec.io.tensor_check import check_settings
 from llmcodec.io.token_file import TokenProvenance
+from llmcodec.precision import graph_file
 
 CONFIG = "llmcodec_onnx.json"
-ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
+ENCODER, DECODER = graph_file("encoder", "fp32"), graph_file("decoder", "fp32")
 FORMAT, VERSION = "llmcodec-onnx", 1
 MAX_CONFIG_BYTES = 1 << 20
 

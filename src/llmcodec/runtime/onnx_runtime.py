@@ -3,10 +3,12 @@
     runtime = OnnxRuntime("folder")
     codes = runtime.encode_batch([wav_a, wav_b])
 
-The folder contains encoder.onnx, decoder.onnx (codec/interop/onnx_export.py) and llmcodec_onnx.json. Padding and
+The folder contains encoder.onnx, decoder.onnx (codec/interop/onnx_export.py) and llmcodec_onnx.json, and where the
+export was asked for it encoder.int8.onnx and decoder.int8.onnx, which multiply in int8. Padding and
 reflection at the ends of a clip happen here. Streams are cut on the grid of `codec.longform`: 30 s chunks with all the
 context that a frame sees, or 5 s of it where attention has no bound.
-Shapes: S samples, T frames, P samples with the reflected ends. Test: tests/runtime/test_onnx.py.
+Shapes: S samples, T frames, P samples with the reflected ends. Test: tests/runtime/test_onnx.py,
+tests/runtime/test_onnx_int8.py.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import numpy as np
 from llmcodec.io.onnx_file import find_zero_matrices
 from llmcodec.io.tensor_check import check_tensors
 from llmcodec.io.waveform import check_waveform
+from llmcodec.precision import AUTO, SIDES, Precision, Side, graph_file
 from llmcodec.runtime.base import fit, length_batches, one_coder
 from llmcodec.runtime.onnx_config import CONFIG, DECODER, ENCODER, OnnxConfig
 
@@ -38,13 +41,21 @@ class OnnxRuntime:
     Args:
         folder: made by `llmcodec export --format onnx`.
         threads: of ONNX Runtime; None: OMP_NUM_THREADS where it is set, else all cores.
+        precision: `auto` is `precision.AUTO["onnx"]` as far as the folder has these graphs, else fp32; `fp32`; `int8`.
+        only: the side that will be used, so that a folder need not have int8 for the other one.
 
     Raises:
-        ValueError: the folder is not an exported codec. Missing onnxruntime and damaged graphs (`check_tensors`) show
-            at the first use.
+        ValueError: the folder is not an exported codec, or has no graph of this precision. Missing onnxruntime and
+            damaged graphs (`check_tensors`) show at the first use.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], threads: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        threads: int | None = None,
+        precision: Precision = "auto",
+        only: Side | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.config = OnnxConfig.load(folder)
         self.identity = self.config.identity
@@ -56,18 +67,34 @@ class OnnxRuntime:
         for name in (ENCODER, DECODER):
             if not (self.folder / name).is_file():
                 raise ValueError(f"{self.folder / name}: missing; export the codec again")
+        self.precisions = {side: self._chosen(side, precision, side == (only or side)) for side in SIDES}
+        rounded = [side for side in SIDES if self.precisions[side] == "int8" and side == (only or side)]
+        self.ran_by = "by ONNX Runtime" + (f", {' and '.join(rounded)} in int8" if rounded else "")
+
+    def _chosen(self, side: Side, precision: Precision, used: bool) -> Precision:
+        """Precision of one side. Raises ValueError if this folder does not have it."""
+        if precision not in ("auto", "fp32", "int8"):
+            raise ValueError(f"ONNX Runtime has no precision {precision!r}: choose auto, fp32 or int8")
+        wanted = AUTO["onnx"][side] if precision == "auto" else precision
+        if (self.folder / graph_file(side, wanted)).is_file():
+            return wanted
+        if precision == "int8" and used:
+            raise ValueError(
+                f"{self.folder}: no {graph_file(side, 'int8')}; `llmcodec export CODEC --format onnx --precision int8` "
+                "writes it"
+            )
+        return "fp32"
 
     @cached_property
     def encoder(self) -> Any:
         """Session of the encoder, opened when the first clip is encoded."""
-        return self._session(ENCODER)
+        return self._session("encoder")
 
     @cached_property
     def decoder(self) -> Any:
         """Session of the decoder, opened when the first codes are decoded."""
-        return self._session(DECODER)
+        return self._session("decoder")
 
-    ran_by = "by ONNX Runtime"
     coders = staticmethod(one_coder)  # ONNX Runtime has threads of its own
 
     def encode_batch(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -247,7 +274,7 @@ class OnnxRuntime:
                 f"decode: {frames} frames of {self.identity.hop_samples} samples cannot give {length} samples"
             )
 
-    def _session(self, name: str) -> Any:
+    def _session(self, side: Side) -> Any:
         try:
             import onnxruntime
         except ImportError:
@@ -255,7 +282,7 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
-        path = self.folder / name
+        path = self.folder / graph_file(side, self.precisions[side])
         failures = onnxruntime.capi.onnxruntime_pybind11_state
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -275,23 +302,23 @@ class OnnxRuntime:
         if made_of != self.identity.weights_sha256:
             raise ValueError(f"{path}: its weights are not those of {CONFIG} in this folder; export the codec again")
         if zeros := find_zero_matrices(check_tensors(path)):
-            self._probe(session, name, zeros[0])
+            self._probe(session, side, f"{path}: {zeros[0]}")
         return session
 
-    def _probe(self, session: Any, name: str, zero: str) -> None:
+    def _probe(self, session: Any, side: Side, zero: str) -> None:
         """Check that the graph distinguishes frames: with a matrix of zeros it would not, and a graph cannot raise
         errors."""
         frames = np.array([PROBE_FRAMES], np.int64)
         random = np.random.default_rng(0)
-        if name == ENCODER:
+        if side == "encoder":
             noise = 0.1 * random.standard_normal(PROBE_FRAMES * self.identity.hop_samples).astype(np.float32)
             given = {"padded_audio": self._reflected(noise, PROBE_FRAMES)[None], "num_frames": frames}
         else:
             codes = random.integers(self.identity.codebook_size, size=(1, 1, PROBE_FRAMES))
             given = {"audio_codes": codes, "num_frames": frames}
         if not session.run(None, given)[0].any():
-            made = "code 0 for noise" if name == ENCODER else "silence for any codes"
-            raise ValueError(f"{self.folder / name}: {zero} is 0 throughout, and the graph gives {made}; export again")
+            made = "code 0 for noise" if side == "encoder" else "silence for any codes"
+            raise ValueError(f"{zero} is 0 throughout, and the graph gives {made}; export again")
 
 
 def reflect_padded(wav: np.ndarray, hop: int, n_fft: int, frames: int, floor_frames: bool = False) -> np.ndarray:

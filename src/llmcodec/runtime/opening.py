@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from llmcodec import assets
+from llmcodec.precision import SIDES, Precision, Side, graph_file
 from llmcodec.runtime.base import Runtime
 from llmcodec.runtime.onnx_config import CONFIG
 
 RuntimeName = Literal["auto", "torch", "onnx"]
-Precision = Literal["auto", "fp32", "mixed", "bf16", "int16", "int8"]
-Side = Literal["encoder", "decoder"]
 
 
 def open_runtime(
@@ -35,8 +34,8 @@ def open_runtime(
         codec: `bundled`, a folder, or a hub id; for `onnx` also a folder that `llmcodec export --format onnx` wrote.
         runtime: `torch` or `onnx`; `auto` takes ONNX on the CPU where there are graphs (`runs_light`).
         device: `auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.
-        precision: `auto` takes the fastest that keeps the tokens; `fp32` is exact; the others are for our own codec
-            (`codec.inference`).
+        precision: `auto` takes the fastest that keeps the tokens (`precision.AUTO`); `fp32` is exact; the others are
+            for our own codec (docs/speed.md), by ONNX Runtime int8 alone.
         batch_seconds: padded seconds of audio in one call (torch).
         only: the side that will be used; the other one works too, but is not optimised.
 
@@ -44,7 +43,7 @@ def open_runtime(
         ValueError: no such codec, a device that is not there, a precision that this runtime does not have.
     """
     if runtime == "onnx" or (runtime == "auto" and runs_light(codec, device, precision)):
-        return _open_onnx(codec, device, precision)
+        return _open_onnx(codec, device, precision, only)
     return _open_torch(codec, device, precision, batch_seconds, only)
 
 
@@ -53,9 +52,10 @@ def runs_light(codec: str, device: str = "auto", precision: Precision = "auto") 
 
     Where there may be a GPU, `--device auto` means that GPU, by torch.
     """
-    if device not in ("auto", "cpu") or precision not in ("auto", "fp32"):
+    folder = graphs_of(codec)
+    if device not in ("auto", "cpu") or folder is None or find_spec("onnxruntime") is None:
         return False
-    if graphs_of(codec) is None or find_spec("onnxruntime") is None:
+    if precision not in ("auto", "fp32") and not has_graphs(folder, precision):
         return False
     return device == "cpu" or not may_have_gpu() or find_spec("torch") is None
 
@@ -65,6 +65,11 @@ def graphs_of(codec: str) -> Path | None:
     if codec == assets.BUNDLED:
         return assets.graphs_folder()
     return Path(codec) if (Path(codec) / CONFIG).is_file() else None
+
+
+def has_graphs(folder: Path, precision: Precision) -> bool:
+    """Whether an exported folder has a graph of int8 for either side; no other precision has graphs of its own."""
+    return precision == "int8" and any((folder / graph_file(side, precision)).is_file() for side in SIDES)
 
 
 def may_have_gpu() -> bool:
@@ -83,14 +88,14 @@ def codec_title(codec: str) -> str:
     return "/".join(place.resolve().parts[1:][-2:]) if place.is_dir() else codec
 
 
-def _open_onnx(codec: str, device: str, precision: Precision) -> Runtime:
+def _open_onnx(codec: str, device: str, precision: Precision, only: Side | None) -> Runtime:
     from llmcodec.runtime.onnx_runtime import OnnxRuntime
 
     if device not in ("auto", "cpu"):
         raise ValueError(f"--runtime onnx runs on the CPU here, not on {device!r}; leave --device out")
-    if precision not in ("auto", "fp32"):
-        raise ValueError(f"--runtime onnx has no precision {precision!r}; the exported folder decides")
-    return OnnxRuntime(graphs_of(codec) or codec)
+    if precision not in ("auto", "fp32", "int8"):
+        raise ValueError(f"--runtime onnx has no precision {precision!r}: choose auto, fp32 or int8")
+    return OnnxRuntime(graphs_of(codec) or codec, precision=precision, only=only)
 
 
 def _open_torch(codec: str, device: str, precision: Precision, batch_seconds: float, only: Side | None) -> Runtime:

@@ -14,15 +14,12 @@ from llmcodec.assets import codec_folder, speech_manifest
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.codec.fast import conformer, cpu_conformer, cpu_kernels, ends
 from llmcodec.codec.fast.engine import (
-    AUTO_DECODER,
-    AUTO_ENCODER,
     PRECISIONS,
-    TORCH_DECODER,
-    TORCH_ENCODER,
     InferenceCodec,
     optimize_for_inference,
 )
 from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
+from llmcodec.precision import AUTO
 
 needs_kernels = pytest.mark.skipif(cpu_kernels.library() is None, reason=f"no kernels here: {cpu_kernels.why_not()}")
 INTEGERS = ("int16", "int8")  # on our own kernels alone
@@ -186,10 +183,11 @@ def test_precisions_on_trained_weights(bundled, precision, agreement, snr, kerne
 
 def test_auto_takes_what_the_machine_has(bundled, kernels, monkeypatch):
     codec, *_ = bundled
-    for half, without in ((True, (TORCH_ENCODER, TORCH_DECODER)), (False, ("fp32", "fp32"))):
+    for half, without in ((True, "torch, bf16 CPU"), (False, "torch")):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda half=half: half)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        expected = (AUTO_ENCODER, AUTO_DECODER) if kernels == "ours" else without
+        expected = {"ours": ("int16", "int8"), "torch": ("mixed", "bf16") if half else ("fp32", "fp32")}[kernels]
+        assert tuple(AUTO["kernels" if kernels == "ours" else without].values()) == expected
         assert optimize_for_inference(codec).precisions == expected
     assert optimize_for_inference(codec, "bf16", encoder="fp32").precisions == ("fp32", "bf16")
 

@@ -10,7 +10,7 @@ Speed, token agreement and audio quality of each precision: docs/speed.md. Test:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,9 @@ from llmcodec.codec.inputs import Numbers, check_weights
 from llmcodec.codec.model import LLMCodec
 from llmcodec.codec.network import Decoder, Encoder
 from llmcodec.codec.outputs import LLMCodecOutput
+from llmcodec.precision import AUTO, Side
+from llmcodec.precision import Precision as Choice
 
-Choice = Literal["auto", "fp32", "mixed", "bf16", "int16", "int8"]
-Side = Literal["encoder", "decoder"]
 LAYERS = ("front", "up", "down", "qkv", "out", "pw1", "pw2", "head")
 
 
@@ -45,9 +45,6 @@ PRECISIONS: Mapping[str, Precisions] = {
     "int16": of_all("int16", "int16"),
     "int8": of_all("int8", "int8", front="int16", head="int16"),
 }
-# The fastest whose tokens agree in >= 99.5 %, and whose sound is above 30 dB, on the bundled codec (docs/speed.md):
-AUTO_ENCODER, AUTO_DECODER = "int16", "int8"  # on our own kernels
-TORCH_ENCODER, TORCH_DECODER = "mixed", "bf16"  # on PyTorch's operators, with bf16 matrices
 
 
 class InferenceCodec(LLMCodec):
@@ -173,16 +170,14 @@ def optimize_for_inference(
     return fast
 
 
-def automatic_sides(device: torch.device, kernels: bool) -> dict[Side, str]:
+def automatic_sides(device: torch.device, kernels: bool) -> Mapping[Side, Choice]:
     """Precisions of auto, by what is fast on this machine."""
     if kernels:
-        return {"encoder": AUTO_ENCODER, "decoder": AUTO_DECODER}
+        return AUTO["kernels"]
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return {"encoder": TORCH_ENCODER, "decoder": "fp32"}
+        return AUTO["torch, bf16 GPU"]
     halves = processor_has("_is_avx512_bf16_supported") or processor_has("_is_amx_tile_supported")
-    if device.type == "cpu" and halves:
-        return {"encoder": TORCH_ENCODER, "decoder": TORCH_DECODER}
-    return {"encoder": "fp32", "decoder": "fp32"}
+    return AUTO["torch, bf16 CPU" if device.type == "cpu" and halves else "torch"]
 
 
 def checked(name: str, kernels: bool, config: LLMCodecConfig, device: torch.device) -> str:
@@ -190,7 +185,8 @@ def checked(name: str, kernels: bool, config: LLMCodecConfig, device: torch.devi
     if name not in PRECISIONS:
         raise ValueError(f"no precision {name!r}: choose auto, {', '.join(PRECISIONS)}")
     if name in ("int16", "int8") and not kernels:
-        raise ValueError(f"{name} runs on our own kernels, and not here: {unfit(config, device)}")
+        graphs = "; ONNX Runtime runs int8 without them: llmcodec export --format onnx" if name == "int8" else ""
+        raise ValueError(f"{name} runs on our own kernels, and not here: {unfit(config, device)}{graphs}")
     return name
 
 

@@ -1,6 +1,7 @@
 """Encoder with quantiser, and decoder, as two ONNX graphs that any runtime can run: batch and time are free axes.
 
-    export_onnx(codec, "folder")    # encoder.onnx, decoder.onnx
+    export_onnx(codec, "folder")                      # encoder.onnx, decoder.onnx
+    export_onnx(codec, "folder", int8=["decoder"])    # decoder.int8.onnx beside them
 
 Graph of the encoder: `padded_audio (B, P)` float32, `num_frames (B,)` int64 -> `audio_codes (B, 1, T)` int64, where
 every clip is reflected at its own two ends by (n_fft - hop) / 2 samples and zero beyond, P = (T - 1) hop + n_fft
@@ -19,7 +20,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ import torch
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.interop.onnx_graph import END, Graph, array, conformer, frames_mask
 from llmcodec.codec.model import LLMCodec
+from llmcodec.precision import SIDES, Precision, Side, graph_file
 
-ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 SMALLEST_HALVED = 1024  # numbers; smaller constants are not worth a node
 OPSET, IR_VERSION = 20, 9  # the first opset with a tanh-GELU; ONNX Runtime 1.17 and newer
 
@@ -40,14 +41,16 @@ def export_onnx(
     folder: str | os.PathLike[str],
     metadata: Mapping[str, str] | None = None,
     compact: bool = False,
-) -> tuple[Path, Path]:
-    """Write encoder.onnx and decoder.onnx (float32) into an existing folder; returns their paths.
+    int8: Collection[Side] = (),
+) -> tuple[Path, ...]:
+    """Write encoder.onnx and decoder.onnx (float32) into an existing folder; returns the paths of all graphs.
 
     Args:
         codec: the codec; its own precision and device do not matter.
         folder: where the two files go.
         metadata: stored in both files (`metadata_props`).
         compact: store weights that float16 holds exactly in float16; ONNX Runtime casts them when it opens a graph.
+        int8: sides that also get a graph whose conformer multiplies in int8: encoder.int8.onnx, decoder.int8.onnx.
 
     Raises:
         ValueError: the package `onnx` is missing.
@@ -59,15 +62,17 @@ def export_onnx(
     if {parameter.dtype for parameter in codec.parameters()} != {torch.float32} or codec.device.type != "cpu":
         codec = copy.deepcopy(codec).cpu().float()  # type: ignore[no-untyped-call]
     paths = []
-    for name, model in ((ENCODER, encoder_model(codec)), (DECODER, decoder_model(codec))):
+    kinds: list[tuple[Side, Precision]] = [*((side, "fp32") for side in SIDES), *((side, "int8") for side in int8)]
+    for side, precision in kinds:
+        model = {"encoder": encoder_model, "decoder": decoder_model}[side](codec, precision == "int8")
         onnx.helper.set_model_props(model, dict(metadata or {}))
         if compact:
             store_in_half(model.graph)
         onnx.checker.check_model(model, full_check=True)
-        path = Path(folder) / name
+        path = Path(folder) / graph_file(side, precision)
         path.write_bytes(model.SerializeToString())
         paths.append(path)
-    return paths[0], paths[1]
+    return tuple(paths)
 
 
 def store_in_half(graph: Any) -> None:
@@ -90,8 +95,8 @@ def store_in_half(graph: Any) -> None:
     graph.node.extend(nodes)
 
 
-def encoder_model(codec: LLMCodec) -> Any:
-    """ONNX model: reflected audio (B, P), frames (B,) -> codes (B, 1, T)."""
+def encoder_model(codec: LLMCodec, int8: bool = False) -> Any:
+    """ONNX model: reflected audio (B, P), frames (B,) -> codes (B, 1, T); `int8`: in the conformer."""
     graph, config = Graph(), codec.config
     hop, half = config.hop_samples, config.n_fft // 2
     cosine, sine, window = transform_matrices(config)
@@ -111,7 +116,8 @@ def encoder_model(codec: LLMCodec) -> Any:
     features = graph("Concat", log_magnitude, arctangent(graph, imag, real), axis=2)
     mask = frames_mask(graph, features, "num_frames")
     projection = codec.encoder.frontend.input_proj
-    latent = conformer(graph, codec.encoder.conformer, graph.linear(features, projection.weight, projection.bias), mask)
+    projected = graph.linear(features, projection.weight, projection.bias)
+    latent = conformer(graph, codec.encoder.conformer, projected, mask, int8)
     quantizer = codec.quantizer
     query = graph.linear(latent, quantizer.in_proj.weight, quantizer.in_proj.bias)
     length = graph("Max", graph("ReduceL2", query, [-1], keepdims=1), 1e-12)
@@ -127,15 +133,15 @@ def encoder_model(codec: LLMCodec) -> Any:
     )
 
 
-def decoder_model(codec: LLMCodec) -> Any:
-    """ONNX model: codes (B, 1, T), frames (B,) -> audio (B, 1, T * hop)."""
+def decoder_model(codec: LLMCodec, int8: bool = False) -> Any:
+    """ONNX model: codes (B, 1, T), frames (B,) -> audio (B, 1, T * hop); `int8`: in the conformer."""
     graph, config = Graph(), codec.config
     quantizer, head = codec.quantizer, codec.decoder.head
     codes = graph("Squeeze", "audio_codes", [1])
     mask = frames_mask(graph, codes, "num_frames")
     vectors = graph("Gather", array(quantizer.codebook), codes, axis=0)
     quantized = graph.linear(vectors, quantizer.out_proj.weight, quantizer.out_proj.bias)
-    hidden = conformer(graph, codec.decoder.conformer, quantized, mask)
+    hidden = conformer(graph, codec.decoder.conformer, quantized, mask, int8)
     spectrum = graph.linear(hidden, head.output_proj.weight, head.output_proj.bias)
     log_magnitude, phase = graph.split(spectrum, 2, -1)
     magnitude = graph("Exp", graph("Min", log_magnitude, math.log(config.max_magnitude)))

@@ -7,9 +7,10 @@
 The mathematics is `conformer.py`'s in evaluation mode, folded where only rounding changes: batch norm into the
 depthwise convolution, the halves of the macaron into its weights, the attention scale into the query. Windowed
 attention runs in blocks of `attention_window` frames, each with its neighbours: time and memory are linear in the
-length.
-Shapes: B batch, T frames, D width, N heads, H head width, W attention window, K blocks of W frames.
-Test: tests/runtime/test_onnx.py.
+length. On request the conformer's products with weights run in int8 (`int8_product`).
+Shapes: B batch, T frames, D width, N heads, H head width, W attention window, K blocks of W frames; of a product I
+inputs, M outputs.
+Test: tests/runtime/test_onnx.py, tests/runtime/test_onnx_int8.py.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from llmcodec.codec.conformer import Conformer, ConformerLayer, ConvolutionModule, FeedForward
 
 NEVER = np.float32(-1e9)  # score of a masked frame
+MOST_OF_A_PAIR = 128  # 255 * 128 fits into 16 bits with a sign
 END = np.iinfo(np.int64).max
 
 
@@ -33,9 +35,13 @@ def array(tensor: Tensor) -> np.ndarray:
 
 
 class Graph:
-    """Nodes and constants in order of writing; calling it appends a node and returns its output's name."""
+    """Nodes and constants in order of writing; calling it appends a node and returns its output's name.
+
+    While `int8` is set, `linear` multiplies in int8.
+    """
 
     def __init__(self) -> None:
+        self.int8 = False
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.known: dict[tuple[Any, ...], str] = {}
@@ -79,10 +85,30 @@ class Graph:
     def linear(self, edge: str, weight: Tensor | np.ndarray, bias: Tensor | np.ndarray | None = None) -> str:
         """x @ weight.T + bias, with PyTorch's layout of the weight."""
         matrix = weight if isinstance(weight, np.ndarray) else array(weight)
-        out = self("MatMul", edge, np.ascontiguousarray(matrix.T))
+        matrix_IM = np.ascontiguousarray(matrix.T)
+        out = self.int8_product(edge, matrix_IM) if self.int8 else self("MatMul", edge, matrix_IM)
         if bias is None:
             return out
         return self("Add", out, bias if isinstance(bias, np.ndarray) else array(bias))
+
+    def int8_product(self, edge: str, matrix_IM: np.ndarray) -> str:
+        """(B, T, I) @ matrix in int8, nothing calibrated: a step per output, and step and zero per input frame.
+
+        Therefore a frame's result depends on nothing but that frame, which ONNX Runtime's own dynamic quantisation (one
+        step for the whole tensor) would not give: there a clip's result depends on its batch.
+        """
+        inputs, outputs = matrix_IM.shape
+        weight_IM, step_M = int8_weights(matrix_IM)
+        rows = self("Reshape", edge, [-1, inputs])
+        high = self("Max", self("ReduceMax", rows, [1], keepdims=0), 0.0)
+        low = self("Min", self("ReduceMin", rows, [1], keepdims=0), 0.0)
+        step = self("Max", self("Mul", self("Sub", high, low), 1 / 255), 1e-12)
+        zero = self("Round", self("Neg", self("Div", low, step)))
+        codes = self("QuantizeLinear", rows, step, self("Cast", zero, to=2), axis=0)  # uint8, and 2 is uint8 too
+        sums = self("Cast", self("MatMulInteger", codes, weight_IM), to=1)
+        offset = self("Mul", self("Unsqueeze", zero, [1]), weight_IM.sum(0, dtype=np.float32))
+        out = self("Mul", self("Mul", self("Sub", sums, offset), self("Unsqueeze", step, [1])), step_M)
+        return self("Reshape", out, self("Concat", self("Shape", edge, end=2), [outputs], axis=0))
 
     def layer_norm(self, edge: str, norm: nn.LayerNorm) -> str:
         return self("LayerNormalization", edge, array(norm.weight), array(norm.bias), axis=-1, epsilon=float(norm.eps))
@@ -90,6 +116,20 @@ class Graph:
     def length(self, edge: str, axis: int) -> str:
         """Size of one axis as an int64 tensor of one element."""
         return self("Shape", edge, start=axis, end=axis + 1)
+
+
+def int8_weights(matrix_IM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A matrix as int8 (I, M) and the step (M,) of each output.
+
+    Processors without VNNI add the products of two neighbouring inputs, uint8 times int8, in 16 bits that saturate:
+    silently wrong sums. The steps are so large that no two neighbours can exceed them, whatever the inputs are. What
+    this costs is in docs/results/onnx_and_conversion.md.
+    """
+    even_IM = np.pad(matrix_IM, ((0, len(matrix_IM) % 2), (0, 0)))
+    pairs = even_IM.reshape(len(even_IM) // 2, 2, -1)
+    together_M = np.maximum(np.maximum(pairs, 0).sum(1), np.maximum(-pairs, 0).sum(1)).max(0)
+    step_M = np.maximum(together_M / (MOST_OF_A_PAIR - 1), 1e-12).astype(np.float32)  # - 1: two may be rounded up
+    return np.rint(matrix_IM / step_M).astype(np.int8), step_M
 
 
 def frames_mask(graph: Graph, edge: str, num_frames: str) -> str:
@@ -213,8 +253,12 @@ def convolution(graph: Graph, edge: str, layer: ConvolutionModule, mask: str) ->
     return graph.linear(hidden, layer.pointwise_conv2.weight)
 
 
-def conformer(graph: Graph, own: Conformer, hidden: str, mask: str) -> str:
-    """(B, T, D) and mask (B, T) bool -> (B, T, D); padding influences no real frame."""
+def conformer(graph: Graph, own: Conformer, hidden: str, mask: str, int8: bool = False) -> str:
+    """(B, T, D) and mask (B, T) bool -> (B, T, D); padding influences no real frame.
+
+    int8: multiply by weights in int8; attention between frames stays float32, as do norms and convolutions.
+    """
+    graph.int8 = int8
     attention = Attention(graph, own, hidden, mask)
     ones = graph("Unsqueeze", graph("Cast", mask, to=1), [2])
     for layer in own.layers:
@@ -224,4 +268,5 @@ def conformer(graph: Graph, own: Conformer, hidden: str, mask: str) -> str:
         hidden = graph("Add", hidden, convolution(graph, hidden, layer.conv_module, ones))
         hidden = graph("Add", hidden, feed_forward(graph, hidden, layer.ffn2_layer_norm, layer.ffn2))
         hidden = graph.layer_norm(hidden, layer.final_layer_norm)
+    graph.int8 = False
     return graph.layer_norm(hidden, own.layer_norm)
