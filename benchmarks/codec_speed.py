@@ -1,16 +1,18 @@
-"""Speed and memory of encode and decode: ours in every precision beside the published AUV, EnCodec, DAC, Mimi and SNAC.
+"""Speed and memory of encode and decode: ours in every precision beside AUV, EnCodec, DAC, Mimi and others.
 
-    python benchmarks/codec_speed.py                          # the table of docs/speed.md: 10 s and 60 s, batch 1 and 8
+    python benchmarks/codec_speed.py                          # all tables: 10 s and 60 s, batch 1 and 8
     python benchmarks/codec_speed.py --codecs auv mimi --seconds 60 --batch 8 --parts speed --rounds 1     # one cell
     python benchmarks/codec_speed.py --codecs dac --seconds 60 --parts memory --threads 1
     python benchmarks/codec_speed.py --codecs tiny/mixed --parts fidelity --fidelity-manifest corpus/manifest.jsonl
     python benchmarks/codec_speed.py --device cuda            # the same table on a GPU, with its ceilings
 
-Peers have random weights in their published shapes: speed and memory do not depend on them. Every codec runs once per
-round, in turn, so that a machine that slows down slows all of them; figures are medians over rounds. On a machine with
-other work, `--clock process --threads 1` counts the processor's time instead of the wall's. Memory comes from a process
-per codec and side. `ours/P` is the AUV configuration in precision P (plain: without optimize_for_inference),
-`tiny/P` the bundled codec.
+Names of codecs: contenders.py. Peers have random weights in their published shapes: speed and memory do not depend on
+them. Every codec runs once per round, in turn, so that a machine that slows down slows all of them; figures are medians
+over rounds. A row of ours is compared with AUV twice: with the row of its own precision (fp32; bf16 autocast, for int16
+too; PyTorch's dynamic int8), and with AUV as published. With the part `fidelity`, rows show what they keep: tokens, and
+the decoder's SNR on equal codes, against the same codec in fp32. A contender that cannot run here is named with the
+reason. On a machine with other work, `--clock process --threads 1` counts the processor's time instead of the wall's.
+Memory comes from a process per codec and side.
 """
 
 from __future__ import annotations
@@ -21,54 +23,26 @@ import math
 import os
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from bench import CLOCKS, fastest, forget_peak, in_process, markdown, memory_mb, options, report, speech, timed
+from bench import CLOCKS, fastest, forget_peak, in_process, markdown, memory_mb, options, report, timed
+from contenders import DEFAULT, NOT_HERE, OURS, batch_of, matched, open_contender, ready, reference
 from transformers.utils import logging
 
 from llmcodec import assets
-from llmcodec.adapters.load import load_codec
-from llmcodec.codec import LLMCodec, LLMCodecConfig
-from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.codec.fast.linear import PackedLinear
 from llmcodec.data.manifest import read_manifest
 from llmcodec.io import audio
 
-PEERS = {
-    name.partition("_")[0]: f"random:{name}" for name in ("auv", "encodec_24khz", "dac_16khz", "mimi", "snac_24khz")
-}
-PRECISIONS = ("fp32", "mixed", "bf16", "int16", "int8")
-DEFAULT = [*PEERS, *(f"ours/{p}" for p in PRECISIONS), *(f"tiny/{p}" for p in PRECISIONS)]
-PARTS = ["ceilings", "speed", "memory", "fidelity"]
+PARTS = ["ceilings", "fidelity", "speed", "memory"]
 SIDES = ("encode", "decode")
-OURS = ("ours", "tiny")
-
-
-def plain_codec(family: str, device: str) -> Any:
-    if family == "tiny":
-        return load_codec("bundled", device)
-    torch.manual_seed(0)
-    return LLMCodec(LLMCodecConfig.auv()).eval().to(device)
-
-
-def open_codec(name: str, device: str) -> Any:
-    """`auv`, `encodec`, ..., `ours/int8`, `tiny/plain`, or any name that `load_codec` takes."""
-    family, _, precision = name.partition("/")
-    if family not in OURS:
-        return load_codec(PEERS.get(name, name), device)
-    codec = plain_codec(family, device)
-    return codec if precision == "plain" else optimize_for_inference(codec, precision, consume=True)
-
-
-def batch_of(codec: Any, batch: int, seconds: float, device: str) -> Any:
-    wav = np.concatenate(list(speech(seconds * batch, codec.sample_rate)))
-    return torch.from_numpy(wav).view(batch, 1, -1).to(device)
+LEFT_OUT: dict[str, str] = {}
 
 
 # -- ceilings ----------------------------------------------------------------------------------------------------------
@@ -111,15 +85,16 @@ def matrix_gflop(config: Any, side: str, frames: int) -> float:
 # -- speed -------------------------------------------------------------------------------------------------------------
 def measure_speed(names: list[str], batch: int, seconds: float, args: argparse.Namespace) -> list[dict]:
     """Median times of every codec, run in turn; a codec whose calls exceed the limit is not run again."""
-    codecs = {name: open_codec(name, args.device) for name in names}
-    inputs = {name: batch_of(codec, batch, seconds, args.device) for name, codec in codecs.items()}
-    times: dict[str, dict[str, list[float]]] = {name: {side: [] for side in SIDES} for name in names}
+    codecs, inputs = {}, {}
+    for name in names:
+        with left_out(name):
+            codec = ready(name, args.device, batch, seconds)
+            codecs[name], inputs[name] = codec, batch_of(codec, batch, seconds, args.device)
+    times: dict[str, dict[str, list[float]]] = {name: {side: [] for side in SIDES} for name in codecs}
     slow = set()
     with torch.inference_mode():
-        for name, codec in codecs.items():  # caches, thread pools, packed shapes
-            codec.decode(codec.encode(inputs[name][:1, :, : codec.sample_rate * 2]).audio_codes)
         for _ in range(args.rounds):
-            for name in names:
+            for name in codecs:
                 if name in slow:
                     continue
                 codec = codecs[name]
@@ -143,23 +118,27 @@ def measure_speed(names: list[str], batch: int, seconds: float, args: argparse.N
     return rows
 
 
-def speed_table(rows: list[dict], ceilings: dict[str, float]) -> str:
-    """Times real time and ratio to AUV, cell by cell; matrix rates and their share of the precision's ceiling."""
-    header = ["codec", "encode, x real time", "to AUV", "decode, x real time", "to AUV", "matrix GFLOP/s"]
+def speed_table(rows: list[dict], ceilings: dict[str, float], fidelity: list[dict]) -> str:
+    """Times real time, ratios to AUV at equal precision and as published, what is kept, matrix rates; cell by cell."""
+    header = ["codec", "compared with"]
+    for side in SIDES:
+        header += [f"{side}, x real time", "at equal precision", "to AUV fp32"]
+    header += ["equal tokens", "SNR, dB", "matrix GFLOP/s"]
+    kept = {row["codec"]: [f"{row['agreement']:.1%}", decibels(row["snr_db"])] for row in fidelity}
     tables = []
     for batch, seconds in dict.fromkeys((row["batch"], row["seconds"]) for row in rows):
-        cell = [row for row in rows if (row["batch"], row["seconds"]) == (batch, seconds)]
-        base = next((row for row in cell if row["codec"] == "auv"), None)
+        cell = {row["codec"]: row for row in rows if (row["batch"], row["seconds"]) == (batch, seconds)}
         lines = []
-        for row in cell:
-            line, rates = [row["codec"]], []
-            ceiling = ceilings.get(row["codec"].partition("/")[2])
+        for name, row in cell.items():
+            line, rates = [name, matched(name)], []
+            ceiling = ceilings.get(name.partition("/")[2])
             for side in SIDES:
-                line += [f"{batch * seconds / row[side]:.1f}", f"{base[side] / row[side]:.2f}" if base else ""]
+                ratios = [cell[base][side] / row[side] if base in cell else None for base in (matched(name), "auv")]
+                line += [f"{batch * seconds / row[side]:.1f}", *("" if one is None else f"{one:.2f}" for one in ratios)]
                 if rate := row.get(f"{side}_gflops"):
                     rates.append(f"{rate:.0f}" + (f" ({rate / ceiling:.0%})" if ceiling else ""))
-            lines.append([*line, " / ".join(rates)])
-        tables.append(f"\nbatch {batch}, clips of {seconds:g} s\n\n{markdown(header, lines)}")
+            lines.append([*line, *kept.get(name, ["", ""]), " / ".join(rates)])
+        tables.append(f"\nbatch {batch}, clips of {seconds:g} s\n\n{markdown(header, lines, texts=2)}")
     return "\n".join(tables)
 
 
@@ -169,7 +148,7 @@ def measure_memory(name: str, side: str, seconds: float, device: str) -> dict:
 
     Interpreter, libraries and weights count, what only opening the codec took does not. Run in a process of its own.
     """
-    codec = open_codec(name, device)
+    codec = open_contender(name, device)
     wav = batch_of(codec, 1, seconds, device)
     frames = math.ceil(seconds * codec.frame_rate)
     opened = memory_mb("VmHWM")
@@ -219,13 +198,15 @@ def fidelity_clips(manifest: Path, max_clips: int, train_clips: int) -> list[Any
     return held_out + train[::step][:train_clips]
 
 
-def measure_fidelity(family: str, precisions: list[str], clips: list[Any], device: str) -> list[dict]:
-    """Per precision: tokens equal to the plain codec's, by source, and decoder SNR in dB on the plain codec's codes."""
-    plain = plain_codec(family, device)
-    fast = {p: optimize_for_inference(plain, p) for p in precisions}  # type: ignore[arg-type]
-    equal: dict[str, Counter[str]] = {name: Counter() for name in fast}
+def measure_fidelity(base: str, names: list[str], clips: list[Any], device: str) -> list[dict]:
+    """What each keeps of `base`: equal tokens, by source, and decoder SNR in dB on the codes of `base`."""
+    plain, codecs = ready(base, device), {}
+    for name in names:
+        with left_out(name):
+            codecs[name] = ready(name, device)
+    equal: dict[str, Counter[str]] = {name: Counter() for name in codecs}
     tokens: Counter[str] = Counter()
-    signal, noise = 0.0, dict.fromkeys(fast, 0.0)
+    signal, noise = 0.0, dict.fromkeys(codecs, 0.0)
     with torch.inference_mode():
         for clip in clips:
             wav = torch.from_numpy(audio.load(clip.path, plain.sample_rate))[None, None].to(device)
@@ -234,32 +215,46 @@ def measure_fidelity(family: str, precisions: list[str], clips: list[Any], devic
             group = f"{clip.source}, {'train' if clip.split == 'train' else 'held out'}"
             tokens[group] += codes.numel()
             signal += float(expected.square().sum())
-            for name, codec in fast.items():
+            for name, codec in codecs.items():
                 equal[name][group] += int((codec.encode(wav).audio_codes == codes).sum())
                 noise[name] += float((codec.decode(codes).audio_values - expected).square().sum())
     return [
         {
-            "codec": f"{family}/{name}",
+            "codec": name,
             "tokens": tokens.total(),
             "agreement": equal[name].total() / tokens.total(),
             "groups": {
                 group: {"tokens": tokens[group], "agreement": equal[name][group] / tokens[group]} for group in tokens
             },
-            "snr_db": 10 * math.log10(signal / noise[name]) if noise[name] else math.inf,
+            "snr_db": 10 * math.log10(signal / noise[name]) if noise[name] else None,
         }
-        for name in fast
+        for name in codecs
     ]
+
+
+def decibels(snr_db: float | None) -> str:
+    return "equal" if snr_db is None else f"{snr_db:.1f}"
 
 
 def fidelity_table(rows: list[dict]) -> str:
     """All tokens, then every source."""
     lines = []
     for row in rows:
-        lines.append([row["codec"], "all", f"{row['tokens']:,}", f"{row['agreement']:.2%}", f"{row['snr_db']:.1f}"])
+        lines.append([row["codec"], "all", f"{row['tokens']:,}", f"{row['agreement']:.2%}", decibels(row["snr_db"])])
         for group, part in sorted(row["groups"].items()):
             lines.append(["", group, f"{part['tokens']:,}", f"{part['agreement']:.2%}", ""])
     table = markdown(["codec", "speech", "tokens", "equal", "decoder SNR on equal codes, dB"], lines, texts=2)
-    return f"\nagainst the plain codec in fp32 (ours: random weights, tiny: trained)\n\n{table}"
+    return f"\nagainst the same codec in fp32 (tiny: trained weights, all others: random)\n\n{table}"
+
+
+@contextmanager
+def left_out(name: str) -> Iterator[None]:
+    """Say why a contender does not take part, and go on."""
+    try:
+        yield
+    except NOT_HERE as error:
+        LEFT_OUT[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        print(f"left out: {name} ({LEFT_OUT[name]})", flush=True)
 
 
 def main() -> None:
@@ -279,12 +274,13 @@ def main() -> None:
         fidelity_clips=(0, "held-out clips; default all"),
         fidelity_train=(0, "training clips beside them; default none"),
         json=(None, "write all figures there"),
+        kept=(None, "JSON of a run with the part fidelity, for the columns of tokens and SNR; also a part of all.sh"),
         memory_of=([], argparse.SUPPRESS),
     )
     logging.disable_progress_bar()
     everything = args.codecs is DEFAULT
     if everything and args.device != "cpu":
-        args.codecs = [name for name in DEFAULT if not name.endswith("int8")]  # int8 is for CPUs
+        args.codecs = [name for name in DEFAULT if not name.endswith("int8") and "onnx" not in name]  # for CPUs
     torch.set_num_threads(args.threads or os.cpu_count() or 1)
     if args.memory_of:
         name, side, seconds = args.memory_of
@@ -296,27 +292,31 @@ def main() -> None:
     if "ceilings" in args.parts:
         figures["ceilings"] = ceilings(args.device, args.clock)
         print("ceilings:", ", ".join(f"{k} {v:.0f}" for k, v in figures["ceilings"].items()), "(GFLOP/s)", flush=True)
+    if args.kept and Path(args.kept).is_file():
+        known = json.loads(Path(args.kept).read_text())
+        figures["fidelity"] = (known.get("figures") or known).get("fidelity", [])
+    if "fidelity" in args.parts:
+        clips = fidelity_clips(args.fidelity_manifest, args.fidelity_clips, args.fidelity_train)
+        changed = [name for name in args.codecs if "/" in name and name != reference(name)]
+        figures["fidelity"] = []
+        for base in dict.fromkeys(map(reference, changed)):
+            same = [name for name in changed if reference(name) == base]
+            figures["fidelity"] += measure_fidelity(base, same, clips, args.device)
+        print(fidelity_table(figures["fidelity"]), flush=True)
     if "speed" in args.parts:
         figures["speed"] = []
         for seconds in args.seconds:
             for batch in args.batch:
                 long = everything and batch * seconds > args.skip_above
-                names = [n for n in args.codecs if not long or n == "auv" or n.split("/")[0] in OURS]
+                names = [n for n in args.codecs if not long or n.split("/")[0] in ("auv", *OURS)]
                 rows = measure_speed(names, batch, seconds, args)
-                print(speed_table(rows, figures.get("ceilings", {})), flush=True)
+                print(speed_table(rows, figures.get("ceilings", {}), figures.get("fidelity", [])), flush=True)
                 figures["speed"] += rows
     if "memory" in args.parts:
         longest = max(args.seconds)
         figures["memory"] = [memory_in_process(n, side, longest, args) for n in args.codecs for side in SIDES]
         print(memory_table(figures["memory"], longest), flush=True)
-    if "fidelity" in args.parts:
-        own = [name.split("/") for name in args.codecs if name.split("/")[0] in OURS]
-        clips = fidelity_clips(args.fidelity_manifest, args.fidelity_clips, args.fidelity_train)
-        figures["fidelity"] = []
-        for family in dict.fromkeys(family for family, _ in own):
-            precisions = [precision for f, precision in own if f == family and precision != "plain"]
-            figures["fidelity"] += measure_fidelity(family, precisions, clips, args.device)
-        print(fidelity_table(figures["fidelity"]), flush=True)
+    figures["left_out"] = LEFT_OUT
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=1) + "\n")
 
