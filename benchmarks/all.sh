@@ -14,7 +14,7 @@ python=${PYTHON:-python}
 small=${MINIATURE:-}
 mkdir -p "$out"
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-failed=0
+failed=0 known=" "
 
 part() { # NAME SECONDS SCRIPT ARGUMENTS..., for the miniature after `--small`
     local name=$1 limit=$2 script=$3 full=() tiny=() into=full
@@ -22,6 +22,7 @@ part() { # NAME SECONDS SCRIPT ARGUMENTS..., for the miniature after `--small`
     for argument in "$@"; do
         if [ "$argument" = --small ]; then into=tiny; elif [ $into = full ]; then full+=("$argument"); else tiny+=("$argument"); fi
     done
+    known+="$name "
     case "$chosen" in "  " | *" $name "*) ;; *) return ;; esac
     [ -z "$small" ] || { full=("${tiny[@]}"); limit=900; }
     "$python" benchmarks/part.py "$out" "$name" "$limit" "$python" "benchmarks/$script" "${full[@]}" || failed=1
@@ -57,5 +58,8 @@ part stream 60 longform.py stream --seconds 10 --small stream --seconds 2
 part seams 60 longform.py seams --small seams --seconds 12 --chunks 10 --lookaheads 1
 part discriminators 60 discriminators.py --small --batch 1 --seconds 0.2
 part evaluate 240 evaluate_speed.py --rounds 2 --small --clips 2 --rounds 1
+for name in $chosen; do
+    case "$known" in *" $name "*) ;; *) echo "no part $name; there are:$known" >&2; failed=1 ;; esac
+done
 "$python" benchmarks/part.py "$out"
 exit $failed

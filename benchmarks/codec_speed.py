@@ -252,7 +252,7 @@ def left_out(name: str) -> Iterator[None]:
     """Say why a contender does not take part, and go on."""
     try:
         yield
-    except NOT_HERE as error:
+    except (*NOT_HERE, SystemExit) as error:  # the latter: what failed in a process of its own
         LEFT_OUT[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         print(f"left out: {name} ({LEFT_OUT[name]})", flush=True)
 
@@ -314,7 +314,10 @@ def main() -> None:
                 figures["speed"] += rows
     if "memory" in args.parts:
         longest = max(args.seconds)
-        figures["memory"] = [memory_in_process(n, side, longest, args) for n in args.codecs for side in SIDES]
+        figures["memory"] = []
+        for name in args.codecs:
+            with left_out(name):
+                figures["memory"] += [memory_in_process(name, side, longest, args) for side in SIDES]
         print(memory_table(figures["memory"], longest), flush=True)
     figures["left_out"] = LEFT_OUT
     if args.json:

@@ -75,6 +75,8 @@ def test_all_parts_fit_into_an_hour_and_run_again_one_by_one(tmp_path):
     assert text.count(" --small") - 1 == len(parts), "each has its miniature"
     command = ["bash", str(FOLDER / "all.sh"), str(tmp_path / "out"), "onnx", "lm"]
     said = {"PYTHON": "echo", "PATH": "/usr/bin:/bin"}
+    wrong = subprocess.run([*command, "codecs"], env=said, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 1 and wrong.stderr.startswith("no part codecs; there are: codec_10s ")
     for small, line in (("", "benchmarks/onnx_parity.py --int8"), ("1", "onnx_parity.py --int8 --clips 1 --repeats 1")):
         done = subprocess.run(command, env=said | {"MINIATURE": small}, capture_output=True, text=True, check=True)
         lines = done.stdout.splitlines()
