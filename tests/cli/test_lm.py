@@ -424,12 +424,15 @@ def test_phoneme_after_phoneme(house, tmp_path, capsys):
     spoken = ["--text", "_ a b _", "--seconds", "0.5", "--min-seconds", "0.5", "--codec", str(house / "codec")]
     assert main(["lm", "sample", str(tmp_path / "run"), *spoken, "-o", str(tmp_path / "said")]) == 0
     assert "text0-0.wav: 0.50 s of new audio" in capsys.readouterr().out
-    command = [sys.executable, "-m", "llmcodec", "lm", "sample", str(tmp_path / "run"), *spoken, "--stream", "pcm"]
-    assert len(subprocess.run(command, capture_output=True, check=True).stdout) == SAMPLE_RATE  # 16 bits, half a second
+    heard = io.TextIOWrapper(io.BytesIO())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", heard)
+        assert main(["lm", "sample", str(tmp_path / "run"), *spoken, "--stream", "pcm"]) == 0
+    assert len(heard.buffer.getvalue()) == SAMPLE_RATE  # 16 bits, half a second
     assert main(["lm", "export", str(tmp_path / "run"), "-o", str(tmp_path / "out")]) == 0
     card = json.loads((tmp_path / "out" / "token_lm.json").read_text())
     assert card["units_ahead"] == 2 and card["longest_unit"] > 5 and card["units"] == ["_", "a", "b"]
-    assert main([*command[3:6], "--text", "hello", "--codec", str(house / "codec")]) != 0
+    assert main(["lm", "sample", str(tmp_path / "run"), "--text", "hello", "--codec", str(house / "codec")]) != 0
     refused = capsys.readouterr().err
     assert "'hello' is not one of this LM's units, which are separated by spaces: _ a b" in refused
     code = re.search(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.S)[1]

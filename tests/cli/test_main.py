@@ -133,16 +133,20 @@ def closed(*numbers: int) -> Callable[[], None]:
 
 def test_streams_that_the_shell_has_closed(clip, tmp_path):
     source = clip("in.wav")
-    for arguments, number, message in (
+    refused = [
         (["encode", "-", "-o", tmp_path / "a.safetensors"], 0, "encode: standard input is closed"),
         (["decode", "--text", "-", "-o", tmp_path / "a.wav"], 0, "decode: standard input is closed"),
         (["encode", source, "-o", "-"], 1, "encode: standard output is closed"),
-    ):
-        code, _, error = finish(start(*arguments, preexec_fn=closed(number)))
+    ]
+    # All at once: most of each is the start of a process.
+    started = [start(*arguments, preexec_fn=closed(number)) for arguments, number, _ in refused]
+    helped = start("--help", preexec_fn=closed(1))
+    encoded = [start("encode", source, "-o", "-", **more) for more in ({}, {"preexec_fn": closed(2)})]
+    for process, (*_, message) in zip(started, refused, strict=True):
+        code, _, error = finish(process)
         assert code == 1 and error.startswith(f"llmcodec {message}") and len(error.splitlines()) == 1
-    assert finish(start("--help", preexec_fn=closed(1)))[0] == 0
-    whole = finish(start("encode", source, "-o", "-"))[1]
-    code, out, _ = finish(start("encode", source, "-o", "-", preexec_fn=closed(2)))
+    assert finish(helped)[0] == 0
+    (_, whole, _), (code, out, _) = map(finish, encoded)
     assert code == 0 and out == whole and len(out) > 100
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from llmcodec import assets
 from llmcodec.cli.experiments import train_parser
@@ -67,16 +71,20 @@ def test_a_training_sees_its_device_alone(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="a GPU each"):
         show_device("cuda:1")
-    code = """
-from llmcodec.cli.recipes import show_device
-show_device("cpu")
-from accelerate import Accelerator
-from transformers import TrainingArguments
-import torch
-assert Accelerator().device.type == "cpu" and not torch.cuda.is_available()
-"""
     monkeypatch.delenv("WORLD_SIZE")
-    subprocess.run([sys.executable, "-c", code], check=True)
+    for name in ("CUDA_VISIBLE_DEVICES", "ACCELERATE_USE_CPU"):
+        monkeypatch.setenv(name, "0")  # what `show_device` sets goes again at the end
+    show_device("cpu")
+    assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["ACCELERATE_USE_CPU"]) == ("", "true")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert Accelerator().device.type == "cpu"
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if torch.cuda.is_available():  # in a process that has not asked for the GPU yet
+        code = (
+            "from llmcodec.cli.recipes import show_device; show_device('cpu'); import torch; "
+            "assert not torch.cuda.is_available()"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
 
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -170,11 +170,6 @@ def test_without_an_lm_the_page_says_in_one_line_what_is_missing() -> None:
     assert line == f"Not here: {NO_LM}." and "start with --lm FOLDER (`llmcodec lm train` makes one)" in NO_LM
 
 
-def test_gradio_is_imported_by_the_page_alone() -> None:
-    code = "import sys, llmcodec.cli.experiments, llmcodec.demo.app; assert 'gradio' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
-
-
 def test_without_gradio_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     assert main(["demo"]) == 1

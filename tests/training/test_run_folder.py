@@ -15,9 +15,18 @@ import soundfile
 
 from llmcodec.data.manifest import read_manifest, write_manifest
 from llmcodec.training import run_folder
+from llmcodec.training import trainer as trainer_module
 from llmcodec.training.trainer import Trainer
 
 from ..miniature import everything_on
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_curves():
+    """Of each run they take longer than its steps; tests/integration/test_resume.py checks that they are drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_module, "plot_curves", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -27,8 +27,10 @@ LOSSY: dict[str, dict[str, str]] = {
     "mp3": {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT"},
     "opus": {"format": "OGG", "subtype": "OPUS"},
 }
-LOSSY_RATES = {"mp3": (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)}
-LOSSY_RATES["opus"] = (8000, 12_000, 16_000, 24_000, 48_000)
+LOSSY_RATES: dict[str, tuple[int, ...]] = {
+    "mp3": (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
+    "opus": (8000, 12_000, 16_000, 24_000, 48_000),
+}
 """Sample rates that each of them takes, in Hz."""
 COMPRESSION = (0.88, 0.98)
 """libsndfile's compression levels: about 38 to 10 kbit/s."""

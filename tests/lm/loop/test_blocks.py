@@ -128,11 +128,12 @@ def private():
 
 tokenizer = byte_tokenizer()
 builder = SequenceBuilder(tokenizer, add_audio_tokens(tokenizer, 4096), 2048)
-rows = MappedRows([Path(sys.argv[1])])
-data = BlockedRows(Blocks(rows, builder, ["audio"], 2048, 0, block_clips=16), mixed=2)
-for number, place in enumerate(data.order(0)):
-    data[place]
-print(len(rows), private())
+for folder in sys.argv[1:]:
+    rows = MappedRows([Path(folder)])
+    data = BlockedRows(Blocks(rows, builder, ["audio"], 2048, 0, block_clips=16), mixed=2)
+    for place in data.order(0):
+        data[place]
+    print(len(rows), private())
 """
 
 
@@ -142,15 +143,13 @@ def test_private_memory_does_not_grow_with_the_corpus(tmp_path):
 
     codec = replace(CODEC, codebook_size=4096)
     codes = np.random.default_rng(0).integers(0, 4096, (1, 1, 20_000))
-    found = []
     for clips in (100, 1000):
         with TokenShardWriter(tmp_path / str(clips), codec, clips_per_shard=50) as shards:
             for number in range(clips):
                 shards.add(TokenRow(codes, codes.size * 320, id=f"c{number}"))
-        done = subprocess.run(
-            [sys.executable, "-c", MEMORY, str(tmp_path / str(clips))], capture_output=True, text=True, check=True
-        )
-        found.append([float(value) for value in done.stdout.split()])
+    folders = [str(tmp_path / "100"), str(tmp_path / "1000")]
+    done = subprocess.run([sys.executable, "-c", MEMORY, *folders], capture_output=True, text=True, check=True)
+    found = [[float(value) for value in line.split()] for line in done.stdout.splitlines()]
     assert [count for count, _ in found] == [100, 1000]
     grown = found[1][1] - found[0][1]
     tokens = 900 * codes.size * np.dtype(np.int64).itemsize / 2**20
