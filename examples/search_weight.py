@@ -27,10 +27,9 @@ from llmcodec.codec import LLMCodec
 from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.codec.search import SearchConfig, SearchingCodec
 from llmcodec.codec.token_prior import FoldedPrior
-from llmcodec.data.manifest import Clip, read_manifest
+from llmcodec.data.manifest import Clip, read_manifest, spread
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.reconstruction import measure_reconstruction
-from llmcodec.evaluation.system import spread
 from llmcodec.io.structured import read_object, write_json
 from llmcodec.lm.small_lm_scorer import SmallLMScorer, train_scorer
 from llmcodec.lm.small_lm_training import LikelihoodConfig

@@ -228,6 +228,7 @@ def test_robustness_shows_levels_and_silence(run: Run, manifest: Path, tmp_path:
         (["reconstruction", "--codec", "loud", "--pairs", "x.csv"], "takes no --codec"),
         (["reconstruction", "--codec", "loud", "--asr", "/no/asr", "--metrics", "fast"], "/no/asr: no such folder"),
         (["predictability", "--codec", "loud", "--seeds", "0"], "--seeds must be at least 1"),
+        (["consistency", "--codec", "loud", "--clips", "0"], "--clips must be at least 1, not 0"),
         (["predictability", "--codec", "loud", "--audio-seconds", "-1"], "audio_seconds must be above 0"),
         (["predictability", "--codec", "loud", "--probe-codes", "0"], "probe: at least 2 codes"),
         (["reconstruction", "--codec", "loud", "--codec", "loud"], "two codecs are called 'loud'"),

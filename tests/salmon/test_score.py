@@ -65,6 +65,8 @@ def test_shares_ties_and_intervals(suite):
     assert result.overall == wilson_interval(4.0, 6) and result.average == pytest.approx((0.7 + 0.5) / 2)
     assert shown == sorted(shown) and shown[-1] == 1.0
     assert result.to_json()["parts"]["bg_all_consistency"]["pairs"][4]["index"] == 4
+    with pytest.raises(ValueError, match="max_pairs must be at least 1"):
+        salmon_accuracy(CountingCodec(), Likes(), suite, max_pairs=-1)  # would leave the last pair out
     assert salmon_accuracy(CountingCodec(), Likes(), suite, max_pairs=3).parts["bg_all_consistency"].mean.value == 1
 
 

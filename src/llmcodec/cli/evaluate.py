@@ -29,7 +29,6 @@ from llmcodec.evaluation.system import (
     add_token_details,
     look_up_system,
     reconstruction_row,
-    spread,
 )
 from llmcodec.evaluation.workers import Lengths
 from llmcodec.experiments.comparison import Recordings, choose_recordings, named_systems, open_systems, prefixed
@@ -124,7 +123,7 @@ def evaluate_reconstruction(
         told = provenance()
     else:
         systems = named_systems([*(codec or ()), *(f"opus:{kbits}" for kbits in (opus if codec else ()))])
-        (wanted,), bad = corpus.without_bad(spread(corpus.held_out_clips(), clips))
+        wanted, bad = corpus.measured_clips(clips)
         if not hasattr(wanted[0], domain):
             raise ValueError(f"--domain {domain}: clips have no such field; choose source, language, speaker or split")
         shared |= {"asr_languages": asr_languages, "domain": domain, "clap": clap}
@@ -285,7 +284,7 @@ def evaluate_consistency(
     systems = named_systems(codec or ())
     amounts = {"slice": slices, "shift": shifts, "phase": phases, "noise": noises}
     changes = [Change(kind, float(amount)) for kind, wanted in amounts.items() for amount in wanted]
-    (chosen,), bad = corpus.without_bad(spread(corpus.held_out_clips(), clips))
+    chosen, bad = corpus.measured_clips(clips)
     console = Console()
     results: dict[str, ConsistencyResult] = {}
     for name, encoded in open_systems(systems, device.torch_device()):
@@ -335,7 +334,7 @@ def evaluate_robustness(
     spoken = {"level": (0.0, *levels), "telephone": (0.0,), "noise": noises, "pause": pauses}
     wanted = [Condition(kind, float(amount)) for kind, amounts in spoken.items() for amount in amounts]
     wanted = list(dict.fromkeys([*wanted, *(c for c in CONDITIONS if c.silent)]))
-    (chosen,), bad = corpus.without_bad(spread(corpus.held_out_clips(), clips))
+    chosen, bad = corpus.measured_clips(clips)
     console, names = Console(), _metric_names(metrics)
     results: dict[str, RobustnessResult] = {}
     for name, encoded in open_systems(systems, device.torch_device()):

@@ -15,7 +15,6 @@ from llmcodec.cli.output import name_files, show
 from llmcodec.cli.summary import FilesBar
 from llmcodec.data.alignments import read_alignments
 from llmcodec.evaluation.phones import PAUSES, Context, PhoneConfig, PhoneResult, measure_encoder, measure_phones
-from llmcodec.evaluation.system import spread
 from llmcodec.experiments.comparison import named_systems, open_systems
 from llmcodec.io.progress import ProgressBar
 from llmcodec.report import phones as phone_report
@@ -65,7 +64,7 @@ def evaluate_phones(
     config = PhoneConfig(codebook - 1, context, items, pauses, seed)
     held_out = corpus.held_out_clips()
     spoken = read_alignments(alignments, held_out)
-    (chosen,), bad = corpus.without_bad(spread([one for one in held_out if one.id in spoken], clips))
+    chosen, bad = corpus.measured_clips(clips, [one for one in held_out if one.id in spoken])
     console = Console()
     results: dict[str, PhoneResult] = {}
     for name, encoded in open_systems(systems, device.torch_device()):

@@ -26,7 +26,6 @@ from llmcodec.evaluation.generation import (
     measure_recordings,
 )
 from llmcodec.evaluation.generation_results import METRICS, GeneratedRow
-from llmcodec.evaluation.system import spread
 from llmcodec.evaluation.wer import OFFLINE, spoken_clips
 from llmcodec.io import audio
 from llmcodec.io.progress import ProgressBar
@@ -93,7 +92,7 @@ def evaluate_generation(
     console = Console()
     config = GenerationConfig(task, draws, seconds, prompt_seconds, temperature, top_p, repetition_penalty, seed)
     wanted = choose_clips(corpus.held_out_clips(), config, speakers)
-    (chosen,), bad = corpus.without_bad(spread(wanted, clips))
+    chosen, bad = corpus.measured_clips(clips, wanted)
     passages = passages_of(chosen, texts)
     if task == "voice":
         passages = with_voices(passages, wanted, prompt_seconds)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcodec.assets import BUNDLED
-from llmcodec.data.manifest import Clip, leave_out_unreadable, read_manifest
+from llmcodec.data.manifest import Clip, leave_out_unreadable, read_manifest, spread
 from llmcodec.io.bad_rows import BadRows, MaxBad, read_max_bad
 from llmcodec.runtime.base import Runtime
 from llmcodec.runtime.opening import Precision, RuntimeName, Side, open_runtime, pick_device
@@ -136,6 +136,21 @@ class ClipOptions(CorpusOptions):
         clips = self.clips()
         held_out = [clip for clip in clips if clip.split in HELD_OUT]
         return clips if self.split is not None else held_out or clips
+
+    def measured_clips(self, count: int | None, among: Sequence[Clip] | None = None) -> tuple[list[Clip], BadRows]:
+        """So many clips, evenly spread, without those that cannot be read, and these.
+
+        Args:
+            count: how many; None takes all.
+            among: what to choose from, `held_out_clips` if None.
+
+        Raises:
+            ValueError: less than one clip, or as `without_bad`.
+        """
+        if count is not None and count < 1:
+            raise ValueError(f"--clips must be at least 1, not {count}")
+        (chosen,), bad = self.without_bad(spread(self.held_out_clips() if among is None else among, count))
+        return chosen, bad
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ __all__ = [
     "manifest_hash",
     "manifest_place",
     "read_manifest",
+    "spread",
     "total_seconds",
     "write_manifest",
 ]
@@ -137,6 +138,15 @@ def durations_of(clips: Sequence[Clip]) -> np.ndarray:
     if isinstance(clips, ClipTable):
         return clips.durations
     return np.fromiter((clip.duration for clip in clips), np.float64, len(clips))
+
+
+def spread(clips: Sequence[Clip], count: int | None) -> list[Clip]:
+    """`count` clips evenly spread over the sequence; all of them for None. Raises ValueError for less than none."""
+    if count is not None and count < 0:
+        raise ValueError(f"{count} clips are wanted; name a number, or null for all")
+    if count is None or count >= len(clips):
+        return list(clips)
+    return [clips[i * len(clips) // count] for i in range(count)]
 
 
 def values_of(clips: Iterable[Clip], *names: str) -> Iterator[tuple[Any, ...]]:

@@ -20,7 +20,7 @@ import torch
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.io.digests import digest_number
-from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_ratio, compare_paired
+from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_ratio, compare_shared
 from llmcodec.protocol import Codec
 
 LABELS = {
@@ -89,10 +89,8 @@ class ConsistencyResult:
 
 def compare_consistency(a: ConsistencyResult, b: ConsistencyResult, change: Change) -> PairedComparison:
     """B against A, shares of the clips that both have. Raises ValueError without any."""
-    mine, theirs = a.by_clip(change), b.by_clip(change)
-    both = [name for name in mine if name in theirs]
-    shares = [[counts[name][0] / counts[name][1] for name in both] for counts in (mine, theirs)]
-    return compare_paired(shares[0], shares[1])
+    shares = [{name: same / total for name, (same, total) in r.by_clip(change).items()} for r in (a, b)]
+    return compare_shared(shares[0], shares[1])
 
 
 def measure_consistency(
@@ -164,7 +162,8 @@ def altered(
     last = wav_S.size // hop - num_frames
     if last < 1:
         return []
-    starts = _generator(seed, clip_id, change.amount, "slice").integers(0, last + 1, slices).tolist()
+    draw = np.random.default_rng(digest_number(seed, clip_id, change.amount, "slice"))
+    starts = draw.integers(0, last + 1, slices).tolist()
     return [(start, wav_S[start * hop : (start + num_frames) * hop]) for start in starts]
 
 
@@ -174,8 +173,13 @@ def changed(wav_S: np.ndarray, change: Change, hop_samples: int, seed: int, clip
         return wav_S[round(change.amount * hop_samples) :] if wav_S.size > hop_samples else wav_S
     if change.kind == "phase":
         return rotated(wav_S, change.amount)
-    level = np.sqrt(np.mean(wav_S.astype(np.float64) ** 2)) * 10 ** (-change.amount / 20)
-    noise_S = _generator(seed, clip_id, "noise").standard_normal(wav_S.size)
+    return noisy(wav_S, change.amount, seed, clip_id)
+
+
+def noisy(wav_S: np.ndarray, snr_db: float, seed: int, clip_id: str) -> np.ndarray:
+    """The waveform with white noise, float32; the noise depends on seed, clip and length alone."""
+    level = np.sqrt(np.mean(np.square(wav_S, dtype=np.float64))) * 10 ** (-snr_db / 20)
+    noise_S = np.random.default_rng(digest_number(seed, clip_id, "noise")).standard_normal(wav_S.size)
     return np.asarray(wav_S + level * noise_S, dtype=np.float32)
 
 
@@ -188,7 +192,3 @@ def rotated(wav_S: np.ndarray, degrees: float) -> np.ndarray:
     if wav_S.size % 2 == 0:
         turned[-1] = spectrum[-1].real * np.cos(angle)
     return np.asarray(np.fft.irfft(turned, wav_S.size), dtype=np.float32)
-
-
-def _generator(*key: object) -> np.random.Generator:
-    return np.random.default_rng(digest_number("|".join(map(str, key))))

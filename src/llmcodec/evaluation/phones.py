@@ -26,7 +26,7 @@ from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.abx import AbxResult, Item, measure_abx
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.io.digests import digest_number
-from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_ratio, compare_paired
+from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_ratio, compare_shared
 from llmcodec.protocol import HasFeatures, has_tokens
 
 PAUSES = ("", "_", "#", "pau", "sil", "SIL", "sp", "spn", "h#", "<eps>")
@@ -94,9 +94,8 @@ class PhoneResult:
 
 def compare_phones(a: TokenPhones, b: TokenPhones) -> PairedComparison:
     """Held-out accuracy of B against A, of the clips that both have."""
-    both = [name for name in a.clips if name in b.clips]
-    shares = [[one.clips[name][0] / one.clips[name][1] for name in both] for one in (a, b)]
-    return compare_paired(shares[0], shares[1])
+    shares = [{name: right / total for name, (right, total) in one.clips.items()} for one in (a, b)]
+    return compare_shared(shares[0], shares[1])
 
 
 def measure_phones(
@@ -268,7 +267,7 @@ def cut_items(
                 continue
             near = [phones[i].name if 0 <= i < len(phones) else "" for i in (place - 1, place + 1)]
             context = " ".join(near) if config.context == "within" else ""
-            drawn = digest_number(f"{config.seed}|{clip.id}|{place}")
+            drawn = digest_number(config.seed, clip.id, place)
             kept = kinds.setdefault((phone.name, clip.speaker, context), [])
             kept.append((drawn, Item(phone.name, clip.speaker, context, np.array(rows[first:last]))))
             if len(kept) > 4 * config.items:  # a bounded number of frames in memory

@@ -18,13 +18,14 @@ import numpy as np
 
 from llmcodec.data.augmentation import DITHER, band_passed
 from llmcodec.data.manifest import Clip
+from llmcodec.evaluation.consistency import noisy
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.workers import ClipRow, Job, measure_jobs
 from llmcodec.io import audio
 from llmcodec.io.digests import digest_number
 from llmcodec.metrics.base import Measured
 from llmcodec.metrics.registry import check_metrics
-from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_mean, compare_paired
+from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_mean, compare_shared
 
 PEAK = 10 ** (-6 / 20)
 FLOOR_DB = -140.0
@@ -118,9 +119,7 @@ class RobustnessResult:
 
 def compare_robustness(a: RobustnessResult, b: RobustnessResult, condition: Condition, metric: str) -> PairedComparison:
     """B against A on the clips that both have. Raises ValueError without any."""
-    mine, theirs = a.values(condition, metric), b.values(condition, metric)
-    both = [name for name in mine if name in theirs]
-    return compare_paired([mine[name] for name in both], [theirs[name] for name in both])
+    return compare_shared(a.values(condition, metric), b.values(condition, metric))
 
 
 def measure_robustness(
@@ -207,7 +206,7 @@ def _silent_row(encoded: EncodedCorpus, condition: Condition, draw: int, seed: i
 
 def silent_signal(condition: Condition, size: int, draw: int, seed: int) -> np.ndarray:
     """A signal without speech, float32 (size,)."""
-    generator = _generator(seed, condition.kind, draw)
+    generator = np.random.default_rng(digest_number(seed, condition.kind, draw))
     if condition.kind == "zeros":
         return np.zeros(size, np.float32)
     if condition.kind == "dither":
@@ -222,8 +221,7 @@ def altered(wav_S: np.ndarray, rate: int, condition: Condition, clip_id: str, se
     elif condition.kind == "telephone":
         changed_S = band_passed(wav_S, rate, *TELEPHONE_HZ)
     elif condition.kind == "noise":
-        level = np.sqrt(np.mean(np.square(wav_S, dtype=np.float64))) * 10 ** (-condition.amount / 20)
-        changed_S = wav_S + level * _generator(seed, clip_id, "noise").standard_normal(wav_S.size)
+        changed_S = noisy(wav_S, condition.amount, seed, clip_id)
     else:
         middle = wav_S.size // 2
         changed_S = np.insert(wav_S, middle, np.zeros(round(condition.amount * rate), wav_S.dtype))
@@ -254,7 +252,3 @@ def level_error(sent_S: np.ndarray, came_S: np.ndarray, rate: int) -> float:
     )
     speech = sent >= np.median(sent)
     return float(10 * np.log10(max(came[speech].sum(), 1e-30) / max(sent[speech].sum(), 1e-30)))
-
-
-def _generator(*key: object) -> np.random.Generator:
-    return np.random.default_rng(digest_number("|".join(map(str, key))))

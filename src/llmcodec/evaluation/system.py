@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from llmcodec.data.manifest import Clip, audio_states, manifest_hash
+from llmcodec.data.manifest import Clip, audio_states, manifest_hash, spread
 from llmcodec.evaluation.cache import kept, measurement_key
 from llmcodec.evaluation.consistency import measure_consistency
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
@@ -310,10 +310,3 @@ def nominal_bits_per_second(codec: Codec) -> float:
     """The codec's own `bitrate` (some codecs send a code less often than once per frame), else that of all codes."""
     whole = codec.frame_rate * codec.num_codebooks * math.log2(codec.codebook_size)
     return float(getattr(codec, "bitrate", whole))
-
-
-def spread(clips: Sequence[Clip], count: int | None) -> list[Clip]:
-    """`count` clips evenly spread over the sequence; all of them for None."""
-    if count is None or count >= len(clips):
-        return list(clips)
-    return [clips[i * len(clips) // count] for i in range(count)]

@@ -20,10 +20,10 @@ import numpy as np
 
 from llmcodec.adapters.catalogue import ENTRIES, UNAVAILABLE, missing_package, state_of
 from llmcodec.adapters.load import load_codec
-from llmcodec.data.manifest import Clip
+from llmcodec.data.manifest import Clip, spread
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.results import SystemRow
-from llmcodec.evaluation.system import Corpus, MeasurementConfig, look_up_system, spread
+from llmcodec.evaluation.system import Corpus, MeasurementConfig, look_up_system
 from llmcodec.io.atomic import write_text
 from llmcodec.io.progress import OnProgress
 from llmcodec.io.structured import parse_json, read_object, write_json

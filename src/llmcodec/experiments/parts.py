@@ -27,10 +27,11 @@ from llmcodec.data.manifest import (
     leave_out_unreadable,
     manifest_hash,
     read_manifest,
+    spread,
     total_seconds,
     write_manifest,
 )
-from llmcodec.evaluation.system import Corpus, spread
+from llmcodec.evaluation.system import Corpus
 from llmcodec.experiments.sweep_config import PartsConfig, SweepConfig
 from llmcodec.io.bad_rows import BadRows
 from llmcodec.io.digests import digest, digest_number

@@ -24,12 +24,12 @@ from typing import Any
 from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.fast.engine import optimize_for_inference
-from llmcodec.data.manifest import Clip
+from llmcodec.data.manifest import Clip, spread
 from llmcodec.evaluation.cache import key_of
 from llmcodec.evaluation.effort import encoding_speed
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.results import SystemRow
-from llmcodec.evaluation.system import MeasurementConfig, measure_bits, measure_system, spread
+from llmcodec.evaluation.system import MeasurementConfig, measure_bits, measure_system
 from llmcodec.experiments.comparison import System, curves
 from llmcodec.experiments.frontier import frontier_table, frontiers, write_frontiers
 from llmcodec.experiments.parts import Speech

@@ -20,7 +20,6 @@ from collections.abc import Callable
 
 MaxBad = int | str
 """`0`, `20` (rows), or `1%` (of all rows, rounded down)."""
-MAX_BAD_HELP = "Leave out at most so many bad rows, 20 or 1%, and list them; one more stops the run."
 MOST_LISTED = 10
 
 

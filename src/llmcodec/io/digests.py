@@ -3,7 +3,7 @@
     digest(text)                              # 16 hex digits
     digest(*arrays, size=12)                  # 24, of the arrays' bytes, one after the other
     digest(*parts, algorithm="sha256")        # 64
-    digest_number("3|clip|noise")             # a seed for one clip, whatever the order of the clips
+    digest_number(3, clip.id, "noise")        # a seed for one clip, whatever the order of the clips
     package_versions("python", "torch")       # {"python": "3.11.7", "torch": "2.9.1"}
 
 Digests stand in token files, journals and run folders: what a call returns must not change.
@@ -42,9 +42,9 @@ def digest_all(parts: Iterable[Any], size: int = 8, algorithm: str = "blake2b") 
     return running.hexdigest()
 
 
-def digest_number(text: str) -> int:
-    """A number of 64 bits that is a function of `text` alone."""
-    return int(digest(text), 16)
+def digest_number(*parts: object) -> int:
+    """A number of 64 bits that is a function of a text alone, or of the texts of several parts, `|` between them."""
+    return int(digest("|".join(map(str, parts))), 16)
 
 
 def package_versions(*names: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +31,6 @@ from llmcodec.io.digests import digest, digest_number
 from llmcodec.lm.audio_tokens import AudioTokens
 from llmcodec.transcode.flat_rows import FlatRow
 
-Format = Literal["audio", "tts", "tts_stream", "tts_aligned", "asr", "interleaved"]
 FORMATS = ("audio", "tts", "tts_stream", "tts_aligned", "asr", "interleaved")
 SPEAKS_TEXT = frozenset({"tts", "tts_stream", "tts_aligned"})
 """Formats that read a text and predict only audio."""

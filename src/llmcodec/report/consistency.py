@@ -32,12 +32,8 @@ def comparisons(results: Mapping[str, ConsistencyResult]) -> list[str]:
             if not reference.by_clip(change).keys() & result.by_clip(change).keys():
                 continue
             paired = compare_consistency(reference, result, change)
-            d = paired.difference
-            found = f"{name} keeps {'more' if d.value > 0 else 'fewer'} tokens than {base}"
-            said.append(
-                f"{change.label}: {found if paired.real else 'no difference shown'}, {d.value:+.3f} "
-                f"(paired 95 % interval {d.low:+.3f} to {d.high:+.3f}, {paired.num} clips)."
-            )
+            found = f"{name} keeps {'more' if paired.difference.value > 0 else 'fewer'} tokens than {base}"
+            said.append(f"{change.label}: {found if paired.real else 'no difference shown'}, {paired.format()}.")
     return said
 
 

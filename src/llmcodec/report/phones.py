@@ -52,12 +52,8 @@ def sentences(results: Mapping[str, PhoneResult]) -> list[str]:
     base = next(iter(with_tokens), "")
     for name, tokens in list(with_tokens.items())[1:]:
         paired = compare_phones(with_tokens[base], tokens)
-        d = paired.difference
-        found = f"{name} names {'more' if d.value > 0 else 'fewer'} phones than {base}"
-        said.append(
-            f"{found if paired.real else f'{name} and {base}: no difference shown'}, {d.value:+.3f} "
-            f"(paired 95 % interval {d.low:+.3f} to {d.high:+.3f}, {paired.num} clips)."
-        )
+        found = f"{name} names {'more' if paired.difference.value > 0 else 'fewer'} phones than {base}"
+        said.append(f"{found if paired.real else f'{name} and {base}: no difference shown'}, {paired.format()}.")
     return said
 
 

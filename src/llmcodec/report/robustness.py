@@ -58,12 +58,9 @@ def sentences(results: Mapping[str, RobustnessResult], metrics: tuple[str, ...])
                 if not reference.values(condition, metric).keys() & result.values(condition, metric).keys():
                     continue
                 paired = compare_robustness(reference, result, condition, metric)
-                d, measure = paired.difference, METRICS[metric]
-                said.append(
-                    f"{condition.label}: {measure.label} of {name} is {measure.judge(paired)} against {base}, "
-                    f"{d.value:+.{measure.digits}f} (paired 95 % interval {d.low:+.{measure.digits}f} to "
-                    f"{d.high:+.{measure.digits}f}, {paired.num} clips)."
-                )
+                measure = METRICS[metric]
+                found = f"{measure.label} of {name} is {measure.judge(paired)} against {base}"
+                said.append(f"{condition.label}: {found}, {paired.format(measure.digits)}.")
     return said
 
 

@@ -23,10 +23,11 @@ from llmcodec.data.backgrounds import SAMPLE_RATE
 from llmcodec.data.manifest import Clip, leave_out_unreadable, manifest_hash, read_manifest
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.bad_rows import BadRows, MaxBad
+from llmcodec.io.digests import digest_number
 from llmcodec.io.progress import OnProgress
 from llmcodec.io.structured import write_json
 from llmcodec.salmon.pairs import Made, Pair, Scenery, Splice, voice_pairs
-from llmcodec.salmon.plan import MIN_CLIP_SECONDS, Voice, VoicePlan, plan_scenes, plan_voices, read_voices, seed_of
+from llmcodec.salmon.plan import MIN_CLIP_SECONDS, Voice, VoicePlan, plan_scenes, plan_voices, read_voices
 
 SPEAKER, GENDER, BG_ALL, BG_DOMAIN, ROOM = (
     "speaker_consistency",
@@ -220,7 +221,7 @@ class _Builder:
         return ""
 
     def _plans(self, name: str, num: int) -> list[Any]:
-        seed, splits = seed_of(self.settings.seed, name), self.settings.splits
+        seed, splits = digest_number(self.settings.seed, name), self.settings.splits
         if name in KINDS:
             return plan_scenes(self.clips, self.voices, num, splits, seed)
         return plan_voices(self.clips, self.voices, num, splits, seed, across_gender=name == GENDER)

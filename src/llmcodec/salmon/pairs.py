@@ -24,7 +24,8 @@ from llmcodec.data.backgrounds import (
 )
 from llmcodec.data.manifest import Clip
 from llmcodec.data.reverberation import draw_room, impulse_response, recorded_response
-from llmcodec.salmon.plan import MIN_CLIP_SECONDS, MIN_HALF_SECONDS, VoicePlan, choose_others, fold_of, seed_of
+from llmcodec.io.digests import digest_number
+from llmcodec.salmon.plan import MIN_CLIP_SECONDS, MIN_HALF_SECONDS, VoicePlan, choose_others, fold_of
 from llmcodec.salmon.splice import (
     GRID,
     PAUSE,
@@ -69,7 +70,7 @@ def voice_pairs(plan: VoicePlan, part: str, seed: int, max_seconds: float, splic
     if splice != "both":
         behind = min(behind, len(a1_rest) - PAUSE, len(b1_rest) - PAUSE)
     gap = 0 if splice == "negative_hard" else PAUSE
-    bed = seed_of(seed, part, *(clip.id for clip in plan.clips))
+    bed = digest_number(seed, part, *(clip.id for clip in plan.clips))
     out: list[Made] = []
     for first, rest, same, other, order in ((a1, a1_rest, a2, b2, (0, 1, 3)), (b1, b1_rest, b2, a2, (2, 3, 1))):
         total = (min(len(first), longest // 2) + gap + behind) // GRID * GRID
@@ -124,7 +125,7 @@ class Scenery:
         if len(wav_S) < MIN_CLIP_SECONDS * SAMPLE_RATE:
             return None
         speech_S, joint = at_level(faded(wav_S)), len(wav_S) // 2
-        draw = np.random.default_rng(seed_of(seed, part, clip.source, clip.id))
+        draw = np.random.default_rng(digest_number(seed, part, clip.source, clip.id))
         if kind == "room":
             names, (x, y) = self._responses(draw)
             detail: dict[str, Any] = {"rooms": names}
@@ -135,7 +136,7 @@ class Scenery:
             mixed = [(x0, x1), (x0, y1), (y0, y1), (y0, x1)]
             sides = [with_noise(speech_S, change_noise(*two, joint), snr) for two in mixed]
             detail = {"noises": names, "snr_db": round(snr, 2)}
-        bed = seed_of(seed, part, clip.source, clip.id, "bed")
+        bed = digest_number(seed, part, clip.source, clip.id, "bed")
         wavs = common_gain([with_bed(side, np.random.default_rng(bed)) for side in sides])
         fold, at = fold_of(clip), joint / SAMPLE_RATE
         return [

@@ -49,13 +49,8 @@ class VoicePlan:
         return self.first_a, self.second_a, self.first_b, self.second_b
 
 
-def seed_of(*parts: object) -> int:
-    """A seed from strings; everything random in a suite derives from such seeds."""
-    return digest_number("|".join(str(part) for part in parts))
-
-
 def fold_of(clip: Clip) -> int:
-    return seed_of("fold", clip.source, clip.id) % 2
+    return digest_number("fold", clip.source, clip.id) % 2
 
 
 def read_voices(path: str | None) -> dict[str, Voice | None]:
@@ -92,7 +87,7 @@ class ClipQueue:
     """Clips of one person in random order, each used once, those of the preferred splits first."""
 
     def __init__(self, clips: Sequence[Clip], seed: int) -> None:
-        self.waiting = sorted(clips, key=lambda clip: seed_of(seed, clip.source, clip.id))
+        self.waiting = sorted(clips, key=lambda clip: digest_number(seed, clip.source, clip.id))
 
     def take(self, splits: Sequence[str], usable: Callable[[Clip], bool] = lambda clip: True) -> Clip | None:
         for index, clip in enumerate(self.waiting):
@@ -151,7 +146,7 @@ def _couples(people: dict[Key, tuple[list[Clip], str]], across_gender: bool, see
             for a, b in itertools.combinations(keys, 2)
             if not across_gender or (people[a][1] and people[b][1] and people[a][1] != people[b][1])
         ]
-        ordered.append(sorted(couples, key=lambda couple: seed_of(seed, "couple", *couple)))
+        ordered.append(sorted(couples, key=lambda couple: digest_number(seed, "couple", *couple)))
     return [couple for row in itertools.zip_longest(*ordered) for couple in row if couple is not None]
 
 
@@ -163,8 +158,8 @@ def _draw(
     seed: int,
     fold: int,
 ) -> list[VoicePlan]:
-    firsts = {key: ClipQueue(entry[0], seed_of(seed, "first")) for key, entry in people.items()}
-    seconds = {key: ClipQueue(entry[0], seed_of(seed, "second")) for key, entry in people.items()}
+    firsts = {key: ClipQueue(entry[0], digest_number(seed, "first")) for key, entry in people.items()}
+    seconds = {key: ClipQueue(entry[0], digest_number(seed, "second")) for key, entry in people.items()}
     takes = [partial(_quartet, firsts, seconds, a, b, fold) for a, b in couples]
     return list(itertools.islice(_in_turn(takes, splits), num_quartets))
 

@@ -149,6 +149,8 @@ def salmon_accuracy(
     Raises:
         ValueError: no such suite or part, unreadable audio, or a scorer that does not give one value per token.
     """
+    if max_pairs is not None and max_pairs < 1:
+        raise ValueError(f"salmon: max_pairs must be at least 1, got {max_pairs}")
     suite = {part: pairs[:max_pairs] for part, pairs in open_suite(suite_folder, parts).items()}
     if cache is None and Path(suite_folder).is_dir():
         cache = Path(suite_folder) / CACHE

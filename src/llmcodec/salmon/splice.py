@@ -60,15 +60,13 @@ def quiet_cut(wav_S: np.ndarray, low: float = 0.35, high: float = 0.65) -> int:
     return first + int(np.argmin(power[first:last]))
 
 
-def faded(wav_S: np.ndarray, start: bool = True, end: bool = True) -> np.ndarray:
-    """Apply raised-cosine fades of 10 ms."""
+def faded(wav_S: np.ndarray) -> np.ndarray:
+    """Apply raised-cosine fades of 10 ms at both ends."""
     out_S = wav_S.copy()
     size = min(FADE, len(out_S) // 2)
     ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(size) + 0.5) / size)
-    if start:
-        out_S[:size] *= ramp
-    if end:
-        out_S[len(out_S) - size :] *= ramp[::-1]
+    out_S[:size] *= ramp
+    out_S[len(out_S) - size :] *= ramp[::-1]
     return out_S
 
 

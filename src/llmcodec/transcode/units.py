@@ -112,7 +112,7 @@ def gather_frames(
             bad.add(clip.id, error)
         else:
             frames_TD = encoder.frames_of(wav_S[None])[0].cpu()
-            drawn = torch.Generator().manual_seed(digest_number(f"{seed}|{clip.id}") % 2**63)
+            drawn = torch.Generator().manual_seed(digest_number(seed, clip.id) % 2**63)
             kept.append(frames_TD[torch.rand(len(frames_TD), generator=drawn) < share])
         watcher.advance(1, clip.duration)
     rows_ND = torch.cat(kept) if kept else torch.zeros(0, encoder.width)

@@ -56,9 +56,24 @@ def read_file(path: Path, report: Report) -> Iterator[Utterance]:
         report.skip(path, f"damaged after line {number} ({error}); the rest is left out")
 
 
-def _utterance(cut: dict[str, Any], path: Path, split: str) -> Utterance:
+def spoken_in(cut: dict[str, Any]) -> dict[str, str]:
+    """Text, speaker and language of a cut: all its texts, and what its supervisions agree on.
+
+    Raises:
+        ValueError: not a MonoCut.
+    """
     if cut.get("type", "MonoCut") != "MonoCut":
         raise ValueError(f"a {cut['type']} is not read, only a MonoCut")
+    supervisions = cut.get("supervisions") or []
+    said = {"text": " ".join(str(one.get("text") or "") for one in supervisions)}
+    for name in ("speaker", "language"):
+        values = {str(one[name]) for one in supervisions if one.get(name)}
+        said[name] = values.pop() if len(values) == 1 else ""
+    return said
+
+
+def _utterance(cut: dict[str, Any], path: Path, split: str) -> Utterance:
+    said = spoken_in(cut)
     recording = cut["recording"]
     source = recording["sources"][0]
     if source["type"] != "file":
@@ -67,16 +82,13 @@ def _utterance(cut: dict[str, Any], path: Path, split: str) -> Utterance:
     place = place if place.is_file() else Path(source["source"])
     if not place.is_file():
         raise ValueError(f"no file {source['source']!r}")
-    supervisions = cut.get("supervisions") or []
-    text = plain_text(" ".join(str(one.get("text") or "") for one in supervisions))
-    speakers = {str(one["speaker"]) for one in supervisions if one.get("speaker")}
-    languages = {str(one["language"]) for one in supervisions if one.get("language")}
+    text = plain_text(said["text"])
     whole = not cut.get("start") and abs(cut["duration"] - recording.get("duration", cut["duration"])) < 1e-3
     return Utterance(
         place,
         text,
-        speakers.pop() if len(speakers) == 1 else "",
-        languages.pop() if len(languages) == 1 else "",
+        said["speaker"],
+        said["language"],
         split,
         str(cut["id"]),
         path.name if text else "",

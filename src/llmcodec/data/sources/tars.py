@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llmcodec.data.clip import Clip
+from llmcodec.data.layouts.lhotse import spoken_in
 from llmcodec.data.member import BLOCK, read_range
 from llmcodec.data.sources.base import NAMES, SourceFile, check_said, seconds_of
 from llmcodec.io.audio import AUDIO_ENDINGS
@@ -129,8 +130,7 @@ def read_shar(file: SourceFile) -> Iterator[Clip]:
 
 def _clip_of_cut(file: SourceFile, sample: _Sample, cut: dict[str, Any], where: str, known: bool) -> Clip:
     """known: what the cut says of its recording's length is taken, as it was true of another."""
-    if cut.get("type", "MonoCut") != "MonoCut":
-        raise ValueError(f"{where}: a {cut['type']} is not read, only a MonoCut")
+    row = spoken_in(cut)
     sounds = {ending: member for ending, member in sample.members.items() if f".{ending}" in AUDIO_ENDINGS}
     if len(sounds) != 1:
         raise ValueError(f"{where}: no audio; there is {_listed(sample)}")
@@ -139,11 +139,6 @@ def _clip_of_cut(file: SourceFile, sample: _Sample, cut: dict[str, Any], where: 
     whole, start, duration = float(recording["duration"]), float(cut.get("start") or 0), float(cut["duration"])
     if not known:
         check_said(whole, seconds_of(content, where), where)
-    supervisions = cut.get("supervisions") or []
-    row: dict[str, Any] = {"text": " ".join(str(one.get("text") or "") for one in supervisions)}
-    for name in ("speaker", "language"):
-        values = {str(one[name]) for one in supervisions if one.get(name)}
-        row[name] = values.pop() if len(values) == 1 else ""
     stretch = {} if not start and abs(duration - whole) < 1e-3 else {"start": round(start, 4)}
     fields = {name: (name,) for name in row}
     return file.clip(sample.key, row, fields, duration, **stretch, **_place(start_byte, content))
