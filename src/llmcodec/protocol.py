@@ -17,6 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Places = tuple[Tensor, Tensor]
+"""Row and column (N,) of every real token of a batch, in order: `x_BT[places]` is `x_BT[mask_BT]`, without a wait."""
+
+
+def real_places(lengths: Sequence[int], device: torch.device) -> Places:
+    """Places of the tokens of clips with so many each; nothing waits for the device, as a mask on it would."""
+    clip_N = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    token_N = torch.cat([torch.arange(length) for length in lengths])
+    return clip_N.to(device, non_blocking=True), token_N.to(device, non_blocking=True)
+
 
 @dataclass
 class CodecEncoding:
@@ -40,6 +50,16 @@ class CodecEncoding:
     """Raw terms of the quantiser per frame, (B, T) each (`vq/commit`, `vq/codebook`), to be masked when reduced."""
     decoder_BFD: Tensor | None = None
     """Decoder input, one row a frame, where a codec has several codebooks; None: `quantized_BTD`."""
+    lengths: list[int] | None = None
+    """Real tokens of each clip, which come first; a codec that leaves this out makes objectives wait for a GPU."""
+
+    @property
+    def places(self) -> Places:
+        """Places of the real tokens."""
+        if self.lengths is None:
+            clip_N, token_N = self.mask_BT.nonzero(as_tuple=True)
+            return clip_N, token_N
+        return real_places(self.lengths, self.mask_BT.device)
 
 
 @runtime_checkable

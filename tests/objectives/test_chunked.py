@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from llmcodec.objectives import chunked
-from llmcodec.objectives.chunked import linear_cross_entropy, row_chunks, to_frames, valid_rows
+from llmcodec.objectives.chunked import linear_cross_entropy, row_chunks, to_frames
 
-from .toy_codec import gradients, one_hot, straight_through
+from .toy_codec import gradients, one_hot, straight_through, toy_encoding
 
 
 @pytest.fixture(autouse=True)
@@ -43,12 +43,14 @@ def test_chunks_of_a_wide_head_keep_enough_rows_and_a_gpu_takes_few_chunks():
     assert len(list(row_chunks(4000, 20480, torch.device("cuda")))) == 5  # 64 MB each
 
 
-def test_frames_and_rows_are_inverse():
-    mask = torch.tensor([[True, True, False], [True, False, False]])
-    x = torch.randn(2, 3, 4)
-    rows = valid_rows(x, mask)
-    assert rows.shape == (3, 4)
-    assert torch.equal(to_frames(rows, mask), x * mask[..., None])
+@pytest.mark.parametrize("lengths", [None, [2, 0, 3]])
+def test_frames_and_rows_are_inverse(lengths):
+    encoding, _ = toy_encoding(lengths=(2, 0, 3))
+    encoding.lengths = lengths
+    x = torch.randn(3, 3, 4)
+    rows = x[encoding.places]
+    assert torch.equal(rows, x[encoding.mask_BT]) and rows.shape == (5, 4)
+    assert torch.equal(to_frames(rows, encoding.mask_BT, encoding.places), x * encoding.mask_BT[..., None])
 
 
 def test_linear_cross_entropy_equals_torch():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmcodec.codec import LLMCodec
 from llmcodec.data.clips import ClipBatch
+from llmcodec.objectives.gumbel import FrameNoise
 from llmcodec.training.checkpoint import list_checkpoints, load_checkpoint
 from llmcodec.training.run_folder import is_finished
 from llmcodec.training.tracking import as_floats, read_log
@@ -142,7 +144,21 @@ def test_a_step_asks_for_no_more_values_than_it_did(folder):
     batch = batches(trainer)
     with Waits() as waits:
         assert trainer.train_step(batch) is not None
-    assert 0 < waits.count <= 80  # most are rows of the real frames, `x[mask]`
+    assert 0 < waits.count <= 19  # norms, draws of the views and the average's count are on the CPU of a GPU too
+
+
+def test_forward_and_backward_ask_a_device_for_nothing(folder, monkeypatch):
+    """Tensors on `meta` have no values: one that is looked at, or that meets one on the CPU, is an error."""
+    outside = dict(bigram="null", teacher="null", weights__bigram=0, weights__distill_l1=0, weights__distill_cosine=0)
+    trainer = trainer_of(folder, "meta", accumulate=1, **outside)  # what is no submodule does not move with it
+    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda positions: None)  # it asks
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(FrameNoise, "rows", lambda self, first, end, _: torch.ones(end - first, self.width).to("meta"))
+    objective, adversary, batch = trainer.objective.to("meta"), trainer.adversary, batches(trainer)[0]
+    assert adversary is not None and adversary.to("meta") and len(set(batch.lengths_B.tolist())) > 1
+    terms = objective(replace(batch, wav_BS=batch.wav_BS.to("meta")), 0)
+    terms.total.backward()
+    assert len(terms.raw) == 15 and all(p.grad is not None for p in objective.codec.parameters())
 
 
 def test_bad_steps_in_a_row_end_the_run_naming_the_term_with_the_newest_checkpoint_intact(folder):

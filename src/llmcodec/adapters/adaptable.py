@@ -131,11 +131,11 @@ class AdaptableAdapter(CodecAdapterWithFeatures):
     def encode_latents(self, wav_BS: Tensor, lengths_B: Tensor | None = None) -> CodecEncoding:
         """Samples (B, S), those beyond `lengths_B` ignored -> codes, latents and quantiser losses with gradient."""
         lengths = [wav_BS.shape[1]] * len(wav_BS) if lengths_B is None else lengths_B.tolist()
-        frames_B = torch.tensor([self.num_frames(length) for length in lengths], device=wav_BS.device)
-        mask_BF = mask_of(frames_B, int(frames_B.max()))
+        frames = [self.num_frames(length) for length in lengths]
+        mask_BF = mask_of(torch.tensor(frames).to(wav_BS.device, non_blocking=True), max(frames))
         with torch.autocast(wav_BS.device.type, enabled=False):
             latent_BFD = self.padded_latents(wav_BS, lengths)
-            return self._quantized(latent_BFD, mask_BF)
+            return self._quantized(latent_BFD, mask_BF, frames)
 
     def decode_latents(self, quantized_BFD: Tensor, mask_BF: Tensor | None = None) -> Tensor:
         """Decoder input (B, F, D) -> samples (B, F * hop_samples), silent and unheard beyond the mask."""
@@ -170,7 +170,7 @@ class AdaptableAdapter(CodecAdapterWithFeatures):
         return CARD.format(name=name, kind=kind, codebooks=self.num_codebooks, load=self.loads_with.format(name))
 
     # -- helpers ---------------------------------------------------------------------------------------------------
-    def _quantized(self, latent_BFD: Tensor, mask_BF: Tensor) -> CodecEncoding:
+    def _quantized(self, latent_BFD: Tensor, mask_BF: Tensor, frames: list[int]) -> CodecEncoding:
         """Look up every depth, see the module docstring for the two ways of gradients."""
         codes: list[Tensor] = []
         queries: list[Tensor] = []
@@ -203,13 +203,14 @@ class AdaptableAdapter(CodecAdapterWithFeatures):
             by_depth(rows),
             {name: by_depth(loss) for name, loss in losses.items()},
             decoder_BFD,
+            [count * len(codes) for count in frames],
         )
 
     def _marked(self, depth: int, rows: Tensor) -> Tensor:
         """Queries or codes of one depth (..., C) with its mark behind; one codebook needs none."""
         if self.num_codebooks == 1:
             return rows
-        mark = F.one_hot(torch.tensor(depth, device=rows.device), self.num_codebooks) * DEPTH_MARK
+        mark = (torch.arange(self.num_codebooks, device=rows.device) == depth) * DEPTH_MARK
         return torch.cat([rows, mark.to(rows.dtype).expand(*rows.shape[:-1], -1)], -1)
 
 

@@ -180,28 +180,28 @@ class LLMCodec(Listening, HubCodec):
     ) -> CodecEncoding:
         """Waveform (B, S) -> `CodecEncoding`; samples beyond `lengths_B` are ignored.
 
-        `kept` goes to the encoder: `layer_outputs` and `attentions`.
+        `kept` goes to the encoder: `layer_outputs` and `attentions`. Lengths on the CPU let a GPU work on: their values
+        are looked at.
         """
         batch, samples = wav_BS.shape
-        if lengths_B is not None and not is_traced() and bool((lengths_B == samples).all()):
-            lengths_B = None
-        if lengths_B is None:
-            mask_BT = torch.ones(batch, self.num_frames(samples), dtype=torch.bool, device=wav_BS.device)
+        lengths = [] if lengths_B is None or is_traced() else lengths_B.tolist()
+        frames, longest = [self.num_frames(length) for length in lengths], self.num_frames(samples)
+        if lengths_B is None or (lengths and set(lengths) == {samples}):
+            mask_BT = torch.ones(batch, longest, dtype=torch.bool, device=wav_BS.device)
             latent_BTD = self.encoder(wav_BS, None, None, **kept)
         else:
-            wav_BS = wav_BS * mask_of(lengths_B, samples)
-            frames_B = frame_lengths(lengths_B, self.config)
-            mask_BT = mask_of(frames_B, self.num_frames(samples) if is_traced() else int(frames_B.max()))
-            latent_BTD = self.encoder(wav_BS, lengths_B, ragged(mask_BT), **kept)
+            sent_B = lengths_B.to(wav_BS.device, non_blocking=True)
+            wav_BS = wav_BS * mask_of(sent_B, samples)
+            mask_BT = mask_of(frame_lengths(sent_B, self.config), max(frames, default=longest))
+            latent_BTD = self.encoder(wav_BS, lengths_B, None if len(set(frames)) == 1 else mask_BT, **kept)
         codes_BT, query_BTC, quantized_BTD, losses = self.quantizer(latent_BTD, partitions)
-        codes_BT = codes_BT * mask_BT
-        return CodecEncoding(codes_BT, mask_BT, query_BTC, latent_BTD, quantized_BTD, losses)
+        known = None if is_traced() else frames or [longest] * batch
+        return CodecEncoding(codes_BT * mask_BT, mask_BT, query_BTC, latent_BTD, quantized_BTD, losses, lengths=known)
 
     def decode_latents(
         self, quantized_BTD: Tensor, mask_BT: Tensor | None = None, layer_outputs: list[Tensor] | None = None
     ) -> Tensor:
         """Decoder input (B, T, D) -> waveform (B, T * hop); `layer_outputs` takes the output of every layer."""
-        mask_BT = None if mask_BT is None else ragged(mask_BT)
         kept = {} if layer_outputs is None else {"layer_outputs": layer_outputs}  # the packed decoder keeps none
         return self.decoder(quantized_BTD, mask_BT, **kept)
 
@@ -281,7 +281,7 @@ class LLMCodec(Listening, HubCodec):
 
     def _audio_values(self, quantized_BTD: Tensor, mask_BT: Tensor | None, length: int | None) -> Tensor:
         """Decoder input and real frames (None: all) -> (B, 1, S), silent beyond each clip."""
-        wav_BS = self.decode_latents(quantized_BTD, mask_BT)
+        wav_BS = self.decode_latents(quantized_BTD, None if mask_BT is None else ragged(mask_BT))
         if mask_BT is not None:
             wav_BS = wav_BS * mask_BT.repeat_interleave(self.hop_samples, dim=1)
         if length is not None:

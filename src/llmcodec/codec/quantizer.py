@@ -101,6 +101,12 @@ class FactorizedQuantizer(nn.Module):
         return self.out_proj(F.embedding(codes_BT, self.codebook))
 
 
+def code_counts(codes_BT: Tensor, mask_BT: Tensor, codebook_size: int) -> Tensor:
+    """How many real frames have each code, int64 (V,); unlike `bincount`, this does not wait for a GPU."""
+    counts_V = torch.zeros(codebook_size, dtype=torch.int64, device=codes_BT.device)
+    return counts_V.scatter_add_(0, codes_BT.flatten(), mask_BT.flatten().long())
+
+
 class CodebookUsage(nn.Module):
     """Running usage of every code, and revival of unused codes. Lives in training, not in the deployed codec.
 
@@ -116,8 +122,7 @@ class CodebookUsage(nn.Module):
     @torch.no_grad()
     def update(self, codes_BT: Tensor, mask_BT: Tensor) -> None:
         """Count the real frames of all ranks."""
-        counts_V = torch.bincount(codes_BT[mask_BT], minlength=self.usage_V.numel()).to(self.usage_V.dtype)
-        counts_V = sum_over_ranks(counts_V)
+        counts_V = sum_over_ranks(code_counts(codes_BT, mask_BT, self.usage_V.numel()).to(self.usage_V.dtype))
         self.usage_V.lerp_(counts_V * (counts_V.numel() / counts_V.sum().clamp(min=1)), 1 - self.decay)
 
     @torch.no_grad()

@@ -36,11 +36,12 @@ def reflect_pad_each(wav_BS: Tensor, lengths_B: Tensor, pad: int, out_samples: i
 
     wav_BS must hold at least max(lengths_B) samples and each length must exceed `pad`. Returns (B, out_samples).
     """
-    if not is_traced() and bool((lengths_B == lengths_B[0]).all()):  # of one length: at once
-        padded = F.pad(wav_BS[:, : int(lengths_B[0])], (pad, pad), mode="reflect")[:, :out_samples]
+    lengths = [] if is_traced() else lengths_B.tolist()
+    if len(set(lengths)) == 1:  # of one length: at once
+        padded = F.pad(wav_BS[:, : lengths[0]], (pad, pad), mode="reflect")[:, :out_samples]
         return F.pad(padded, (0, out_samples - padded.shape[1]))
     position_S = torch.arange(-pad, out_samples - pad, device=wav_BS.device)
-    last_B1 = lengths_B[:, None] - 1
+    last_B1 = lengths_B.to(wav_BS.device, non_blocking=True)[:, None] - 1
     mirrored_BS = torch.minimum(position_S.abs(), 2 * last_B1 - position_S).clamp(min=0)
     return torch.where(position_S <= last_B1 + pad, wav_BS.gather(1, mirrored_BS), 0)
 
@@ -78,19 +79,21 @@ class STFTFrontEnd(nn.Module):
             lengths_B: samples of each clip; None: S. T is that of the longest clip (of S samples while `is_traced`).
         """
         cfg, samples, traced = self.config, wav_BS.shape[1], is_traced()
-        longest = samples if lengths_B is None or traced else int(lengths_B.max())
         if lengths_B is None:
-            lengths_B = torch.full(wav_BS.shape[:1], samples, device=wav_BS.device)
+            lengths_B = torch.full(wav_BS.shape[:1], samples, device=wav_BS.device if traced else "cpu")
+        elif not traced:
+            lengths_B = lengths_B.cpu()  # where it costs nothing to look at them
+        longest = samples if traced else max(lengths_B.tolist())
         num_frames = frame_lengths(longest, cfg)
         pad = (cfg.n_fft - cfg.hop_samples) // 2
         if cfg.auv_floor_frames:
-            if not traced and int(lengths_B.min()) <= pad:
-                raise ValueError(f"auv_floor_frames needs clips of more than {pad} samples, got {int(lengths_B.min())}")
+            if not traced and (shortest := min(lengths_B.tolist())) <= pad:
+                raise ValueError(f"auv_floor_frames needs clips of more than {pad} samples, got {shortest}")
             extent_B = lengths_B
         else:  # whole hops, at least two, so that every length from one sample on can be reflected
             least = max(2 * cfg.hop_samples, pad + 1)
             extent_B = (frame_lengths(lengths_B, cfg) * cfg.hop_samples).clamp(min=least)
-            wav_BS = F.pad(wav_BS, (0, least if traced else max(0, int(extent_B.max()) - samples)))
+            wav_BS = F.pad(wav_BS, (0, least if traced else max(0, max(extent_B.tolist()) - samples)))
         padded = reflect_pad_each(wav_BS, extent_B, pad, (num_frames - 1) * cfg.hop_samples + cfg.n_fft)
         return padded.unfold(1, cfg.n_fft, cfg.hop_samples)
 

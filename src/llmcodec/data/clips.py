@@ -30,7 +30,7 @@ class ClipBatch:
     wav_BS: Tensor
     """float32, zero behind each clip's end."""
     lengths_B: Tensor
-    """int64, samples of each clip."""
+    """int64, samples of each clip; on the CPU wherever the audio is, since all sizes follow from it."""
     texts: list[str]
     """Transcripts, empty where unknown. They belong to the whole utterance, also where `wav_BS` is a crop."""
     ids: list[str]
@@ -43,14 +43,14 @@ class ClipBatch:
         return len(self.ids)
 
     def to(self, device: torch.device | str) -> ClipBatch:
-        """The same batch with its tensors on `device`; a GPU's copies run beside what it is doing."""
+        """The same batch with its audio on `device`; a GPU's copies run beside what it is doing."""
         on_gpu = torch.device(device).type == "cuda"
 
         def move(tensor: Tensor) -> Tensor:
             return (tensor.pin_memory() if on_gpu and not tensor.is_cuda else tensor).to(device, non_blocking=on_gpu)
 
         target_BS = None if self.target_BS is None else move(self.target_BS)
-        return replace(self, wav_BS=move(self.wav_BS), lengths_B=move(self.lengths_B), target_BS=target_BS)
+        return replace(self, wav_BS=move(self.wav_BS), target_BS=target_BS)
 
 
 class ClipDataset:

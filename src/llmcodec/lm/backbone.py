@@ -210,15 +210,16 @@ class FrozenCausalLM(nn.Module):
 
     def _read_texts(self, texts: dict[str, str], layers: tuple[int, ...]) -> dict[str, dict[int, Tensor]]:
         ids = [self.tokenizer(text)["input_ids"] for text in texts.values()]
-        lengths = torch.tensor([len(row) for row in ids], device=self.device)
-        if int(lengths.min()) == 0:
+        if not all(ids):
             raise ValueError("backbone: the tokenizer makes no token of one of the texts")
-        padded = torch.zeros(len(ids), int(lengths.max()), dtype=torch.int64, device=self.device)
+        padded = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.int64)
         for row, tokens in enumerate(ids):
             padded[row, : len(tokens)] = torch.tensor(tokens)
-        states = self._run(self.model.get_input_embeddings()(padded), True)
-        pooled = {layer: states[layer][torch.arange(len(ids)), lengths - 1] for layer in layers}
-        read = {key: {layer: pooled[layer][row].clone() for layer in layers} for row, key in enumerate(texts)}
+        states = self._run(self.model.get_input_embeddings()(padded.to(self.device, non_blocking=True)), True)
+        read = {
+            key: {layer: states[layer][row, len(tokens) - 1].clone() for layer in layers}
+            for row, (key, tokens) in enumerate(zip(texts, ids, strict=True))
+        }
         for key, entry in read.items():
             self._texts[key] = self._texts.get(key, {}) | entry
         bytes_each = len(next(iter(self._texts.values()))) * self.hidden_size * self.dtype.itemsize

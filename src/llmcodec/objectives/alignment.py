@@ -128,16 +128,20 @@ class SemanticAlignment(nn.Module):
     @torch.no_grad()
     def _store(self, states_BMH: Tensor, keys_B: Tensor) -> None:
         states_BMH, keys_B = gather_clips(states_BMH.to(self.bank_MQH.dtype), keys_B)
-        states_BMH, keys_B = states_BMH[keys_B >= 0], keys_B[keys_B >= 0]
+        with_text_B = keys_B >= 0
         if self.config.released_bank:
-            self._store_released(states_BMH)
+            self._store_released(states_BMH[with_text_B])
             return
-        slots = self.config.bank_size
-        states_BMH, keys_B, skipped = states_BMH[-slots:], keys_B[-slots:], max(0, len(keys_B) - slots)
-        places = (self.position + skipped + torch.arange(len(keys_B), device=keys_B.device)) % slots
-        self.bank_MQH[:, places] = states_BMH.transpose(0, 1)
-        self.bank_keys_Q[places] = keys_B
-        self.position += skipped + len(keys_B)
+        # Every slot looks for the last clip that belongs into it: to select clips would wait for a GPU.
+        slots_Q = torch.arange(self.config.bank_size, device=keys_B.device)
+        slot_B = (self.position + with_text_B.cumsum(0) - 1) % len(slots_Q)
+        number_B = torch.arange(1, len(keys_B) + 1, device=keys_B.device)
+        last_Q = (number_B * (with_text_B & (slot_B == slots_Q[:, None]))).amax(1)  # 0: none
+        from_Q = (last_Q - 1).clamp_min(0)
+        stored_MQH = states_BMH.transpose(0, 1)[:, from_Q]
+        self.bank_MQH.copy_(torch.where(last_Q[:, None] > 0, stored_MQH, self.bank_MQH))
+        self.bank_keys_Q.copy_(torch.where(last_Q > 0, keys_B[from_Q], self.bank_keys_Q))
+        self.position += with_text_B.sum()
 
     def _store_released(self, states_BMH: Tensor) -> None:
         if not len(states_BMH):

@@ -101,21 +101,21 @@ class BigramTerm(nn.Module):
             encoding: of the batch. codebook_VC: unit-norm code vectors. ids: of the clips.
             partition: range of the codes that frames may take; None: all.
         """
-        mask_BT, codes_BT = encoding.mask_BT, torch.where(encoding.mask_BT, encoding.codes_BT, -1)
+        mask_BT, places = encoding.mask_BT, encoding.places
+        codes_BT = torch.where(mask_BT, encoding.codes_BT, -1)
         before_BT, after_BT = F.pad(codes_BT, (1, 0), value=-1)[:, :-1], F.pad(codes_BT, (0, 1), value=-1)[:, 1:]
-        query_NC, codebook_VC = at_least_float32(encoding.query_BTC[mask_BT]), at_least_float32(codebook_VC)
+        query_NC, codebook_VC = at_least_float32(encoding.query_BTC[places]), at_least_float32(codebook_VC)
         first, last = partition or (0, codebook_VC.shape[0])
         nearest_NK = nearest_codes(query_NC.detach(), codebook_VC.detach()[first:last], self.config.candidates) + first
         similarity_NK = torch.einsum("nc,nkc->nk", query_NC, codebook_VC[nearest_NK])
-        nats_NK = torch.empty_like(similarity_NK)
-        folds = [self.fold_of.get(clip_id, -1) for clip_id in ids]
-        fold_N = torch.tensor(folds, device=mask_BT.device)[:, None].expand_as(mask_BT)[mask_BT]
-        for fold in set(folds):
-            prior, of_fold_N = self.prior.without((fold,) if fold >= 0 else ()), fold_N == fold
-            near = nearest_NK[of_fold_N]
-            cost = prior.nats(before_BT[mask_BT][of_fold_N, None], near)
-            cost += prior.nats(near, after_BT[mask_BT][of_fold_N, None])
-            nats_NK[of_fold_N] = cost.to(nats_NK.dtype)
+        lengths = encoding.lengths or mask_BT.sum(1).tolist()
+        per_clip = (rows.split(lengths) for rows in (before_BT[places][:, None], nearest_NK, after_BT[places][:, None]))
+        costs = []
+        for clip_id, before, near, after in zip(ids, *per_clip, strict=True):
+            fold = self.fold_of.get(clip_id)
+            prior = self.prior.without(() if fold is None else (fold,))
+            costs.append(prior.nats(before, near) + prior.nats(near, after))
+        nats_NK = torch.cat(costs).to(similarity_NK.dtype)
         expected_N = ((similarity_NK / self.config.tau).softmax(-1) * nats_NK).sum(-1)
         return (expected_N.sum() / mean_count(mask_BT).clamp_min(1e-9)).to(expected_N.dtype)
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from llmcodec.distributed import at_least_float32, masked_mean
-from llmcodec.objectives.chunked import add_outer, matmul_in, row_chunks, row_dot, softmax_, to_frames, valid_rows
+from llmcodec.objectives.chunked import add_outer, matmul_in, row_chunks, row_dot, softmax_, to_frames
 from llmcodec.objectives.gumbel import FrameNoise, condition_on_token
 from llmcodec.protocol import CodecEncoding
 from llmcodec.schedule import Schedule
@@ -273,14 +273,14 @@ class Bridge(nn.Module):
         Returns embeddings, tokens and the terms `bridge/agreement` (share of frames whose token is the codec's own)
         and, for `projected`, `bridge/ce` (nats).
         """
-        config, mask_BT = self.config, encoding.mask_BT
+        config, mask_BT, places = self.config, encoding.mask_BT, encoding.places
         if not tau > 0:
             raise ValueError(f"Bridge: tau must be positive, got {tau}; give its schedule an end above 0")
         noise = None
         if config.mode == "gumbel":
             if seeds_B is None:
                 raise ValueError("Bridge: mode 'gumbel' needs seeds_B, one key per clip")
-            noise = FrameNoise(seeds_B, mask_BT, embedding_VH.shape[0])
+            noise = FrameNoise(seeds_B, mask_BT, embedding_VH.shape[0], encoding.lengths)
         native, to_codec = self.projection is None, config.mode != "detach"
         plan = _Plan(
             choose=not native,
@@ -297,11 +297,11 @@ class Bridge(nn.Module):
         else:
             x, weight, bias = encoding.quantized_BTD, self.projection.weight, self.projection.bias
         open_to_codec = to_codec or config.ce_to_codec
-        x_NC = at_least_float32(valid_rows(x if open_to_codec else x.detach(), mask_BT))
+        x_NC = at_least_float32((x if open_to_codec else x.detach())[places])
         weight = at_least_float32(weight if to_codec or not native else weight.detach())
-        codes_N = encoding.codes_BT[mask_BT]
+        codes_N = encoding.codes_BT[places]
         embeds_NH, tokens_N, ce_N = gather(x_NC, weight, bias, embedding_VH, codes_N, plan)
-        terms = {"bridge/agreement": masked_mean(to_frames((tokens_N == codes_N).to(x_NC.dtype), mask_BT), mask_BT)}
-        if not native:
-            terms["bridge/ce"] = masked_mean(to_frames(ce_N, mask_BT), mask_BT)
-        return BridgeOutput(to_frames(embeds_NH, mask_BT), to_frames(tokens_N, mask_BT), terms)
+        per_frame = {"bridge/agreement": (tokens_N == codes_N).to(x_NC.dtype)} | ({} if native else {"bridge/ce": ce_N})
+        terms = {name: masked_mean(to_frames(one_N, mask_BT, places), mask_BT) for name, one_N in per_frame.items()}
+        embeds_BTH, tokens_BT = (to_frames(rows, mask_BT, places) for rows in (embeds_NH, tokens_N))
+        return BridgeOutput(embeds_BTH, tokens_BT, terms)

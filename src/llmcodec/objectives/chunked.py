@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from llmcodec.distributed import at_least_float32
+from llmcodec.protocol import Places
 
 # One chunk buffer is at most 16 MB in float32 (a GPU wants more work per kernel); a few of them live at a time.
 CHUNK_ELEMENTS_CPU = 1 << 22
@@ -40,15 +41,10 @@ def row_chunks(
         yield slice(first, min(first + rows, num_rows))
 
 
-def valid_rows(x: Tensor, mask_BT: Tensor) -> Tensor:
-    """(B, T, ...) -> (N, ...): the rows of the real frames, clip by clip. Differentiable."""
-    return x[mask_BT]
-
-
-def to_frames(rows: Tensor, mask_BT: Tensor) -> Tensor:
-    """(N, ...) -> (B, T, ...): inverse of `valid_rows`, 0 at padding. Differentiable."""
+def to_frames(rows: Tensor, mask_BT: Tensor, places: Places) -> Tensor:
+    """Rows (N, ...) of the real frames, as `x[places]` gives them -> (B, T, ...), 0 at padding. Differentiable."""
     frames = rows.new_zeros(*mask_BT.shape, *rows.shape[1:])
-    frames[mask_BT] = rows
+    frames[places] = rows
     return frames
 
 

@@ -20,8 +20,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from llmcodec.codec.quantizer import code_counts
 from llmcodec.distributed import at_least_float32, num_ranks
-from llmcodec.objectives.chunked import add_outer, row_chunks, row_dot, softmax_, valid_rows
+from llmcodec.objectives.chunked import add_outer, row_chunks, row_dot, softmax_
 from llmcodec.protocol import CodecEncoding
 
 
@@ -65,7 +66,7 @@ def soft_usage(encoding: CodecEncoding, codebook_VC: Tensor, tau: float = 0.05) 
     """Mean soft assignment (V,) of the real frames of all ranks, differentiable in query and codebook."""
     if not tau > 0:
         raise ValueError(f"soft_usage: tau must be positive, got {tau}")
-    query = at_least_float32(valid_rows(encoding.query_BTC, encoding.mask_BT))
+    query = at_least_float32(encoding.query_BTC[encoding.places])
     return _SoftUsage.apply(query, at_least_float32(codebook_VC), tau)  # type: ignore[no-any-return,no-untyped-call]
 
 
@@ -109,16 +110,16 @@ class CodeStatistics(nn.Module):
     def update(self, codes_BT: Tensor, mask_BT: Tensor) -> None:
         """Count a batch (of all ranks together)."""
         new = torch.zeros(self.codebook_size + 4, dtype=torch.float64, device=codes_BT.device)
-        new[:-4] = torch.bincount(codes_BT[mask_BT], minlength=self.codebook_size).double()
+        new[:-4] = code_counts(codes_BT, mask_BT, self.codebook_size).double()
         frame = self.num_codebooks
         pairs = mask_BT[:, frame:] & mask_BT[:, :-frame]
         new[-4] = ((codes_BT[:, frame:] == codes_BT[:, :-frame]) & pairs).sum()
         new[-3] = pairs.sum()
         # All clips at once, and without waiting for a GPU at each: code v of clip b is key b V + v.
-        owner_BT = torch.arange(len(codes_BT), device=codes_BT.device)[:, None].expand_as(codes_BT)
-        keys, counts = torch.unique((owner_BT * self.codebook_size + codes_BT)[mask_BT], return_counts=True)
-        frames_B = mask_BT.sum(1)
-        share = counts.double() / frames_B[keys // self.codebook_size]
+        first_B1 = self.codebook_size * torch.arange(len(codes_BT), device=codes_BT.device)[:, None]
+        counts = code_counts(first_B1 + codes_BT, mask_BT, codes_BT.shape[0] * self.codebook_size)
+        keys, frames_B = counts.nonzero()[:, 0], mask_BT.sum(1)
+        share = counts[keys].double() / frames_B[keys // self.codebook_size]
         new[-2] = -(share * share.log2()).sum()
         new[-1] = (frames_B > 0).sum()
         if num_ranks() > 1:

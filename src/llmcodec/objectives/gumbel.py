@@ -35,17 +35,27 @@ class FrameNoise:
 
     Args:
         seeds_B: one non-negative 63-bit key per clip.
-        mask_BT: real frames. Rows are counted as in `chunked.valid_rows`.
+        mask_BT: real frames, row by row.
         width: V.
+        lengths: real frames of each clip, if they are known (a mask on a GPU is waited for).
     """
 
-    def __init__(self, seeds_B: Sequence[int] | Tensor, mask_BT: Tensor, width: int):
+    def __init__(
+        self, seeds_B: Sequence[int] | Tensor, mask_BT: Tensor, width: int, lengths: Sequence[int] | None = None
+    ):
         seeds = [int(seed) for seed in seeds_B]
         if len(seeds) != mask_BT.shape[0]:
             raise ValueError(f"FrameNoise: {len(seeds)} seeds for {mask_BT.shape[0]} clips; give one key per clip")
         self.width, self.device = width, mask_BT.device
-        places = mask_BT.nonzero().tolist()
-        self._rows = [(seeds[clip], frame // BLOCK_FRAMES, frame % BLOCK_FRAMES) for clip, frame in places]
+        if lengths is None:
+            frames = [row.nonzero()[:, 0].tolist() for row in mask_BT.cpu()]
+        else:
+            frames = [list(range(length)) for length in lengths]
+        self._rows = [
+            (seed, frame // BLOCK_FRAMES, frame % BLOCK_FRAMES)
+            for seed, own in zip(seeds, frames, strict=True)
+            for frame in own
+        ]
 
     def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
         """Noise (stop - start, width) of real frames start..stop; a new tensor each time."""

@@ -12,8 +12,9 @@ tests/objectives/test_prediction.py`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ from torch import Tensor
 from llmcodec.distributed import at_least_float32, mean_count
 from llmcodec.lm.packing import IGNORE
 from llmcodec.lm.prediction_heads import PredictionHeads
-from llmcodec.objectives.chunked import linear_cross_entropy, valid_rows
+from llmcodec.objectives.chunked import linear_cross_entropy
+from llmcodec.protocol import real_places
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,19 @@ def head_weights(num_heads: int) -> list[float]:
 
 
 def prediction_terms(
-    heads: PredictionHeads, hidden_BLH: Tensor, codes_BT: Tensor, mask_BT: Tensor, config: PredictionConfig
+    heads: PredictionHeads,
+    hidden_BLH: Tensor,
+    codes_BT: Tensor,
+    mask_BT: Tensor,
+    config: PredictionConfig,
+    lengths: Sequence[int] | None = None,
 ) -> dict[str, Tensor]:
     """Terms `lm/ftp` (sum of w_k CE_k, nats) and, without gradient, `lm/ftp_1` .. `lm/ftp_K`.
 
     Args:
         hidden_BLH: last hidden states, L >= T; position t has read the codes before t.
         codes_BT: int64 targets. mask_BT: real frames, right-padded.
+        lengths: real frames of each clip, if they are known (a mask on a GPU is waited for).
     """
     num_frames = codes_BT.shape[1]
     if hidden_BLH.shape[1] < num_frames:
@@ -72,10 +80,12 @@ def prediction_terms(
     total = hidden_BLH.new_zeros((), dtype=at_least_float32(hidden_BLH).dtype)
     terms: dict[str, Tensor] = {}
     for k, weight in enumerate(head_weights(heads.num_heads), start=1):
-        usable = max(0, num_frames - k + 1)
         mask = mask_BT[:, k - 1 :]  # the target is real, hence every frame before it
-        states, rows_VH = heads.head(k, valid_rows(hidden_BLH[:, :usable], mask))
-        loss = _cross_entropy(states, rows_VH, codes_BT[:, k - 1 :][mask], config) / mean_count(mask).clamp_min(1e-9)
+        real: Any = mask
+        if lengths is not None:
+            real = real_places([max(0, length - k + 1) for length in lengths], mask.device)
+        states, rows_VH = heads.head(k, hidden_BLH[:, : mask.shape[1]][real])
+        loss = _cross_entropy(states, rows_VH, codes_BT[:, k - 1 :][real], config) / mean_count(mask).clamp_min(1e-9)
         loss = loss.to(total.dtype)
         total = total + weight * loss
         terms[f"lm/ftp_{k}"] = loss.detach()

@@ -24,7 +24,7 @@ from torch import Tensor
 from llmcodec.distributed import at_least_float32, mean_count
 from llmcodec.lm.small_lm import SmallLM, SmallLMConfig
 from llmcodec.objectives.bridge import straight_through_embed
-from llmcodec.objectives.chunked import linear_cross_entropy, to_frames, valid_rows
+from llmcodec.objectives.chunked import linear_cross_entropy, to_frames
 from llmcodec.protocol import CodecEncoding
 from llmcodec.schedule import Schedule
 
@@ -80,14 +80,14 @@ def rate_term(
         output_VH: output rows of p. tau: temperature of q, positive.
     Gradient goes to hidden, output rows, query and codebook.
     """
-    mask_BT = encoding.mask_BT
+    mask_BT, places = encoding.mask_BT, encoding.places
     if hidden_BLH.shape[1] < mask_BT.shape[1]:
         raise ValueError(f"rate: {mask_BT.shape[1]} codes need as many hidden states, got {hidden_BLH.shape[1]}")
     total, _ = linear_cross_entropy(
-        valid_rows(hidden_BLH[:, : mask_BT.shape[1]], mask_BT),
+        hidden_BLH[places],
         output_VH,
-        encoding.codes_BT[mask_BT],
-        query_NC=at_least_float32(valid_rows(encoding.query_BTC, mask_BT)),
+        encoding.codes_BT[places],
+        query_NC=at_least_float32(encoding.query_BTC[places]),
         codebook_VC=at_least_float32(codebook_VC),
         tau=tau,
         matmul_dtype=torch.bfloat16 if bf16 else None,
@@ -112,16 +112,16 @@ def small_lm_rate(
         codec_scale: factor on the gradient that reaches query and codebook. Weight 1 on `lm/rate` with the ramped
             weight here trains the LM at full rate before the codec gets any gradient.
     """
-    mask_BT = encoding.mask_BT
+    places = encoding.places
     query = scale_gradient(at_least_float32(encoding.query_BTC), codec_scale)
     codebook = scale_gradient(at_least_float32(codebook_VC), codec_scale)
     embeds_NH = straight_through_embed(
-        valid_rows(query, mask_BT),
+        query[places],
         codebook,
         lm.embedding_VH,
-        encoding.codes_BT[mask_BT],
+        encoding.codes_BT[places],
         tau,
         matmul_dtype=torch.bfloat16 if bf16 else None,
     )
-    states_BTH, rows_VH = lm.output(lm.hidden_states(to_frames(embeds_NH, mask_BT)))
+    states_BTH, rows_VH = lm.output(lm.hidden_states(to_frames(embeds_NH, encoding.mask_BT, places)))
     return rate_term(states_BTH, rows_VH, replace(encoding, query_BTC=query), codebook, tau, bf16=bf16)

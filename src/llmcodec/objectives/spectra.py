@@ -55,7 +55,7 @@ class _WindowedTransform(torch.autograd.Function):
         (window_N,) = ctx.saved_tensors
         # irfft counts every bin twice, as part of a symmetric spectrum, but the first and the last one.
         twice_BTF = grad_BTF.clone()
-        torch.view_as_real(twice_BTF)[..., [0, -1], :] *= 2
+        torch.view_as_real(twice_BTF)[..., :: twice_BTF.shape[-1] - 1, :] *= 2
         return torch.fft.irfft(twice_BTF, len(window_N), norm="forward").mul_(0.5 * window_N), None
 
 

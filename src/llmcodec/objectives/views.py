@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmcodec.distributed import at_least_float32, mean_count
-from llmcodec.objectives.chunked import linear_cross_entropy, valid_rows
+from llmcodec.objectives.chunked import linear_cross_entropy
 from llmcodec.protocol import CodecEncoding
 
 
@@ -49,7 +49,7 @@ def perturb(wav_BS: Tensor, lengths_B: Tensor, seeds_B: Sequence[int], config: V
     for wav_S, length, seed in zip(wav_BS, lengths_B.tolist(), seeds_B, strict=True):
         generator = torch.Generator().manual_seed(seed)
         draw = torch.rand(2, generator=generator)
-        noise_S = torch.randn(length, generator=generator).to(wav_S)
+        noise_S = torch.randn(length, generator=generator).to(wav_S, non_blocking=True)
         shift = int(torch.round((2 * draw[0] - 1) * min(config.max_shift_samples, length - 1)))
         gain = 10.0 ** (float(2 * draw[1] - 1) * config.max_gain_db / 20)
         real_S = wav_S[:length]
@@ -64,7 +64,7 @@ def view_term(original: CodecEncoding, view: CodecEncoding, codebook_VC: Tensor,
 
     Gradient goes to the view's encoder and to the codebook; the original's codes are the target.
     """
-    query_NC = at_least_float32(valid_rows(view.query_BTC, view.mask_BT))
-    codes_N = original.codes_BT[original.mask_BT]
+    query_NC = at_least_float32(view.query_BTC[view.places])
+    codes_N = original.codes_BT[original.places]
     total, _ = linear_cross_entropy(query_NC / tau, at_least_float32(codebook_VC), codes_N)
     return (total / mean_count(original.mask_BT).clamp_min(1e-9)).to(total.dtype)

@@ -203,7 +203,12 @@ class LanguageObjective(nn.Module):
         if "lm/ftp" in active:
             assert self.prediction is not None
             terms |= prediction_terms(
-                self.prediction, states.last_BLH, encoding.codes_BT, encoding.mask_BT, self.config.prediction
+                self.prediction,
+                states.last_BLH,
+                encoding.codes_BT,
+                encoding.mask_BT,
+                self.config.prediction,
+                encoding.lengths,
             )
         if "lm/rate" in active and self.audio_lm is None:
             assert self.prediction is not None
@@ -224,8 +229,10 @@ class LanguageObjective(nn.Module):
         if with_text:
             known = self.backbone.text_states([batch.texts[i] for i in with_text], self.layers)
             for layer, rows_BH in text.items():
-                rows_BH[with_text] = known[layer].to(rows_BH.dtype)
-        return self.alignment(audio, text, torch.tensor(keys, device=last_B.device))  # type: ignore[no-any-return]
+                for place, state_H in zip(with_text, known[layer], strict=True):
+                    rows_BH[place] = state_H.to(rows_BH.dtype)
+        keys_B = torch.tensor(keys).to(last_B.device, non_blocking=True)
+        return self.alignment(audio, text, keys_B)  # type: ignore[no-any-return]
 
 
 def audio_lm_path(name: str) -> Path:

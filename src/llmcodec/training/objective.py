@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmcodec.codec.inputs import mask_of
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
 from llmcodec.distributed import masked_mean, most_over_ranks, num_ranks
@@ -47,12 +49,21 @@ class LossTerms:
 
 @dataclass
 class Window:
-    """A stretch of W frames of every clip: decoder input, mask, the corresponding audio and its real samples."""
+    """A stretch of W frames of every clip: decoder input, mask, the corresponding audio and its real samples.
+
+    lengths_B, frames: real samples and real frames of each clip, on the CPU.
+    """
 
     quantized_BWD: Tensor
     mask_BW: Tensor
     real_BS: Tensor
     lengths_B: Tensor = field(repr=False)
+    frames: list[int]
+
+    @property
+    def sent_B(self) -> Tensor:
+        """Real samples of each clip, where the audio is."""
+        return self.lengths_B.to(self.real_BS.device, non_blocking=True)
 
 
 class CodecObjective(nn.Module):
@@ -121,9 +132,9 @@ class CodecObjective(nn.Module):
                 if layer_outputs is not None:
                     terms = self.teacher_terms(window, layer_outputs)
                     raw |= {name: value for name, value in terms.items() if name in weights}
-            ragged = num_ranks() > 1 or bool((window.lengths_B != real_BS.shape[1]).any())
+            ragged = num_ranks() > 1 or set(window.lengths_B.tolist()) != {real_BS.shape[1]}
             spectral = [term for term in self.spectral.TERMS if term in weights]
-            raw |= self.spectral(fake_BS, real_BS, window.lengths_B if ragged else None, spectral)
+            raw |= self.spectral(fake_BS, real_BS, window.sent_B if ragged else None, spectral)
             if any(term.startswith("adv/") for term in weights):
                 adversary = self._adversary[0]
                 assert adversary is not None
@@ -167,34 +178,37 @@ class CodecObjective(nn.Module):
         """The same stretch of frames and samples of every clip, its place keyed by seed, step and clip id."""
         hop = self.codec.hop_samples
         input_BFD = encoding.quantized_BTD if encoding.decoder_BFD is None else encoding.decoder_BFD
-        real_BF = encoding.mask_BT[:, :: self.codec.num_codebooks]
+        real_BF, books = encoding.mask_BT[:, :: self.codec.num_codebooks], self.codec.num_codebooks
         num_frames = real_BF.shape[1]
+        frames = real_BF.sum(1).tolist() if encoding.lengths is None else [n // books for n in encoding.lengths]
+        lengths_B = batch.lengths_B.cpu()
         wanted_BS = batch.wav_BS if batch.target_BS is None else batch.target_BS
         wav_BS = F.pad(wanted_BS, (0, max(0, num_frames * hop - wanted_BS.shape[1])))[:, : num_frames * hop]
         if self.recipe.window_seconds is None:
-            return Window(input_BFD, real_BF, wav_BS, batch.lengths_B)
+            return Window(input_BFD, real_BF, wav_BS, lengths_B, frames)
         size = max(1, round(self.recipe.window_seconds * self.codec.frame_rate))
         pad = max(0, size - num_frames)
         input_BFD, mask_BF = F.pad(input_BFD, (0, 0, 0, pad)), F.pad(real_BF, (0, pad))
         wav_BS = F.pad(wav_BS, (0, pad * hop))
         starts_B = [
-            clip_seed(self.recipe.seed, step, clip_id, "window") % max(1, frames - size + 1)
-            for clip_id, frames in zip(batch.ids, real_BF.sum(1).tolist(), strict=True)
+            clip_seed(self.recipe.seed, step, clip_id, "window") % max(1, count - size + 1)
+            for clip_id, count in zip(batch.ids, frames, strict=True)
         ]
         return Window(
             torch.stack([x[s : s + size] for x, s in zip(input_BFD, starts_B, strict=True)]),
             torch.stack([x[s : s + size] for x, s in zip(mask_BF, starts_B, strict=True)]),
             torch.stack([x[s * hop : (s + size) * hop] for x, s in zip(wav_BS, starts_B, strict=True)]),
-            (batch.lengths_B - hop * torch.tensor(starts_B, device=wav_BS.device)).clamp(max=size * hop),
+            (lengths_B - hop * torch.tensor(starts_B)).clamp(max=size * hop),
+            [min(count - start, size) for count, start in zip(frames, starts_B, strict=True)],
         )
 
     def decode_window(self, window: Window, layer_outputs: list[Tensor] | None = None) -> Tensor:
         """Waveform of the window, silent beyond each clip's last sample; `layer_outputs` takes the decoder's layers."""
         kept = {} if layer_outputs is None else {"layer_outputs": layer_outputs}
         with self.autocast(window.quantized_BWD):
-            fake_BS = self.codec.decode_latents(window.quantized_BWD, window.mask_BW, **kept)
-        inside = torch.arange(fake_BS.shape[1], device=fake_BS.device) < window.lengths_B[:, None]
-        return fake_BS * inside
+            mask_BW = None if set(window.frames) == {window.mask_BW.shape[1]} else window.mask_BW
+            fake_BS = self.codec.decode_latents(window.quantized_BWD, mask_BW, **kept)
+        return fake_BS * mask_of(window.sent_B, fake_BS.shape[1])
 
     def teacher_terms(self, window: Window, layer_outputs: list[Tensor]) -> dict[str, Tensor]:
         """A decoder layer against what the teacher hears in the window's audio, as it shall be rebuilt."""
@@ -234,8 +248,9 @@ class CodecObjective(nn.Module):
 
 def detached(encoding: CodecEncoding) -> CodecEncoding:
     """The same encoding outside the graph (its loss terms, which the objective has reduced, are left out)."""
-    tensors = {item.name: getattr(encoding, item.name) for item in fields(encoding) if item.name != "losses"}
-    return CodecEncoding(**{name: tensor.detach() for name, tensor in tensors.items() if tensor is not None})
+    values: dict[str, Any] = {item.name: getattr(encoding, item.name) for item in fields(encoding)}
+    tensors = {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}
+    return CodecEncoding(**values | tensors | {"losses": {}})
 
 
 def raw_dtype(batch: ClipBatch) -> torch.dtype:

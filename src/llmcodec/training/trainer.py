@@ -222,7 +222,7 @@ class Trainer:
 
     def projected(self, terms: LossTerms) -> Tensor:
         """Real frames (N, C) of a micro-batch as the quantiser sees them, before normalisation."""
-        latent_ND = terms.encoding.latent_BTD[terms.encoding.mask_BT]
+        latent_ND = terms.encoding.latent_BTD[terms.encoding.places]
         projected: Tensor = self.codec.quantizer.in_proj(latent_ND.to(self.dtype))
         return projected
 
