@@ -99,6 +99,22 @@ def test_gradient_checkpointing_gives_the_same_gradients(build):
     torch.testing.assert_close(results[1], results[0])
 
 
+def test_compiled_layers_give_the_same_states_and_keep_their_names(monkeypatch):
+    compiled = []
+
+    def instead(layer: torch.nn.Module, **options: object) -> None:  # a compiler takes longer than all other tests here
+        assert options == {"dynamic": True}  # not again for every length
+        compiled.append(layer)
+        layer._compiled_call_impl = layer._call_impl
+
+    monkeypatch.setattr(torch.nn.Module, "compile", instead)
+    plain, backbone = FrozenCausalLM(tiny_qwen3()), FrozenCausalLM(tiny_qwen3(), compile_layers=True)
+    assert compiled == list(backbone.model.layers) and list(backbone.model.state_dict()) == list(
+        plain.model.state_dict()
+    )
+    assert torch.equal(backbone(_embeds()).last_BLH, plain(_embeds()).last_BLH)
+
+
 def test_gradient_checkpointing_recomputes():
     calls = []
     backbone = FrozenCausalLM(tiny_qwen3(), gradient_checkpointing=True)

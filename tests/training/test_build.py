@@ -14,6 +14,13 @@ from llmcodec.training.build import build_codec, with_other_reach
 from llmcodec.training.recipe import CodecConfig, Recipe
 
 
+def test_a_recipe_may_have_the_layers_of_the_codec_recomputed():
+    for wanted in (False, True):
+        small = dict(start="tiny", overrides={"encoder_layers": 1, "decoder_layers": 1}, gradient_checkpointing=wanted)
+        layers = build_codec(replace(Recipe(), codec=CodecConfig(**small))).encoder.conformer.layers
+        assert layers[0].gradient_checkpointing is wanted
+
+
 @pytest.fixture(scope="module")
 def codec() -> LLMCodec:
     torch.manual_seed(0)

@@ -35,6 +35,8 @@ class BackboneConfig:
     """File name inside `name` when the weights are GGUF; they are dequantised."""
     gradient_checkpointing: bool = False
     """Recompute layers in the backward pass: less memory, about a third more time."""
+    compile: bool = False
+    """Compile the layers (torch.compile): fewer, larger kernels on a GPU, after a slow first step."""
     text_cache_mb: int = 256
     """Memory for pooled text states."""
 
@@ -74,6 +76,7 @@ class FrozenCausalLM(nn.Module):
         num_layers: int | None = None,
         gradient_checkpointing: bool = False,
         text_cache_mb: int = 256,
+        compile_layers: bool = False,
     ):
         super().__init__()
         base = model.base_model
@@ -93,6 +96,9 @@ class FrozenCausalLM(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
             checkpoint_layers(base)
+        if compile_layers:
+            for layer in getattr(base, layers_name):  # one by one: they share what is compiled for the first
+                layer.compile(dynamic=True)
         self.tokenizer = tokenizer
         head = model.get_output_embeddings()
         embeddings = base.get_input_embeddings()
@@ -119,6 +125,7 @@ class FrozenCausalLM(nn.Module):
             num_layers=config.num_layers,
             gradient_checkpointing=config.gradient_checkpointing,
             text_cache_mb=config.text_cache_mb,
+            compile_layers=config.compile,
         ).to(device)
 
     @property

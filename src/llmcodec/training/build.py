@@ -56,6 +56,8 @@ def build_codec(recipe: Recipe, device: torch.device | str = "cpu") -> Adaptable
     codec = codec.to(device)  # type: ignore[arg-type]
     if recipe.codec.smaller_codebook is not None:
         codec = with_smaller_codebook(codec, recipe, recipe.codec.smaller_codebook)
+    if recipe.codec.gradient_checkpointing:
+        codec.gradient_checkpointing_enable({"use_reentrant": False})
     return codec
 
 
@@ -75,6 +77,7 @@ def open_codec(recipe: Recipe, codec: Codec) -> AdaptableCodec:
         "codec.overrides": bool(recipe.codec.overrides),
         "codec.audio_kind": recipe.codec.audio_kind is not None,
         "codec.smaller_codebook": recipe.codec.smaller_codebook is not None,
+        "codec.gradient_checkpointing": recipe.codec.gradient_checkpointing,
         "codec.revive_below": recipe.codec.revive_below > 0,
         "weights.bigram": "codes/bigram" in recipe.weights.ever(),
         "weights.distill_l1 and distill_cosine": bool(set(TEACHER_TERMS) & set(recipe.weights.ever())),

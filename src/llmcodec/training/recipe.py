@@ -73,6 +73,8 @@ class CodecConfig:
     what it sees: {causal: true, attention_window: 64}."""
     freeze_batch_norm: bool = True
     """Keep the batch-norm statistics of the starting codec (adaptation); false updates them (base training)."""
+    gradient_checkpointing: bool = False
+    """Recompute the codec's layers in the backward pass: less memory for long or many clips, more time."""
     audio_kind: str | None = None
     """Codebook partition to use ("speech", ...); null uses all codes."""
     smaller_codebook: int | None = None
