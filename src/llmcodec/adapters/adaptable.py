@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec.adapters.base import CodecAdapterWithFeatures, fit
-from llmcodec.codec.inputs import mask_of
+from llmcodec.codec.inputs import mask_of, sent
 from llmcodec.codec.model_card import write_card
 from llmcodec.distributed import at_least_float32
 from llmcodec.io.tensor_check import renewed_digests
@@ -132,7 +132,7 @@ class AdaptableAdapter(CodecAdapterWithFeatures):
         """Samples (B, S), those beyond `lengths_B` ignored -> codes, latents and quantiser losses with gradient."""
         lengths = [wav_BS.shape[1]] * len(wav_BS) if lengths_B is None else lengths_B.tolist()
         frames = [self.num_frames(length) for length in lengths]
-        mask_BF = mask_of(torch.tensor(frames).to(wav_BS.device, non_blocking=True), max(frames))
+        mask_BF = mask_of(sent(torch.tensor(frames), wav_BS.device), max(frames))
         with torch.autocast(wav_BS.device.type, enabled=False):
             latent_BFD = self.padded_latents(wav_BS, lengths)
             return self._quantized(latent_BFD, mask_BF, frames)

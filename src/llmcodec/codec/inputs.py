@@ -112,6 +112,11 @@ def clips_of(
     return check_samples(wav_BS, "encode"), lengths_B
 
 
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """A small tensor on a device, which is not waited for; while `is_traced`, all are on one device."""
+    return values if is_traced() else values.to(device, non_blocking=True)
+
+
 def mask_of(lengths_B: Tensor, size: int) -> Tensor:
     """Bool (B, size), True at the first `lengths_B` (B,) places of each row."""
     if lengths_B.ndim != 1:

@@ -33,6 +33,7 @@ from llmcodec.codec.inputs import (
     clips_of,
     is_traced,
     mask_of,
+    sent,
     to_tensor,
 )
 from llmcodec.codec.listening import Listening
@@ -190,7 +191,7 @@ class LLMCodec(Listening, HubCodec):
             mask_BT = torch.ones(batch, longest, dtype=torch.bool, device=wav_BS.device)
             latent_BTD = self.encoder(wav_BS, None, None, **kept)
         else:
-            sent_B = lengths_B.to(wav_BS.device, non_blocking=True)
+            sent_B = sent(lengths_B, wav_BS.device)
             wav_BS = wav_BS * mask_of(sent_B, samples)
             mask_BT = mask_of(frame_lengths(sent_B, self.config), max(frames, default=longest))
             latent_BTD = self.encoder(wav_BS, lengths_B, None if len(set(frames)) == 1 else mask_BT, **kept)

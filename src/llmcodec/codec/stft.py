@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec.codec.config import LLMCodecConfig
-from llmcodec.codec.inputs import is_traced
+from llmcodec.codec.inputs import is_traced, sent
 from llmcodec.distributed import at_least_float32
 
 FRAMES_PER_CHUNK = (
@@ -41,7 +41,7 @@ def reflect_pad_each(wav_BS: Tensor, lengths_B: Tensor, pad: int, out_samples: i
         padded = F.pad(wav_BS[:, : lengths[0]], (pad, pad), mode="reflect")[:, :out_samples]
         return F.pad(padded, (0, out_samples - padded.shape[1]))
     position_S = torch.arange(-pad, out_samples - pad, device=wav_BS.device)
-    last_B1 = lengths_B.to(wav_BS.device, non_blocking=True)[:, None] - 1
+    last_B1 = sent(lengths_B, wav_BS.device)[:, None] - 1
     mirrored_BS = torch.minimum(position_S.abs(), 2 * last_B1 - position_S).clamp(min=0)
     return torch.where(position_S <= last_B1 + pad, wav_BS.gather(1, mirrored_BS), 0)
 

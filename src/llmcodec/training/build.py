@@ -57,7 +57,7 @@ def build_codec(recipe: Recipe, device: torch.device | str = "cpu") -> Adaptable
     if recipe.codec.smaller_codebook is not None:
         codec = with_smaller_codebook(codec, recipe, recipe.codec.smaller_codebook)
     if recipe.codec.gradient_checkpointing:
-        codec.gradient_checkpointing_enable({"use_reentrant": False})
+        codec.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
     return codec
 
 

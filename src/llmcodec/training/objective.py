@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcodec.codec.inputs import mask_of
+from llmcodec.codec.inputs import mask_of, sent
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
 from llmcodec.distributed import masked_mean, most_over_ranks, num_ranks
@@ -63,7 +63,7 @@ class Window:
     @property
     def sent_B(self) -> Tensor:
         """Real samples of each clip, where the audio is."""
-        return self.lengths_B.to(self.real_BS.device, non_blocking=True)
+        return sent(self.lengths_B, self.real_BS.device)
 
 
 class CodecObjective(nn.Module):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmcodec.codec.inputs import mask_of
+from llmcodec.codec.inputs import mask_of, sent
 from llmcodec.io.audio import resample
 
 
@@ -78,7 +78,7 @@ class SpeechEncoder(ABC):
             ValueError: a clip is longer than the encoder can hear.
         """
         frames = [math.ceil(length / hop_samples) for length in lengths_B.tolist()]
-        inside = mask_of(lengths_B.to(wav_BS.device, non_blocking=True), wav_BS.shape[1])
+        inside = mask_of(sent(lengths_B, wav_BS.device), wav_BS.shape[1])
         wav_BS = F.pad(wav_BS * inside, (0, max(0, max(frames) * hop_samples - wav_BS.shape[1])))
         features_BTH = torch.zeros(len(frames), num_frames, self.width, dtype=self.dtype, device=wav_BS.device)
         for count in sorted(set(frames)):
