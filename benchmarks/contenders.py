@@ -36,9 +36,9 @@ PEERS = {name.partition("_")[0]: f"random:{name}" for name in PRESETS}
 OURS = ("ours", "tiny")
 WAYS = ("bf16", "int8", "compile", "loop")
 DEFAULT = [
-    *("auv", "auv/bf16", "auv/int8", "auv/compile"),
+    *("auv", "auv/bf16", "auv/int8"),
     *("encodec", "encodec/loop", "mimi", "mimi/loop", "rustymimi", "snac", "dac", "wavtokenizer", "bigcodec"),
-    *(f"ours/{way}" for way in ("plain", "compile", *PRECISIONS, "onnx", "onnx-int8")),
+    *(f"ours/{way}" for way in ("plain", *PRECISIONS, "onnx", "onnx-int8")),
     *(f"tiny/{way}" for way in (*PRECISIONS, "onnx", "onnx-int8")),
 ]
 MATCHED = {"compile": "auv/compile", **dict.fromkeys(("mixed", "bf16", "int16"), "auv/bf16")}
