@@ -84,6 +84,9 @@ def test_a_part_made_twice_and_a_merge_made_twice_change_nothing(clips, tmp_path
     assert merge_parts([tmp_path], tmp_path, remove_parts=True).read_bytes() == index
     assert not list(tmp_path.glob("part-*"))
     assert merge_parts([tmp_path], tmp_path).read_bytes() == index
+    assert merge_parts([tmp_path / "part-00000-of-00002"], tmp_path).read_bytes() == index
+    with pytest.raises(ValueError, match="typo: no such folder"):
+        merge_parts([tmp_path / "typo"], tmp_path)
     assert tokenize(clips, tmp_path, "0/2") == {}  # a task of the array that was started once more
     with pytest.raises(ValueError, match="holds tokens of another plan .now corpus clips: 3, not 11"):
         tokenize(clips[:3], tmp_path, "0/2")

@@ -101,6 +101,9 @@ def merge_parts(places: Sequence[Path], output: Path, remove_parts: bool = False
         ValueError: as `find_parts`; a part that is not what its record says; tokens of something else in `output`.
     """
     if not any(parts_in(place) for place in places) and (output / INDEX).is_file():
+        for place in places:
+            if not place.is_dir() and not place.name.startswith("part-"):  # a part may have been removed
+                raise ValueError(f"{place}: no such folder")
         return output / INDEX
     parts = find_parts(places)
     if not is_merged(output, parts[0].plan):
