@@ -35,7 +35,7 @@ part codec_10s 400 codec_speed.py --seconds 10 --batch 1 --rounds 3 --parts ceil
     --json "$(figures codec_10s)" --small --threads 1 --codecs $some --seconds 1 --batch 1 --rounds 1 --parts ceilings fidelity speed \
     --fidelity-clips 1 --json "$(figures codec_10s)"
 part codec_compile 300 codec_speed.py --seconds 10 --batch 1 --rounds 2 --parts speed --codecs auv auv/compile ours/plain ours/compile \
-    --json "$(figures codec_compile)" --small --threads 1 --codecs tiny/plain --seconds 1 --batch 1 --rounds 1 --parts speed \
+    --json "$(figures codec_compile)" --small --threads 1 --codecs bundled/plain --seconds 1 --batch 1 --rounds 1 --parts speed \
     --json "$(figures codec_compile)"
 part codec_10s_batch_8 420 codec_speed.py --seconds 10 --batch 8 --rounds 1 --parts ceilings speed \
     --kept "$out/codec_10s.json" --json "$(figures codec_10s_batch_8)" --small --threads 1 --codecs auv encodec encodec/loop mimi mimi/loop --seconds 1 --batch 2 --rounds 1 \
@@ -44,10 +44,10 @@ part codec_60s 350 codec_speed.py --seconds 60 --batch 1 --rounds 2 --parts ceil
     wavtokenizer --kept "$out/codec_10s.json" --json "$(figures codec_60s)" --small --threads 1 --codecs auv/bf16 ours/int8 wavtokenizer --seconds 1 --batch 1 --rounds 1 \
     --parts speed --kept "$out/codec_10s.json" --json "$(figures codec_60s)"
 part codec_memory 170 codec_speed.py --seconds 60 --parts memory --threads 1 --codecs auv auv/int8 encodec mimi ours/fp32 ours/int16 \
-    ours/int8 ours/onnx-int8 tiny/int8 --json "$(figures codec_memory)" --small --seconds 1 --parts memory --threads 1 \
-    --codecs tiny/int8 --json "$(figures codec_memory)"
-part fidelity 150 codec_speed.py --parts fidelity --codecs tiny/fp32 tiny/mixed tiny/bf16 tiny/int16 tiny/int8 tiny/onnx tiny/onnx-int8 \
-    --json "$(figures fidelity)" --small --threads 1 --parts fidelity --codecs tiny/int8 tiny/onnx-int8 --fidelity-clips 1 --json "$(figures fidelity)"
+    ours/int8 ours/onnx-int8 bundled/int8 --json "$(figures codec_memory)" --small --seconds 1 --parts memory --threads 1 \
+    --codecs bundled/int8 --json "$(figures codec_memory)"
+part fidelity 150 codec_speed.py --parts fidelity --codecs bundled/fp32 bundled/mixed bundled/bf16 bundled/int16 bundled/int8 bundled/onnx bundled/onnx-int8 \
+    --json "$(figures fidelity)" --small --threads 1 --parts fidelity --codecs bundled/int8 bundled/onnx-int8 --fidelity-clips 1 --json "$(figures fidelity)"
 part folder 220 folder_throughput.py --repeats 2 --json "$(figures folder)" --small --clips 4 --repeats 1 --json "$(figures folder)"
 part onnx 80 onnx_parity.py --int8 --small --int8 --clips 1 --repeats 1
 part onnx_auv 80 onnx_parity.py --auv --int8 --clips 6 --small --auv --int8 --clips 1 --repeats 1

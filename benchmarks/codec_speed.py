@@ -3,7 +3,7 @@
     python benchmarks/codec_speed.py                          # all tables: 10 s and 60 s, batch 1 and 8
     python benchmarks/codec_speed.py --codecs auv mimi --seconds 60 --batch 8 --parts speed --rounds 1     # one cell
     python benchmarks/codec_speed.py --codecs dac --seconds 60 --parts memory --threads 1
-    python benchmarks/codec_speed.py --codecs tiny/mixed --parts fidelity --fidelity-manifest corpus/manifest.jsonl
+    python benchmarks/codec_speed.py --codecs bundled/mixed --parts fidelity --fidelity-manifest corpus/manifest.jsonl
     python benchmarks/codec_speed.py --device cuda            # the same table on a GPU, with its ceilings
 
 Names of codecs: contenders.py. Peers have random weights in their published shapes: speed and memory do not depend on
@@ -244,7 +244,7 @@ def fidelity_table(rows: list[dict]) -> str:
         for group, part in sorted(row["groups"].items()):
             lines.append(["", group, f"{part['tokens']:,}", f"{part['agreement']:.2%}", ""])
     table = markdown(["codec", "speech", "tokens", "equal", "decoder SNR on equal codes, dB"], lines, texts=2)
-    return f"\nagainst the same codec in fp32 (tiny: trained weights, all others: random)\n\n{table}"
+    return f"\nagainst the same codec in fp32 (bundled: trained weights, all others: random)\n\n{table}"
 
 
 @contextmanager

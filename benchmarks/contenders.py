@@ -3,7 +3,7 @@
     ready("auv/int8", "cpu")      # PyTorch's one-line dynamic int8 around the published AUV
 
 FAMILY or FAMILY/WAY. Families: `auv`, `encodec`, `dac`, `mimi`, `snac`, `wavtokenizer`, `bigcodec` with random weights,
-`rustymimi` (Mimi in Rust), `ours` (AUV's configuration), `tiny` (the bundled codec), or any name that `load_codec`
+`rustymimi` (Mimi in Rust), `ours` (AUV's configuration), `bundled`, or any name that `load_codec`
 takes. Ways of every family: none (as published), `bf16` (inside autocast), `int8` (dynamic, PyTorch), `compile`
 (torch.compile), `loop` (a batch clip by clip). Ways of ours: `plain`, `compile`, the precisions of
 `optimize_for_inference`, `onnx` and `onnx-int8` (ONNX Runtime).
@@ -33,13 +33,13 @@ from llmcodec.precision import SIDES
 
 PRESETS = ("auv", "encodec_24khz", "dac_16khz", "mimi", "snac_24khz", "wavtokenizer_75", "bigcodec")
 PEERS = {name.partition("_")[0]: f"random:{name}" for name in PRESETS}
-OURS = ("ours", "tiny")
+OURS = ("ours", "bundled")
 WAYS = ("bf16", "int8", "compile", "loop")
 DEFAULT = [
     *("auv", "auv/bf16", "auv/int8"),
     *("encodec", "encodec/loop", "mimi", "mimi/loop", "rustymimi", "snac", "dac", "wavtokenizer", "bigcodec"),
     *(f"ours/{way}" for way in ("plain", *PRECISIONS, "onnx", "onnx-int8")),
-    *(f"tiny/{way}" for way in (*PRECISIONS, "onnx", "onnx-int8")),
+    *(f"bundled/{way}" for way in (*PRECISIONS, "onnx", "onnx-int8")),
 ]
 MATCHED = {"compile": "auv/compile", **dict.fromkeys(("mixed", "bf16", "int16"), "auv/bf16")}
 MATCHED |= dict.fromkeys(("int8", "onnx-int8"), "auv/int8") | dict.fromkeys(("plain", "fp32", "onnx"), "auv")
@@ -70,7 +70,7 @@ def open_contender(name: str, device: str) -> Any:
     if family not in OURS:
         codec = load_codec(PEERS.get(family, name), device)
         return in_a_way(codec, way, device) if family in PEERS and way else codec
-    if family == "tiny":
+    if family == "bundled":
         plain: Any = load_codec("bundled", device)
     else:
         torch.manual_seed(0)

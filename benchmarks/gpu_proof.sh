@@ -25,7 +25,7 @@ part() { # NAME SECONDS COMMAND...
 cd "$here/.." || exit 1
 if [ -n "${MINIATURE:-}" ]; then
     part step 300 "$python" benchmarks/gpu_step.py --miniature --clips 2 --repeats 1 --json "$out/step.json"
-    part codecs 300 "$python" benchmarks/codec_speed.py --codecs tiny/plain --seconds 1 --batch 1 --rounds 1 \
+    part codecs 300 "$python" benchmarks/codec_speed.py --codecs bundled/plain --seconds 1 --batch 1 --rounds 1 \
         --parts speed --json "$out/codecs.json"
     part lm 300 "$python" benchmarks/lm_speed.py --steps 1 --rounds 1 --batch-tokens 2048 --clips 2 --codes 4 \
         --json "$out/lm.json"

@@ -19,12 +19,12 @@ SIDES: tuple[Side, Side] = ("encoder", "decoder")
 Means = Literal["kernels", "onnx", "torch, bf16 CPU", "torch, bf16 GPU", "torch"]
 """What runs a codec: our CPU kernels, ONNX Runtime, or PyTorch's operators where bf16 is fast and where it is not."""
 
-MIN_TOKENS, MIN_SNR_DB = 0.995, 30.0
+MIN_TOKENS, MIN_SNR_DB = 0.99, 28.0
 AUTO: Mapping[Means, Mapping[Side, Precision]] = {
     "kernels": {"encoder": "int16", "decoder": "int8"},
     "onnx": {"encoder": "fp32", "decoder": "int8"},
-    "torch, bf16 CPU": {"encoder": "mixed", "decoder": "bf16"},
-    "torch, bf16 GPU": {"encoder": "mixed", "decoder": "fp32"},
+    "torch, bf16 CPU": {"encoder": "fp32", "decoder": "bf16"},
+    "torch, bf16 GPU": {"encoder": "fp32", "decoder": "fp32"},
     "torch": {"encoder": "fp32", "decoder": "fp32"},
 }
 

@@ -37,8 +37,8 @@ def test_rates_are_those_of_the_architecture(name):
 
 def test_the_bundled_codec_is_as_listed():
     codec, entry = load_codec("bundled"), BY_NAME["bundled"]
-    assert (codec.sample_rate, codec.frame_rate, codec.codebook_size) == (16_000, 50, 4096)
-    assert (entry.sample_rate, entry.frame_rate, entry.codebook_size) == (16_000, 50, 4096)
+    assert (codec.sample_rate, codec.frame_rate, codec.codebook_size) == (16_000, 50, 8192)
+    assert (entry.sample_rate, entry.frame_rate, entry.codebook_size) == (16_000, 50, 8192)
 
 
 def test_states():

@@ -22,14 +22,16 @@ def codec():
 
 
 def test_rows_of_ours_are_compared_with_auv_in_the_same_precision():
-    assert {name: contenders.matched(name) for name in ("ours/fp32", "ours/int8", "tiny/onnx-int8", "ours/bf16")} == {
+    assert {
+        name: contenders.matched(name) for name in ("ours/fp32", "ours/int8", "bundled/onnx-int8", "ours/bf16")
+    } == {
         "ours/fp32": "auv",
         "ours/int8": "auv/int8",
-        "tiny/onnx-int8": "auv/int8",
+        "bundled/onnx-int8": "auv/int8",
         "ours/bf16": "auv/bf16",
     }
     assert contenders.matched("mimi/loop") == "" and contenders.reference("mimi/loop") == "mimi"
-    assert contenders.reference("tiny/int8") == "tiny/plain" and contenders.reference("auv/bf16") == "auv"
+    assert contenders.reference("bundled/int8") == "bundled/plain" and contenders.reference("auv/bf16") == "auv"
     assert all(contenders.matched(name) in ("", *contenders.DEFAULT) for name in contenders.DEFAULT)
 
 

@@ -65,7 +65,7 @@ def test_a_token_lm_is_taken_for_the_codec_that_it_speaks(suite, monkeypatch, ca
     identity = identity_of(load_codec("bundled"), "bundled")
 
     class Uniform:
-        num_codes = 4096
+        num_codes = 8192
         card = TokenLMCard(codec=identity)
 
         def token_log_likelihoods(self, codes: list[torch.Tensor]) -> list[torch.Tensor]:

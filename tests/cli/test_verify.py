@@ -47,11 +47,11 @@ def flip(path: Path, at: float = 0.5) -> str:
 def test_the_shipped_codec_is_as_it_was_saved(capsys):
     code, lines, _ = verified(capsys, assets.codec_folder())
     assert code == 0 and len(lines) == 9
-    tensors = {"audio_lm.safetensors": 27, "model.safetensors": 218, "token_prior.safetensors": 7}
-    tensors |= {"onnx/encoder.onnx": 123, "onnx/decoder.onnx": 151}
+    tensors = {"audio_lm.safetensors": 27, "model.safetensors": 247, "token_prior.safetensors": 7}
+    tensors |= {"onnx/encoder.onnx": 124, "onnx/decoder.onnx": 176}
     for name, count in tensors.items():
         assert f"{assets.codec_folder() / name}: {count} tensors, as they were saved" in lines
-    assert f"{assets.codec_folder()}: a codec of 4096 codes with its token prior, opens" in lines
+    assert f"{assets.codec_folder()}: a codec of 8192 codes with its token prior, opens" in lines
     assert f"{assets.codec_folder() / 'onnx'}: an ONNX export, opens" in lines
 
 

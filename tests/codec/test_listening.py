@@ -70,7 +70,7 @@ def test_a_file_and_its_samples_give_what_encode_and_decode_give(bundled, speech
         assert np.array_equal(one.audio, decoded.numpy())
     assert torch.equal(bundled.decode(tokens.codes[None]).audio_values, bundled.decode(codes).audio_values)
     assert repr(tokens) == "CodedAudio(a <b>.wav: 1.00 s, 50 tokens)"
-    assert tokens.bits_per_second == 600
+    assert tokens.bits_per_second == 650
 
 
 def test_other_codecs_have_the_same_lines(speech):
@@ -146,7 +146,7 @@ def test_a_notebook_shows_players_and_tokens_in_one_piece(bundled, speech):
     heard = bundled.reconstruct(speech)
     html = heard._repr_html_()
     page = Page(html)
-    assert page.open == [] and "<b>a &lt;b&gt;.wav</b>" in html and "600 bit/s" in html
+    assert page.open == [] and "<b>a &lt;b&gt;.wav</b>" in html and "650 bit/s" in html
     sounds = [base64.b64decode(place.removeprefix("data:audio/wav;base64,")) for place in page.places]
     for sound, samples in zip(sounds, (heard.original, heard.audio), strict=True):
         wav, rate = soundfile.read(io.BytesIO(sound))
@@ -173,6 +173,6 @@ def test_long_recordings_are_cut_for_display():
 
 
 def test_repr_is_one_line(bundled):
-    assert repr(bundled).startswith("LLMCodec(16,000 Hz, 50 tokens/s of 4,096, 600 bit/s, ") and "\n" not in repr(
+    assert repr(bundled).startswith("LLMCodec(16,000 Hz, 50 tokens/s of 8,192, 650 bit/s, ") and "\n" not in repr(
         bundled
     )

@@ -150,8 +150,8 @@ def test_search_saves_bits_and_sounds_no_worse(codec, prior, clips, weight, repe
             again = codec.decode(codes_T[None, None], length=len(wav)).audio_values[0, 0].numpy()
             row.append((measure_pair(wav, again, 16_000, ("mel",))["mel"].value, total_nats(prior, codes_T)))
     near, cheap, better = (np.array(row).sum(0) for row in (near, cheap, better))
-    assert better[0] < 0.96 * near[0]
-    assert cheap[0] < near[0] and cheap[1] < 0.8 * near[1]
+    assert better[0] < 0.97 * near[0]
+    assert cheap[0] < near[0] and cheap[1] < 0.85 * near[1]
 
 
 class CountedTwice(BigramPrior):

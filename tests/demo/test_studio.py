@@ -39,7 +39,7 @@ def test_versions_are_those_of_the_codecs(studio: Studio) -> None:
 
 def test_one_token_is_changed(studio: Studio) -> None:
     take = studio.take(speech_like(2.0), 16_000, NEAREST)
-    other = studio.change(take, 50, 0, (int(take.codes_QT[0, 50]) + 1) % 4096)
+    other = studio.change(take, 50, 0, (int(take.codes_QT[0, 50]) + 1) % 8192)
     assert np.argwhere(take.codes_QT != other.codes_QT).tolist() == [[0, 50]] and other.name == "edited"
     differs = np.flatnonzero(np.abs(take.wav_S - other.wav_S) > 1e-4)
     assert differs.size and differs[0] > 320 * (50 - 64) and differs[-1] < 320 * (50 + 64)
@@ -48,7 +48,7 @@ def test_one_token_is_changed(studio: Studio) -> None:
         ((100, 0, 1), "no frame 100: nearest codes has 0 to 99"),
         ((-1, 0, 1), "no frame -1"),
         ((0, 1, 1), "no codebook 1: nearest codes has 0 to 0"),
-        ((0, 0, 4096), "no code 4096"),
+        ((0, 0, 8192), "no code 8192"),
     ):
         with pytest.raises(ValueError, match=message):
             studio.change(take, *place)

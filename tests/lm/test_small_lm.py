@@ -183,9 +183,9 @@ def test_the_rate_term_gives_the_losses_it_gave() -> None:
 
 def test_the_shipped_small_lm_loads_and_rates_as_it_did() -> None:
     old = dict(hidden_size=96, num_layers=2, head_dim=32, ffn_size=288)  # as recipes spelled it
-    lm = SmallLM(replace(RateConfig().small_lm, **old), 4096)
+    lm = SmallLM(replace(RateConfig().small_lm, **old), 8192)
     load_module(lm, audio_lm_path("bundled"), "shipped")
-    rate = small_lm_rate(lm.double(), *golden_encoding(4096), 0.05)["lm/rate"]
+    rate = small_lm_rate(lm.double(), *golden_encoding(8192), 0.05)["lm/rate"]
     assert rate.item() == pytest.approx(GOLDEN["shipped"], rel=1e-9)
 
 

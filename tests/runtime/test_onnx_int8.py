@@ -40,7 +40,7 @@ def test_the_policy_holds_on_the_bundled_codec(folder, wavs):
     codes, lengths = exact.encode_batch(wavs), [len(wav) for wav in wavs]
     others = rounded.encode_batch(wavs)
     same = np.mean(np.concatenate([a[0] == b[0] for a, b in zip(codes, others, strict=True)]))
-    assert 0.94 < same < MIN_TOKENS
+    assert 0.9 < same < MIN_TOKENS
     wanted, got = (np.concatenate(runtime.decode_batch(codes, lengths)) for runtime in (exact, rounded))
     assert MIN_SNR_DB < 10 * np.log10(np.square(wanted).sum() / np.square(wanted - got).sum()) < 50
     assert AUTO["onnx"] == {"encoder": "fp32", "decoder": "int8"}

@@ -78,7 +78,7 @@ SPEECH = "hf://fnlp/SpeechTokenizer/speechtokenizer_hubert_avg/SpeechTokenizer.p
 STREAM = "soundstream_16khz-*.ckpt (github.com/kaiidams/soundstream-pytorch)"
 COSY = "speech_tokenizer_v{}.onnx (modelscope.cn/models/iic/{})"
 ENTRIES: tuple[Entry, ...] = (
-    Entry("bundled", BUNDLED, BUNDLED, "llmcodec", 16_000, 50, 1, 4096, "CC BY-SA 3.0 and others: LICENSES.md"),
+    Entry("bundled", BUNDLED, BUNDLED, "llmcodec", 16_000, 50, 1, 8192, "CC BY-SA 3.0 and others: LICENSES.md"),
     *(
         Entry(f"Opus {kbits} kbit/s", f"opus:{kbits}", f"opus:{kbits}", "soundfile", OpusCodec.sample_rate, 50, 1, 256,
               "free (RFC 6716)", bits_per_second=1000 * kbits, has_tokens=False)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-CODEC = "codec_tiny"
+CODEC = "codec_base"
 BUNDLED = "bundled"
 """How users name the codec and the speech of the package."""
 GRAPHS = "onnx"
@@ -35,7 +35,7 @@ def speech_manifest(split: str | None = None) -> Path:
 
 
 def codec_folder() -> Path:
-    """Folder of the bundled codec (`tiny`, 16 kHz, 600 bit/s), which `LLMCodec.from_pretrained` reads."""
+    """Folder of the bundled codec (`base`, 16 kHz, 650 bit/s), which `LLMCodec.from_pretrained` reads."""
     path = Path(str(files(__name__))) / CODEC
     if not (path / "model.safetensors").is_file():
         raise ValueError(f"the bundled codec is missing at {path}: reinstall llmcodec with pip")

@@ -122,7 +122,7 @@ def test_global_attention_is_close_on_speech_and_says_that_it_is_not_exact(tiny,
     without = torch.cat(list(encode_blocks(windowless, [speech], chunk_seconds=10.0, lookahead_seconds=0)), dim=-1)
     agreement = (codes == whole_codes).float().mean()
     assert codes.shape == whole_codes.shape and (without == whole_codes).float().mean() < agreement
-    assert agreement > 0.8
+    assert agreement > 0.7
     everything = torch.cat(list(encode_blocks(windowless, [speech], chunk_seconds=1.0, lookahead_seconds=60)), dim=-1)
     assert torch.equal(everything, whole_codes), "a look-ahead longer than the clip is the whole clip"
 
