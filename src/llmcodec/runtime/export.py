@@ -96,7 +96,7 @@ def export_codec(
         format: hf for transformers, onnx for ONNX Runtime (needs the extra onnx).
         precision: hf: fp32 (auto), or fp16, which halves the file and is read back as fp32. onnx: the graphs are fp32;
             auto writes the decoder in int8 too, which --precision auto then decodes by (twice as fast at AUV's size,
-            above 30 dB); int8 the encoder too, for --precision int8 (keeps about 96 % of the tokens); fp32 neither.
+            above 28 dB); int8 the encoder too, for --precision int8 (keeps about 93 % of the tokens); fp32 neither.
         licence: of the weights, as the hub names it (cc-by-4.0); goes into the model card.
         overwrite: write into a folder that is not empty; a README.md in it stays.
 
