@@ -76,7 +76,7 @@ class ResumableSampler(Iterator[list[int]]):
         return self.step * self._clips // len(self.durations)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "identity": self._identity()}
+        return {"step": self.step, "epoch": 0, "index": 0, "identity": self._identity()}  # two for older versions
 
     def load_state_dict(self, state: dict[str, Any], allow_changes: bool = False) -> None:
         """Go on after the batch at which `state` was taken. The number of ranks may differ, the total batch not.

@@ -43,8 +43,8 @@ class ProbeConfig:
     """Seed of the initial codes, the drawn rows and the replacement of empty codes."""
 
     def __post_init__(self) -> None:
-        if self.num_codes < 2 or self.rounds < 1:
-            raise ValueError(f"probe: at least 2 codes and 1 round, not {self.num_codes} and {self.rounds}")
+        if self.num_codes < 2 or self.rounds < 0:
+            raise ValueError(f"probe: at least 2 codes and 0 rounds, not {self.num_codes} and {self.rounds}")
 
 
 MINI_PROBE = ProbeConfig(num_codes=512)
