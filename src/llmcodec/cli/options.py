@@ -20,8 +20,9 @@ from typing import Any
 from llmcodec.assets import BUNDLED
 from llmcodec.data.manifest import Clip, leave_out_unreadable, read_manifest, spread
 from llmcodec.io.bad_rows import BadRows, MaxBad, read_max_bad
+from llmcodec.precision import Precision, Side
 from llmcodec.runtime.base import Runtime
-from llmcodec.runtime.opening import Precision, RuntimeName, Side, open_runtime, pick_device
+from llmcodec.runtime.opening import RuntimeName, open_runtime, pick_device
 
 HELD_OUT = ("valid", "test")
 

@@ -17,8 +17,8 @@ from llmcodec.cli.summary import FilesBar, summarise
 from llmcodec.io.bad_rows import MaxBad, TooManyBad
 from llmcodec.io.remote import StoreError
 from llmcodec.io.run_guard import Stopped, stopped_in_order
+from llmcodec.precision import Side
 from llmcodec.runtime.base import Runtime
-from llmcodec.runtime.opening import Side
 from llmcodec.transcode.files import TOKEN_FILE, AudioFormat, Channels, Transcoder
 from llmcodec.transcode.inputs import Problem
 from llmcodec.transcode.pipeline import Report

@@ -26,8 +26,8 @@ from llmcodec.io.digests import digest_all
 from llmcodec.io.token_file import TokenProvenance, load_token_file, read_token_facts
 from llmcodec.io.token_shards import SHARD_ENDINGS, ShardFormat, TokenRow, TokenShardWriter, open_token_shards
 from llmcodec.io.token_text import frames, parse_codec_text
+from llmcodec.precision import Side
 from llmcodec.runtime.base import Runtime
-from llmcodec.runtime.opening import Side
 from llmcodec.transcode.freshness import audio_of, count_frames, why_stale_audio, why_stale_row, why_stale_tokens
 from llmcodec.transcode.index import HERE, Plan, describe_shards, row_digest, row_of_file, write_index
 from llmcodec.transcode.inputs import TOKEN_ENDINGS, Found, Problem, find_clips, find_inputs
