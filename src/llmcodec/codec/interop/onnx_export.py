@@ -49,7 +49,8 @@ def export_onnx(
         codec: the codec; its own precision and device do not matter.
         folder: where the two files go.
         metadata: stored in both files (`metadata_props`).
-        compact: store weights that float16 holds exactly in float16; ONNX Runtime casts them when it opens a graph.
+        compact: store weights that are a power of two times float16 in float16; ONNX Runtime casts them when it opens
+            a graph.
         int8: sides that also get a graph whose conformer multiplies in int8: encoder.int8.onnx, decoder.int8.onnx.
 
     Raises:
@@ -76,21 +77,24 @@ def export_onnx(
 
 
 def store_in_half(graph: Any) -> None:
-    """Put the weights of an ONNX graph that float16 holds exactly into half the bytes; the graph computes the same."""
+    """Put weights that are exactly float16 times a power of two (halves and attention scales are folded in) into half
+    the bytes; the graph computes the same."""
     from onnx import TensorProto, helper, numpy_helper
 
-    casts = []
+    first = []
     for index, tensor in enumerate(graph.initializer):
         value = numpy_helper.to_array(tensor)
-        if value.dtype != np.float32 or value.size < SMALLEST_HALVED:
+        if value.dtype != np.float32 or value.size < SMALLEST_HALVED or not value.any():
             continue
-        with np.errstate(over="ignore"):
-            half = value.astype(np.float16)
-        if np.array_equal(half.astype(np.float32), value):
+        scale = np.float32(2.0 ** (14 - math.frexp(np.abs(value).max())[1]))  # the largest number has room
+        half = (value * scale).astype(np.float16)
+        if np.array_equal(half.astype(np.float32) / scale, value):
             old, name = tensor.name, f"{tensor.name}_half"
             graph.initializer[index].CopyFrom(numpy_helper.from_array(half, name))
-            casts.append(helper.make_node("Cast", [name], [old], name=f"cast_{name}", to=TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]
+            graph.initializer.append(numpy_helper.from_array(1 / scale, f"{name}_step"))
+            first.append(helper.make_node("Cast", [name], [f"{name}_cast"], name=f"cast_{name}", to=TensorProto.FLOAT))
+            first.append(helper.make_node("Mul", [f"{name}_cast", f"{name}_step"], [old], name=f"scale_{name}"))
+    nodes = [*first, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
 
@@ -99,7 +103,7 @@ def encoder_model(codec: LLMCodec, int8: bool = False) -> Any:
     """ONNX model: reflected audio (B, P), frames (B,) -> codes (B, 1, T); `int8`: in the conformer."""
     graph, config = Graph(), codec.config
     hop, half = config.hop_samples, config.n_fft // 2
-    cosine, sine, window = transform_matrices(config)
+    cosine, sine, window = transform_matrices(graph, config)
     frames = graph("Mul", overlapping_frames(graph, "padded_audio", config), window)
     first, mirror = graph.slice(frames, 1, half, 2), graph.slice(frames, -1, half, 2, step=-1)
     even = graph(
@@ -145,13 +149,13 @@ def decoder_model(codec: LLMCodec, int8: bool = False) -> Any:
     spectrum = graph.linear(hidden, head.output_proj.weight, head.output_proj.bias)
     log_magnitude, phase = graph.split(spectrum, 2, -1)
     magnitude = graph("Exp", graph("Min", log_magnitude, math.log(config.max_magnitude)))
-    cosine, sine, window = transform_matrices(config)
+    cosine, sine, window = transform_matrices(graph, config)
     # The inverse: every bin but the first and the last counts twice.
-    share = np.full((len(cosine), 1), 2.0 / config.n_fft, np.float32)
+    share = np.full((config.n_fft // 2 + 1, 1), 2.0 / config.n_fft, np.float32)
     share[0] = share[-1] = 1.0 / config.n_fft
-    even = graph("MatMul", graph("Mul", magnitude, graph("Cos", phase)), cosine * share)  # samples 0 .. N / 2
+    even = graph("MatMul", graph("Mul", magnitude, graph("Cos", phase)), graph("Mul", cosine, share))  # samples 0 .. N / 2
     imag = graph.slice(graph("Mul", magnitude, graph("Sin", phase)), 1, -1, 2)
-    odd = graph("MatMul", imag, sine * share[1:-1])  # samples 1 .. N / 2 - 1
+    odd = graph("MatMul", imag, graph("Mul", sine, share[1:-1]))  # samples 1 .. N / 2 - 1
     inner = graph.slice(even, 1, -1, 2)
     mirror = graph.slice(graph("Sub", inner, odd), -1, -END, 2, step=-1)
     first, middle = graph.slice(even, 0, 1, 2), graph.slice(even, -1, END, 2)
@@ -206,21 +210,23 @@ def overlap_add(graph: Graph, frames: str, config: LLMCodecConfig) -> str:
     return graph("Reshape", graph.slice(total, trim, -trim if trim else END, 1), [0, -1, hop])
 
 
-def transform_matrices(config: LLMCodecConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def transform_matrices(graph: Graph, config: LLMCodecConfig) -> tuple[str, str, np.ndarray]:
     """cosine (F, F) over samples 0 .. N/2 and bins, -sine (F-2, F-2) over 1 .. N/2-1, Hann window (N,).
 
-    Real part of bin k: sum over n of even[n] cos(2 pi n k / N); imaginary part: sum of odd[n] times -sin. Both matrices
-    are symmetric. Computed in float64 from exact integer phases, kept in float32. Zeros are exact: with a negative real
-    part, the sign of a rounding error would turn the phase from pi to -pi.
+    Real part of bin k: sum over n of even[n] cos(2 pi n k / N); imaginary part: sum of odd[n] times -sin. The file holds
+    N values of each, computed in float64 and kept in float32; ONNX Runtime looks the matrices up in them, by n k mod N,
+    when it opens a graph. Zeros are exact: with a negative real part, the sign of a rounding error would turn the phase
+    from pi to -pi.
     """
     size = config.n_fft
-    index = np.arange(size // 2 + 1)
-    angle = (np.outer(index, index) % size) * (2 * math.pi / size)
-    window = 0.5 - 0.5 * np.cos(2 * math.pi * np.arange(size) / size)
-    cosine, sine = np.cos(angle), -np.sin(angle[1:-1, 1:-1])
-    for matrix in (cosine, sine):
-        matrix[np.abs(matrix) < 1e-9] = 0.0
-    return cosine.astype(np.float32), sine.astype(np.float32), window.astype(np.float32)
+    angle = np.arange(size) * (2 * math.pi / size)
+    window = 0.5 - 0.5 * np.cos(angle)
+    matrices = []
+    for values, index in ((np.cos(angle), np.arange(size // 2 + 1)), (-np.sin(angle), np.arange(1, size // 2))):
+        values[np.abs(values) < 1e-9] = 0.0
+        phases = graph("Mod", graph("Mul", index[:, None], index), size)
+        matrices.append(graph("Gather", values.astype(np.float32), phases, axis=0))
+    return matrices[0], matrices[1], window.astype(np.float32)
 
 
 def arctangent(graph: Graph, imag: str, real: str) -> str:
