@@ -153,7 +153,8 @@ def decoder_model(codec: LLMCodec, int8: bool = False) -> Any:
     # The inverse: every bin but the first and the last counts twice.
     share = np.full((config.n_fft // 2 + 1, 1), 2.0 / config.n_fft, np.float32)
     share[0] = share[-1] = 1.0 / config.n_fft
-    even = graph("MatMul", graph("Mul", magnitude, graph("Cos", phase)), graph("Mul", cosine, share))  # samples 0 .. N / 2
+    real = graph("Mul", magnitude, graph("Cos", phase))
+    even = graph("MatMul", real, graph("Mul", cosine, share))  # samples 0 .. N / 2
     imag = graph.slice(graph("Mul", magnitude, graph("Sin", phase)), 1, -1, 2)
     odd = graph("MatMul", imag, graph("Mul", sine, share[1:-1]))  # samples 1 .. N / 2 - 1
     inner = graph.slice(even, 1, -1, 2)
@@ -213,10 +214,10 @@ def overlap_add(graph: Graph, frames: str, config: LLMCodecConfig) -> str:
 def transform_matrices(graph: Graph, config: LLMCodecConfig) -> tuple[str, str, np.ndarray]:
     """cosine (F, F) over samples 0 .. N/2 and bins, -sine (F-2, F-2) over 1 .. N/2-1, Hann window (N,).
 
-    Real part of bin k: sum over n of even[n] cos(2 pi n k / N); imaginary part: sum of odd[n] times -sin. The file holds
-    N values of each, computed in float64 and kept in float32; ONNX Runtime looks the matrices up in them, by n k mod N,
-    when it opens a graph. Zeros are exact: with a negative real part, the sign of a rounding error would turn the phase
-    from pi to -pi.
+    Real part of bin k: sum over n of even[n] cos(2 pi n k / N); imaginary part: sum of odd[n] times -sin. The file
+    holds N values of each, computed in float64 and kept in float32; ONNX Runtime looks the matrices up in them, by
+    n k mod N, when it opens a graph. Zeros are exact: with a negative real part, the sign of a rounding error would
+    turn the phase from pi to -pi.
     """
     size = config.n_fft
     angle = np.arange(size) * (2 * math.pi / size)
