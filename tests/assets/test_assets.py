@@ -91,7 +91,7 @@ def test_the_wheel_carries_speech_graphs_and_licences_in_60_mb(tree: Path, tmp_p
         f"llmcodec/assets/speech/{path.relative_to(speech).as_posix()}" for path in speech.rglob("*") if path.is_file()
     }
     assert len(expected) == 196 and expected <= names
-    graphs = {f"llmcodec/assets/codec_base/onnx/{name}" for name in ("encoder.onnx", "decoder.onnx", "digests.json")}
+    graphs = {f"llmcodec/assets/codec_base/{name}" for name in ("encoder.onnx", "decoder.onnx", "digests.json")}
     assert {"llmcodec/cli/help.json", *graphs} <= names and "Requires-Dist: onnxruntime" in metadata
     assert {"llmcodec/recipes/quickstart.yaml", "llmcodec/assets/codec_base/model.safetensors"} <= names
     assert {"llmcodec/py.typed", "llmcodec/io/audio.py", "llmcodec/codec/fast/cpu_kernels.c"} <= names

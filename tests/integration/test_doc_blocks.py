@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("speech.flac", "three_hours.flac"):
         audio.write(home / name, some[0].load(16000)[:32000], 16000)
     shutil.copytree(assets.codec_folder(), home / "runs/rate/codec")
-    shutil.copytree(assets.codec_folder() / "onnx", home / "exported")
+    shutil.copytree(assets.codec_folder(), home / "exported")
     command = [sys.executable, "-m", "llmcodec", "encode", "speech.flac", "-o", "tokens/a.safetensors"]
     subprocess.run(command, cwd=home, check=True, capture_output=True)
     return home

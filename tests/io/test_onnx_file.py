@@ -9,6 +9,7 @@ import pytest
 
 from llmcodec.io.onnx_file import GRAPH, find_zero_matrices, read_initializers
 from llmcodec.io.tensor_check import check_tensors, inspect_tensors, write_digests
+from llmcodec.io.tensor_file import write_arrays
 
 onnx = pytest.importorskip("onnx")
 
@@ -105,3 +106,30 @@ def test_what_is_no_onnx_file_is_refused_in_one_line(tmp_path):
         with pytest.raises(ValueError, match=said) as failure:
             check_tensors(path)
         assert "\n" not in str(failure.value)
+
+
+def test_weights_of_the_codec_beside_a_graph_are_its_own(tmp_path):
+    write_arrays(tmp_path / "model.safetensors", {"other": MATRIX[:, :1].copy(), "matrix": MATRIX}, {})
+    start = (tmp_path / "model.safetensors").read_bytes().index(MATRIX.tobytes())
+
+    def far(location="model.safetensors", offset=start, length=MATRIX.nbytes):
+        tensor = onnx.TensorProto(name="far", dims=MATRIX.shape, data_type=1, data_location=onnx.TensorProto.EXTERNAL)
+        for key, value in {"location": location, "offset": offset, "length": length}.items():
+            tensor.external_data.add(key=key, value=str(value))
+        return tensor
+
+    path = written(tmp_path / "a.onnx", far())
+    assert bytes({one.name: one for one in read_initializers(path)}["far"].data) == MATRIX.tobytes()
+    write_digests(tmp_path)
+    check_tensors(path)
+    content = bytearray((tmp_path / "model.safetensors").read_bytes())
+    content[start] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="far differs from what was saved"):
+        check_tensors(path)
+    for wrong in ({"location": "../model.safetensors"}, {"location": "/etc/passwd"}, {"length": 4}, {"offset": -8}):
+        with pytest.raises(ValueError, match="keeps weights in other files|missing or cut short"):
+            check_tensors(written(tmp_path / "b.onnx", far(**wrong)))
+    (tmp_path / "model.safetensors").write_bytes(content[: start + 4])
+    with pytest.raises(ValueError, match="missing or cut short"):
+        check_tensors(path)

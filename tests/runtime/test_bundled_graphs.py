@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -36,9 +38,7 @@ def codec() -> LLMCodec:
 
 
 def test_the_graphs_are_those_of_the_bundled_weights() -> None:
-    folder = assets.graphs_folder()
-    assert folder is not None, "run `make bundled-graphs`"
-    identity = OnnxConfig.load(folder).identity
+    identity = OnnxConfig.load(assets.codec_folder()).identity
     assert identity.weights_sha256 == weights_sha256(codec()), "run `make bundled-graphs`"
     assert identity == open_runtime("bundled", "torch", "cpu").identity
 
@@ -67,12 +67,25 @@ def test_equal_sound_of_equal_codes(light: Runtime, wavs: list[np.ndarray]) -> N
         assert np.abs(ours - theirs).max() < 1 / 32768, "less than one step of 16 bits"
 
 
-def test_weights_in_half_the_bytes_compute_the_same_bits(light: Runtime, wavs: list[np.ndarray], tmp_path) -> None:
+def test_graphs_that_read_the_codecs_weights_compute_the_same_bits(
+    light: Runtime, wavs: list[np.ndarray], tmp_path
+) -> None:
     write_onnx(codec(), "bundled", tmp_path)
-    whole, folder = OnnxRuntime(tmp_path), assets.graphs_folder()
-    assert folder is not None
+    whole, folder = OnnxRuntime(tmp_path), assets.codec_folder()
     for name in ("encoder.onnx", "decoder.onnx"):
-        assert (folder / name).stat().st_size < 0.85 * (tmp_path / name).stat().st_size
+        assert (folder / name).stat().st_size < 0.1 * (tmp_path / name).stat().st_size
     codes, others = light.encode_batch(wavs[:4]), whole.encode_batch(wavs[:4])
     assert all(map(np.array_equal, codes, others))
     assert all(map(np.array_equal, light.decode_batch(codes), whole.decode_batch(codes)))
+
+
+def test_new_weights_in_the_folder_end_its_graphs(tmp_path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(assets.codec_folder(), folder)
+    assert isinstance(open_runtime(str(folder), "auto", "cpu"), OnnxRuntime)
+    changed = codec()
+    with torch.no_grad():
+        changed.decoder.head.output_proj.bias.add_(0.5)
+    changed.save_pretrained(folder)
+    assert not isinstance(open_runtime(str(folder), "auto", "cpu"), OnnxRuntime)
+    assert not list(folder.glob("*.onnx"))

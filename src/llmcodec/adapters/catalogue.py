@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from llmcodec.adapters.opus import KBITS, OpusCodec
-from llmcodec.assets import BUNDLED
+from llmcodec.assets import CODECS
 from llmcodec.io.hub_names import find_cached
 
 State = Literal["works offline", "needs the hub", "random only"]
@@ -73,12 +73,13 @@ def _published(
 
 
 OURS, MIT, APACHE = "as its card says", "MIT", "Apache-2.0"
+BY_SA = "CC BY-SA 3.0 and others: LICENSES.md"
 WAV, WAV_40 = "hf://novateur/WavTokenizer/WavTokenizer_small_", "hf://novateur/WavTokenizer-large-unify-40token/..."
 SPEECH = "hf://fnlp/SpeechTokenizer/speechtokenizer_hubert_avg/SpeechTokenizer.pt"
 STREAM = "soundstream_16khz-*.ckpt (github.com/kaiidams/soundstream-pytorch)"
 COSY = "speech_tokenizer_v{}.onnx (modelscope.cn/models/iic/{})"
 ENTRIES: tuple[Entry, ...] = (
-    Entry("bundled", BUNDLED, BUNDLED, "llmcodec", 16_000, 50, 1, 8192, "CC BY-SA 3.0 and others: LICENSES.md"),
+    *(Entry(name, name, name, "llmcodec", 16_000, 50, 1, 8192, BY_SA) for name in CODECS),
     *(
         Entry(f"Opus {kbits} kbit/s", f"opus:{kbits}", f"opus:{kbits}", "soundfile", OpusCodec.sample_rate, 50, 1, 256,
               "free (RFC 6716)", bits_per_second=1000 * kbits, has_tokens=False)

@@ -31,7 +31,7 @@ from llmcodec.adapters.catalogue import nearest
 from llmcodec.adapters.features.units import UnitsCodec
 from llmcodec.adapters.opus import OpusCodec
 from llmcodec.adapters.registry import FAMILIES, WEIGHTLESS, family_of, supported
-from llmcodec.assets import BUNDLED, codec_folder
+from llmcodec.assets import CODECS, codec_folder
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.folder import CONFIG, MAX_JSON_BYTES, check_foreign_folder
 from llmcodec.codec.search import EFFORTS, SearchConfig, SearchingCodec
@@ -110,7 +110,7 @@ def local_name(name: str, said_by: object) -> str:
     """
     match = NAMED.fullmatch(name)
     kind, place, count = match.groups(default="") if match else ("", name, "")
-    if kind == RANDOM or place == BUNDLED or place in WEIGHTLESS or (kind == AUV and Path(place).is_file()):
+    if kind == RANDOM or place in CODECS or place in WEIGHTLESS or (kind == AUV and Path(place).is_file()):
         return name
     found = find_cached(place, "codec", said_by)
     return f"{kind}{found / 'auv.pt' if kind == AUV else found}{count}"
@@ -150,8 +150,8 @@ def _split_codebooks(name: str) -> tuple[str, int | None]:
 
 def _folder(place: str) -> Path:
     """Name -> a folder with config.json."""
-    if place == BUNDLED:
-        return codec_folder()
+    if place in CODECS:
+        return codec_folder(place)
     path = Path(place)
     if path.is_dir():
         for folder in (path, path / "codec"):
@@ -170,7 +170,7 @@ def _folder(place: str) -> Path:
         return _download(place)
     near = nearest(place)
     raise ValueError(
-        f"no codec {place!r}{f' (near: {near})' if near else ''}: give {', '.join((BUNDLED, *WEIGHTLESS))}, a folder, "
+        f"no codec {place!r}{f' (near: {near})' if near else ''}: give {', '.join((*CODECS, *WEIGHTLESS))}, a folder, "
         f"a Hugging Face id (owner/name) or {RANDOM}NAME; supported: {supported()}"
     )
 

@@ -1,4 +1,4 @@
-"""What makes the first run work offline: bundled speech, the bundled codec, and the recipes.
+"""What makes the first run work offline: bundled speech, the bundled codecs, and the recipes.
 
     from llmcodec import assets
     manifest = assets.speech_manifest("train")    # a path; audio paths inside are relative to it
@@ -12,11 +12,10 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-CODEC = "codec_base"
 BUNDLED = "bundled"
 """How users name the codec and the speech of the package."""
-GRAPHS = "onnx"
-"""Folder of the bundled codec's ONNX graphs, inside its own."""
+CODECS = {BUNDLED: "codec_base"}
+"""Name -> folder in the package."""
 SPEECH_SPLITS = ("train", "valid", "test")
 
 
@@ -34,18 +33,12 @@ def speech_manifest(split: str | None = None) -> Path:
     return path
 
 
-def codec_folder() -> Path:
-    """Folder of the bundled codec (`base`, 16 kHz, 650 bit/s), which `LLMCodec.from_pretrained` reads."""
-    path = Path(str(files(__name__))) / CODEC
+def codec_folder(name: str = BUNDLED) -> Path:
+    """Folder of a codec of `CODECS`, which `LLMCodec.from_pretrained` reads."""
+    path = Path(str(files(__name__))) / CODECS[name]
     if not (path / "model.safetensors").is_file():
-        raise ValueError(f"the bundled codec is missing at {path}: reinstall llmcodec with pip")
+        raise ValueError(f"the codec {name} is missing at {path}: reinstall llmcodec with pip")
     return path
-
-
-def graphs_folder() -> Path | None:
-    """Folder of the bundled codec's ONNX graphs; None where the package comes without them."""
-    folder = Path(str(files(__name__))) / CODEC / GRAPHS
-    return folder if folder.is_dir() else None
 
 
 def shipped_recipe(name: str) -> Path:

@@ -20,7 +20,8 @@ from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.feature_extractor import LLMCodecFeatureExtractor
 from llmcodec.codec.model_card import CARD, model_card, write_card
-from llmcodec.io.tensor_check import DIGESTS, renewed_digests
+from llmcodec.io.tensor_check import DIGESTS, SETTINGS, renewed_digests
+from llmcodec.precision import SIDES, graph_file
 
 
 class HubCodec(PreTrainedAudioTokenizerBase):
@@ -60,6 +61,8 @@ class HubCodec(PreTrainedAudioTokenizerBase):
 
         Raises:
             ValueError: the place is a file.
+
+        ONNX graphs in the folder go, because they are of other weights.
         """
         folder = Path(save_directory)
         if folder.is_file():
@@ -68,7 +71,8 @@ class HubCodec(PreTrainedAudioTokenizerBase):
         if not is_main_process:
             super().save_pretrained(folder, is_main_process, **kwargs)
             return
-        with renewed_digests(folder, "model*.safetensors", "config.json"):
+        remove_graphs(folder)
+        with renewed_digests(folder, "model*.safetensors", "config.json", *GRAPHS):
             super().save_pretrained(folder, is_main_process, **kwargs)
         self.feature_extractor().save_pretrained(folder)
         place = folder.resolve()
@@ -119,6 +123,8 @@ class HubCodec(PreTrainedAudioTokenizerBase):
 
 
 DOWNLOAD_ARGUMENTS = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
+GRAPHS = (SETTINGS[1], *(graph_file(side, precision) for side in SIDES for precision in ("fp32", "int8")))
+"""Files of an ONNX export."""
 HUB_ARGUMENTS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
 
 
@@ -149,3 +155,9 @@ def register(config: type[LLMCodecConfig], model: type[HubCodec]) -> None:
     AutoModel.register(config, model, exist_ok=True)
     AutoModelForAudioTokenization.register(config, model, exist_ok=True)
     AutoFeatureExtractor.register(config, LLMCodecFeatureExtractor, exist_ok=True)
+
+
+def remove_graphs(folder: str | os.PathLike[str]) -> None:
+    """Delete the ONNX graphs of a folder that gets new weights: commands would run them instead."""
+    for name in GRAPHS:
+        Path(folder, name).unlink(missing_ok=True)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils.generic import can_return_tuple
 
-from llmcodec.assets import BUNDLED, codec_folder
+from llmcodec.assets import CODECS, codec_folder
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.folder import check_folder
 from llmcodec.codec.hub import HubCodec, downloaded_folder
@@ -83,7 +83,7 @@ class LLMCodec(Listening, HubCodec):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> LLMCodec:
-        """As in transformers, and `bundled`; in float32 unless `dtype` says otherwise, whatever the file has.
+        """As in transformers, and the names of `assets.CODECS`; in float32 unless `dtype` says otherwise.
 
         Raises:
             ValueError: a folder, here or from the hub, whose configuration and weights do not fit each other, or whose
@@ -94,8 +94,8 @@ class LLMCodec(Listening, HubCodec):
         if kwargs.get("dtype") is None:
             kwargs["dtype"] = asked or torch.float32
         place = args[0] if args else kwargs.get("pretrained_model_name_or_path")
-        if str(place) == BUNDLED and not Path(BUNDLED).exists():
-            args, kwargs["pretrained_model_name_or_path"] = args[1:], codec_folder()
+        if str(place) in CODECS and not Path(str(place)).exists():
+            args, kwargs["pretrained_model_name_or_path"] = args[1:], codec_folder(str(place))
             place = kwargs["pretrained_model_name_or_path"]
         partial = bool(kwargs.get("output_loading_info"))
         if place is None or kwargs.get("variant"):

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from llmcodec.adapters.load import SEARCH
-from llmcodec.assets import BUNDLED, codec_folder
+from llmcodec.assets import BUNDLED, CODECS, codec_folder
 from llmcodec.codec.token_prior import PRIOR_FILE
 from llmcodec.experiments.comparison import named_systems
 from llmcodec.io import audio
@@ -207,7 +207,7 @@ def _folder(place: str) -> Path:
     """Folder of a codec's files; one that does not exist for a hub id."""
     search = SEARCH.fullmatch(place)
     place = search[2] if search else place
-    folder = codec_folder() if place == BUNDLED else Path(place)
+    folder = codec_folder(place) if place in CODECS else Path(place)
     return folder / "codec" if (folder / "codec" / "config.json").is_file() else folder
 
 

@@ -103,15 +103,15 @@ def _file_check(path: Path) -> Check | None:
 
 
 def _folder_check(folder: Path) -> Check | None:
+    is_codec = (folder / CONFIG).is_file() and read_config(folder).get("model_type") == LLMCodecConfig.model_type
     if (folder / ONNX_CONFIG).is_file():
-        return _open_onnx
+        return _open_both if is_codec else _open_onnx
     if STEP_FOLDER.fullmatch(folder.name):
         return _open_checkpoint
     if (folder / AUDIO_ROWS).is_file() and (folder / CARD).is_file():
         return _open_adapter
     if (folder / CARD).is_file():
         return _open_lm
-    is_codec = (folder / CONFIG).is_file() and read_config(folder).get("model_type") == LLMCodecConfig.model_type
     return _open_codec if is_codec else None
 
 
@@ -149,6 +149,10 @@ def _open_onnx(folder: Path) -> str:
         if (folder / graph_file(side, "int8")).is_file():
             getattr(OnnxRuntime(folder, precision="int8", only=side), side)
     return "an ONNX export, opens"
+
+
+def _open_both(folder: Path) -> str:
+    return f"{_open_codec(folder)}; {_open_onnx(folder)}"
 
 
 def _open_checkpoint(folder: Path) -> str:

@@ -9,18 +9,23 @@ nodes and attributes too. Test: tests/io/test_onnx_file.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from llmcodec.io.atomic import AnyPath
+from llmcodec.io.tensor_file import ITEM_BYTES
 
 GRAPH = "(graph)"
 """Name of what is not a weight. No tensor of ours has brackets in its name."""
 MODEL_GRAPH, GRAPH_INITIALIZER, GRAPH_SPARSE = 7, 5, 15
-TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_RAW, TENSOR_PLACE = 1, 2, 8, 9, 14
+TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_RAW = 1, 2, 8, 9
+TENSOR_ELSEWHERE, TENSOR_PLACE = 14, 13
+SHARED = "model.safetensors"
+"""The other file that graphs of ours may read weights from."""
 TENSOR_LISTS = (4, 5, 6, 7, 10, 11)
 """Fields that hold the numbers where there are no raw bytes: floats, strings, integers of several kinds, doubles."""
 DTYPES = {1: "F32", 2: "U8", 3: "I8", 4: "U16", 5: "I16", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64"}
@@ -49,7 +54,7 @@ def read_initializers(path: AnyPath) -> Iterator[Initializer]:
     """Weights of an ONNX file in their order, and the rest of the file under the name `GRAPH`.
 
     Raises:
-        ValueError: no such file, not ONNX, cut short, or weights that lie in other files.
+        ValueError: no such file, not ONNX, cut short, or weights in another file than `SHARED` beside it.
     """
     place = Path(path)
     if not place.is_file():
@@ -85,6 +90,7 @@ def find_zero_matrices(path: AnyPath) -> list[str]:
 
 def _initializer(path: AnyPath, message: memoryview) -> Initializer:
     name, code, shape, data = "", 0, [], memoryview(b"")
+    elsewhere, place = False, {}
     other: list[bytes] = []
     for number, value in _fields(message):
         is_data = number == TENSOR_RAW or number in TENSOR_LISTS
@@ -95,12 +101,28 @@ def _initializer(path: AnyPath, message: memoryview) -> Initializer:
             code = value
         elif number == TENSOR_NAME and not isinstance(value, int):
             name = bytes(value).decode()
-        elif number == TENSOR_PLACE and value == 1:
-            raise ValueError(f"{path}: keeps weights in other files, which cannot be checked; export again")
+        elif number == TENSOR_ELSEWHERE:
+            elsewhere = value == 1
+        elif number == TENSOR_PLACE and not isinstance(value, int):
+            entry = dict(_fields(value))
+            place[bytes(entry[1]).decode()] = bytes(entry[2]).decode()
         elif is_data:
             own = value if isinstance(value, memoryview) else memoryview(str(value).encode())
             data = own if not data else memoryview(bytes(data) + bytes(own))
+    if elsewhere:
+        data = _shared(path, place, math.prod(shape) * ITEM_BYTES.get(DTYPES.get(code, ""), 0))
     return Initializer(name, DTYPES.get(code, ""), tuple(shape), data, b"".join(other))
+
+
+def _shared(path: AnyPath, place: Mapping[str, str], num_bytes: int) -> memoryview:
+    """Numbers that lie in the safetensors file of the codec, in the same folder."""
+    file = Path(path).parent / SHARED
+    offset, length = (int(text) if (text := place.get(key, "")).isdecimal() else -1 for key in ("offset", "length"))
+    if place.get("location") != SHARED or length != num_bytes:
+        raise ValueError(f"{path}: keeps weights in other files, which cannot be checked; export again")
+    if not file.is_file() or offset < 0 or file.stat().st_size < offset + length:
+        raise ValueError(f"{path}: its weights are not in {file.name} beside it: missing or cut short, copy it again")
+    return np.memmap(file, np.uint8, "r", offset, length).data
 
 
 def _fields(message: memoryview) -> Iterator[Field]:

@@ -2,7 +2,7 @@
 
     llmcodec export bundled -o exported --format onnx     then: llmcodec encode speech/ --codec exported
     llmcodec export runs/rate/codec -o my-codec --format hf --licence cc-by-4.0
-    python -m llmcodec.runtime.export         writes the graphs of the bundled codec again (make bundled-graphs)
+    python -m llmcodec.runtime.export         writes the graphs of the bundled codecs again (make bundled-graphs)
 
 Test: tests/runtime/test_export.py.
 """
@@ -17,12 +17,13 @@ from typing import Literal
 import torch
 
 from llmcodec.adapters.load import load_codec
-from llmcodec.assets import BUNDLED, GRAPHS, codec_folder
+from llmcodec.assets import CODECS, codec_folder
 from llmcodec.codec import LLMCodec, LLMCodecConfig
+from llmcodec.codec.hub import remove_graphs
 from llmcodec.codec.interop.onnx_export import export_onnx
 from llmcodec.codec.model_card import write_card
 from llmcodec.io.atomic import atomic_folder
-from llmcodec.io.tensor_check import renewed_digests
+from llmcodec.io.tensor_check import WEIGHTS, renewed_digests
 from llmcodec.precision import AUTO, SIDES, Side, graph_file
 from llmcodec.runtime.onnx_config import CONFIG, OnnxConfig
 from llmcodec.runtime.opening import codec_title
@@ -121,7 +122,9 @@ def export_codec(
                 model.half()  # type: ignore[no-untyped-call]
             model.save_pretrained(folder, card=model.card(name, licence))
         files = sorted(path.name for path in folder.iterdir())
-    if format == "onnx":  # of an earlier export into the same folder
+    if format == "hf":
+        remove_graphs(output)
+    else:  # of an earlier export into the same folder
         for side in SIDES:
             if side not in rounded:
                 Path(output, graph_file(side, "int8")).unlink(missing_ok=True)
@@ -129,11 +132,11 @@ def export_codec(
 
 
 def write_onnx(
-    codec: LLMCodec, name: str, folder: Path, compact: bool = False, int8: Collection[Side] = ()
+    codec: LLMCodec, name: str, folder: Path, weights: Path | None = None, int8: Collection[Side] = ()
 ) -> OnnxConfig:
     """The graphs and llmcodec_onnx.json, which `OnnxRuntime` reads, into an existing folder.
 
-    compact, int8: as in `export_onnx`; programs that quantise the graphs do not know compact weights.
+    weights, int8: as in `export_onnx`; programs that quantise the graphs do not know weights of another file.
     """
     noise = 0.1 * torch.randn(1, 1, codec.sample_rate, generator=torch.Generator().manual_seed(0))
     codec.encode(noise.to(codec.device))  # broken weights are rejected here: the graph cannot report them
@@ -146,7 +149,7 @@ def write_onnx(
         bounded(codec.config.decoder_context),
     )
     with renewed_digests(folder, "*.onnx", CONFIG):
-        export_onnx(codec, folder, {"weights_sha256": identity.weights_sha256, "name": name}, compact, int8)
+        export_onnx(codec, folder, {"weights_sha256": identity.weights_sha256, "name": name}, weights, int8)
         (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
     return config
 
@@ -156,16 +159,15 @@ def bounded(context: tuple[float, float]) -> tuple[int, int] | None:
     return None if math.inf in context else (int(context[0]), int(context[1]))
 
 
-def write_bundled_graphs() -> Path:
-    """The graphs that the package carries, so that the bundled codec runs without PyTorch; to run after its weights
-    have changed."""
-    model = load_codec(BUNDLED)
+def write_bundled_graphs(name: str) -> Path:
+    """The graphs of a codec that the package carries, so that it runs without PyTorch; to run after its weights have
+    changed."""
+    model, folder = load_codec(name), codec_folder(name)
     assert isinstance(model, LLMCodec)
-    folder = codec_folder() / GRAPHS
-    folder.mkdir(exist_ok=True)
-    write_onnx(model, BUNDLED, folder, compact=True)
+    write_onnx(model, name, folder, folder / WEIGHTS)
     return folder
 
 
 if __name__ == "__main__":
-    print(write_bundled_graphs())
+    for name in CODECS:
+        print(write_bundled_graphs(name))

@@ -61,10 +61,9 @@ def runs_light(codec: str, device: str = "auto", precision: Precision = "auto") 
 
 
 def graphs_of(codec: str) -> Path | None:
-    """Folder of a codec's ONNX graphs: that of the package for `bundled`, an exported one as it is."""
-    if codec == assets.BUNDLED:
-        return assets.graphs_folder()
-    return Path(codec) if (Path(codec) / CONFIG).is_file() else None
+    """Folder of a codec's ONNX graphs, which the codecs of the package have and exported ones; None without."""
+    folder = assets.codec_folder(codec) if codec in assets.CODECS else Path(codec)
+    return folder if (folder / CONFIG).is_file() else None
 
 
 def has_graphs(folder: Path, precision: Precision) -> bool:

@@ -20,6 +20,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from llmcodec.codec.hub import remove_graphs
 from llmcodec.codec.quantizer import CodebookUsage
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
@@ -310,6 +311,7 @@ class Trainer:
             # The codec comes last, since with it a run counts as finished. The card names its final folder.
             with atomic_folder(folder, merge=True) as temporary:
                 codec.save_pretrained(temporary, card=codec.card(f"{self.folder.resolve().name}/codec"))
+            remove_graphs(folder)
         if self.recipe.trackers:
             self.accelerator.end_training()
         self.accelerator.wait_for_everyone()

@@ -19,6 +19,7 @@ import torch
 from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.fast.engine import optimize_for_inference
+from llmcodec.codec.hub import remove_graphs
 from llmcodec.codec.landmarks import find_landmarks
 from llmcodec.codec.search import SearchingCodec
 from llmcodec.codec.token_prior import FOLDS, PRIOR_FILE, CountedClip, FoldedPrior
@@ -82,6 +83,7 @@ def write_prior(
         prior = count_prior(model, clips, folds, bad, lambda clip: watcher.advance(1, clip.duration), rounds)
         model.save_pretrained(folder, card=model.card(Path(output).resolve().name))
         prior.save(folder / PRIOR_FILE, model)
+    remove_graphs(output)
     return PriorSummary(prior.num_pairs, len(prior.ids), list(bad.reasons.values()))
 
 

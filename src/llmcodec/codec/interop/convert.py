@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from llmcodec.codec.hub import remove_graphs
 from llmcodec.codec.interop.auv import config_from_auv, from_auv, to_auv
 from llmcodec.codec.interop.checkpoints import read_tensors
 from llmcodec.codec.model import LLMCodec
@@ -71,6 +72,7 @@ def convert(
     codec = from_auv(state, config)
     with atomic_folder(output, merge=overwrite) as folder:
         codec.save_pretrained(folder, card=codec.card(Path(output).resolve().name, licence, MEASURED))
+    remove_graphs(output)
     left = len(tensors) - len(state)
     return (
         f"{checkpoint}: AUV{f' under {chosen!r}' if chosen else ''}, {len(state)} tensors, "

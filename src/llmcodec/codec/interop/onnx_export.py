@@ -30,9 +30,10 @@ import torch
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.interop.onnx_graph import END, Graph, array, conformer, frames_mask
 from llmcodec.codec.model import LLMCodec
+from llmcodec.io.tensor_file import read_arrays, read_header
 from llmcodec.precision import SIDES, Precision, Side, graph_file
 
-SMALLEST_HALVED = 1024  # numbers; smaller constants are not worth a node
+SMALLEST_SHARED = 1024  # numbers; smaller constants are not worth a node
 OPSET, IR_VERSION = 20, 9  # the first opset with a tanh-GELU; ONNX Runtime 1.17 and newer
 
 
@@ -40,7 +41,7 @@ def export_onnx(
     codec: LLMCodec,
     folder: str | os.PathLike[str],
     metadata: Mapping[str, str] | None = None,
-    compact: bool = False,
+    weights: Path | None = None,
     int8: Collection[Side] = (),
 ) -> tuple[Path, ...]:
     """Write encoder.onnx and decoder.onnx (float32) into an existing folder; returns the paths of all graphs.
@@ -49,8 +50,7 @@ def export_onnx(
         codec: the codec; its own precision and device do not matter.
         folder: where the two files go.
         metadata: stored in both files (`metadata_props`).
-        compact: store weights that are a power of two times float16 in float16; ONNX Runtime casts them when it opens
-            a graph.
+        weights: the codec's safetensors file, in `folder`; the graphs refer to it instead of holding its matrices.
         int8: sides that also get a graph whose conformer multiplies in int8: encoder.int8.onnx, decoder.int8.onnx.
 
     Raises:
@@ -67,36 +67,72 @@ def export_onnx(
     for side, precision in kinds:
         model = {"encoder": encoder_model, "decoder": decoder_model}[side](codec, precision == "int8")
         onnx.helper.set_model_props(model, dict(metadata or {}))
-        if compact:
-            store_in_half(model.graph)
-        onnx.checker.check_model(model, full_check=True)
+        if weights is not None:
+            refer_to_weights(model.graph, weights)
         path = Path(folder) / graph_file(side, precision)
         path.write_bytes(model.SerializeToString())
+        onnx.checker.check_model(str(path), full_check=True)
         paths.append(path)
     return tuple(paths)
 
 
-def store_in_half(graph: Any) -> None:
-    """Put weights that are exactly float16 times a power of two (halves and attention scales are folded in) into half
-    the bytes; the graph computes the same."""
+def refer_to_weights(graph: Any, file: Path) -> None:
+    """Let an ONNX graph read its large matrices from the codec's own weights, beside which it lies.
+
+    A matrix that is a tensor of `file`, scaled for each output (halves and attention scales are folded in), gives way
+    to that tensor and the nodes that make it equal, which ONNX Runtime computes when it opens the graph. Others stay.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
-    first = []
-    for index, tensor in enumerate(graph.initializer):
-        value = numpy_helper.to_array(tensor)
-        if value.dtype != np.float32 or value.size < SMALLEST_HALVED or not value.any():
+    header, kinds = read_header(file), {"F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT}
+    tensors, _ = read_arrays(file, file.stat().st_size)
+    initializers, nodes, used = list(graph.initializer), [], set()
+    del graph.initializer[:]
+    for initializer in initializers:
+        value, old = numpy_helper.to_array(initializer), initializer.name
+        large = value.dtype == np.float32 and value.ndim == 2 and value.size >= SMALLEST_SHARED
+        found = {name: scales_between(tensors[name], value) for name in tensors} if large else {}
+        name = next((name for name, how in found.items() if how), None)
+        if name is None:
+            graph.initializer.append(initializer)
             continue
-        scale = np.float32(2.0 ** (14 - math.frexp(np.abs(value).max())[1]))  # the largest number has room
-        half = (value * scale).astype(np.float16)
-        if np.array_equal(half.astype(np.float32) / scale, value):
-            old, name = tensor.name, f"{tensor.name}_half"
-            graph.initializer[index].CopyFrom(numpy_helper.from_array(half, name))
-            graph.initializer.append(numpy_helper.from_array(1 / scale, f"{name}_step"))
-            first.append(helper.make_node("Cast", [name], [f"{name}_cast"], name=f"cast_{name}", to=TensorProto.FLOAT))
-            first.append(helper.make_node("Mul", [f"{name}_cast", f"{name}_step"], [old], name=f"scale_{name}"))
-    nodes = [*first, *graph.node]
+        turned, scales_M = found[name] or (False, value)
+        entry = header.tensors[name]
+        if name not in used:
+            used.add(name)
+            shared = TensorProto(name=name, dims=entry.shape, data_type=kinds[entry.dtype])
+            shared.data_location = TensorProto.EXTERNAL
+            place = {"location": file.name, "offset": header.data_start + entry.start}
+            for key, number in (place | {"length": entry.stop - entry.start}).items():
+                shared.external_data.add(key=key, value=str(number))
+            graph.initializer.append(shared)
+        cast, way, scales = (f"{old}_{part}" for part in ("cast", "way", "scales"))
+        graph.initializer.append(numpy_helper.from_array(scales_M, scales))
+        nodes += [
+            helper.make_node("Cast", [name], [cast], to=TensorProto.FLOAT),
+            helper.make_node("Transpose" if turned else "Identity", [cast], [way]),
+            helper.make_node("Mul", [way, scales], [old]),
+        ]
+    nodes += graph.node
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def scales_between(tensor: np.ndarray, value_IM: np.ndarray) -> tuple[bool, np.ndarray] | None:
+    """Whether to transpose a tensor, and the scales (M,) that then make it this matrix exactly; None if none do."""
+    for turned in (True, False):
+        base_IM = (tensor.T if turned else tensor).astype(np.float32)
+        if base_IM.shape != value_IM.shape:
+            continue
+        largest_M = np.maximum(np.abs(base_IM).max(0), np.finfo(np.float32).tiny)
+        near_M = np.abs(value_IM).max(0) / largest_M  # of a rounded product: off by one step at most
+        scales_M = near_M.copy()
+        for other in (-np.inf, np.inf):
+            wrong_M = (base_IM * scales_M != value_IM).any(0)
+            scales_M[wrong_M] = np.nextafter(near_M, np.float32(other))[wrong_M]
+        if np.array_equal(base_IM * scales_M, value_IM):
+            return turned, scales_M
+    return None
 
 
 def encoder_model(codec: LLMCodec, int8: bool = False) -> Any:
