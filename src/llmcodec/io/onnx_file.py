@@ -104,8 +104,8 @@ def _initializer(path: AnyPath, message: memoryview) -> Initializer:
         elif number == TENSOR_ELSEWHERE:
             elsewhere = value == 1
         elif number == TENSOR_PLACE and not isinstance(value, int):
-            entry = dict(_fields(value))
-            place[bytes(entry[1]).decode()] = bytes(entry[2]).decode()
+            entry = {field: bytes(text).decode() for field, text in _fields(value) if not isinstance(text, int)}
+            place[entry.get(1, "")] = entry.get(2, "")
         elif is_data:
             own = value if isinstance(value, memoryview) else memoryview(str(value).encode())
             data = own if not data else memoryview(bytes(data) + bytes(own))
