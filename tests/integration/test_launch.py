@@ -35,7 +35,7 @@ def start(launcher: list[str], arguments: list[str], log: Path) -> subprocess.Po
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    quiet = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    quiet = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONFAULTHANDLER": "1"}
     with open(log, "w") as file:
         return subprocess.Popen(
             [*launcher, port, "-m", "llmcodec", "train", *(one.replace("--run=", "--output=") for one in arguments)],
@@ -61,6 +61,19 @@ def children(parent: int) -> dict[str, int]:
         if above == parent and "RANK" in environment:
             found[environment["RANK"]] = int(path.name)
     return found
+
+
+def ended(launcher: subprocess.Popen[str], log: Path) -> int:
+    """Its exit status. A run that hangs shows where each rank stood, in what it printed."""
+    try:
+        return launcher.wait(240)
+    except subprocess.TimeoutExpired:
+        ranks = children(launcher.pid)
+        for pid in (*ranks.values(), launcher.pid):
+            os.kill(pid, signal.SIGABRT)
+            time.sleep(1)
+        os.killpg(launcher.pid, signal.SIGKILL)
+        raise AssertionError(f"hangs with ranks {sorted(ranks)}: {log.read_text()}") from None
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the ranks in /proc")
@@ -107,7 +120,7 @@ def test_the_command_of_the_help_is_one_run(tmp_path, launcher):
     arguments = everything_typed("paper", tmp_path, "run", **QUICK, steps=2)
     process = start(launcher, arguments, tmp_path / "out.txt")
     try:
-        assert process.wait(240) == 0, (tmp_path / "out.txt").read_text()
+        assert ended(process, tmp_path / "out.txt") == 0, (tmp_path / "out.txt").read_text()
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
