@@ -203,6 +203,14 @@ class RateScorer(Protocol):
         """Tensors that determine its values, to identify the scorer."""
 
 
+@runtime_checkable
+class PairScorer(Protocol):
+    """A `RateScorer` by pairs of neighbouring codes alone."""
+
+    def nats(self, before: Tensor, code: Tensor) -> Tensor:
+        """-ln p(code | before) of int64 tensors that broadcast, float32; `before` = -1: nothing is before it."""
+
+
 def tokens_of(codec: Codec) -> int:
     """Codes of all codebooks together: the vocabulary of its tokens, as objectives and token LMs count them."""
     return codec.num_codebooks * codec.codebook_size

@@ -9,7 +9,7 @@
     load_codec("auv:downloads/auv.pt")       # AUV through its own package; auv:SWivid/AUV fetches it
     load_codec("search:bundled")             # ours, searching for cheap codes while it encodes (docs/search.md)
     load_codec("search@0.2:FOLDER")          # twice the usual weight on the rate; FOLDER: of `llmcodec prior`
-    load_codec("search:bundled?effort=fast") # or balanced, thorough (the default): how much is tried
+    load_codec("search:bundled?effort=fast") # or path, balanced, thorough (the default): how much is tried
     load_codec("hubert500?deduplicate")      # units of `llmcodec units`, measured without repeats
 
 What a folder holds is read from its config.json. Supported families, their sizes and defaults: docs/codecs.md.

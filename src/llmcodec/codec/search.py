@@ -21,13 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from llmcodec._compat import forward
+from llmcodec.codec.cheapest_path import CheapestPath
 from llmcodec.codec.fast.cpu_conformer import kernels_run
 from llmcodec.codec.fast.engine import InferenceCodec, optimize_for_inference
 from llmcodec.codec.inputs import Numbers, check_look_up, clips_of
@@ -36,7 +37,10 @@ from llmcodec.codec.mel_distance import MelDistance, Wanted
 from llmcodec.codec.model import LLMCodec
 from llmcodec.codec.outputs import LLMCodecDecoderOutput, LLMCodecEncoderOutput
 from llmcodec.precision import Precision
-from llmcodec.protocol import RateScorer
+from llmcodec.protocol import PairScorer, RateScorer
+
+if TYPE_CHECKING:
+    from llmcodec.codec.streaming.api import CodecStream
 
 FRAMES_ON_GPU = 24_000
 """Frames of all clips that are searched together on a GPU: bounds the memory."""
@@ -47,6 +51,7 @@ EFFORTS: dict[str, dict[str, Any]] = {
     "thorough": {},
     "balanced": {"stitch": True, "spacing": 4, "reach": 2, "passes": 1, "rate_factor": 1.5},
     "fast": {"stitch": True, "spacing": 2, "reach": 1, "trials": 1, "passes": 1},
+    "path": {"listen": False},
 }
 """How much is tried, by name; docs/results/search_effort.md has what each costs and saves."""
 DEFAULT_EFFORT = "thorough"
@@ -80,6 +85,10 @@ class SearchConfig:
     """How the present codes sound is put together from the versions that were taken, and not decoded again."""
     block: int = 1500
     """Frames that are decoded at once: bounds the memory of long clips."""
+    listen: bool = True
+    """False: nothing is decoded; the cheapest path through the candidates is taken (`CheapestPath`)."""
+    path_similarity: float = 0.04
+    """Cosine similarity that `weight` times one nat is worth to the path: 0.004 a nat at the default weight."""
 
     @classmethod
     def of(cls, effort: str | None = None, weight: float | None = None) -> SearchConfig:
@@ -92,8 +101,13 @@ class SearchConfig:
         return next((name for name in EFFORTS if SearchConfig.of(name, self.weight) == self), "custom")
 
     def __post_init__(self) -> None:
-        if min(self.weight, self.repeat_nats, self.trial_weight, self.reach, self.rate_factor) < 0:
-            raise ValueError("search: weight, repeat_nats, trial_weight, reach and rate_factor cannot be negative")
+        if (
+            min(self.weight, self.repeat_nats, self.trial_weight, self.reach, self.rate_factor, self.path_similarity)
+            < 0
+        ):
+            raise ValueError(
+                "search: weight, repeat_nats, trial_weight, reach, rate_factor and path_similarity cannot be negative"
+            )
         if min(self.trials, self.spacing, self.passes) < 1 or self.candidates <= self.trials or self.block < 100:
             raise ValueError(
                 "search: trials, spacing and passes must be at least 1, candidates more than trials, block at least "
@@ -169,6 +183,25 @@ class SearchingCodec(Listening):
         """As `LLMCodec.encode_features`: the latents, which no search changes."""
         return self.plain.encode_features(input_values, padding_mask)
 
+    def streaming(
+        self, chunk_seconds: float | None = None, lookahead_seconds: float | None = None, delay_frames: int = 2
+    ) -> CodecStream:
+        """A live stream as `LLMCodec.streaming`, whose codes come `delay_frames` later: with effort=path.
+
+        The stream is taken for one that the prior has not counted.
+
+        Raises:
+            ValueError: another effort, which hears a frame together with the frames after it.
+        """
+        from llmcodec.codec.streaming.api import CodecStream
+
+        if self.config.listen:
+            raise ValueError(f"search: effort={self.config.effort} hears what comes later; streams take effort=path")
+        everything: RateScorer = getattr(self.prior, "pooled", self.prior)  # what a stream is, is not known beforehand
+        stream = CodecStream(self.plain, chunk_seconds, lookahead_seconds)
+        stream.search(self._path(everything, delay_frames), self.config.candidates)
+        return stream
+
     def state_dict(self) -> dict[str, Tensor]:
         """What decides its tokens, besides `config`: the codec's weights and the prior's (for looking up results)."""
         prior = {f"prior.{name}": value for name, value in self.prior.state_dict().items()}
@@ -183,9 +216,19 @@ class SearchingCodec(Listening):
             for wav_S, query_TC, start_T in zip(wavs_S, queries_TC, codes_T, strict=True)
             for most in [min(config.candidates, self.codebook_size)]
         ]
+        if not config.listen:
+            paths = [self._path(clip.prior) for clip in clips]
+            found = [torch.cat([path.push(*clip.near), path.finish()]) for path, clip in zip(paths, clips, strict=True)]
+            return [codes_T.to(self.device) for codes_T in found]
         for first in range(0, max((len(clip.codes_T) for clip in clips), default=0), config.block):
             self._search_block([clip for clip in clips if len(clip.codes_T) > first], first)
         return [clip.codes_T for clip in clips]
+
+    def _path(self, prior: RateScorer, delay: int | None = None) -> CheapestPath:
+        """ValueError: the prior is not one of pairs."""
+        if not isinstance(prior, PairScorer):
+            raise ValueError("search: effort=path needs a prior of pairs of codes; `llmcodec prior` counts one")
+        return CheapestPath(prior, self.config.path_similarity * self.config.weight, self.config.repeat_nats, delay)
 
     def _search_block(self, clips: Sequence[_Clip], first: int) -> None:
         """Frames `first` to `first + block` of every clip, in place."""

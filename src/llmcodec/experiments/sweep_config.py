@@ -27,7 +27,7 @@ class RowConfig:
     """Another row, whose codec of the same seed is measured in another way; null trains one."""
     search: float | None = None
     """Encode by search (codec/search.py) with this weight of the rate; null takes the nearest codes."""
-    search_effort: Literal["thorough", "balanced", "fast"] = "thorough"
+    search_effort: Literal["thorough", "balanced", "fast", "path"] = "thorough"
     """How much the search tries."""
     configs: list[str] = field(default_factory=list)
     """Recipes to stack, paths relative to the sweep file."""

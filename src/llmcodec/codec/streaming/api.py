@@ -16,12 +16,15 @@ Test: tests/codec/streaming/test_api.py.
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from llmcodec.codec.cheapest_path import CheapestPath
 from llmcodec.codec.streaming.causal import CausalDecoder, CausalEncoder
 from llmcodec.codec.streaming.latency import Latency, make_plan
 from llmcodec.codec.streaming.sessions import ChunkedDecoder, ChunkedEncoder, DecoderSession, EncoderSession
@@ -43,6 +46,33 @@ def open_decoder(
     return (CausalDecoder if plan.stateful else ChunkedDecoder)(codec, plan, length)
 
 
+class PathEncoder:
+    """An encoder session that gives the codes of a cheapest path through the nearest ones."""
+
+    def __init__(self, session: EncoderSession, path: CheapestPath, candidates: int) -> None:
+        session.queries = True
+        self.session, self.path, self.candidates = session, path, candidates
+        late = (path.delay or 0) * session.hop
+        self.plan = replace(session.plan, lookahead_samples=session.plan.lookahead_samples + late)
+        self.tail, self.closed = session.tail, False
+
+    def push(self, samples: Tensor | np.ndarray) -> Tensor:
+        """As `EncoderSession.push`."""
+        return self._codes(self.session.push(samples))
+
+    def flush(self) -> Tensor:
+        """As `EncoderSession.flush`."""
+        last = self._codes(self.session.flush())
+        self.closed = True
+        return torch.cat([last, self.path.finish()[None]], dim=1)
+
+    @torch.no_grad()
+    def _codes(self, query_CT: Tensor) -> Tensor:
+        codebook_VC = self.session.codec.codebook_VC
+        similar_TV = query_CT.T.to(codebook_VC) @ codebook_VC.T
+        return self.path.push(*similar_TV.topk(min(self.candidates, len(codebook_VC))))[None]
+
+
 class CodecStream:
     """Two sessions on one codec, samples to codes and codes to samples; a context manager.
 
@@ -61,9 +91,15 @@ class CodecStream:
         lookahead_seconds: float | None = None,
         audio_kind: str | None = None,
     ) -> None:
-        self.encoder = open_encoder(codec, chunk_seconds, lookahead_seconds, audio_kind)
+        self.encoder: EncoderSession | PathEncoder = open_encoder(codec, chunk_seconds, lookahead_seconds, audio_kind)
         self.decoder = open_decoder(codec, chunk_seconds, lookahead_seconds)
         self.latency = Latency(codec.sample_rate, codec.hop_samples, self.encoder.plan, self.decoder.plan)
+
+    def search(self, path: CheapestPath, candidates: int) -> None:
+        """Take the codes of a cheapest path, `path.delay` frames later, instead of the nearest ones."""
+        assert isinstance(self.encoder, EncoderSession) and path.delay is not None
+        self.encoder = PathEncoder(self.encoder, path, candidates)
+        self.latency = replace(self.latency, encoder=self.encoder.plan)
 
     def encode(self, samples: Tensor | np.ndarray) -> Tensor:
         """Samples (S,) -> the codes (Q, t) that are final now; see `EncoderSession.push`."""

@@ -34,7 +34,7 @@ class CausalEncoder(EncoderSession):
         latent_BTD = self.codec.encoder.conformer(features, states=self.states)
         codes_BT, query_BTC, *_ = self.codec.quantizer(latent_BTD, self.partitions)
         check_look_up(codes_BT, query_BTC, self.codec.codebook_VC)
-        return codes_BT.cpu()
+        return query_BTC[0].T.cpu() if self.queries else codes_BT.cpu()
 
 
 class CausalDecoder(DecoderSession):

@@ -116,6 +116,9 @@ class Session:
 class EncoderSession(Session):
     """Samples in, codes out. `left_frames`: past frames that are coded along with a chunk."""
 
+    queries = False
+    """Give the unit-norm queries (C, t) of the look-up instead, for a search."""
+
     def __init__(self, codec: Any, plan: Plan, audio_kind: str | None = None) -> None:
         super().__init__(codec, plan, unit=codec.hop_samples, wait=plan.lookahead_samples)
         self.audio_kind, self.left_frames = audio_kind, plan.left_frames
@@ -151,6 +154,8 @@ class EncoderSession(Session):
         return self.flush_tensor("samples")
 
     def empty(self) -> Tensor:
+        if self.queries:
+            return torch.zeros(self.codec.config.codebook_dim, 0, dtype=self.dtype)
         return torch.zeros(self.codec.num_codebooks, 0, dtype=torch.int64)
 
 
@@ -203,6 +208,9 @@ class ChunkedEncoder(EncoderSession):
     """Encodes chunk by chunk, each between its neighbours."""
 
     def code(self, wav: Tensor, first: int, last: int | None) -> Tensor:
+        if self.queries:
+            lengths = torch.tensor([len(wav)], device=wav.device)
+            return self.codec.encode_latents(wav[None], lengths).query_BTC[0, first:last].T.cpu()
         kinds = {} if self.audio_kind is None else {"audio_kinds": [self.audio_kind]}
         codes = self.codec.encode(wav[None, None], **kinds).audio_codes[0].cpu()
         if last is not None and codes.shape[-1] < max(last, len(wav) // self.hop - 1):
