@@ -24,7 +24,7 @@ from llmcodec.evaluation.cache import code_digest, measurement_key
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.results import SystemRow
 from llmcodec.experiments import comparison
-from llmcodec.experiments.comparison import System, all_statements, curves, named_systems, run_facts
+from llmcodec.experiments.comparison import System, all_statements, curves, named_systems, run_facts, split_name
 
 from ..report.made_up import made_up_row
 
@@ -97,6 +97,20 @@ def test_names(run_folder):
         named_systems(["bundled", "bundled"])
     with pytest.raises(ValueError, match="name at least one codec"):
         named_systems([])
+
+
+@pytest.mark.parametrize(
+    ("entry", "name", "place"),
+    [
+        ("fast=search:bundled?effort=fast", "fast", "search:bundled?effort=fast"),
+        ("search@0.05:bundled?effort=path", "", "search@0.05:bundled?effort=path"),
+        ("runs/lr=3/codec", "", "runs/lr=3/codec"),
+        ("mine=runs/lr=3/codec", "mine", "runs/lr=3/codec"),
+        ("bundled", "", "bundled"),
+    ],
+)
+def test_an_equals_sign_in_the_place_is_not_that_of_the_name(entry: str, name: str, place: str):
+    assert split_name(entry) == (name, place)
 
 
 def test_all_goes_on_where_a_codec_cannot_be_measured(manifest, tmp_path, monkeypatch, capsys):

@@ -27,6 +27,7 @@ from llmcodec.evaluation.generation import (
 )
 from llmcodec.evaluation.generation_results import METRICS, GeneratedRow
 from llmcodec.evaluation.wer import OFFLINE, spoken_clips
+from llmcodec.experiments.comparison import split_name
 from llmcodec.io import audio
 from llmcodec.io.progress import ProgressBar
 from llmcodec.lm.speech import codec_of
@@ -99,7 +100,7 @@ def evaluate_generation(
     bench = Bench(passages, config, metrics, asr, output.output, device.torch_device(), audio_clips)
     named: dict[str, list[str]] = defaultdict(list)
     for entry in lm:
-        name, _, place = entry.rpartition("=")
+        name, place = split_name(entry)
         named[name or Path(place).name].append(place)
     systems: dict[str, list[list[GeneratedRow]]] = defaultdict(list)
     recordings: dict[str, list[GeneratedRow]] = {}

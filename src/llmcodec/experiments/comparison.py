@@ -11,6 +11,7 @@ Test: tests/cli/test_compare.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,7 +143,7 @@ def named_systems(entries: Sequence[str]) -> list[System]:
     systems = []
     typed = [(one, entry == ALL) for entry in entries for one in (every_codec() if entry == ALL else [entry])]
     for entry, optional in typed:
-        name, _, place = entry.rpartition("=")
+        name, place = split_name(entry)
         run = System("", place).run
         systems.append(System(name or (run.resolve().name if run is not None else place), place, optional))
     names = [system.name for system in systems]
@@ -150,6 +151,12 @@ def named_systems(entries: Sequence[str]) -> list[System]:
     if twice:
         raise ValueError(f"two codecs are called {twice[0]!r}: give them names, NAME=PLACE")
     return systems
+
+
+def split_name(entry: str) -> tuple[str, str]:
+    """`NAME=PLACE` -> both; no name where the `=` belongs to the place (search:bundled?effort=fast, runs/lr=3)."""
+    name, found, place = entry.partition("=") if not Path(entry).exists() else ("", "", "")
+    return (name, place) if found and not re.search(r"[/:?]", name) else ("", entry)
 
 
 def every_codec() -> list[str]:
