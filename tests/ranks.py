@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import socket
 import traceback
@@ -21,20 +22,25 @@ def run_ranks(world: int, folder: Path, work: Callable[..., Any], *arguments: An
         port = free.getsockname()[1]
     context = mp.get_context("fork")
     processes = [
-        context.Process(target=_rank_main, args=(rank, world, port, folder, work, arguments)) for rank in range(world)
+        context.Process(target=_rank_main, args=(rank, world, port, folder, work, arguments, seconds))
+        for rank in range(world)
     ]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(seconds)
-    errors = [path.read_text() for path in folder.glob(f"{world}_*.error")]
+        process.join(seconds + 10)
+    errors = [text for path in folder.glob(f"{world}_*.error") if (text := path.read_text())]
     for process in processes:
         process.kill()
     assert not errors and all(process.exitcode == 0 for process in processes), "\n".join(errors)
     return [torch.load(folder / f"{world}_{rank}.pt", weights_only=True) for rank in range(world)]
 
 
-def _rank_main(rank: int, world: int, port: int, folder: Path, work: Callable[..., Any], arguments: Any) -> None:
+def _rank_main(
+    rank: int, world: int, port: int, folder: Path, work: Callable[..., Any], arguments: Any, seconds: float
+) -> None:
+    said = open(folder / f"{world}_{rank}.error", "w")  # noqa: SIM115  open until the process ends
+    faulthandler.dump_traceback_later(seconds, file=said)  # where it stands, if it hangs
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
     for state in (AcceleratorState, GradientState, PartialState):
@@ -45,7 +51,8 @@ def _rank_main(rank: int, world: int, port: int, folder: Path, work: Callable[..
     try:
         torch.save(work(*arguments), folder / f"{world}_{rank}.pt")
     except BaseException:
-        (folder / f"{world}_{rank}.error").write_text(traceback.format_exc())
+        traceback.print_exc(file=said)
+        said.flush()
         raise
     finally:
         if torch.distributed.is_initialized():

@@ -22,7 +22,7 @@ MOVED = {
     "codec.auv": "codec.interop.auv",
     "codec.card": "codec.model_card",
     "codec.causal": "codec.streaming.causal",
-    "codec.convert": "codec.interop.convert",
+    "codec.convert": "adapters.convert",
     "codec.fast_attention": "codec.fast.attention",
     "codec.fast_conformer": "codec.fast.conformer",
     "codec.fast_ends": "codec.fast.ends",

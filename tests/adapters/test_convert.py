@@ -49,9 +49,9 @@ def test_from_the_command_line_and_from_the_hub(tmp_path, monkeypatch, capsys):
     assert load_codec(str(tmp_path / "out")).codebook_size == 64
 
 
-def one_line(path, tmp_path) -> str:
+def one_line(path, tmp_path, **options) -> str:
     with pytest.raises(ValueError) as caught:
-        convert(str(path), str(tmp_path / "none"))
+        convert(str(path), str(tmp_path / "none"), **options)
     assert "\n" not in str(caught.value) and not (tmp_path / "none").exists()
     return str(caught.value)
 
@@ -73,6 +73,8 @@ def test_what_is_no_codec_or_not_whole(tmp_path):
     torch.save(broken, tmp_path / "broken.pt")
     assert "head.out.bias holds NaN" in one_line(tmp_path / "broken.pt", tmp_path)
     assert "no such file" in one_line(tmp_path / "absent.ckpt", tmp_path)
+    torch.save(tensors, tmp_path / "sound.pt")
+    assert "--key and --ceil-frames are for AUV" in one_line(tmp_path / "sound.pt", tmp_path, ceil_frames=True)
 
 
 def test_a_pickle_that_would_run_code_is_refused_without_running_it(tmp_path):

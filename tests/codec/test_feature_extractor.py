@@ -100,6 +100,7 @@ def test_other_rates_are_resampled(ours, clips, rate):
         ({"raw_audio": np.zeros(3), "sampling_rate": 16}, "cannot be right"),
         ({"raw_audio": np.zeros(3), "padding": "left"}, "padding must be one of"),
         ({"raw_audio": np.zeros(3), "truncation": True}, "need max_length"),
+        ({"raw_audio": np.zeros(3), "truncation": True, "max_length": -1}, "max_length must be at least 1 sample"),
     ],
 )
 def test_bad_input_is_one_line(ours, arguments, message):

@@ -36,6 +36,9 @@ def codec() -> LLMCodec:
     return make()
 
 
+ONE_FRAME = torch.zeros(1, 1, 1, dtype=torch.long)
+
+
 def noise(samples: int, seed: int = 0) -> torch.Tensor:
     return 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(seed))
 
@@ -75,7 +78,7 @@ def test_batch_equals_single(window, lengths):
         assert_same_codes(codec, clip, alone[0, 0], encoded.audio_codes[i, 0, :frames])
         wav_alone = codec.decode(encoded.audio_codes[i : i + 1, :, :frames], length=len(clip)).audio_values
         torch.testing.assert_close(decoded[i, 0, : len(clip)], wav_alone[0, 0], rtol=0, atol=1e-5)
-        assert not decoded[i, 0, frames * 320 :].any()
+        assert not decoded[i, 0, len(clip) :].any() and not codec(wav, mask).audio_values[i, 0, len(clip) :].any()
 
 
 @given(samples=st.integers(1, 4000))
@@ -213,6 +216,13 @@ def test_batch_statistics_ignore_padding():
         (lambda c: c.decode(torch.zeros(1, 1, 0, dtype=torch.long)), "empty"),
         (lambda c: c.decode(torch.zeros(1, 2, 3, dtype=torch.long)), "batch, 1, frames"),
         (lambda c: c.decode(torch.zeros(1, 1, 3, dtype=torch.long), length=961), "fewer than length"),
+        (lambda c: c.decode(ONE_FRAME, torch.ones(2, 320)), r"padding_mask \(2, 320\) does not fit 1 clips"),
+        (lambda c: c.decode(ONE_FRAME, torch.tensor([[0, 1, 1]])), "pad on the right"),
+        (lambda c: c.decode(ONE_FRAME, torch.tensor([[2, 2, 0]])), "other values"),
+        (
+            lambda c: c.decode(ONE_FRAME, audio_codes_mask=torch.ones(1, 1, 2)),
+            "audio_codes_mask .* 1 clips of 1 frames",
+        ),
         (lambda c: c.encode(np.zeros((1, 1, 400), np.int64)), "samples must be floats .* got int64"),
         (lambda c: c.encode(torch.ones(1, 1, 400, dtype=torch.bool)), "samples must be floats .* got bool"),
         (lambda c: c.encode(with_nan()), "encode: clip 1: sample 7 is NaN or infinite"),

@@ -219,7 +219,14 @@ def test_heads_by_number_and_by_width() -> None:
     by_number = SmallLMConfig(hidden_size=64, num_heads=4).transformer(1)
     assert by_width.num_attention_heads == by_number.num_attention_heads == 4
     assert by_width.head_dim == by_number.head_dim == 16
-    for wrong in (dict(num_heads=None), dict(num_heads=3), dict(num_heads=None, head_dim=7), dict(head_dim=5)):
+    for wrong in (
+        dict(num_heads=None),
+        dict(num_heads=0),
+        dict(num_heads=4, head_dim=0),
+        dict(num_heads=3),
+        dict(num_heads=None, head_dim=7),
+        dict(head_dim=5),
+    ):
         with pytest.raises(ValueError, match="small language model: .*num_heads"):
             SmallLMConfig(hidden_size=64, **wrong)
 

@@ -313,5 +313,9 @@ def test_nothing_to_save_and_mistakes_are_named():
     assert list(losses(torch.zeros(1, 10), torch.zeros(1, 10), terms=["recon/mel"])) == ["recon/mel"]
     with pytest.raises(ValueError, match="hop"):
         MelLossConfig(n_fft=64, hop=48)
+    mirrored = MelLoss(MelLossConfig(n_fft=64, hop=16, num_mels=8, reflect=True), 16_000)
+    with pytest.raises(ValueError, match="a window of 32 samples is too short"):
+        mirrored(torch.zeros(1, 32), torch.zeros(1, 32))
+    assert float(mirrored(torch.ones(1, 33), torch.ones(1, 33))) == 0
     with pytest.raises(ValueError, match="one number"):
         MultiScaleMelLossConfig(n_ffts=(64,), num_mels=(8, 8))

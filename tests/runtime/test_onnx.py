@@ -116,6 +116,12 @@ def test_streams_equal_torchs_chunks(pair):
         assert_same_codes(codec, wav, codes, runtime.encode_batch([wav])[0])  # chunked == whole
 
 
+@pytest.mark.parametrize(("levels", "threads"), [("3", 3), ("2,1", 2), ("", 0), ("all", 0)])
+def test_threads_are_those_of_openmps_outermost_level(pair, monkeypatch, levels, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", levels)
+    assert OnnxRuntime(pair[1].folder).threads == threads
+
+
 def test_reflection_is_the_front_ends():
     from llmcodec.codec.stft import reflect_pad_each
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec._compat import forward
-from llmcodec.codec.inputs import Numbers, check_codes, check_length, clips_of, mask_of
+from llmcodec.codec.inputs import Numbers, check_codes, check_length, clips_of, lengths_of, mask_of
 from llmcodec.codec.listening import Listening
 from llmcodec.codec.outputs import LLMCodecDecoderOutput, LLMCodecEncoderOutput
 
@@ -137,8 +137,8 @@ class CodecAdapter(Listening, nn.Module):
         length = check_length(length)
         lengths = [total * self.hop_samples] * batch
         if padding_mask is not None:
-            lengths = [int(n) for n in padding_mask.reshape(batch, -1).sum(-1)]
-            length = padding_mask.shape[-1] if length is None else length
+            samples_B, covered = lengths_of(padding_mask, batch, "decode")
+            lengths, length = samples_B.tolist(), covered if length is None else length
         elif audio_codes_mask is not None:
             lengths = [int(n) * self.hop_samples for n in audio_codes_mask.reshape(batch, -1).sum(-1)]
         length = max(lengths) if length is None else length

@@ -24,8 +24,7 @@ from llmcodec.adapters.networks.folder import fill, save_network
 from llmcodec.adapters.networks.s3_onnx import STRIDE, read_s3_onnx
 from llmcodec.adapters.registry import FAMILIES
 from llmcodec.codec.interop.checkpoints import read_tensors
-from llmcodec.codec.interop.convert import auv_states, some
-from llmcodec.codec.interop.convert import convert as convert_auv
+from llmcodec.codec.interop.convert import auv_states, convert_auv, convert_back, some
 from llmcodec.codec.model_card import write_card
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.hub_names import hub_answers
@@ -65,12 +64,14 @@ def convert(
         What was found and written, as text for the user.
     """
     if to == "auv":
-        return convert_auv(checkpoint, output, to, key, ceil_frames, licence, overwrite)
+        return convert_back(checkpoint, output, overwrite)
     place = fetched(checkpoint)
     onnx = place.suffix == ".onnx"
     tensors = read_s3_onnx(place) if onnx else read_tensors(place)
     if not onnx and auv_states(tensors):
-        return convert_auv(str(place), output, to, key, ceil_frames, licence, overwrite)
+        return convert_auv(checkpoint, tensors, output, key, ceil_frames, licence, overwrite)
+    if key is not None or ceil_frames:
+        raise ValueError(f"{checkpoint}: --key and --ceil-frames are for AUV and LLM-Codec, and this is neither")
     rate = RATE_IN_NAME.search(place.name)
     if STRIDE not in tensors and rate is not None:
         tensors[STRIDE] = Tensor([50 // int(rate[1])])

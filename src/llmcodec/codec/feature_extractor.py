@@ -90,6 +90,8 @@ class LLMCodecFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"feature extractor: padding must be one of {PADDINGS}, not {padding!r}")
         if max_length is None and (truncation or padding == "max_length"):
             raise ValueError("feature extractor: truncation and padding='max_length' need max_length (samples)")
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"feature extractor: max_length must be at least 1 sample, got {max_length}")
         clips = self._waveforms(raw_audio, sampling_rate or self.sampling_rate)
         if truncation:
             clips = [clip[:max_length] for clip in clips]

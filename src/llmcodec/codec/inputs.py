@@ -88,28 +88,43 @@ def clips_of(
         raise ValueError(f"encode: input_values must be (batch, 1, samples), mono; got {tuple(input_values.shape)}")
     wav_BS = input_values[:, 0]
     batch, samples = wav_BS.shape
+    lengths_B = torch.full((batch,), samples, device=wav_BS.device)
+    if padding_mask is not None:
+        lengths_B, covered = lengths_of(padding_mask, batch, "encode", device)
+        if covered != samples:
+            raise ValueError(f"encode: padding_mask covers {covered} samples, input_values has {samples}")
     if is_traced():
-        mask = torch.ones_like(wav_BS) if padding_mask is None else to_tensor(padding_mask, "encode: padding_mask")
-        return check_samples(wav_BS, "encode"), (mask.reshape(batch, samples) != 0).sum(-1)
-    if padding_mask is None:
-        lengths_B = torch.full((batch,), samples, device=wav_BS.device)
-    else:
-        padding_mask = to_tensor(padding_mask, "encode: padding_mask", device)
-        if padding_mask.numel() != wav_BS.numel():
-            raise ValueError(
-                f"encode: padding_mask {tuple(padding_mask.shape)} does not fit {batch} clips of {samples} samples"
-            )
-        flat_BS = padding_mask.reshape(batch, samples) == 1
-        if bool((flat_BS != (padding_mask.reshape(batch, samples) != 0)).any()):  # NaN is neither
-            raise ValueError("encode: padding_mask must be ones followed by zeros, it has other values")
-        lengths_B = flat_BS.sum(-1)
-        if bool((flat_BS != mask_of(lengths_B, samples)).any()):
-            raise ValueError("encode: padding_mask must be ones followed by zeros (pad on the right)")
+        return check_samples(wav_BS, "encode"), lengths_B
     if batch == 0:
         raise ValueError("encode: input_values holds no clips")
     if samples == 0 or int(lengths_B.min()) < 1:
         raise ValueError("encode: a clip is empty; every clip needs at least one sample")
     return check_samples(wav_BS, "encode"), lengths_B
+
+
+def lengths_of(padding_mask: Numbers, batch: int, where: str, device: torch.device | None = None) -> tuple[Tensor, int]:
+    """The padding mask of `batch` clips -> real samples of each (B,), and samples with padding.
+
+    Args:
+        padding_mask: (B, S) or (B, 1, S), ones followed by zeros.
+        where: name of the call, for the message.
+        device: for arrays and lists; tensors stay on theirs.
+
+    Raises:
+        ValueError: another shape, other values, padding on the left (values are not looked at while `is_traced`).
+    """
+    mask = to_tensor(padding_mask, f"{where}: padding_mask", device)
+    samples = mask.shape[-1] if mask.ndim else 0
+    if mask.numel() != batch * samples:
+        raise ValueError(f"{where}: padding_mask {tuple(mask.shape)} does not fit {batch} clips")
+    mask_BS = mask.reshape(batch, samples)
+    lengths_B = (mask_BS != 0).sum(-1)
+    if not is_traced():
+        if bool(((mask_BS == 1) != (mask_BS != 0)).any()):  # NaN is neither
+            raise ValueError(f"{where}: padding_mask must be ones followed by zeros, it has other values")
+        if bool(((mask_BS == 1) != mask_of(lengths_B, samples)).any()):
+            raise ValueError(f"{where}: padding_mask must be ones followed by zeros (pad on the right)")
+    return lengths_B, samples
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:

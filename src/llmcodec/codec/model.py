@@ -32,6 +32,7 @@ from llmcodec.codec.inputs import (
     check_look_up,
     clips_of,
     is_traced,
+    lengths_of,
     mask_of,
     sent,
     to_tensor,
@@ -261,30 +262,39 @@ class LLMCodec(Listening, HubCodec):
             length: samples wanted; default T * hop_samples.
 
         Raises:
-            ValueError: wrong shape, a code outside the codebook, a length that the codes cannot cover.
+            ValueError: wrong shape, padding on the left, a code outside the codebook, a length that the codes cannot
+                cover.
         """
         length = check_length(length)
         quantized_BTD = self.decoder_input(audio_codes, quantized_representation)
-        num_frames = quantized_BTD.shape[1]
-        mask_BT = None
-        if audio_codes_mask is not None:
-            mask = to_tensor(audio_codes_mask, "decode: audio_codes_mask", self.device)
-            mask_BT = mask.reshape(quantized_BTD.shape[:2]).bool()
+        batch, num_frames = quantized_BTD.shape[:2]
+        mask_BT = samples_B = None
         if padding_mask is not None:
-            padding_mask = to_tensor(padding_mask, "decode: padding_mask", self.device)
-            samples_B = padding_mask.reshape(padding_mask.shape[0], -1).sum(-1)
+            samples_B, covered = lengths_of(padding_mask, batch, "decode", self.device)
+            samples_B = sent(samples_B, quantized_BTD.device)
             mask_BT = mask_of(frame_lengths(samples_B, self.config), num_frames)
-            length = padding_mask.shape[-1] if length is None else length
+            length = covered if length is None else length
+        elif audio_codes_mask is not None:
+            mask = to_tensor(audio_codes_mask, "decode: audio_codes_mask", self.device)
+            if mask.numel() != batch * num_frames:
+                raise ValueError(
+                    f"decode: audio_codes_mask {tuple(mask.shape)} does not fit {batch} clips of {num_frames} frames"
+                )
+            mask_BT = mask.reshape(batch, num_frames).bool()
         if length is not None and not is_traced() and self.num_frames(length) > num_frames:
             have = num_frames * self.hop_samples
             raise ValueError(f"decode: {num_frames} frames give {have} samples, fewer than length={length}")
-        return LLMCodecDecoderOutput(self._audio_values(quantized_BTD, mask_BT, length))
+        return LLMCodecDecoderOutput(self._audio_values(quantized_BTD, mask_BT, samples_B, length))
 
-    def _audio_values(self, quantized_BTD: Tensor, mask_BT: Tensor | None, length: int | None) -> Tensor:
-        """Decoder input and real frames (None: all) -> (B, 1, S), silent beyond each clip."""
+    def _audio_values(
+        self, quantized_BTD: Tensor, mask_BT: Tensor | None, samples_B: Tensor | None, length: int | None
+    ) -> Tensor:
+        """Decoder input, real frames and samples (None: all) -> (B, 1, S), silent beyond each clip."""
         wav_BS = self.decode_latents(quantized_BTD, None if mask_BT is None else ragged(mask_BT))
         if mask_BT is not None:
             wav_BS = wav_BS * mask_BT.repeat_interleave(self.hop_samples, dim=1)
+        if samples_B is not None:
+            wav_BS = wav_BS * mask_of(samples_B, wav_BS.shape[1])
         if length is not None:
             # Under auv_floor_frames a last part of less than a hop has no frame.
             missing = self.hop_samples if is_traced() else max(0, length - wav_BS.shape[1])
@@ -344,8 +354,10 @@ class LLMCodec(Listening, HubCodec):
         if torch.is_grad_enabled():  # the value of `embed`, bit by bit; the gradient of the straight-through latents
             through_BTD = encoding.quantized_BTD
             quantized_BTD = quantized_BTD.detach() + (through_BTD - through_BTD.detach())
-        mask_BT = None if padding_mask is None else encoding.mask_BT
-        audio_values = self._audio_values(quantized_BTD, mask_BT, samples)
+        mask_BT, samples_B = (
+            (None, None) if padding_mask is None else (encoding.mask_BT, sent(lengths_B, wav_BS.device))
+        )
+        audio_values = self._audio_values(quantized_BTD, mask_BT, samples_B, samples)
         return LLMCodecOutput(
             encoding.codes_BT[:, None],
             audio_values,

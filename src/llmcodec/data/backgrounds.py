@@ -2,7 +2,7 @@
 
 An instance of a kind has its own drawn character (pitch, rate, band, ...) that stays the same however long it is
 rendered; two instances of one kind sound alike and are not the same. Shapes: S samples at 16 kHz, unit RMS.
-Test: tests/salmon/test_backgrounds.py.
+Test: tests/data/test_backgrounds.py.
 """
 
 from __future__ import annotations

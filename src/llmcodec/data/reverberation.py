@@ -1,7 +1,7 @@
 """Impulse responses of rooms: shoebox rooms by the image-source method with a diffuse tail, or a folder of recordings.
 
 Source of the method: Allen & Berkley, JASA 65 (1979). Shapes: N samples of the response at 16 kHz, direct sound at
-sample 0 with amplitude 1. Test: tests/salmon/test_reverberation.py.
+sample 0 with amplitude 1. Test: tests/data/test_reverberation.py.
 """
 
 from __future__ import annotations

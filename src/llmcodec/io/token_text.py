@@ -5,7 +5,8 @@
     frames(parse_codec_text(text, 4096)[0], num_codebooks=1)   # [[17, 4]]: one list per codebook
 
 Id i is code i of a codec with one codebook. With Q codebooks of V codes, code v of codebook q is i = q V + v, and the
-codes of a frame follow each other (the order of `evaluation.codes.flatten_codes`). Imports the standard library alone.
+codes of a frame follow each other (as `metrics.token_statistics.flatten_codes` orders them). Imports the standard
+library alone.
 Test: `pytest tests/io/test_token_text.py`.
 """
 

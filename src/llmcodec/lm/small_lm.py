@@ -75,6 +75,11 @@ class SmallLMConfig:
                 object.__setattr__(self, name, value)
         if self.num_heads is None and self.head_dim is None:
             raise ValueError("small language model: num_heads or head_dim must be a number, both are null")
+        if min(one for one in (self.num_heads, self.head_dim, self.num_layers) if one is not None) < 1:
+            raise ValueError(
+                "small language model: num_layers, num_heads and head_dim must be at least 1, got "
+                f"{self.num_layers}, {self.num_heads} and {self.head_dim}"
+            )
         missing = self.num_heads or self.head_dim
         if None in (self.num_heads, self.head_dim) and self.hidden_size % (missing or 1) or self.head_width % 2:
             raise ValueError(

@@ -38,7 +38,7 @@ Normalise = Literal["audio", "full"]
 
 
 class TokenLM:
-    """A causal LM, its tokenizer and the codec tokens in it. Meets `codecs.protocol.TokenScorer`.
+    """A causal LM, its tokenizer and the codec tokens in it. Meets `protocol.TokenScorer`.
 
     Args:
         model: Hugging Face causal LM with a row for every audio token.

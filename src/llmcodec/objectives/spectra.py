@@ -31,6 +31,11 @@ def frame(wav_BS: Tensor, n_fft: int, hop: int, reflect: bool = False) -> Tensor
     num_frames = wav_BS.shape[-1] // hop + 1
     left = n_fft // 2
     if reflect:
+        if wav_BS.shape[-1] <= left:
+            raise ValueError(
+                f"spectral loss: a window of {wav_BS.shape[-1]} samples is too short to be mirrored at the ends of "
+                f"transforms of {n_fft}; decode a longer window, or set reflect and released to false"
+            )
         return F.pad(wav_BS[:, None], (left, left), mode="reflect")[:, 0].unfold(-1, n_fft, hop)
     padded_BS = F.pad(wav_BS, (left, (num_frames - 1) * hop + n_fft - left - wav_BS.shape[-1]))
     if n_fft % hop:

@@ -3,7 +3,9 @@
 All take `fake` and `real` windows (B, S) and return a float scalar; `SpectralLosses` computes several at once and
 shares the Fourier transforms between them. Definitions follow LLM-Codec (arXiv 2604.17852) where it gives them; our own
 choices are named in the configs. Frames are centred on multiples of the hop and the signal is continued with zeros, so
-any S >= 1 works and a clip gives the same value alone and zero-padded in a batch (with `lengths_B`).
+any S >= 1 works and a clip gives the same value alone and zero-padded in a batch (with `lengths_B`). Not so with
+`reflect` and `released`: windows are longer than half a transform and mirrored at the end of the batch, as in the
+released code.
 
 Shapes: B batch, S samples, T frames, N window samples, F frequency bins, M mel bands.
 Test: `pytest tests/objectives/test_spectral.py`.

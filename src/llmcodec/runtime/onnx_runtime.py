@@ -5,7 +5,7 @@
 
 The folder contains encoder.onnx, decoder.onnx (codec/interop/onnx_export.py) and llmcodec_onnx.json, and where the
 export was asked for it encoder.int8.onnx and decoder.int8.onnx, which multiply in int8. Padding and
-reflection at the ends of a clip happen here. Streams are cut on the grid of `codec.longform`: 30 s chunks with all the
+reflection at the ends of a clip happen here. Streams are cut on the grid of `codec/streaming`: 30 s chunks with all the
 context that a frame sees, or 5 s of it where attention has no bound.
 Shapes: S samples, T frames, P samples with the reflected ends. Test: tests/runtime/test_onnx.py,
 tests/runtime/test_onnx_int8.py.
@@ -59,7 +59,8 @@ class OnnxRuntime:
         self.folder = Path(folder)
         self.config = OnnxConfig.load(folder)
         self.identity = self.config.identity
-        self.threads = threads if threads is not None else int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
+        outermost = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # OpenMP takes a list of levels
+        self.threads = threads if threads is not None else int(outermost) if outermost.isdigit() else 0
         rate, hop = self.identity.sample_rate, self.identity.hop_samples
         self.chunk_frames = self._frames_in(CHUNK_SECONDS)
         self.batch_samples = int(BATCH_SECONDS * rate)

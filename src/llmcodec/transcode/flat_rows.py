@@ -26,7 +26,7 @@ SEVERAL_CHANNELS = (
 
 @dataclass(frozen=True)
 class FlatRow:
-    """A row of shards as language models read it. codes: flattened (T Q,), see `lm.codec_text`."""
+    """A row of shards as language models read it. codes: flattened (T Q,), see `io.token_text`."""
 
     id: str
     codes: np.ndarray

@@ -290,6 +290,7 @@ def test_what_is_refused(tmp_path):
         (lambda: fast.train(), "cannot be trained"),
         (lambda: fast.to(torch.bfloat16), "cannot be moved or cast"),
         (lambda: fast.encode(torch.zeros(1, 2, 100)), "mono"),
+        (lambda: fast(torch.zeros(1, 1, 700), output_attentions=True), "has no attentions"),
         (lambda: fast.decode(torch.full((1, 1, 3), 200)), "outside"),
         (
             lambda: fast.decode(torch.zeros(1, 1, 3).long(), audio_codes_mask=torch.tensor([[0, 1, 1]])),

@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from llmcodec.adapters.convert import convert
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.codec.interop.auv import from_auv, to_auv
 from llmcodec.codec.interop.checkpoints import ALLOWED_NAMES, read_tensors
-from llmcodec.codec.interop.convert import auv_states, convert
+from llmcodec.codec.interop.convert import auv_states
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_several_codecs_in_one_checkpoint(tmp_path, state):
 
 def test_wrong_weights_are_named_and_nothing_is_left(tmp_path, state):
     torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="no AUV weights inside .*layer.weight"):
+    with pytest.raises(ValueError, match="weights of none of AUV, .*layer.weight"):
         convert(str(tmp_path / "other.pt"), str(tmp_path / "out"))
     key = "token2wav.istft_head.out.bias"
     torch.save(state | {key: torch.full_like(state[key], torch.nan)}, tmp_path / "nan.pt")

@@ -101,8 +101,18 @@ class InferenceCodec(LLMCodec):
         audio_codes: Numbers | None = None,
         **kwargs: Any,
     ) -> LLMCodecOutput:
-        """As in `LLMCodec`, without gradients, losses, hidden states and attention weights."""
-        return super().forward(input_values, padding_mask, audio_codes, **kwargs)
+        """As in `LLMCodec`, without gradients and losses.
+
+        Raises:
+            ValueError: also where hidden states or attention weights are asked for: the packed layers keep none.
+        """
+        states = {"output_hidden_states": False, "output_attentions": False}  # whatever the configuration says
+        if asked := [name for name in states if kwargs.get(name)]:
+            raise ValueError(
+                f"a codec from optimize_for_inference has no {asked[0].removeprefix('output_')}; ask the one it was "
+                "made from"
+            )
+        return super().forward(input_values, padding_mask, audio_codes, **kwargs | states)
 
     @torch.inference_mode()
     def encode_latents(self, *args: Any, **kwargs: Any) -> Any:

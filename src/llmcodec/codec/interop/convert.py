@@ -1,17 +1,12 @@
-"""`llmcodec convert`: published AUV and LLM-Codec checkpoints become our format, and back.
+"""AUV's checkpoints become folders of ours, and back: what `llmcodec convert` (`adapters/convert.py`) does with them.
 
-    llmcodec convert auv.pt -o auv                    # a folder for LLMCodec.from_pretrained and every command
-    llmcodec convert llm_codec_checkpoint.pt -o out   # a training checkpoint: finds the codec in it
-    llmcodec convert auv -o back.pt --to auv          # a state dict for the published `auv` package
-
-Nothing in a checkpoint is executed (checkpoints.py). Test: tests/codec/interop/test_convert.py.
+Test: tests/codec/interop/test_convert.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors.torch import save
@@ -19,7 +14,6 @@ from torch import Tensor
 
 from llmcodec.codec.hub import remove_graphs
 from llmcodec.codec.interop.auv import config_from_auv, from_auv, to_auv
-from llmcodec.codec.interop.checkpoints import read_tensors
 from llmcodec.codec.model import LLMCodec
 from llmcodec.io.atomic import atomic_file, atomic_folder
 
@@ -27,37 +21,25 @@ LANDMARK = "tokenizer.stft_head.inp.weight"  # in every AUV state dict, under an
 SIDES = ("tokenizer.", "token2wav.")
 
 
-def convert(
+def convert_auv(
     checkpoint: str,
+    tensors: Mapping[str, Tensor],
     output: str,
-    to: Literal["llmcodec", "auv"] = "llmcodec",
     key: str | None = None,
     ceil_frames: bool = False,
     licence: str | None = None,
     overwrite: bool = False,
 ) -> str:
-    """Turn an AUV or LLM-Codec checkpoint into a codec folder of llmcodec, or a folder into an AUV checkpoint.
-
-      llmcodec convert auv.pt -o auv_codec
+    """Write the codec folder of an AUV or LLM-Codec checkpoint; returns what was found and written, for the user.
 
     Args:
-        checkpoint: a .pt or .safetensors file; with --to auv a codec folder.
-        output: the folder to write; with --to auv a .pt or .safetensors file.
-        to: llmcodec, or auv for a state dict that the published package loads.
-        key: where in a training checkpoint the codec is (auv, model.auv), if it has several.
-        ceil_frames: count frames by ceil, so that any length can be coded; without it frames are floored as AUV does.
-        licence: of the weights, as the hub names it; goes into the model card.
-        overwrite: replace what is at the output.
+        checkpoint: its name. tensors: all that it holds, an AUV state dict (`auv_states`) among them.
+        output, key, ceil_frames, licence, overwrite: as for `llmcodec convert`.
 
-    Returns:
-        What was found and written, as text for the user.
+    Raises:
+        ValueError: several codecs and no key, a key without one, weights that are not finite or do not fit.
     """
-    if to == "auv":
-        return convert_back(checkpoint, output, overwrite)
-    tensors = read_tensors(checkpoint)
     found = auv_states(tensors)
-    if not found:
-        raise ValueError(f"{checkpoint}: no AUV weights inside ({LANDMARK} is missing); it has {some(tensors)}")
     if key is None and len(found) > 1:
         raise ValueError(f"{checkpoint}: has several codecs, choose one with --key: {', '.join(sorted(found))}")
     chosen = next(iter(found)) if key is None else key.rstrip(".")
