@@ -10,7 +10,11 @@ import yaml
 
 from llmcodec.assets import shipped_recipe
 from llmcodec.cli.experiments import train_parser
+from llmcodec.lm.recipe import TokenLMRecipe
+from llmcodec.objectives.adversary import AdversaryConfig
+from llmcodec.objectives.collapse import CollapseFloors
 from llmcodec.schedule import Schedule
+from llmcodec.training.language import LanguageConfig
 from llmcodec.training.recipe import (
     LANGUAGE_TERMS,
     TERMS,
@@ -184,3 +188,19 @@ def test_help_explains_every_field():
     text = re.sub(r"\s+", " ", train_parser().parser.format_help())
     assert "Optimizer steps; those of" in text and "Largest gradient norm of the group." in text
     assert "recon/mel: log-mel L1" in text and "Expand" not in text
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Recipe(precision="fp16"), "recipe: precision must be bf16, fp32 or fp64, got 'fp16'"),
+        (lambda: GroupConfig(kind="adam"), "an optimizer: kind must be adamw, sgd or muon, got 'adam'"),
+        (lambda: AdversaryConfig(loss="ls"), "AdversaryConfig: loss must be hinge or least_squares, got 'ls'"),
+        (lambda: CollapseFloors(action="halt"), "CollapseFloors: action must be warn or stop, got 'halt'"),
+        (lambda: LanguageConfig(rows_start="ngrams"), "rows_start must be random or cooccurrence, got 'ngrams'"),
+        (lambda: TokenLMRecipe(loss_over="text"), "recipe: loss_over must be audio or full, got 'text'"),
+    ],
+)
+def test_an_unknown_choice_in_python_counts_as_no_other(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -114,14 +114,17 @@ class LLMCodecConfig(PreTrainedConfig):
         self._check()
 
     def _check(self) -> None:
-        counted = ("hidden_size", "encoder_layers", "decoder_layers", "codebook_size")
-        for name in ("sample_rate", "hop_samples", "n_fft", *counted):
+        sizes = ("sample_rate", "hop_samples", "n_fft", "hidden_size", "encoder_layers", "decoder_layers", "ffn_mult")
+        for name in (*sizes, "head_dim", "conv_kernel_size", "codebook_size", "codebook_dim"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"codec config: {name} must be a positive integer, got {value!r}")
-        if self.n_fft % self.hop_samples or (self.n_fft - self.hop_samples) % 2:
+        for name in ("log_floor", "max_magnitude"):  # logarithms are taken of them
+            if not getattr(self, name) > 0:
+                raise ValueError(f"codec config: {name} must be positive, got {getattr(self, name)!r}")
+        if self.n_fft % self.hop_samples or self.n_fft % 2 or self.hop_samples % 2:
             raise ValueError(
-                f"codec config: n_fft ({self.n_fft}) must be a multiple of hop_samples ({self.hop_samples})"
+                f"codec config: n_fft ({self.n_fft}) must be a multiple of hop_samples ({self.hop_samples}), both even"
             )
         if self.hidden_size % self.head_dim or self.head_dim % 2:
             raise ValueError(
@@ -129,7 +132,7 @@ class LLMCodecConfig(PreTrainedConfig):
             )
         if self.conv_kernel_size % 2 == 0:
             raise ValueError(f"codec config: conv_kernel_size must be odd, got {self.conv_kernel_size}")
-        if self.attention_window is not None and self.attention_window < 1:
+        if self.attention_window is not None and (self.attention_window < 1 or self.attention_window % 1):
             raise ValueError(
                 f"codec config: attention_window must be at least 1 frame or null, got {self.attention_window}"
             )

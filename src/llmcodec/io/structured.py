@@ -16,7 +16,9 @@ import io
 import json
 import math
 import re
+from ast import literal_eval
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,17 @@ MAX_DEPTH = 100
 MAX_YAML_NODES = 100_000
 """Values of a YAML document, those behind its aliases counted as often as they are named."""
 _BRACKET_OR_TEXT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]|\n', re.DOTALL)
+
+
+def check_choices(settings: Any, where: str) -> None:
+    """Raise ValueError where a `Literal` field of a dataclass has another value: Python takes any, and it would count
+    as one of them."""
+    for item in fields(settings):
+        if str(item.type).startswith("Literal["):  # a text, by `from __future__ import annotations`
+            value, allowed = getattr(settings, item.name), literal_eval(str(item.type).removeprefix("Literal"))
+            if value not in allowed:
+                *others, last = map(str, allowed)
+                raise ValueError(f"{where}: {item.name} must be {', '.join(others)} or {last}, got {value!r}")
 
 
 def parse_json(content: str | bytes, where: object, strict: bool = False) -> Any:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from llmcodec.io.bad_rows import MaxBad, read_max_bad
 from llmcodec.io.lm_card import check_template
+from llmcodec.io.structured import check_choices
 from llmcodec.lm.sequences import FORMATS, SPEAKS_TEXT
 from llmcodec.lm.small_lm import SmallLMConfig
 
@@ -115,6 +116,7 @@ class LMModelConfig:
     """Dropout on the input embeddings and on the last hidden state, in training only."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "recipe: model")
         if self.base is None and self.train != "full":
             raise ValueError(f"recipe: model.train is {self.train!r}, but a model from scratch trains in full")
         if self.base is None and (self.small.dropout or self.small.token_dropout):
@@ -183,6 +185,7 @@ class TokenLMRecipe:
     """Steps between lines of the log."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "recipe")
         for name in ("rows_per_batch", "accumulate", "eval_every", "log_every", "max_eval_clips"):
             if getattr(self, name) < 1:
                 raise ValueError(f"recipe: {name} must be at least 1, got {getattr(self, name)}")

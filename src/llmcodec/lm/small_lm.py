@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmcodec.io.structured import check_choices
 from llmcodec.lm.embeddings import cooccurrence_embedding
 from llmcodec.lm.logits import append_bias
 from llmcodec.lm.packing import IGNORE
@@ -73,6 +74,7 @@ class SmallLMConfig:
             if value is not None:
                 warnings.warn(f"{old[name]} is {name} now; it wins over {name} where both are given", stacklevel=3)
                 object.__setattr__(self, name, value)
+        check_choices(self, "small language model")
         if self.num_heads is None and self.head_dim is None:
             raise ValueError("small language model: num_heads or head_dim must be a number, both are null")
         if min(one for one in (self.num_heads, self.head_dim, self.num_layers) if one is not None) < 1:

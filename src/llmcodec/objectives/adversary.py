@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from llmcodec.distributed import at_least_float32, average_gradients, clip_gradients, mean_over_ranks
+from llmcodec.io.structured import check_choices
 from llmcodec.objectives.discriminators import (
     Features,
     MPDConfig,
@@ -72,6 +73,7 @@ class AdversaryConfig:
     """Run the discriminators under bf16 autocast (losses and R1 stay in float32)."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "AdversaryConfig")
         if self.mpd is None and self.msd is None and self.stft is None:
             raise ValueError("AdversaryConfig: no discriminator left; set mpd, msd or stft, or set adv/* weights to 0")
         if self.r1_every < 1:

@@ -30,12 +30,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from llmcodec.distributed import at_least_float32, masked_mean
+from llmcodec.io.structured import check_choices
 from llmcodec.objectives.chunked import add_outer, matmul_in, row_chunks, row_dot, softmax_, to_frames
 from llmcodec.objectives.gumbel import FrameNoise, condition_on_token
 from llmcodec.protocol import CodecEncoding
 from llmcodec.schedule import Schedule
-
-BridgeMode = Literal["gumbel", "straight_through", "detach"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class BridgeConfig:
 
     kind: Literal["native", "projected"] = "native"
     """native: the codec's own similarities and codes. projected: a trained linear layer (the paper)."""
-    mode: BridgeMode = "gumbel"
+    mode: Literal["gumbel", "straight_through", "detach"] = "gumbel"
     """Gradient to the codec: gumbel (noisy soft weights), straight_through (soft weights), detach (none)."""
     tau: Schedule = field(default_factory=lambda: Schedule(1.0, end=0.3, steps=20_000, shape="cosine"))
     """Temperature of the soft weights over training, by default the released code's cosine; paper.yaml is linear."""
@@ -61,11 +60,7 @@ class BridgeConfig:
     """Compute the large products of the backward pass in bfloat16; softmax and sums stay float32."""
 
     def __post_init__(self) -> None:
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"BridgeConfig: {name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
-                )
+        check_choices(self, "BridgeConfig")
         if self.kind == "native" and (self.normalize or self.ce_to_codec):
             raise ValueError("BridgeConfig: normalize and ce_to_codec are for kind projected")
         if not self.similarity_tau > 0:
@@ -74,11 +69,6 @@ class BridgeConfig:
 
 NORM_FLOOR = 1e-12
 """Added to the variance of logits: equal logits stay equal."""
-_CHOICES = {
-    "kind": ("native", "projected"),
-    "mode": ("gumbel", "straight_through", "detach"),
-    "noise": ("independent", "conditional"),
-}
 
 
 @dataclass

@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from llmcodec.codec.quantizer import code_counts
 from llmcodec.distributed import at_least_float32, num_ranks
+from llmcodec.io.structured import check_choices
 from llmcodec.objectives.chunked import add_outer, row_chunks, row_dot, softmax_
 from llmcodec.protocol import CodecEncoding
 
@@ -153,6 +154,9 @@ class CollapseFloors:
     """Largest share of frames that repeat the code before them."""
     action: Literal["warn", "stop"] = "warn"
     """What training does when a floor is violated."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "CollapseFloors")
 
     def violated(self, summary: dict[str, Tensor], codebook_size: int) -> list[str]:
         """One line per violated floor, empty when all is well. `summary` is that of `CodeStatistics`."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from llmcodec.distributed import at_least_float32, mean_count
+from llmcodec.io.structured import check_choices
 from llmcodec.lm.packing import IGNORE
 from llmcodec.lm.prediction_heads import PredictionHeads
 from llmcodec.objectives.chunked import linear_cross_entropy
@@ -45,12 +46,7 @@ class PredictionConfig:
     def __post_init__(self) -> None:
         if self.num_heads < 1:
             raise ValueError(f"PredictionConfig: num_heads must be at least 1, got {self.num_heads}")
-        if self.kind not in ("linear", "residual"):
-            raise ValueError(f"PredictionConfig: kind must be linear or residual, got {self.kind!r}")
-        if self.start not in ("random", "unigram"):
-            raise ValueError(f"PredictionConfig: start must be random or unigram, got {self.start!r}")
-        if self.kernel not in ("chunked", "liger"):
-            raise ValueError(f"PredictionConfig: kernel must be chunked or liger, got {self.kernel!r}")
+        check_choices(self, "PredictionConfig")
 
 
 def head_weights(num_heads: int) -> list[float]:
@@ -112,10 +108,10 @@ def draft_nats(
         labels, before = labels_BL[:, ahead:], labels_BL[:, 1 : max(1, labels_BL.shape[1] - k)]
         together = position_ids_BL[:, ahead:] - position_ids_BL[:, :-ahead] == ahead
         mask = together & (labels >= first) & (before != IGNORE)
-        if bool(mask.any()):
-            states, rows_VH = heads.head(k, hidden_BLH[:, :-ahead][mask])
-            nats = linear_cross_entropy(states, rows_VH, labels[mask] - first)[0]
-            total = total + weight * nats.to(total.dtype)
+        # Also of no targets: where the heads alone train, the loss of such a batch must have a graph.
+        states, rows_VH = heads.head(k, hidden_BLH[:, :-ahead][mask])
+        nats = linear_cross_entropy(states, rows_VH, labels[mask] - first)[0]
+        total = total + weight * nats.to(total.dtype)
     return total
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from llmcodec.distributed import at_least_float32, mean_count
+from llmcodec.io.structured import check_choices
 from llmcodec.lm.small_lm import SmallLM, SmallLMConfig
 from llmcodec.objectives.bridge import straight_through_embed
 from llmcodec.objectives.chunked import linear_cross_entropy, to_frames
@@ -55,8 +56,7 @@ class RateConfig:
     """Compute the large products in bfloat16; softmax and sums stay float32."""
 
     def __post_init__(self) -> None:
-        if self.model not in ("backbone", "small_lm"):
-            raise ValueError(f"RateConfig: model must be backbone or small_lm, got {self.model!r}")
+        check_choices(self, "RateConfig")
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:

@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from llmcodec.io.structured import check_choices
 from llmcodec.objectives.spectra import (
     LEVEL_FLOOR,
     MAGNITUDE_FLOOR,
@@ -59,8 +60,7 @@ class MelLossConfig:
 
     def __post_init__(self) -> None:
         check_window("MelLossConfig", self.n_fft, self.hop)
-        if self.power not in (1, 2):
-            raise ValueError(f"MelLossConfig: power must be 1 or 2, got {self.power}")
+        check_choices(self, "MelLossConfig")
         if not 0 < self.num_mels <= self.n_fft // 2:
             raise ValueError(f"MelLossConfig: {self.num_mels} mel bands do not fit {self.n_fft // 2 + 1} bins")
 

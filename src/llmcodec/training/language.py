@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from llmcodec import assets
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
+from llmcodec.io.structured import check_choices
 from llmcodec.lm.backbone import BackboneConfig, BackboneOutput, FrozenCausalLM, sa_layers, text_key
 from llmcodec.lm.embeddings import load_module, save_tensors
 from llmcodec.lm.prediction_heads import PredictionHeads
@@ -74,8 +75,7 @@ class LanguageConfig:
     """As in the released code: align a crop with the transcript of the whole utterance (otherwise an error)."""
 
     def __post_init__(self) -> None:
-        if self.rows_start not in ("random", "cooccurrence"):
-            raise ValueError(f"recipe: language.rows_start must be random or cooccurrence, got {self.rows_start!r}")
+        check_choices(self, "recipe: language")
         if self.audio_rows is not None and self.rows_start != "random":
             raise ValueError("recipe: language.audio_rows and rows_start cooccurrence are two starts; take one of them")
         if self.start_clips is not None and self.start_clips < 1:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from llmcodec.assets import BUNDLED
 from llmcodec.data.augmentation import Augmentation
 from llmcodec.io.bad_rows import MaxBad, read_max_bad
+from llmcodec.io.structured import check_choices
 from llmcodec.objectives.adversary import AdversaryConfig
 from llmcodec.objectives.bigram import BigramConfig
 from llmcodec.objectives.collapse import CollapseFloors
@@ -204,6 +205,7 @@ class GroupConfig:
     """Largest gradient norm of the group."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "recipe: an optimizer")
         if not self.clip > 0:
             raise ValueError(f"recipe: an optimizer's clip must be positive, got {self.clip}; use 1e9 for no clipping")
         if min(as_schedule(self.lr).value, as_schedule(self.lr).end or 0.0) < 0:
@@ -280,6 +282,7 @@ class Recipe:
     """accelerate trackers besides the JSONL log: tensorboard, wandb, trackio."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "recipe")
         for name in ("steps", "accumulate", "checkpoint_every", "log_every", "keep_checkpoints", "max_bad_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"recipe: {name} must be at least 1, got {getattr(self, name)}")
