@@ -88,13 +88,14 @@ def clips_of(
         raise ValueError(f"encode: input_values must be (batch, 1, samples), mono; got {tuple(input_values.shape)}")
     wav_BS = input_values[:, 0]
     batch, samples = wav_BS.shape
+    if is_traced():
+        mask = torch.ones_like(wav_BS) if padding_mask is None else padding_mask
+        return check_samples(wav_BS, "encode"), lengths_of(mask, batch, "encode")[0]
     lengths_B = torch.full((batch,), samples, device=wav_BS.device)
     if padding_mask is not None:
         lengths_B, covered = lengths_of(padding_mask, batch, "encode", device)
         if covered != samples:
             raise ValueError(f"encode: padding_mask covers {covered} samples, input_values has {samples}")
-    if is_traced():
-        return check_samples(wav_BS, "encode"), lengths_B
     if batch == 0:
         raise ValueError("encode: input_values holds no clips")
     if samples == 0 or int(lengths_B.min()) < 1:
@@ -111,19 +112,21 @@ def lengths_of(padding_mask: Numbers, batch: int, where: str, device: torch.devi
         device: for arrays and lists; tensors stay on theirs.
 
     Raises:
-        ValueError: another shape, other values, padding on the left (values are not looked at while `is_traced`).
+        ValueError: another shape, other values, padding on the left (none is looked for while `is_traced`).
     """
     mask = to_tensor(padding_mask, f"{where}: padding_mask", device)
+    if is_traced():
+        return (mask.reshape(mask.shape[0], -1) != 0).sum(-1), mask.shape[-1]
     samples = mask.shape[-1] if mask.ndim else 0
     if mask.numel() != batch * samples:
         raise ValueError(f"{where}: padding_mask {tuple(mask.shape)} does not fit {batch} clips")
     mask_BS = mask.reshape(batch, samples)
-    lengths_B = (mask_BS != 0).sum(-1)
-    if not is_traced():
-        if bool(((mask_BS == 1) != (mask_BS != 0)).any()):  # NaN is neither
-            raise ValueError(f"{where}: padding_mask must be ones followed by zeros, it has other values")
-        if bool(((mask_BS == 1) != mask_of(lengths_B, samples)).any()):
-            raise ValueError(f"{where}: padding_mask must be ones followed by zeros (pad on the right)")
+    real_BS = mask_BS == 1
+    if bool((real_BS != (mask_BS != 0)).any()):  # NaN is neither
+        raise ValueError(f"{where}: padding_mask must be ones followed by zeros, it has other values")
+    lengths_B = real_BS.sum(-1)
+    if bool((real_BS != mask_of(lengths_B, samples)).any()):
+        raise ValueError(f"{where}: padding_mask must be ones followed by zeros (pad on the right)")
     return lengths_B, samples
 
 
