@@ -5,7 +5,8 @@ The public names are resolved on first use, so that `import llmcodec` loads neit
     import llmcodec
 
     codec = llmcodec.load("bundled")                # or a folder, a hub id, "search:bundled"
-    codec.reconstruct("speech.wav")                 # players and tokens in a notebook
+    heard = codec.reconstruct("speech.wav")         # players and tokens in a notebook
+    bits = llmcodec.surprisal(heard)                # of each token, under a small language model
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ if TYPE_CHECKING:
     from llmcodec.adapters.load import load_codec as load
     from llmcodec.codec.config import LLMCodecConfig
     from llmcodec.codec.model import LLMCodec
+    from llmcodec.lm.scoring import surprisal
 
 __version__ = "0.2.0.dev0"  # the only version string; pyproject.toml reads it
-__all__ = ["LLMCodec", "LLMCodecConfig", "__version__", "load"]
+__all__ = ["LLMCodec", "LLMCodecConfig", "__version__", "load", "surprisal"]
 
 _HOMES = {
     "LLMCodec": ("llmcodec.codec.model", "LLMCodec"),
     "LLMCodecConfig": ("llmcodec.codec.config", "LLMCodecConfig"),
     "load": ("llmcodec.adapters.load", "load_codec"),
+    "surprisal": ("llmcodec.lm.scoring", "surprisal"),
 }
 
 

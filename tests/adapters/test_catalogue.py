@@ -55,8 +55,8 @@ def test_states():
 def test_near_names_say_where_weights_come_from():
     text = nearest("wavtokeniser")
     assert "WavTokenizer 75 Hz: convert hf://novateur/WavTokenizer/" in text
-    assert nearest("mimi") == "Mimi: --codec kyutai/mimi" and nearest("") == "" and nearest("qqqq") == ""
-    with pytest.raises(ValueError, match=r"^no codec 'encodec' \(near: EnCodec: --codec facebook/encodec_24khz; "):
+    assert nearest("mimi") == "Mimi: kyutai/mimi" and nearest("") == "" and nearest("qqqq") == ""
+    with pytest.raises(ValueError, match=r"^no codec 'encodec' \(near: EnCodec: facebook/encodec_24khz; "):
         load_codec("encodec")
     with pytest.raises(ValueError, match="no codec random:speechtokeniser .near: SpeechTokenizer: convert hf://fnlp"):
         load_codec("random:speechtokeniser")

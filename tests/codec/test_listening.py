@@ -17,6 +17,8 @@ from llmcodec import assets
 from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.coded_audio import CodedAudio, token_strip
+from llmcodec.lm.small_lm_scorer import load_scorer
+from llmcodec.lm.small_lm_training import LikelihoodConfig
 
 from .small import RATE, noise, small_codec
 
@@ -71,6 +73,55 @@ def test_a_file_and_its_samples_give_what_encode_and_decode_give(bundled, speech
     assert torch.equal(bundled.decode(tokens.codes[None]).audio_values, bundled.decode(codes).audio_values)
     assert repr(tokens) == "CodedAudio(a <b>.wav: 1.00 s, 50 tokens)"
     assert tokens.bits_per_second == 650
+
+
+def test_what_samples_come_as(bundled):
+    wav = (0.1 * np.random.default_rng(0).standard_normal(3200)).astype(np.float32)
+    codes = bundled.reconstruct(wav).codes
+    for one in (wav[None], wav[:, None], torch.from_numpy(wav)[None, None], wav.tolist()):  # (1, S): torchaudio's shape
+        assert np.array_equal(bundled.reconstruct(one).codes, codes)
+    mistakes = {
+        r"samples.mean\(1\)": lambda: bundled.reconstruct(np.stack([wav, wav], 1)),
+        r"samples.mean\(0\)": lambda: bundled.reconstruct(np.stack([wav, wav])),
+        "call it for each": lambda: bundled.reconstruct([wav, wav[:900]]),
+        "sample_rate 16k Hz cannot be right": lambda: bundled.reconstruct(wav, "16k"),
+        "encode_file takes the path": lambda: bundled.encode_file(wav),
+        r"got text; encode_file\(path\)": lambda: bundled.encode("speech.wav"),
+        r"one clip is samples\[None, None\]": lambda: bundled.encode(wav),
+        r"one clip is codes\[None\]": lambda: bundled.decode(codes),
+        r"the codec's feature_extractor\(\) does both": lambda: bundled.encode([[wav], [wav[:900]]]),
+        "load: name a codec .* not None": lambda: llmcodec.load(None),
+    }
+    for message, call in mistakes.items():
+        with pytest.raises(ValueError, match=message):
+            call()
+    for call in (bundled.reconstruct, lambda clip: bundled.feature_extractor()(clip, sampling_rate=16000)):
+        with pytest.warns(UserWarning, match=r"reach [\d,]+, but floats are taken to be in \[-1, 1\]"):
+            call(wav * 32768)
+
+
+def test_every_codec_is_one_line_to_look_at(bundled):
+    searching, mimi = repr(llmcodec.load("search:bundled")), repr(llmcodec.load("random:mimi"))
+    assert searching == f"SearchingCodec({bundled!r}, weight 0.1, effort thorough)"
+    assert mimi == "MimiCodec(24,000 Hz, 12.5 frames/s of 8 x 2,048 codes, 1100 bit/s, on cpu)"
+    assert re.fullmatch(r"CodecStream\([\d.]+ s behind in encode, [\d.]+ s in decode\)", repr(bundled.streaming()))
+
+
+def test_surprisal_is_that_of_the_small_lm_beside_the_codec(bundled, speech, tmp_path):
+    heard = bundled.encode_file(speech)
+    scorer = load_scorer(assets.codec_folder() / "audio_lm.safetensors", LikelihoodConfig().max_tokens(50))
+    (nats,) = scorer.token_log_likelihoods([torch.from_numpy(heard.codes[0])])
+    bits = llmcodec.surprisal(heard)
+    assert bits.shape == (1, 50) and np.allclose(bits[0], -nats.numpy() / np.log(2))
+    assert np.array_equal(llmcodec.surprisal(heard.codes, "search:bundled"), bits)
+    small_codec(torch.float32).save_pretrained(tmp_path / "alone")
+    for codes, lm, message in (
+        (heard.codes[0], "bundled", r"integers \(codebooks, frames\), got int64 \(50,\)"),
+        (heard.codes + 8192, "bundled", r"is outside \[0, 8192\) of bundled; another codec's tokens"),
+        (heard, str(tmp_path / "alone"), "has no audio_lm.safetensors beside it"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            llmcodec.surprisal(codes, lm)
 
 
 def test_other_codecs_have_the_same_lines(speech):

@@ -129,7 +129,7 @@ def test_a_long_clip_is_refused_in_one_line_without_the_servers_path(server: Ser
     sf.write(path := tmp_path / "long.wav", np.zeros(8_000 * 61, dtype=np.float32), 8_000)
     (broken := tmp_path / "broken.wav").write_bytes(b"RIFF no audio")
     with open_browser() as browser:
-        too_long = "The recording is longer than the 60 s that the demo takes."
+        too_long = "The recording is longer than the 60 s that the demo takes: cut it with the scissors."
         for file, message in ((path, too_long), (broken, "broken.wav")):
             page, _, _ = open_demo(browser, server)
             page.get_by_role("button", name="Hear it changed").click()

@@ -57,6 +57,13 @@ class CodecAdapter(Listening, nn.Module):
         self.codebook_size = int(codebook_size)
         self.eval()
 
+    def __repr__(self) -> str:
+        """One line; `print(codec.model)` shows layers."""
+        return (
+            f"{type(self).__name__}({self.sample_rate:,} Hz, {self.frame_rate:g} frames/s of {self.num_codebooks} x "
+            f"{self.codebook_size:,} codes, {self.bitrate:.0f} bit/s, on {self.device})"
+        )
+
     # -- what an adapter writes ------------------------------------------------------------------------------------
     def codes_of(self, wav_BS: Tensor) -> Tensor:
         """Clips of one length without padding -> codes (B, Q, T) with at least ceil(S / hop) frames."""

@@ -176,7 +176,8 @@ def nearest(name: str, count: int = 3) -> str:
     near = [key for key in plain if wanted and (key.startswith(wanted) or wanted.startswith(key))]
     near += get_close_matches(wanted, plain, count, 0.7)
     found = list(dict.fromkeys(plain[key] for key in near))[:count]
-    return "; ".join(f"{entry.title}: {origin_of(entry)}" for entry in found)
+    names = {entry.title: origin_of(entry).removeprefix("--codec ") for entry in found}
+    return "; ".join(title if title == name else f"{title}: {name}" for title, name in names.items())
 
 
 def _plain(name: str) -> str:

@@ -18,6 +18,7 @@ Test: tests/adapters/test_load.py.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,11 +58,19 @@ NO_CODEC = (
 )
 
 
-def load_codec(name: str, device: str = "cpu", *, num_codebooks: int | None = None, seed: int = 0) -> Codec:
+def load_codec(
+    name: str | os.PathLike[str], device: str = "cpu", *, num_codebooks: int | None = None, seed: int = 0
+) -> Codec:
     """The codec called `name`, in evaluation mode, in float32.
 
+        codec = llmcodec.load("bundled")
+        codec.reconstruct("speech.wav")                    # players and tokens in a notebook
+        codec.encode(samples[None, None]).audio_codes      # (B, 1, S) at codec.sample_rate -> (B, Q, T)
+
     Args:
-        name: see the module's examples. A trailing `:N` is `num_codebooks`.
+        name: `bundled`; `search:bundled`, which looks for cheaper tokens; the folder of a run or of `save_pretrained`;
+            a Hugging Face id such as `facebook/encodec_24khz` or `kyutai/mimi:16`, where `:N` is `num_codebooks`;
+            `random:mimi`, a published shape with random weights. `llmcodec codecs` lists all.
         device: where its weights go.
         num_codebooks: use the first N codebooks; default: as the codec is usually run (docs/codecs.md).
         seed: of the weights of a `random:` codec.
@@ -71,6 +80,9 @@ def load_codec(name: str, device: str = "cpu", *, num_codebooks: int | None = No
             cannot be reached, or the codec cannot use that many codebooks. One line.
     """
     codec: Any
+    if not isinstance(name, (str, os.PathLike)):
+        raise ValueError(f"load: name a codec ({BUNDLED}, a folder, a hub id), not {name!r:.60}")
+    name = os.fspath(name)
     if search := SEARCH.fullmatch(name):
         return _searching(search[2], *_search_options(name, search[1], search[3]), device)
     if opus := OPUS.fullmatch(name):

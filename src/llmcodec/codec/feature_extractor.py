@@ -12,6 +12,7 @@ Shapes: B batch, S samples. Test: tests/codec/test_feature_extractor.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
 from llmcodec.io.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, resample
-from llmcodec.io.waveform import check_waveform
+from llmcodec.io.waveform import check_waveform, warn_of_scale
 
 logger = logging.get_logger(__name__)
 
@@ -84,7 +85,7 @@ class LLMCodecFeatureExtractor(SequenceFeatureExtractor):
             logger.warning(
                 f"{type(self).__name__}: no `sampling_rate` given, the audio is taken to be at {self.sampling_rate} Hz"
             )
-        elif not MIN_SAMPLE_RATE <= sampling_rate <= MAX_SAMPLE_RATE:
+        elif not isinstance(sampling_rate, Real) or not MIN_SAMPLE_RATE <= sampling_rate <= MAX_SAMPLE_RATE:
             raise ValueError(f"feature extractor: sampling_rate {sampling_rate} Hz cannot be right")
         if padding not in PADDINGS:
             raise ValueError(f"feature extractor: padding must be one of {PADDINGS}, not {padding!r}")
@@ -122,6 +123,7 @@ class LLMCodecFeatureExtractor(SequenceFeatureExtractor):
                 item = (item.detach().float() if item.is_floating_point() else item.detach()).cpu()
             where = f"feature extractor: clip {index}"
             clip = check_waveform(item, where)
+            warn_of_scale(clip, f"{where}: samples")
             if len(clip) == 0:
                 raise ValueError(f"{where} is empty; every clip needs at least one sample")
             clips.append(resample(clip, rate, self.sampling_rate))

@@ -37,7 +37,11 @@ def to_tensor(values: Numbers, where: str, device: torch.device | None = None) -
     try:
         array = np.asarray(values)
     except ValueError as error:
-        raise ValueError(f"{where}: rows of different lengths; pad them and give a mask") from error
+        raise ValueError(
+            f"{where}: rows of different lengths; pad them and give a mask: the codec's feature_extractor() does both"
+        ) from error
+    if array.dtype.kind == "U":
+        raise ValueError(f"{where} must be numbers, got text; encode_file(path) and reconstruct(path) take a file")
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{where} must be numbers, got {array.dtype}")
     if array.dtype.name not in TORCH_HAS:
@@ -85,7 +89,11 @@ def clips_of(
     """
     input_values = to_tensor(input_values, "encode: input_values", device)
     if input_values.ndim != 3 or input_values.shape[1] != 1:
-        raise ValueError(f"encode: input_values must be (batch, 1, samples), mono; got {tuple(input_values.shape)}")
+        way = {1: "one clip is samples[None, None]", 2: "clips of one length are samples[:, None]"}
+        raise ValueError(
+            f"encode: input_values must be (batch, 1, samples), mono; got {tuple(input_values.shape)}; "
+            f"{way.get(input_values.ndim, 'mix several channels first, by their mean')}"
+        )
     wav_BS = input_values[:, 0]
     batch, samples = wav_BS.shape
     if is_traced():
@@ -161,8 +169,10 @@ def check_codes(
     """
     audio_codes = to_tensor(audio_codes, "decode: audio_codes", device)
     if audio_codes.ndim != 3 or audio_codes.shape[1] != num_codebooks:
+        way = {1: "; one clip of one codebook is codes[None, None]", 2: "; one clip is codes[None]"}
         raise ValueError(
             f"decode: audio_codes must be (batch, {num_codebooks}, frames); got {tuple(audio_codes.shape)}"
+            f"{way.get(audio_codes.ndim, '')}"
         )
     if audio_codes.numel() == 0:
         raise ValueError("decode: audio_codes is empty; at least one frame is needed")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from torch import Tensor
 from llmcodec.codec.coded_audio import CodedAudio
 from llmcodec.io import audio
 from llmcodec.io.progress import ProgressBar
-from llmcodec.io.waveform import check_waveform
+from llmcodec.io.waveform import check_waveform, warn_of_scale
 
+MOST_CHANNELS = 16
 LONG_SECONDS = 60.0  # longer recordings are coded piece by piece, as `llmcodec encode` does
 
 
@@ -43,6 +45,11 @@ class Listening:
         Raises:
             ValueError: missing, unreadable or empty audio.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise ValueError(
+                "encode_file takes the path of a recording; samples: codec.reconstruct(samples, sample_rate), or "
+                "codec.encode(samples[None, None]) at the codec's rate"
+            )
         return self._coded(self._load(path), Path(path).name, decodes=False)
 
     def reconstruct(
@@ -51,7 +58,7 @@ class Listening:
         """Encode and decode: what the codec keeps of a recording, at the codec's rate.
 
         Args:
-            recording: an audio file, or samples (S,), floats in [-1, 1] or int16, int32, uint8.
+            recording: an audio file, or samples (S,) or (1, S), floats in [-1, 1] or int16, int32, uint8.
             sample_rate: of samples, in Hz; None: the codec's. A file knows its own.
 
         Raises:
@@ -62,12 +69,16 @@ class Listening:
                 raise ValueError(f"reconstruct: {recording} knows its own sample rate; leave sample_rate out")
             return self._coded(self._load(recording), Path(recording).name, decodes=True)
         samples = recording.detach().cpu().numpy() if isinstance(recording, Tensor) else recording
-        wav_S = check_waveform(samples, "reconstruct: samples")
+        wav_S = check_waveform(_one_clip(samples), "reconstruct: samples")
+        warn_of_scale(wav_S, "reconstruct: samples")
         if not len(wav_S):
             raise ValueError("reconstruct: no samples")
         if sample_rate is not None:
-            if not audio.MIN_SAMPLE_RATE <= sample_rate <= audio.MAX_SAMPLE_RATE:
-                raise ValueError(f"reconstruct: sample_rate {sample_rate} Hz cannot be right")
+            known = isinstance(sample_rate, Real) and audio.MIN_SAMPLE_RATE <= sample_rate <= audio.MAX_SAMPLE_RATE
+            if not known:
+                raise ValueError(
+                    f"reconstruct: sample_rate {sample_rate} Hz cannot be right; give a number such as 44100"
+                )
             wav_S = audio.resample(wav_S, sample_rate, _self(self).sample_rate)
         return self._coded(wav_S, "samples", decodes=True)
 
@@ -111,6 +122,20 @@ class Listening:
             return codes_QT.numpy(), None
         parts = decode_blocks(codec, [codes_QT], len(wav_S))
         return codes_QT.numpy(), torch.cat([*watched(parts, codec.sample_rate)]).float().numpy()
+
+
+def _one_clip(samples: Any) -> np.ndarray:
+    """Samples of one clip as (S,): also those in which all axes but one have length 1, as torchaudio gives them."""
+    try:
+        given = np.asarray(samples)
+    except ValueError as error:  # lists of different lengths
+        raise ValueError("reconstruct takes one clip of samples; call it for each") from error
+    if given.ndim < 2 or given.size in given.shape:
+        return given.reshape(-1) if given.ndim else given
+    way = "call it for each clip"
+    if given.ndim == 2 and min(given.shape) <= MOST_CHANNELS:
+        way = f"mix channels first, samples.mean({int(np.argmin(given.shape))}); {way}"
+    raise ValueError(f"reconstruct: samples have shape {given.shape}, not that of one mono clip (samples,); {way}")
 
 
 def _self(codec: Any) -> Any:

@@ -141,6 +141,9 @@ class SearchingCodec(Listening):
             self.sketch = optimize_for_inference(codec, encoder="fp32", decoder=precision)
         self.distance = MelDistance(codec.sample_rate, codec.hop_samples, codec.device)
 
+    def __repr__(self) -> str:
+        return f"SearchingCodec({self.plain!r}, weight {self.config.weight:g}, effort {self.config.effort})"
+
     @torch.inference_mode()
     def encode(self, input_values: Numbers, padding_mask: Numbers | None = None) -> LLMCodecEncoderOutput:
         """(B, 1, S) samples -> `audio_codes` (B, 1, T) and more, as `LLMCodec.encode`.

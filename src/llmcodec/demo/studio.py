@@ -14,17 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from llmcodec.adapters.load import SEARCH
-from llmcodec.assets import BUNDLED, CODECS, codec_folder
+from llmcodec.assets import BUNDLED
 from llmcodec.codec.token_prior import PRIOR_FILE
 from llmcodec.experiments.comparison import named_systems
 from llmcodec.io import audio
 from llmcodec.lm.sampling import SamplingConfig, sample, speech_prompt
+from llmcodec.lm.scoring import find_small_lm, folder_of_codec, token_bits
 from llmcodec.lm.small_lm_scorer import load_scorer
 from llmcodec.lm.small_lm_training import LikelihoodConfig
 from llmcodec.lm.speech import check_codec, frames_of, own_codec
@@ -37,7 +36,6 @@ from llmcodec.runtime.opening import open_runtime, pick_device
 
 MOST_SECONDS = 60.0
 NEAREST, SEARCHED = "nearest codes", "search"
-AUDIO_LM = "audio_lm.safetensors"
 NO_LM = "continuing speech needs a token LM: start with --lm FOLDER (`llmcodec lm train` makes one)"
 
 
@@ -64,9 +62,7 @@ class Take:
         identity, scorer = self.version.runtime.identity, self.version.scorer
         tokens = None
         if scorer is not None:
-            flat = flatten_codes(torch.from_numpy(self.codes_QT), identity.codebook_size)
-            (scores,) = scorer.token_log_likelihoods([flat])
-            bits_QT = (-scores.double() / math.log(2)).reshape(-1, len(self.codes_QT)).T.numpy()
+            bits_QT = token_bits(scorer, self.codes_QT, identity.codebook_size)
             tokens = Tokens(self.codes_QT, bits_QT, identity.frame_rate)
         return Track(self.name, self.wav_S, identity.sample_rate, tokens)
 
@@ -121,7 +117,9 @@ class Studio:
         most = math.floor(MOST_SECONDS * audio.info(path).sample_rate)
         wav_S, sample_rate = audio.read(path, num_frames=most + 1)  # a header may claim another length
         if len(wav_S) > most:
-            raise ValueError(f"the recording is longer than the {MOST_SECONDS:.0f} s that the demo takes")
+            raise ValueError(
+                f"the recording is longer than the {MOST_SECONDS:.0f} s that the demo takes: cut it with the scissors"
+            )
         return wav_S, sample_rate
 
     def take(self, wav_S: np.ndarray, sample_rate: int, name: str) -> Take:
@@ -195,21 +193,11 @@ def _scorer(runtime: Runtime, place: str, lm: TokenLM | None) -> TokenScorer | N
             return lm
         except ValueError:  # it speaks another codec's
             pass
-    folder = _folder(place)
-    found = next((path for path in (folder / AUDIO_LM, folder.parent / AUDIO_LM) if path.is_file()), None)
-    if found is None:
+    if (found := find_small_lm(place)) is None:
         return None
     identity = runtime.identity
     return load_scorer(found, LikelihoodConfig().max_tokens(identity.frame_rate * identity.num_codebooks))
 
 
-def _folder(place: str) -> Path:
-    """Folder of a codec's files; one that does not exist for a hub id."""
-    search = SEARCH.fullmatch(place)
-    place = search[2] if search else place
-    folder = codec_folder(place) if place in CODECS else Path(place)
-    return folder / "codec" if (folder / "codec" / "config.json").is_file() else folder
-
-
 def _prior_of(place: str) -> bool:
-    return (_folder(place) / PRIOR_FILE).is_file()
+    return (folder_of_codec(place) / PRIOR_FILE).is_file()

@@ -8,12 +8,15 @@ Test: tests/io/test_waveform.py.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 
 FULL_SCALE = {"uint8": (128, 1 << 7), "int16": (0, 1 << 15), "int32": (0, 1 << 31)}
 """Integer type -> the value that means silence, and full scale, as in WAV files."""
+LOUDEST = 100.0
+"""No float recording is meant to be that loud, nominally [-1, 1]; speech in int16 is louder."""
 
 
 def scale_of(dtype: object, where: str) -> tuple[int, int]:
@@ -36,6 +39,17 @@ def scale_of(dtype: object, where: str) -> tuple[int, int]:
 def refuse_sample(where: str, sample: int) -> ValueError:
     """The error for a sample that is no number."""
     return ValueError(f"{where}: sample {sample} is NaN or infinite; repair or drop the audio")
+
+
+def warn_of_scale(wav_S: np.ndarray, where: str) -> None:
+    """Warn of floats that only integer samples reach: int16 made into floats without dividing by 32,768."""
+    peak = max(float(wav_S.max(initial=0)), -float(wav_S.min(initial=0)))
+    if peak > LOUDEST:
+        warnings.warn(
+            f"{where} reach {peak:,.0f}, but floats are taken to be in [-1, 1]: give the integers themselves, or "
+            "divide by their full scale (32,768 for int16)",
+            stacklevel=3,
+        )
 
 
 def check_waveform(wav: Any, where: str, first: int = 0) -> np.ndarray:

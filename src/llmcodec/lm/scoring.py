@@ -2,8 +2,9 @@
 
     clips = read_clips(lm, ["speech/a.wav", "corpus.jsonl", "tokens/test"])
     rows = score_clips(lm, clips)
+    bits_QT = llmcodec.surprisal(heard)          # of each token, under the small LM beside the codec
 
-Test: tests/cli/test_lm.py.
+Test: tests/cli/test_lm.py, tests/codec/test_listening.py.
 """
 
 from __future__ import annotations
@@ -18,13 +19,83 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmcodec.adapters.load import SEARCH, load_codec
+from llmcodec.assets import BUNDLED, CODECS, codec_folder
+from llmcodec.codec.config import LLMCodecConfig
+from llmcodec.codec.folder import CONFIG, MAX_JSON_BYTES
 from llmcodec.data.manifest import Clip, read_manifest
 from llmcodec.io import audio
 from llmcodec.io.bad_rows import BadRows
+from llmcodec.io.structured import read_object
 from llmcodec.io.token_shards import SHARD_ENDINGS
+from llmcodec.lm.small_lm_scorer import SmallLMScorer, load_scorer
+from llmcodec.lm.small_lm_training import LikelihoodConfig
 from llmcodec.lm.speech import check_codec, codec_of, encode_flat
-from llmcodec.lm.token_lm import TokenLM
+from llmcodec.lm.token_lm import TokenLM, load_token_lm
+from llmcodec.metrics.token_statistics import flatten_codes
+from llmcodec.protocol import TokenScorer
 from llmcodec.transcode.flat_rows import flat_rows
+
+AUDIO_LM = "audio_lm.safetensors"
+
+
+def surprisal(codes: Any, lm: str = BUNDLED) -> np.ndarray:
+    """Bits that each token costs a language model which has read the tokens before it: -log2 of its probability.
+
+        heard = codec.reconstruct("speech.wav")
+        bits_QT = llmcodec.surprisal(heard)
+        bits_QT.sum() / heard.seconds                # bits per second
+
+    Args:
+        codes: (Q, T) of one recording, or what `encode_file` and `reconstruct` give.
+        lm: the codec that made them, whose run trained a small LM along with it (`bundled`, a run folder); or a token
+            LM for these codes, a folder of `llmcodec lm train` or a hub id.
+
+    Returns:
+        float64 (Q, T).
+
+    Raises:
+        ValueError: another shape, codes that the LM does not have, or there is no such LM.
+    """
+    found = np.asarray(getattr(codes, "codes", codes))
+    if found.ndim != 2 or found.dtype.kind not in "iu" or not found.size:
+        raise ValueError(f"surprisal: codes must be integers (codebooks, frames), got {found.dtype} {found.shape}")
+    scorer: SmallLMScorer | TokenLM
+    if (file := find_small_lm(lm)) is not None:
+        codec = load_codec(str(folder_of_codec(lm)))
+        scorer = load_scorer(file, LikelihoodConfig().max_tokens(codec.frame_rate * codec.num_codebooks))
+        num_codes = scorer.model.vocabulary
+    else:
+        config = folder_of_codec(lm) / CONFIG
+        if config.is_file() and read_object(config, MAX_JSON_BYTES).get("model_type") == LLMCodecConfig.model_type:
+            raise ValueError(f"surprisal: codec {lm} has no {AUDIO_LM} beside it: give a token LM for its tokens")
+        scorer = load_token_lm(lm)
+        num_codes = scorer.num_codes
+    size = num_codes // len(found)
+    if found.min() < 0 or found.max() >= size:
+        wrong = found.min() if found.min() < 0 else found.max()
+        raise ValueError(f"surprisal: code {wrong} is outside [0, {size}) of {lm}; another codec's tokens?")
+    return token_bits(scorer, found, size)
+
+
+def token_bits(scorer: TokenScorer, codes_QT: np.ndarray, codebook_size: int) -> np.ndarray:
+    """Surprisal of each token in bits, float64 (Q, T)."""
+    (scores,) = scorer.token_log_likelihoods([flatten_codes(torch.from_numpy(codes_QT), codebook_size)])
+    return (-scores.double() / math.log(2)).reshape(-1, len(codes_QT)).T.cpu().numpy()
+
+
+def find_small_lm(place: str) -> Path | None:
+    """File of the small LM that was trained along with a codec, beside it."""
+    folder = folder_of_codec(place)
+    return next((path for path in (folder / AUDIO_LM, folder.parent / AUDIO_LM) if path.is_file()), None)
+
+
+def folder_of_codec(place: str) -> Path:
+    """Folder of a codec's files; one that does not exist for a hub id."""
+    search = SEARCH.fullmatch(place)
+    place = search[2] if search else place
+    folder = codec_folder(place) if place in CODECS else Path(place)
+    return folder / "codec" if (folder / "codec" / "config.json").is_file() else folder
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,10 @@ class CodecStream:
         self.encoder = PathEncoder(self.encoder, path, candidates)
         self.latency = replace(self.latency, encoder=self.encoder.plan)
 
+    def __repr__(self) -> str:
+        behind = f"{self.latency.encode_seconds:.2f} s behind in encode, {self.latency.decode_seconds:.2f} s in decode"
+        return f"CodecStream({behind})"
+
     def encode(self, samples: Tensor | np.ndarray) -> Tensor:
         """Samples (S,) -> the codes (Q, t) that are final now; see `EncoderSession.push`."""
         return self.encoder.push(samples)
