@@ -118,7 +118,9 @@ def test_a_denied_microphone_is_one_line_and_files_still_work(server: Server, tm
     sf.write(path := tmp_path / "mine.wav", speech_like(1.0), 16_000)
     with open_browser(FAKE_MICROPHONE, "--deny-permission-prompts") as browser:
         page, requests, _ = open_demo(browser, server)
-        page.get_by_text("No microphone found").first.wait_for(state="attached")  # Gradio's own line
+        page.get_by_text("No microphone found").first.wait_for(state="attached")  # Gradio's own line, cut short
+        page.get_by_role("button", name="Record", exact=True).click()
+        page.get_by_text("The browser gives this page no microphone.").wait_for()
         page.get_by_label("Upload file").click()
         page.locator("input[type=file]").first.set_input_files(path)
         page.locator("ab-player").first.wait_for()

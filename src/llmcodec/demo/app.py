@@ -37,10 +37,25 @@ ab-player .ab-strip{margin-top:3px}
 FORWARD_TOKENS = """
 element.addEventListener("ab-token", (event) => trigger("select", event.detail));
 """
+HEAD = """
+<style>.no-microphone-said{display:none!important} .no-microphone .no-microphone-said{display:block!important}</style>
+<script>
+const page = document.documentElement.classList, devices = navigator.mediaDevices;
+if (devices) {
+  const ask = devices.getUserMedia.bind(devices);
+  devices.getUserMedia = (wanted) => ask(wanted).then(
+    (stream) => { page.remove("no-microphone"); return stream; },
+    (error) => { page.add("no-microphone"); throw error; });
+} else page.add("no-microphone");  // another machine's address without HTTPS
+</script>
+"""
+NO_MICROPHONE = (
+    "**The browser gives this page no microphone.** Allow it beside the address and record again, or choose a file."
+)
 PLAYER_HELP = (
-    "A button or a number key changes the version that is heard, without a gap; a click on a picture seeks. The strip "
-    f"shows the tokens by their surprisal under a small language model, dark 0 bits, bright {MOST_BITS} bits or more; "
-    "a click on it takes a token for the change below."
+    "A button or a number key changes the version that is heard, without a gap; a click on a picture seeks. Under a "
+    "coded version a strip shows its tokens by their surprisal under a small language model, dark 0 bits, bright "
+    f"{MOST_BITS} bits or more; a click on it takes a token for the change below."
 )
 
 
@@ -88,7 +103,7 @@ def serve(studio: Studio, port: int | None = None, host: str = LOOPBACK, wait: b
             max_file_size="100mb",
             theme=_theme(),
             css=part("player.css") + CSS,
-            head=f"<script>{part('player.js')}</script>",
+            head=f"<script>{part('player.js')}</script>{HEAD}",
         )
     except OSError as error:
         raise ValueError(f"port {port} cannot be used ({error}); name another with --port") from error
@@ -118,9 +133,10 @@ def build_page(studio: Studio) -> Blocks:
         recording = gradio.Audio(
             sources=["microphone", "upload"],
             type="filepath",
-            label=f"Record, or drop a file (at most {MOST_SECONDS:.0f} s)",
+            label=f"Record, or choose a file with the arrow (at most {MOST_SECONDS:.0f} s)",
             buttons=[],
         )
+        gradio.Markdown(NO_MICROPHONE, elem_classes="no-microphone-said")
         with gradio.Row():
             names = gradio.CheckboxGroup(studio.names, value=studio.names, label="Versions", scale=3)
             example = gradio.Button("Take a bundled recording", scale=1)
