@@ -81,7 +81,7 @@ def load_codec(
     """
     codec: Any
     if not isinstance(name, (str, os.PathLike)):
-        raise ValueError(f"load: name a codec ({BUNDLED}, a folder, a hub id), not {name!r:.60}")
+        raise ValueError(f"load: name a codec (bundled, a folder, a hub id), not {name!r:.60}")
     name = os.fspath(name)
     if search := SEARCH.fullmatch(name):
         return _searching(search[2], *_search_options(name, search[1], search[3]), device)
