@@ -43,6 +43,8 @@ def test_every_source_is_credited_and_may_be_bundled():
     for source, language, licence in sources:
         assert f"- {source} ({language}): {licence}" in licences
         assert licence.startswith(("CC-BY-3.0", "CC-BY-SA-3.0", "BSD-2-Clause"))
+    assert "Carnegie Mellon University. All rights reserved." in licences, "BSD: binary forms reproduce the notice"
+    assert "THIS SOFTWARE IS PROVIDED BY CARNEGIE MELLON" in licences and "2. Redistributions in binary" in licences
 
 
 def test_unknown_splits_and_a_broken_installation_are_said(monkeypatch, tmp_path):

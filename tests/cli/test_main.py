@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -153,3 +154,13 @@ def test_streams_that_the_shell_has_closed(clip, tmp_path):
 def test_help_needs_no_torch():
     code = "import sys; from llmcodec.cli.main import main; main(['--help']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_warning_is_its_text_once_and_debug_shows_where(monkeypatch, capsys):
+    def warned(program: str, arguments: list[str]) -> None:
+        for _ in range(2):
+            print(warnings.formatwarning(UserWarning("a.wav: cut short"), UserWarning, "x.py", 3, "read()"), end="")
+
+    monkeypatch.setattr(Command, "run", lambda self, *rest: warned(*rest))
+    assert main(["recipes"]) == 0 and capsys.readouterr().out == "warning: a.wav: cut short\n"
+    assert main(["recipes", "--debug"]) == 0 and capsys.readouterr().out.count("x.py:3: UserWarning: a.wav") == 2

@@ -37,7 +37,7 @@ def test_failures_are_listed_and_raised(capsys):
     report = Report(done=3, seconds=9, elapsed=1, failed=[Problem("a.wav", "a.wav: is empty"), Problem("b", "odd")])
     with pytest.raises(Failed, match="2 files failed, the others are done:\n  a.wav: is empty\n  b: odd"):
         summarise(report, "encoded", "tokens")
-    assert "2 files failed: tokens" in capsys.readouterr().err
+    assert "(9.0x real time): tokens; 2 files failed\n" in capsys.readouterr().err
 
 
 def test_a_single_failure_is_one_line():

@@ -106,3 +106,9 @@ def test_an_actor_makes_the_job_of_the_command(codec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "speech")
     again = job_in_actor(CodecOptions(codec=str(codec), runtime="torch"), corpus, options, str(tmp_path))
     assert job.plan == again.plan and job.num_clips == 6
+
+
+def test_without_pyarrow_tokenize_says_so_before_it_opens_a_codec(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert main(["tokenize", "--codec", str(tmp_path / "none"), "-o", str(tmp_path / "t")]) == 1
+    assert "token shards need pyarrow: pip install 'llmcodec[datasets]'" in capsys.readouterr().err

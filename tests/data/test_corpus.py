@@ -115,3 +115,14 @@ def test_what_cannot_work_is_said(tmp_path):
     summary = make_manifest(str(tmp_path))
     assert summary.num_clips == 1 and summary.num_with_text == 0  # its text is lost, not the corpus
     assert "good.txt: not UTF-8" in str(summary) and "bad.wav" in str(summary)
+
+
+def test_own_results_are_no_recordings_and_empty_splits_are_said(tmp_path):
+    for name in ("a.wav", "a.reconstructed.wav", "a.decoded.flac", "none.wav"):
+        speak(tmp_path / name, 0.0 if name == "none.wav" else 0.5)
+    said = str(make_manifest(str(tmp_path)))
+    assert [clip.id for clip in read_manifest(tmp_path / "manifest.jsonl")] == ["a"]
+    assert said.count("a result of llmcodec, not a recording") == 2 and "none.wav: no samples (empty" in said
+    assert "no clip is in valid, which `llmcodec compare` needs: give a larger --valid-share" in said
+    with pytest.raises(ValueError, match="no clip is left .*'train'; larger shares fill a split: .* --test-share 0.1"):
+        read_manifest(tmp_path / "manifest.jsonl", "test")

@@ -135,3 +135,10 @@ def test_a_header_whose_length_looks_like_the_start_of_a_pickle(length, tmp_path
             break
     assert (tmp_path / "a").read_bytes()[0] == 0x80
     assert read_arrays(tmp_path / "a", 1 << 20)[0]["x"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("content", [b"RIFF", b"fLaC", b"OggS", b"ID3\x04"])
+def test_audio_is_called_audio(content, tmp_path):
+    (tmp_path / "a").write_bytes(content + bytes(100))
+    with pytest.raises(ValueError, match="a: is audio, not tokens or weights; `llmcodec encode` makes tokens of it"):
+        read_header(tmp_path / "a")

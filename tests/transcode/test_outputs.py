@@ -118,3 +118,23 @@ def test_existing_results_and_left_overs(tmp_path):
         (tmp_path / name).write_bytes(b"half")
     assert remove_left_overs([*targets, tmp_path / "nowhere" / "x"]) == 1
     assert not (tmp_path / ".0.wav.0123abcd.tmp").exists() and (tmp_path / ".mine.tmp").exists()
+
+
+@pytest.mark.parametrize(
+    ("found", "output", "said"),
+    [
+        ([alone("a.wav")], "b.m4a", "b.m4a: --output is a folder, or a file in .wav, .flac, not .m4a"),
+        ([one("a.wav")], "b.WAV", "b.WAV: --output is a folder for these inputs, not .wav"),
+    ],
+)
+def test_a_name_of_another_format_is_not_taken_for_a_folder(found, output, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=said):
+        plan_outputs(found, output, WAVES)
+    Path(output).mkdir()  # somebody means it
+    assert names(plan_outputs(found, output, WAVES)) == [f"{output}/a.wav"]
+
+
+def test_a_folder_without_output_is_called_a_folder():
+    with pytest.raises(ValueError, match="a folder: name the folder for the results"):
+        plan_outputs([one("a.wav")], None, WAVES)

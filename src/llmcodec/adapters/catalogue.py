@@ -73,7 +73,7 @@ def _published(
 
 
 OURS, MIT, APACHE = "as its card says", "MIT", "Apache-2.0"
-BY_SA = "CC BY-SA 3.0 and others: LICENSES.md"
+BY_SA = "CC BY-SA 3.0"
 WAV, WAV_40 = "hf://novateur/WavTokenizer/WavTokenizer_small_", "hf://novateur/WavTokenizer-large-unify-40token/..."
 SPEECH = "hf://fnlp/SpeechTokenizer/speechtokenizer_hubert_avg/SpeechTokenizer.pt"
 STREAM = "soundstream_16khz-*.ckpt (github.com/kaiidams/soundstream-pytorch)"

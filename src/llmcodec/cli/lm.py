@@ -27,6 +27,7 @@ from llmcodec.cli.tokens import tokenize_bar
 from llmcodec.io.bad_rows import BadRows, MaxBad
 from llmcodec.io.remote.paths import publish
 from llmcodec.io.run_guard import stopped_in_order
+from llmcodec.io.token_shards import import_pyarrow
 
 if TYPE_CHECKING:
     from llmcodec.lm.recipe import TokenLMRecipe
@@ -51,7 +52,8 @@ Train a language model on codec tokens: from scratch, or any causal LM of the Hu
   torchrun --nproc-per-node 4 -m llmcodec lm train --config lm_paper
 
 The run folder gets run.json, log.jsonl, curves.png, checkpoint-N/, result.json and lm/, which `llmcodec lm score`,
-`lm sample`, `lm export` and `evaluate salmon` read."""
+`lm sample`, `lm export` and `evaluate salmon` read. Tokens need pyarrow: pip install 'llmcodec[datasets]'; LoRA more:
+pip install 'llmcodec[lm]'."""
 
 
 @cache
@@ -70,6 +72,7 @@ def train(arguments: Sequence[str]) -> None:
     from llmcodec.objectives.prediction import draft_nats
 
     recipe, options = lm_train_parser().read(arguments)
+    import_pyarrow()
     speaks = int(os.environ.get("RANK", "0")) == 0  # one of several processes
     say: Callable[[str], None] = print if speaks else lambda line: None
     with ExitStack() as stack:

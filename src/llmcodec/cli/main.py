@@ -11,8 +11,9 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
-from typing import TextIO
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TextIO
 
 from llmcodec.cli.commands import COMMANDS, GROUP_HELP, Command, every_command
 from llmcodec.cli.urls import forget_urls, uploaded_results
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             quiet_transformers()
             try:
-                with uploaded_results():
+                with warnings_in_a_line("--debug" in typed), uploaded_results():
                     command.run(program, rest)
             except SystemExit:  # the configuration has been printed
                 flush_output()
@@ -122,6 +123,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     finally:
         forget_urls()
+
+
+@contextlib.contextmanager
+def warnings_in_a_line(debug: bool) -> Iterator[None]:
+    """For users a warning is its text, once; with `debug` also where it comes from, as Python prints it."""
+    python, told = warnings.formatwarning, set[str]()
+
+    def one_line(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> str:
+        line = f"warning: {message}\n"
+        if debug or not issubclass(category, UserWarning):
+            return python(message, category, *where, **more)
+        if line in told:
+            return ""
+        told.add(line)
+        return line
+
+    warnings.formatwarning = one_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = python
 
 
 def how_it_ends(error: BaseException) -> tuple[int, str]:

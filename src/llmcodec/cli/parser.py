@@ -41,6 +41,11 @@ class Parser(ArgumentParser):
             flags = [name for name in (*self._option_string_actions, *self.further_flags) if not name.endswith("+")]
             near = get_close_matches(f"--{wrong.lstrip('-')}", flags, 1)
             message = f"no option {wrong}" + (f"; did you mean {near[0]}?" if near else "")
+        elif unknown:
+            word = unknown[0]
+            flag = "--manifest" if word.endswith((".jsonl", ".parquet", ".tar")) else ""
+            meant = f"{flag} {word}" if flag in self._option_string_actions else f"--OPTION {word}"
+            message = f"one value too many: {word}; write its option before it: {meant}"
         print(f"{self.prog}: {message}\n`{self.prog} --help` explains its options", file=sys.stderr)
         raise SystemExit(2)
 

@@ -72,9 +72,11 @@ def summarise(report: Report, verb: str, where: str, ran_by: str = "", stopped: 
     line = " ".join(parts)
     if report.skipped:
         line += f"; {_files(report.skipped)} done before"
+    if report.done or report.skipped:
+        line += f": {where}"
     if report.failed:
         line += f"; {_files(len(report.failed))} failed"
-    print(f"{line}: {where}" if report.done or report.skipped else line, file=sys.stderr)
+    print(line, file=sys.stderr)
     if stopped:
         return
     if len(report.failed) == 1 and not report.done and not report.skipped:

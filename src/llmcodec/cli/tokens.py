@@ -22,6 +22,7 @@ from llmcodec.io.bad_rows import BadRows
 from llmcodec.io.lm_card import remember_codec, remembered_codec
 from llmcodec.io.remote.paths import shown
 from llmcodec.io.run_guard import stopped_in_order
+from llmcodec.io.token_shards import import_pyarrow
 from llmcodec.transcode.index import INDEX, check_index
 from llmcodec.transcode.merge import check_parts, merge_parts, totals
 from llmcodec.transcode.sharding import parts_in
@@ -52,6 +53,7 @@ def tokenize(
     A manifest with splits gives one folder of shards per split (OUTPUT/train, OUTPUT/valid, ..). Started again, it
     skips the clips that are already in shards; those whose audio has changed since, or whose shard is damaged, are
     encoded again. Each shard names its codec and its manifest; OUTPUT/index.json says at the end what is there.
+    Shards need pyarrow: pip install 'llmcodec[datasets]'.
 
     With --shard, several machines share the work: each takes a stretch of the corpus, balanced by duration, into
     OUTPUT/part-00002-of-00008. `llmcodec tokens merge OUTPUT` puts the parts together. With --engine ray, a Ray cluster
@@ -82,6 +84,7 @@ def tokenize(
         raise ValueError("--shard is for machines that share the work without Ray; leave one of the two out")
     if workers is not None and (engine != "ray" or workers < 1):
         raise ValueError(f"--workers {workers}: a number of actors, of --engine ray")
+    import_pyarrow()
     place = output.place
     options: dict[str, Any] = {
         "by_split": corpus.split is None or len(corpus.split) > 1,

@@ -144,7 +144,8 @@ def make_manifest(
         if utterance.said is not None and abs(utterance.said - seconds) > max(0.1, 0.02 * seconds):
             report.notes["files last longer or shorter than their corpus says; all of each is taken"] += 1
         if not seconds or not min_seconds <= seconds <= max_seconds:
-            report.skip_row(shown, f"{shown}: {seconds:.3f} seconds")
+            why = f"{seconds:.3f} seconds" if seconds else "no samples (empty or cut short)"
+            report.skip_row(shown, f"{shown}: {why}")
             continue
         if (where := (utterance.path, utterance.start)) in places:
             report.skip_row(shown, f"{shown}: listed twice; the first row is taken")
@@ -171,11 +172,24 @@ def make_manifest(
         raise ValueError(f"{folder}: no usable audio ({reason})")
     notes = [f"{count} {note}" for note, count in report.notes.items()]
     placed, moved = _with_splits(list(found.values()), valid_share, test_share, split_by)
+    notes += _empty_splits(placed)
     notes += [
         f"speaker {speaker}: stood in {', '.join(splits)}, is in {splits[-1] if 'test' not in splits else 'test'} alone"
         for speaker, splits in list(moved.items())[:MOST_LISTED]
     ]
     return _save(target, placed, report, notes, base)
+
+
+def _empty_splits(placed: list[_Found]) -> list[str]:
+    """A sentence about each split that a hash could have filled and did not: small corpora have such."""
+    there = {one.clip.split for one in placed}
+    if not any(one.rule.startswith("hash") for one in placed):
+        return []
+    return [
+        f"no clip is in {split}, which `llmcodec compare` needs: give a larger --{split}-share"
+        for split in ("valid", "test")
+        if split not in there
+    ]
 
 
 def utterances_of(root: Path, report: Report) -> Iterator[tuple[str, Utterance]]:

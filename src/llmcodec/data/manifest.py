@@ -372,4 +372,6 @@ def _why_nothing(path: str, filters: list[tuple[str, str, Sequence[Clip]]]) -> s
     else:
         names = sorted({getattr(clip, field) for clip in before})
         seen = f"there is {', '.join(repr(name) for name in names[:8])}{' ...' if len(names) > 8 else ''}"
+        if field == "split":
+            seen += "; larger shares fill a split: `llmcodec data manifest --valid-share 0.1 --test-share 0.1`"
     return f"{path}: no clip is left after {named} ({len(before)} before): {seen}"

@@ -260,7 +260,8 @@ def _open_file(place: Path, path: AudioPlace) -> ForwardFile:
         reason = re.sub("^Error opening .*?: (?=[A-Z])", "", str(error)).rstrip(".")
         if "possibly a pipe" in reason or "must be specified" in reason:
             reason = "no audio format is recognised in it"
-        raise ValueError(f"{path}: not an audio file that can be read ({reason})") from error
+        tokens = "; `llmcodec decode` reads tokens" if place.suffix == ".safetensors" else ""
+        raise ValueError(f"{path}: not an audio file that can be read ({reason}){tokens}") from error
     endless = file.frames >= _UNKNOWN_LENGTH
     if endless or file.format in ("OGG", "MP3", "MPEG") and byte_ranges(place):
         file.close()

@@ -143,6 +143,8 @@ def _header(path: AnyPath, file: IO[bytes], max_header_bytes: int) -> TensorHead
     # A sound header of 640 bytes starts as a pickle does.
     if start.startswith(b"PK\x03\x04") or (too_long and start[0] == 0x80 and start[1] in range(2, 6)):
         raise ValueError(f"{path}: is a pickled PyTorch file, which could run code; only safetensors are read")
+    if start.startswith((b"RIFF", b"fLaC", b"OggS", b"ID3")):
+        raise ValueError(f"{path}: is audio, not tokens or weights; `llmcodec encode` makes tokens of it")
     if too_long:
         raise ValueError(f"{path}: not a safetensors file, or cut short: a header of {length} bytes in {size}")
     if length > max_header_bytes:

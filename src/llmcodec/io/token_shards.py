@@ -108,7 +108,7 @@ class TokenShardWriter:
         clips_per_shard: int = 1000,
         format: ShardFormat = "arrow",
     ) -> None:
-        _pyarrow()
+        import_pyarrow()
         self.folder, self.provenance, self.clips_per_shard = as_path(folder), provenance, clips_per_shard
         self.format = format
         self.done = KnownRows()
@@ -201,7 +201,7 @@ class TokenShardWriter:
     @staticmethod
     def write(path: Path, rows: Sequence[TokenRow], provenance: TokenProvenance) -> None:
         """One shard, whole or not at all; its ending says in which format."""
-        pa, dtype = _pyarrow(), code_dtype(provenance.codebook_size)
+        pa, dtype = import_pyarrow(), code_dtype(provenance.codebook_size)
         flat = [row.codes.astype(dtype).reshape(-1, row.codes.shape[2]) for row in rows]
         lines = np.concatenate([np.full(len(codes), codes.shape[1]) for codes in flat])
         inner = pa.ListArray.from_arrays(_offsets(lines), pa.array(np.concatenate([codes.ravel() for codes in flat])))
@@ -295,7 +295,8 @@ def _locked(folder: Path) -> int:
     return place
 
 
-def _pyarrow() -> Any:
+def import_pyarrow() -> Any:
+    """pyarrow, an optional package; commands that will write shards ask for it before they open a codec."""
     try:
         import pyarrow
         import pyarrow.ipc
@@ -311,12 +312,12 @@ def in_a_line(error: Exception) -> str:
 
 
 def _offsets(counts: Any) -> Any:
-    return _pyarrow().array(np.concatenate([[0], np.cumsum(counts)]), _pyarrow().int32())
+    return import_pyarrow().array(np.concatenate([[0], np.cumsum(counts)]), import_pyarrow().int32())
 
 
 def open_shard(path: Path) -> tuple[Iterator[Any], TokenProvenance]:
     """Record batches, read as they are asked for, and provenance."""
-    pa, path = _pyarrow(), fetch(path)
+    pa, path = import_pyarrow(), fetch(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such token shard")
     try:
@@ -363,7 +364,7 @@ def checked_rows(path: Path, batches: Iterator[Any], provenance: TokenProvenance
 
 
 def _rows_of(path: Path, batches: Iterator[Any], provenance: TokenProvenance) -> Iterator[TokenRow]:
-    pa, metadata = _pyarrow(), provenance.metadata()
+    pa, metadata = import_pyarrow(), provenance.metadata()
     while True:
         try:
             batch = next(batches, None)

@@ -135,9 +135,9 @@ def build_suite(
         for part in settings.parts or PARTS:
             builder.part(part, temporary)
         if not builder.pairs:
-            raise ValueError(
-                "no part could be built: " + "; ".join(f"{p}: {why}" for p, why in builder.missing.items())
-            )
+            reasons = "; ".join(f"{part}: {why}" for part, why in builder.missing.items())
+            splits = ", ".join(settings.splits)
+            raise ValueError(f"no part could be built from the {len(clips)} clips of {splits} (--split): {reasons}")
         _write_description(temporary / "suite.json", builder, clips, bad)
     return SuiteSummary(target, builder.pairs, builder.missing, bad.lines())
 

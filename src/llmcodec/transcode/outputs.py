@@ -10,7 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmcodec.io.atomic import LONGEST_NAME, find_left_overs
+from llmcodec.io.audio_formats import PYAV_ENDINGS, SNDFILE_ENDINGS
 from llmcodec.transcode.inputs import Found
+
+FILE_ENDINGS = {*SNDFILE_ENDINGS, *PYAV_ENDINGS, ".safetensors", ".arrow", ".parquet"}
+"""Nobody means a folder by a name that ends so."""
 
 
 def plan_outputs(
@@ -28,13 +32,14 @@ def plan_outputs(
 
     Raises:
         ValueError: two results at one place, a result on top of an input, a place outside the folder, an ending that
-            contradicts `ending`, several inputs without an output.
+            contradicts `ending` or is that of another kind of file, a folder or several inputs without an output.
     """
     single = len(found) == 1 and not found[0].from_folder
     folder: Path | None = None
     if output is None:
         if not single:
-            raise ValueError("several inputs: name the folder for the results with --output")
+            many = "a folder" if any(one.from_folder for one in found) else "several inputs"
+            raise ValueError(f"{many}: name the folder for the results with --output")
         source = Path(found[0].source)
         targets = [source.with_name(f"{source.stem}{mark}{ending or endings[0]}")]
     elif single and Path(output).suffix.lower() in endings and not Path(output).is_dir():
@@ -45,6 +50,9 @@ def plan_outputs(
         folder = Path(output)
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{output}: is a file; for these inputs --output must be a folder")
+        if folder.suffix.lower() in FILE_ENDINGS and not folder.is_dir():
+            allowed = f"a folder, or a file in {', '.join(endings)}" if single else "a folder for these inputs"
+            raise ValueError(f"{output}: --output is {allowed}, not {folder.suffix.lower()}")
         targets = [folder / one.result.with_name(f"{one.result.name}{ending or endings[0]}") for one in found]
     _refuse_doubles(found, targets)
     if folder is not None:

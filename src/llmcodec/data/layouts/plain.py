@@ -13,12 +13,17 @@ from llmcodec.data.splits import split_of_name
 
 NAME = "folder"
 TEXT_ENDINGS = (".normalized.txt", ".txt", ".lab")
+RESULTS = (".reconstructed", ".decoded")
+"""How `reconstruct` and `decode` name a result beside its source: a codec must not train on its own sound."""
 _KINDS = {"audio", "clips", "data", "flac", "mp3", "other", "recordings", "speech", "validated", "wav", "wavs"}
 
 
 def read(folder: Folder, report: Report) -> Iterator[Utterance]:
     """Utterances of this folder alone; folders below it are asked for their own layouts."""
     for name in folder.audio:
+        if Path(name).stem.endswith(RESULTS):
+            report.skip(folder.path / name, "a result of llmcodec, not a recording; rename it to take it")
+            continue
         place = beside(folder, Path(name).stem, TEXT_ENDINGS)
         text = plain_text(read_text(place, report)) if place is not None else ""
         ending = place.name[len(Path(name).stem) :] if place is not None else ""
