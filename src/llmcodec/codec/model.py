@@ -373,18 +373,8 @@ class LLMCodec(Listening, HubCodec):
         lookahead_seconds: float | None = None,
         audio_kind: str | None = None,
     ) -> CodecStream:
-        """A live stream: push samples, receive tokens; push tokens, receive samples.
-
-            with codec.streaming() as stream:
-                for block in microphone:                     # samples (S,) at codec.sample_rate, any number
-                    wav = stream.decode(stream.encode(block))
-                wav = stream.decode(stream.finish_encode())
-                wav = stream.finish_decode()
-            stream.latency.encode_seconds
-
-        A codec that is not causal answers only when the look-ahead is there: the first blocks give no tokens. Each
-        direction can be used alone. Arguments as for `streaming.CodecStream`.
-        """
+        """A live stream, `with codec.streaming() as stream:`; `stream.encode(block)` gives the codes that are final so
+        far, `finish_encode()` the last; `decode` and `finish_decode` likewise. Arguments as for `CodecStream`."""
         from llmcodec.codec.streaming.api import CodecStream
 
         return CodecStream(self, chunk_seconds, lookahead_seconds, audio_kind)
