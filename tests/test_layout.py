@@ -219,6 +219,7 @@ def test_the_check_itself_sees_what_is_wrong():
         "adapters.load.load_codec",
         "codec.config.LLMCodecConfig",
         "codec.model.LLMCodec",
+        "lm.scoring.surprisal",
     ]
 
 
