@@ -40,13 +40,13 @@ SEAM_SECONDS = 0.5
 
 
 def make_codec(name: str) -> LLMCodec:
-    """`bundled`; `windowless`: the same without attention window, `auv` and `causal_tiny`: random weights."""
+    """`bundled`, `causal_base`; `windowless`: bundled without attention window, `auv`: random weights."""
     torch.manual_seed(0)
-    if name in ("auv", "causal_tiny"):
-        return LLMCodec(LLMCodecConfig.auv() if name == "auv" else LLMCodecConfig.causal_tiny()).eval()
+    if name == "auv":
+        return LLMCodec(LLMCodecConfig.auv()).eval()
+    if name in assets.CODECS:
+        return LLMCodec.from_pretrained(name).eval()
     codec = LLMCodec.from_pretrained(assets.codec_folder()).eval()
-    if name == "bundled":
-        return codec
     windowless = LLMCodec(LLMCodecConfig.from_dict(codec.config.to_dict() | {"attention_window": None})).eval()
     windowless.load_state_dict(codec.state_dict())
     return windowless
@@ -131,7 +131,7 @@ def stream(seconds: float) -> None:
     """Processor time of live streaming, block by block, against whole clips."""
     wav = torch.from_numpy(np.concatenate(list(speech(seconds))))
     print(f"{'codec':>12} {'chunk':>8} {'round trip':>11} {'encode, CPU s / audio s':>24} {'decode':>8}")
-    for name, chunk in (("causal_tiny", None), ("causal_tiny", 0.1), ("bundled", 1.0), ("bundled", 0.2)):
+    for name, chunk in (("causal_base", None), ("causal_base", 0.1), ("bundled", 1.0), ("bundled", 0.2)):
         codec = make_codec(name)
         with codec.streaming(chunk) as live:
             encoding = timed(lambda live=live: [*map(live.encode, wav.split(320)), live.finish_encode()])
@@ -149,7 +149,7 @@ def main() -> None:
     args = options(
         __doc__,
         "what",
-        codec=("bundled", "whose model", ("bundled", "windowless", "auv", "causal_tiny")),
+        codec=("bundled", "whose model", ("bundled", "causal_base", "windowless", "auv")),
         minutes=[10.0, 60.0],
         seconds=60.0,
         chunks=([10.0, 30.0], "seams: seconds per chunk"),

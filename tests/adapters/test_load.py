@@ -108,7 +108,9 @@ def one_line(run) -> str:
 
 def test_names_that_mean_nothing_are_answered_with_what_is_supported():
     text = one_line(lambda: load_codec("qqqq"))
-    assert text.startswith(f"no codec 'qqqq': give {', '.join(['bundled', *WEIGHTLESS])}, a folder, a Hugging Face id")
+    assert text.startswith(
+        f"no codec 'qqqq': give {', '.join(['bundled', 'causal_base', *WEIGHTLESS])}, a folder, a Hugging Face id"
+    )
     for name in ("EnCodec", "DAC", "Mimi", "X-codec", "xcodec2", "NeuCodec", "SNAC", "BigCodec", "AUV", "UniCodec"):
         assert name in text
     assert "pip install 'llmcodec[snac]'" in text

@@ -14,8 +14,8 @@ from pathlib import Path
 
 BUNDLED = "bundled"
 """How users name the codec and the speech of the package."""
-CODECS = {BUNDLED: "codec_base"}
-"""Name -> folder in the package."""
+CODECS = {BUNDLED: "codec_base", "causal_base": "codec_causal_base"}
+"""Name -> folder in the package: 16 kHz, 650 bit/s; `causal_base` is for live streams."""
 SPEECH_SPLITS = ("train", "valid", "test")
 
 

@@ -7,9 +7,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from llmcodec import assets
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.codec.conformer import rotary_tables
 from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
+from llmcodec.codec.streaming.latency import latency
+from llmcodec.data.manifest import read_manifest
+from llmcodec.metrics.stoi import measure_stoi
 from llmcodec.training.tracking import read_log
 from llmcodec.training.trainer import Trainer
 
@@ -180,3 +184,18 @@ def test_it_trains_and_the_result_streams(tmp_path, monkeypatch):
     assert torch.equal(torch.cat([stream.encode(b) for b in wav.split(701)] + [stream.finish_encode()], -1), codes)
     heard = torch.cat([stream.decode(codes), stream.finish_decode(5000)])
     torch.testing.assert_close(heard, again, rtol=0, atol=1e-10)
+
+
+def test_the_causal_codec_of_the_package_answers_after_80_ms_and_streams_as_it_codes_files():
+    codec = LLMCodec.from_pretrained("causal_base").eval()
+    assert latency(codec).round_trip_seconds <= 0.1 and codec.codebook_size == 8192
+    wav = torch.from_numpy(read_manifest(assets.speech_manifest("test"))[0].load(codec.sample_rate))
+    with codec.streaming(0.1) as stream:
+        codes = torch.cat([*map(stream.encode, wav.split(700)), stream.finish_encode()], dim=1)
+        heard = torch.cat([stream.decode(codes), stream.finish_decode(len(wav))])
+    whole = codec.encode(wav[None, None]).audio_codes
+    assert (codes == whole[0]).float().mean() >= 0.999
+    with torch.no_grad():
+        quiet = codec.decode(codec.encode(torch.zeros(1, 1, 16000)).audio_codes).audio_values
+    assert quiet.square().mean().log10() * 10 < -60
+    assert measure_stoi(wav.numpy(), heard.numpy(), codec.sample_rate) > 0.8
