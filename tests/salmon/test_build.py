@@ -182,7 +182,7 @@ def test_a_corpus_that_is_too_small_says_so(tmp_path):
     with pytest.raises(ValueError, match=r"rir_consistency: the corpus is too small .* pairs can be made"):
         build_suite([small], tmp_path / "suite", SuiteSettings(12, (ROOM,)))
     with pytest.raises(
-        ValueError, match=r"no part could be built from the 12 clips of test, valid \(--split\): speaker_consistency"
+        ValueError, match=r"no part could be built from the 6 clips of test, valid \(--split\): speaker_consistency"
     ):
         build_suite([small], tmp_path / "suite", SuiteSettings(12))
 
