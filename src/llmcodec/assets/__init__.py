@@ -37,7 +37,7 @@ def codec_folder(name: str = BUNDLED) -> Path:
     """Folder of a codec of `CODECS`, which `LLMCodec.from_pretrained` reads."""
     path = Path(str(files(__name__))) / CODECS[name]
     if not (path / "model.safetensors").is_file():
-        raise ValueError(f"the codec {name} is missing at {path}: reinstall llmcodec with pip")
+        raise ValueError(f"this installation lacks the codec {name} ({path}): pip install --force-reinstall llmcodec")
     return path
 
 
