@@ -17,7 +17,7 @@ BY_NAME = {entry.name: entry for entry in ENTRIES}
 
 
 def test_every_preset_and_every_codec_without_weights_has_an_entry():
-    names = {f"random:{name}" for name in (*PRESETS, *OURS)} | set(WEIGHTLESS) | {assets.BUNDLED}
+    names = {f"random:{name}" for name in (*PRESETS, *OURS)} | set(WEIGHTLESS) | set(assets.CODECS)
     assert set(BY_NAME) - {name for name in BY_NAME if name.startswith("opus:")} == names
     assert len(BY_NAME) == len(ENTRIES) == len({entry.title for entry in ENTRIES})
 
