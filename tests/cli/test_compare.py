@@ -104,13 +104,20 @@ def test_names(run_folder):
     [
         ("fast=search:bundled?effort=fast", "fast", "search:bundled?effort=fast"),
         ("search@0.05:bundled?effort=path", "", "search@0.05:bundled?effort=path"),
-        ("runs/lr=3/codec", "", "runs/lr=3/codec"),
+        ("s3://bucket/lr=3/codec", "", "s3://bucket/lr=3/codec"),
+        ("Opus 6 kbit/s=opus:6", "Opus 6 kbit/s", "opus:6"),
         ("mine=runs/lr=3/codec", "mine", "runs/lr=3/codec"),
         ("bundled", "", "bundled"),
     ],
 )
 def test_an_equals_sign_in_the_place_is_not_that_of_the_name(entry: str, name: str, place: str):
     assert split_name(entry) == (name, place)
+
+
+def test_a_folder_with_an_equals_sign_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("runs/lr=3").mkdir(parents=True)
+    assert split_name("runs/lr=3") == ("", "runs/lr=3") and split_name("mine=runs/lr=3") == ("mine", "runs/lr=3")
 
 
 def test_all_goes_on_where_a_codec_cannot_be_measured(manifest, tmp_path, monkeypatch, capsys):
