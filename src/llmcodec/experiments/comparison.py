@@ -154,7 +154,7 @@ def named_systems(entries: Sequence[str]) -> list[System]:
 
 
 def split_name(entry: str) -> tuple[str, str]:
-    """`NAME=PLACE` -> both; no name where the `=` belongs to the place: search:bundled?effort=fast, s3://bucket/lr=3, or a
+    """`NAME=PLACE` -> both; no name where the `=` belongs to the place: search:bundled?effort=fast, s3://a/lr=3, or a
     folder that is there."""
     name, found, place = entry.partition("=") if not Path(entry).exists() else ("", "", "")
     return (name, place) if found and not re.search("[:?]", name) else ("", entry)
