@@ -252,5 +252,5 @@ def test_a_family_without_weights_is_loaded_by_its_name(monkeypatch):
     monkeypatch.setattr(load, "WEIGHTLESS", {"plain": family})
     codec = load_codec("plain")
     assert type(codec).__name__ == "DacCodec" and not codec.training
-    with pytest.raises(ValueError, match="give bundled, plain, a folder"):
+    with pytest.raises(ValueError, match="give bundled, causal_base, plain, a folder"):
         load_codec("plane")

@@ -15,7 +15,7 @@ from llmcodec.codec import search
 def test_an_earlier_version_stands_beside_the_efforts(tmp_path, capsys):
     options = ["--clips", "2", "--turns", "1", "-o", str(tmp_path / "values.json"), "--before", search.__file__]
     values = search_speed.main(options)
-    assert list(values) == ["nearest", "before", "thorough", "balanced", "fast"]
+    assert list(values) == ["nearest", "before", "thorough", "balanced", "fast", "path"]
     assert values["before"]["codes"] == values["thorough"]["codes"] != values["nearest"]["codes"]
     shown = capsys.readouterr().out
     frames = sum(map(len, values["nearest"]["codes"]))

@@ -202,5 +202,5 @@ def test_errors_say_what_to_do():
         _bridge(mode="detach")(encoding, codebook, _rows(), tau=0.0)
     with pytest.raises(ValueError, match="codebook_size"):
         Bridge(BridgeConfig(kind="projected"))
-    with pytest.raises(ValueError, match="native, projected"):
+    with pytest.raises(ValueError, match="native or projected"):
         BridgeConfig(kind="other")  # type: ignore[arg-type]
