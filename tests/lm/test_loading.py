@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llmcodec import assets
+from llmcodec.data.manifest import read_manifest
 from llmcodec.io.tensor_check import DIGESTS, inspect_tensors
 from llmcodec.lm.audio_tokens import byte_tokenizer
 from llmcodec.lm.backbone import BackboneConfig, FrozenCausalLM
@@ -22,6 +25,7 @@ from llmcodec.lm.prepare import prepare_model
 from llmcodec.lm.recipe import LMModelConfig
 from llmcodec.lm.small_lm import SmallLMConfig
 from llmcodec.lm.token_lm import ADAPTER, ADAPTER_WEIGHTS, AUDIO_ROWS, TokenLMCard, load_token_lm
+from llmcodec.runtime.opening import open_runtime
 
 from .small_token_lm import CODEC, NUM_CODES, causal, random_codes
 
@@ -229,3 +233,14 @@ def test_damaged_settings_and_tokenizers_are_one_line_that_names_the_folder(lm, 
     before = json.loads((folder / name).read_text())
     (folder / name).write_text(json.dumps((before if name != "tokenizer.json" else {}) | json.loads(text)))
     refused(lambda: load_token_lm(str(folder)), f"{folder}: cannot be read as a model")
+
+
+def test_the_lm_of_the_package_speaks_the_tokens_of_its_codec():
+    lm = load_token_lm("bundled")
+    assert sum(parameter.numel() for parameter in lm.model.parameters()) < 5e6
+    codec = open_runtime("bundled", "onnx")
+    assert lm.card.codec is not None and lm.card.codec.weights_sha256 == codec.identity.weights_sha256
+    wav = read_manifest(assets.speech_manifest("test"))[0].load(16000)
+    codes = torch.from_numpy(codec.encode_batch([wav])[0])
+    bits = -float(lm.token_log_likelihoods([codes[0]])[0].mean()) / math.log(2)
+    assert 5 < bits < 11, "a code of 8,192 at random costs 13"

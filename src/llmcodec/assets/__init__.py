@@ -16,6 +16,7 @@ BUNDLED = "bundled"
 """How users name the codec and the speech of the package."""
 CODECS = {BUNDLED: "codec_base", "causal_base": "codec_causal_base"}
 """Name -> folder in the package: 16 kHz, 650 bit/s; `causal_base` is for live streams."""
+LM = "lm_base"
 SPEECH_SPLITS = ("train", "valid", "test")
 
 
@@ -38,6 +39,14 @@ def codec_folder(name: str = BUNDLED) -> Path:
     path = Path(str(files(__name__))) / CODECS[name]
     if not (path / "model.safetensors").is_file():
         raise ValueError(f"this installation lacks the codec {name} ({path}): pip install --force-reinstall llmcodec")
+    return path
+
+
+def lm_folder() -> Path:
+    """Folder of the bundled token LM, which speaks the bundled codec's tokens."""
+    path = Path(str(files(__name__))) / LM
+    if not (path / "model.safetensors").is_file():
+        raise ValueError(f"the bundled token LM is missing at {path}: reinstall llmcodec with pip")
     return path
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcodec import assets
+from llmcodec.assets import BUNDLED
 from llmcodec.cli.options import DeviceOptions
 from llmcodec.cli.parser import spell_out
 from llmcodec.cli.recipes import KEYS, RecipeParser, training_parser
@@ -130,7 +131,7 @@ def sweep(arguments: Sequence[str]) -> None:
 
 def run_demo(
     codec: list[str] | None = None,
-    lm: str | None = None,
+    lm: str | None = BUNDLED,
     port: int | None = None,
     device: DeviceOptions = DeviceOptions(),
 ) -> None:
@@ -145,8 +146,8 @@ def run_demo(
 
     Args:
         codec: further codec: a folder, a hub id, or NAME=one of these; may be repeated.
-        lm: folder of `llmcodec lm train` or `lm export`, or a hub id, to continue recordings; without it the page does
-            not continue.
+        lm: `bundled`, a folder of `llmcodec lm train` or `lm export`, or a hub id, to continue recordings; null: the
+            page does not continue.
         port: of the server; null takes a free one from 7860 on.
     """
     if find_spec("gradio") is None:

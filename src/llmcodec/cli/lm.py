@@ -148,7 +148,7 @@ def score(
       llmcodec lm score runs/lm_small speech/*.wav -o scores.csv
 
     Args:
-        lm: folder of `llmcodec lm train` or `lm export`, or a hub id.
+        lm: `bundled`, a folder of `llmcodec lm train` or `lm export`, or a hub id.
         inputs: audio files, manifests (.jsonl) or folders of token shards.
         codec: codec of the LM, if it was moved; default: the name in the LM's card.
         normalise: softmax over the codes only (comparable between LMs), or over the LM's full vocabulary.
@@ -219,13 +219,13 @@ def sample(
 ) -> None:
     """Generate speech with a token LM: continue a spoken prompt, read a text, or start from nothing.
 
-      llmcodec lm sample runs/lm_small --prompt question.wav -o samples
+      llmcodec lm sample bundled --prompt question.wav -o samples
 
     Writes OUTPUT/NAME.wav per clip (a continuation includes its prompt) and OUTPUT/tokens.txt. All clips are sampled in
     one batch. With --stream the audio goes to standard output while it is generated.
 
     Args:
-        lm: folder of `llmcodec lm train` or `lm export`, or a hub id.
+        lm: `bundled`, a folder of `llmcodec lm train` or `lm export`, or a hub id.
         prompt: audio file to continue; may be repeated.
         text: text to read; phonemes with spaces between them for models trained on tts_aligned; may be repeated.
         output: folder for the results.

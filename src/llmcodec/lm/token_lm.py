@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from llmcodec.assets import BUNDLED, lm_folder
 from llmcodec.io.hub_names import refuse_lost_path
 from llmcodec.io.lm_card import CARD, TokenLMCard
 from llmcodec.io.tensor_check import check_tensors, find_missing_files
@@ -139,7 +140,7 @@ class TokenLM:
 def load_token_lm(
     place: str, device: str = "cpu", dtype: str = "fp32", normalise: Normalise = "audio", merge: bool = False
 ) -> TokenLM:
-    """A token LM from a folder of `lm train` or `lm export`, or from the Hugging Face hub; in evaluation mode.
+    """A token LM: `bundled`, a folder of `lm train` or `lm export`, or from the Hugging Face hub; in evaluation mode.
 
     Any causal LM whose tokenizer has `<CODEC_0>` .. and the begin and end tokens is taken. An adapter folder (LoRA)
     loads the LM below it, grows it and puts the adapter on top; `merge` folds it into the weights.
@@ -177,7 +178,7 @@ def _load_heads(path: Path, lm: TokenLM) -> PredictionHeads:
 
 
 def _folder(place: str) -> Path:
-    folder = Path(place)
+    folder = lm_folder() if place == BUNDLED and not Path(place).exists() else Path(place)
     if (folder / "lm" / CARD).is_file():
         folder = folder / "lm"  # the run folder itself
     if folder.is_dir():
