@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from llmcodec.codec import LLMCodec, LLMCodecConfig
+from llmcodec.codec import LLMCodec, LLMCodecConfig, cheapest_path
 from llmcodec.codec.cheapest_path import CheapestPath
 from llmcodec.codec.search import SearchConfig, SearchingCodec
 from llmcodec.codec.token_prior import BigramPrior
@@ -57,6 +57,18 @@ def test_pieces_do_not_matter_and_a_long_delay_is_the_whole(delay: int | None):
     if delay != 0 and delay != 2:
         free = CheapestPath(prior, 0.3, 0.7)
         assert torch.cat([free.push(similar_TK, near_TK), free.finish()]).equal(together)
+
+
+def test_long_clips_are_priced_piece_by_piece_and_come_out_the_same(monkeypatch):
+    given = toy(3)
+    path = CheapestPath(given[0], 0.3, 0.7)
+    whole = torch.cat([path.push(*given[1:]), path.finish()])
+    monkeypatch.setattr(cheapest_path, "PIECE", 2)
+    sizes: list[int] = []
+    nats = given[0].nats
+    monkeypatch.setattr(given[0], "nats", lambda before, code: (sizes.append(len(code)), nats(before, code))[1])
+    path = CheapestPath(given[0], 0.3, 0.7)
+    assert torch.cat([path.push(*given[1:]), path.finish()]).equal(whole) and max(sizes) <= 2
 
 
 def test_without_weight_it_is_the_nearest_codes_and_nothing_gives_nothing():
@@ -116,6 +128,11 @@ def test_a_stream_by_path_is_late_by_its_delay_and_whole_with_a_long_one(codec: 
     with searching.streaming(chunk, delay_frames=1000) as stream:
         late_codes = torch.cat([*(stream.encode(piece) for piece in wav.split(777)), stream.finish_encode()], dim=1)
         stream.close()
+    with searching.streaming(chunk) as stream:
+        stream.encode(wav)
+        stream.close()
+        with pytest.raises(ValueError, match="this stream has ended"):
+            stream.encode(wav)
     assert late_codes[0].equal(searching.encode(wav[None, None]).audio_codes[0, 0])
     with pytest.raises(ValueError, match="streams take effort=path"):
         SearchingCodec(codec, prior).streaming()

@@ -105,7 +105,7 @@ def test_the_card_says_what_can_be_read_off_the_model(codec, folder):
     assert huggingface_hub.ModelCard(text).data.license == "unknown"
     for said in ("# my-codec", "24,000 Hz", "50 tokens per second", "480 samples", "64 codes", "300 bit/s", "width 32"):
         assert said in text, said
-    assert "the whole clip" in text and 'AutoModel.from_pretrained("my-codec")' in text
+    assert "the whole clip" in text and 'AutoModel.from_pretrained("my-codec", trust_remote_code=False)' in text
     assert "Not stated yet" in text and "llmcodec compare" in text
     licensed = codec.card("me/codec", "cc-by-4.0", "| Mel | 0.7 |\n\nby `llmcodec compare`")
     assert front_matter(licensed)["license"] == "cc-by-4.0" and "Weights: cc-by-4.0." in licensed

@@ -21,6 +21,8 @@ from torch import Tensor
 
 from llmcodec.protocol import PairScorer
 
+PIECE = 1500  # frames whose pairs are priced at once: bounds the memory of long clips
+
 
 class CheapestPath:
     """Of one clip or stream.
@@ -43,22 +45,24 @@ class CheapestPath:
 
     def push(self, similar_TK: Tensor, near_TK: Tensor) -> Tensor:
         """Similarities of the nearest codes, and the codes -> codes (t,) that are final now, int64 on the CPU."""
-        near_TK = near_TK.long()
-        before_TK = near_TK.roll(1, 0)  # of the first frame: what the last piece ended with
-        given = []
-        if len(near_TK):
-            start_1K = near_TK.new_full((1, 1), -1) if self.last_K is None else self.last_K[None].to(near_TK.device)
-            costs = [self._costs(start_1K, near_TK[:1]), self._costs(before_TK[1:], near_TK[1:])]
-            self.last_K = near_TK[-1]
-            far_TK, codes_TK = (1 - similar_TK.double()).cpu().numpy(), near_TK.cpu().numpy()
-            for far_K, codes_K, cost_KK in zip(far_TK, codes_TK, (one for part in costs for one in part), strict=True):
-                reached_KK = self.total_K[:, None] + cost_KK
-                came_K = reached_KK.argmin(0)
-                self.total_K = reached_KK[came_K, np.arange(len(came_K))] + far_K
-                self.open.append((codes_K, came_K))
-                if self.delay is not None and len(self.open) > self.delay:
-                    given.append(self._give())
+        pieces = zip(similar_TK.split(PIECE), near_TK.long().split(PIECE), strict=True)
+        given = [code for piece in pieces if len(piece[0]) for code in self._push(*piece)]
         return torch.tensor(given, dtype=torch.int64)
+
+    def _push(self, similar_TK: Tensor, near_TK: Tensor) -> list[int]:
+        """A piece of at least one frame -> codes that are final now."""
+        start_1K = near_TK.new_full((1, 1), -1) if self.last_K is None else self.last_K[None].to(near_TK.device)
+        costs = [self._costs(start_1K, near_TK[:1]), self._costs(near_TK[:-1], near_TK[1:])]
+        self.last_K, given = near_TK[-1], []
+        far_TK, codes_TK = (1 - similar_TK.double()).cpu().numpy(), near_TK.cpu().numpy()
+        for far_K, codes_K, cost_KK in zip(far_TK, codes_TK, (one for part in costs for one in part), strict=True):
+            reached_KK = self.total_K[:, None] + cost_KK
+            came_K = reached_KK.argmin(0)
+            self.total_K = reached_KK[came_K, np.arange(len(came_K))] + far_K
+            self.open.append((codes_K, came_K))
+            if self.delay is not None and len(self.open) > self.delay:
+                given.append(self._give())
+        return given
 
     def finish(self) -> Tensor:
         """The codes (t,) that were still open."""

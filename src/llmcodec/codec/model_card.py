@@ -21,7 +21,7 @@ USAGE = """\
 import llmcodec.codec  # registers the codec with transformers' Auto classes
 from transformers import AutoFeatureExtractor, AutoModel
 
-codec = AutoModel.from_pretrained("{name}").eval()
+codec = AutoModel.from_pretrained("{name}", trust_remote_code=False).eval()
 feature_extractor = AutoFeatureExtractor.from_pretrained("{name}")
 inputs = feature_extractor(raw_audio=wav, sampling_rate=rate, return_tensors="pt")  # resamples where needed
 codes = codec.encode(**inputs).audio_codes  # (batch, 1, frames)

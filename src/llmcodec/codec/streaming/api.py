@@ -27,7 +27,7 @@ from torch import Tensor
 from llmcodec.codec.cheapest_path import CheapestPath
 from llmcodec.codec.streaming.causal import CausalDecoder, CausalEncoder
 from llmcodec.codec.streaming.latency import Latency, make_plan
-from llmcodec.codec.streaming.sessions import ChunkedDecoder, ChunkedEncoder, DecoderSession, EncoderSession
+from llmcodec.codec.streaming.sessions import ChunkedDecoder, ChunkedEncoder, DecoderSession, EncoderSession, Tail
 
 
 def open_encoder(
@@ -54,7 +54,20 @@ class PathEncoder:
         self.session, self.path, self.candidates = session, path, candidates
         late = (path.delay or 0) * session.hop
         self.plan = replace(session.plan, lookahead_samples=session.plan.lookahead_samples + late)
-        self.tail, self.closed = session.tail, False
+
+    @property
+    def tail(self) -> Tail:
+        """The session's."""
+        return self.session.tail
+
+    @property
+    def closed(self) -> bool:
+        """Whether the stream has ended."""
+        return self.session.closed
+
+    @closed.setter
+    def closed(self, ended: bool) -> None:
+        self.session.closed = ended
 
     def push(self, samples: Tensor | np.ndarray) -> Tensor:
         """As `EncoderSession.push`."""
@@ -63,7 +76,6 @@ class PathEncoder:
     def flush(self) -> Tensor:
         """As `EncoderSession.flush`."""
         last = self._codes(self.session.flush())
-        self.closed = True
         return torch.cat([last, self.path.finish()[None]], dim=1)
 
     @torch.no_grad()
