@@ -119,6 +119,7 @@ def test_surprisal_is_that_of_the_small_lm_beside_the_codec(bundled, speech, tmp
         (heard.codes[0], "bundled", r"integers \(codebooks, frames\), got int64 \(50,\)"),
         (heard.codes + 8192, "bundled", r"is outside \[0, 8192\) of bundled; another codec's tokens"),
         (heard, str(tmp_path / "alone"), "has no audio_lm.safetensors beside it"),
+        (llmcodec.load("causal_base").encode_file(speech), "bundled", "of another codec than bundled"),
     ):
         with pytest.raises(ValueError, match=message):
             llmcodec.surprisal(codes, lm)

@@ -33,6 +33,7 @@ class CodedAudio:
     codebook_size: codes in each codebook.
     audio: float32 (S,) decoded from the codes, or None.
     name: of the recording, for display.
+    codebook: digest of the code vectors of the codec of llmcodec that gave the codes; empty for other codecs.
     """
 
     codes: np.ndarray
@@ -41,6 +42,7 @@ class CodedAudio:
     codebook_size: int
     audio: np.ndarray | None = None
     name: str = "audio"
+    codebook: str = ""
 
     @property
     def seconds(self) -> float:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from llmcodec.codec.coded_audio import CodedAudio
+from llmcodec.codec.token_prior import codebook_hash
 from llmcodec.io import audio
 from llmcodec.io.progress import ProgressBar
 from llmcodec.io.waveform import check_waveform, warn_of_scale
@@ -102,7 +103,8 @@ class Listening:
                 codes_QT = codes[0].cpu().numpy()
                 if decodes:
                     decoded_S = codec.decode(codes, length=samples).audio_values[0, 0].float().cpu().numpy()
-        return CodedAudio(codes_QT, wav_S, codec.sample_rate, codec.codebook_size, decoded_S, name)
+        rate, size = codec.sample_rate, codec.codebook_size
+        return CodedAudio(codes_QT, wav_S, rate, size, decoded_S, name, codebook_of(codec))
 
     def _by_blocks(self, wav_S: np.ndarray, bar: ProgressBar, decodes: bool) -> tuple[np.ndarray, np.ndarray | None]:
         from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
@@ -141,3 +143,9 @@ def _one_clip(samples: Any) -> np.ndarray:
 def _self(codec: Any) -> Any:
     """A codec of `protocol.Codec`, which the classes that have these methods are."""
     return codec
+
+
+def codebook_of(codec: Any) -> str:
+    """Digest of the code vectors of a codec of llmcodec, also below a search; empty for other codecs."""
+    plain = getattr(codec, "plain", codec)
+    return codebook_hash(plain) if hasattr(plain, "codebook_VC") else ""

@@ -23,6 +23,7 @@ from llmcodec.adapters.load import SEARCH, load_codec
 from llmcodec.assets import BUNDLED, CODECS, codec_folder
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.folder import CONFIG, MAX_JSON_BYTES
+from llmcodec.codec.listening import codebook_of
 from llmcodec.data.manifest import Clip, read_manifest
 from llmcodec.io import audio
 from llmcodec.io.bad_rows import BadRows
@@ -55,7 +56,7 @@ def surprisal(codes: Any, lm: str = BUNDLED) -> np.ndarray:
         float64 (Q, T).
 
     Raises:
-        ValueError: another shape, codes that the LM does not have, or there is no such LM.
+        ValueError: another shape, codes of another codec or that the LM does not have, or there is no such LM.
     """
     found = np.asarray(getattr(codes, "codes", codes))
     if found.ndim != 2 or found.dtype.kind not in "iu" or not found.size:
@@ -63,6 +64,9 @@ def surprisal(codes: Any, lm: str = BUNDLED) -> np.ndarray:
     scorer: SmallLMScorer | TokenLM
     if (file := find_small_lm(lm)) is not None:
         codec = load_codec(str(folder_of_codec(lm)))
+        made_by = getattr(codes, "codebook", "")
+        if made_by and made_by != codebook_of(codec):
+            raise ValueError(f"surprisal: these tokens are of another codec than {lm}: name theirs, or their token LM")
         scorer = load_scorer(file, LikelihoodConfig().max_tokens(codec.frame_rate * codec.num_codebooks))
         num_codes = scorer.model.vocabulary
     else:
