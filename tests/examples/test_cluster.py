@@ -28,7 +28,8 @@ needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash
 def called(script: str, folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
     """Exit code, and the command that a script has started or what it said."""
     for name in ("llmcodec", "srun", "scontrol"):
-        line = "echo node1; echo node2" if name == "scontrol" else f'echo {name} "$@"; echo threads "$OMP_NUM_THREADS"'
+        # More names than a pipe holds: a reader that leaves after the first one would be noticed.
+        line = "seq -f node%g 20000" if name == "scontrol" else f'echo {name} "$@"; echo threads "$OMP_NUM_THREADS"'
         (folder / name).write_text(f"#!/bin/sh\n{line}\n")
         (folder / name).chmod(0o755)
     kept = {name: value for name, value in os.environ.items() if name not in ("SHARDS", "OMP_NUM_THREADS")}
