@@ -1,8 +1,9 @@
-"""What search without listening saves and costs, beside nearest codes and other efforts: bits, Mel, CPU seconds.
+"""What searches save and cost beside nearest codes, without listening or with a language model: bits, Mel, CPU seconds.
 
     python examples/search_path.py --manifest tuning.jsonl --clips 60
 
-Bits are of the small LM beside the bundled codec, which was trained on nearest codes; Mel is search's own distance.
+Bits are of the bundled token LM (4.7 M), which has learnt nearest codes and takes no part in search; Mel is
+search's own distance.
 Results: docs/results/search_effort.md.
 """
 
@@ -18,13 +19,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmcodec import assets
 from llmcodec.adapters.load import load_codec
 from llmcodec.codec.mel_distance import MelDistance
 from llmcodec.data.manifest import read_manifest
-from llmcodec.lm.small_lm_scorer import load_scorer
+from llmcodec.lm.token_lm import load_token_lm
 
-SEARCHES = [("path", 0.05), ("path", 0.1), ("path", 0.2), ("path", 0.3), ("fast", 0.1), ("thorough", 0.1)]
+SEARCHES = [
+    *(f"search@{weight}:bundled?effort=path" for weight in (0.05, 0.1, 0.2, 0.3)),
+    *(
+        f"search@{weight}:bundled?effort={effort}{lm}"
+        for effort in ("fast", "thorough")
+        for weight in (0.05, 0.1, 0.2)
+        for lm in ("", ",lm")
+    ),
+]
 DELAYS = (0, 1, 2, 4, 8)
 
 
@@ -35,7 +43,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     codec: Any = load_codec("bundled")
-    scorer = load_scorer(assets.codec_folder() / "audio_lm.safetensors", 500)
+    scorer = load_token_lm("bundled")
     distance = MelDistance(codec.sample_rate, codec.hop_samples, codec.device)
     wavs = [torch.from_numpy(clip.load(codec.sample_rate)) for clip in read_manifest(args.manifest)[: args.clips]]
     seconds = sum(map(len, wavs)) / codec.sample_rate
@@ -57,9 +65,12 @@ def main() -> None:
 
     with torch.inference_mode():
         nearest += row("nearest", lambda wav: codec.encode(wav[None, None]).audio_codes[0, 0])
-        for effort, weight in SEARCHES:
-            one: Any = load_codec(f"search@{weight}:bundled?effort={effort}")
-            row(f"{effort} {weight}", lambda wav, one=one: one.encode(wav[None, None]).audio_codes[0, 0])
+        for name in SEARCHES:
+            one: Any = load_codec(name)
+            row(
+                name.replace("search@", "").replace(":bundled?effort=", " "),
+                lambda wav, one=one: one.encode(wav[None, None]).audio_codes[0, 0],
+            )
         searching: Any = load_codec("search:bundled?effort=path")
 
         def live(wav: Tensor, delay: int) -> Tensor:

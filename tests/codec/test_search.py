@@ -1,6 +1,7 @@
 """Rate-aware encoding against loops that follow the definition, and its promises on real speech."""
 
 import math
+import shutil
 from collections import Counter
 
 import librosa
@@ -9,13 +10,15 @@ import pytest
 import torch
 
 from llmcodec.adapters.load import load_codec, local_name
-from llmcodec.assets import speech_manifest
+from llmcodec.assets import codec_folder, speech_manifest
 from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.codec.mel_distance import MelDistance
 from llmcodec.codec.search import EFFORTS, SearchConfig, SearchingCodec, around
+from llmcodec.codec.streaming.latency import make_plan
 from llmcodec.codec.token_prior import PRIOR_FILE, BigramPrior, CountedClip, FoldedPrior, load_prior
 from llmcodec.data.manifest import read_manifest
 from llmcodec.io import audio
+from llmcodec.lm.small_lm_scorer import load_scorer
 from llmcodec.metrics.registry import measure_pair
 from llmcodec.metrics.spectral import mel_filters_NM
 from llmcodec.protocol import Codec, HasFeatures
@@ -346,13 +349,40 @@ def test_efforts_by_name(codec, prior):
     found = {fingerprint(SearchingCodec(codec, prior, SearchConfig.of(name))) for name in EFFORTS}
     assert len(found) == len(EFFORTS), "measurements of one effort are not taken for another's"
     assert load_codec("search@0.2:bundled?effort=fast").config == SearchConfig.of("fast", 0.2)
-    for wrong in ("search:bundled?effort=quick", "search:bundled?effrt=fast", "search:bundled?"):
-        with pytest.raises(ValueError, match="effort=NAME, one of thorough, balanced, fast"):
+    for wrong in ("search:bundled?effort=quick", "search:bundled?effrt=fast", "search:bundled?", "search:bundled?lm,x"):
+        with pytest.raises(ValueError, match=r"effort=NAME \(thorough, balanced, fast, path\), lm, or both"):
             load_codec(wrong)
     assert local_name("search@0.1:bundled?effort=fast", "card") == "search@0.1:bundled?effort=fast"
+    assert local_name("search@0.1:bundled?effort=fast,lm", "card") == "search@0.1:bundled?effort=fast,lm"
+    assert open_runtime("search:bundled?lm").identity.codec == "search@0.1:bundled?effort=thorough,lm"
+    with pytest.raises(ValueError, match="path goes by pairs of codes"):
+        load_codec("search:bundled?effort=path,lm")
     runtime = open_runtime("search:bundled?effort=fast")
     assert runtime.identity.codec == "search@0.1:bundled?effort=fast"
     assert open_runtime("search:bundled").identity.codec == "search@0.1:bundled?effort=thorough"
+
+
+@pytest.mark.parametrize("name", ["bundled", "causal_base"])
+def test_long_token_files_are_decoded_by_a_search_as_by_the_plain_codec(name):
+    searching = load_codec(f"search:{name}?effort=path")
+    side = make_plan(searching, "decoder", 30.0, None)
+    sees = searching.plain.config.decoder_context
+    assert side.exact and not side.stateful and side.left_frames >= sees[0] and side.right_frames >= sees[1]
+
+
+def test_the_language_model_beside_a_codec_prices_trials(prior, codec, clips, tmp_path):
+    shutil.copytree(codec_folder(), place := tmp_path / "c")
+    (place / "audio_lm.safetensors").unlink()
+    with pytest.raises(ValueError, match="no audio_lm.safetensors beside it; `llmcodec train --config audio_lm"):
+        load_codec(f"search:{place}?lm")
+    scorer = load_scorer(codec_folder() / "audio_lm.safetensors", 500)
+
+    def nats(name):
+        codes = load_codec(name).encode(clips[0][None, None]).audio_codes[0, 0]
+        return -float(scorer.token_log_likelihoods([codes])[0].sum())
+
+    by_pairs, by_lm = nats("search:bundled?effort=fast"), nats("search:bundled?effort=fast,lm")
+    assert by_lm < 0.98 * by_pairs < 0.98 * nats("bundled")
 
 
 def test_results_of_other_searches_are_not_taken_for_its_own(codec, prior):

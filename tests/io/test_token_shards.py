@@ -320,7 +320,7 @@ def test_tokens_of_another_search_are_not_added(tmp_path):
     fast = dataclasses.replace(provenance(1, 64), codec="search@0.1:c?effort=fast")
     with TokenShardWriter(tmp_path, fast) as shards:
         shards.add(TokenRow(np.ones((1, 1, 4), np.int64), 4 * 320, id="x"))
-    for other in ("c", "search@0.1:c?effort=thorough", "search@0.2:c?effort=fast"):
+    for other in ("c", "search@0.1:c?effort=thorough", "search@0.2:c?effort=fast", "search@0.1:c?effort=fast,lm"):
         with pytest.raises(ValueError, match=r"chosen by 'search@0\.1:c\?effort=fast', not by"):
             TokenShardWriter(tmp_path, dataclasses.replace(fast, codec=other), resume=True)
     for same in ("search@0.1:elsewhere/c?effort=fast", "search:c"):  # the second: before 0.2 names said no more

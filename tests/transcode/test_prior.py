@@ -14,6 +14,7 @@ from llmcodec.codec.landmarks import find_landmarks
 from llmcodec.codec.search import SearchingCodec
 from llmcodec.codec.token_prior import PRIOR_FILE, BigramPrior, CountedClip, FoldedPrior
 from llmcodec.data.manifest import Clip, read_manifest, write_manifest
+from llmcodec.experiments.verification import verify
 from llmcodec.io import audio
 from llmcodec.io.token_shards import open_token_shards
 from llmcodec.runtime.torch_runtime import TorchRuntime
@@ -45,6 +46,8 @@ def test_prior_writes_a_codec_that_searches(manifest, tmp_path, capsys):
     wanted = BigramPrior.fit(tokens, plain.codebook_size)
     found = searching.prior.pooled
     assert torch.equal(found.keys_G, wanted.keys_G) and torch.equal(found.counts_G, wanted.counts_G)
+    assert not [finding for finding in verify(out) if finding.is_damaged]
+    assert set(load_codec(f"search:{out}?lm").prior.tensors) > {"embedding_VH"}  # the small LM came along
 
 
 def test_a_second_round_searches_every_fold_by_its_own_counts():

@@ -10,6 +10,7 @@
     load_codec("search:bundled")             # ours, searching for cheap codes while it encodes (docs/search.md)
     load_codec("search@0.2:FOLDER")          # twice the usual weight on the rate; FOLDER: of `llmcodec prior`
     load_codec("search:bundled?effort=fast") # or path, balanced, thorough (the default): how much is tried
+    load_codec("search:bundled?lm")          # trials priced by the small LM beside the codec; also ?effort=fast,lm
     load_codec("hubert500?deduplicate")      # units of `llmcodec units`, measured without repeats
 
 What a folder holds is read from its config.json. Supported families, their sizes and defaults: docs/codecs.md.
@@ -35,18 +36,19 @@ from llmcodec.adapters.registry import FAMILIES, WEIGHTLESS, family_of, supporte
 from llmcodec.assets import CODECS, codec_folder
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.folder import CONFIG, MAX_JSON_BYTES, check_foreign_folder
+from llmcodec.codec.neural_prior import AUDIO_LM, NeuralPrior, find_audio_lm, load_neural_prior
 from llmcodec.codec.search import EFFORTS, SearchConfig, SearchingCodec
 from llmcodec.codec.token_prior import PRIOR_FILE, load_prior
 from llmcodec.io.hub_names import find_cached, hub_answers, one_line, refuse_lost_path
 from llmcodec.io.structured import read_object
-from llmcodec.protocol import Codec
+from llmcodec.protocol import Codec, RateScorer
 
 RANDOM = "random:"
 AUV, AUV_HUB = "auv:", "SWivid/AUV"
 DEDUPLICATE = "?deduplicate"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SEARCH = re.compile(r"search(?:@(\d*\.?\d+))?:(.+?)(?:\?(.*))?")
-NAMED = re.compile(r"(search(?:@\d*\.?\d+)?:|auv:|random:)?(.+?)(:\d+|\?effort=\w+)?")
+NAMED = re.compile(r"(search(?:@\d*\.?\d+)?:|auv:|random:)?(.+?)(:\d+|\?[\w=,]+)?")
 OPUS = re.compile(r"opus:(\d{1,4})")
 CODEBOOKS = re.compile(r"(.+):(\d+)")
 # What a model needs; hub repositories often hold the same weights a second and third time in other formats.
@@ -84,7 +86,8 @@ def load_codec(
         raise ValueError(f"load: name a codec (bundled, a folder, a hub id), not {name!r:.60}")
     name = os.fspath(name)
     if search := SEARCH.fullmatch(name):
-        return _searching(search[2], *_search_options(name, search[1], search[3]), device)
+        weight = None if search[1] is None else float(search[1])
+        return _searching(search[2], weight, *_search_options(name, search[3]), device)
     if opus := OPUS.fullmatch(name):
         return OpusCodec(int(opus[1]))
     if name.endswith(DEDUPLICATE):
@@ -129,28 +132,55 @@ def local_name(name: str, said_by: object) -> str:
 
 
 def title_of_search(name: str, codec: SearchingCodec) -> str:
-    """`name` with weight and effort spelt out, as token files keep it: defaults may change."""
+    """`name` with weight, effort and scorer spelt out, as token files keep it: defaults may change."""
     search = SEARCH.fullmatch(name)
     place = search[2] if search else name
-    return f"search@{codec.config.weight:g}:{place}?effort={codec.config.effort}"
+    lm = ",lm" if isinstance(codec.prior, NeuralPrior) else ""
+    return f"search@{codec.config.weight:g}:{place}?effort={codec.config.effort}{lm}"
 
 
-def _search_options(name: str, weight: str | None, options: str | None) -> tuple[float | None, str | None]:
-    """Weight and effort of a name. Raises ValueError for options that there are not."""
-    effort = re.fullmatch(r"effort=(.*)", options) if options is not None else None
-    if options is not None and (effort is None or effort[1] not in EFFORTS):
-        raise ValueError(f"codec {name}: after the ? stands effort=NAME, one of {', '.join(EFFORTS)}")
-    return None if weight is None else float(weight), effort[1] if effort else None
+def _search_options(name: str, options: str | None) -> tuple[str | None, bool]:
+    """Effort of a name, and whether a language model prices the trials. ValueError: options that there are not."""
+    effort, lm = None, False
+    for option in options.split(",") if options is not None else []:
+        if option == "lm":
+            lm = True
+        elif option.removeprefix("effort=") in EFFORTS and option.startswith("effort="):
+            effort = option.removeprefix("effort=")
+        else:
+            raise ValueError(
+                f"codec {name}: after the ? stands effort=NAME ({', '.join(EFFORTS)}), lm, or both with a comma"
+            )
+    if lm and effort == "path":
+        raise ValueError(f"codec {name}: effort=path goes by pairs of codes; leave out lm or take another effort")
+    return effort, lm
 
 
-def _searching(place: str, weight: float | None, effort: str | None, device: str) -> SearchingCodec:
+def _searching(place: str, weight: float | None, effort: str | None, lm: bool, device: str) -> SearchingCodec:
     codec = load_codec(place, device)
     if not isinstance(codec, LLMCodec):
         raise ValueError(f"codec search:{place}: a {type(codec).__name__}; only llmcodec's own codecs can search")
-    file = _folder(place) / PRIOR_FILE
+    folder = _folder(place)
+    file = folder / PRIOR_FILE
     if not file.is_file():
         raise ValueError(f"codec search:{place}: no {PRIOR_FILE} beside it; `llmcodec prior {place} -o DIR` makes it")
-    return SearchingCodec(codec, load_prior(file, codec), SearchConfig.of(effort, weight))
+    prior: RateScorer = load_prior(file, codec)
+    if lm:
+        if (found := find_audio_lm(folder)) is None:
+            raise ValueError(
+                f"codec search:{place}: no {AUDIO_LM} beside it; `llmcodec train --config audio_lm "
+                f"--codec.start {place}` trains one, and `llmcodec prior` of that run takes it along"
+            )
+        prior = load_neural_prior(found, prior)
+    return SearchingCodec(codec, prior, SearchConfig.of(effort, weight))
+
+
+def folder_of_codec(place: str) -> Path:
+    """Folder of a codec's files; one that does not exist for a hub id."""
+    search = SEARCH.fullmatch(place)
+    place = search[2] if search else place
+    folder = codec_folder(place) if place in CODECS else Path(place)
+    return folder / "codec" if (folder / "codec" / "config.json").is_file() else folder
 
 
 def _split_codebooks(name: str) -> tuple[str, int | None]:

@@ -19,6 +19,7 @@ A trials for each. Test: tests/codec/test_search.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -166,6 +167,11 @@ class SearchingCodec(Listening):
                 codes_BT[clip, : frames_B[clip]] = found_T
         quantized_BTD = self.plain.decoder_input(codes_BT[:, None], None)
         return LLMCodecEncoderOutput(codes_BT[:, None], encoding.mask_BT[:, None], quantized_BTD.transpose(1, 2))
+
+    @property
+    def context_frames(self) -> tuple[float, float]:
+        """As `LLMCodec.context_frames`; a search is influenced by all that stands beside a code."""
+        return math.inf, max(self.plain.config.decoder_context)
 
     def _batches(self, frames_B: Sequence[int]) -> Iterator[list[int]]:
         """Clips that are searched together: one on a CPU, where more bring nothing; on a GPU as many as fill it."""

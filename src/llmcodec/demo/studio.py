@@ -18,12 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from llmcodec.adapters.load import folder_of_codec
 from llmcodec.assets import BUNDLED
 from llmcodec.codec.token_prior import PRIOR_FILE
 from llmcodec.experiments.comparison import named_systems
 from llmcodec.io import audio
 from llmcodec.lm.sampling import SamplingConfig, sample, speech_prompt
-from llmcodec.lm.scoring import find_small_lm, folder_of_codec, token_bits
+from llmcodec.lm.scoring import find_small_lm, token_bits
 from llmcodec.lm.small_lm_scorer import load_scorer
 from llmcodec.lm.small_lm_training import LikelihoodConfig
 from llmcodec.lm.speech import check_codec, frames_of, own_codec

@@ -33,14 +33,14 @@ class NotTokens(ValueError):
     """A file that is whole, but none of ours."""
 
 
-SEARCHED = re.compile(r"search(?:@(?P<weight>[\d.]+))?:.+?(?:\?effort=(?P<effort>\w+))?")
+SEARCHED = re.compile(r"search(?:@(?P<weight>[\d.]+))?:.+?(?:\?effort=(?P<effort>[\w,]+))?")
 """Name of a codec that searched; before 0.2 without weight and effort."""
 
 
 def difference_of_search(codec: str, other: str) -> str:
     """How the tokens of `other` were chosen differently, in words; empty if alike, as far as both names say.
 
-    Search changes which tokens a codec writes, not the codec: `search@WEIGHT:NAME?effort=EFFORT`, see docs/search.md.
+    Search changes which tokens a codec writes, not the codec: `search@WEIGHT:NAME?effort=EFFORT[,lm]`, docs/search.md.
     """
     mine, theirs = SEARCHED.fullmatch(codec), SEARCHED.fullmatch(other)
     parts = [(mine[name], theirs[name]) for name in ("weight", "effort")] if mine and theirs else []

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmcodec.adapters.load import SEARCH, load_codec
-from llmcodec.assets import BUNDLED, CODECS, codec_folder
+from llmcodec.adapters.load import folder_of_codec, load_codec
+from llmcodec.assets import BUNDLED
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.folder import CONFIG, MAX_JSON_BYTES
 from llmcodec.codec.listening import codebook_of
+from llmcodec.codec.neural_prior import AUDIO_LM, find_audio_lm
 from llmcodec.data.manifest import Clip, read_manifest
 from llmcodec.io import audio
 from llmcodec.io.bad_rows import BadRows
@@ -36,8 +37,6 @@ from llmcodec.lm.token_lm import TokenLM, load_token_lm
 from llmcodec.metrics.token_statistics import flatten_codes
 from llmcodec.protocol import TokenScorer
 from llmcodec.transcode.flat_rows import flat_rows
-
-AUDIO_LM = "audio_lm.safetensors"
 
 
 def surprisal(codes: Any, lm: str = BUNDLED) -> np.ndarray:
@@ -90,16 +89,7 @@ def token_bits(scorer: TokenScorer, codes_QT: np.ndarray, codebook_size: int) ->
 
 def find_small_lm(place: str) -> Path | None:
     """File of the small LM that was trained along with a codec, beside it."""
-    folder = folder_of_codec(place)
-    return next((path for path in (folder / AUDIO_LM, folder.parent / AUDIO_LM) if path.is_file()), None)
-
-
-def folder_of_codec(place: str) -> Path:
-    """Folder of a codec's files; one that does not exist for a hub id."""
-    search = SEARCH.fullmatch(place)
-    place = search[2] if search else place
-    folder = codec_folder(place) if place in CODECS else Path(place)
-    return folder / "codec" if (folder / "codec" / "config.json").is_file() else folder
+    return find_audio_lm(folder_of_codec(place))
 
 
 @dataclass(frozen=True)

@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from llmcodec.adapters.load import load_codec
+from llmcodec.adapters.load import folder_of_codec, load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.codec.hub import remove_graphs
 from llmcodec.codec.landmarks import find_landmarks
+from llmcodec.codec.neural_prior import AUDIO_LM, find_audio_lm
 from llmcodec.codec.search import SearchingCodec
 from llmcodec.codec.token_prior import FOLDS, PRIOR_FILE, CountedClip, FoldedPrior
 from llmcodec.data.manifest import Clip, find_missing
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.bad_rows import BadRows, MaxBad
+from llmcodec.io.tensor_check import check_tensors, renewed_digests
 from llmcodec.runtime.torch_runtime import TorchRuntime
 from llmcodec.transcode.pipeline import Watcher
 from llmcodec.transcode.views import encode_views
@@ -54,7 +57,7 @@ def write_prior(
     watcher: Watcher | None = None,
     max_bad: MaxBad = 0,
 ) -> PriorSummary:
-    """Write a copy of a codec with the counts that rate-aware encoding needs.
+    """Write a copy of a codec with the counts that rate-aware encoding needs, and its small LM if it has one.
 
     Args:
         codec: bundled, a folder, or a Hugging Face hub id of an llmcodec codec.
@@ -83,6 +86,11 @@ def write_prior(
         prior = count_prior(model, clips, folds, bad, lambda clip: watcher.advance(1, clip.duration), rounds)
         model.save_pretrained(folder, card=model.card(Path(output).resolve().name))
         prior.save(folder / PRIOR_FILE, model)
+        if (
+            lm := find_audio_lm(folder_of_codec(codec))
+        ) is not None:  # of the run that made the codec, for `search:DIR?lm`
+            with renewed_digests(folder, AUDIO_LM):
+                shutil.copyfile(check_tensors(lm), folder / AUDIO_LM)
     remove_graphs(output)
     return PriorSummary(prior.num_pairs, len(prior.ids), list(bad.reasons.values()))
 
