@@ -20,7 +20,9 @@ from llmcodec.io.digests import digest
 NEWEST = 1 << 16
 """Rows that wait to be sorted in."""
 GONE = -1
-_COLUMNS = np.dtype([("text", "<u8"), ("shard", "<i4"), ("sample_rate", "<u4"), ("num_samples", "<i8")])
+PIECE = 1 << 18
+"""Ids that are looked up at once: bounds the memory."""
+_COLUMNS = {"text": np.uint64, "shard": np.int32, "sample_rate": np.uint32, "num_samples": np.int64}
 
 
 class Facts(NamedTuple):
@@ -46,7 +48,8 @@ class KnownRows:
 
     def __init__(self) -> None:
         self._ids = np.zeros(0, np.uint64)
-        self._facts = np.zeros(0, _COLUMNS)
+        self._facts = {name: np.zeros(0, kind) for name, kind in _COLUMNS.items()}
+        """Column by column, so that sorting rows in copies one column at a time."""
         self._newest: dict[int, Facts] = {}
         self._dropped = 0
 
@@ -68,18 +71,19 @@ class KnownRows:
         if number in self._newest:
             return self._newest[number]
         place = int(np.searchsorted(self._ids, np.uint64(number)))
-        if place == len(self._ids) or self._ids[place] != number or self._facts[place]["shard"] == GONE:
+        if place == len(self._ids) or self._ids[place] != number or self._facts["shard"][place] == GONE:
             return None
-        return Facts(*self._facts[place].item())
+        return Facts(*(int(column[place]) for column in self._facts.values()))
 
     def holds(self, numbers: np.ndarray) -> np.ndarray:
         """Whether each of many rows is known (bool), by the numbers of their ids (uint64)."""
         self._sort_in()
-        if not len(self._ids):
-            return np.zeros(len(numbers), bool)
-        places = np.searchsorted(self._ids, numbers)
-        places[places == len(self._ids)] = 0
-        found: np.ndarray = (self._ids[places] == numbers) & (self._facts["shard"][places] != GONE)
+        found = np.zeros(len(numbers), bool)
+        for at in range(0, len(numbers) if len(self._ids) else 0, PIECE):
+            piece = numbers[at : at + PIECE]
+            places = np.searchsorted(self._ids, piece)
+            places[places == len(self._ids)] = 0
+            found[at : at + PIECE] = (self._ids[places] == piece) & (self._facts["shard"][places] != GONE)
         return found
 
     def drop(self, names: Iterable[str]) -> None:
@@ -91,14 +95,18 @@ class KnownRows:
 
     def _sort_in(self) -> None:
         """Put the newest rows where they belong; rows that were dropped go."""
-        if self._dropped and self._newest:
+        if not self._newest:
+            return
+        if self._dropped:
             kept = self._facts["shard"] != GONE
-            self._ids, self._facts, self._dropped = self._ids[kept], self._facts[kept], 0
-        if self._newest:
-            numbers = np.fromiter(self._newest, np.uint64)
-            order = np.argsort(numbers)
-            places = np.searchsorted(self._ids, numbers[order])
-            facts = np.array(list(self._newest.values()), _COLUMNS)[order]
-            self._newest.clear()
-            self._facts = np.insert(self._facts, places, facts)
-            self._ids = np.insert(self._ids, places, numbers[order])
+            self._ids, self._dropped = self._ids[kept], 0
+            for name in _COLUMNS:
+                self._facts[name] = self._facts[name][kept]
+        numbers = np.fromiter(self._newest, np.uint64)
+        order = np.argsort(numbers)
+        places = np.searchsorted(self._ids, numbers[order])
+        self._ids = np.insert(self._ids, places, numbers[order])
+        for name, kind in _COLUMNS.items():
+            newest = np.fromiter((getattr(facts, name) for facts in self._newest.values()), kind)
+            self._facts[name] = np.insert(self._facts[name], places, newest[order])
+        self._newest.clear()

@@ -369,14 +369,19 @@ def drop_stale(shards: TokenShardWriter, clips: Sequence[Clip], starts: Starts, 
     """
     lines: list[str] = []
     ids: list[str] = []
+    asked: tuple[Any, ...] = ()
+    answer = ""
     for clip in clips:
         known = {view_name(clip.id, start): start for start in own_starts(clip.split, starts)}
         origins = {name: origin for name in known if (origin := shards.origin(name))}
         for name, origin in origins.items():
             if clip.start is not None:  # a stretch: its length says nothing of the file's
                 origin = replace(origin, num_samples=0)
-            if reason := why_stale_row(clip.path, origin, round(known[name] * origin.sample_rate / sample_rate)):
-                lines.append(f"{clip.id}: {reason}")
+            question = clip.path, origin, round(known[name] * origin.sample_rate / sample_rate)
+            if question != asked:  # the stretches of a long file are asked about once in a row
+                asked, answer = question, why_stale_row(*question)
+            if answer:
+                lines.append(f"{clip.id}: {answer}")
                 ids += origins
                 break
     shards.drop(ids)
