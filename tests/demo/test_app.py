@@ -127,6 +127,21 @@ def test_a_denied_microphone_is_one_line_and_files_still_work(server: Server, tm
         assert foreign(requests) == []
 
 
+def test_a_file_that_is_dropped_beside_the_upload_area_is_heard(server: Server, tmp_path: Path) -> None:
+    sf.write(path := tmp_path / "mine.wav", speech_like(1.0), 16_000)
+    drop = """(bytes) => {
+      const held = new DataTransfer();
+      held.items.add(new File([new Uint8Array(bytes)], "mine.wav", { type: "audio/wav" }));
+      document.querySelector("h1").dispatchEvent(
+        new DragEvent("drop", { dataTransfer: held, bubbles: true, cancelable: true }));
+    }"""
+    with open_browser(FAKE_MICROPHONE, "--use-fake-ui-for-media-stream") as browser:
+        page, requests, complaints = open_demo(browser, server, permissions=["microphone"])
+        page.evaluate(drop, list(path.read_bytes()))
+        page.locator("ab-player").first.wait_for()
+        assert page.url.startswith(server.address) and foreign(requests) == [] and complaints == []
+
+
 def test_a_long_clip_is_refused_in_one_line_without_the_servers_path(server: Server, tmp_path: Path) -> None:
     sf.write(path := tmp_path / "long.wav", np.zeros(8_000 * 61, dtype=np.float32), 8_000)
     (broken := tmp_path / "broken.wav").write_bytes(b"RIFF no audio")

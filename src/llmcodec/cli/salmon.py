@@ -153,7 +153,7 @@ def make_salmon_suite(
         snr_db: range of speech-to-background ratios.
         t60_seconds: range of reverberation times of generated rooms.
         max_bad: leave out at most so many clips that cannot be read, 20 or 1%, and list them; one more stops.
-        check: also test that the splices cannot be heard (docs/data.md); takes as long as a few suites.
+        check: also test that a classifier cannot tell spliced speech from whole; takes as long as a few suites.
         check_pairs: pairs for that test.
     """
     paths = [str(assets.speech_manifest()) if path == BUNDLED else path for path in manifest or [BUNDLED]]

@@ -47,6 +47,21 @@ if (devices) {
     (stream) => { page.remove("no-microphone"); return stream; },
     (error) => { page.add("no-microphone"); throw error; });
 } else page.add("no-microphone");  // another machine's address without HTTPS
+// A file that is dropped beside the upload area would replace the page: it is uploaded instead.
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => {
+  if (event.defaultPrevented) return;
+  event.preventDefault();
+  const files = event.dataTransfer.files, choose = document.querySelector('[aria-label="Upload file"]');
+  if (!files.length || !choose) return;
+  choose.click();
+  setTimeout(() => {
+    const input = document.querySelector("input[type=file]");
+    if (!input) return;
+    input.files = files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  }, 200);
+});
 </script>
 """
 NO_MICROPHONE = (

@@ -170,7 +170,7 @@ def _load_heads(path: Path, lm: TokenLM) -> PredictionHeads:
     """Draft heads from beside the LM; ValueError for those of another one."""
     blocks = [name for name in read_header(path).tensors if name.startswith("blocks.") and name.endswith(".weight")]
     if not blocks:
-        raise ValueError(f"{path}: holds no draft heads; train them again (docs/lm.md)")
+        raise ValueError(f"{path}: holds no draft heads; `llmcodec lm train --model.heads N` trains some")
     width = lm.model.get_input_embeddings().weight.shape[1]
     heads = PredictionHeads(len(blocks), "residual", torch.empty(lm.num_codes, width))
     load_module(heads, path, "draft heads")
