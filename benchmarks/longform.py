@@ -131,7 +131,13 @@ def stream(seconds: float) -> None:
     """Processor time of live streaming, block by block, against whole clips."""
     wav = torch.from_numpy(np.concatenate(list(speech(seconds))))
     print(f"{'codec':>12} {'chunk':>8} {'round trip':>11} {'encode, CPU s / audio s':>24} {'decode':>8}")
-    for name, chunk in (("causal_base", None), ("causal_base", 0.04), ("causal_base", 0.1), ("bundled", 1.0), ("bundled", 0.2)):
+    for name, chunk in (
+        ("causal_base", None),
+        ("causal_base", 0.04),
+        ("causal_base", 0.1),
+        ("bundled", 1.0),
+        ("bundled", 0.2),
+    ):
         codec = make_codec(name)
         with codec.streaming(chunk) as live:
             encoding = timed(lambda live=live: [*map(live.encode, wav.split(320)), live.finish_encode()])

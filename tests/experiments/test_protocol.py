@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from llmcodec import assets
+from llmcodec.adapters.load import load_codec
 from llmcodec.assets import speech_manifest
 from llmcodec.cli.main import main
+from llmcodec.codec.neural_prior import NeuralPrior
+from llmcodec.codec.search import SearchConfig
 from llmcodec.data.manifest import read_manifest, write_manifest
 from llmcodec.experiments import sweep
-from llmcodec.experiments.sweep_config import PartsConfig, SweepConfig
+from llmcodec.experiments.sweep_config import PartsConfig, RowConfig, SweepConfig
 from llmcodec.experiments.sweep_table import budget_table
+from llmcodec.lm.embeddings import save_tensors
+from llmcodec.lm.small_lm_scorer import load_scorer, run_tensors, train_scorer
 
 SWEEP = """
 folder: {folder}
@@ -168,9 +175,31 @@ def test_what_a_sweep_file_cannot_mean_is_refused():
         ({"only_parts": True}, "need `parts:`"),
         ({"budgets": [2.0, 1.0]}, "ascend"),
         ({"line": ["control"]}, "no rows of this sweep: control"),
+        ({"rows": {"a": RowConfig(search_lm=True)}}, "row a: search_effort, search_lm and search_rounds need a weight"),
+        ({"rows": {"a": RowConfig(search=0.1, search_effort="path", search_lm=True)}}, "row a: .*a path goes by pairs"),
+        ({"rows": {"a": RowConfig(search=0.1, search_rounds=0)}}, "row a: search_rounds is at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            SweepConfig(**plain, **wrong)
+            SweepConfig(**plain | wrong)
+
+
+def test_a_row_searches_by_a_language_model_and_by_pairs_of_a_second_round(monkeypatch, tmp_path):
+    monkeypatch.setattr(sweep, "RATE_LM", replace(sweep.RATE_LM, audio_seconds=60.0))
+    codec = load_codec("bundled")
+    clips = [clip for clip in read_manifest(speech_manifest("train")) if clip.duration < 2.0][:6]
+    row = RowConfig(search=0.2, search_effort="fast", search_lm=True, search_rounds=2)
+    searching = sweep.searching(codec, clips, row, seed=0)
+    assert searching.config == SearchConfig.of("fast", 0.2) and isinstance(searching.prior, NeuralPrior)
+    pairs, once = searching.prior.pairs, sweep.searching(codec, clips, RowConfig(search=0.2), seed=0).prior
+    assert (pairs.folds, once.folds) == (2, 10) and not torch.equal(pairs.pooled.keys_G, once.pooled.keys_G)
+    codes = [codec.encode(clip.load(codec.sample_rate)[None, None]).audio_codes[0, 0] for clip in clips]
+    expected = train_scorer(codes, codec.codebook_size, codec.frame_rate, sweep.RATE_LM, seed=0)
+    for name, value in run_tensors(expected.model).items():
+        torch.testing.assert_close(searching.prior.tensors[name], value)
+    save_tensors(tmp_path / "audio_lm.safetensors", searching.prior.tensors)
+    again = load_scorer(tmp_path / "audio_lm.safetensors", expected.max_tokens)
+    one, other = (scorer.token_log_likelihoods(codes[:1])[0] for scorer in (expected, again))
+    torch.testing.assert_close(one, other)
 
 
 def test_the_shipped_frontier_is_read_and_its_line_and_sizes_name_rows(monkeypatch):

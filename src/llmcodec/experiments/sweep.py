@@ -24,6 +24,7 @@ from typing import Any
 from llmcodec.adapters.load import load_codec
 from llmcodec.codec import LLMCodec
 from llmcodec.codec.fast.engine import optimize_for_inference
+from llmcodec.codec.neural_prior import NeuralPrior
 from llmcodec.data.manifest import Clip, spread
 from llmcodec.evaluation.cache import key_of
 from llmcodec.evaluation.effort import encoding_speed
@@ -40,8 +41,10 @@ from llmcodec.io.digests import digest
 from llmcodec.io.run_guard import RUN, Stopped, changed_fields, flat_fields, lock_file, stopped_in_order
 from llmcodec.io.structured import read_object, write_json
 from llmcodec.io.tensor_check import WEIGHTS
+from llmcodec.lm.small_lm import SmallLMConfig
+from llmcodec.lm.small_lm_scorer import run_tensors, train_scorer
 from llmcodec.lm.small_lm_training import LikelihoodConfig
-from llmcodec.protocol import Codec
+from llmcodec.protocol import Codec, RateScorer
 from llmcodec.report.figures import Curve, Scatter
 from llmcodec.report.files import command_line
 from llmcodec.report.tables import to_json
@@ -57,6 +60,14 @@ NOT_COMPARED = {"name", "data.manifest", *MAY_DIFFER} - {"data.clips_per_batch"}
 GO_ON = "what is done is kept; start the same sweep again to go on"
 MISSING = "not done"
 SETTINGS = "settings.json"
+RATE_LM = LikelihoodConfig(
+    model=SmallLMConfig(
+        family="qwen3", num_layers=2, hidden_size=96, num_heads=None, head_dim=32, intermediate_size=288
+    ),
+    audio_seconds=12_000.0,
+    learning_rate=3e-3,
+)
+"""The LM of rows with `search_lm`: as the bundled one, and three passes over an hour of clips."""
 NOT_FROZEN = f"other settings, or none, were in the sweep file when these clips were first used ({SETTINGS})"
 
 
@@ -238,6 +249,10 @@ class Job:
         facts = {"search": self.row.search, "measurement": key_of(self.protocol), **self.speech.facts}
         if self.row.search is not None and self.row.search_effort != "thorough":
             facts["search_effort"] = self.row.search_effort
+        if self.row.search_lm:
+            facts["search_lm"] = key_of(RATE_LM)
+        if self.row.search_rounds > 1:
+            facts["search_rounds"] = self.row.search_rounds
         if recipe is not None:
             fields = flat_fields(asdict(recipe))
             facts["recipe"] = {name: value for name, value in fields.items() if name not in NOT_COMPARED}
@@ -290,8 +305,8 @@ class Job:
             return
         corpus = self.speech.corpus
         codec = load_codec(self.source, pick_device(self.config.device))
-        counted, weight = self.speech.counted, self.row.search
-        codec = ready_to_run(codec) if weight is None else searching(codec, counted, weight, self.row.search_effort)
+        searches = self.row.search is not None
+        codec = searching(codec, self.speech.counted, self.row, self.seed) if searches else ready_to_run(codec)
         result: dict[str, Any] = {}
         with EncodedCorpus(codec) as encoded:
             result |= to_json([measure_system(self.place.name, encoded, corpus, self.protocol)])[self.place.name]
@@ -340,13 +355,20 @@ def ready_to_run(codec: Codec) -> Codec:
     return optimize_for_inference(codec, "fp32") if isinstance(codec, LLMCodec) else codec
 
 
-def searching(codec: Codec, clips: Sequence[Clip], weight: float, effort: str) -> Codec:
-    """The codec, searching by the bigrams of its nearest codes on these clips; each of them by those of others."""
+def searching(codec: Codec, clips: Sequence[Clip], row: RowConfig, seed: int) -> Codec:
+    """The codec, searching by the bigrams of its codes on these clips, each of them by those of others, or by an LM."""
     from llmcodec.codec.search import SearchConfig, SearchingCodec
 
     if not isinstance(codec, LLMCodec):
         raise ValueError("sweep: search is for llmcodec's own codecs")
-    return SearchingCodec(codec, count_prior(codec, clips), SearchConfig.of(effort, weight))
+    several = {"rounds": row.search_rounds, "folds": 2} if row.search_rounds > 1 else {}
+    prior: RateScorer = count_prior(codec, clips, **several)
+    if row.search_lm:
+        with EncodedCorpus(ready_to_run(codec)) as encoded:
+            codes = encoded.tokens(clips)
+        trained = train_scorer(codes, codec.codebook_size, codec.frame_rate, RATE_LM, seed=seed)
+        prior = NeuralPrior(run_tensors(trained.model), prior, trained.max_tokens)
+    return SearchingCodec(codec, prior, SearchConfig.of(row.search_effort, row.search))
 
 
 @contextmanager

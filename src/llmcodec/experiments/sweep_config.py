@@ -29,6 +29,10 @@ class RowConfig:
     """Encode by search (codec/search.py) with this weight of the rate; null takes the nearest codes."""
     search_effort: Literal["thorough", "balanced", "fast", "path"] = "thorough"
     """How much the search tries."""
+    search_lm: bool = False
+    """A small LM, trained on the nearest codes of `parts.priors`, prices the trials (codec/neural_prior.py)."""
+    search_rounds: int = 1
+    """How often the pairs are counted: once on nearest codes, then on those that search finds (in two folds)."""
     configs: list[str] = field(default_factory=list)
     """Recipes to stack, paths relative to the sweep file."""
     options: list[str] = field(default_factory=list)
@@ -121,6 +125,15 @@ class SweepConfig:
         named = [*self.line, *(row for size in self.lm_sizes.values() for row in size.rows)]
         if unknown := sorted(set(named) - set(self.rows)):
             raise ValueError(f"sweep: line and lm_sizes name no rows of this sweep: {', '.join(unknown)}")
+        for name, row in self.rows.items():
+            if row.search is None and (row.search_lm or row.search_rounds != 1 or row.search_effort != "thorough"):
+                raise ValueError(
+                    f"sweep: row {name}: search_effort, search_lm and search_rounds need a weight in `search`"
+                )
+            if row.search_rounds < 1 or (row.search_lm and row.search_effort == "path"):
+                raise ValueError(
+                    f"sweep: row {name}: search_rounds is at least 1, and a path goes by pairs, not search_lm"
+                )
 
     def seeds_of(self, row: RowConfig) -> list[int]:
         return row.seeds or self.seeds

@@ -125,6 +125,14 @@ def train_scorer(
     return SmallLMScorer(model.eval(), config.max_tokens(token_rate))
 
 
+def run_tensors(model: SmallLM) -> dict[str, Tensor]:
+    """The weights by the names of `audio_lm.safetensors`: what `load_scorer` reads, and `codec.neural_prior` takes."""
+    state = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
+    if "start_H" not in state:
+        state["embedding_VH"], state["start_H"] = state["embedding_VH"][:-1], state["embedding_VH"][-1]
+    return state
+
+
 def load_scorer(path: str | os.PathLike[str], max_tokens: int) -> SmallLMScorer:
     """The small LM that a run trained along with its codec (`audio_lm.safetensors`); its sizes follow from the file.
 

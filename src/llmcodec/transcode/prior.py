@@ -86,9 +86,8 @@ def write_prior(
         prior = count_prior(model, clips, folds, bad, lambda clip: watcher.advance(1, clip.duration), rounds)
         model.save_pretrained(folder, card=model.card(Path(output).resolve().name))
         prior.save(folder / PRIOR_FILE, model)
-        if (
-            lm := find_audio_lm(folder_of_codec(codec))
-        ) is not None:  # of the run that made the codec, for `search:DIR?lm`
+        lm = find_audio_lm(folder_of_codec(codec))  # of the run that made the codec, for `search:DIR?lm`
+        if lm is not None:
             with renewed_digests(folder, AUDIO_LM):
                 shutil.copyfile(check_tensors(lm), folder / AUDIO_LM)
     remove_graphs(output)
