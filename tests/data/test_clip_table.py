@@ -37,6 +37,27 @@ def test_a_table_is_the_list_of_its_clips(tmp_path, clips):
     assert list(clips_by_split(clips)) == ["", "train", "valid"]
 
 
+def test_rows_in_any_order_and_more_than_once(tmp_path, clips):
+    write_clips(tmp_path / "t.arrow", clips)
+    table = ClipTable.open(tmp_path / "t.arrow")
+    for seed in range(5):
+        rows = np.random.default_rng(seed).integers(0, 40, 60)
+        assert list(table.take(rows)) == [clips[row] for row in rows]
+
+
+def test_chosen_rows_are_read_without_a_copy_of_the_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(clip_table, "ROWS", 100)
+    write_clips(tmp_path / "t.arrow", (Clip(f"{n}", "a.wav", 1.0, text="x" * 1000) for n in range(5000)))
+    table = ClipTable.open(tmp_path / "t.arrow")[3:]
+    usual = pa.default_memory_pool()
+    pa.set_memory_pool(pool := pa.proxy_memory_pool(usual))
+    try:
+        assert sum(batch.num_rows for batch in table.batches(["text"])) == 4997
+    finally:
+        pa.set_memory_pool(usual)
+    assert 0 < pool.max_memory() < 2_000_000  # all texts have 5 MB
+
+
 def test_row_groups_of_chosen_rows(tmp_path, clips):
     rows = [
         Clip(clip.id, f"{number // 20}.parquet", 1.0, inside=f"{number % 20 // 5}/{number % 5}/audio")

@@ -129,9 +129,19 @@ class ClipTable(Sequence[Clip]):
         if self.rows is None:
             yield from (batch.select(list(columns)) for batch in self._batches)
             return
-        table = self.table.select(list(columns))
         for at in range(0, len(self.rows), ROWS):
-            yield from table.take(pa.array(self.rows[at : at + ROWS])).combine_chunks().to_batches()
+            batches, inside = np.divmod(self.rows[at : at + ROWS], ROWS)
+            order = np.argsort(batches, kind="stable")
+            # Batch by batch: to take texts from the whole table, Arrow would first join it, a copy of all of it in memory.
+            used, starts = np.unique(batches[order], return_index=True)
+            parts = [
+                self._batches[number].select(list(columns)).take(pa.array(rows))
+                for number, rows in zip(used.tolist(), np.split(inside[order], starts[1:]), strict=True)
+            ]
+            taken = pa.Table.from_batches(parts).combine_chunks()
+            if len(used) > 1 and (np.diff(batches) < 0).any():
+                taken = taken.take(pa.array(np.argsort(order, kind="stable")))
+            yield from taken.to_batches()
 
     def column(self, name: str) -> Iterator[Any]:
         """Values of one column."""
