@@ -132,7 +132,7 @@ class ClipTable(Sequence[Clip]):
         for at in range(0, len(self.rows), ROWS):
             batches, inside = np.divmod(self.rows[at : at + ROWS], ROWS)
             order = np.argsort(batches, kind="stable")
-            # Batch by batch: to take texts from the whole table, Arrow would first join it, a copy of all of it in memory.
+            # Batch by batch: to take texts from the whole table, Arrow would first join it in memory.
             used, starts = np.unique(batches[order], return_index=True)
             parts = [
                 self._batches[number].select(list(columns)).take(pa.array(rows))
