@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -97,6 +98,17 @@ def test_what_cannot_be_measured_is_one_line(place, hear, capsys, arguments, mes
     assert main([*command, *arguments]) == 1
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
+
+
+def test_two_models_are_never_taken_for_seeds_of_one(place, tmp_path, hear, capsys):
+    manifest = str(place / "speech" / "train.jsonl")
+    for name in ("a", "b"):
+        shutil.copytree(place / "run0", tmp_path / name / "run")
+    command = ["evaluate", "generation", "--manifest", manifest, "--metrics", "wer", "--draws", "1", "--seconds", "1"]
+    assert main([*command, "--lm", str(tmp_path / "a" / "run"), "--lm", str(tmp_path / "b" / "run")]) == 1
+    assert "'run' is named already; seeds of one model are NAME=FOLDER" in capsys.readouterr().err
+    assert main([*command, "--lm", f"x={tmp_path / 'a' / 'run'}", "--lm", f"x={tmp_path / 'a' / 'run'}"]) == 1
+    assert "each once" in capsys.readouterr().err
 
 
 def test_texts_of_other_clips_are_refused(place, tmp_path, hear, capsys):

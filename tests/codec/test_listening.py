@@ -114,6 +114,8 @@ def test_surprisal_is_that_of_the_small_lm_beside_the_codec(bundled, speech, tmp
     bits = llmcodec.surprisal(heard)
     assert bits.shape == (1, 50) and np.allclose(bits[0], -nats.numpy() / np.log(2))
     assert np.array_equal(llmcodec.surprisal(heard.codes, "search:bundled"), bits)
+    with pytest.raises(ValueError, match="2 codebooks; bundled is for codes of 1"):
+        llmcodec.surprisal(np.zeros((2, 4), np.int64))
     small_codec(torch.float32).save_pretrained(tmp_path / "alone")
     for codes, lm, message in (
         (heard.codes[0], "bundled", r"integers \(codebooks, frames\), got int64 \(50,\)"),

@@ -84,6 +84,16 @@ def test_a_comparison_of_one_seed_is_the_paired_t_test():
         compare_generation([a], [b, b], "wer")
 
 
+def test_a_model_that_drops_its_hardest_passages_does_not_win_by_that():
+    alike = [0.9, 0.8, 0.85, 0.9, 0.1, 0.2]
+    both = [row(f"{n}", measured={"speaker": Measured(value)}) for n, value in enumerate(alike)]
+    silent = {"speaker": Measured(None, "too little voice")}
+    dropped = [one if n < 4 else row(f"{n}", measured=silent) for n, one in enumerate(both)]
+    found = compare_generation([both], [dropped], "speaker")
+    assert found is not None and found.interval.value == 0.0
+    assert compare_generation([both[:1]], [[row("0", measured=silent)]], "speaker") is None
+
+
 def test_the_primary_comparison_keeps_its_p_and_the_others_are_adjusted():
     numbers = np.random.default_rng(3)
 

@@ -10,9 +10,12 @@ import pytest
 import soundfile
 from pesq import pesq
 
+from llmcodec.evaluation import wer
 from llmcodec.evaluation.cache import Journal
 from llmcodec.evaluation.pairs import measure_pairs, read_pairs
+from llmcodec.evaluation.results import SystemRow, compare
 from llmcodec.metrics.registry import measure_pair
+from llmcodec.report.fidelity import failures
 
 from ..speech import speech_like
 
@@ -100,6 +103,24 @@ def test_a_corrupt_file_fails_by_name_and_the_rest_is_measured(folder: Path) -> 
     assert result.mean("mel").num == 1
     reasons = "; ".join(result.failures("mel"))
     assert "light1.wav" in reasons and "not the same recording" in reasons
+
+
+def test_words_of_a_pair_that_fails_are_missed_by_name_and_other_languages_are_left_out(folder, monkeypatch) -> None:
+    (folder / "light1.wav").write_bytes(b"not audio at all")
+    lines = ["reference,reconstruction,codec,text,language"]
+    lines += [
+        f"r{i}.wav,{name}{i}.wav,{name},one two,{'de' if i == 2 else 'en'}"
+        for name in ("light", "heavy")
+        for i in range(3)
+    ]
+    (folder / "pairs.csv").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(wer, "load_transcriber", lambda name: lambda wav_S: "one two")
+    found = measure_pairs(read_pairs(folder / "pairs.csv"), metrics=(), asr="x", asr_languages=["en"], num_workers=0)
+    light, heavy = (SystemRow(name, 0.0, result, words=result.words) for name, result in found.items())
+    assert [len(one.words) for one in (light, heavy)] == [1, 2]
+    (said,) = failures([light, heavy])
+    assert said.startswith("light: no wer for 1 of 3 files (") and "light1.wav" in said
+    assert compare(light, heavy, "wer").difference.value == 0.0  # on the pair that both have
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,15 @@ def test_repeats_of_flattened_codebooks_compare_frames() -> None:
     assert code_statistics([flat], 8, num_codebooks=2).repeat_rate == pytest.approx(3 / 4)
 
 
+def test_which_codebook_a_token_is_of_is_no_information() -> None:
+    codes_QT = torch.randint(0, 16, (4, 5000), generator=torch.Generator().manual_seed(0))
+    found = code_statistics([flatten_codes(codes_QT, 16)], 16, num_codebooks=4)
+    alone = [code_statistics([row], 16) for row in codes_QT]
+    mean = sum(one.unigram_entropy_bits for one in alone) / 4
+    assert abs(found.unigram_entropy_bits - mean) < 1e-9 and found.unigram_entropy_bits <= 4.0
+    assert abs(found.within_utterance_bits[0] - mean) < 1e-9 and 15 < found.perplexity <= 16
+
+
 def test_single_token_clip_has_no_pairs() -> None:
     assert math.isnan(code_statistics([tensor(3)], 8).repeat_rate)
 

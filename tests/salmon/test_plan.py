@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmcodec.data.manifest import Clip
-from llmcodec.salmon.plan import Voice, choose_others, fold_of, plan_scenes, plan_voices, read_voices, voice_of
+from llmcodec.salmon.plan import Voice, draw_others, fold_of, plan_scenes, plan_voices, read_voices, voice_of
 
 
 def clips(label: str, num: int, language: str = "en", source: str = "s", seconds: float = 3.0) -> list[Clip]:
@@ -84,5 +84,5 @@ def test_speakers_file(tmp_path):
 
 def test_babble_comes_from_other_clips_of_the_fold():
     clip = CORPUS[0]
-    others = choose_others(CORPUS, clip, 6, np.random.default_rng(0))
+    others = draw_others(CORPUS, clip, 6, np.random.default_rng(0))
     assert len({other.id for other in others} - {clip.id}) == 6 and {fold_of(o) for o in others} == {fold_of(clip)}

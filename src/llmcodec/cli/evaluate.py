@@ -37,7 +37,7 @@ from llmcodec.io.progress import ProgressBar, status_line
 from llmcodec.io.structured import read_object, write_csv
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD, LikelihoodConfig
 from llmcodec.metrics.registry import CLAP, METRICS, SUPERB
-from llmcodec.protocol import HasFeatures
+from llmcodec.protocol import HasFeatures, has_tokens
 from llmcodec.report import consistency as consistency_report
 from llmcodec.report import fidelity
 from llmcodec.report import robustness as robustness_report
@@ -46,6 +46,7 @@ from llmcodec.report.files import provenance, result_paths, wants_page, write_re
 from llmcodec.report.tables import system_table, to_json
 from llmcodec.report.verdict import seed_sentence, verdict
 
+NOT_OF_PAIRS = "the corpus options", "--clips", "--domain", "--opus"
 PLAYERS = 3
 """Recordings on a page."""
 GROUPS = {"superb": SUPERB, "fast": ("mel", "stft", "sdr"), "all": tuple(METRICS)}
@@ -112,13 +113,17 @@ def evaluate_reconstruction(
     rows: list[SystemRow] = []
     recordings = Recordings([])
     if pairs is not None:
+        usual = ClipOptions(), None, "source", OPUS_KBITS
+        given = zip((corpus, clips, domain, opus), usual, NOT_OF_PAIRS, strict=True)
+        if ignored := [name for now, before, name in given if now != before]:
+            raise ValueError(f"--pairs takes clips, texts and domains from its file; leave out {', '.join(ignored)}")
         if clap is not None:
             raise ValueError("--clap measures codecs, not --pairs")
         if codec:
             raise ValueError("--pairs measures existing audio and takes no --codec; run the two one after the other")
         listed = read_pairs(pairs)
         with ProgressBar(f"{len(listed)} pairs", console=console) as bar:
-            results = measure_pairs(listed, on_progress=bar.update, **shared)
+            results = measure_pairs(listed, asr_languages=asr_languages, on_progress=bar.update, **shared)
         rows = [SystemRow(name, float("nan"), result, words=result.words) for name, result in results.items()]
         told = provenance()
     else:
@@ -222,6 +227,8 @@ def evaluate_predictability(
     recordings = Recordings(choose_recordings(clips.held_out, PLAYERS if wants_page(output.output) else 0))
     cache = Path(f"{output.output}.kept") if output.output is not None else None
     for name, encoded in open_systems(systems, device.torch_device()):
+        if not has_tokens(encoded.codec):
+            raise ValueError(f"{name}: has no tokens to predict; `llmcodec evaluate reconstruction` measures its sound")
         with status_line(console) as tell:
             row = look_up_system(name, encoded, clips, config, cache, on_progress=prefixed(tell, name))
             row = add_token_details(row, encoded)

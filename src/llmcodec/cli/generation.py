@@ -5,6 +5,7 @@ Test: tests/cli/test_generation.py.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +18,7 @@ from rich.console import Console
 from llmcodec import __version__
 from llmcodec.cli.options import ClipOptions, DeviceOptions, OutputOptions
 from llmcodec.cli.output import name_files, show
-from llmcodec.data.manifest import Clip, manifest_hash, read_manifest
+from llmcodec.data.manifest import Clip, audio_states, manifest_hash, read_manifest
 from llmcodec.evaluation.cache import code_digest, kept, key_of
 from llmcodec.evaluation.generation import (
     GenerationConfig,
@@ -90,6 +91,14 @@ def evaluate_generation(
     """
     if not lm:
         raise ValueError("name at least one language model: --lm FOLDER, or --lm NAME=FOLDER")
+    named: dict[str, list[str]] = defaultdict(list)
+    for entry in lm:
+        name, place = split_name(entry)
+        folder = Path(place)
+        label = name or (folder.parent.name if folder.name == "lm" and folder.parent.name else folder.name)
+        if label in named and (not name or place in named[label]):
+            raise ValueError(f"--lm {place}: {label!r} is named already; seeds of one model are NAME=FOLDER, each once")
+        named[label].append(place)
     console = Console()
     config = GenerationConfig(task, draws, seconds, prompt_seconds, temperature, top_p, repetition_penalty, seed)
     wanted = choose_clips(corpus.held_out_clips(), config, speakers)
@@ -98,10 +107,6 @@ def evaluate_generation(
     if task == "voice":
         passages = with_voices(passages, wanted, prompt_seconds)
     bench = Bench(passages, config, metrics, asr, output.output, device.torch_device(), audio_clips)
-    named: dict[str, list[str]] = defaultdict(list)
-    for entry in lm:
-        name, place = split_name(entry)
-        named[name or Path(place).name].append(place)
     systems: dict[str, list[list[GeneratedRow]]] = defaultdict(list)
     recordings: dict[str, list[GeneratedRow]] = {}
     for name, places in named.items():
@@ -154,7 +159,9 @@ class Bench:
                 lm, runtime, self.passages, self.config, self.metrics, self.asr, on_progress, keep
             )
 
-        return self._kept(runtime, key_of(*lm.model.state_dict().values()), measure)
+        # The card and the tokenizer decide what the prompts are.
+        told = json.dumps([asdict(lm.card), sorted(lm.tokenizer.get_vocab().items())], sort_keys=True, default=str)
+        return self._kept(runtime, key_of(told, *lm.model.state_dict().values()), measure)
 
     def recordings(self, runtime: Runtime) -> list[GeneratedRow]:
         """Rows of the recordings through a codec."""
@@ -168,7 +175,8 @@ class Bench:
         clips = [(one.clip.id, one.text, None if one.voice is None else one.voice.id) for one in self.passages]
         parts = asdict(runtime.identity), self.config, self.metrics, self.asr, clips
         hashed = manifest_hash([passage.clip for passage in self.passages])
-        key = key_of(__version__, code_digest(), what, hashed, *parts)
+        heard = [clip for one in self.passages for clip in (one.clip, one.voice) if clip is not None]
+        key = key_of(__version__, code_digest(), what, hashed, audio_states(heard), *parts)
         return kept(None if self.output is None else Path(f"{self.output}.kept"), key, measure)
 
 

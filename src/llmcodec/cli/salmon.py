@@ -23,7 +23,7 @@ from llmcodec.io.structured import write_json
 from llmcodec.lm.small_lm_scorer import train_scorer
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD, LikelihoodConfig
 from llmcodec.lm.speech import check_codec, own_codec
-from llmcodec.protocol import TokenScorer
+from llmcodec.protocol import TokenScorer, deduplicates
 from llmcodec.report.files import write_results
 from llmcodec.report.salmon import TITLE, comparisons, salmon_table
 from llmcodec.salmon.build import SuiteSettings, build_suite
@@ -84,6 +84,8 @@ def evaluate_salmon(
         (clips,), bad = corpus.without_bad(corpus.read("train"))
     with status_line(console) as tell:
         for name, encoded in open_systems(systems, where):
+            if deduplicates(encoded.codec):
+                raise ValueError(f"{name}: SALMon's pairs are scored on all frames; leave ?deduplicate out")
             report = prefixed(tell, name)
             scorer: TokenScorer
             if spoken is not None:

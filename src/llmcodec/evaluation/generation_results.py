@@ -102,7 +102,7 @@ class GenerationDifference:
 def compare_generation(
     a: Sequence[Sequence[GeneratedRow]], b: Sequence[Sequence[GeneratedRow]], key: str
 ) -> GenerationDifference | None:
-    """B less A; None where one of them has no value.
+    """B less A, on the passages where both have a value with every seed; None where there is none.
 
     Raises:
         ValueError: another number of seeds, or other passages.
@@ -113,7 +113,9 @@ def compare_generation(
     if ids != others:
         raise ValueError("generation: the models were measured on other passages; measure them again together")
     sums_KNM = np.concatenate([of_a, of_b], axis=-1)
-    if (sums_KNM[..., 1::2].sum(1) == 0).any():
+    # Paired: a model that drops its hardest passages (too little voice) must not win by that.
+    sums_KNM = sums_KNM[:, (sums_KNM[..., 1::2] > 0).all((0, 2))]
+    if not sums_KNM.shape[1]:
         return None
 
     def difference(sums: np.ndarray) -> np.ndarray:

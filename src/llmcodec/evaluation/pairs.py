@@ -90,6 +90,7 @@ def measure_pairs(
     *,
     metrics: Sequence[str] = SUPERB,
     asr: str | None = None,
+    asr_languages: Sequence[str] | None = None,
     num_workers: int | None = None,
     journal: Journal | None = None,
     lengths: Lengths = "cut",
@@ -102,6 +103,7 @@ def measure_pairs(
     Args:
         pairs: from `read_pairs`.
         metrics, asr, num_workers, journal, lengths: as `measure_reconstruction`.
+        asr_languages: pairs of other languages get no word errors; None: all get them.
 
     Raises:
         ValueError: unknown metrics or packages that are not installed.
@@ -109,14 +111,25 @@ def measure_pairs(
     names = tuple(metrics)
     more = length_key(lengths)
     keys = [
-        job_key("pair", file_state(p.reference), file_state(p.reconstruction), names, asr, p.text, p.language, *more)
+        job_key(
+            "pair",
+            file_state(p.reference),
+            file_state(p.reconstruction),
+            names,
+            asr,
+            asr_languages,
+            p.text,
+            p.language,
+            *more,
+        )
         for p in pairs
     ]
 
     def jobs(waiting: Sequence[int]) -> Iterator[Job]:
         for i in waiting:
             p = pairs[i]
-            text = p.text if asr is not None and normalise(p.text, p.language) else ""
+            heard = asr is not None and (asr_languages is None or p.language in asr_languages)
+            text = p.text if heard and normalise(p.text, p.language) else ""
             row = ClipRow(p.id, reference=str(p.reference), reconstruction=str(p.reconstruction))
             yield Job(keys[i], row, row.reference, row.reconstruction, 0, names, text, p.language, asr, lengths)
 

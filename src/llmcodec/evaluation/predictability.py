@@ -79,7 +79,7 @@ class PredictabilityResult:
 
     @property
     def unigram_bits_per_token(self) -> float:
-        """Cross-entropy of the smoothed unigram model fitted on the training clips."""
+        """Cross-entropy of the smoothed unigram model fitted on the training clips; of several codebooks, one each."""
         return self._per_token(sum(clip.unigram_bits for clip in self.clips))
 
     @property
@@ -213,7 +213,7 @@ def measure_predictability(
             seconds=lengths[i],
             num_tokens=held_out[i].numel(),
             bits=float(bits[i]),
-            unigram_bits=unigram.clip_bits(held_out[i]),
+            unigram_bits=unigram.clip_bits(held_out[i]) - held_out[i].numel() * math.log2(num_codebooks),
             correct=float(correct[i]),
         )
         for i in scored.tolist()

@@ -57,11 +57,14 @@ class ReconstructionResult:
         return bootstrap_mean(self.values(metric))
 
     def failures(self, metric: str) -> dict[str, int]:
-        """How many files failed, by reason."""
+        """How many files failed, by reason; `wer`: of those that have a transcript."""
+        if metric == "wer":
+            return dict(Counter(row.no_words for row in self.rows if row.no_words))
         return dict(Counter(row.metrics[metric].failure for row in self.rows if not row.metrics[metric].ok))
 
     def failed_ids(self, metric: str) -> list[str]:
-        return [row.id for row in self.rows if not row.metrics[metric].ok]
+        """Of files that failed."""
+        return [row.id for row in self.rows if (row.no_words if metric == "wer" else not row.metrics[metric].ok)]
 
     @property
     def words(self) -> list[WordRow]:
@@ -128,7 +131,7 @@ def measure_reconstruction(
     weights = fingerprint(encoded.codec)
     settings = (names, asr, asr_languages, *length_key(lengths), *(() if clap is None else (f"clap {clap}",)))
     listener = None if clap is None else load_clap(clap, str(device_of(encoded.codec)))
-    keys = [job_key(weights, clip.id, *_state(clip), clip.text, *settings) for clip in clips]
+    keys = [job_key(weights, clip.id, *_state(clip), clip.text, clip.language, *settings) for clip in clips]
 
     def jobs(waiting: Sequence[int]) -> Iterator[Job]:
         decoded = encoded.reconstructions(clips[i] for i in waiting)

@@ -113,7 +113,7 @@ class SystemRow:
         """Failed files by metric and reason, metrics without failures left out."""
         if self.reconstruction is None:
             return {}
-        counted = {name: self.reconstruction.failures(name) for name in self.reconstruction.metric_names}
+        counted = {name: self.reconstruction.failures(name) for name in (*self.reconstruction.metric_names, "wer")}
         return {name: reasons for name, reasons in counted.items() if reasons}
 
 
@@ -133,7 +133,9 @@ def compare(a: SystemRow, b: SystemRow, key: str) -> PairedComparison | None:
     if key == "lm_bits_per_second" and a.predictability is not None and b.predictability is not None:
         return compare_predictability(a.predictability, b.predictability)
     if key == "wer" and a.words and b.words:
-        return compare_words(a.words, b.words)
+        theirs = {row.id: row for row in b.words}
+        both = [row for row in a.words if row.id in theirs]
+        return compare_words(both, [theirs[row.id] for row in both]) if both else None
     if key == "within_utterance_bits" and a.codes is not None and b.codes is not None:
         return compare_paired(a.codes.within_utterance_bits, b.codes.within_utterance_bits)
     return None

@@ -65,7 +65,7 @@ class Corpus:
     @property
     def state(self) -> list[Any]:
         """Changes with every clip and with its audio file, by size and time. Raises ValueError as `audio_states`."""
-        return [self.hashes, audio_states([*self.train, *self.valid, *self.test])]
+        return [self.hashes, self.valid_only_selects, audio_states([*self.train, *self.valid, *self.test])]
 
     def budget(self, likelihood: LikelihoodConfig) -> LikelihoodConfig:
         """The protocol of a measuring LM as it is on this corpus."""
@@ -128,7 +128,7 @@ def measure_system(
 
     codec, held_out = encoded.codec, corpus.held_out
     if not has_tokens(codec):
-        return _sound_alone(name, encoded, spread(held_out, config.reconstruction_clips), config, report("reconstruct"))
+        return _sound_alone(name, encoded, held_out, config, report("reconstruct"))
     train = encoded.tokens(corpus.train, report("encode"), keep=config.probe is not None)
     for clips in (corpus.valid, corpus.test):
         encoded.tokens(clips, report("encode"))
@@ -136,7 +136,7 @@ def measure_system(
     plays = can_decode(codec)
     measured = spread(held_out, config.reconstruction_clips) if plays else []
     spoken = check_spoken(held_out, config.asr_languages) if config.asr is not None and plays else []
-    names: Sequence[str] = config.metrics or (SUPERB if config.slow_metrics else FAST)
+    names = _metrics(config)
     only_spoken = [clip for clip in spoken if clip not in measured]
     results = [
         measure_reconstruction(
@@ -190,21 +190,34 @@ def measure_system(
 def _sound_alone(
     name: str,
     encoded: EncodedCorpus,
-    clips: Sequence[Clip],
+    held_out: Sequence[Clip],
     config: MeasurementConfig,
     on_progress: Callable[[float], None],
 ) -> SystemRow:
-    """The row of a codec without tokens: fidelity, and bits as they were sent."""
+    """The row of a codec without tokens: fidelity, words on the clips of other codecs' words, and bits as sent."""
+    clips = spread(held_out, config.reconstruction_clips)
+    if not clips:
+        raise ValueError(f"{name}: a codec without tokens, and no clips to reconstruct: nothing to measure")
+    settings = {"asr": config.asr, "asr_languages": config.asr_languages, "num_workers": config.workers}
     result = measure_reconstruction(
         encoded,
         clips,
-        metrics=config.metrics or (SUPERB if config.slow_metrics else FAST),
-        asr=config.asr,
-        asr_languages=config.asr_languages,
-        num_workers=config.workers,
+        metrics=_metrics(config),
         on_progress=on_progress,
+        **settings,  # type: ignore[arg-type]
     )
-    return reconstruction_row(name, encoded, result)
+    row, words = reconstruction_row(name, encoded, result), list(result.words)
+    spoken = check_spoken(held_out, config.asr_languages) if config.asr is not None else []
+    if only_spoken := [clip for clip in spoken if clip not in clips]:
+        words += measure_reconstruction(encoded, only_spoken, metrics=(), **settings).words  # type: ignore[arg-type]
+    return replace(row, words=words)
+
+
+def _metrics(config: MeasurementConfig) -> Sequence[str]:
+    """Names of the metrics of sound."""
+    if config.metrics is not None:
+        return config.metrics
+    return SUPERB if config.slow_metrics else FAST
 
 
 def measure_bits(
@@ -269,7 +282,8 @@ def _suite_state(suite: str | None) -> list[Any]:
 def reconstruction_row(name: str, encoded: EncodedCorpus, result: ReconstructionResult) -> SystemRow:
     """A row with fidelity, bitrates and codebook use only; of a codec without tokens, bits as they were sent."""
     if not has_tokens(encoded.codec):
-        sent = 8 * sum(len(row.codes) for row in result.rows) / max(1e-9, sum(row.seconds for row in result.rows))
+        heard = [row for row in result.rows if row.seconds]  # not those that failed
+        sent = 8 * sum(len(row.codes) for row in heard) / max(1e-9, sum(row.seconds for row in heard))
         return SystemRow(name, sent, result, words=result.words)
     codec, codes = encoded.codec, [torch.tensor(row.codes) for row in result.rows]
     statistics = code_statistics(codes, codec.codebook_size, codec.num_codebooks)

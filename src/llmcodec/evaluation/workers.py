@@ -49,6 +49,8 @@ class ClipRow:
     """Path of the reconstruction, if it is a file."""
     words: WordRow | None = None
     """Word errors, if a recogniser was requested and the clip has a transcript."""
+    no_words: str = ""
+    """Why there are none, where there should be."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def run_job(job: Job) -> tuple[str, ClipRow]:
         recording_S, made_S, sample_rate = _signals(job)
     except ValueError as error:
         failed = {name: Measured(None, str(error)) for name in job.metrics}
-        return job.key, replace(job.row, metrics=failed | job.row.metrics)
+        no_words = str(error) if job.asr is not None and job.text else ""
+        return job.key, replace(job.row, metrics=failed | job.row.metrics, no_words=no_words)
     reference_S, reconstruction_S = equal_lengths(recording_S, made_S, job.lengths)
     words = None
     if job.asr is not None and job.text:

@@ -67,13 +67,17 @@ def surprisal(codes: Any, lm: str = BUNDLED) -> np.ndarray:
         if made_by and made_by != codebook_of(codec):
             raise ValueError(f"surprisal: these tokens are of another codec than {lm}: name theirs, or their token LM")
         scorer = load_scorer(file, LikelihoodConfig().max_tokens(codec.frame_rate * codec.num_codebooks))
-        num_codes = scorer.model.vocabulary
+        num_codes, wanted = scorer.model.vocabulary, codec.num_codebooks
     else:
         config = folder_of_codec(lm) / CONFIG
         if config.is_file() and read_object(config, MAX_JSON_BYTES).get("model_type") == LLMCodecConfig.model_type:
             raise ValueError(f"surprisal: codec {lm} has no {AUDIO_LM} beside it: give a token LM for its tokens")
         scorer = load_token_lm(lm)
-        num_codes = scorer.num_codes
+        num_codes, wanted = scorer.num_codes, len(found)
+        if scorer.card.codec is not None:
+            wanted = scorer.card.codec.num_codebooks
+    if len(found) != wanted:
+        raise ValueError(f"surprisal: {len(found)} codebooks; {lm} is for codes of {wanted}")
     size = num_codes // len(found)
     if found.min() < 0 or found.max() >= size:
         wrong = found.min() if found.min() < 0 else found.max()

@@ -68,7 +68,8 @@ class CodeStatistics:
     used_codes: int
     """Distinct codes that occur at least once; grows with the amount of audio."""
     unigram_entropy_bits: float
-    """Plug-in entropy of all tokens pooled, bits per token."""
+    """Plug-in entropy of all tokens pooled, bits per token; of several codebooks within each, as its place in the frame
+    says which one a token is of."""
     perplexity: float
     """2 to the power of unigram_entropy_bits: the number of equally likely codes with the same entropy."""
     within_utterance_bits: list[float]
@@ -98,7 +99,8 @@ def code_statistics(codes: Sequence[Tensor], codebook_size: int, num_codebooks: 
     vocabulary = codebook_size * num_codebooks
     check_codes(codes, vocabulary, "codes")
     counts = torch.bincount(torch.cat(list(codes)), minlength=vocabulary)
-    entropy = entropy_bits(counts)
+    place_bits = math.log2(num_codebooks)  # every codebook has the same number of tokens, so this is exact
+    entropy = entropy_bits(counts) - place_bits
     repeats = sum(int((c[num_codebooks:] == c[:-num_codebooks]).sum()) for c in codes)
     pairs = sum(max(0, c.numel() - num_codebooks) for c in codes)
     return CodeStatistics(
@@ -108,7 +110,7 @@ def code_statistics(codes: Sequence[Tensor], codebook_size: int, num_codebooks: 
         used_codes=int((counts > 0).sum()),
         unigram_entropy_bits=entropy,
         perplexity=2.0**entropy,
-        within_utterance_bits=[entropy_bits(torch.unique(c, return_counts=True)[1]) for c in codes],
+        within_utterance_bits=[entropy_bits(torch.unique(c, return_counts=True)[1]) - place_bits for c in codes],
         repeat_rate=repeats / pairs if pairs else math.nan,
         zipf_exponent=_zipf_exponent(counts),
     )

@@ -59,7 +59,11 @@ def failures(rows: Sequence[SystemRow], shown: int = 5) -> list[str]:
         files = row.reconstruction.rows if row.reconstruction is not None else []
         for metric, reasons in row.failures().items():
             for reason, count in reasons.items():
-                ids = [file.id for file in files if file.metrics[metric].failure == reason]
+                ids = [
+                    file.id
+                    for file in files
+                    if (file.no_words if metric == "wer" else file.metrics[metric].failure) == reason
+                ]
                 more = f" and {count - shown} more" if count > shown else ""
                 said.append(
                     f"{row.name}: no {metric} for {count} of {len(files)} files ({reason}): "

@@ -25,7 +25,7 @@ from llmcodec.data.backgrounds import (
 from llmcodec.data.manifest import Clip
 from llmcodec.data.reverberation import draw_room, impulse_response, recorded_response
 from llmcodec.io.digests import digest_number
-from llmcodec.salmon.plan import MIN_CLIP_SECONDS, MIN_HALF_SECONDS, VoicePlan, choose_others, fold_of
+from llmcodec.salmon.plan import MIN_CLIP_SECONDS, MIN_HALF_SECONDS, VoicePlan, choose_others, draw_others, fold_of
 from llmcodec.salmon.splice import (
     GRID,
     PAUSE,
@@ -151,7 +151,9 @@ class Scenery:
         if self.noises is not None:
             files = _two_files(self.noises, one_domain, draw)
             return [f.name for f in files], [(excerpt(f, 0, num), excerpt(f, 1, num)) for f in files]
-        kinds = [*SYNTHETIC, BABBLE]
+        kinds = list(SYNTHETIC)
+        if len(choose_others(self.clips, clip)) >= 2 * BABBLE_VOICES:  # two babbles of few talkers would be one
+            kinds.append(BABBLE)
         names = [kinds[int(i)] for i in draw.choice(len(kinds), 2, replace=False)]
         if one_domain:
             names = [names[0], names[0]]
@@ -159,7 +161,7 @@ class Scenery:
         for kind in names:
             character, *excerpts = (int(draw.integers(2**32)) for _ in range(3))
             if kind == BABBLE:
-                others = choose_others(self.clips, clip, BABBLE_VOICES, draw)
+                others = draw_others(self.clips, clip, BABBLE_VOICES, draw)
                 talkers = [trim_silence(_read(other)) for other in others]
                 parts.append((babble(talkers, num), babble([np.roll(t, len(t) // 2) for t in talkers], num)))
             else:

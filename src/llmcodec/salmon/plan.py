@@ -210,15 +210,18 @@ def _in_turn(takes: Sequence[Callable[[Sequence[str]], T | None]], splits: Seque
 
 
 def _alternate(by_fold: Sequence[list[T]], limit: int) -> list[T]:
-    """Alternate the folds while both have items; their sizes differ by at most one."""
+    """Alternate the folds while both have items; the other gives one more than the shorter has at most."""
     shortest = min(len(part) for part in by_fold)
     mixed = [entry for row in zip(*(part[: shortest + 1] for part in by_fold), strict=False) for entry in row]
     return mixed[:limit]
 
 
-def choose_others(clips: Sequence[Clip], clip: Clip, num: int, draw: np.random.Generator) -> list[Clip]:
-    """Clips for babble: others of the same fold, any speaker."""
-    candidates = [other for other in clips if other.id != clip.id and fold_of(other) == fold_of(clip)]
-    if len(candidates) <= num:
-        return candidates
+def choose_others(clips: Sequence[Clip], clip: Clip) -> list[Clip]:
+    """Clips that may talk behind a clip: others of the same fold, any speaker."""
+    return [other for other in clips if other.id != clip.id and fold_of(other) == fold_of(clip)]
+
+
+def draw_others(clips: Sequence[Clip], clip: Clip, num: int, draw: np.random.Generator) -> list[Clip]:
+    """Some of them, for babble."""
+    candidates = choose_others(clips, clip)
     return [candidates[int(i)] for i in draw.choice(len(candidates), num, replace=False)]

@@ -149,7 +149,7 @@ def _draft(
     logits_BNK = F.pad(_head_logits(heads, lm, hidden_BH), (1, 0), value=-torch.inf).cpu()  # no head drafts an end
     for row, clip in enumerate(active):
         # Where each draft would stand; what the heads before it draft is not known yet.
-        _shape_ahead(logits_BNK[row], clip, [pending[row]] * (heads.num_heads - 1), num_codebooks, may_end=False)
+        _shape_ahead(logits_BNK[row], clip, [pending[row]] * (heads.num_heads - 1), num_codebooks)
     q_BNK = filtered(logits_BNK.flatten(0, 1), config).softmax(-1).unflatten(0, logits_BNK.shape[:2])
     picked = [[_pick(q_K, clip.generator) for q_K in q_NK] for q_NK, clip in zip(q_BNK, active, strict=True)]
     return torch.tensor(picked), q_BNK
@@ -166,9 +166,7 @@ def _shape(logits_K: Tensor, clip: ClipState, num_codebooks: int) -> None:
     clip.penalise(logits_K)
 
 
-def _shape_ahead(
-    logits_LK: Tensor, clip: ClipState, columns: Sequence[int], num_codebooks: int, may_end: bool = True
-) -> None:
+def _shape_ahead(logits_LK: Tensor, clip: ClipState, columns: Sequence[int], num_codebooks: int) -> None:
     """Forbid and penalise in each row as if the columns before it had been taken."""
     ahead = copy.copy(clip)
     _shape(logits_LK[0], ahead, num_codebooks)

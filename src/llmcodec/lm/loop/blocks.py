@@ -1,6 +1,6 @@
 """Rows of a corpus that does not fit in memory: sequences are built and packed a block of clips at a time.
 
-    blocks = Blocks(MappedRows(folders), builder, ["audio"], recipe)
+    blocks = Blocks(MappedRows(folders), builder, ["audio"], max_tokens=1024, seed=0, block_clips=4096)
     data = BlockedRows(blocks)                  # data[17] builds the block of row 17, and keeps the last few
     for place in data.order(epoch=0): ...       # blocks in random order, the rows of a few of them mixed
 

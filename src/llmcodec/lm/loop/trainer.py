@@ -173,7 +173,7 @@ def parameter_groups(module: TrainedLM, recipe: TokenLMRecipe) -> list[dict[str,
     options: dict[str, dict[str, Any]] = {
         "matrices": {"weight_decay": recipe.weight_decay},
         "others": {"weight_decay": 0.0},
-        "rows": {"weight_decay": 0.0, "lr": recipe.rows_lr or recipe.lr},
+        "rows": {"weight_decay": 0.0, "lr": recipe.lr if recipe.rows_lr is None else recipe.rows_lr},
     }
     return [{"params": members, **options[name]} for name, members in groups.items() if members]
 
