@@ -45,6 +45,8 @@ from llmcodec.transcode.views import (
 )
 
 NO_SPLIT = ""
+MOST_ANSWERS = 1024
+"""About files that are remembered while rows are compared with them."""
 Progress = Callable[[float], None]
 """Takes the share of the audio that is done, 0 to 1."""
 
@@ -369,8 +371,7 @@ def drop_stale(shards: TokenShardWriter, clips: Sequence[Clip], starts: Starts, 
     """
     lines: list[str] = []
     ids: list[str] = []
-    asked: tuple[Any, ...] = ()
-    answer = ""
+    answers: dict[tuple[Any, ...], str] = {}  # the stretches of a long file ask the same
     for clip in clips:
         known = {view_name(clip.id, start): start for start in own_starts(clip.split, starts)}
         origins = {name: origin for name in known if (origin := shards.origin(name))}
@@ -378,10 +379,12 @@ def drop_stale(shards: TokenShardWriter, clips: Sequence[Clip], starts: Starts, 
             if clip.start is not None:  # a stretch: its length says nothing of the file's
                 origin = replace(origin, num_samples=0)
             question = clip.path, origin, round(known[name] * origin.sample_rate / sample_rate)
-            if question != asked:  # the stretches of a long file are asked about once in a row
-                asked, answer = question, why_stale_row(*question)
-            if answer:
-                lines.append(f"{clip.id}: {answer}")
+            if question not in answers:
+                if len(answers) >= MOST_ANSWERS:
+                    answers.clear()
+                answers[question] = why_stale_row(*question)
+            if answers[question]:
+                lines.append(f"{clip.id}: {answers[question]}")
                 ids += origins
                 break
     shards.drop(ids)
