@@ -51,7 +51,7 @@ def tokenize(clips, output, shard=None, runtime=None, **options):
 
 
 def shards(folder: Path) -> dict[str, bytes]:
-    paths = (path for path in folder.rglob("shard-*") if "part-" not in str(path.relative_to(folder)))
+    paths = (path for path in folder.rglob("shard-*[!d]") if "part-" not in str(path.relative_to(folder)))
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
@@ -101,10 +101,45 @@ def test_a_merge_that_was_killed_is_made_again(clips, tmp_path):
     (tmp_path / "train" / "shard-00001.arrow").write_bytes(b"half")
     merge_parts([tmp_path], tmp_path)
     assert shards(tmp_path) == whole
+    assert (tmp_path / "train" / "shard-00001.arrow.damaged").read_bytes() == b"half"
     (tmp_path / "elsewhere" / "train").mkdir(parents=True)
     shutil.copy(tmp_path / "train" / "shard-00000.arrow", tmp_path / "elsewhere" / "train")
     with pytest.raises(ValueError, match="elsewhere: holds token shards already"):
         merge_parts([tmp_path], tmp_path / "elsewhere")
+
+
+def test_a_merge_deletes_nothing_but_what_it_writes_again(clips, tmp_path):
+    for number in range(2):
+        tokenize(clips, tmp_path, f"{number}/2")
+        tokenize(clips, tmp_path / "parts", f"{number}/2")
+    train = tmp_path / "train"
+    train.mkdir()
+    for name in ("a.wav", "notes.arrow", "shard-00000.arrow.txt"):
+        (train / name).write_bytes(b"dear")
+        for places in ([tmp_path], [tmp_path / "parts"]):
+            with pytest.raises(ValueError, match=f"{name}: is no token shard, but .*train is a folder that the merge"):
+                merge_parts(places, tmp_path)
+        assert (train / name).read_bytes() == b"dear" and not (tmp_path / "valid").exists()
+        (train / name).unlink()
+    (tmp_path / "valid").write_text("a list")
+    with pytest.raises(ValueError, match="valid: is no token shard"):
+        merge_parts([tmp_path], tmp_path)
+    (tmp_path / "valid").unlink()
+    for row, codec in (("other", Loudness()), (clips[0].id, Loudness(100))):  # of a run that was killed before
+        with TokenShardWriter(train, codec.identity) as lost:
+            lost.add(TokenRow(np.zeros((1, 1, 2), np.int64), 640, id=row))
+        with pytest.raises(ValueError, match="shard-00000.arrow: holds tokens that are in none of the parts"):
+            merge_parts([tmp_path], tmp_path)
+        assert [one.id for one in read_token_shards(train)] == [row]
+        (train / "shard-00000.arrow").unlink()
+    merge_parts([tmp_path], tmp_path)
+    (tmp_path / INDEX).unlink()
+    damaged = tmp_path / "part-00001-of-00002" / "train" / "shard-00000.arrow"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    whole = shards(tmp_path)
+    with pytest.raises(ValueError, match="damaged"):
+        merge_parts([tmp_path], tmp_path)
+    assert shards(tmp_path) == whole  # the parts are read before anything goes
 
 
 def test_missing_unfinished_doubled_and_foreign_parts_are_named(clips, tmp_path):

@@ -9,19 +9,32 @@ shards have the bytes of an unsharded `llmcodec tokenize`. Test: tests/transcode
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llmcodec.io.atomic import atomic_folder
+from llmcodec.io.atomic import atomic_folder, find_left_overs
 from llmcodec.io.digests import digest_number
+from llmcodec.io.known_rows import row_number
 from llmcodec.io.token_file import TokenProvenance
-from llmcodec.io.token_shards import TokenRow, TokenShardWriter, open_token_shards, shards_in
+from llmcodec.io.token_shards import (
+    DamagedShard,
+    TokenRow,
+    TokenShardWriter,
+    open_shard,
+    open_token_shards,
+    shards_in,
+)
 from llmcodec.transcode.index import (
+    HERE,
     INDEX,
     Checked,
     Content,
@@ -31,9 +44,11 @@ from llmcodec.transcode.index import (
     row_of_file,
     write_index,
 )
+from llmcodec.transcode.mapped_rows import sound
 from llmcodec.transcode.sharding import Part, is_merged, parts_in
 
 MOST_NAMED = 10
+_ASIDE = re.compile(r"shard-.*\.damaged", re.DOTALL)
 
 
 def find_parts(places: Sequence[Path]) -> list[Part]:
@@ -98,7 +113,8 @@ def merge_parts(places: Sequence[Path], output: Path, remove_parts: bool = False
         remove_parts: delete the parts when the result is complete.
 
     Raises:
-        ValueError: as `find_parts`; a part that is not what its record says; tokens of something else in `output`.
+        ValueError: as `find_parts`; a part that is not what its record says; tokens of something else in `output`, or
+            files that are no tokens where tokens will be. Nothing is written or deleted then.
     """
     if not any(parts_in(place) for place in places) and (output / INDEX).is_file():
         for place in places:
@@ -107,13 +123,14 @@ def merge_parts(places: Sequence[Path], output: Path, remove_parts: bool = False
         return output / INDEX
     parts = find_parts(places)
     if not is_merged(output, parts[0].plan):
-        _clear(output, parts)
+        old = _replaced(output, parts)
         left_out = {name: reason for part in parts for name, reason in part.left_out.items()}
         if parts[0].files is not None:
             _index_files(parts, output, left_out)
         else:
             with atomic_folder(output, merge=True, durable=True) as temporary:
                 folders = _write_folders(parts, temporary)
+                _put_away(old)
             write_index(output, parts[0].plan, folders, left_out)
     if remove_parts:
         for part in parts:
@@ -121,16 +138,62 @@ def merge_parts(places: Sequence[Path], output: Path, remove_parts: bool = False
     return output / INDEX
 
 
-def _clear(output: Path, parts: Sequence[Part]) -> None:
-    """Delete what a merge that was killed has left in `output`; refuse what is not of one."""
-    names = {name for part in parts for name in part.folders or ()}
-    there = [path for name in sorted(names) for path in shards_in(output / name)]
-    if there and not any(part.folder.parent.resolve() == output.resolve() for part in parts):
-        raise ValueError(f"{output}: holds token shards already ({there[0].name}); name another folder")
-    for path in there:
-        path.unlink()
-    for name in names - {"."}:
-        shutil.rmtree(output / name, ignore_errors=True)
+def _replaced(output: Path, parts: Sequence[Part]) -> list[Path]:
+    """The shards that a merge that was killed has left in `output`.
+
+    Raises:
+        ValueError: there is something else, which the result would replace or lie among.
+    """
+    names = sorted({name for part in parts for name in part.folders or ()})
+    there = {name: shards_in(output / name) for name in names}
+    first = next(chain(*there.values()), None)
+    if first and not any(part.folder.parent.resolve() == output.resolve() for part in parts):
+        raise ValueError(f"{output}: holds token shards already ({first.name}); name another folder")
+    for name in names:
+        if name != HERE and (output / name).exists():
+            _refuse_no_tokens(output / name)
+    for name, paths in there.items():
+        if paths:
+            _refuse_other_rows(paths, [part for part in parts if name in (part.folders or {})], name)
+    return list(chain(*there.values()))
+
+
+def _refuse_no_tokens(folder: Path) -> None:
+    """Raise ValueError where anything but shards, and what their writers leave behind, is in a folder."""
+    left = {*shards_in(folder), *find_left_overs(folder)} if folder.is_dir() else set()
+    for path in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
+        if not path.is_file() or path not in left and not _ASIDE.fullmatch(path.name):
+            raise ValueError(
+                f"{path}: is no token shard, but {folder} is a folder that the merge writes; name another --output"
+            )
+
+
+def _refuse_other_rows(paths: Sequence[Path], parts: Sequence[Part], name: str) -> None:
+    """Raise ValueError where shards have rows that the parts have not; nobody knows those of damaged ones."""
+    theirs = [_numbers(path) for part in parts for path in shards_in(part.folder / name)]
+    known, weights = np.concatenate([np.zeros(0, np.uint64), *theirs]), parts[0].plan.codec["weights_sha256"]
+    for path in paths:
+        with suppress(DamagedShard):
+            if open_shard(path)[1].weights_sha256 != weights or not np.isin(_numbers(path), known).all():
+                raise ValueError(
+                    f"{path}: holds tokens that are in none of the parts; move it away, or name another --output"
+                )
+
+
+def _numbers(shard: Path) -> np.ndarray:
+    """`row_number` of the ids of its rows (uint64)."""
+    return np.array([row_number(name) for batch in sound(shard) for name in batch["id"].to_pylist()], np.uint64)
+
+
+def _put_away(shards: Sequence[Path]) -> None:
+    """Delete shards whose rows are merged again; what cannot be read keeps its bytes under another name."""
+    for path in shards:
+        try:
+            _numbers(path)
+        except DamagedShard:
+            os.replace(path, path.with_name(f"{path.name}.damaged"))
+        else:
+            path.unlink()
 
 
 def _write_folders(parts: Sequence[Part], target: Path) -> dict[str, Any]:
