@@ -92,6 +92,25 @@ def test_a_part_made_twice_and_a_merge_made_twice_change_nothing(clips, tmp_path
         tokenize(clips[:3], tmp_path, "0/2")
 
 
+def test_a_kill_while_parts_are_removed_is_gone_on_with(clips, tmp_path, monkeypatch):
+    for number in range(3):
+        tokenize(clips, tmp_path, f"{number}/3")
+    index = merge_parts([tmp_path], tmp_path).read_bytes()
+    shutil.rmtree(tmp_path / "part-00000-of-00003")
+    with monkeypatch.context() as killed:
+        killed.setattr(shutil, "rmtree", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            merge_parts([tmp_path], tmp_path, remove_parts=True)
+    assert [path.name for path in (tmp_path / "part-00001-of-00003").iterdir()] == [RECORD]
+    assert merge_parts([tmp_path], tmp_path).read_bytes() == index and len(list(tmp_path.glob("part-*"))) == 2
+    assert merge_parts([tmp_path], tmp_path, remove_parts=True).read_bytes() == index
+    assert not list(tmp_path.glob("part-*")) and len(list(read_token_shards(tmp_path / "train"))) == 9
+    tokenize(clips[:3], tmp_path / "others", "0/2")
+    with pytest.raises(ValueError, match="shard 1/2 is missing"):  # parts of something else
+        merge_parts([tmp_path / "others"], tmp_path, remove_parts=True)
+    assert list((tmp_path / "others").glob("part-*"))
+
+
 def test_a_merge_that_was_killed_is_made_again(clips, tmp_path):
     for number in range(2):
         tokenize(clips, tmp_path, f"{number}/2")

@@ -38,6 +38,7 @@ from llmcodec.transcode.index import (
     INDEX,
     Checked,
     Content,
+    Plan,
     describe_shards,
     read_index,
     row_digest,
@@ -45,7 +46,7 @@ from llmcodec.transcode.index import (
     write_index,
 )
 from llmcodec.transcode.mapped_rows import sound
-from llmcodec.transcode.sharding import Part, is_merged, parts_in
+from llmcodec.transcode.sharding import RECORD, Part, is_merged, parts_in
 
 MOST_NAMED = 10
 _ASIDE = re.compile(r"shard-.*\.damaged", re.DOTALL)
@@ -121,6 +122,11 @@ def merge_parts(places: Sequence[Path], output: Path, remove_parts: bool = False
             if not place.is_dir() and not place.name.startswith("part-"):  # a part may have been removed
                 raise ValueError(f"{place}: no such folder")
         return output / INDEX
+    if (output / INDEX).is_file():  # a kill may have left some of the parts
+        index = Plan.read(read_index(output), output / INDEX)
+        left = [Part.load(folder) for place in places for folder in parts_in(place)]
+        if not any(index.difference(part.plan) for part in left):
+            return _finished(output, left, remove_parts)
     parts = find_parts(places)
     if not is_merged(output, parts[0].plan):
         old = _replaced(output, parts)
@@ -132,9 +138,16 @@ def merge_parts(places: Sequence[Path], output: Path, remove_parts: bool = False
                 folders = _write_folders(parts, temporary)
                 _put_away(old)
             write_index(output, parts[0].plan, folders, left_out)
-    if remove_parts:
-        for part in parts:
-            shutil.rmtree(part.folder)
+    return _finished(output, parts, remove_parts)
+
+
+def _finished(output: Path, parts: Sequence[Part], remove_parts: bool) -> Path:
+    """The index of what is merged; the parts go where that is asked for, their records last: a kill leaves parts."""
+    for part in parts if remove_parts else ():
+        for path in sorted(part.folder.rglob("*"), reverse=True):
+            if path.name != RECORD or path.parent != part.folder:
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        shutil.rmtree(part.folder)
     return output / INDEX
 
 
