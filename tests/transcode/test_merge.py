@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -109,6 +110,26 @@ def test_a_kill_while_parts_are_removed_is_gone_on_with(clips, tmp_path, monkeyp
     with pytest.raises(ValueError, match="shard 1/2 is missing"):  # parts of something else
         merge_parts([tmp_path / "others"], tmp_path, remove_parts=True)
     assert list((tmp_path / "others").glob("part-*"))
+
+
+def test_audio_that_has_changed_since_its_part_was_made_is_newer_than_merged_and_rewritten_shards(clips, tmp_path):
+    for number in range(2):
+        tokenize(clips, tmp_path, f"{number}/2")
+    for age, path in enumerate(sorted(tmp_path.glob("part-*/train/shard-*"))):
+        os.utime(path, ns=(10**18 + age, 10**18 + age))
+    changed = [clip for clip in clips if clip.split == "train"]
+    for clip in (changed[0], changed[4]):
+        os.utime(clip.path, ns=(10**18 + 10**9, 10**18 + 10**9))
+    kept = [clip for clip in clips if clip not in (changed[0], changed[4])]
+    for clip in kept:
+        os.utime(clip.path, ns=(10**17, 10**17))
+    merge_parts([tmp_path], tmp_path, remove_parts=True)
+    made = [path.stat().st_mtime_ns for path in sorted((tmp_path / "train").glob("shard-*"))]
+    assert made == [10**18, 10**18 + 1, 10**18 + 2]
+    os.utime(changed[0].path, ns=(10**17, 10**17))
+    [again] = [done.again for done in tokenize(clips, tmp_path).values() if done.again]
+    assert len(again) == 1 and again[0].startswith(f"{changed[4].id}: ")
+    assert (tmp_path / "train" / "shard-00001.arrow").stat().st_mtime_ns == 10**18 + 1  # its other rows are as old
 
 
 def test_a_merge_that_was_killed_is_made_again(clips, tmp_path):

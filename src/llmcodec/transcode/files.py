@@ -33,7 +33,7 @@ from llmcodec.transcode.index import HERE, Plan, describe_shards, row_digest, ro
 from llmcodec.transcode.inputs import TOKEN_ENDINGS, Found, Problem, find_clips, find_inputs
 from llmcodec.transcode.outputs import plan_outputs, refuse_existing, remove_left_overs
 from llmcodec.transcode.pipeline import Item, Pipeline, Report, Watcher
-from llmcodec.transcode.sharding import Part, Shard, in_milliseconds, is_merged, refuse_parts
+from llmcodec.transcode.sharding import Part, Shard, in_milliseconds, is_merged, merged_line, refuse_parts
 from llmcodec.transcode.work import DecodeWork, EncodeWork, ReconstructWork
 
 WAVE_ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -132,6 +132,7 @@ class Transcoder:
         plan = self._plan_of(items, runtime, format)
         if self.shard is not None:
             if is_merged(output, plan):
+                self.report.warned.append(merged_line(output))
                 return self.report
             part = Part.begin(output, self.shard, plan, self.shard.span(self._milliseconds(items)))
             items = items[part.span.start : part.span.stop]
@@ -157,6 +158,7 @@ class Transcoder:
         runtime = self.open_codec("encoder")
         plan = self._plan_of(items, runtime, "safetensors")
         if is_merged(Path(self.output), plan):
+            self.report.warned.append(merged_line(Path(self.output)))
             return self.report
         part = Part.begin(Path(self.output), shard, plan, shard.span(self._milliseconds(items)))
         items = items[part.span.start : part.span.stop]

@@ -15,6 +15,7 @@ import shutil
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -216,16 +217,17 @@ def _write_folders(parts: Sequence[Part], target: Path) -> dict[str, Any]:
     for name in sorted({name for part in parts for name in part.folders or ()}):
         of_folder = [part for part in parts if name in (part.folders or {})]
         place, numbers = target / name, array("Q")
-        provenance, pending, written = None, list[TokenRow](), 0
+        provenance, pending, made, written = None, list[TokenRow](), list[int](), 0
         for part in of_folder:
             provenance, rows = _rows(part, name, provenance)
-            for row in rows:
+            for row, made_ns in rows:
                 numbers.append(digest_number(row.id))
                 pending.append(row)
+                made.append(made_ns)
                 if provenance is not None and len(pending) == plan.settings["clips_per_shard"]:
-                    written = _write(place, pending, written, provenance, plan.settings["format"])
+                    written = _write(place, pending, made, written, provenance, plan.settings["format"])
         if pending and provenance is not None:
-            _write(place, pending, written, provenance, plan.settings["format"])
+            _write(place, pending, made, written, provenance, plan.settings["format"])
         if provenance is None:
             raise ValueError(f"{of_folder[0].folder / name}: no clip of this or any other part could be read")
         _refuse_doubled(numbers, of_folder, name)
@@ -233,30 +235,44 @@ def _write_folders(parts: Sequence[Part], target: Path) -> dict[str, Any]:
     return folders
 
 
-def _write(place: Path, pending: list[TokenRow], written: int, provenance: TokenProvenance, format: str) -> int:
-    TokenShardWriter.write(place / f"shard-{written:05d}.{format}", pending, provenance)
+def _write(
+    place: Path, pending: list[TokenRow], made: list[int], written: int, provenance: TokenProvenance, format: str
+) -> int:
+    """Write a shard as old as its oldest row: audio that has changed since is newer, as it was for the part."""
+    TokenShardWriter.write(place / f"shard-{written:05d}.{format}", pending, provenance, min(made))
     pending.clear()
+    made.clear()
     return written + 1
 
 
-def _rows(part: Part, name: str, known: TokenProvenance | None) -> tuple[TokenProvenance | None, Iterator[TokenRow]]:
-    """Rows of a part in order, and their codec; where they end, it is certain that they are those of its record."""
+def _rows(
+    part: Part, name: str, known: TokenProvenance | None
+) -> tuple[TokenProvenance | None, Iterator[tuple[TokenRow, int]]]:
+    """Rows of a part in order, each with the time (ns) of its shard, and their codec.
+
+    Where they end, it is certain that they are those of the part's record.
+    """
     folder, record = part.folder / name, (part.folders or {})[name]
     if not shards_in(folder):
         if record.get("clips"):
             raise ValueError(f"{folder}: its shards are missing; run again with --shard {part.shard}")
         return known, iter(())  # none of its clips could be read
-    provenance, rows = open_token_shards(folder)
+    provenance = open_token_shards(folder)[0]
     if provenance.weights_sha256 != part.plan.codec["weights_sha256"]:
         raise ValueError(f"{folder}: tokens of codec {provenance.codec!r}, not of the one in its record")
     if known is not None and provenance.manifest_hash != known.manifest_hash:
         raise ValueError(f"{folder}: tokens of another manifest than those of the parts before")
 
-    def checked() -> Iterator[TokenRow]:
+    def checked() -> Iterator[tuple[TokenRow, int]]:
         content = Content()
-        for row in rows:
-            content.add(row)
-            yield row
+        for path in shards_in(folder, "*"):
+            theirs, rows = open_token_shards(path)
+            if replace(theirs, codec="", manifest_hash="") != replace(provenance, codec="", manifest_hash=""):
+                raise ValueError(f"{path}: made by another codec than the other shards of its part")
+            made_ns = path.stat().st_mtime_ns
+            for row in rows:
+                content.add(row)
+                yield row, made_ns
         counted = content.counted()
         if counted != {key: record.get(key) for key in counted}:
             raise ValueError(
