@@ -118,7 +118,8 @@ class Transcoder:
             raise ValueError(
                 f"--format {format} adds to a folder or starts a new one; delete the folder instead of --overwrite"
             )
-        items = [item_of(one, None) for one in self._find(inputs, AUDIO_ENDINGS)]
+        found = self._find(inputs, AUDIO_ENDINGS)
+        items = [item_of(one, None) for one in found]
         first: dict[str, Item] = {}
         for item in items:
             if (other := first.setdefault(item.name, item)) is not item:
@@ -138,6 +139,13 @@ class Transcoder:
             items = items[part.span.start : part.span.stop]
         place, resume = (output, self.resume) if part is None else (part.folder, True)
         with TokenShardWriter(place, runtime.identity, resume=resume, format=format, clips_per_shard=CLIPS) as shards:
+            for one in found:
+                before = one.other_result.as_posix()
+                if before in shards.done and before not in first:
+                    raise ValueError(
+                        f"{place}: holds a row {before!r}, but {one.source} has the id {one.result.as_posix()!r} since "
+                        "a file that differs by its ending alone has come or gone; rename one, or name another folder"
+                    )
             self.report.again += [*shards.damaged, *self._drop_stale(shards, items)]
             pending = [item for item in items if item.name not in shards.done]
             self.report.skipped = len(items) - len(pending)
@@ -146,9 +154,9 @@ class Transcoder:
                 raise ValueError(f"{place}: holds {others} clips that are not of this part; delete it")
             self._run(EncodeWork(runtime, self.channels == "split", shards), pending)
         if part is not None:
-            part.finish({HERE: describe_shards(place)}, self._left_out(items))
+            part.finish({HERE: describe_shards(place)}, self._left_out(pending))
         else:
-            write_index(place, plan, {HERE: describe_shards(place)}, self._left_out(items))
+            write_index(place, plan, {HERE: describe_shards(place)}, self._left_out(pending))
         return self.report
 
     def _encode_part(self, shard: Shard, items: list[Item]) -> Report:
