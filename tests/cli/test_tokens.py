@@ -40,7 +40,8 @@ def test_two_machines_and_a_merge(codec, tmp_path, capsys):
     assert main(["tokens", "verify", str(tokens)]) == 0 and "as in the index" in capsys.readouterr().out
     assert [row.id for row in flat_rows(tokens / "train")[1]] == [f"clip{n}" for n in range(6)]
     assert not list(tokens.glob("part-*")) and remembered_codec(tokens) == str(codec)
-    assert main([*arguments, "--shard", "0/2"]) == 0 and "is merged already" in capsys.readouterr().out
+    assert main([*arguments, "--shard", "0/2"]) == 0 and "is merged already" in (said := capsys.readouterr().out)
+    assert "the audio was not compared with the tokens: the same command without --shard does that" in said
     assert main(["tokens", "merge", str(tokens), "-o", str(tmp_path / "other")]) == 1
     assert "no parts of a sharded run in this folder" in capsys.readouterr().err
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -13,8 +14,9 @@ import pytest
 from llmcodec.io import audio
 from llmcodec.io import tensor_file as tensorfile
 from llmcodec.io.token_file import load_token_file
-from llmcodec.io.token_shards import read_token_shards
+from llmcodec.io.token_shards import TokenShardWriter, read_token_shards
 from llmcodec.io.token_text import codes_to_text
+from llmcodec.transcode.index import read_index
 
 from ..pcm import HOP, LEVELS, RATE, PCMRuntime, speech_like
 from ..transcode.conftest import read
@@ -234,6 +236,46 @@ def test_one_bad_file_or_the_end_of_memory_costs_no_other_row_of_a_shard(
     assert len({row.id for row in read_token_shards(tmp_path / "s")}) == 10
     assert run("encode", folder, "--format", format, "-o", tmp_path / "t") == 1
     assert len({row.id for row in read_token_shards(tmp_path / "t")}) == 10
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_shard_that_cannot_be_written_is_no_clip_s_fault(pcm, clip, tmp_path, capsys, monkeypatch, code):
+    for number in range(5):
+        clip(f"in/c{number}.wav", 4000)
+    write, failing, out = TokenShardWriter.write, [code], tmp_path / "s"
+
+    def once(path, rows, provenance, made_ns=None):
+        if len(rows) == 2 and failing:
+            raise OSError(failing.pop(), os.strerror(code), str(path))
+        write(path, rows, provenance, made_ns)
+
+    monkeypatch.setattr(TokenShardWriter, "write", staticmethod(once))
+    monkeypatch.setattr("llmcodec.transcode.files.CLIPS", 2)
+    assert run("encode", tmp_path / "in", "--format", "arrow", "-o", out) == 1
+    [line] = [one for one in capsys.readouterr().err.splitlines() if "continue with --resume" in one]
+    assert f"shard-00000.arrow: {os.strerror(code)}; 1 files are finished" in line
+    assert not list(tmp_path.glob("s/*.arrow")) and not (out / "index.json").exists()
+    assert run("encode", tmp_path / "in", "--format", "arrow", "-o", out, "--resume") == 0
+    assert sorted(row.id for row in read_token_shards(out)) == [f"c{number}" for number in range(5)]
+    assert read_index(out)["left_out"] == {}
+
+
+def test_a_twin_that_comes_or_goes_does_not_put_a_file_twice_into_a_corpus(pcm, clip, tmp_path, capsys):
+    command = ("encode", tmp_path / "in", "--format", "arrow", "-o", tmp_path / "s", "--resume")
+    clip("in/a.wav", 4000)
+    assert run(*command) == 0
+    clip("in/a.flac", 5000)
+    assert run(*command) == 1
+    assert "s: holds a row 'a', but " in capsys.readouterr().err
+    assert [row.id for row in read_token_shards(tmp_path / "s")] == ["a"]
+    (tmp_path / "in" / "a.flac").rename(tmp_path / "in" / "b.flac")
+    assert run(*command) == 0 and len(list(read_token_shards(tmp_path / "s"))) == 2
+    clip("twins/a.wav", 4000)
+    clip("twins/a.flac", 4000)
+    command = ("encode", tmp_path / "twins", "--format", "arrow", "-o", tmp_path / "t", "--resume")
+    assert run(*command) == run(*command) == 0
+    (tmp_path / "twins" / "a.flac").unlink()
+    assert run(*command) == 1 and "t: holds a row 'a.wav', but " in capsys.readouterr().err
 
 
 def test_arrow_says_what_it_needs(pcm, clip, tmp_path, capsys):

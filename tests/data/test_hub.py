@@ -138,6 +138,39 @@ def test_rows_of_every_shape_and_the_bad_ones_by_name(tmp_path):
     assert "sampling rate 0" in lines and "NaN" in lines and "no audio in this row" in lines
 
 
+def test_data_sets_in_one_folder_keep_their_audio(tmp_path):
+    def made(name: str, output: str, level: float, **options) -> None:
+        rows = [{"audio": {"array": [level] * 800, "sampling_rate": 8000}}]
+        datasets.DatasetDict(dict.fromkeys(("train", "clean"), datasets.Dataset.from_list(rows))).save_to_disk(
+            tmp_path / name
+        )
+        make_hub_manifest(str(tmp_path / name), str(tmp_path / "out" / output), **options)
+
+    made("a", "first.jsonl", 0.1)
+    made("b", "second.jsonl", 0.2)
+    made("b", "third.jsonl", 0.3, split="clean")
+    for name, level in (("first", 0.1), ("second", 0.2), ("third", 0.3)):
+        [clip] = read_manifest(tmp_path / "out" / f"{name}.jsonl")
+        np.testing.assert_allclose(audio.read(clip.path)[0], level, atol=1e-4)
+    assert len(list((tmp_path / "out").rglob("*.flac"))) == 3
+
+
+def test_channels_first_are_channels_and_loud_audio_is_not_clipped(tmp_path):
+    tone = (1.8 * np.sin(np.arange(1600) / 10)).astype(np.float32)
+    rows = [
+        {"audio": {"array": wav.tolist(), "sampling_rate": 16000}, "id": f"{n}"}
+        for n, wav in enumerate((np.stack([tone, tone]), np.stack([tone, tone], 1)))
+    ]
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "set")
+    make_hub_manifest(str(tmp_path / "set"), str(tmp_path / "out"))
+    for clip in read_manifest(tmp_path / "out"):
+        np.testing.assert_allclose(audio.read(clip.path)[0], tone, atol=1e-6)
+    deep = [{"audio": {"array": [[[0.1] * 4] * 3] * 2, "sampling_rate": 16000}}]
+    datasets.Dataset.from_list(deep).save_to_disk(tmp_path / "deep")
+    with pytest.raises(ValueError, match=r"no usable audio .*samples of shape \(2, 3, 4\)"):
+        make_hub_manifest(str(tmp_path / "deep"), str(tmp_path / "none"))
+
+
 def test_an_id_of_zero_is_an_id_and_lists_without_a_rate_are_refused(tmp_path):
     tone = (0.1 * np.sin(np.arange(800) / 10)).astype(np.float32).tolist()
     rows = [{"audio": {"array": tone, "sampling_rate": 8000}, "id": number} for number in (0, 1)]

@@ -99,6 +99,11 @@ def test_a_folder_that_is_there_is_refused_filled_or_replaced(tmp_path):
         fill(folder, "refuse", a="2")
     fill(folder, "merge", README="2", b="2")
     assert content(folder) == {"README": "1", "a": "1", "b": "2"}
+    for number in "12":  # folders in it are filled too
+        with atomic_folder(folder, merge=True) as inside:
+            (inside / "inner").mkdir()
+            (inside / "inner" / number).write_text(number)
+    assert content(folder / "inner") == {"1": "1", "2": "2"}
     fill(folder, "replace", README="3")
     assert content(folder) == {"README": "3"}
     with pytest.raises(ValueError, match="is a file"):

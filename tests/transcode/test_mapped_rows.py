@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmcodec.io.digests import digest_all
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.io.token_shards import DamagedShard, ShardFormat, TokenRow, TokenShardWriter
 from llmcodec.transcode.flat_rows import FlatRow, read_rows
+from llmcodec.transcode.index import HERE, INDEX, Plan, describe_shards, write_index
 from llmcodec.transcode.mapped_rows import MappedRows, count_rows
 
 CODEC = TokenProvenance("toy", "0" * 64, 16_000, 320, 2, 100)
@@ -95,3 +97,24 @@ def test_what_cannot_be_mapped_is_named(tmp_path):
     shard.write_bytes(content)
     with pytest.raises(DamagedShard, match="shard-00001.arrow"):
         MappedRows([folder]).read(0, 10)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_an_index_counts_while_it_is_of_the_shards_that_are_there(tmp_path, inside):
+    folder = write(tmp_path / "train", 10, per_shard=5)
+    plan = Plan.of({}, CODEC, 10, "abcd")
+    write_index(folder if inside else tmp_path, plan, {HERE if inside else "train": describe_shards(folder)}, {})
+    indexed = MappedRows([folder]).digest()
+    (index,) = tmp_path.rglob(INDEX)
+    assert indexed == digest_all(["train", index.read_bytes(), "None"])  # as runs have it that are resumed
+    shutil.copy(folder / "shard-00001.arrow", folder / "shard-00002.arrow")
+    with pytest.raises(ValueError, match="a clip stands there twice"):
+        MappedRows([folder])
+    (folder / "shard-00002.arrow").unlink()
+    assert MappedRows([folder]).digest() == indexed
+    write(tmp_path / "more", 3, first=10)
+    shutil.copy(tmp_path / "more" / "shard-00000.arrow", folder / "shard-00002.arrow")  # of a run that was killed
+    rows, stale = MappedRows([folder]), MappedRows([folder]).digest()
+    assert len(rows) == 13 and stale != indexed
+    index.write_text("damaged")
+    assert MappedRows([folder]).digest() == stale

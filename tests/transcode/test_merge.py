@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def tokenize(clips, output, shard=None, runtime=None, **options):
 
 
 def shards(folder: Path) -> dict[str, bytes]:
-    paths = (path for path in folder.rglob("shard-*") if "part-" not in str(path.relative_to(folder)))
+    paths = (path for path in folder.rglob("shard-*[!d]") if "part-" not in str(path.relative_to(folder)))
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
@@ -92,6 +93,45 @@ def test_a_part_made_twice_and_a_merge_made_twice_change_nothing(clips, tmp_path
         tokenize(clips[:3], tmp_path, "0/2")
 
 
+def test_a_kill_while_parts_are_removed_is_gone_on_with(clips, tmp_path, monkeypatch):
+    for number in range(3):
+        tokenize(clips, tmp_path, f"{number}/3")
+    index = merge_parts([tmp_path], tmp_path).read_bytes()
+    shutil.rmtree(tmp_path / "part-00000-of-00003")
+    with monkeypatch.context() as killed:
+        killed.setattr(shutil, "rmtree", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            merge_parts([tmp_path], tmp_path, remove_parts=True)
+    assert [path.name for path in (tmp_path / "part-00001-of-00003").iterdir()] == [RECORD]
+    assert merge_parts([tmp_path], tmp_path).read_bytes() == index and len(list(tmp_path.glob("part-*"))) == 2
+    assert merge_parts([tmp_path], tmp_path, remove_parts=True).read_bytes() == index
+    assert not list(tmp_path.glob("part-*")) and len(list(read_token_shards(tmp_path / "train"))) == 9
+    tokenize(clips[:3], tmp_path / "others", "0/2")
+    with pytest.raises(ValueError, match="shard 1/2 is missing"):  # parts of something else
+        merge_parts([tmp_path / "others"], tmp_path, remove_parts=True)
+    assert list((tmp_path / "others").glob("part-*"))
+
+
+def test_audio_that_has_changed_since_its_part_was_made_is_newer_than_merged_and_rewritten_shards(clips, tmp_path):
+    for number in range(2):
+        tokenize(clips, tmp_path, f"{number}/2")
+    for age, path in enumerate(sorted(tmp_path.glob("part-*/train/shard-*"))):
+        os.utime(path, ns=(10**18 + age, 10**18 + age))
+    changed = [clip for clip in clips if clip.split == "train"]
+    for clip in (changed[0], changed[4]):
+        os.utime(clip.path, ns=(10**18 + 10**9, 10**18 + 10**9))
+    kept = [clip for clip in clips if clip not in (changed[0], changed[4])]
+    for clip in kept:
+        os.utime(clip.path, ns=(10**17, 10**17))
+    merge_parts([tmp_path], tmp_path, remove_parts=True)
+    made = [path.stat().st_mtime_ns for path in sorted((tmp_path / "train").glob("shard-*"))]
+    assert made == [10**18, 10**18 + 1, 10**18 + 2]
+    os.utime(changed[0].path, ns=(10**17, 10**17))
+    [again] = [done.again for done in tokenize(clips, tmp_path).values() if done.again]
+    assert len(again) == 1 and again[0].startswith(f"{changed[4].id}: ")
+    assert (tmp_path / "train" / "shard-00001.arrow").stat().st_mtime_ns == 10**18 + 1  # its other rows are as old
+
+
 def test_a_merge_that_was_killed_is_made_again(clips, tmp_path):
     for number in range(2):
         tokenize(clips, tmp_path, f"{number}/2")
@@ -101,10 +141,45 @@ def test_a_merge_that_was_killed_is_made_again(clips, tmp_path):
     (tmp_path / "train" / "shard-00001.arrow").write_bytes(b"half")
     merge_parts([tmp_path], tmp_path)
     assert shards(tmp_path) == whole
+    assert (tmp_path / "train" / "shard-00001.arrow.damaged").read_bytes() == b"half"
     (tmp_path / "elsewhere" / "train").mkdir(parents=True)
     shutil.copy(tmp_path / "train" / "shard-00000.arrow", tmp_path / "elsewhere" / "train")
     with pytest.raises(ValueError, match="elsewhere: holds token shards already"):
         merge_parts([tmp_path], tmp_path / "elsewhere")
+
+
+def test_a_merge_deletes_nothing_but_what_it_writes_again(clips, tmp_path):
+    for number in range(2):
+        tokenize(clips, tmp_path, f"{number}/2")
+        tokenize(clips, tmp_path / "parts", f"{number}/2")
+    train = tmp_path / "train"
+    train.mkdir()
+    for name in ("a.wav", "notes.arrow", "shard-00000.arrow.txt"):
+        (train / name).write_bytes(b"dear")
+        for places in ([tmp_path], [tmp_path / "parts"]):
+            with pytest.raises(ValueError, match=f"{name}: is no token shard, but .*train is a folder that the merge"):
+                merge_parts(places, tmp_path)
+        assert (train / name).read_bytes() == b"dear" and not (tmp_path / "valid").exists()
+        (train / name).unlink()
+    (tmp_path / "valid").write_text("a list")
+    with pytest.raises(ValueError, match="valid: is no token shard"):
+        merge_parts([tmp_path], tmp_path)
+    (tmp_path / "valid").unlink()
+    for row, codec in (("other", Loudness()), (clips[0].id, Loudness(100))):  # of a run that was killed before
+        with TokenShardWriter(train, codec.identity) as lost:
+            lost.add(TokenRow(np.zeros((1, 1, 2), np.int64), 640, id=row))
+        with pytest.raises(ValueError, match="shard-00000.arrow: holds tokens that are in none of the parts"):
+            merge_parts([tmp_path], tmp_path)
+        assert [one.id for one in read_token_shards(train)] == [row]
+        (train / "shard-00000.arrow").unlink()
+    merge_parts([tmp_path], tmp_path)
+    (tmp_path / INDEX).unlink()
+    damaged = tmp_path / "part-00001-of-00002" / "train" / "shard-00000.arrow"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    whole = shards(tmp_path)
+    with pytest.raises(ValueError, match="damaged"):
+        merge_parts([tmp_path], tmp_path)
+    assert shards(tmp_path) == whole  # the parts are read before anything goes
 
 
 def test_missing_unfinished_doubled_and_foreign_parts_are_named(clips, tmp_path):

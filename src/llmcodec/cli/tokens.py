@@ -73,7 +73,7 @@ def tokenize(
         engine: local, or ray for a Ray cluster (pip install 'llmcodec[ray]').
         workers: actors of --engine ray; default: one for each GPU of the cluster, or each CPU core if it has none.
     """
-    from llmcodec.transcode.sharding import Shard
+    from llmcodec.transcode.sharding import Shard, merged_line
     from llmcodec.transcode.slamkit import export_slamkit
     from llmcodec.transcode.tokenize import describe
 
@@ -112,7 +112,7 @@ def tokenize(
         else:
             results = job.run(place, show, bad)
     if (part is not None or engine == "ray") and not results:
-        print(f"{place}: is merged already, nothing is left to do")
+        print(merged_line(place, "--shard" if part is not None else "--engine ray"))
         return
     remember_codec(place, codec.codec)
     print(*describe(results), *bad.lines(), sep="\n")

@@ -21,6 +21,7 @@ from llmcodec.data.manifest import Clip, manifest_place
 from llmcodec.data.splits import hashed_split
 from llmcodec.io import audio
 from llmcodec.io.bad_rows import BadRows, MaxBad
+from llmcodec.io.digests import digest
 from llmcodec.io.waveform import scale_of
 
 _SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "dev": "valid", "test": "test"}
@@ -45,12 +46,13 @@ def make_hub_manifest(
 
       llmcodec data hub openslr/librispeech_asr --name clean --split validation -o libri/manifest.jsonl
 
-    Columns other than the audio may be missing. Rows whose audio cannot be read are skipped, counted and listed, up to
-    --max-bad; what is beyond stops the command before a manifest is written.
+    Audio louder than full scale becomes WAV of floats. Columns other than the audio may be missing. Rows whose audio
+    cannot be read are skipped, counted and listed, up to --max-bad; what is beyond stops the command before a manifest
+    is written.
 
     Args:
         dataset: name on the Hub, or a folder: one written by save_to_disk, or one that datasets can load.
-        output: the manifest to write, or its folder; audio goes to the folder `audio` beside it.
+        output: the manifest to write, or its folder; audio goes to a folder of its own in `audio` beside it.
         name: configuration of the data set, such as clean.
         split: split of the data set; train, validation and test keep their meaning, others are split by hash of id.
         audio_column: column with the audio.
@@ -63,6 +65,7 @@ def make_hub_manifest(
         max_bad: rows that may be bad, 20 or 1%.
     """
     target = manifest_place(output).resolve()
+    folder = Path("audio") / digest("\n".join((target.stem, dataset, name or "", split, audio_column)))
     rows = _load(dataset, name, split, audio_column, (text_column, id_column, speaker_column))
     named_split = _SPLITS.get(re.split(r"[\W_\d]", split)[0], "")
     clips: list[Clip] = []
@@ -77,7 +80,7 @@ def make_hub_manifest(
             raise ValueError(f"{dataset}: id {clip_id!r} in column {id_column!r} occurs twice; name another id_column")
         ids.add(clip_id)
         try:
-            path, seconds = _place(row.get(audio_column), clip_id, number, target.parent)
+            path, seconds = _place(row.get(audio_column), clip_id, number, target.parent, folder)
         except (ValueError, OSError) as error:
             bad.add(clip_id, error)
             continue
@@ -182,8 +185,8 @@ def undecoded_audio(value: Any) -> Path | bytes:
     raise ValueError(f"neither audio bytes nor a file at {place!r}")
 
 
-def _place(value: Any, clip_id: str, number: int, folder: Path) -> tuple[Path, float]:
-    """Where the audio of a row lies (relative to `folder` if written there) and its seconds."""
+def _place(value: Any, clip_id: str, number: int, home: Path, folder: Path) -> tuple[Path, float]:
+    """Where the audio of a row lies (relative to `home` if written into `folder` there) and its seconds."""
     if isinstance(value, dict) and value.get("array") is not None:
         wav_S, sample_rate = _decoded(value["array"], value.get("sampling_rate"))
     else:
@@ -192,8 +195,9 @@ def _place(value: Any, clip_id: str, number: int, folder: Path) -> tuple[Path, f
             return source.resolve(), audio.info(source).seconds
         wav_S, sample_rate = audio.read_bytes(source, "its audio")
     safe = re.sub(r"[^\w.-]+", "_", clip_id)[-80:]
-    relative = Path("audio") / f"{number // 1000:05d}" / f"{number:08d}_{safe}.flac"
-    audio.write(folder / relative, wav_S, sample_rate)
+    loud = bool(np.abs(wav_S).max(initial=0) > 1)  # FLAC would clip it
+    relative = folder / f"{number // 1000:05d}" / f"{number:08d}_{safe}.{'wav' if loud else 'flac'}"
+    audio.write(home / relative, wav_S, sample_rate, "FLOAT" if loud else None)
     return relative, len(wav_S) / sample_rate
 
 
@@ -202,6 +206,10 @@ def _decoded(array: Any, sample_rate: Any) -> tuple[np.ndarray, int]:
     if not isinstance(sample_rate, int) or sample_rate < 1:
         raise ValueError(f"samples with the sampling rate {sample_rate!r}")
     given = np.asarray(array)
+    if given.ndim not in (1, 2):
+        raise ValueError(f"samples of shape {given.shape}; (samples,) or (channels, samples) are known")
+    if given.ndim == 2 and given.shape[0] < given.shape[1]:
+        given = given.T
     silence, full = scale_of(given.dtype, "its samples")
     wav = (audio.to_mono(given.astype(np.float32)) - np.float32(silence)) / np.float32(full)
     if not len(wav) or not np.isfinite(wav).all():

@@ -121,9 +121,7 @@ def atomic_folder(
         if replace or not place.exists():
             _replace_folder(temporary, place)
         else:
-            for entry in sorted(temporary.iterdir()):
-                if entry.name not in keep or not (place / entry.name).exists():
-                    os.replace(entry, place / entry.name)
+            _move_into(temporary, place, keep)
         if durable:
             flush_to_disk(place.parent)
         publish(place)
@@ -194,6 +192,16 @@ def _replace_folder(new: Path, final: Path) -> None:
         raise
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _move_into(new: Path, place: Path, keep: Collection[str] = ()) -> None:
+    """Move what is in `new`, file by file where a folder of the name has something in it already."""
+    for entry in sorted(new.iterdir()):
+        target = place / entry.name
+        if entry.is_dir() and target.is_dir() and any(target.iterdir()):
+            _move_into(entry, target)
+        elif entry.name not in keep or not target.exists():
+            os.replace(entry, target)
 
 
 def _permit(path: Path, mode: int) -> None:

@@ -27,9 +27,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llmcodec.io.atomic import AnyPath, atomic_file, find_left_overs
+from llmcodec.io.atomic import AnyPath, atomic_path, find_left_overs
 from llmcodec.io.known_rows import KnownRows
-from llmcodec.io.remote.paths import as_path, bring, fetch, publish
+from llmcodec.io.remote.paths import as_path, bring, fetch, publish, url_of
 from llmcodec.io.token_file import (
     CLIP_FACTS,
     MAX_SAMPLES,
@@ -165,7 +165,7 @@ class TokenShardWriter:
             provenance, rows = open_token_shards(path)
             left = [row for row in rows if row.id not in ids]
             if left:
-                self.write(path, left, provenance)
+                self.write(path, left, provenance, path.stat().st_mtime_ns)
             else:
                 path.unlink()
                 publish(self.folder)
@@ -199,8 +199,8 @@ class TokenShardWriter:
         self._next += 1
 
     @staticmethod
-    def write(path: Path, rows: Sequence[TokenRow], provenance: TokenProvenance) -> None:
-        """One shard, whole or not at all; its ending says in which format."""
+    def write(path: Path, rows: Sequence[TokenRow], provenance: TokenProvenance, made_ns: int | None = None) -> None:
+        """One shard, whole or not at all; its ending says in which format, `made_ns` when its rows were made."""
         pa, dtype = import_pyarrow(), code_dtype(provenance.codebook_size)
         flat = [row.codes.astype(dtype).reshape(-1, row.codes.shape[2]) for row in rows]
         lines = np.concatenate([np.full(len(codes), codes.shape[1]) for codes in flat])
@@ -213,12 +213,15 @@ class TokenShardWriter:
             **{name: pa.array([getattr(row, name) for row in rows], pa.int64()) for name in CLIP_FACTS},
         }
         table = pa.table(columns).replace_schema_metadata(provenance.metadata())
-        with atomic_file(path, durable=True) as file:
-            if path.suffix.lower() == ".parquet":
-                pa.parquet.write_table(table, file, compression="zstd", write_page_checksum=True)
-            else:
-                with pa.ipc.new_file(file, table.schema) as writer:
-                    writer.write_table(table)
+        with atomic_path(path, durable=True) as temporary:
+            with open(temporary, "wb") as file:
+                if path.suffix.lower() == ".parquet":
+                    pa.parquet.write_table(table, file, compression="zstd", write_page_checksum=True)
+                else:
+                    with pa.ipc.new_file(file, table.schema) as writer:
+                        writer.write_table(table)
+            if made_ns is not None and url_of(path) is None:  # by its time a store knows what is to be uploaded
+                os.utime(temporary, ns=(made_ns, made_ns))
 
     def __enter__(self) -> TokenShardWriter:
         return self

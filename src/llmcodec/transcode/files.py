@@ -33,7 +33,7 @@ from llmcodec.transcode.index import HERE, Plan, describe_shards, row_digest, ro
 from llmcodec.transcode.inputs import TOKEN_ENDINGS, Found, Problem, find_clips, find_inputs
 from llmcodec.transcode.outputs import plan_outputs, refuse_existing, remove_left_overs
 from llmcodec.transcode.pipeline import Item, Pipeline, Report, Watcher
-from llmcodec.transcode.sharding import Part, Shard, in_milliseconds, is_merged, refuse_parts
+from llmcodec.transcode.sharding import Part, Shard, in_milliseconds, is_merged, merged_line, refuse_parts
 from llmcodec.transcode.work import DecodeWork, EncodeWork, ReconstructWork
 
 WAVE_ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -118,7 +118,8 @@ class Transcoder:
             raise ValueError(
                 f"--format {format} adds to a folder or starts a new one; delete the folder instead of --overwrite"
             )
-        items = [item_of(one, None) for one in self._find(inputs, AUDIO_ENDINGS)]
+        found = self._find(inputs, AUDIO_ENDINGS)
+        items = [item_of(one, None) for one in found]
         first: dict[str, Item] = {}
         for item in items:
             if (other := first.setdefault(item.name, item)) is not item:
@@ -132,11 +133,19 @@ class Transcoder:
         plan = self._plan_of(items, runtime, format)
         if self.shard is not None:
             if is_merged(output, plan):
+                self.report.warned.append(merged_line(output))
                 return self.report
             part = Part.begin(output, self.shard, plan, self.shard.span(self._milliseconds(items)))
             items = items[part.span.start : part.span.stop]
         place, resume = (output, self.resume) if part is None else (part.folder, True)
         with TokenShardWriter(place, runtime.identity, resume=resume, format=format, clips_per_shard=CLIPS) as shards:
+            for one in found:
+                before = one.other_result.as_posix()
+                if before in shards.done and before not in first:
+                    raise ValueError(
+                        f"{place}: holds a row {before!r}, but {one.source} has the id {one.result.as_posix()!r} since "
+                        "a file that differs by its ending alone has come or gone; rename one, or name another folder"
+                    )
             self.report.again += [*shards.damaged, *self._drop_stale(shards, items)]
             pending = [item for item in items if item.name not in shards.done]
             self.report.skipped = len(items) - len(pending)
@@ -145,9 +154,9 @@ class Transcoder:
                 raise ValueError(f"{place}: holds {others} clips that are not of this part; delete it")
             self._run(EncodeWork(runtime, self.channels == "split", shards), pending)
         if part is not None:
-            part.finish({HERE: describe_shards(place)}, self._left_out(items))
+            part.finish({HERE: describe_shards(place)}, self._left_out(pending))
         else:
-            write_index(place, plan, {HERE: describe_shards(place)}, self._left_out(items))
+            write_index(place, plan, {HERE: describe_shards(place)}, self._left_out(pending))
         return self.report
 
     def _encode_part(self, shard: Shard, items: list[Item]) -> Report:
@@ -157,6 +166,7 @@ class Transcoder:
         runtime = self.open_codec("encoder")
         plan = self._plan_of(items, runtime, "safetensors")
         if is_merged(Path(self.output), plan):
+            self.report.warned.append(merged_line(Path(self.output)))
             return self.report
         part = Part.begin(Path(self.output), shard, plan, shard.span(self._milliseconds(items)))
         items = items[part.span.start : part.span.stop]

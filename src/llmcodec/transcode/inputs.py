@@ -39,6 +39,11 @@ class Found:
         """Path of its result without ending: `a`, or `a.wav` if it has a twin."""
         return self.relative if self.twin else self.relative.with_suffix("")
 
+    @property
+    def other_result(self) -> Path:
+        """What `result` was before its twin came, or has gone."""
+        return self.relative.with_suffix("") if self.twin else self.relative
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -23,7 +23,7 @@ from llmcodec.io.digests import digest_all, digest_number
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.io.token_shards import DamagedShard, checked_rows, in_a_line, open_shard, shards_in
 from llmcodec.transcode.flat_rows import FlatRow, check_one_codec, flat_row, refuse_twice
-from llmcodec.transcode.index import INDEX
+from llmcodec.transcode.index import HERE, INDEX, read_index
 
 
 class MappedRows(Sequence[FlatRow]):
@@ -94,7 +94,7 @@ class MappedRows(Sequence[FlatRow]):
         return rows
 
     def digest(self) -> str:
-        """Of what decides the rows: the indexes of the folders; without them, names and sizes of all shards."""
+        """Of what decides the rows: the indexes of the folders; without valid ones, names and sizes of all shards."""
         parts: list[str | bytes] = []
         for folder in self.folders:
             if (index := _index_of(folder)) is not None:
@@ -104,7 +104,7 @@ class MappedRows(Sequence[FlatRow]):
         return digest_all([*parts, repr(None if self._kept is None else self._kept.tolist())])
 
     def _refuse_doubled(self) -> None:
-        """Raise ValueError where a folder without an index, which nobody has checked, has a clip twice."""
+        """Raise ValueError where a folder without a valid index, which nobody has checked, has a clip twice."""
         for folder in self.folders:
             if _index_of(folder) is not None:
                 continue
@@ -167,7 +167,16 @@ def sound(path: Path, batches: Iterator[Any] | None = None) -> Iterator[Any]:
 
 
 def _index_of(folder: Path) -> Path | None:
-    return next((place / INDEX for place in (folder, folder.parent) if (place / INDEX).is_file()), None)
+    """The index of a folder, if it is of the shards that are there: a run that was killed has added others to them."""
+    place = next((place for place in (folder, folder.parent) if (place / INDEX).is_file()), None)
+    if place is None:
+        return None
+    try:
+        entry = read_index(place)["folders"].get(HERE if place == folder else folder.name, {"shards": []})
+    except ValueError:
+        return None
+    there = {path.name: path.stat().st_size for path in _arrow_shards(folder)}
+    return place / INDEX if {one["file"]: one["bytes"] for one in entry["shards"]} == there else None
 
 
 def _arrow_shards(folder: Path) -> list[Path]:

@@ -9,31 +9,48 @@ shards have the bytes of an unsharded `llmcodec tokenize`. Test: tests/transcode
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llmcodec.io.atomic import atomic_folder
+from llmcodec.io.atomic import atomic_folder, find_left_overs
 from llmcodec.io.digests import digest_number
+from llmcodec.io.known_rows import row_number
 from llmcodec.io.token_file import TokenProvenance
-from llmcodec.io.token_shards import TokenRow, TokenShardWriter, open_token_shards, shards_in
+from llmcodec.io.token_shards import (
+    DamagedShard,
+    TokenRow,
+    TokenShardWriter,
+    open_shard,
+    open_token_shards,
+    shards_in,
+)
 from llmcodec.transcode.index import (
+    HERE,
     INDEX,
     Checked,
     Content,
+    Plan,
     describe_shards,
     read_index,
     row_digest,
     row_of_file,
     write_index,
 )
-from llmcodec.transcode.sharding import Part, is_merged, parts_in
+from llmcodec.transcode.mapped_rows import sound
+from llmcodec.transcode.sharding import RECORD, Part, is_merged, parts_in
 
 MOST_NAMED = 10
+_ASIDE = re.compile(r"shard-.*\.damaged", re.DOTALL)
 
 
 def find_parts(places: Sequence[Path]) -> list[Part]:
@@ -98,39 +115,99 @@ def merge_parts(places: Sequence[Path], output: Path, remove_parts: bool = False
         remove_parts: delete the parts when the result is complete.
 
     Raises:
-        ValueError: as `find_parts`; a part that is not what its record says; tokens of something else in `output`.
+        ValueError: as `find_parts`; a part that is not what its record says; tokens of something else in `output`, or
+            files that are no tokens where tokens will be. Nothing is written or deleted then.
     """
     if not any(parts_in(place) for place in places) and (output / INDEX).is_file():
         for place in places:
             if not place.is_dir() and not place.name.startswith("part-"):  # a part may have been removed
                 raise ValueError(f"{place}: no such folder")
         return output / INDEX
+    if (output / INDEX).is_file():  # a kill may have left some of the parts
+        index = Plan.read(read_index(output), output / INDEX)
+        left = [Part.load(folder) for place in places for folder in parts_in(place)]
+        if not any(index.difference(part.plan) for part in left):
+            return _finished(output, left, remove_parts)
     parts = find_parts(places)
     if not is_merged(output, parts[0].plan):
-        _clear(output, parts)
+        old = _replaced(output, parts)
         left_out = {name: reason for part in parts for name, reason in part.left_out.items()}
         if parts[0].files is not None:
             _index_files(parts, output, left_out)
         else:
             with atomic_folder(output, merge=True, durable=True) as temporary:
                 folders = _write_folders(parts, temporary)
+                _put_away(old)
             write_index(output, parts[0].plan, folders, left_out)
-    if remove_parts:
-        for part in parts:
-            shutil.rmtree(part.folder)
+    return _finished(output, parts, remove_parts)
+
+
+def _finished(output: Path, parts: Sequence[Part], remove_parts: bool) -> Path:
+    """The index of what is merged; the parts go where that is asked for, their records last: a kill leaves parts."""
+    for part in parts if remove_parts else ():
+        for path in sorted(part.folder.rglob("*"), reverse=True):
+            if path.name != RECORD or path.parent != part.folder:
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        shutil.rmtree(part.folder)
     return output / INDEX
 
 
-def _clear(output: Path, parts: Sequence[Part]) -> None:
-    """Delete what a merge that was killed has left in `output`; refuse what is not of one."""
-    names = {name for part in parts for name in part.folders or ()}
-    there = [path for name in sorted(names) for path in shards_in(output / name)]
-    if there and not any(part.folder.parent.resolve() == output.resolve() for part in parts):
-        raise ValueError(f"{output}: holds token shards already ({there[0].name}); name another folder")
-    for path in there:
-        path.unlink()
-    for name in names - {"."}:
-        shutil.rmtree(output / name, ignore_errors=True)
+def _replaced(output: Path, parts: Sequence[Part]) -> list[Path]:
+    """The shards that a merge that was killed has left in `output`.
+
+    Raises:
+        ValueError: there is something else, which the result would replace or lie among.
+    """
+    names = sorted({name for part in parts for name in part.folders or ()})
+    there = {name: shards_in(output / name) for name in names}
+    first = next(chain(*there.values()), None)
+    if first and not any(part.folder.parent.resolve() == output.resolve() for part in parts):
+        raise ValueError(f"{output}: holds token shards already ({first.name}); name another folder")
+    for name in names:
+        if name != HERE and (output / name).exists():
+            _refuse_no_tokens(output / name)
+    for name, paths in there.items():
+        if paths:
+            _refuse_other_rows(paths, [part for part in parts if name in (part.folders or {})], name)
+    return list(chain(*there.values()))
+
+
+def _refuse_no_tokens(folder: Path) -> None:
+    """Raise ValueError where anything but shards, and what their writers leave behind, is in a folder."""
+    left = {*shards_in(folder), *find_left_overs(folder)} if folder.is_dir() else set()
+    for path in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
+        if not path.is_file() or path not in left and not _ASIDE.fullmatch(path.name):
+            raise ValueError(
+                f"{path}: is no token shard, but {folder} is a folder that the merge writes; name another --output"
+            )
+
+
+def _refuse_other_rows(paths: Sequence[Path], parts: Sequence[Part], name: str) -> None:
+    """Raise ValueError where shards have rows that the parts have not; nobody knows those of damaged ones."""
+    theirs = [_numbers(path) for part in parts for path in shards_in(part.folder / name)]
+    known, weights = np.concatenate([np.zeros(0, np.uint64), *theirs]), parts[0].plan.codec["weights_sha256"]
+    for path in paths:
+        with suppress(DamagedShard):
+            if open_shard(path)[1].weights_sha256 != weights or not np.isin(_numbers(path), known).all():
+                raise ValueError(
+                    f"{path}: holds tokens that are in none of the parts; move it away, or name another --output"
+                )
+
+
+def _numbers(shard: Path) -> np.ndarray:
+    """`row_number` of the ids of its rows (uint64)."""
+    return np.array([row_number(name) for batch in sound(shard) for name in batch["id"].to_pylist()], np.uint64)
+
+
+def _put_away(shards: Sequence[Path]) -> None:
+    """Delete shards whose rows are merged again; what cannot be read keeps its bytes under another name."""
+    for path in shards:
+        try:
+            _numbers(path)
+        except DamagedShard:
+            os.replace(path, path.with_name(f"{path.name}.damaged"))
+        else:
+            path.unlink()
 
 
 def _write_folders(parts: Sequence[Part], target: Path) -> dict[str, Any]:
@@ -140,16 +217,17 @@ def _write_folders(parts: Sequence[Part], target: Path) -> dict[str, Any]:
     for name in sorted({name for part in parts for name in part.folders or ()}):
         of_folder = [part for part in parts if name in (part.folders or {})]
         place, numbers = target / name, array("Q")
-        provenance, pending, written = None, list[TokenRow](), 0
+        provenance, pending, made, written = None, list[TokenRow](), list[int](), 0
         for part in of_folder:
             provenance, rows = _rows(part, name, provenance)
-            for row in rows:
+            for row, made_ns in rows:
                 numbers.append(digest_number(row.id))
                 pending.append(row)
+                made.append(made_ns)
                 if provenance is not None and len(pending) == plan.settings["clips_per_shard"]:
-                    written = _write(place, pending, written, provenance, plan.settings["format"])
+                    written = _write(place, pending, made, written, provenance, plan.settings["format"])
         if pending and provenance is not None:
-            _write(place, pending, written, provenance, plan.settings["format"])
+            _write(place, pending, made, written, provenance, plan.settings["format"])
         if provenance is None:
             raise ValueError(f"{of_folder[0].folder / name}: no clip of this or any other part could be read")
         _refuse_doubled(numbers, of_folder, name)
@@ -157,30 +235,44 @@ def _write_folders(parts: Sequence[Part], target: Path) -> dict[str, Any]:
     return folders
 
 
-def _write(place: Path, pending: list[TokenRow], written: int, provenance: TokenProvenance, format: str) -> int:
-    TokenShardWriter.write(place / f"shard-{written:05d}.{format}", pending, provenance)
+def _write(
+    place: Path, pending: list[TokenRow], made: list[int], written: int, provenance: TokenProvenance, format: str
+) -> int:
+    """Write a shard as old as its oldest row: audio that has changed since is newer, as it was for the part."""
+    TokenShardWriter.write(place / f"shard-{written:05d}.{format}", pending, provenance, min(made))
     pending.clear()
+    made.clear()
     return written + 1
 
 
-def _rows(part: Part, name: str, known: TokenProvenance | None) -> tuple[TokenProvenance | None, Iterator[TokenRow]]:
-    """Rows of a part in order, and their codec; where they end, it is certain that they are those of its record."""
+def _rows(
+    part: Part, name: str, known: TokenProvenance | None
+) -> tuple[TokenProvenance | None, Iterator[tuple[TokenRow, int]]]:
+    """Rows of a part in order, each with the time (ns) of its shard, and their codec.
+
+    Where they end, it is certain that they are those of the part's record.
+    """
     folder, record = part.folder / name, (part.folders or {})[name]
     if not shards_in(folder):
         if record.get("clips"):
             raise ValueError(f"{folder}: its shards are missing; run again with --shard {part.shard}")
         return known, iter(())  # none of its clips could be read
-    provenance, rows = open_token_shards(folder)
+    provenance = open_token_shards(folder)[0]
     if provenance.weights_sha256 != part.plan.codec["weights_sha256"]:
         raise ValueError(f"{folder}: tokens of codec {provenance.codec!r}, not of the one in its record")
     if known is not None and provenance.manifest_hash != known.manifest_hash:
         raise ValueError(f"{folder}: tokens of another manifest than those of the parts before")
 
-    def checked() -> Iterator[TokenRow]:
+    def checked() -> Iterator[tuple[TokenRow, int]]:
         content = Content()
-        for row in rows:
-            content.add(row)
-            yield row
+        for path in shards_in(folder, "*"):
+            theirs, rows = open_token_shards(path)
+            if replace(theirs, codec="", manifest_hash="") != replace(provenance, codec="", manifest_hash=""):
+                raise ValueError(f"{path}: made by another codec than the other shards of its part")
+            made_ns = path.stat().st_mtime_ns
+            for row in rows:
+                content.add(row)
+                yield row, made_ns
         counted = content.counted()
         if counted != {key: record.get(key) for key in counted}:
             raise ValueError(

@@ -34,6 +34,10 @@ READ_AHEAD = 2  # batches for every coder
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
+class CannotWrite(OSError):
+    """Results of several items could not be written: nobody can say that it was the fault of the last one."""
+
+
 @dataclass
 class Item:
     """One input and where its result goes."""
@@ -266,9 +270,10 @@ class Pipeline:
             yield
         except (ValueError, OSError) as error:
             reason = str(error)
-            if isinstance(error, OSError) and error.errno in _FATAL:
+            if isinstance(error, CannotWrite) or isinstance(error, OSError) and error.errno in _FATAL:
+                why = os.strerror(error.errno) if error.errno else str(error)
                 raise OSError(
-                    f"{error.filename or item.target}: {os.strerror(error.errno or 0)}; {self.report.done} files are "
+                    f"{error.filename or item.target}: {why}; {self.report.done} files are "
                     "finished, nothing is half-written; make room and continue with --resume"
                 ) from error
             if isinstance(error, OSError) and error.strerror:

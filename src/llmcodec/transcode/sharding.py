@@ -157,6 +157,14 @@ def refuse_parts(output: Path) -> None:
         )
 
 
+def merged_line(output: Path, option: str = "--shard") -> str:
+    """What a run with `option` says of a folder that `is_merged`."""
+    return (
+        f"{output}: is merged already, nothing is left to do; the audio was not compared with the tokens: the same "
+        f"command without {option} does that, once no parts are left there (`tokens merge --remove-parts`)"
+    )
+
+
 def is_merged(output: Path, plan: Plan) -> bool:
     """Whether the parts of this plan have been merged already, so that nothing is left to do.
 

@@ -16,7 +16,7 @@ from llmcodec.io.token_file import TokenClip, load_token_file, read_token_facts,
 from llmcodec.io.token_shards import TokenRow, TokenShardWriter
 from llmcodec.runtime.base import Runtime
 from llmcodec.transcode.freshness import audio_of
-from llmcodec.transcode.pipeline import Item
+from llmcodec.transcode.pipeline import CannotWrite, Item
 
 Advance = Callable[[float], None]
 
@@ -83,7 +83,11 @@ class EncodeWork(_FromAudio):
 
     def write(self, item: Item, result: TokenClip) -> None:
         if self.shards is not None:
-            self.shards.add(TokenRow(**vars(result), id=item.name))
+            try:
+                self.shards.add(TokenRow(**vars(result), id=item.name))
+            except OSError as error:  # of a shard, which holds other clips as well
+                why = error.strerror or str(error)
+                raise CannotWrite(error.errno, why, str(error.filename or self.shards.folder)) from error
         else:
             assert item.target is not None
             save_token_file(item.target, result, self.runtime.identity, durable=False)
