@@ -197,6 +197,17 @@ def test_resume_does_not_mix_channels(pcm, folder, tmp_path, capsys):
     assert [*tree(shards), "index.json"] == sorted(before, key=lambda name: name == "index.json")
 
 
+def test_a_name_that_is_no_utf8_is_named_before_shards_are_written(pcm, clip, tmp_path, capsys):
+    source = clip("in/a.wav")
+    try:
+        source.rename(os.fsdecode(os.fsencode(source.parent) + b"/caf\xe9.wav"))
+    except OSError:
+        pytest.skip("this file system knows only names in UTF-8")
+    assert run("encode", source.parent, "-o", tmp_path / "t", "--format", "arrow") == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "caf%E9: its name is not UTF-8, so it cannot be the id of its tokens" in said
+
+
 def test_resume_does_not_mix_reconstructions(pcm, folder, tmp_path, capsys):
     import dataclasses
 
