@@ -147,9 +147,9 @@ class Transcoder:
             items = items[part.span.start : part.span.stop]
         place, resume = (output, self.resume) if part is None else (part.folder, True)
         with TokenShardWriter(place, runtime.identity, resume=resume, format=format, clips_per_shard=CLIPS) as shards:
-            if other := shards.coded.get("mix" if self.channels == "split" else "split"):
+            if coded := shards.coded.get("mix" if self.channels == "split" else "split"):
                 raise ValueError(
-                    f"{place}: {other!r} there was coded without --channels {self.channels}; name another folder"
+                    f"{place}: {coded!r} there was coded without --channels {self.channels}; name another folder"
                 )
             self.report.again += [*shards.damaged, *self._drop_stale(shards, items)]
             pending = [item for item in items if item.name not in shards.done]
