@@ -192,7 +192,7 @@ def memory_table(rows: list[dict], seconds: float) -> str:
 def fidelity_clips(manifest: Path, max_clips: int, train_clips: int) -> list[Any]:
     """The first held-out clips of a manifest, or all of them, and as many evenly spaced training clips as wanted."""
     clips = read_manifest(manifest)
-    held_out = [clip for clip in clips if clip.split in ("test", "valid")][: max_clips or None]
+    held_out = [clip for clip in clips if clip.held_out][: max_clips or None]
     train = [clip for clip in clips if clip.split == "train"]
     step = max(1, len(train) // max(1, train_clips))
     return held_out + train[::step][:train_clips]

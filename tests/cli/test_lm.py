@@ -409,7 +409,36 @@ def test_texts_follow_their_views_and_do_not_change_unseen(house, tmp_path, caps
     assert by_id["clip2"] == "<|0.00|> _ <|0.10|> a"
     assert by_id["clip2#160"] == f"<|0.000|> _ <|{0.1 - 160 / SAMPLE_RATE:.3f}|> a"
     assert texts("<|0.00|> b") == 1
-    assert "8 clips of the manifest are there with other texts (the first: 'clip0')" in capsys.readouterr().err
+    assert (
+        "8 clips of the manifest are there with other texts, speakers or languages (the first: 'clip0')"
+        in capsys.readouterr().err
+    )
+
+
+def test_other_speakers_lengths_and_settings_do_not_stay_unseen(house, tmp_path, capsys):
+    clip, tokens = read_manifest(house / "speech" / "train.jsonl")[0], tmp_path / "tokens"
+
+    def tokenize(*more, **changes):
+        values = vars(clip) | {"start": 0.0, "duration": 0.3, "speaker": "ann", "language": "en"} | changes
+        write_manifest(tmp_path / "m.jsonl", [Clip(**values)])
+        arguments = ["--manifest", str(tmp_path / "m.jsonl"), "--codec", str(house / "codec"), "-o", str(tokens)]
+        code = main(["tokenize", "--min-seconds", "0", *arguments, *more])
+        shown = capsys.readouterr()
+        return code, shown.out + shown.err
+
+    assert tokenize()[0] == 0 and "made again" not in tokenize()[1]
+    for changes in ({"speaker": "bob"}, {"language": "fr"}):
+        code, said = tokenize(**changes)
+        assert code == 1 and "with other texts, speakers or languages (the first" in said
+    code, said = tokenize(duration=0.2)
+    assert code == 0 and f"made again: {clip.id}: it lasts 0.200 s now, its tokens last 0.300 s" in said
+    (row,) = read_token_shards(next(path for path in tokens.iterdir() if path.is_dir()))
+    assert row.num_samples == round(0.2 * SAMPLE_RATE)
+    whole = clip.duration + 0.01  # corpora round their times: the file ends before the stretch
+    assert "made again" in tokenize(duration=whole)[1] and "made again" not in tokenize(duration=whole)[1]
+    code, said = tokenize("--precision", "fp32", duration=whole)
+    assert code == 1 and "its tokens were made with precision auto, not fp32; name another folder" in said
+    assert tokenize("--clips-per-shard", "7", duration=whole)[0] == 0
 
 
 def test_phoneme_after_phoneme(house, tmp_path, capsys):

@@ -42,13 +42,21 @@ def test_clips_that_are_too_short_are_counted_aloud(manifest: str, capsys: pytes
     assert capsys.readouterr().err == ""
 
 
-def test_held_out_clips_are_taken_where_there_are_any(manifest: str, tmp_path: Path) -> None:
+def test_held_out_clips_are_taken_where_there_are_any(manifest: str, tmp_path: Path, capsys) -> None:
     assert ids(ClipOptions(manifest, min_seconds=0).held_out_clips()) == "bc"
     assert ids(ClipOptions(manifest, split=("extra", "train")).held_out_clips()) == "ad"
     assert ids(ClipOptions(manifest, split=("extra", "train")).clips()) == "ad"
     assert ids(ClipOptions(manifest).clips()) == "acd"
+    for split in ("dev", "validation", "test-clean"):  # names of other corpora
+        text = Path(manifest).read_text().replace('"valid"', f'"{split}"').replace('"test"', '"train"')
+        (tmp_path / "named.jsonl").write_text(text)
+        assert ids(ClipOptions(str(tmp_path / "named.jsonl"), min_seconds=0).held_out_clips()) == "b"
+    assert "all are taken" not in capsys.readouterr().err
+    assert ids(ClipOptions(manifest, languages=("en",)).held_out_clips()) == "ad"
+    assert "so all are taken, of extra, train; choose others with --split" in capsys.readouterr().err
     (tmp_path / "plain.jsonl").write_text('{"id": "a", "audio": "a.wav", "duration": 1.0}\n')
     assert ids(ClipOptions(str(tmp_path / "plain.jsonl")).held_out_clips()) == "a"
+    assert capsys.readouterr().err == ""
 
 
 def test_an_output_that_is_needed_is_asked_for() -> None:

@@ -26,7 +26,9 @@ CLOSE = 3e-3
 
 
 def tree(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """Files that are not hidden."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return sorted(path.relative_to(folder).as_posix() for path in files)
 
 
 @pytest.fixture
@@ -180,6 +182,53 @@ def test_resume_does_not_mix_codecs(pcm, folder, tmp_path, capsys, monkeypatch):
     assert run("encode", folder, "-o", tmp_path / "tokens", "--resume") == 1
     assert "tokens of codec 'pcm'" in capsys.readouterr().err
     assert not (tmp_path / "tokens/a.safetensors").exists()
+
+
+def test_resume_does_not_mix_channels(pcm, folder, tmp_path, capsys):
+    tokens, shards = tmp_path / "tokens", tmp_path / "shards"
+    assert run("encode", folder, "-o", tokens) == run("encode", folder, "-o", shards, "--format", "arrow") == 0
+    for channels, number in (("split", 2), ("mix", 1)):
+        capsys.readouterr()
+        assert run("encode", folder, "-o", tokens, "--channels", channels, "--resume") == 0
+        assert "encoded 2 files" in (said := capsys.readouterr().err) and "7 files done before" in said
+        assert len(load_token_file(tokens / "deep/er/b.safetensors")[0].codes) == number
+    before = tree(shards)
+    (shards / "index.json").unlink()  # as where the run was killed
+    assert run("encode", folder, "-o", shards, "--format", "arrow", "--channels", "split", "--resume") == 1
+    assert "there was coded without --channels split; name another folder" in capsys.readouterr().err
+    assert [*tree(shards), "index.json"] == sorted(before, key=lambda name: name == "index.json")
+
+
+def test_a_name_that_is_no_utf8_is_named_before_shards_are_written(pcm, clip, tmp_path, capsys):
+    source = clip("in/a.wav")
+    try:
+        source.rename(os.fsdecode(os.fsencode(source.parent) + b"/caf\xe9.wav"))
+    except OSError:
+        pytest.skip("this file system knows only names in UTF-8")
+    assert run("encode", source.parent, "-o", tmp_path / "t", "--format", "arrow") == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "caf%E9: its name is not UTF-8, so it cannot be the id of its tokens" in said
+
+
+def test_resume_does_not_mix_reconstructions(pcm, folder, tmp_path, capsys):
+    import dataclasses
+
+    again, old = tmp_path / "again", tmp_path / "old"
+    assert run("reconstruct", folder, "-o", again) == 0
+    assert run("reconstruct", folder, "-o", again, "--resume") == 0
+    assert run("reconstruct", folder, "-o", again, "--resume", "--channels", "split") == 1
+    assert "its results were made with channels mix, not split" in capsys.readouterr().err
+    shutil.copytree(again, old)
+    (old / ".reconstructed.json").unlink()
+    pcm.identity = dataclasses.replace(pcm.identity, codec="other", weights_sha256="cd" * 32)
+    assert run("reconstruct", folder, "-o", again, "--resume") == 1
+    assert "not cdcdcdcdcdcdcdcd; name another folder" in capsys.readouterr().err
+    assert run("reconstruct", folder, "-o", old, "--resume") == 0, "nobody knows by which codec"
+    assert not (old / ".reconstructed.json").exists()
+    assert run("reconstruct", folder, "-o", again, "--overwrite") == 0
+    assert run("reconstruct", folder, "-o", again, "--resume") == 0
+    assert run("reconstruct", folder / "a.wav", "-o", tmp_path / "one.wav") == 0
+    assert not (tmp_path / ".reconstructed.json").exists()
 
 
 def test_long_files_are_streamed_in_the_same_folder_run(pcm, clip, tmp_path):

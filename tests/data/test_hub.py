@@ -203,3 +203,10 @@ def test_a_damaged_data_set_is_one_line(data, tmp_path, name, damage):
     with pytest.raises(ValueError, match="the data set cannot be loaded") as caught:
         make_hub_manifest(str(tmp_path / "set"), str(tmp_path / "m.jsonl"))
     assert str(tmp_path / "set") in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("split", "meant"), [("train.clean.100", "train"), ("dev_clean", "valid"), ("val", "valid")])
+def test_a_split_of_another_spelling_keeps_its_meaning(data, tmp_path, split, meant):
+    datasets.DatasetDict({split: data}).save_to_disk(tmp_path / "saved")
+    make_hub_manifest(str(tmp_path / "saved"), str(tmp_path / "m.jsonl"), split=split)
+    assert {clip.split for clip in read_manifest(tmp_path / "m.jsonl")} == {meant}

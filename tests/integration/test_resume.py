@@ -6,6 +6,7 @@ The recipe is recipes/paper.yaml through the command line's parser, overridden a
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from llmcodec.io.run_guard import RunLock
 from llmcodec.training import trainer as trainer_module
 from llmcodec.training.checkpoint import list_checkpoints, load_checkpoint
 from llmcodec.training.recipe import TERMS
@@ -207,6 +209,21 @@ def test_a_checkpoint_of_another_recipe_is_refused(folder: Path, whole: Trainer)
         resumed(data__clips_per_batch=3)
     with pytest.raises(ValueError, match="'ema'.*same recipe"):
         resumed(allow_changes=True, ema_decay="null")
+
+
+def test_a_training_that_goes_on_keeps_its_record_and_log(folder: Path, halves: Trainer):
+    def kept(run: Path) -> list[bytes]:
+        return [(run / name).read_bytes() for name in ("run.json", "log.jsonl", "audio_files.json")]
+
+    for name, missing in (("begun", ["checkpoints", "codec"]), ("goes_on", ["codec"])):
+        place = folder / name
+        shutil.copytree(folder / "halves", place, ignore=shutil.ignore_patterns(*missing))
+        with (place / "log.jsonl").open("a") as log:
+            log.write('{"step": 7}\n')
+        before = kept(place)
+        with RunLock(place), pytest.raises(ValueError, match="is writing this run"):
+            run(folder, name, 6, resume="checkpoints" not in missing)
+        assert kept(place) == before, name
 
 
 def test_a_new_run_does_not_start_over_an_old_one(folder: Path, whole: Trainer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,12 @@ from llmcodec.io.atomic import (
     disk_errors,
     find_left_overs,
     remove_folder,
+    restore_folders,
     temporary_name,
     write_text,
 )
+from llmcodec.io.run_guard import RunLock
+from llmcodec.training.checkpoint import save_checkpoint
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -136,6 +140,42 @@ def test_a_folder_that_cannot_take_its_place_gives_the_old_one_back(tmp_path, mo
     with pytest.raises(OSError, match="no space"):
         fill(folder, "replace", a="new")
     assert content(folder) == {"a": "old"} and os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the process that dies is a fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_folder_comes_back_after_a_death_between_the_two_renames(tmp_path):
+    fill(tmp_path / "lm", "refuse", a="old")
+    if (child := os.fork()) == 0:
+        rename = Path.rename
+
+        def dies_at_the_second(self, target):
+            if self.suffix == ".tmp":
+                os._exit(7)
+            return rename(self, target)
+
+        try:
+            Path.rename = dies_at_the_second
+            fill(tmp_path / "lm", "replace", a="new")
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7 and not (tmp_path / "lm").exists()
+    shutil.copytree(tmp_path, tmp_path / "checkpoints")
+    with RunLock(tmp_path):
+        assert content(tmp_path / "lm") == {"a": "old"} and not find_left_overs(tmp_path)
+    (tmp_path / "checkpoints" / "lm.old").mkdir()
+    save_checkpoint(tmp_path / "checkpoints", 1, {"progress": {"step": 1}})
+    assert content(tmp_path / "checkpoints" / "lm") == {"a": "old"} and not find_left_overs(tmp_path / "checkpoints")
+
+
+def test_only_a_folder_whose_name_is_free_comes_back(tmp_path):
+    for name in ("one", "long" * 20):
+        temporary_name(tmp_path / name).with_suffix(".old").mkdir()
+    (tmp_path / "one").mkdir()
+    (tmp_path / ".file.01234567.old").touch()
+    assert restore_folders(tmp_path) == [] == restore_folders(tmp_path / "nowhere")
+    (tmp_path / "one").rmdir()
+    assert restore_folders(tmp_path) == [tmp_path / "one"]
 
 
 def test_what_a_killed_process_leaves_is_found(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from llmcodec.io import known_rows
 from llmcodec.io.digests import digest_number
-from llmcodec.io.known_rows import Facts, KnownRows, row_number
+from llmcodec.io.known_rows import Facts, KnownRows, row_number, said_number
 
 
 @pytest.mark.parametrize("newest", [1, 7, 1000])
@@ -22,8 +22,8 @@ def test_it_is_a_dict(monkeypatch, newest):
             table.drop([name])
             del expected[name]
         elif name not in expected:
-            expected[name] = Facts(row_number(f"text {step}"), step, 16_000 + step, step << 33)
-            table.add(name, f"text {step}", step, 16_000 + step, step << 33)
+            expected[name] = Facts(said_number(f"text {step}"), step, 16_000 + step, step << 33)
+            table.add(name, said_number(f"text {step}"), step, 16_000 + step, step << 33)
         assert len(table) == len(expected) and (name in table) == (name in expected)
         if step % 50 == 0:
             assert [table.facts(one) for one in names] == [expected.get(one) for one in names]
@@ -35,3 +35,5 @@ def test_it_is_a_dict(monkeypatch, newest):
 def test_numbers_are_those_of_digests_and_of_names_that_are_no_unicode():
     assert row_number("clip é") == digest_number("clip é") and row_number("\udcff") != row_number("\udcfe")
     assert not KnownRows().holds(np.array([1], np.uint64)).any() and "a" not in KnownRows()
+    ways = [("a", "b", ""), ("a", "", "b"), ("a", "", ""), ("ab", "", ""), ("", "a", "b")]
+    assert len({said_number(*one) for one in ways}) == 5 and said_number("a") == row_number("a")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmcodec.io.known_rows import row_number
+from llmcodec.io.known_rows import said_number
 from llmcodec.io.token_file import CLIP_FACTS, TokenProvenance
 from llmcodec.io.token_shards import TokenRow, TokenShardWriter, open_token_shards, read_token_shards, shards_in
 
@@ -80,7 +80,8 @@ def test_a_killed_run_goes_on_behind_its_last_shard(tmp_path, formats):
     del killed  # as the end of its process does
     with TokenShardWriter(tmp_path, source, resume=True, clips_per_shard=4, format=formats[1]) as shards:
         assert [row.id in shards.done for row in clips] == [number < 4 for number in range(10)]
-        assert [shards.done.facts(row.id).text for row in clips[:4]] == [row_number(row.text) for row in clips[:4]]
+        said = [said_number(row.text, row.speaker, row.language) for row in clips[:4]]
+        assert [shards.done.facts(row.id).said for row in clips[:4]] == said
         assert len(shards.done) == 4
         for row in clips:
             if row.id not in shards.done:

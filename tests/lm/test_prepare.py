@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from llmcodec.io.token_file import TokenProvenance
+from llmcodec.io.token_shards import TokenRow, TokenShardWriter
 from llmcodec.lm.audio_tokens import add_audio_tokens, byte_tokenizer
 from llmcodec.lm.embeddings import save_tensors
-from llmcodec.lm.prepare import prepare_model
-from llmcodec.lm.recipe import LMModelConfig
+from llmcodec.lm.prepare import prepare_model, prepare_rows
+from llmcodec.lm.recipe import LMDataConfig, LMModelConfig
 from llmcodec.lm.small_lm import SmallLMConfig
 
 from .small_token_lm import NUM_CODES, causal, random_codes
@@ -56,3 +59,11 @@ def test_a_tokenizer_ahead_of_its_model(tmp_path):
 def test_heads_that_do_not_divide_the_width():
     with pytest.raises(ValueError, match="not divisible by num_heads"):
         prepare_model(LMModelConfig(small=SmallLMConfig(hidden_size=18, num_heads=4)), NUM_CODES, True)
+
+
+def test_a_folder_of_held_out_tokens_may_have_another_corpus_name(tmp_path):
+    for number, split in enumerate(("train", "dev-clean", "validation", "test-clean")):
+        with TokenShardWriter(tmp_path / split, TokenProvenance("toy", "0" * 64, 16000, 320, 1, NUM_CODES)) as shards:
+            shards.add(TokenRow(np.full((1, 1, 5), number), 1600, id=split))
+    train, valid, _ = prepare_rows(LMDataConfig(tokens=[str(tmp_path)]), tmp_path)
+    assert [row.id for row in train] == ["train"] and [row.id for row in valid] == ["dev-clean", "validation"]

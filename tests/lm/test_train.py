@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmcodec.io.run_guard import Stopped, StopSignals
+from llmcodec.io.run_guard import RunLock, Stopped, StopSignals
 from llmcodec.lm.prepare import prepare_model
 from llmcodec.lm.recipe import LMDataConfig, LMModelConfig, TokenLMRecipe
 from llmcodec.lm.small_lm import SmallLMConfig
@@ -119,6 +119,18 @@ def test_a_folder_in_use_and_a_changed_recipe(tmp_path):
     train(steady)
     train(replace(steady, steps=5), resume=True)
     assert newest_checkpoint(tmp_path / "steady") == tmp_path / "steady" / "checkpoint-5"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_the_folder_of_a_training_that_goes_on_is_left_as_it_is(tmp_path, resume):
+    run = tmp_path / "run"
+    train(recipe(run, steps=3))
+    (run / "checkpoint-6").mkdir()  # being written
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    with RunLock(run), pytest.raises(ValueError, match="is writing this run"):
+        train(recipe(run, steps=3), resume=resume)
+    (run / "checkpoint-6").rmdir()
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
 def start(one, resume=False):

@@ -209,3 +209,9 @@ def test_a_folder_that_exists_is_left_alone(corpus, tmp_path):
     with pytest.raises(ValueError, match="exists already"):
         build_suite([corpus], tmp_path, SETTINGS)
     assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_held_out_pairs_are_counted_whatever_their_splits_are_called(suite):
+    pairs = [dataclasses.replace(pair, splits=("dev-clean", "test_other")) for pair in suite.pairs[SPEAKER]]
+    said = str(dataclasses.replace(suite, pairs={SPEAKER: pairs}))
+    assert f"{len(pairs)} pairs, {len(pairs)} of them from held-out clips only" in said

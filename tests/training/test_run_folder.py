@@ -49,9 +49,11 @@ def run(folder, tmp_path) -> Path:
 
 
 def resumed(folder: Path, run: Path, allow_changes: bool = False, **changes) -> Trainer:
-    return Trainer(
+    trainer = Trainer(
         replace(recipe(folder), run=str(run), **changes), resume=True, show_progress=False, allow_changes=allow_changes
     )
+    trainer.record()  # as `run` does once it has the lock
+    return trainer
 
 
 def test_what_no_computation_reads_may_differ(folder, run):
@@ -116,6 +118,7 @@ def test_a_corpus_that_grew_is_accepted_on_demand_and_trained_on(folder, tmp_pat
     with pytest.raises(ValueError, match=r"data\.manifest.*--allow-changes"):
         Trainer(options, resume=True, show_progress=False)
     trainer = Trainer(options, resume=True, show_progress=False, allow_changes=True)
+    trainer.record()
     assert trainer.step == 1 and "one more" in {clip.id for clip in trainer.loader.dataset.clips}
     trainer.run()
     assert json.loads((own / "other" / "run.json").read_text())["resumed"][0]["step"] == 1
@@ -149,7 +152,7 @@ def test_audio_of_the_same_size_and_a_copied_corpus_are_told_apart(folder, tmp_p
     clip = read_manifest(own / "speech" / "train.jsonl")[0]
     audio = sorted({one.path for one in read_manifest(own / "speech" / "train.jsonl")})
     soundfile.write(clip.path, np.zeros(round(clip.duration * 16_000)), 16_000, subtype="PCM_16")
-    again = partial(Trainer, replace(recipe(folder), **options), resume=True, show_progress=False)
+    again = partial(resumed, folder, **options | {"run": tmp_path / "run"})
     capsys.readouterr()
     with pytest.raises(ValueError, match=rf"audio files\) was .* is '1 of {len(audio)} are others, the first .*wav'"):
         again()

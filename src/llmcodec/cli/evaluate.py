@@ -85,7 +85,7 @@ def evaluate_reconstruction(
         asr: also word error rate by this recogniser: `faster-whisper`, or a Hugging Face speech model.
         asr_languages: languages of the recogniser, joined by commas.
         clap: also the similarity of recording and reconstruction to this CLAP (laion/clap-htsat-unfused, or a folder).
-        split: splits joined by commas; default: valid and test if there are any, else everything.
+        split: splits joined by commas; default: valid, dev, test and the like, else everything.
         clips: measure this many clips, evenly spread; null takes all.
         domain: field of the manifest that splits the table: source, language, speaker, split.
         lengths: pairs of unequal length: cut takes the length of the shorter one, superb puts zeros behind it, as
@@ -284,7 +284,7 @@ def evaluate_consistency(
         phases: constant phase added at every frequency, in degrees.
         noises: signal-to-noise ratios of white noise, in dB.
         seed: of slice places and noise.
-        split: splits joined by commas; default: valid and test if there are any, else everything.
+        split: splits joined by commas; default: valid, dev, test and the like, else everything.
         clips: measure this many clips, evenly spread; null takes all.
         output: write NAME.md (table) and NAME.json (everything); NAME.html also a page.
     """
@@ -332,7 +332,7 @@ def evaluate_robustness(
         pauses: seconds of digital zeros put into the middle of the speech.
         metrics: of the output against the input, joined by commas.
         seed: of noise and dither.
-        split: splits joined by commas; default: valid and test if there are any, else everything.
+        split: splits joined by commas; default: valid, dev, test and the like, else everything.
         clips: measure this many clips, evenly spread; null takes all.
         workers: processes that measure; null takes as many as there are free cores.
         output: write NAME.md (tables) and NAME.json (everything); NAME.html also a page.

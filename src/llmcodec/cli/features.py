@@ -54,7 +54,7 @@ def evaluate_phones(
         context: ABX between phones in any context, or `within` the same two neighbours.
         items: renditions of a phone by one speaker (and in one context) for ABX, drawn by the seed.
         pauses: labels that are no phones.
-        split: splits joined by commas; default: valid and test if there are any, else everything.
+        split: splits joined by commas; default: valid, dev, test and the like, else everything.
         clips: measure this many clips, evenly spread; null takes all.
         output: write NAME.md (table) and NAME.json (everything); NAME.html also a page.
     """

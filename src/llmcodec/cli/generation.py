@@ -72,7 +72,7 @@ def evaluate_generation(
         lm: folder of `llmcodec lm train`, or NAME=FOLDER; several with one name are seeds.
         task: read texts, read them in the voice of another recording of the speaker, or continue the first seconds of
             recordings.
-        split: splits joined by commas; default: valid and test if there are any, else everything.
+        split: splits joined by commas; default: valid, dev, test and the like, else everything.
         texts: manifest with the same ids whose texts the LM reads, phonemes for example; default: the transcripts.
         speakers: keep clips of these speakers, joined by commas.
         clips: measure this many clips, evenly spread; null takes all.

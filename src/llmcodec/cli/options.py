@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from llmcodec.assets import BUNDLED
-from llmcodec.data.manifest import Clip, leave_out_unreadable, read_manifest, spread
+from llmcodec.data.manifest import HELD_OUT_SPLITS, Clip, leave_out_unreadable, read_manifest, spread
 from llmcodec.io.bad_rows import BadRows, MaxBad, read_max_bad
 from llmcodec.precision import Precision, Side
 from llmcodec.runtime.base import Runtime
 from llmcodec.runtime.opening import RuntimeName, open_runtime, pick_device
-
-HELD_OUT = ("valid", "test")
 
 
 class OptionGroup:
@@ -133,10 +131,21 @@ class ClipOptions(CorpusOptions):
         return self.read(self.split)
 
     def held_out_clips(self) -> Sequence[Clip]:
-        """Clips of the named splits; without names the held-out ones, or all if the manifest has none."""
+        """Clips of the named splits; without names the held-out ones, or all, said aloud, if there is none of those."""
         clips = self.clips()
-        held_out = [clip for clip in clips if clip.split in HELD_OUT]
-        return clips if self.split is not None else held_out or clips
+        if self.split is not None:
+            return clips
+        if held_out := [clip for clip in clips if clip.held_out]:
+            return held_out
+        if splits := sorted({clip.split for clip in clips} - {""}):
+            names = f"{', '.join(splits[:8])}{', ...' if len(splits) > 8 else ''}"
+            known = ", ".join(HELD_OUT_SPLITS)
+            print(
+                f"{self.manifest}: no clip is in a held-out split ({known}), so all are taken, of {names}; "
+                "choose others with --split",
+                file=sys.stderr,
+            )
+        return clips
 
     def measured_clips(self, count: int | None, among: Sequence[Clip] | None = None) -> tuple[list[Clip], BadRows]:
         """So many clips, evenly spread, without those that cannot be read, and these.

@@ -161,7 +161,7 @@ def transcoding(
         inputs: as given.
         ending: of a result that goes to standard output.
         output: as given.
-        codec: opened only if there is work for it.
+        codec: opened once the paths of all results are checked.
         coding: how files are processed.
         settings: further ones of the transcoder.
 

@@ -115,7 +115,16 @@ class Clip:
 @cache
 def is_held_out(split: str) -> bool:
     """Whether a split of this name is for measuring."""
-    return re.split(r"[-_.]", split)[0].lower() in HELD_OUT_SPLITS
+    return _first_word(split) in HELD_OUT_SPLITS
+
+
+def is_valid(split: str) -> bool:
+    """Whether a split of this name is for measuring while something is trained: `valid`, `dev-clean`, ..."""
+    return _first_word(split) in VALID_SPLITS
+
+
+def _first_word(split: str) -> str:
+    return re.split(r"[-_.]", split)[0].lower()
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Clip) if field.name not in ("problem", "folder"))

@@ -18,13 +18,11 @@ import numpy as np
 from llmcodec.data.corpus import ManifestSummary, save
 from llmcodec.data.layouts.base import first
 from llmcodec.data.manifest import Clip, manifest_place
-from llmcodec.data.splits import hashed_split
+from llmcodec.data.splits import hashed_split, split_of_name
 from llmcodec.io import audio
 from llmcodec.io.bad_rows import BadRows, MaxBad
 from llmcodec.io.digests import digest
 from llmcodec.io.waveform import scale_of
-
-_SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "dev": "valid", "test": "test"}
 
 
 def make_hub_manifest(
@@ -67,7 +65,7 @@ def make_hub_manifest(
     target = manifest_place(output).resolve()
     folder = Path("audio") / digest("\n".join((target.stem, dataset, name or "", split, audio_column)))
     rows = _load(dataset, name, split, audio_column, (text_column, id_column, speaker_column))
-    named_split = _SPLITS.get(re.split(r"[\W_\d]", split)[0], "")
+    named_split = split_of_name(re.split(r"[\W_\d]", split)[0])
     clips: list[Clip] = []
     bad = BadRows(max_bad, what="rows")
     ids: set[str] = set()

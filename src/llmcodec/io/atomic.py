@@ -9,8 +9,9 @@
         codec.save_pretrained(folder)
 
 An error in the `with` block leaves what was there before and nothing else; a kill leaves a hidden file at most, which
-`find_left_overs` finds. What goes to a URL is uploaded when it is whole (`io.remote.paths`). Permissions follow the
-umask, also where a library makes its files private (safetensors does).
+`find_left_overs` finds; between the two renames of a folder that is replaced, the old one, to which `restore_folders`
+gives its name back. What goes to a URL is uploaded when it is whole (`io.remote.paths`). Permissions follow the umask,
+also where a library makes its files private (safetensors does).
 Test: tests/io/test_atomic.py.
 """
 
@@ -146,7 +147,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 def remove_folder(folder: Path) -> None:
     """Delete a folder; it loses its name first, so that nobody takes it for whole meanwhile."""
-    shutil.rmtree(folder.rename(_name_of_old(folder)), ignore_errors=True)
+    shutil.rmtree(folder.rename(temporary_name(folder)), ignore_errors=True)
     publish(folder)
 
 
@@ -177,13 +178,23 @@ def find_left_overs(folder: Path, name: str = "") -> list[Path]:
     return [path for path in folder.iterdir() if path.name.startswith(start) and _LEFT_OVER.fullmatch(path.name)]
 
 
-def _name_of_old(folder: Path) -> Path:
-    return temporary_name(folder).with_suffix(".old")
+def restore_folders(folder: Path) -> list[Path]:
+    """Give folders in `folder` their names back which a kill in the middle of `atomic_folder(replace=True)` took.
+
+    For the holder of a lock, before it deletes what `find_left_overs` finds. Returns the folders that are back.
+    """
+    olds = [path for path in find_left_overs(folder) if path.suffix == ".old" and path.is_dir()]
+    back = []
+    for old in sorted(olds, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        name = old.name[1:].rsplit(".", 2)[0]
+        if len(name) < LONGEST_NAME and not os.path.lexists(folder / name):  # of a longer name only a part is known
+            back.append(old.rename(folder / name))
+    return back
 
 
 def _replace_folder(new: Path, final: Path) -> None:
     """Rename `new` to `final`; what was there goes, or stays if that fails."""
-    old = final.rename(_name_of_old(final)) if final.exists() else None
+    old = final.rename(temporary_name(final).with_suffix(".old")) if final.exists() else None
     try:
         new.rename(final)
     except OSError:

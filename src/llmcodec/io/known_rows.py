@@ -1,10 +1,11 @@
 """Ids of the rows of token shards, and what a later run must know of each: 32 bytes a row, however many there are.
 
     rows = KnownRows()
-    rows.add("clip/1", text="hello", shard=3, sample_rate=16_000, num_samples=80_000)
+    rows.add("clip/1", said_number("hello", "ann", "en"), shard=3, sample_rate=16_000, num_samples=80_000)
     "clip/1" in rows, rows.facts("clip/1")
 
-Ids and texts are kept as 64-bit digests: of ten million, two are alike once in 400,000 corpora.
+Ids, and texts with speaker and language, are kept as 64-bit digests: of ten million, two are alike once in 400,000
+corpora.
 Test: tests/io/test_known_rows.py.
 """
 
@@ -22,14 +23,14 @@ NEWEST = 1 << 16
 GONE = -1
 PIECE = 1 << 18
 """Ids that are looked up at once: bounds the memory."""
-_COLUMNS = {"text": np.uint64, "shard": np.int32, "sample_rate": np.uint32, "num_samples": np.int64}
+_COLUMNS = {"said": np.uint64, "shard": np.int32, "sample_rate": np.uint32, "num_samples": np.int64}
 
 
 class Facts(NamedTuple):
     """What is known of a row."""
 
-    text: int
-    """Its digest (`row_number`)."""
+    said: int
+    """The digest of its text, speaker and language (`said_number`)."""
     shard: int
     """Number of the file where it stands."""
     sample_rate: int
@@ -41,6 +42,11 @@ class Facts(NamedTuple):
 def row_number(text: str) -> int:
     """The digest of an id or of a text, as a number; that of `digests.digest_number` for any text that is one."""
     return int(digest(text.encode("utf-8", "surrogatepass")), 16)
+
+
+def said_number(text: str, speaker: str = "", language: str = "") -> int:
+    """The digest of what is said, by whom and in which language; of a text alone that of `row_number`."""
+    return row_number("\0".join((text, speaker, language)).rstrip("\0"))
 
 
 class KnownRows:
@@ -59,9 +65,9 @@ class KnownRows:
     def __contains__(self, name: str) -> bool:
         return self.facts(name) is not None
 
-    def add(self, name: str, text: str, shard: int, sample_rate: int = 0, num_samples: int = 0) -> None:
+    def add(self, name: str, said: int, shard: int, sample_rate: int = 0, num_samples: int = 0) -> None:
         """Know one row more, whose id is not known yet; the arguments are those of `Facts`."""
-        self._newest[row_number(name)] = Facts(row_number(text), shard, sample_rate, num_samples)
+        self._newest[row_number(name)] = Facts(said, shard, sample_rate, num_samples)
         if len(self._newest) >= NEWEST:
             self._sort_in()
 

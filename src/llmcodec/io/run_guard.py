@@ -25,7 +25,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, Any, TypeVar, get_args, get_type_hints
 
-from llmcodec.io.atomic import find_left_overs
+from llmcodec.io.atomic import find_left_overs, restore_folders
 from llmcodec.io.remote.paths import as_path, shown
 from llmcodec.io.structured import read_object, write_json
 
@@ -64,7 +64,7 @@ def lock_file(path: Path) -> IO[str] | None:
 class RunLock:
     """Holds a run folder for this process while the `with` block runs; the operating system lets go of dead holders.
 
-    What a killed holder left of the run's own files (`WRITTEN`) is removed.
+    What a killed holder left of the run's own files (`WRITTEN`) is removed, and a folder that it was replacing is back.
 
     Where the file system has no locks, the folder is not guarded.
 
@@ -89,6 +89,7 @@ class RunLock:
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()
+        restore_folders(self.path.parent)
         for name in WRITTEN:
             for left_over in find_left_overs(self.path.parent, name):
                 if left_over.is_dir():

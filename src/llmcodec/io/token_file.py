@@ -1,7 +1,7 @@
 """Token files: what encoding writes and decoding, language models and other programs read.
 
 A safetensors file with the tensor `codes` (C, Q, T) and everything needed to decode it in the metadata; for a corpus in
-few files see shards.py.
+few files see token_shards.py.
 
     save_token_file("a.safetensors", TokenClip(codes_CQT, num_samples=16000), provenance)
     clip, provenance = load_token_file("a.safetensors")
@@ -144,7 +144,7 @@ def code_dtype(codebook_size: int) -> np.dtype[Any]:
 
 
 def save_token_file(path: AnyPath, clip: TokenClip, provenance: TokenProvenance, durable: bool = True) -> None:
-    """Write one clip as safetensors, atomically; `durable` waits for the disk (`tensorfile.atomic_file`).
+    """Write one clip as safetensors, atomically; `durable` waits for the disk (`atomic.atomic_file`).
 
     Raises:
         ValueError: codes that do not fit the provenance.

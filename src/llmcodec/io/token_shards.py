@@ -28,7 +28,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llmcodec.io.atomic import AnyPath, atomic_path, find_left_overs
-from llmcodec.io.known_rows import KnownRows
+from llmcodec.io.known_rows import KnownRows, said_number
 from llmcodec.io.remote.paths import as_path, bring, fetch, publish, url_of
 from llmcodec.io.token_file import (
     CLIP_FACTS,
@@ -115,6 +115,7 @@ class TokenShardWriter:
         self._before: list[tuple[Path, int]] = []  # shards that were there, and when each was written
         self.damaged: list[str] = []
         """A line on every shard that could not be read: it was renamed, so that its rows are made again."""
+        self.coded: dict[str, str] = {}  # how recordings of several channels were, `split` or `mix`: the id of one
         self._rows: list[TokenRow] = []
         self._made_folder = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +139,12 @@ class TokenShardWriter:
                 raise ValueError(f"{path}: made by another codec ({theirs.codec!r}); choose another folder")
             if difference := difference_of_search(self.provenance.codec, theirs.codec):
                 raise ValueError(f"{path}: {difference}; choose another folder")
-            found = {row.id: (row.text, row.original_sample_rate, row.original_num_samples) for row in rows}
+            found = {}
+            for row in rows:
+                said = said_number(row.text, row.speaker, row.language)
+                found[row.id] = (said, row.original_sample_rate, row.original_num_samples)
+                if row.original_channels > 1:
+                    self.coded["split" if len(row.codes) > 1 else "mix"] = row.id
         except DamagedShard as error:
             aside = path.with_name(f"{path.name}.damaged")
             os.replace(fetch(path), aside)
@@ -147,10 +153,10 @@ class TokenShardWriter:
             return
         number = len(self._before)
         self._before.append((path, path.stat().st_mtime_ns))
-        for name, (text, sample_rate, num_samples) in found.items():
+        for name, (said, sample_rate, num_samples) in found.items():
             if other := self.origin(name):
                 raise ValueError(f"{path}: the clip {name!r} is in {other.shard.name} too; delete one")
-            self.done.add(name, text, number, sample_rate, num_samples)
+            self.done.add(name, said, number, sample_rate, num_samples)
 
     def origin(self, name: str) -> Origin | None:
         """Of a row that was there before; None for others."""
@@ -185,7 +191,7 @@ class TokenShardWriter:
                 getattr(row, name).encode()
             except UnicodeEncodeError as error:
                 raise ValueError(f"{row.id!r}: its {name} is no text that can be written ({error.reason})") from error
-        self.done.add(row.id, row.text, ADDED)
+        self.done.add(row.id, said_number(row.text, row.speaker, row.language), ADDED)
         self._rows.append(row)
         if len(self._rows) >= self.clips_per_shard:
             self.flush()

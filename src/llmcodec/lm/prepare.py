@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcodec.data.manifest import VALID_SPLITS, read_manifest
+from llmcodec.data.clip import is_valid
+from llmcodec.data.manifest import read_manifest
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.bad_rows import BadRows
 from llmcodec.io.lm_card import TokenLMCard, full_path, remembered_codec
@@ -151,10 +152,11 @@ def prepare_rows(
             say(line)
     if not data.valid_tokens:
         held_out = [
-            place / name
+            path
             for place in folders
-            for name in VALID_SPLITS
-            if (place / "train").is_dir() and (place / name).is_dir()
+            if (place / "train").is_dir()
+            for path in sorted(place.iterdir())
+            if is_valid(path.name) and path.is_dir()
         ]
     folders = [place / "train" if (place / "train").is_dir() else place for place in folders]
     rows, codec = open_rows(folders, data)

@@ -69,6 +69,22 @@ def train_token_lm(
     Raises:
         ValueError: a run folder that is in use, a recipe that does not fit the data or the checkpoint.
     """
+    with RunLock(recipe.run, _writes()):  # first: the folder may be that of a training that goes on
+        return _train(recipe, train_rows, valid_rows, codec, resume, allow_changes, callbacks, draft_loss, say)
+
+
+def _train(
+    recipe: TokenLMRecipe,
+    train_rows: Sequence[FlatRow],
+    valid_rows: Sequence[FlatRow],
+    codec: TokenProvenance,
+    resume: bool,
+    allow_changes: bool,
+    callbacks: Sequence[TrainerCallback],
+    draft_loss: DraftLoss | None,
+    say: Callable[[str], None],
+) -> Path:
+    """`train_token_lm`, in a folder that is this process's."""
     run = Path(recipe.run)
     start = _start(recipe, _facts(train_rows, codec), resume, allow_changes, say)
     num_codes = codec.num_codebooks * codec.codebook_size
@@ -128,7 +144,7 @@ def train_token_lm(
         recipe=recipe,
     )
     trainer.remove_callback(PrinterCallback)
-    with RunLock(run, _writes()), StopSignals() as stop:
+    with StopSignals() as stop:
         trainer.add_callback(StopAtSignal(stop))
         last = shared.last_step(len(dataset), trainer.args.world_size)
         if start is not None and int(start.name.removeprefix("checkpoint-")) >= last:

@@ -20,6 +20,7 @@ import numpy as np
 import soundfile
 
 from llmcodec.data.backgrounds import SAMPLE_RATE
+from llmcodec.data.clip import is_held_out
 from llmcodec.data.manifest import Clip, leave_out_unreadable, manifest_hash, read_manifest
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.bad_rows import BadRows, MaxBad
@@ -93,7 +94,7 @@ class SuiteSummary:
     def __str__(self) -> str:
         lines = [f"{self.folder}: {len(self.pairs)} parts"]
         for part, pairs in self.pairs.items():
-            held = sum(all(split in ("test", "valid") for split in pair.splits) for pair in pairs)
+            held = sum(all(map(is_held_out, pair.splits)) for pair in pairs)
             lines.append(f"  {part}: {len(pairs)} pairs, {held} of them from held-out clips only")
         lines += [f"  {part}: {why}" for part, why in {**self.missing, **LEFT_OUT}.items()]
         return "\n".join([*lines, *self.left_out])

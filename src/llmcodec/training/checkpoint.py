@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from llmcodec.io.atomic import atomic_folder, find_left_overs, remove_folder
+from llmcodec.io.atomic import atomic_folder, find_left_overs, remove_folder, restore_folders
 from llmcodec.io.structured import read_object
 from llmcodec.io.tensor_check import check_tensors, write_digests
 
@@ -86,6 +86,7 @@ def save_checkpoint(root: Path, step: int, items: Mapping[str, Any], keep: int =
     Raises:
         OSError: the disk is full or not writable; nothing but a temporary folder was touched, and that is removed.
     """
+    restore_folders(root)
     for stale in (*find_left_overs(root), *root.glob(".tmp_step_*")):  # of a killed process, and of llmcodec 0.1
         shutil.rmtree(stale, ignore_errors=True)
     final = root / f"step_{step:08d}"

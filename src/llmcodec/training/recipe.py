@@ -47,7 +47,8 @@ class DataConfig:
     crop_seconds: float | None = None
     """Read a random crop of this length instead of the whole utterance. LM terms need whole utterances (null)."""
     bucket_batches: int = 8
-    """Whole utterances of similar length share a batch: sorted within pools of this many batches; 1 does not sort."""
+    """Whole utterances of similar length share a batch: sorted within pools of this many batches; 1 does not sort.
+    Without effect where `crop_seconds` is set."""
     prefetch: int = 2
     """Batches read ahead by a background thread; 0 reads in the main thread."""
     augmentation: Augmentation = field(default_factory=Augmentation)

@@ -8,9 +8,10 @@ CPU. Test: tests/integration/test_resume.py, test_two_processes.py.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ class Trainer:
         self.model = self.accelerator.prepare(self.objective)
         self.step, self.bad_steps, self.skipped, self.revived = 0, 0, 0, 0
         self.warmup_steps, self.first_batch = recipe.warmup_steps, self.loader.state_dict()
-        self.resumed = False
+        self.record: Callable[[], None] = partial(begin_run, recipe, self.loader)
         self.bar_enabled = show_progress and self.accelerator.is_main_process
         if resume:
             self.resume()
@@ -261,14 +262,20 @@ class Trainer:
     def run(self) -> Path:
         """Train to `recipe.total_steps`; returns the folder of the trained codec."""
         main = self.accelerator.is_main_process
-        if main and not self.resumed:
-            begin_run(self.recipe, self.loader)
-        log = JSONLLog(self.folder / "log.jsonl", self.step) if main else None
-        if self.recipe.trackers:
-            self.accelerator.init_trackers(self.recipe.name)
+        with RunLock(self.folder, main):
+            if main:  # only now: the folder may be that of a training that goes on
+                self.record()
+            log = JSONLLog(self.folder / "log.jsonl", self.step) if main else None
+            if self.recipe.trackers:
+                self.accelerator.init_trackers(self.recipe.name)
+            self.take_steps(log)
+        return self.finish()
+
+    def take_steps(self, log: JSONLLog | None) -> None:
+        """The steps that are left. Raises Stopped at a signal, once its step is saved."""
         started, told, last = time.monotonic(), self.step, self.recipe.total_steps
         bar = TrainingBar(self.recipe.name, last, self.step, self.bar_enabled)
-        with RunLock(self.folder, main), StopSignals() as stop, bar, self.loader:
+        with StopSignals() as stop, bar, self.loader:
             while self.step < last:
                 row = self.train_step(self.read())
                 if row is not None and (self.step % self.recipe.log_every == 0 or self.step == last):
@@ -286,7 +293,6 @@ class Trainer:
                     self.save()
                 if asked and self.step < last:
                     raise Stopped(asked, f"step {self.step} is saved; continue with --resume")
-        return self.finish()
 
     def guard(self, row: dict[str, float], bar: TrainingBar) -> None:
         """Collapse floors: warn, or stop the run when the recipe says so."""
@@ -382,15 +388,11 @@ class Trainer:
 
     def resume(self) -> None:
         """Load the newest checkpoint, if there is one, after comparing the recipe with run.json."""
-        found = checkpoint.list_checkpoints(self.folder / "checkpoints")
-        if found:
+        if found := checkpoint.list_checkpoints(self.folder / "checkpoints"):
             state = checkpoint.load_checkpoint(found[-1])
-            main = self.accelerator.is_main_process
-            record = go_on(self.recipe, self.loader, state["progress"]["step"], self.allow_changes) if main else None
+            if self.accelerator.is_main_process:
+                self.record = go_on(self.recipe, self.loader, state["progress"]["step"], self.allow_changes)
             self.load_training_state(state)
-            if record is not None:
-                record()
-            self.resumed = True
 
 
 def train_or_resume(recipe: Recipe) -> Path:

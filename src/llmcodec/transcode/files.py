@@ -29,9 +29,17 @@ from llmcodec.io.token_text import frames, parse_codec_text
 from llmcodec.precision import Side
 from llmcodec.runtime.base import Runtime
 from llmcodec.transcode.freshness import audio_of, count_frames, why_stale_audio, why_stale_row, why_stale_tokens
-from llmcodec.transcode.index import HERE, Plan, describe_shards, row_digest, row_of_file, write_index
+from llmcodec.transcode.index import (
+    HERE,
+    Plan,
+    describe_shards,
+    refuse_other_settings,
+    row_digest,
+    row_of_file,
+    write_index,
+)
 from llmcodec.transcode.inputs import TOKEN_ENDINGS, Found, Problem, find_clips, find_inputs
-from llmcodec.transcode.outputs import plan_outputs, refuse_existing, remove_left_overs
+from llmcodec.transcode.outputs import keep_record, plan_outputs, refuse_existing, remove_left_overs
 from llmcodec.transcode.pipeline import Item, Pipeline, Report, Watcher
 from llmcodec.transcode.sharding import Part, Shard, in_milliseconds, is_merged, merged_line, refuse_parts
 from llmcodec.transcode.work import DecodeWork, EncodeWork, ReconstructWork
@@ -50,7 +58,7 @@ class Transcoder:
     """One run over files and folders. Every method fills and returns `report`, which lists the files that failed.
 
     Args:
-        open_codec: opens the codec for one side (None: for both), called only if there is work.
+        open_codec: opens the codec for one side (None: for both), once the paths of all results are checked.
         output: folder or file for the results; None writes next to a single input.
         channels: of audio that is read; mix codes the mean of all channels, split codes every channel by itself.
         sample_rate: of audio that is written, in Hz; None takes that of each recording.
@@ -101,7 +109,7 @@ class Transcoder:
         items = self._plan(self._find(inputs, AUDIO_ENDINGS), (TOKEN_FILE,))
         if self.shard is not None:
             return self._encode_part(self.shard, items)
-        pending, done = self.split_done(items, _tokens_problem)  # raises before the codec is loaded
+        pending, done = self.split_done(items, self._tokens_problem)  # raises before the codec is loaded
         return self._encode(self.open_codec("encoder"), pending, done)
 
     def _encode(self, runtime: Runtime, pending: Sequence[Item], done: Sequence[Item]) -> Report:
@@ -131,6 +139,8 @@ class Transcoder:
             refuse_parts(output)
         runtime = self.open_codec("encoder")
         plan = self._plan_of(items, runtime, format)
+        if self.shard is None and self.resume:
+            refuse_other_settings(output, plan)
         if self.shard is not None:
             if is_merged(output, plan):
                 self.report.warned.append(merged_line(output))
@@ -146,6 +156,10 @@ class Transcoder:
                         f"{place}: holds a row {before!r}, but {one.source} has the id {one.result.as_posix()!r} since "
                         "a file that differs by its ending alone has come or gone; rename one, or name another folder"
                     )
+            if coded := shards.coded.get("mix" if self.channels == "split" else "split"):
+                raise ValueError(
+                    f"{place}: {coded!r} there was coded without --channels {self.channels}; name another folder"
+                )
             self.report.again += [*shards.damaged, *self._drop_stale(shards, items)]
             pending = [item for item in items if item.name not in shards.done]
             self.report.skipped = len(items) - len(pending)
@@ -171,7 +185,7 @@ class Transcoder:
         part = Part.begin(Path(self.output), shard, plan, shard.span(self._milliseconds(items)))
         items = items[part.span.start : part.span.stop]
         self.resume = not self.overwrite
-        pending, done = self.split_done(items, _tokens_problem)
+        pending, done = self.split_done(items, self._tokens_problem)
         self._encode(runtime, pending, done)
         left_out = self._left_out(items)
         made = [item for item in items if item.name not in left_out]
@@ -183,6 +197,11 @@ class Transcoder:
     def _plan_of(self, items: Sequence[Item], runtime: Runtime, format: str) -> Plan:
         """The plan of all files, in their order."""
         settings = {"command": "encode", "channels": self.channels, "format": format, "clips_per_shard": CLIPS}
+        for item in items:
+            if (shown := audio.readable_name(item.name)) != item.name:
+                raise ValueError(
+                    f"{shown}: its name is not UTF-8, so it cannot be the id of its tokens; rename the file"
+                )
         names = digest_all(f"{item.name}\n" for item in items)
         return Plan.of(settings | dict(self.settings), runtime.identity, len(items), names)
 
@@ -226,8 +245,13 @@ class Transcoder:
     def reconstruct(self, inputs: Sequence[str]) -> Report:
         """Audio through the codec and back."""
         items = self._plan(self._find(inputs, AUDIO_ENDINGS), WAVE_ENDINGS, ".reconstructed")
-        pending, _ = self.split_done(items, self._reconstructed_problem)
-        return self._run(ReconstructWork(self.open_codec(None), self.channels == "split", self.sample_rate), pending)
+        pending, done = self.split_done(items, self._reconstructed_problem)
+        runtime = self.open_codec(None)
+        if self.output is not None and all(item.target != Path(self.output) for item in items):
+            weights = runtime.identity.weights_sha256
+            told = {"codec": weights, "channels": self.channels, "sample_rate": self.sample_rate}
+            keep_record(Path(self.output), told, self.resume, bool(done))
+        return self._run(ReconstructWork(runtime, self.channels == "split", self.sample_rate), pending)
 
     def _find(self, inputs: Sequence[str], endings: Sequence[str]) -> list[Found]:
         sources = [name for name in inputs if endings is AUDIO_ENDINGS and is_source(name)]
@@ -284,6 +308,11 @@ class Transcoder:
         shards.drop(stale)
         return [f"{name}: {reason}" for name, reason in stale.items()]
 
+    def _tokens_problem(self, item: Item) -> str:
+        """Why tokens are not those of their recording."""
+        assert item.target is not None
+        return why_stale_tokens(item.source, item.target, self.channels == "split")
+
     def _decoded_problem(self, item: Item) -> str:
         """Why audio is not that of its tokens."""
         assert item.target is not None
@@ -319,11 +348,6 @@ class Transcoder:
 def item_of(found: Found, target: Path | None) -> Item:
     """The item of an input and its result."""
     return Item(found.source, target, str(found.source), found.result.as_posix())
-
-
-def _tokens_problem(item: Item) -> str:
-    assert item.target is not None
-    return why_stale_tokens(item.source, item.target)
 
 
 def is_finished(item: Item) -> bool:

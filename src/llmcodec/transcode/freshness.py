@@ -56,8 +56,13 @@ def why_stale_row(source: AudioPath, origin: Origin, first: int = 0) -> str:
     return why_stale(source, origin.made_ns, origin.sample_rate, frames)
 
 
-def why_stale_tokens(source: AudioPath, target: Path) -> str:
+def why_stale_tokens(source: AudioPath, target: Path, split: bool = False) -> str:
     """Why a token file is not that of its audio file; empty if it is.
+
+    Args:
+        source: the audio file.
+        target: the token file.
+        split: whether every channel is to be coded by itself, else their mean.
 
     Raises:
         ValueError: a file of another program, which nobody may overwrite.
@@ -68,6 +73,8 @@ def why_stale_tokens(source: AudioPath, target: Path) -> str:
         raise
     except ValueError as error:
         return f"damaged ({error})"
+    if (coded := len(clip.codes)) != (wanted := clip.original_channels if split else 1):
+        return f"it codes {coded} channel{'s' * (coded > 1)}, {wanted} {'are' if wanted > 1 else 'is'} asked for"
     return why_stale(source, target.stat().st_mtime_ns, clip.original_sample_rate, clip.original_num_samples)
 
 

@@ -28,6 +28,7 @@ MAX_BYTES = 1 << 32
 """Of an index; it names every token file where there is one for each clip."""
 HERE = "."
 """Key of shards in the folder itself; others are the names of folders in it."""
+SHAPE = {"views", "format", "clips_per_shard"}
 Checked = tuple[Path, str, bool]
 """A file or folder, what was found, and whether that is damage."""
 
@@ -159,6 +160,21 @@ def read_index(place: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: its entry {name[:80]!r} is damaged")
     Plan.read(found, path)
     return found
+
+
+def refuse_other_settings(place: Path, plan: Plan) -> None:
+    """Raise ValueError where a folder has tokens that were made with other settings than those of a plan.
+
+    `SHAPE` may differ: it decides how many tokens there are and where they stand, not what they are.
+    """
+    if not (place / INDEX).is_file():
+        return
+    before = Plan.read(read_index(place), place / INDEX).settings
+    for name in sorted((before.keys() & plan.settings.keys()) - SHAPE):
+        if before[name] != (now := plan.settings[name]):
+            raise ValueError(
+                f"{place}: its tokens were made with {name} {before[name]}, not {now}; name another folder"
+            )
 
 
 def is_plain(name: object) -> bool:

@@ -6,15 +6,19 @@ Imports no torch. Test: tests/transcode/test_outputs.py.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from llmcodec.io.atomic import LONGEST_NAME, find_left_overs
 from llmcodec.io.audio_formats import PYAV_ENDINGS, SNDFILE_ENDINGS
+from llmcodec.io.structured import read_object, write_json
 from llmcodec.transcode.inputs import Found
 
 FILE_ENDINGS = {*SNDFILE_ENDINGS, *PYAV_ENDINGS, ".safetensors", ".arrow", ".parquet"}
 """Nobody means a folder by a name that ends so."""
+RECORD = ".reconstructed.json"
+"""How the results of `reconstruct` in a folder were made."""
 
 
 def plan_outputs(
@@ -89,6 +93,31 @@ def remove_left_overs(targets: Sequence[Path], own: bool = False) -> int:
     for path in files:
         path.unlink()
     return len(files)
+
+
+def keep_record(folder: Path, told: Mapping[str, Any], resume: bool, some_done: bool) -> None:
+    """Write down in a folder of results how they are made, which the results themselves do not say.
+
+    Args:
+        folder: of the results.
+        told: what decides them.
+        resume: whether results that are there are kept.
+        some_done: whether there are such; without a record nobody knows how they were made, and none is written.
+
+    Raises:
+        ValueError: results are to be kept that were made in another way.
+    """
+    path = folder / RECORD
+    if resume and path.is_file():
+        before = read_object(path)
+        for name, now in told.items():
+            if before.get(name) != now:
+                was, now = (str(one.get(name))[:16] for one in (before, told))
+                raise ValueError(
+                    f"{folder}: its results were made with {name} {was}, not {now}; name another folder, or --overwrite"
+                )
+    elif not some_done:
+        write_json(path, dict(told))
 
 
 def _refuse_doubles(found: Sequence[Found], targets: Sequence[Path]) -> None:

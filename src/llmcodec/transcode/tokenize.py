@@ -12,7 +12,7 @@ Shapes: S samples, Q codebooks, T frames. Test: `pytest tests/cli/test_lm.py tes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,15 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from llmcodec.data.manifest import Clip, clips_by_split, durations_of, find_missing, manifest_hash, values_of, where
-from llmcodec.data.timed_text import later
+from llmcodec.data.manifest import Clip, clips_by_split, durations_of, find_missing, manifest_hash, where
 from llmcodec.io.bad_rows import MOST_LISTED, BadRows
 from llmcodec.io.digests import digest
-from llmcodec.io.known_rows import row_number
 from llmcodec.io.token_shards import ShardFormat, TokenRow, TokenShardWriter, shards_in
 from llmcodec.runtime.base import Runtime
-from llmcodec.transcode.freshness import refuse_moved, why_stale_row
-from llmcodec.transcode.index import HERE, Plan, describe_shards, write_index
+from llmcodec.transcode.freshness import refuse_moved
+from llmcodec.transcode.index import HERE, Plan, describe_shards, refuse_other_settings, write_index
+from llmcodec.transcode.kept_rows import drop_stale, refuse_other_texts, text_of
 from llmcodec.transcode.sharding import Part, Shard, is_merged, refuse_parts
 from llmcodec.transcode.views import (
     Starts,
@@ -45,8 +44,6 @@ from llmcodec.transcode.views import (
 )
 
 NO_SPLIT = ""
-MOST_ANSWERS = 1024
-"""About files that are remembered while rows are compared with them."""
 Progress = Callable[[float], None]
 """Takes the share of the audio that is done, 0 to 1."""
 
@@ -151,10 +148,12 @@ class TokenJob:
             bad: takes clips that cannot be read; nothing of them is in the shards. None allows none.
 
         Raises:
-            ValueError: a clip with the id of another's view, parts that are not merged yet, or as `tokenize_clips`.
+            ValueError: a clip with the id of another's view, parts that are not merged yet, tokens that were made with
+                other settings, or as `tokenize_clips`.
         """
         bad = BadRows(total=self.num_clips) if bad is None else bad
         refuse_parts(output)
+        refuse_other_settings(output, self.plan)
         numbers = self._numbers(self.folders)
         refuse_moved({output / name: known for name, known in numbers.items()}, output)
         results = self._run(self.folders, numbers, output, on_progress, bad)
@@ -288,8 +287,8 @@ def tokenize_clips(
         bad: takes clips that cannot be read.
 
     Raises:
-        ValueError: the folder holds shards of another codec, or these clips with other texts; two rows with one id; too
-            many unreadable clips, or no readable one.
+        ValueError: the folder holds shards of another codec, or these clips with other texts, speakers or languages;
+            two rows with one id; too many unreadable clips, or no readable one.
     """
     done, starts, settings = Tokenized(), job.starts, job.plan.settings
     sample_rate = job.runtime.identity.sample_rate
@@ -316,7 +315,7 @@ def tokenize_clips(
                 done.sounds_new.append(row_id)
             tokens = vars(view.clip([codes_QT]))
             start = int(row_id[len(clip.id) + 1 :] or 0)
-            text = _text_of(clip.text, start, sample_rate)
+            text = text_of(clip.text, start, sample_rate)
             shards.add(TokenRow(**tokens, id=row_id, text=text, speaker=clip.speaker, language=clip.language))
             done.clips += 1
             done.seconds += len(view.wavs[0]) / sample_rate
@@ -337,55 +336,3 @@ def _known_views(shards: TokenShardWriter, numbers: np.ndarray, counts: np.ndarr
 def _left(shards: TokenShardWriter, clip: Clip, starts: Starts) -> Starts:
     """Where the views of a clip start that are not in the shards."""
     return tuple(one for one in own_starts(clip.split, starts) if view_name(clip.id, one) not in shards.done)
-
-
-def _text_of(text: str, start: int, sample_rate: int) -> str:
-    return later(text, start / sample_rate) if start else text
-
-
-def refuse_other_texts(shards: TokenShardWriter, clips: Sequence[Clip], starts: Starts, sample_rate: int) -> None:
-    """Raise ValueError where clips are in the shards with other texts than the manifest's."""
-
-    def changed() -> Iterator[str]:
-        for clip_id, text, split in values_of(clips, "id", "text", "split"):
-            for start in own_starts(split, starts):
-                facts = shards.done.facts(name := view_name(clip_id, start))
-                if facts is not None and facts.text != row_number(_text_of(text, start, sample_rate)):
-                    yield name
-
-    if first := next(names := changed(), ""):
-        raise ValueError(
-            f"{shards.folder}: {1 + sum(1 for _ in names)} clips of the manifest are there with other texts "
-            f"(the first: {first!r}); name another folder"
-        )
-
-
-def drop_stale(shards: TokenShardWriter, clips: Sequence[Clip], starts: Starts, sample_rate: int) -> list[str]:
-    """Take rows out of the shards whose clip has other audio by now; a line on every clip.
-
-    Args:
-        shards: the folder.
-        clips: those of which a view is there.
-        starts: of views.
-        sample_rate: of the codec, in which views start.
-    """
-    lines: list[str] = []
-    ids: list[str] = []
-    answers: dict[tuple[Any, ...], str] = {}  # the stretches of a long file ask the same
-    for clip in clips:
-        known = {view_name(clip.id, start): start for start in own_starts(clip.split, starts)}
-        origins = {name: origin for name in known if (origin := shards.origin(name))}
-        for name, origin in origins.items():
-            if clip.start is not None:  # a stretch: its length says nothing of the file's
-                origin = replace(origin, num_samples=0)
-            question = clip.path, origin, round(known[name] * origin.sample_rate / sample_rate)
-            if question not in answers:
-                if len(answers) >= MOST_ANSWERS:
-                    answers.clear()
-                answers[question] = why_stale_row(*question)
-            if answers[question]:
-                lines.append(f"{clip.id}: {answers[question]}")
-                ids += origins
-                break
-    shards.drop(ids)
-    return lines
