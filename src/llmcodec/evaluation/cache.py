@@ -31,8 +31,10 @@ from llmcodec.runtime.torch_runtime import fingerprint
 T = TypeVar("T")
 PACKAGES = ("evaluation", "lm", "metrics", "salmon")
 """Packages whose dataclasses may be created from a file: results and the protocols that they name."""
-MEASURING = ("protocol.py", "precision.py", "io", "data", "codec", "adapters", "runtime", "transcode")
-MEASURING += ("metrics", "lm", "salmon", "evaluation")
+MEASURING = (
+    *("protocol.py", "precision.py", "io", "data", "codec", "adapters", "runtime", "transcode"),
+    *("metrics", "lm", "salmon", "evaluation"),
+)
 """Code that a measurement runs through."""
 
 

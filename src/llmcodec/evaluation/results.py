@@ -134,8 +134,8 @@ def compare(a: SystemRow, b: SystemRow, key: str) -> PairedComparison | None:
         return compare_predictability(a.predictability, b.predictability)
     if key == "wer" and a.words and b.words:
         theirs = {row.id: row for row in b.words}
-        both = [row for row in a.words if row.id in theirs]
-        return compare_words(both, [theirs[row.id] for row in both]) if both else None
+        ours = [row for row in a.words if row.id in theirs]
+        return compare_words(ours, [theirs[row.id] for row in ours]) if ours else None
     if key == "within_utterance_bits" and a.codes is not None and b.codes is not None:
         return compare_paired(a.codes.within_utterance_bits, b.codes.within_utterance_bits)
     return None

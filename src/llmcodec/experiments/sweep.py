@@ -361,7 +361,7 @@ def searching(codec: Codec, clips: Sequence[Clip], row: RowConfig, seed: int) ->
 
     if not isinstance(codec, LLMCodec):
         raise ValueError("sweep: search is for llmcodec's own codecs")
-    several = {"rounds": row.search_rounds, "folds": 2} if row.search_rounds > 1 else {}
+    several: dict[str, Any] = {"rounds": row.search_rounds, "folds": 2} if row.search_rounds > 1 else {}
     prior: RateScorer = count_prior(codec, clips, **several)
     if row.search_lm:
         with EncodedCorpus(ready_to_run(codec)) as encoded:

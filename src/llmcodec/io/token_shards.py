@@ -109,15 +109,13 @@ class TokenShardWriter:
         format: ShardFormat = "arrow",
     ) -> None:
         import_pyarrow()
-        self.folder, self.provenance, self.clips_per_shard = as_path(folder), provenance, clips_per_shard
-        self.format = format
-        self.done = KnownRows()
+        self.folder, self.provenance = as_path(folder), provenance
+        self.clips_per_shard, self.format, self.done = clips_per_shard, format, KnownRows()
         self._before: list[tuple[Path, int]] = []  # shards that were there, and when each was written
         self.damaged: list[str] = []
         """A line on every shard that could not be read: it was renamed, so that its rows are made again."""
         self.coded: dict[str, str] = {}  # how recordings of several channels were, `split` or `mix`: the id of one
-        self._rows: list[TokenRow] = []
-        self._made_folder = not self.folder.exists()
+        self._rows, self._made_folder = list[TokenRow](), not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as undone:
             self._unlock = weakref.finalize(self, os.close, _locked(self.folder)) if fcntl else lambda: None
