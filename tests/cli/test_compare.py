@@ -253,8 +253,8 @@ def test_other_audio_behind_the_same_manifest_is_measured_again(manifest, tmp_pa
 
 
 def test_code_that_measures_changes_the_key_and_code_that_draws_does_not(tmp_path):
-    places = ("io", "codec", "adapters", "runtime", "lm", "salmon", "evaluation", "metrics")
-    for name in ("protocol.py", *(f"{place}/a.py" for place in places), "report/style.py"):
+    places = ("io", "codec", "adapters", "runtime", "lm", "salmon", "evaluation", "metrics", "data", "transcode")
+    for name in ("protocol.py", "precision.py", *(f"{place}/a.py" for place in places), "report/style.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x = 1")
     before = code_digest(tmp_path)

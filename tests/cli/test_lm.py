@@ -383,7 +383,7 @@ def test_a_text_in_the_voice_of_a_prompt_plainly_and_by_drafts(house, tmp_path, 
     assert "no speaker is named" in capsys.readouterr().err
     drafted = ["--text", "hm", "--seconds", "1", "--speculative"]
     assert main(["lm", "sample", str(house / "run"), *codec, *drafted]) == 1
-    assert "no draft heads; `llmcodec lm train" in capsys.readouterr().err
+    assert "no draft heads; train them" in capsys.readouterr().err
 
 
 def test_a_voice_that_starts_before_its_text_is_there(house, tmp_path, capsys):

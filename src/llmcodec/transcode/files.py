@@ -247,11 +247,15 @@ class Transcoder:
         items = self._plan(self._find(inputs, AUDIO_ENDINGS), WAVE_ENDINGS, ".reconstructed")
         pending, done = self.split_done(items, self._reconstructed_problem)
         runtime = self.open_codec(None)
+        record = None
         if self.output is not None and all(item.target != Path(self.output) for item in items):
             weights = runtime.identity.weights_sha256
             told = {"codec": weights, "channels": self.channels, "sample_rate": self.sample_rate}
-            keep_record(Path(self.output), told, self.resume, bool(done))
-        return self._run(ReconstructWork(runtime, self.channels == "split", self.sample_rate), pending)
+            record = keep_record(Path(self.output), told, self.resume, bool(done))
+        report = self._run(ReconstructWork(runtime, self.channels == "split", self.sample_rate), pending)
+        if record is not None and not any(item.target is not None and item.target.exists() for item in items):
+            record.unlink(missing_ok=True)  # of nothing
+        return report
 
     def _find(self, inputs: Sequence[str], endings: Sequence[str]) -> list[Found]:
         sources = [name for name in inputs if endings is AUDIO_ENDINGS and is_source(name)]

@@ -95,8 +95,8 @@ def remove_left_overs(targets: Sequence[Path], own: bool = False) -> int:
     return len(files)
 
 
-def keep_record(folder: Path, told: Mapping[str, Any], resume: bool, some_done: bool) -> None:
-    """Write down in a folder of results how they are made, which the results themselves do not say.
+def keep_record(folder: Path, told: Mapping[str, Any], resume: bool, some_done: bool) -> Path | None:
+    """Write down in a folder of results how they are made, which the results themselves do not say; the new file.
 
     Args:
         folder: of the results.
@@ -118,6 +118,8 @@ def keep_record(folder: Path, told: Mapping[str, Any], resume: bool, some_done: 
                 )
     elif not some_done:
         write_json(path, dict(told))
+        return path
+    return None
 
 
 def _refuse_doubles(found: Sequence[Found], targets: Sequence[Path]) -> None:

@@ -167,7 +167,7 @@ def test_a_batch_draws_what_single_calls_draw_and_frames_stay_whole():
 
 
 def test_what_is_refused():
-    with pytest.raises(ValueError, match="no draft heads; `llmcodec lm train"):
+    with pytest.raises(ValueError, match="no draft heads; train them"):
         drafted(token_lm(), [speech_prompt(token_lm())], SamplingConfig())
     lm = with_heads()
     lm.card = replace(lm.card, formats=["tts_stream"], turns=(3, 4))
