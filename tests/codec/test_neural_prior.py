@@ -90,3 +90,4 @@ def test_it_is_found_beside_the_codec_or_in_the_run_that_holds_it(file, tmp_path
     (tmp_path / "codec").mkdir()
     assert find_audio_lm(tmp_path) == find_audio_lm(tmp_path / "codec") == file
     assert find_audio_lm(tmp_path / "codec" / "deep") is None
+    assert find_audio_lm(tmp_path / "another codec") is None  # that LM may be of any codec

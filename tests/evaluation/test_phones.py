@@ -70,6 +70,8 @@ def test_codes_that_say_nothing_are_at_chance_and_held_out_names_show_it():
     assert constant.normalised == 0 and constant.purity == constant.chance_purity
     with pytest.raises(ValueError, match="no frame of 6 clips has a phone"):
         token_phones(clips, own, {c.id: [] for c in clips}, 50, PhoneConfig())
+    with pytest.raises(ValueError, match="one of 6 clips has frames with a phone; accuracy needs two"):
+        token_phones(clips, own, {c.id: spoken[c.id] if c.id == "c1" else [] for c in clips}, 50, PhoneConfig())
 
 
 def test_names_come_from_the_other_half_of_the_clips():

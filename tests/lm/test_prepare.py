@@ -67,3 +67,5 @@ def test_a_folder_of_held_out_tokens_may_have_another_corpus_name(tmp_path):
             shards.add(TokenRow(np.full((1, 1, 5), number), 1600, id=split))
     train, valid, _ = prepare_rows(LMDataConfig(tokens=[str(tmp_path)]), tmp_path)
     assert [row.id for row in train] == ["train"] and [row.id for row in valid] == ["dev-clean", "validation"]
+    with pytest.raises(ValueError, match="data.sources: tokens do not tell their source"):
+        prepare_rows(LMDataConfig(tokens=[str(tmp_path)], sources=["a"]), tmp_path)

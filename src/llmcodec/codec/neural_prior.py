@@ -33,8 +33,9 @@ EPSILON, ROPE_BASE = 1e-6, 10_000.0
 
 
 def find_audio_lm(folder: Path) -> Path | None:
-    """File of the small LM that was trained along with a codec: beside it, or in the run that holds the codec."""
-    return next((path for path in (folder / AUDIO_LM, folder.parent / AUDIO_LM) if path.is_file()), None)
+    """File of the small LM that was trained along with a codec: beside it, or in the run whose `codec` folder it is."""
+    places = (folder, folder.parent) if folder.name == "codec" else (folder,)
+    return next((place / AUDIO_LM for place in places if (place / AUDIO_LM).is_file()), None)
 
 
 class NeuralPrior:

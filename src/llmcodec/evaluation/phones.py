@@ -178,7 +178,11 @@ def token_phones(
     frame_rate: float,
     config: PhoneConfig,
 ) -> TokenPhones:
-    """Statistics of the codes (T,) of every clip against its phones. Raises ValueError if no frame has a phone."""
+    """Statistics of the codes (T,) of every clip against its phones.
+
+    Raises:
+        ValueError: fewer than two clips have frames with a phone: each is named by what others say.
+    """
     frames = {
         clip.id: [
             (int(code), name)
@@ -192,6 +196,10 @@ def token_phones(
     pairs = [pair for clip_pairs in frames.values() for pair in clip_pairs]
     if not pairs:
         raise ValueError(f"phones: no frame of {len(clips)} clips has a phone that is not a pause")
+    if sum(map(bool, frames.values())) < 2:
+        raise ValueError(
+            f"phones: one of {len(clips)} clips has frames with a phone; accuracy needs two, one half each"
+        )
     names = sorted({name for _, name in pairs})
     code_N = np.unique([code for code, _ in pairs], return_inverse=True)[1]
     phone_N = np.searchsorted(names, [name for _, name in pairs])

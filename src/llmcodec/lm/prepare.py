@@ -137,8 +137,10 @@ def prepare_rows(
         say: called with messages about that. on_progress: called with the share done.
 
     Raises:
-        ValueError: shards of different codecs, no rows after the filters.
+        ValueError: shards of different codecs, no rows after the filters, sources asked of tokens.
     """
+    if data.tokens and data.sources:
+        raise ValueError("data.sources: tokens do not tell their source; choose by it when they are made (`--sources`)")
     folders, held_out = [Path(place) for place in data.tokens], [Path(place) for place in data.valid_tokens]
     if not folders:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -30,7 +30,7 @@ class LMDataConfig:
     codec: str = "bundled"
     """Codec to tokenise with: `bundled`, a folder or a hub id."""
     sources: list[str] | None = None
-    """Keep clips of these sources of the manifest."""
+    """Keep clips of these sources of the manifest; tokens that are made already do not tell theirs."""
     languages: list[str] | None = None
     """Keep clips of these languages."""
     speakers: list[str] | None = None
