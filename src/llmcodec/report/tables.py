@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmcodec.evaluation.results import SystemRow, table_cells
+from llmcodec.evaluation.wer import character_languages
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,9 +49,10 @@ def system_table(rows: Sequence[SystemRow], title: str = "", with_interval: bool
     """A row per measure, a column per system; `-` where something was not measured."""
     lines = []
     for measure, cells in table_cells(rows):
-        lines.append(
-            [measure.title, *("-" if cell is None else cell.format(measure.digits, with_interval) for cell in cells)]
-        )
+        label = measure.title
+        if measure.key == "wer":
+            label += character_languages(words for row in rows for words in row.words or ())
+        lines.append([label, *("-" if cell is None else cell.format(measure.digits, with_interval) for cell in cells)])
     return TextTable(["", *(row.name for row in rows)], lines, title)
 
 
