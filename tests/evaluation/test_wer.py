@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -131,6 +133,91 @@ def test_clips_without_enough_words_are_left_out(clips: list[Clip]) -> None:
     assert [clip.id for clip in wer.spoken_clips([*mixed, made[3]])] == ["clip-3"]
     with pytest.raises(ValueError, match="none of 3 clips"):
         wer.measure_recordings(mixed, asr=lambda wav: "")
+
+
+class MultilingualWhisper:
+    """What faster-whisper's WhisperModel has; knows English and German, and notes what it is told."""
+
+    def __init__(self, multilingual: bool):
+        self.model = SimpleNamespace(is_multilingual=multilingual)
+        self.supported_languages = ["en", "de", "yue"]
+        self.hf_tokenizer = SimpleNamespace(token_to_id={"<|en|>": 1, "<|de|>": 2}.get)
+        self.told: list[str | None] = []
+
+    def transcribe(self, wav_S: np.ndarray, language: str | None, **_: object) -> tuple[list[SimpleNamespace], None]:
+        self.told.append(language)
+        return [SimpleNamespace(text="eins zwei drei")], None
+
+
+@pytest.mark.parametrize("multilingual", [True, False])
+def test_the_recogniser_is_told_the_language_or_refuses_it(
+    multilingual: bool, clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whisper = MultilingualWhisper(multilingual)
+    monkeypatch.setitem(sys.modules, "faster_whisper", SimpleNamespace(WhisperModel=lambda *_, **__: whisper))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    (tmp_path / "model.bin").touch()
+    asr = f"faster-whisper:{tmp_path}"
+    spoken = [
+        replace(clip, text="Eins, zwei, drei!", language=language)
+        for clip, language in zip(clips, ("de", "de-AT", "German", ""), strict=True)
+    ]
+
+    def measure() -> list[wer.WordRow]:
+        with EncodedCorpus(LoudnessCodec()) as encoded:
+            more = {"asr": asr, "asr_languages": ["de"], "num_workers": 0}
+            return measure_reconstruction(encoded, spoken, metrics=(), **more).words  # type: ignore[arg-type]
+
+    if multilingual:
+        assert [row.errors for row in measure()] == [0] * 4
+        assert len(wer.measure_recordings(spoken, asr, ["de"])) == 4 and whisper.told == ["de"] * 8
+        spoken = [replace(clip, language="yue") for clip in spoken]
+        with pytest.raises(ValueError, match="clips in yue, but the recogniser .* knows 2 others"):
+            wer.measure_recordings(spoken, asr, ["yue"])
+    else:
+        with pytest.raises(ValueError, match="clips in de, but the recogniser .* knows English alone: leave them out"):
+            measure()
+        with pytest.raises(ValueError, match="clips in de"):
+            wer.measure_recordings(spoken, asr, ["de"])
+        assert not whisper.told
+
+
+def test_only_rows_whose_recognition_changed_get_another_key() -> None:
+    english = wer.Recogniser("tiny.en", lambda wav_S, language: "", frozenset(("en",)))
+    several = replace(english, languages=frozenset(("en", "de")))
+    for text, written, language in ((TEXT, "en", "en"), (TEXT, "", "en"), ("", "de", "de"), (TEXT, "de", None)):
+        assert wer.language_key(english, text, written, language) == ()
+    assert wer.language_key(english, TEXT, "en-US", "en") == ("language en",)  # had no word errors
+    assert wer.language_key(several, TEXT, "en", "en") == ("language en",)  # it guessed
+    assert wer.language_key(lambda wav_S: "", TEXT, "hi", "hi") == ("language hi",)  # lost its vowel signs
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "known"),
+    [
+        ("whisper", {"is_multilingual": True, "lang_to_id": {"<|en|>": 1, "<|haw|>": 2}}, {"en", "haw"}),
+        ("whisper", {"is_multilingual": False}, {"en"}),
+        ("wav2vec2", {}, None),
+    ],
+)
+def test_a_hugging_face_whisper_is_told_the_language_and_ctc_is_not(
+    kind: str, config: dict[str, object], known: set[str] | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told: list[dict[str, object]] = []
+
+    class Pipeline:
+        model = SimpleNamespace(config=SimpleNamespace(model_type=kind), generation_config=SimpleNamespace(**config))
+
+        def __call__(self, sound: object, **more: object) -> dict[str, str]:
+            told.append(more)
+            return {"text": "x"}
+
+    monkeypatch.setattr("transformers.pipeline", lambda *_, **__: Pipeline())
+    recogniser = wer.load_transcriber(str(tmp_path))
+    assert recogniser.languages == known
+    assert wer.recognise(recogniser, np.zeros(9, np.float32), "Hawaiian") == "x"
+    expected = {"generate_kwargs": {"language": "haw", "task": "transcribe"}}
+    assert told == [expected if recogniser.is_told else {}]
 
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

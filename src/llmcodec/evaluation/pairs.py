@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llmcodec.evaluation import wer
 from llmcodec.evaluation.cache import Journal
 from llmcodec.evaluation.reconstruction import ReconstructionResult, file_state, length_key, measure_missing
-from llmcodec.evaluation.wer import normalise
 from llmcodec.evaluation.workers import ClipRow, Job, Lengths, job_key
 from llmcodec.io.remote.paths import as_path, bring, is_url, look_for
 from llmcodec.metrics.registry import SUPERB
@@ -110,6 +110,23 @@ def measure_pairs(
     """
     names = tuple(metrics)
     more = length_key(lengths)
+    languages: list[str | None] = [None] * len(pairs)
+    told: list[tuple[str, ...]] = [()] * len(pairs)
+    if asr is not None:
+        recogniser = wer.load_transcriber(asr)
+        languages = [
+            wer.language_of(p.language, [p.language] if asr_languages is None else asr_languages) for p in pairs
+        ]
+        told = [
+            wer.language_key(recogniser, p.text, p.language, language)
+            for p, language in zip(pairs, languages, strict=True)
+        ]
+    texts = [
+        p.text if language is not None and wer.normalise(p.text, language) else ""
+        for p, language in zip(pairs, languages, strict=True)
+    ]
+    if asr is not None:
+        wer.check_languages(recogniser, [one for one, text in zip(languages, texts, strict=True) if one and text])
     keys = [
         job_key(
             "pair",
@@ -121,17 +138,16 @@ def measure_pairs(
             p.text,
             p.language,
             *more,
+            *language,
         )
-        for p in pairs
+        for p, language in zip(pairs, told, strict=True)
     ]
 
     def jobs(waiting: Sequence[int]) -> Iterator[Job]:
         for i in waiting:
             p = pairs[i]
-            heard = asr is not None and (asr_languages is None or p.language in asr_languages)
-            text = p.text if heard and normalise(p.text, p.language) else ""
             row = ClipRow(p.id, reference=str(p.reference), reconstruction=str(p.reconstruction))
-            yield Job(keys[i], row, row.reference, row.reconstruction, 0, names, text, p.language, asr, lengths)
+            yield Job(keys[i], row, row.reference, row.reconstruction, 0, names, texts[i], p.language, asr, lengths)
 
     rows: dict[str, list[ClipRow]] = {}
     for p, row in zip(pairs, measure_missing(keys, jobs, names, asr, num_workers, journal, on_progress), strict=True):

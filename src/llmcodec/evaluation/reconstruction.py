@@ -127,11 +127,14 @@ def measure_reconstruction(
     if not clips:
         raise ValueError("no clips to reconstruct: the manifest or the filter left none")
     names = tuple(metrics)
-    spoken = set(wer.spoken_clips(clips, asr_languages)) if asr is not None else set()
+    spoken, more = _heard(clips, asr, asr_languages)
     weights = fingerprint(encoded.codec)
     settings = (names, asr, asr_languages, *length_key(lengths), *(() if clap is None else (f"clap {clap}",)))
     listener = None if clap is None else load_clap(clap, str(device_of(encoded.codec)))
-    keys = [job_key(weights, clip.id, *_state(clip), clip.text, clip.language, *settings) for clip in clips]
+    keys = [
+        job_key(weights, clip.id, *_state(clip), clip.text, clip.language, *settings, *language)
+        for clip, language in zip(clips, more, strict=True)
+    ]
 
     def jobs(waiting: Sequence[int]) -> Iterator[Job]:
         decoded = encoded.reconstructions(clips[i] for i in waiting)
@@ -151,6 +154,18 @@ def measure_reconstruction(
     rows = measure_missing(keys, jobs, names, asr, num_workers, known, on_progress)
     domains = [str(getattr(clip, domain, "") or "") for clip in clips]
     return ReconstructionResult([replace(row, domain=name) for row, name in zip(rows, domains, strict=True)])
+
+
+def _heard(clips: Sequence[Clip], asr: str | None, languages: Sequence[str]) -> tuple[set[Clip], list[tuple[str, ...]]]:
+    """Clips to be recognised, and what their languages add to the keys of all."""
+    if asr is None:
+        return set(), [()] * len(clips)
+    spoken, recogniser = set(wer.spoken_clips(clips, languages)), wer.load_transcriber(asr)
+    wer.check_languages(recogniser, [clip.language or languages[0] for clip in spoken])
+    return spoken, [
+        wer.language_key(recogniser, clip.text, clip.language, wer.language_of(clip.language, languages))
+        for clip in clips
+    ]
 
 
 def measure_missing(

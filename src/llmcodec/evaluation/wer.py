@@ -52,6 +52,57 @@ Transcriber = Callable[[np.ndarray], str]
 
 
 @dataclass(frozen=True)
+class Recogniser:
+    """A loaded recogniser; a `Transcriber` that may be told which language it hears."""
+
+    name: str
+    hear: Callable[[np.ndarray, str | None], str]
+    """16 kHz mono float32 (S,), a language's code or None -> text."""
+    languages: frozenset[str] | None = None
+    """Codes of the languages that it knows; None where it does not say."""
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it knows several languages and takes the clip's, which it would guess anew for each clip."""
+        return self.languages is not None and len(self.languages) > 1
+
+    def __call__(self, wav_S: np.ndarray, language: str | None = None) -> str:
+        return self.hear(wav_S, language if self.is_told else None)
+
+
+def recognise(transcribe: Transcriber, wav_S: np.ndarray, language: str) -> str:
+    """What is heard in 16 kHz mono (S,), by a recogniser that is told the language if it can be."""
+    return transcribe(wav_S, language_code(language)) if isinstance(transcribe, Recogniser) else transcribe(wav_S)
+
+
+def check_languages(transcribe: Transcriber, languages: Iterable[str]) -> None:
+    """Raise ValueError where a recogniser does not know a language of the clips."""
+    if not isinstance(transcribe, Recogniser) or transcribe.languages is None:
+        return
+    unknown = sorted({language_code(language) for language in languages} - transcribe.languages)
+    if unknown:
+        knows = "English alone" if transcribe.languages == {"en"} else f"{len(transcribe.languages)} others"
+        raise ValueError(
+            f"word error rate: there are clips in {', '.join(unknown)}, but the recogniser {transcribe.name} knows "
+            f"{knows}: leave them out (--asr-languages, --languages) or name one that knows them, such as "
+            "--asr openai/whisper-small"
+        )
+
+
+def language_key(transcribe: Transcriber, text: str, written: str, language: str | None) -> tuple[str, ...]:
+    """What a clip's language adds to the key of its row: nothing where rows of earlier versions hold.
+
+    Args:
+        text: its transcript.
+        written: the language as its manifest has it.
+        language: its code; None if it is not recognised.
+    """
+    told = isinstance(transcribe, Recogniser) and transcribe.is_told
+    as_before = not text or language is None or (language == "en" and written in ("", "en") and not told)
+    return () if as_before else (f"language {language}",)
+
+
+@dataclass(frozen=True)
 class WordRow:
     """One utterance: how many words the recogniser got wrong, against the transcript."""
 
@@ -93,14 +144,27 @@ def character_languages(rows: Iterable[WordRow]) -> str:
     return f" (characters in {', '.join(found)})" if found else ""
 
 
+def language_of(language: str, languages: Sequence[str]) -> str | None:
+    """Code of a clip's language, the first of `languages` where it has none; None for one that is not among them.
+
+    Raises:
+        ValueError: `languages` is empty.
+    """
+    wanted = [language_code(one) for one in languages]
+    if not wanted:
+        raise ValueError("word error rate: name at least one language of the recogniser (asr_languages)")
+    code = language_code(language) if language else wanted[0]
+    return code if code in wanted else None
+
+
 def spoken_clips(clips: Sequence[Clip], languages: Sequence[str] = ("en",)) -> list[Clip]:
     """Clips with meaningful word errors: transcribed, in a language of the recogniser, long enough."""
     return [
         clip
         for clip in clips
-        if clip.language in (*languages, "")
+        if (language := language_of(clip.language, languages)) is not None
         and clip.duration >= MIN_SECONDS
-        and len(normalise(clip.text, clip.language or languages[0]).split()) >= MIN_WORDS
+        and len(normalise(clip.text, language).split()) >= MIN_WORDS
     ]
 
 
@@ -124,9 +188,11 @@ def measure_recordings(
         ValueError: no clip is left by `spoken_clips`, or a package or model is missing.
     """
     transcribe = load_transcriber(asr) if isinstance(asr, str) else asr
+    named = [(clip, clip.language or languages[0]) for clip in check_spoken(clips, languages)]
+    check_languages(transcribe, [language for _, language in named])
     return [
-        word_row(clip.id, clip.text, transcribe(clip.load(ASR_RATE)), clip.language or languages[0])
-        for clip in check_spoken(clips, languages)
+        word_row(clip.id, clip.text, recognise(transcribe, clip.load(ASR_RATE), language), language)
+        for clip, language in named
     ]
 
 
@@ -172,7 +238,7 @@ def _normaliser(code: str) -> Callable[[str], str]:
     optional = OPTIONAL_MARKS.get(code)
 
     def clean(text: str) -> str:
-        """Whisper's `remove_symbols`, which also takes marks for spaces: Hindi would lose its vowels, Thai its tones."""
+        """Whisper's `remove_symbols`, which takes marks for spaces too: Hindi loses its vowels, Thai its tones."""
         text = unicodedata.normalize("NFKC", text)
         text = text if optional is None else optional.sub("", text)
         return "".join(" " if unicodedata.category(char)[0] in "SP" else char for char in text)
@@ -183,11 +249,11 @@ def _normaliser(code: str) -> Callable[[str], str]:
 
 
 @functools.lru_cache(maxsize=2)
-def load_transcriber(name: str) -> Transcriber:
+def load_transcriber(name: str) -> Recogniser:
     """A recogniser by name, cached. Raises ValueError that says what to install."""
     kind, _, folder = name.partition(":")
     if kind == OFFLINE:
-        return _faster_whisper(Path(folder) if folder else offline_model())
+        return _faster_whisper(name, Path(folder) if folder else offline_model())
     return _hugging_face(name)
 
 
@@ -201,7 +267,7 @@ def offline_model() -> Path:
     raise ValueError(f"word error rate: no offline Whisper is installed: {INSTALL}")
 
 
-def _faster_whisper(folder: Path) -> Transcriber:
+def _faster_whisper(name: str, folder: Path) -> Recogniser:
     if importlib.util.find_spec("faster_whisper") is None:
         raise ValueError(f"word error rate: the package faster-whisper is missing: {INSTALL}")
     if not (folder / "model.bin").is_file():
@@ -211,10 +277,14 @@ def _faster_whisper(folder: Path) -> Transcriber:
     threads = int(os.environ.get("OMP_NUM_THREADS") or 1)
     model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads, local_files_only=True)
 
-    def transcribe(wav_S: np.ndarray) -> str:
+    known = {"en"}
+    if model.model.is_multilingual:  # not every Whisper has a token for each language
+        known = {code for code in model.supported_languages if model.hf_tokenizer.token_to_id(f"<|{code}|>")}
+
+    def hear(wav_S: np.ndarray, language: str | None) -> str:
         segments, _ = model.transcribe(
             np.ascontiguousarray(wav_S, dtype=np.float32),
-            language=None if model.model.is_multilingual else "en",
+            language=language if model.model.is_multilingual else "en",
             beam_size=1,
             temperature=0.0,
             condition_on_previous_text=False,
@@ -222,10 +292,10 @@ def _faster_whisper(folder: Path) -> Transcriber:
         )
         return " ".join(segment.text.strip() for segment in segments)
 
-    return transcribe
+    return Recogniser(name, hear, frozenset(known))
 
 
-def _hugging_face(name: str) -> Transcriber:
+def _hugging_face(name: str) -> Recogniser:
     from transformers import pipeline
 
     if not Path(name).is_dir():
@@ -237,7 +307,20 @@ def _hugging_face(name: str) -> Transcriber:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"word error rate: {name!r} is no speech recogniser that can be loaded: {first}") from error
 
-    def transcribe(wav_S: np.ndarray) -> str:
-        return str(recogniser({"raw": np.ascontiguousarray(wav_S, np.float32), "sampling_rate": ASR_RATE})["text"])
+    def hear(wav_S: np.ndarray, language: str | None) -> str:
+        told = {} if language is None else {"generate_kwargs": {"language": language, "task": "transcribe"}}
+        sound = {"raw": np.ascontiguousarray(wav_S, np.float32), "sampling_rate": ASR_RATE}
+        return str(recogniser(sound, **told)["text"])
 
-    return transcribe
+    return Recogniser(name, hear, _whisper_languages(recogniser.model))
+
+
+def _whisper_languages(model: Any) -> frozenset[str] | None:
+    """Codes that a Hugging Face Whisper can be told; None of another model, which takes no language."""
+    config = getattr(model, "generation_config", None)
+    if model.config.model_type != "whisper" or config is None:
+        return None
+    if not getattr(config, "is_multilingual", True):
+        return frozenset(("en",))
+    tokens = getattr(config, "lang_to_id", None)  # older folders have none, and cannot be told
+    return frozenset(token.strip("<|>") for token in tokens) if tokens else None

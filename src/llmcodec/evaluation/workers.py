@@ -90,7 +90,8 @@ def run_job(job: Job) -> tuple[str, ClipRow]:
     reference_S, reconstruction_S = equal_lengths(recording_S, made_S, job.lengths)
     words = None
     if job.asr is not None and job.text:
-        heard = wer.load_transcriber(job.asr)(audio.resample(reconstruction_S, sample_rate, wer.ASR_RATE))
+        spoken_S = audio.resample(reconstruction_S, sample_rate, wer.ASR_RATE)
+        heard = wer.recognise(wer.load_transcriber(job.asr), spoken_S, job.language)
         words = wer.word_row(job.row.id, job.text, heard, job.language)
     metrics = measure_pair(reference_S, reconstruction_S, sample_rate, job.metrics) | job.row.metrics
     seconds = min(recording_S.size, reference_S.size) / sample_rate
