@@ -105,6 +105,19 @@ def test_all_measures_together_read_encode_and_decode_every_clip_once(
     assert codec.decoded == Counter(map(samples, clips[2:])) and codec.shown == 4
 
 
+def test_reconstructed_clips_need_no_transcript_where_others_have_one(
+    clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "the quick brown fox jumps"
+    monkeypatch.setattr(wer, "load_transcriber", lambda name: lambda wav_S: text)
+    corpus = Corpus(clips[:2], clips[2:3], [replace(clips[3], text=text)])
+    config = MeasurementConfig(TINY_LM, 1, slow_metrics=False, consistency_clips=0, workers=0, asr="fake")
+    with EncodedCorpus(CountingCodec()) as encoded:
+        row = measure_system("mixed", encoded, corpus, config)
+    assert row.reconstruction is not None and [one.id for one in row.reconstruction.rows] == ["clip-2"]
+    assert row.words is not None and [word.id for word in row.words] == ["clip-3"]
+
+
 def test_what_nobody_asks_for_is_not_done(clips: list[Clip], reads: Counter[str]) -> None:
     codec = CountingCodec()
     with EncodedCorpus(codec) as encoded:

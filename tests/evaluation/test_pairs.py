@@ -13,9 +13,10 @@ from pesq import pesq
 from llmcodec.evaluation import wer
 from llmcodec.evaluation.cache import Journal
 from llmcodec.evaluation.pairs import measure_pairs, read_pairs
+from llmcodec.evaluation.reconstruction import ReconstructionResult
 from llmcodec.evaluation.results import SystemRow, compare
 from llmcodec.metrics.registry import measure_pair
-from llmcodec.report.fidelity import failures
+from llmcodec.report.fidelity import failures, word_counts
 
 from ..speech import speech_like
 
@@ -121,6 +122,28 @@ def test_words_of_a_pair_that_fails_are_missed_by_name_and_other_languages_are_l
     (said,) = failures([light, heavy])
     assert said.startswith("light: no wer for 1 of 3 files (") and "light1.wav" in said
     assert compare(light, heavy, "wer").difference.value == 0.0  # on the pair that both have
+    said = word_counts([light, heavy])
+    assert [line.partition(" clips")[0] for line in said] == [
+        "light: word errors of 1 of 3",
+        "heavy: word errors of 2 of 3",
+    ]
+    assert len(word_counts([heavy, heavy])) == 1 and word_counts([heavy, heavy])[0].startswith("word errors of 2")
+    assert not word_counts([SystemRow("all", 0.0, ReconstructionResult(found["heavy"].rows[:2]))])
+
+
+@pytest.mark.parametrize(
+    ("head", "wanted", "problem"),
+    [
+        ("text,language", ["en"], "none of 2 pairs has a transcript in en; languages of their transcripts: de"),
+        ("transcript,language", None, "in any language; .* is its column called `text`"),
+    ],
+)
+def test_a_recogniser_without_a_transcript_is_an_error(folder, monkeypatch, head, wanted, problem) -> None:
+    lines = [f"reference,reconstruction,{head}", *(f"r{i}.wav,light{i}.wav,one two,de" for i in range(2))]
+    (folder / "pairs.csv").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(wer, "load_transcriber", lambda name: lambda wav_S: "one two")
+    with pytest.raises(ValueError, match=problem):
+        measure_pairs(read_pairs(folder / "pairs.csv"), metrics=(), asr="x", asr_languages=wanted, num_workers=0)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,24 @@ def test_clips_without_enough_words_are_left_out(clips: list[Clip]) -> None:
         wer.measure_recordings(mixed, asr=lambda wav: "")
 
 
+def test_a_recogniser_without_a_transcript_to_compare_is_an_error(
+    clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wer, "load_transcriber", lambda name: lambda wav_S: TEXT)
+
+    def measure(made: list[Clip]) -> list[wer.WordRow]:
+        with EncodedCorpus(LoudnessCodec()) as encoded:
+            return measure_reconstruction(encoded, made, metrics=(), asr="mine", num_workers=0).words
+
+    assert len(measure([replace(clip, language="en-US") for clip in spoken(clips)])) == 4
+    with pytest.raises(ValueError, match=r"there are transcripts in eng \(4\): see --asr-languages"):
+        measure([replace(clip, language="eng") for clip in spoken(clips)])
+    with pytest.raises(ValueError, match="no clip has a transcript"):
+        measure([replace(clip, text="") for clip in clips])
+    with pytest.raises(ValueError, match="name at least one language"):
+        wer.check_spoken(clips, [])
+
+
 class MultilingualWhisper:
     """What faster-whisper's WhisperModel has; knows English and German, and notes what it is told."""
 

@@ -143,7 +143,7 @@ def evaluate_reconstruction(
     parts = {f"{title}{fidelity.LENGTHS[lengths]}": part for title, part in fidelity.by_domain(rows).items()}
     told["lengths"] = lengths
     names += () if clap is None else (CLAP.key,)
-    sentences = [*fidelity.comparisons(rows, names), *fidelity.failures(rows)]
+    sentences = [*fidelity.comparisons(rows, names), *fidelity.failures(rows), *fidelity.word_counts(rows)]
     show(console, [system_table(part, title, len(part) < 3) for title, part in parts.items()], sentences)
     if per_file is not None:
         columns = fidelity.csv_columns(names, asr is not None)

@@ -106,27 +106,11 @@ def measure_pairs(
         asr_languages: pairs of other languages get no word errors; None: all get them.
 
     Raises:
-        ValueError: unknown metrics or packages that are not installed.
+        ValueError: unknown metrics, packages that are not installed, or a recogniser and no transcript for it.
     """
     names = tuple(metrics)
     more = length_key(lengths)
-    languages: list[str | None] = [None] * len(pairs)
-    told: list[tuple[str, ...]] = [()] * len(pairs)
-    if asr is not None:
-        recogniser = wer.load_transcriber(asr)
-        languages = [
-            wer.language_of(p.language, [p.language] if asr_languages is None else asr_languages) for p in pairs
-        ]
-        told = [
-            wer.language_key(recogniser, p.text, p.language, language)
-            for p, language in zip(pairs, languages, strict=True)
-        ]
-    texts = [
-        p.text if language is not None and wer.normalise(p.text, language) else ""
-        for p, language in zip(pairs, languages, strict=True)
-    ]
-    if asr is not None:
-        wer.check_languages(recogniser, [one for one, text in zip(languages, texts, strict=True) if one and text])
+    texts, told = _heard(pairs, asr, asr_languages)
     keys = [
         job_key(
             "pair",
@@ -153,3 +137,25 @@ def measure_pairs(
     for p, row in zip(pairs, measure_missing(keys, jobs, names, asr, num_workers, journal, on_progress), strict=True):
         rows.setdefault(p.codec, []).append(replace(row, domain=p.domain))
     return {codec: ReconstructionResult(found) for codec, found in rows.items()}
+
+
+def _heard(
+    pairs: Sequence[Pair], asr: str | None, wanted: Sequence[str] | None
+) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Transcripts to be compared, empty for none, and what their languages add to the keys."""
+    if asr is None:
+        return [""] * len(pairs), [()] * len(pairs)
+    recogniser = wer.load_transcriber(asr)
+    languages = [wer.language_of(p.language, [p.language] if wanted is None else wanted) for p in pairs]
+    both = list(zip(pairs, languages, strict=True))
+    texts = [p.text if language and wer.normalise(p.text, language) else "" for p, language in both]
+    if not any(texts):
+        written = ", ".join(sorted({p.language for p in pairs if p.text})) or "none: is its column called `text`?"
+        raise ValueError(
+            f"word error rate: none of {len(pairs)} pairs has a transcript in "
+            f"{', '.join(wanted or ('any language',))}; languages of their transcripts: {written}"
+        )
+    wer.check_languages(
+        recogniser, [language for (_, language), text in zip(both, texts, strict=True) if language and text]
+    )
+    return texts, [wer.language_key(recogniser, p.text, p.language, language) for p, language in both]

@@ -122,7 +122,8 @@ def measure_reconstruction(
         lengths: what happens to reconstructions that are longer or shorter than their recording.
 
     Raises:
-        ValueError: no clips, unreadable audio, unknown metrics, or packages that are not installed.
+        ValueError: no clips, unreadable audio, unknown metrics, packages that are not installed, or a recogniser and no
+            clip for it (`wer.check_spoken`).
     """
     if not clips:
         raise ValueError("no clips to reconstruct: the manifest or the filter left none")
@@ -157,10 +158,10 @@ def measure_reconstruction(
 
 
 def _heard(clips: Sequence[Clip], asr: str | None, languages: Sequence[str]) -> tuple[set[Clip], list[tuple[str, ...]]]:
-    """Clips to be recognised, and what their languages add to the keys of all."""
+    """Clips to be recognised, and what their languages add to the keys of all. Raises ValueError where none is."""
     if asr is None:
         return set(), [()] * len(clips)
-    spoken, recogniser = set(wer.spoken_clips(clips, languages)), wer.load_transcriber(asr)
+    spoken, recogniser = set(wer.check_spoken(clips, languages)), wer.load_transcriber(asr)
     wer.check_languages(recogniser, [clip.language or languages[0] for clip in spoken])
     return spoken, [
         wer.language_key(recogniser, clip.text, clip.language, wer.language_of(clip.language, languages))

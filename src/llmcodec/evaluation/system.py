@@ -137,13 +137,14 @@ def measure_system(
     measured = spread(held_out, config.reconstruction_clips) if plays else []
     spoken = check_spoken(held_out, config.asr_languages) if config.asr is not None and plays else []
     names = _metrics(config)
+    heard = set(spoken)
     only_spoken = [clip for clip in spoken if clip not in measured]
     results = [
         measure_reconstruction(
             encoded,
             clips,
             metrics=metrics,
-            asr=config.asr,
+            asr=config.asr if heard.intersection(clips) else None,
             asr_languages=config.asr_languages,
             num_workers=config.workers,
             on_progress=report("reconstruct"),
@@ -198,18 +199,20 @@ def _sound_alone(
     clips = spread(held_out, config.reconstruction_clips)
     if not clips:
         raise ValueError(f"{name}: a codec without tokens, and no clips to reconstruct: nothing to measure")
-    settings = {"asr": config.asr, "asr_languages": config.asr_languages, "num_workers": config.workers}
+    spoken = check_spoken(held_out, config.asr_languages) if config.asr is not None else []
+    settings = {"asr_languages": config.asr_languages, "num_workers": config.workers}
     result = measure_reconstruction(
         encoded,
         clips,
         metrics=_metrics(config),
+        asr=config.asr if set(spoken).intersection(clips) else None,
         on_progress=on_progress,
         **settings,  # type: ignore[arg-type]
     )
     row, words = reconstruction_row(name, encoded, result), list(result.words)
-    spoken = check_spoken(held_out, config.asr_languages) if config.asr is not None else []
     if only_spoken := [clip for clip in spoken if clip not in clips]:
-        words += measure_reconstruction(encoded, only_spoken, metrics=(), **settings).words  # type: ignore[arg-type]
+        heard = measure_reconstruction(encoded, only_spoken, metrics=(), asr=config.asr, **settings)  # type: ignore[arg-type]
+        words += heard.words
     return replace(row, words=words)
 
 

@@ -19,6 +19,7 @@ import importlib.util
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,9 +173,12 @@ def check_spoken(clips: Sequence[Clip], languages: Sequence[str] = ("en",)) -> l
     """`spoken_clips`. Raises ValueError when there are none."""
     wanted = spoken_clips(clips, languages)
     if not wanted:
+        written = Counter(clip.language or "no language" for clip in clips if clip.text.strip())
+        there = ", ".join(f"{language} ({count})" for language, count in written.most_common(5))
         raise ValueError(
             f"word error rate: none of {len(clips)} clips has a transcript of {MIN_WORDS} words or more in "
-            f"{', '.join(languages)} and lasts {MIN_SECONDS} s"
+            f"{', '.join(languages)} and lasts {MIN_SECONDS} s; "
+            + (f"there are transcripts in {there}: see --asr-languages" if there else "no clip has a transcript")
         )
     return wanted
 

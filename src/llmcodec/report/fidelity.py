@@ -72,6 +72,21 @@ def failures(rows: Sequence[SystemRow], shown: int = 5) -> list[str]:
     return said
 
 
+def word_counts(rows: Sequence[SystemRow]) -> list[str]:
+    """A line per codec whose word errors are of some files alone; one for all where they agree."""
+    counts: dict[tuple[int, int], list[str]] = {}
+    for row in rows:
+        files = row.reconstruction.rows if row.reconstruction is not None else []
+        heard = sum(file.words is not None for file in files)
+        if heard and heard + sum(bool(file.no_words) for file in files) < len(files):
+            counts.setdefault((heard, len(files)), []).append(row.name)
+    return [
+        f"{'' if len(names) == len(rows) else ', '.join(names) + ': '}word errors of {heard} of {total} clips: the "
+        "others have no transcript, too short a one, or another language than the recogniser's"
+        for (heard, total), names in counts.items()
+    ]
+
+
 def csv_columns(metrics: Sequence[str], with_words: bool) -> list[str]:
     """Names of the columns of `csv_rows`, in order."""
     words = ["wer", "words", "word_errors", "heard"] if with_words else []
