@@ -17,10 +17,10 @@ from llmcodec.evaluation.generation import (
     share_of_silence,
 )
 from llmcodec.evaluation.generation_results import GeneratedRow, compare_generation, figure
-from llmcodec.evaluation.wer import WordRow
+from llmcodec.evaluation.wer import Recogniser, WordRow
 from llmcodec.io import audio
 from llmcodec.metrics.base import Measured
-from llmcodec.report.generation import comparisons, sentences
+from llmcodec.report.generation import comparisons, generation_table, sentences
 from llmcodec.runtime.torch_runtime import TorchRuntime
 
 from ..miniature import SAMPLE_RATE, miniature_codec, miniature_speech
@@ -129,6 +129,20 @@ def test_draws_without_a_value_are_named():
     fine = [[row("a", measured={"speaker": Measured(0.5)})]]
     said = sentences({"control": fine, "mine": failed}, "wer")
     assert any("mine: 1 of 1 draws have no Speaker similarity" in line and "digital silence" in line for line in said)
+
+
+def test_the_recogniser_is_told_the_language_and_characters_have_no_spaces(tmp_path):
+    miniature_speech(tmp_path)
+    clip = Clip("c0", str(tmp_path / "0.wav"), 0.9, text="你好吗", language="zh-CN")
+    runtime, config = TorchRuntime(miniature_codec().eval(), "mini"), GenerationConfig(draws=1, seconds=1.0)
+    told: list[str | None] = []
+    hears = Recogniser("some", lambda wav_S, language: told.append(language) or "你好嘛", frozenset(("en", "zh")))
+    (row,) = generation.measure_recordings(runtime, [Passage(clip, clip.text)], config, ("wer", "cer"), hears)
+    assert told == ["zh"] and row.words.errors == 1 and row.characters == (1, 3)
+    assert "(characters in zh)" in generation_table({"mine": [[row]]}, "").markdown()
+    with pytest.raises(ValueError, match="clips in zh, but the recogniser tiny.en knows English alone"):
+        english = Recogniser("tiny.en", hears.hear, frozenset(("en",)))
+        generation.measure_recordings(runtime, [Passage(clip, clip.text)], config, ("wer",), english)
 
 
 @pytest.mark.parametrize("task", ["read", "continue"])

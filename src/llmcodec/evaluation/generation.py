@@ -22,7 +22,7 @@ import torch
 
 from llmcodec.data.manifest import Clip
 from llmcodec.evaluation.generation_results import FIGURES, METRICS, PACKAGES, GeneratedRow
-from llmcodec.evaluation.wer import OFFLINE, Transcriber, load_transcriber, word_row
+from llmcodec.evaluation.wer import OFFLINE, Transcriber, check_languages, load_transcriber, recognise, word_row
 from llmcodec.io import audio
 from llmcodec.lm.sampling import Prompt, SamplingConfig, sample, speech_prompt, text_prompt
 from llmcodec.lm.speech import encode_flat, frames_of
@@ -200,6 +200,8 @@ class Listeners:
         for name in sorted(self.metrics):
             load_metric_package(PACKAGES[name], FIGURES[name].label)
         self.hear = (load_transcriber(asr) if isinstance(asr, str) else asr) if self.metrics & {"wer", "cer"} else None
+        if self.hear is not None:
+            check_languages(self.hear, [passage.clip.language or "en" for passage in passages])
         rate, hop = self.identity.sample_rate, self.identity.hop_samples
         frames = round(config.prompt_seconds * rate) // hop if config.task == "continue" else 0
         self.prompt_samples, self.prompt_codes = frames * hop, frames * self.identity.num_codebooks
@@ -227,8 +229,11 @@ class Listeners:
         )
         spoken_S = audio.resample(new_S, identity.sample_rate, RATE) if new_S.size else np.zeros(1, np.float32)
         if self.hear is not None:
-            words = word_row(clip.id, clip.text, self.hear(spoken_S) if new_S.size else "", clip.language or "en")
-            row = replace(row, words=words, characters=character_errors(words.text, words.heard))
+            language = clip.language or "en"
+            heard = recognise(self.hear, spoken_S, language) if new_S.size else ""
+            words = word_row(clip.id, clip.text, heard, language)
+            both = [text.replace(" ", "") if words.by_character else text for text in (words.text, words.heard)]
+            row = replace(row, words=words, characters=character_errors(*both))
         if "dnsmos" in self.metrics:
             row.measured["dnsmos"] = _try(lambda: measure_dnsmos(spoken_S, spoken_S))
         if "speaker" in self.metrics:

@@ -17,6 +17,7 @@ from llmcodec.evaluation.generation_results import (
     compare_generation,
     figure,
 )
+from llmcodec.evaluation.wer import character_languages
 from llmcodec.metrics.statistics import holm
 from llmcodec.report.tables import TextTable
 
@@ -31,7 +32,11 @@ def generation_table(systems: Mapping[str, Seeds], title: str) -> TextTable:
         cells = [figure(seeds, key) for seeds in systems.values()]
         if any(cell is not None for cell in cells):
             texts = ["-" if cell is None else cell.format(measure.digits) for cell in cells]
-            lines.append([measure.title, *texts])
+            label = measure.title
+            if key == "wer":
+                rows = [row for seeds in systems.values() for seed in seeds for row in seed]
+                label += character_languages(row.words for row in rows if row.words is not None)
+            lines.append([label, *texts])
     return TextTable(["", *systems], lines, title)
 
 
