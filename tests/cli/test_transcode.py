@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import os
@@ -176,12 +177,27 @@ def test_more_bad_files_than_allowed_stop_the_run(pcm, folder, tmp_path, capsys)
 def test_resume_does_not_mix_codecs(pcm, folder, tmp_path, capsys, monkeypatch):
     assert run("encode", folder, "-o", tmp_path / "tokens") == 0
     (tmp_path / "tokens/a.safetensors").unlink()
-    import dataclasses
-
     pcm.identity = dataclasses.replace(pcm.identity, codec="other", weights_sha256="cd" * 32)
     assert run("encode", folder, "-o", tmp_path / "tokens", "--resume") == 1
     assert "tokens of codec 'pcm'" in capsys.readouterr().err
     assert not (tmp_path / "tokens/a.safetensors").exists()
+
+
+def test_resume_does_not_mix_searches(pcm, folder, tmp_path, capsys):
+    tokens = tmp_path / "tokens"
+    assert run("encode", folder, "-o", tokens) == 0
+    (tokens / "a.safetensors").unlink()
+    for codec in ("search@0.1:pcm?effort=fast", "search@0.2:pcm?effort=fast"):
+        before, pcm.identity = pcm.identity.codec, dataclasses.replace(pcm.identity, codec=codec)
+        assert run("encode", folder, "-o", tokens, "--resume") == 1
+        said = f"its tokens were chosen by {before!r}, not by {codec!r}; name another folder, or --overwrite"
+        assert said in capsys.readouterr().err and not (tokens / "a.safetensors").exists()
+        assert run("encode", folder, "-o", tokens, "--overwrite") == 0
+        (tokens / "a.safetensors").unlink()
+    pcm.identity = dataclasses.replace(pcm.identity, codec="search@0.2:elsewhere/pcm?effort=fast")
+    assert run("encode", folder, "-o", tokens, "--resume") == 0
+    pcm.identity = dataclasses.replace(pcm.identity, codec="pcm")
+    assert run("decode", tokens, "-o", tmp_path / "again") == 0, "the search does not change what decodes"
 
 
 def test_resume_does_not_mix_channels(pcm, folder, tmp_path, capsys):
@@ -211,8 +227,6 @@ def test_a_name_that_is_no_utf8_is_named_before_shards_are_written(pcm, clip, tm
 
 
 def test_resume_does_not_mix_reconstructions(pcm, folder, tmp_path, capsys):
-    import dataclasses
-
     again, old = tmp_path / "again", tmp_path / "old"
     assert run("reconstruct", folder, "-o", again) == 0
     assert run("reconstruct", folder, "-o", again, "--resume") == 0

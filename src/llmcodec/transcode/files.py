@@ -23,7 +23,7 @@ from llmcodec.io import audio
 from llmcodec.io.audio import AUDIO_ENDINGS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from llmcodec.io.bad_rows import MaxBad, read_max_bad
 from llmcodec.io.digests import digest_all
-from llmcodec.io.token_file import TokenProvenance, load_token_file, read_token_facts
+from llmcodec.io.token_file import TokenProvenance, difference_of_search, load_token_file, read_token_facts
 from llmcodec.io.token_shards import SHARD_ENDINGS, ShardFormat, TokenRow, TokenShardWriter, open_token_shards
 from llmcodec.io.token_text import frames, parse_codec_text
 from llmcodec.precision import Side
@@ -115,7 +115,10 @@ class Transcoder:
     def _encode(self, runtime: Runtime, pending: Sequence[Item], done: Sequence[Item]) -> Report:
         for item in done:  # kept results must be of the same codec as the new ones
             assert item.target is not None
-            runtime.identity.refuse_others(read_token_facts(item.target)[1], item.target)
+            theirs = read_token_facts(item.target)[1]
+            runtime.identity.refuse_others(theirs, item.target)
+            if searched := difference_of_search(runtime.identity.codec, theirs.codec):
+                raise ValueError(f"{item.target}: {searched}; name another folder, or --overwrite")
         return self._run(EncodeWork(runtime, self.channels == "split"), pending)
 
     def encode_corpus(self, inputs: Sequence[str], format: ShardFormat) -> Report:
