@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import io
+import json
 import os
 import shutil
 from pathlib import Path
@@ -243,6 +244,23 @@ def test_resume_does_not_mix_reconstructions(pcm, folder, tmp_path, capsys):
     assert run("reconstruct", folder, "-o", again, "--resume") == 0
     assert run("reconstruct", folder / "a.wav", "-o", tmp_path / "one.wav") == 0
     assert not (tmp_path / ".reconstructed.json").exists()
+
+
+def test_resume_does_not_mix_reconstructions_of_other_codebooks_or_searches(pcm, clip, tmp_path, capsys):
+    clip("in/a.wav")
+    before, out = pcm.identity, tmp_path / "out"
+    assert run("reconstruct", tmp_path / "in", "-o", out) == 0
+    for change, said in (
+        ({"num_codebooks": 2}, "made with num_codebooks 8, not 2; name"),
+        ({"codec": "search@0.1:pcm?effort=fast,lm"}, "made with search none, not 0.1 fast,lm; name"),
+    ):
+        pcm.identity = dataclasses.replace(before, **change)
+        assert run("reconstruct", tmp_path / "in", "-o", out, "--resume") == 1
+        assert said in capsys.readouterr().err
+    record = json.loads((out / ".reconstructed.json").read_text())
+    kept = {name: record[name] for name in ("codec", "channels", "sample_rate")}
+    (out / ".reconstructed.json").write_text(json.dumps(kept))
+    assert run("reconstruct", tmp_path / "in", "-o", out, "--resume") == 0, "a record of before says less"
 
 
 def test_long_files_are_streamed_in_the_same_folder_run(pcm, clip, tmp_path):

@@ -49,6 +49,12 @@ def difference_of_search(codec: str, other: str) -> str:
     return f"its tokens were chosen by {other!r}, not by {codec!r}"
 
 
+def search_of(codec: str) -> str:
+    """Weight and effort of a codec's search by its name, e.g. `0.1 fast,lm`; `none` for one that does not search."""
+    found = SEARCHED.fullmatch(codec)
+    return " ".join(filter(None, found.groups())) if found else "none"
+
+
 @dataclass(frozen=True)
 class TokenProvenance:
     """Which codec makes or made tokens. Equal `weights_sha256` means equal tokens, whatever the name or the runtime."""

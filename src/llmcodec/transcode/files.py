@@ -23,7 +23,13 @@ from llmcodec.io import audio
 from llmcodec.io.audio import AUDIO_ENDINGS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from llmcodec.io.bad_rows import MaxBad, read_max_bad
 from llmcodec.io.digests import digest_all
-from llmcodec.io.token_file import TokenProvenance, difference_of_search, load_token_file, read_token_facts
+from llmcodec.io.token_file import (
+    TokenProvenance,
+    difference_of_search,
+    load_token_file,
+    read_token_facts,
+    search_of,
+)
 from llmcodec.io.token_shards import SHARD_ENDINGS, ShardFormat, TokenRow, TokenShardWriter, open_token_shards
 from llmcodec.io.token_text import frames, parse_codec_text
 from llmcodec.precision import Side
@@ -252,8 +258,9 @@ class Transcoder:
         runtime = self.open_codec(None)
         record = None
         if self.output is not None and all(item.target != Path(self.output) for item in items):
-            weights = runtime.identity.weights_sha256
-            told = {"codec": weights, "channels": self.channels, "sample_rate": self.sample_rate}
+            codec = runtime.identity
+            told = {"codec": codec.weights_sha256, "channels": self.channels, "sample_rate": self.sample_rate}
+            told |= {"num_codebooks": codec.num_codebooks, "search": search_of(codec.codec)}
             record = keep_record(Path(self.output), told, self.resume, bool(done))
         report = self._run(ReconstructWork(runtime, self.channels == "split", self.sample_rate), pending)
         if record is not None and not any(item.target is not None and item.target.exists() for item in items):

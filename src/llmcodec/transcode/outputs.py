@@ -111,7 +111,7 @@ def keep_record(folder: Path, told: Mapping[str, Any], resume: bool, some_done: 
     if resume and path.is_file():
         before = read_object(path)
         for name, now in told.items():
-            if before.get(name) != now:
+            if before.get(name, now) != now:  # records of before say less
                 was, now = (str(one.get(name))[:16] for one in (before, told))
                 raise ValueError(
                     f"{folder}: its results were made with {name} {was}, not {now}; name another folder, or --overwrite"
