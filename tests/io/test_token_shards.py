@@ -326,3 +326,11 @@ def test_tokens_of_another_search_are_not_added(tmp_path):
             TokenShardWriter(tmp_path, dataclasses.replace(fast, codec=other), resume=True)
     for same in ("search@0.1:elsewhere/c?effort=fast", "search:c"):  # the second: before 0.2 names said no more
         TokenShardWriter(tmp_path, dataclasses.replace(fast, codec=same), resume=True)
+
+
+def test_tokens_of_other_codebooks_of_the_same_weights_are_not_added(tmp_path):
+    two = provenance(2, 64)
+    with TokenShardWriter(tmp_path, two) as shards:
+        shards.add(TokenRow(np.ones((1, 2, 4), np.int64), 4 * 320, id="x"))
+    with pytest.raises(ValueError, match="num_codebooks 2, not 8; choose another folder"):
+        TokenShardWriter(tmp_path, dataclasses.replace(two, num_codebooks=8), resume=True)

@@ -82,6 +82,10 @@ def test_what_cannot_be_mapped_is_named(tmp_path):
     other = write(tmp_path / "b", 3, codec=dataclasses.replace(CODEC, weights_sha256="1" * 64))
     with pytest.raises(ValueError, match="b/shard-00000.arrow: tokens of codec 'toy' .1{12}., the others are of"):
         MappedRows([folder, other])
+    fewer = write(tmp_path / "fewer", 3, codec=dataclasses.replace(CODEC, num_codebooks=1))
+    for read in (read_rows, MappedRows):
+        with pytest.raises(ValueError, match="fewer.*: tokens of num_codebooks 1, not 2 as in the others;"):
+            read([folder, fewer])
     parquet = write(tmp_path / "p", 3, format="parquet")
     with pytest.raises(ValueError, match="Parquet cannot be memory-mapped; tokenize as arrow"):
         MappedRows([parquet])

@@ -113,6 +113,11 @@ class TokenProvenance:
             if theirs != ours:
                 raise ValueError(f"{where}: {name} {theirs}, but codec {self.codec!r} has {ours}; a damaged file?")
 
+    def difference_of_sizes(self, other: TokenProvenance) -> str:
+        """In which sizes `other`, of the same weights, differs (it may use fewer codebooks); empty if in none."""
+        pairs = ((name, getattr(other, name), getattr(self, name)) for name in SIZES)
+        return ", ".join(f"{name} {theirs}, not {ours}" for name, theirs, ours in pairs if theirs != ours)
+
     def check_codes(self, codes: np.ndarray, where: object) -> None:
         """Raise ValueError where `codes` (..., Q, T) have another number of codebooks or leave the codebook."""
         if codes.ndim < 2 or codes.shape[-2] != self.num_codebooks:

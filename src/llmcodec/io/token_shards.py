@@ -132,10 +132,10 @@ class TokenShardWriter:
     def _take_over(self, path: Path) -> None:
         """Know the rows of a shard; one that is damaged is put aside."""
         try:
-            theirs, rows = open_token_shards(path)
-            if theirs.weights_sha256 != self.provenance.weights_sha256:
+            ours, (theirs, rows) = self.provenance, open_token_shards(path)
+            if theirs.weights_sha256 != ours.weights_sha256:
                 raise ValueError(f"{path}: made by another codec ({theirs.codec!r}); choose another folder")
-            if difference := difference_of_search(self.provenance.codec, theirs.codec):
+            if difference := ours.difference_of_sizes(theirs) or difference_of_search(ours.codec, theirs.codec):
                 raise ValueError(f"{path}: {difference}; choose another folder")
             found = {}
             for row in rows:

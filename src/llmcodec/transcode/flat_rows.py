@@ -105,5 +105,7 @@ def check_one_codec(codec: TokenProvenance, theirs: TokenProvenance, where: Path
             f"{where}: tokens of codec {theirs.codec!r} ({theirs.weights_sha256[:12]}), the others are of "
             f"{codec.codec!r} ({codec.weights_sha256[:12]}); one language model speaks one codec"
         )
+    if difference := codec.difference_of_sizes(theirs):
+        raise ValueError(f"{where}: tokens of {difference} as in the others; one language model speaks one codec")
     if difference := difference_of_search(codec.codec, theirs.codec):
         warnings.warn(f"{where}: {difference}; the language model learns a mixture", stacklevel=3)
