@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import soundfile
 from pesq import pesq
 
-from llmcodec.evaluation import wer
+from llmcodec.evaluation import cache, wer
 from llmcodec.evaluation.cache import Journal
 from llmcodec.evaluation.pairs import measure_pairs, read_pairs
 from llmcodec.evaluation.reconstruction import ReconstructionResult
@@ -59,6 +60,31 @@ def test_a_second_run_measures_only_what_changed(folder: Path) -> None:
     other = measure_pairs(read_pairs(folder / "pairs.csv"), metrics=FAST, num_workers=0, journal=Journal(journal))
     assert other["heavy"] == first["heavy"] and other["light"].rows[1:] == first["light"].rows[1:]
     assert other["light"].rows[0].metrics["mel"] != first["light"].rows[0].metrics["mel"]
+
+
+def test_rows_of_other_code_or_of_another_recogniser_are_measured_again(folder: Path, monkeypatch) -> None:
+    heard = []
+    monkeypatch.setattr(wer, "load_transcriber", lambda name: lambda wav_S: heard.append(name) or "one two")
+    (folder / "texts.csv").write_text("reference,reconstruction,text\nr0.wav,light0.wav,one two\n")
+    model = folder / "model" / "model.bin"
+    model.parent.mkdir()
+    model.write_bytes(b"one")
+
+    def measure() -> int:
+        heard.clear()
+        journal, asr = Journal(folder / "rows.jsonl"), f"faster-whisper:{model.parent}"
+        measure_pairs(read_pairs(folder / "texts.csv"), metrics=(), asr=asr, num_workers=0, journal=journal)
+        return len(heard)
+
+    assert [measure(), measure()] == [1, 0]
+    model.write_bytes(b"another one")
+    assert [measure(), measure()] == [1, 0]
+    monkeypatch.setattr(cache, "code_digest", lambda: "of a later version")
+    with pytest.warns(UserWarning, match="rows.jsonl: results of another version of llmcodec are measured again"):
+        assert measure() == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert measure() == 0
 
 
 @pytest.mark.parametrize("longer", ["reconstruction", "reference"])

@@ -14,7 +14,8 @@ import dataclasses
 import importlib
 import json
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -56,6 +57,19 @@ def code_digest(root: Path = Path(__file__).parents[1]) -> str:
     return digest_all((path.relative_to(root).as_posix().encode() + path.read_bytes() for path in files), size=12)
 
 
+def model_state(name: str | None) -> str | None:
+    """A model's name; for a folder, or KIND:FOLDER, with its files' sizes and times: another model gets another key."""
+    for text in () if name is None else (name, name.partition(":")[2]):
+        if text and Path(text).is_dir():
+            states = [
+                (path.relative_to(text).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
+                for path in sorted(Path(text).rglob("*"))
+                if path.is_file()
+            ]
+            return f"{name} {digest(repr(states))}"
+    return name
+
+
 def kept(folder: Path | None, key: str | None, measure: Callable[[], T], fresh: bool = False) -> T:
     """The result under `key`, read from its file if possible, else measured and written.
 
@@ -85,16 +99,32 @@ class Journal:
 
     path: Path | None = None
     known: dict[str, Any] = field(default_factory=dict)
+    older: set[str] = field(default_factory=set)
+    """Keys of results of other code, which are measured again."""
 
     def __post_init__(self) -> None:
-        if self.path is None or not self.path.exists():
+        if self.path is None:
+            return
+        self._code = code_digest()
+        if not self.path.exists():
             return
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = parse_json(line, self.path)
+                if row.get("code") != self._code:  # before 0.2 it was not said
+                    self.older.add(row["key"])
+                    continue
                 self.known[row["key"]] = unseal(row["key"], row)
             except (ValueError, TypeError, AttributeError, KeyError, ImportError, AssertionError):
                 continue  # cut short by a kill, or of another version
+
+    def missing(self, keys: Sequence[str]) -> list[int]:
+        """Places of the keys that are not known; a line says so once where other code has measured some of them."""
+        places = [place for place, key in enumerate(keys) if key not in self.known]
+        if any(keys[place] in self.older for place in places):
+            warnings.warn(f"{self.path}: results of another version of llmcodec are measured again", stacklevel=2)
+            self.older.clear()
+        return places
 
     def add(self, key: str, result: Any) -> None:
         """Remember a result; it is on disk when this returns (a crash of the machine may lose the last ones)."""
@@ -105,7 +135,9 @@ class Journal:
         with open(self.path, "a+b") as file:
             if file.tell() and not _ends_with_newline(file):
                 file.write(b"\n")  # end a line cut short by a kill
-            file.write(json.dumps({"key": key, **seal(key, result)}, ensure_ascii=False).encode() + b"\n")
+            file.write(
+                json.dumps({"key": key, "code": self._code, **seal(key, result)}, ensure_ascii=False).encode() + b"\n"
+            )
 
 
 def _ends_with_newline(file: IO[bytes]) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmcodec.evaluation import wer
-from llmcodec.evaluation.cache import Journal
+from llmcodec.evaluation.cache import Journal, model_state
 from llmcodec.evaluation.reconstruction import ReconstructionResult, file_state, length_key, measure_missing
 from llmcodec.evaluation.workers import ClipRow, Job, Lengths, job_key
 from llmcodec.io.remote.paths import as_path, bring, is_url, look_for
@@ -109,7 +109,7 @@ def measure_pairs(
         ValueError: unknown metrics, packages that are not installed, or a recogniser and no transcript for it.
     """
     names = tuple(metrics)
-    more = length_key(lengths)
+    more, recogniser = length_key(lengths), model_state(asr)
     texts, told = _heard(pairs, asr, asr_languages)
     keys = [
         job_key(
@@ -117,7 +117,7 @@ def measure_pairs(
             file_state(p.reference),
             file_state(p.reconstruction),
             names,
-            asr,
+            recogniser,
             asr_languages,
             p.text,
             p.language,

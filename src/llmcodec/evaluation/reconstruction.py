@@ -22,7 +22,7 @@ from llmcodec.adapters.features.clap import load_clap
 from llmcodec.data.manifest import Clip
 from llmcodec.data.member import AudioPath
 from llmcodec.evaluation import wer
-from llmcodec.evaluation.cache import Journal
+from llmcodec.evaluation.cache import Journal, model_state
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.wer import WordRow
 from llmcodec.evaluation.workers import ClipRow, Job, Lengths, job_key, measure_jobs
@@ -130,7 +130,8 @@ def measure_reconstruction(
     names = tuple(metrics)
     spoken, more = _heard(clips, asr, asr_languages)
     weights = fingerprint(encoded.codec)
-    settings = (names, asr, asr_languages, *length_key(lengths), *(() if clap is None else (f"clap {clap}",)))
+    heard = () if clap is None else (f"clap {model_state(clap)}",)
+    settings = (names, model_state(asr), asr_languages, *length_key(lengths), *heard)
     listener = None if clap is None else load_clap(clap, str(device_of(encoded.codec)))
     keys = [
         job_key(weights, clip.id, *_state(clip), clip.text, clip.language, *settings, *language)
@@ -187,7 +188,7 @@ def measure_missing(
     if asr is not None:
         wer.load_transcriber(asr)
     journal = journal or Journal()
-    waiting = [place for place, key in enumerate(keys) if key not in journal.known]
+    waiting = journal.missing(keys)
     measured = measure_jobs(jobs(waiting), num_workers)
     for done, (key, row) in enumerate(measured, start=len(keys) - len(waiting) + 1):
         journal.add(key, row)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from llmcodec.data.manifest import Clip, audio_states, manifest_hash, spread
-from llmcodec.evaluation.cache import kept, measurement_key
+from llmcodec.evaluation.cache import kept, measurement_key, model_state
 from llmcodec.evaluation.consistency import measure_consistency
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.predictability import PredictabilityResult, measure_predictability
@@ -267,9 +267,10 @@ def look_up_system(
         cache: folder of cached rows; None turns caching off.
         fresh: measure again instead of using the cache.
     """
-    key = (
-        measurement_key(encoded.codec, corpus.state, config, _suite_state(config.salmon)) if cache is not None else None
-    )
+    key = None
+    if cache is not None:
+        states = _suite_state(config.salmon), model_state(config.asr)
+        key = measurement_key(encoded.codec, corpus.state, config, *states)
     row = kept(cache, key, lambda: measure_system(name, encoded, corpus, config, on_progress), fresh)
     return replace(row, name=name)
 
