@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
+from llmcodec.cli import generation as generation_command
 from llmcodec.cli.main import main
 from llmcodec.data.manifest import Clip, read_manifest, write_manifest
 from llmcodec.evaluation import generation
+from llmcodec.evaluation.generation import BATCH, GenerationConfig, Passage
+from llmcodec.io import audio
 
 from ..miniature import miniature_codec, miniature_speech
+from ..pcm import RATE, PCMRuntime
 from .test_lm import SMALL, TRAIN
 
 
@@ -82,6 +89,41 @@ def test_continuations_have_a_fixed_length_and_no_words(place, tmp_path, capsys)
     rows = json.loads((tmp_path / "on.json").read_text())["systems"]["run0"][0]
     assert len({row["seconds"] for row in rows}) == 1 and abs(rows[0]["seconds"] - 0.5) < 0.05
     assert all(row["words"] is None for row in rows)
+
+
+def test_audio_is_that_of_its_label_and_as_much_as_is_asked_for(tmp_path, monkeypatch):
+    """Swapped labels find their figures by content; the audio under a label was that of the other model."""
+    calls = []
+
+    def draw(lm, runtime, passages, config, metrics, asr, on_progress, keep):
+        calls.append((len(passages), config.draws, metrics))
+        for number in range(config.draws):
+            for passage in passages:
+                keep(passage, number, np.full(80, lm.model.state_dict()["w"].item(), np.float32))
+        return []
+
+    monkeypatch.setattr(generation_command, "measure_generation", draw)
+    for number in range(BATCH + 8):
+        audio.write(tmp_path / f"{number}.wav", np.zeros(160, np.float32), RATE)
+    clips = [Clip(id=f"{n}", audio=f"{n}.wav", duration=0.01, folder=str(tmp_path)) for n in range(BATCH + 8)]
+    passages, config = [Passage(clip, "this") for clip in clips], GenerationConfig(draws=2)
+
+    def heard(levels: dict[str, float], most: int) -> dict[str, float]:
+        calls.clear()
+        bench = generation_command.Bench(passages, config, ("wer",), "asr", str(tmp_path / "on"), "cpu", most)
+        for label, level in levels.items():
+            model = SimpleNamespace(state_dict=lambda level=level: {"w": torch.tensor(level)})
+            lm = SimpleNamespace(card=config, tokenizer=SimpleNamespace(get_vocab=dict), model=model)
+            bench.generated(label, lm, PCMRuntime(), lambda share: None)
+        return {path.name: float(audio.read(path)[0].max()) for path in (tmp_path / "on.audio").glob("*.wav")}
+
+    everything, first_ones = (BATCH + 8, 2, ("wer",)), (BATCH, 1, ())
+    assert heard({"a": 0.25, "b": 0.5}, 1) == {"0 a.wav": 0.25, "0 b.wav": 0.5} and calls == [everything] * 2
+    assert heard({"a": 0.5, "b": 0.25}, 1) == {"0 a.wav": 0.5, "0 b.wav": 0.25} and calls == [first_ones] * 2
+    more = heard({"a": 0.5, "b": 0.25}, 2)
+    assert more == {"0 a.wav": 0.5, "1 a.wav": 0.5, "0 b.wav": 0.25, "1 b.wav": 0.25} and calls == [first_ones] * 2
+    assert heard({"a": 0.5, "b": 0.25}, 1) == more and calls == []
+    assert heard({"a": 0.25}, 0) == {"0 b.wav": 0.25, "1 b.wav": 0.25} and calls == []
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,13 @@ Test: tests/cli/test_generation.py.
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
@@ -19,8 +21,9 @@ from llmcodec import __version__
 from llmcodec.cli.options import ClipOptions, DeviceOptions, OutputOptions
 from llmcodec.cli.output import name_files, show
 from llmcodec.data.manifest import Clip, audio_states, manifest_hash, read_manifest
-from llmcodec.evaluation.cache import code_digest, kept, key_of
+from llmcodec.evaluation.cache import code_digest, kept, key_of, model_state
 from llmcodec.evaluation.generation import (
+    BATCH,
     GenerationConfig,
     Passage,
     measure_generation,
@@ -31,6 +34,7 @@ from llmcodec.evaluation.wer import OFFLINE, spoken_clips
 from llmcodec.experiments.comparison import split_name
 from llmcodec.io import audio
 from llmcodec.io.progress import ProgressBar
+from llmcodec.io.structured import read_object, write_json
 from llmcodec.lm.speech import codec_of
 from llmcodec.lm.token_lm import TokenLM, load_token_lm
 from llmcodec.report import generation as generation_report
@@ -144,12 +148,17 @@ class Bench:
     def generated(
         self, label: str, lm: TokenLM, runtime: Runtime, on_progress: Callable[[float], None]
     ) -> list[GeneratedRow]:
-        """Rows of a model; audio of its first draws goes beside the output."""
+        """Rows of a model; audio of its first draws goes beside the output, also where its rows are there already."""
+        # The card and the tokenizer decide what the prompts are.
+        told = json.dumps([asdict(lm.card), sorted(lm.tokenizer.get_vocab().items())], sort_keys=True, default=str)
+        key = self._key(runtime, key_of(told, *lm.model.state_dict().values()))
+        wanted = 0 if self.output is None else min(self.audio_clips, len(self.passages))
+        draws = None if self.output is None else FirstDraws(Path(f"{self.output}.audio"), label, key)
 
         def keep(passage: Passage, draw: int, wav_S: np.ndarray) -> None:
             number = self.passages.index(passage)
-            if self.output is not None and draw == 0 and number < self.audio_clips:
-                place = Path(f"{self.output}.audio") / f"{number} {label}.wav"
+            if draws is not None and draw == 0 and number < wanted:
+                place = draws.path(number)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with audio.AudioWriter(place, runtime.identity.sample_rate) as file:
                     file.write(wav_S)
@@ -159,9 +168,14 @@ class Bench:
                 lm, runtime, self.passages, self.config, self.metrics, self.asr, on_progress, keep
             )
 
-        # The card and the tokenizer decide what the prompts are.
-        told = json.dumps([asdict(lm.card), sorted(lm.tokenizer.get_vocab().items())], sort_keys=True, default=str)
-        return self._kept(runtime, key_of(told, *lm.model.state_dict().values()), measure)
+        if draws is not None and (wanted or draws.folder.is_dir()):
+            draws.clear_others()
+        rows = kept(self._folder, key, measure)
+        if draws is not None and not all(draws.path(number).is_file() for number in range(wanted)):
+            # The rows were kept, the audio was not: sampled again, in the same batches and so with the same draws.
+            first = self.passages[: -(-wanted // BATCH) * BATCH]
+            measure_generation(lm, runtime, first, replace(self.config, draws=1), (), self.asr, on_progress, keep)
+        return rows
 
     def recordings(self, runtime: Runtime) -> list[GeneratedRow]:
         """Rows of the recordings through a codec."""
@@ -169,15 +183,44 @@ class Bench:
         def measure() -> list[GeneratedRow]:
             return measure_recordings(runtime, self.passages, self.config, self.metrics, self.asr)
 
-        return self._kept(runtime, "recordings", measure)
+        return kept(self._folder, self._key(runtime, "recordings"), measure)
 
-    def _kept(self, runtime: Runtime, what: str, measure: Callable[[], list[GeneratedRow]]) -> list[GeneratedRow]:
+    @property
+    def _folder(self) -> Path | None:
+        return None if self.output is None else Path(f"{self.output}.kept")
+
+    def _key(self, runtime: Runtime, what: str) -> str:
         clips = [(one.clip.id, one.text, None if one.voice is None else one.voice.id) for one in self.passages]
-        parts = asdict(runtime.identity), self.config, self.metrics, self.asr, clips
+        parts = asdict(runtime.identity), self.config, self.metrics, model_state(self.asr), clips
         hashed = manifest_hash([passage.clip for passage in self.passages])
         heard = [clip for one in self.passages for clip in (one.clip, one.voice) if clip is not None]
-        key = key_of(__version__, code_digest(), what, hashed, audio_states(heard), *parts)
-        return kept(None if self.output is None else Path(f"{self.output}.kept"), key, measure)
+        return key_of(__version__, code_digest(), what, hashed, audio_states(heard), *parts)
+
+
+@dataclass(frozen=True)
+class FirstDraws:
+    """Audio of the first draws of a model, named by its label; a file beside it tells which measurement it is of."""
+
+    folder: Path
+    label: str
+    key: str
+
+    def path(self, number: int) -> Path:
+        """Of the draw of one passage."""
+        return self.folder / f"{number} {self.label}.wav"
+
+    def clear_others(self) -> None:
+        """Delete what another model, or one with other settings, left under this label."""
+        record, keys = self.folder / "keys.json", dict[str, Any]()
+        if record.is_file():
+            with suppress(ValueError):  # damaged: nobody knows of what the audio is
+                keys = read_object(record)
+        if keys.get(self.label) == self.key:
+            return
+        for path in self.folder.rglob("*.wav"):
+            if re.fullmatch(rf"[0-9]+ {re.escape(self.label)}\.wav", path.relative_to(self.folder).as_posix()):
+                path.unlink()
+        write_json(record, {**keys, self.label: self.key})
 
 
 def choose_clips(clips: Sequence[Clip], config: GenerationConfig, speakers: Sequence[str] | None) -> list[Clip]:
