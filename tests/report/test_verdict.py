@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llmcodec.evaluation.results import SystemRow
 from llmcodec.report.verdict import verdict, verdict_sentence
 
@@ -51,17 +53,19 @@ def test_a_change_that_is_neither_good_nor_bad() -> None:
     assert statement.kind == "same" and "ours differs from control, -4" in statement.text
 
 
-def test_one_sentence_names_gain_price_and_what_is_not_shown() -> None:
+def test_one_short_sentence_names_gain_and_price() -> None:
     control = made_up_row("control", bits=300)
     ours = made_up_row("ours", bits=270, mel=0.8)
     sentence = verdict_sentence([ours, control], "control").replace("\N{NO-BREAK SPACE}", " ")
     assert sentence.startswith("Against control: ours is better in LM bits per second (-10.")
-    assert "%) and worse in Mel distance (+14." in sentence and sentence.endswith("no difference shown in PESQ.")
-    poorer = verdict_sentence([control, made_up_row("poor", num_codes=8)])
-    assert poorer.startswith(
-        "Against control: poor has no difference shown in LM bits per second, Mel distance and PESQ"
-    )
-    assert poorer.endswith(", its tokens are poorer.")
+    assert "%) and worse in Mel distance (+14." in sentence and sentence.endswith(" %).") and "PESQ" not in sentence
+    poor = made_up_row("poor", num_codes=8)
+    assert verdict_sentence([control, poor]) == "Against control: nothing shown for poor, which uses fewer codes."
+    gain = verdict_sentence([control, made_up_row("poor", bits=270, num_codes=8)])
+    assert gain.startswith("Against control: poor is better in LM") and gain.endswith("%), and it uses fewer codes.")
+    assert poor.codes is not None and control.codes is not None
+    uneven = replace(poor, codes=replace(poor.codes, used_codes=control.codes.used_codes))
+    assert verdict_sentence([control, uneven]).endswith("nothing shown for poor, which uses its codes less evenly.")
     assert verdict_sentence([control]) == ""
     assert verdict_sentence([control, SystemRow("bare", 500.0)]) == "Against control: bare is not compared."
     many = verdict_sentence([control, *(made_up_row(f"{n}", bits=250 + n) for n in range(5))])

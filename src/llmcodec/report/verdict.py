@@ -16,6 +16,7 @@ from llmcodec.metrics.statistics import PairedComparison
 
 COLLAPSE_FLOOR = 0.95
 """Warn if used codes, unigram or within-utterance entropy fall below this share of the control's."""
+USED = "used codes"
 VERDICT_KEYS = ("lm_bits_per_second", "mel", "stft", "pesq", "stoi")
 
 
@@ -61,6 +62,7 @@ def verdict_sentence(rows: Sequence[SystemRow], reference: str = "", shown: int 
 
 
 def _clause(base: SystemRow, other: SystemRow) -> str:
+    """What is shown of one system; measures without a difference stand in the tables alone."""
     found: dict[str, list[str]] = {"better": [], "worse": [], "same": []}
     for measure in (m for key in VERDICT_KEYS for m in MEASURES if m.key == key):
         result = compare(base, other, measure.key)
@@ -70,14 +72,15 @@ def _clause(base: SystemRow, other: SystemRow) -> str:
         change = f"{100 * (result.ratio.value - 1):+.1f}\N{NO-BREAK SPACE}%"
         if not math.isfinite(result.ratio.value):
             change = f"{result.difference.value:+.{measure.digits}f} {measure.unit}".strip()
-        found[kind].append(measure.label if kind == "same" else f"{measure.label} ({change})")
+        found[kind].append(f"{measure.label} ({change})")
     told = [f"{kind} in {_listed(found[kind])}" for kind in ("better", "worse") if found[kind]]
-    parts = [f"{other.name} is {' and '.join(told)}"] if told else []
+    low = [name for name, share in _health_shares(base, other).items() if share < COLLAPSE_FLOOR]
+    poorer = "" if not low else "uses fewer codes" if USED in low else "uses its codes less evenly"
+    if told:
+        return f"{other.name} is {' and '.join(told)}{poorer and f', and it {poorer}'}"
     if found["same"]:
-        parts.append(f"{'' if told else f'{other.name} has '}no difference shown in {_listed(found['same'])}")
-    if any(statement.kind == "warning" for statement in _health(base, other)):
-        parts.append("its tokens are poorer" if parts else f"the tokens of {other.name} are poorer")
-    return ", ".join(parts) or f"{other.name} is not compared"
+        return f"nothing shown for {other.name}{poorer and f', which {poorer}'}"
+    return f"{other.name} {poorer or 'is not compared'}"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -123,16 +126,23 @@ def _sentence(measure: Measure, result: PairedComparison, control: SystemRow, ad
     return Statement(kind, f"{measure.label}: {found}, {value} {evidence}.")
 
 
+def _health_shares(control: SystemRow, adapted: SystemRow) -> dict[str, float]:
+    """How rich the tokens are, as shares of the control's."""
+    if control.codes is None or adapted.codes is None:
+        return {}
+    pairs = (
+        (USED, control.codes.used_codes, adapted.codes.used_codes),
+        ("unigram entropy", control.codes.unigram_entropy_bits, adapted.codes.unigram_entropy_bits),
+        ("within-utterance entropy", control.codes.within_utterance_entropy, adapted.codes.within_utterance_entropy),
+    )
+    return {name: new / old for name, old, new in pairs if old > 0}
+
+
 def _health(control: SystemRow, adapted: SystemRow) -> list[Statement]:
     """Check for collapse: predictable tokens are worthless if they carry less information."""
     if control.codes is None or adapted.codes is None:
         return []
-    pairs = (
-        ("used codes", control.codes.used_codes, adapted.codes.used_codes),
-        ("unigram entropy", control.codes.unigram_entropy_bits, adapted.codes.unigram_entropy_bits),
-        ("within-utterance entropy", control.codes.within_utterance_entropy, adapted.codes.within_utterance_entropy),
-    )
-    shares = {name: new / old for name, old, new in pairs if old > 0}
+    shares = _health_shares(control, adapted)
     low = [f"{name} {share:.0%}" for name, share in shares.items() if share < COLLAPSE_FLOOR]
     if low:
         text = f"Tokens are poorer: {', '.join(low)} of {control.name} (floor {COLLAPSE_FLOOR:.0%}); "
