@@ -5,6 +5,7 @@ import io
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -122,6 +123,12 @@ def test_surprisal_is_that_of_the_small_lm_beside_the_codec(bundled, speech, tmp
         (heard.codes + 8192, "bundled", r"is outside \[0, 8192\) of bundled; another codec's tokens"),
         (heard, str(tmp_path / "alone"), "has no audio_lm.safetensors beside it"),
         (llmcodec.load("causal_base").encode_file(speech), "bundled", "of another codec than bundled"),
+        (replace(heard, codebook=""), "bundled", "of another codec than bundled"),  # of others
+        (
+            llmcodec.load("causal_base").encode_file(speech),
+            str(assets.lm_folder()),
+            "of another codec than",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             llmcodec.surprisal(codes, lm)

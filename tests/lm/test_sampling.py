@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -232,6 +233,17 @@ def test_codebooks_take_turns():
         assert bool((clip[0::2] < 20).all()) and bool((clip[1::2] >= 20).all())
     with pytest.raises(ValueError, match="inside a frame"):
         sample(lm, [speech_prompt(lm, torch.tensor([3]))], config)
+
+
+def test_beyond_the_trained_context_there_is_a_warning():
+    lm = token_lm("gpt2")
+    lm.card = replace(lm.card, max_tokens=32)
+    prompt = speech_prompt(lm, random_codes(20)[0])
+    with pytest.warns(UserWarning, match="21 tokens and 12 to come, but this LM was trained on 32 at most"):
+        sample(lm, [prompt], SamplingConfig(max_codes=12))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample(lm, [prompt], SamplingConfig(max_codes=11))
 
 
 def test_what_is_refused():

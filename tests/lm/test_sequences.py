@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llmcodec.lm.audio_tokens import add_audio_tokens, byte_tokenizer
-from llmcodec.lm.sequences import EMPTY_TEXT, NO_VOICE, TOO_LONG, SequenceBuilder
+from llmcodec.lm.sequences import EMPTY_TEXT, NO_SPEAKER, NO_VOICE, TOO_LONG, SequenceBuilder
 
 from .small_token_lm import NUM_CODES, Row, rows
 
@@ -122,6 +122,15 @@ def test_interleaved_alternates_clips_of_one_speaker():
     assert [one.ids.tolist() for one in build.build(clips, ["interleaved"]).sequences] == [
         one.ids.tolist() for one in built.sequences
     ]
+
+
+def test_interleaved_joins_neither_strangers_nor_views_of_one_clip():
+    build = builder(max_tokens=200, clips_per_sequence=3)
+    views = [Row(f"{clip}{view}", torch.tensor([1]), "", "x") for clip in "ab" for view in ("", "#80", "#160")]
+    strangers = [Row(name, torch.tensor([1]), "", "") for name in ("s", "t")]
+    built = build.build([*views, *strangers], ["interleaved"])
+    assert [one.id for one in built.sequences] == ["a+b", "a#80+b#80", "a#160+b#160"]
+    assert built.left_out == {NO_SPEAKER: 2}
 
 
 def test_long_audio_is_cut_and_nothing_of_it_is_lost():

@@ -72,11 +72,11 @@ def test_the_softmax_over_codes_sums_to_one():
 
 
 def test_a_clip_longer_than_the_model_reads():
-    lm = token_lm("gpt2")
+    lm = token_lm("gpt2", long_clips="refuse")
     assert lm.max_codes == 127
     codes = random_codes(127, 300)
     lm.token_log_likelihoods(codes[:1])
-    with pytest.raises(ValueError, match="clip 1: 300 tokens, but this language model reads 127"):
+    with pytest.raises(ValueError, match="clip 1: 300 tokens, but this language model was trained on 127"):
         lm.token_log_likelihoods(codes)
     lm.long_clips = "window"
     scores = lm.token_log_likelihoods(codes)[1]
@@ -85,6 +85,17 @@ def test_a_clip_longer_than_the_model_reads():
     assert torch.allclose(scores[:127], first, atol=1e-5)
     window = lm.token_log_likelihoods([codes[1][63:190]])[0]
     assert torch.allclose(scores[127:190], window[64:], atol=1e-5)
+
+
+def test_positions_that_training_never_showed_are_not_scored():
+    lm = token_lm("gpt2")
+    lm.card = replace(lm.card, max_tokens=64)
+    assert (lm.max_positions, lm.context, lm.max_codes) == (128, 64, 63)
+    (codes,) = random_codes(100)
+    scores = lm.token_log_likelihoods([codes])[0]
+    assert torch.allclose(scores[:63], lm.token_log_likelihoods([codes[:63]])[0], atol=1e-5)
+    window = lm.token_log_likelihoods([codes[31:94]])[0]
+    assert torch.allclose(scores[63:94], window[32:], atol=1e-5), "as if the clip began half a context earlier"
 
 
 def test_bad_codes():

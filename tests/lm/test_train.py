@@ -281,6 +281,9 @@ def test_draft_heads_train_beside_the_lm_and_afterwards_without_changing_it(tmp_
     losses = json.loads((tmp_path / "after" / "checkpoint-60" / "trainer_state.json").read_text())
     nats = [entry["loss"] for entry in losses["log_history"] if "loss" in entry]
     assert nats[-1] < 0.9 * nats[0]
+    other = replace(CODEC, weights_sha256="f" * 64)
+    with pytest.raises(ValueError, match="draft heads need tokens of the LM's own codec"):
+        train(replace(one, run=str(tmp_path / "strangers")), draft_loss=draft_nats, codec=other)
     with pytest.raises(ValueError, match="model.heads needs draft_loss"):
         train(replace(one, run=str(tmp_path / "none")))
     with pytest.raises(ValueError, match="model.heads must be from 1 to 16, got 0"):

@@ -67,7 +67,7 @@ def compare_codecs(
     place = output.output
     if place is not None and Path(place).is_dir():
         raise ValueError(f"{place}: is a folder; give the name of the page, such as {place}/report.html")
-    (train, valid, test), bad = corpus.without_bad(*(corpus.read(split) for split in ("train", "valid", "test")))
+    (train, valid, test), bad = corpus.without_bad(*corpus.three_splits())
     clips = Corpus(train, valid, test)
     if measurement is None:
         measurement = MeasurementConfig(MINI_LIKELIHOOD) if corpus.manifest == BUNDLED else MeasurementConfig()

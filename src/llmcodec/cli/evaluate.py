@@ -218,7 +218,7 @@ def evaluate_predictability(
         protocol = replace(protocol, audio_seconds=audio_seconds)
     if probe_codes is not None:
         latents = replace(latents, num_codes=probe_codes)
-    (train, valid, test), bad = corpus.without_bad(*(corpus.read(split) for split in ("train", "valid", "test")))
+    (train, valid, test), bad = corpus.without_bad(*corpus.three_splits())
     clips = Corpus(train, valid, test)
     config = MeasurementConfig(
         protocol, None if mel else 0, metrics=["mel"], consistency_clips=0, workers=workers, ngrams=ngrams

@@ -137,9 +137,10 @@ def score(
     inputs: list[str],
     codec: str | None = None,
     normalise: Literal["audio", "full"] = "audio",
-    long_clips: Literal["refuse", "window"] = "refuse",
+    long_clips: Literal["refuse", "window"] = "window",
     output: OutputOptions = NO_OUTPUT,
     tokens: str | None = None,
+    split: tuple[str, ...] | None = None,
     max_bad: MaxBad = 0,
     device: DeviceOptions = DEVICE,
 ) -> None:
@@ -152,9 +153,10 @@ def score(
         inputs: audio files, manifests (.jsonl) or folders of token shards.
         codec: codec of the LM, if it was moved; default: the name in the LM's card.
         normalise: softmax over the codes only (comparable between LMs), or over the LM's full vocabulary.
-        long_clips: a clip longer than the LM's context is rejected, or scored in overlapping windows.
+        long_clips: score clips longer than the LM's training sequences in overlapping windows, or refuse them.
         output: also write one row per file here (.csv).
         tokens: also write the log-likelihood of every token here (.csv).
+        split: splits of manifests, joined by commas; default: valid, dev, test and the like, else everything.
         max_bad: leave out at most so many audio files that cannot be read, 20 or 1%, and list them; one more stops.
     """
     from rich.console import Console
@@ -168,7 +170,7 @@ def score(
     loaded = load_token_lm(lm, place, normalise=normalise)
     loaded.long_clips = long_clips
     bad = BadRows(max_bad, what="files")
-    clips = read_clips(loaded, inputs, codec, place, bad)
+    clips = read_clips(loaded, inputs, codec, place, bad, split, lambda line: print(line, file=sys.stderr))
     rows = score_clips(loaded, clips)
     table = Table("file", "seconds", "tokens", "nats/token", "bits/s", title=f"log-likelihood, softmax: {normalise}")
     for row in rows[:40]:

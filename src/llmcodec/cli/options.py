@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from llmcodec.assets import BUNDLED
-from llmcodec.data.manifest import HELD_OUT_SPLITS, Clip, leave_out_unreadable, read_manifest, spread
+from llmcodec.data.manifest import Clip, leave_out_unreadable, read_manifest, spread, values_of
+from llmcodec.data.splits import SPLITS, split_of_name
 from llmcodec.io.bad_rows import BadRows, MaxBad, read_max_bad
 from llmcodec.precision import Precision, Side
 from llmcodec.runtime.base import Runtime
@@ -99,6 +100,16 @@ class CorpusOptions(OptionGroup):
             print(f"{self.manifest}: {left} clips are left out by {limits}", file=sys.stderr)
         return clips
 
+    def three_splits(self) -> tuple[Sequence[Clip], Sequence[Clip], Sequence[Clip]]:
+        """Clips of train, valid and test, whatever their splits are called: `validation` and `dev-clean` are valid.
+
+        Raises:
+            ValueError: no clip of one of them is left.
+        """
+        names = sorted({split for (split,) in values_of(read_manifest(self.manifest), "split")})
+        train, valid, test = (tuple(name for name in names if split_of_name(name) == split) for split in SPLITS)
+        return self.read(train or "train"), self.read(valid or "valid"), self.read(test or "test")
+
     def without_bad(self, *parts: Sequence[Clip]) -> tuple[list[list[Clip]], BadRows]:
         """Parts of the corpus without the clips that cannot be read, and those; says which.
 
@@ -139,9 +150,8 @@ class ClipOptions(CorpusOptions):
             return held_out
         if splits := sorted({clip.split for clip in clips} - {""}):
             names = f"{', '.join(splits[:8])}{', ...' if len(splits) > 8 else ''}"
-            known = ", ".join(HELD_OUT_SPLITS)
             print(
-                f"{self.manifest}: no clip is in a held-out split ({known}), so all are taken, of {names}; "
+                f"{self.manifest}: no clip is in a held-out split (valid, test, ...), so all are taken, of {names}; "
                 "choose others with --split",
                 file=sys.stderr,
             )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from llmcodec.data.member import AudioPath, Member, check_inside
+from llmcodec.data.splits import split_of_name
 from llmcodec.io import audio
 from llmcodec.io.remote.paths import as_path
 
-VALID_SPLITS = ("valid", "validation", "dev")
-HELD_OUT_SPLITS = (*VALID_SPLITS, "test")
+HELD_OUT = ("valid", "test")
 STRETCH_TOLERANCE = 0.02
 """Seconds by which a stretch may leave its file: corpora round their times."""
 
@@ -115,16 +114,12 @@ class Clip:
 @cache
 def is_held_out(split: str) -> bool:
     """Whether a split of this name is for measuring."""
-    return _first_word(split) in HELD_OUT_SPLITS
+    return split_of_name(split) in HELD_OUT
 
 
 def is_valid(split: str) -> bool:
     """Whether a split of this name is for measuring while something is trained: `valid`, `dev-clean`, ..."""
-    return _first_word(split) in VALID_SPLITS
-
-
-def _first_word(split: str) -> str:
-    return re.split(r"[-_.]", split)[0].lower()
+    return split_of_name(split) == "valid"
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Clip) if field.name not in ("problem", "folder"))

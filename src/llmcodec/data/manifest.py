@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from llmcodec import assets
-from llmcodec.data.clip import FIELDS, HELD_OUT_SPLITS, REQUIRED, STRETCH_TOLERANCE, VALID_SPLITS, Clip
+from llmcodec.data.clip import FIELDS, REQUIRED, STRETCH_TOLERANCE, Clip
 from llmcodec.data.clip_table import ClipTable, write_clips
 from llmcodec.data.sources import open_source
 from llmcodec.io.atomic import write_text
@@ -35,9 +35,7 @@ from llmcodec.io.digests import digest_all
 from llmcodec.io.remote.paths import as_path, look_for, shown, url_of
 
 __all__ = [
-    "HELD_OUT_SPLITS",
     "STRETCH_TOLERANCE",
-    "VALID_SPLITS",
     "Clip",
     "audio_sizes",
     "audio_states",

@@ -1,6 +1,6 @@
 """Which split a clip belongs to: by the name of a folder above it, else by a hash.
 
-A folder decides if its whole name is one of the words below, alone or followed by a digit, `-`, `_` or a space:
+A folder decides if its whole name is one of the words below, alone or followed by a digit, `-`, `_`, `.` or space:
 `dev-clean`, `eval92`, `test 2`, `train_100`. `validated`, `invalidated` and `other` decide nothing. The folder nearest
 to the corpus's root wins. Test: `pytest tests/data/test_splits.py`.
 """
@@ -26,7 +26,9 @@ _MEANING = {
     "test": "test",
     "testing": "test",
 }
-_NAME = re.compile(rf"({'|'.join(sorted(_MEANING, key=len, reverse=True))})(?:[-_ ].*|\d+)?", re.IGNORECASE | re.DOTALL)
+_NAME = re.compile(
+    rf"({'|'.join(sorted(_MEANING, key=len, reverse=True))})(?:[-_. ].*|\d+)?", re.IGNORECASE | re.DOTALL
+)
 
 
 def split_of_name(name: str) -> str:

@@ -91,8 +91,6 @@ class Studio:
         """
         device = pick_device(device)
         loaded = load_token_lm(lm, device) if lm is not None else None
-        if loaded is not None:
-            loaded.long_clips = "window"
         main = BUNDLED if loaded is None else own_codec(loaded)
         places = {NEAREST: main}
         if _prior_of(main):
@@ -163,10 +161,10 @@ class Studio:
         flat = flatten_codes(torch.from_numpy(take.codes_QT), runtime.identity.codebook_size)
         num_codebooks = len(take.codes_QT)
         wanted = max(1, round(seconds * runtime.identity.frame_rate)) * num_codebooks
-        room = (self.lm.max_positions - 2) // num_codebooks * num_codebooks - wanted
+        room = (self.lm.context - 2) // num_codebooks * num_codebooks - wanted
         if room < num_codebooks:
             raise ValueError(
-                f"the token LM reads {self.lm.max_positions} tokens, too few for {seconds:g} s more: ask for less"
+                f"the token LM was trained on {self.lm.context} tokens, too few for {seconds:g} s more: ask for less"
             )
         heard = flat[-room:]
         (drawn,) = sample(

@@ -12,6 +12,7 @@ Shapes: B clips, K = V + 1 columns (end of audio, codes). Test: `pytest tests/lm
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -328,6 +329,12 @@ def check_prompts(lm: TokenLM, prompts: Sequence[Prompt], config: SamplingConfig
         raise ValueError(
             f"sampling: a prompt of {longest} tokens and {config.max_codes} to come are more than the "
             f"{lm.max_positions} positions of this LM; shorten the prompt or ask for less"
+        )
+    if longest + config.max_codes > lm.context:
+        warnings.warn(
+            f"sampling: a prompt of {longest} tokens and {config.max_codes} to come, but this LM was trained on "
+            f"{lm.context} at most; do not trust what it says beyond: shorten the prompt or ask for less",
+            stacklevel=3,
         )
     if lm.card.codec is not None and lm.card.codec.num_codebooks > 1:
         for prompt in prompts:

@@ -10,7 +10,7 @@ Test: tests/cli/test_lm.py, tests/codec/test_listening.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from llmcodec.adapters.load import folder_of_codec, load_codec
 from llmcodec.assets import BUNDLED
+from llmcodec.codec.coded_audio import CodedAudio
 from llmcodec.codec.config import LLMCodecConfig
 from llmcodec.codec.folder import CONFIG, MAX_JSON_BYTES
 from llmcodec.codec.listening import codebook_of
@@ -32,7 +33,7 @@ from llmcodec.io.structured import read_object
 from llmcodec.io.token_shards import SHARD_ENDINGS
 from llmcodec.lm.small_lm_scorer import SmallLMScorer, load_scorer
 from llmcodec.lm.small_lm_training import LikelihoodConfig
-from llmcodec.lm.speech import check_codec, codec_of, encode_flat
+from llmcodec.lm.speech import check_codec, codec_of, encode_flat, own_codec
 from llmcodec.lm.token_lm import TokenLM, load_token_lm
 from llmcodec.metrics.token_statistics import flatten_codes
 from llmcodec.protocol import TokenScorer
@@ -63,9 +64,7 @@ def surprisal(codes: Any, lm: str = BUNDLED) -> np.ndarray:
     scorer: SmallLMScorer | TokenLM
     if (file := find_small_lm(lm)) is not None:
         codec = load_codec(str(folder_of_codec(lm)))
-        made_by = getattr(codes, "codebook", "")
-        if made_by and made_by != codebook_of(codec):
-            raise ValueError(f"surprisal: these tokens are of another codec than {lm}: name theirs, or their token LM")
+        _refuse_other_codebook(codes, codebook_of(codec), lm)
         scorer = load_scorer(file, LikelihoodConfig().max_tokens(codec.frame_rate * codec.num_codebooks))
         num_codes, wanted = scorer.model.vocabulary, codec.num_codebooks
     else:
@@ -76,6 +75,8 @@ def surprisal(codes: Any, lm: str = BUNDLED) -> np.ndarray:
         num_codes, wanted = scorer.num_codes, len(found)
         if scorer.card.codec is not None:
             wanted = scorer.card.codec.num_codebooks
+            if isinstance(codes, CodedAudio):
+                _refuse_other_codebook(codes, codebook_of(load_codec(own_codec(scorer))), lm)
     if len(found) != wanted:
         raise ValueError(f"surprisal: {len(found)} codebooks; {lm} is for codes of {wanted}")
     size = num_codes // len(found)
@@ -83,6 +84,13 @@ def surprisal(codes: Any, lm: str = BUNDLED) -> np.ndarray:
         wrong = found.min() if found.min() < 0 else found.max()
         raise ValueError(f"surprisal: code {wrong} is outside [0, {size}) of {lm}; another codec's tokens?")
     return token_bits(scorer, found, size)
+
+
+def _refuse_other_codebook(codes: Any, codebook: str, lm: str) -> None:
+    """Raise for a recording coded by another codec than the LM's; arrays do not say which codec made them, and codecs
+    of others (no digest) are told from each other by their sizes alone."""
+    if isinstance(codes, CodedAudio) and codes.codebook != codebook:
+        raise ValueError(f"surprisal: these tokens are of another codec than {lm}: name theirs, or their token LM")
 
 
 def token_bits(scorer: TokenScorer, codes_QT: np.ndarray, codebook_size: int) -> np.ndarray:
@@ -107,13 +115,21 @@ class CodedClip:
 
 
 def read_clips(
-    lm: TokenLM, inputs: Iterable[str], codec: str | None = None, device: str = "cpu", bad: BadRows | None = None
+    lm: TokenLM,
+    inputs: Iterable[str],
+    codec: str | None = None,
+    device: str = "cpu",
+    bad: BadRows | None = None,
+    split: tuple[str, ...] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[CodedClip]:
     """Codes of audio files, manifests (.jsonl) and folders of token shards.
 
     Args:
         codec: codec of the LM, if it was moved; None: the name in the LM's card. device: where it runs.
         bad: takes files that cannot be read; nothing of them is scored. None allows none.
+        split: splits of manifests; None: the held-out ones, or all of a manifest that has none.
+        say: told how much of a manifest is scored, where it is not all.
 
     Raises:
         ValueError: no input, too many that cannot be read, one named twice, or tokens of another codec than the LM's.
@@ -132,7 +148,11 @@ def read_clips(
             rate = provenance.frame_rate * provenance.num_codebooks
             clips += [CodedClip(row.id, torch.as_tensor(row.codes).long(), rate) for row in rows]
         elif path.suffix == ".jsonl":
-            files += [(clip.id, clip) for clip in read_manifest(path)]
+            clips_of = read_manifest(path, split)
+            held_out = [clip for clip in clips_of if clip.held_out] if split is None else []
+            if 0 < len(held_out) < len(clips_of):
+                say(f"{path}: the {len(held_out)} held-out of {len(clips_of)} clips; choose others with --split")
+            files += [(clip.id, clip) for clip in held_out or clips_of]
         else:
             files.append((place, path))
     if files:

@@ -36,7 +36,7 @@ SPEAKS_TEXT = frozenset({"tts", "tts_stream", "tts_aligned"})
 """Formats that read a text and predict only audio."""
 EMPTY_TEXT = "empty transcript"
 TOO_LONG = "longer than the LM reads"
-NO_SPEAKER = "no speaker is named, whose other clips could give the voice"
+NO_SPEAKER = "no speaker is named, of whom other clips are needed"
 NO_VOICE = "too little other speech of the speaker for a voice prompt"
 
 
@@ -268,9 +268,15 @@ class SequenceBuilder:
         return True
 
     def _interleave(self, rows: Sequence[FlatRow], built: Built) -> None:
-        speakers: dict[tuple[str, str], list[FlatRow]] = {}
+        speakers: dict[tuple[str, str, int], list[FlatRow]] = {}
+        views: Counter[str] = Counter()
         for row in rows:
-            speakers.setdefault((row.speaker, row.language), []).append(row)
+            if not row.speaker:
+                built.left_out[NO_SPEAKER] += 1
+                continue
+            own = row.id.partition("#")[0]  # ID#SAMPLES are views of one clip; a sequence never repeats it
+            speakers.setdefault((row.speaker, row.language, views[own]), []).append(row)
+            views[own] += 1
         for clips in speakers.values():
             parts: list[Tensor] = []
             names: list[str] = []

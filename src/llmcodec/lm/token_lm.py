@@ -59,7 +59,7 @@ class TokenLM:
         tokens: AudioTokens,
         card: TokenLMCard | None = None,
         normalise: Normalise = "audio",
-        long_clips: Literal["refuse", "window"] = "refuse",
+        long_clips: Literal["refuse", "window"] = "window",
         batch_tokens: int = 4096,
     ):
         if model.get_input_embeddings().weight.shape[0] <= int(tokens.all_ids.max()):
@@ -86,9 +86,14 @@ class TokenLM:
         return int(found) if found else 1 << 30
 
     @property
+    def context(self) -> int:
+        """Longest sequence that it was trained on; where that is not known, that it can read."""
+        return min(self.max_positions, self.card.max_tokens or self.max_positions)
+
+    @property
     def max_codes(self) -> int:
-        """Longest clip that it can score in one piece."""
-        return self.max_positions - 1
+        """Longest clip that it scores in one piece: positions that training never showed would count as surprise."""
+        return self.context - 1
 
     @property
     def device(self) -> torch.device:
@@ -100,7 +105,7 @@ class TokenLM:
         A clip gets the same values in a batch as alone.
 
         Raises:
-            ValueError: no codes, codes of another codec, or a clip longer than the LM can read.
+            ValueError: no codes, codes of another codec, or a clip beyond `max_codes` where such are refused.
         """
         rows = [self._ids(row, f"clip {clip}") for clip, row in enumerate(codes)]
         with evaluating(self.model):
@@ -111,8 +116,8 @@ class TokenLM:
             raise ValueError(f"{name}: expected a row of codes, got shape {tuple(codes_T.shape)}")
         if len(codes_T) > self.max_codes and self.long_clips == "refuse":
             raise ValueError(
-                f"{name}: {len(codes_T)} tokens, but this language model reads {self.max_codes}; cut the clip, "
-                "or score it in windows (--long-clips window)"
+                f"{name}: {len(codes_T)} tokens, but this language model was trained on {self.max_codes}; cut the "
+                "clip, or score it in windows (--long-clips window)"
             )
         return self.tokens.ids(codes_T.cpu())
 

@@ -24,16 +24,17 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from llmcodec.distributed import launched_ranks, num_ranks, refuse_strangers
 from llmcodec.io.atomic import disk_errors
 from llmcodec.io.digests import digest_all, package_versions, source_commit
-from llmcodec.io.lm_card import TokenLMCard, full_path
+from llmcodec.io.lm_card import CARD, TokenLMCard, full_path
 from llmcodec.io.run_guard import RUN, RunLock, Stopped, StopSignals, go_on
 from llmcodec.io.structured import read_json, read_object, write_json
 from llmcodec.io.token_file import TokenProvenance
+from llmcodec.lm.bundled import resolve_lm
 from llmcodec.lm.loop.blocks import BlockedRows, Blocks
 from llmcodec.lm.loop.ranks import shard_model, share_of_step, whole_tensor
 from llmcodec.lm.loop.trainer import HeldOut, LMTrainer, StopAtSignal, measured
 from llmcodec.lm.packing import RowDataset, check_packing, collate, plan_rows
 from llmcodec.lm.prepare import DraftLoss, Prepared, checked_codes, codec_place, prepare_model, size_in_words
-from llmcodec.lm.recipe import TokenLMRecipe
+from llmcodec.lm.recipe import LMModelConfig, TokenLMRecipe
 from llmcodec.lm.sequences import SPEAKS_TEXT, Built, SequenceBuilder
 from llmcodec.transcode.flat_rows import FlatRow
 from llmcodec.transcode.mapped_rows import MappedRows
@@ -105,6 +106,7 @@ def _train(
             else "recipe: model.heads train in one process; train them afterwards, with model.train heads"
         )
     prepared = make(clips)
+    _check_base(recipe, prepared, codec, say)
     prepared.module.draft_loss = draft_loss
     say(size_in_words(prepared, recipe))
     builder = _builder(prepared, recipe, codec)
@@ -285,6 +287,24 @@ def voice_codes(seconds: float, codec: TokenProvenance) -> int:
     return round(seconds * codec.frame_rate) * codec.num_codebooks
 
 
+def _check_base(recipe: TokenLMRecipe, prepared: Prepared, codec: TokenProvenance, say: Callable[[str], None]) -> None:
+    """Draft heads need tokens of their LM's own codec; an LM that goes on with other tokens is told of."""
+    if (base := recipe.model.base) is None:
+        return
+    place = Path(resolve_lm(base))
+    card = prepared.card or (TokenLMCard.load(place) if (place / CARD).is_file() else None)
+    if card is None:
+        return
+    theirs = card.codec
+    if theirs is not None and theirs.weights_sha256 != codec.weights_sha256:
+        differs = f"{base} speaks the tokens of {theirs.codec!r}, these are of {codec.codec!r}"
+        if recipe.model.train == "heads":
+            raise ValueError(f"recipe: {differs}: draft heads need tokens of the LM's own codec")
+        say(f"{differs}: its rows of codes start with the meaning of the other codec")
+    if recipe.model.audio_rows != LMModelConfig.audio_rows:
+        say(f"{base} has rows of codes: they are kept, and model.audio_rows does nothing")
+
+
 def _builder(prepared: Prepared, recipe: TokenLMRecipe, codec: TokenProvenance) -> SequenceBuilder:
     longest = prepared.token_lm().max_positions
     if recipe.data.max_tokens > longest:
@@ -321,7 +341,6 @@ def _held_out(
         return None
     rows = rows[:: -(-len(rows) // recipe.max_eval_clips)]
     lm = prepared.token_lm(card)
-    lm.long_clips = "window"
     formats = recipe.data.formats
     clips = [torch.as_tensor(row.codes).long() for row in rows] if set(formats) - SPEAKS_TEXT - {"asr"} else []
     pairs = [name for name in formats if name != "audio"]
