@@ -137,7 +137,12 @@ def test_a_result_of_another_protocol_is_measured_again_and_nothing_is_trained(f
     weights = tmp_path / "runs" / "control-0" / "codec" / "model.safetensors"
     before = weights.stat().st_mtime_ns
     file.write_text(file.read_text().replace("reconstruction_clips: 2", "reconstruction_clips: 1"))
+    main(["sweep", str(file), "--only_train=true"])
+    outdated = (tmp_path / "runs" / "table.md").read_text()
+    assert "Not shown, until they are made again: control, seed 0, made of other measurement" in outdated
+    capsys.readouterr()
     main(["sweep", str(file)])
+    assert "Not shown" not in (tmp_path / "runs" / "table.md").read_text()
     out = capsys.readouterr().out
     assert out.count("other measurement than its result, made again") == 5 and weights.stat().st_mtime_ns == before
     assert len(results(tmp_path, "control-0")["files"]) == 1
@@ -159,6 +164,17 @@ def test_another_recipe_trains_again_and_keeps_the_old_run(finished, tmp_path, c
     assert (tmp_path / "runs" / "control-0.stale-1" / "codec" / "model.safetensors").read_bytes() == weights
     main(["sweep", str(file)])
     assert "sweep: " not in capsys.readouterr().out
+
+
+def test_a_trained_codec_without_result_is_not_taken_when_the_manifest_has_other_clips(finished, tmp_path, capsys):
+    file = copy_of(finished, tmp_path)
+    for path in (tmp_path / "runs").glob("*.json"):
+        path.unlink()
+    lines = (tmp_path / "manifest.jsonl").read_text().splitlines()
+    assert '"split": "train"' in lines[0]
+    (tmp_path / "manifest.jsonl").write_text("\n".join(lines[1:]))
+    main(["sweep", str(file), "--only_train=true"])
+    assert "control-0 was trained with other clips; it is called control-0.stale-1 now" in capsys.readouterr().out
 
 
 def test_a_signal_ends_a_sweep_in_good_order(finished, tmp_path, capsys, monkeypatch):

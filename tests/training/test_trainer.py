@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 from contextlib import nullcontext
 from dataclasses import replace
@@ -233,6 +234,13 @@ def test_a_run_is_finished_when_the_codec_of_its_last_step_is_whole(folder, monk
     assert not is_finished(two) and train_or_resume(two) == codec and weights.read_bytes() == of_two
     monkeypatch.setattr("llmcodec.training.trainer.Trainer", None)
     assert train_or_resume(two) == codec
+    with pytest.raises(ValueError, match=r"finished: the run was begun with another recipe: seed was 0, is 3"):
+        train_or_resume(replace(two, seed=3))
+    run, whole = folder / "finished" / "run.json", (folder / "finished" / "run.json").read_text()
+    run.write_text(re.sub(r'"hash": "\w+"', '"hash": "f00d"', whole))
+    with pytest.raises(ValueError, match=r"clips of data.manifest was 'as at its beginning', is 'others'"):
+        train_or_resume(two)
+    run.write_text(whole)
     shutil.rmtree(folder / "finished" / "checkpoints")
     assert train_or_resume(two) == codec and not is_finished(replace(one, steps=3))
     (folder / "finished" / "log.jsonl").unlink()

@@ -44,12 +44,15 @@ def sweep_table(done: Mapping[str, dict[int, Any]], reference: str) -> str:
             lines.append([f"{key} against {reference}", *cells])
     speeds = [mean_speed(results) for results in done.values()]
     if any(speeds):
-        lines.append(["Encoding, times real time, one thread", *speeds])
+        lines.append(["Encoding, times real time, one thread of the CPU", *speeds])
     table = TextTable(["", *(f"{name} ({len(results)})" for name, results in done.items())], lines)
     note = (
         "\nIn brackets: number of seeds; lowest to highest seed. Differences: paired by seed and file, 95 % interval\n"
         "over both (one seed: over files alone).\n"
     )
+    codes = {result.get("code") for results in done.values() for result in results.values()}
+    if len(codes) > 1:
+        note += "\nThe rows were measured by several versions of the code, which may count differently.\n"
     return table.markdown() + note
 
 
@@ -76,8 +79,10 @@ def write_page(path: Path, markdown: str, pictures: Sequence[Curve | Scatter], c
 
 
 def mean_speed(results: dict[int, Any]) -> str:
-    speeds = [result["effort"]["times_real_time"] for result in results.values() if "effort" in result]
-    return f"{np.median(speeds):,.1f}" if speeds else ""
+    efforts = [result["effort"] for result in results.values() if "effort" in result]
+    elsewhere = sorted({effort.get("device", "cpu") for effort in efforts} - {"cpu"})
+    where = f" (on {', '.join(elsewhere)})" if elsewhere else ""
+    return f"{np.median([effort['times_real_time'] for effort in efforts]):,.1f}{where}" if efforts else ""
 
 
 def lm_tables(done: Mapping[str, dict[int, Any]], reference: str, flat: float) -> str:

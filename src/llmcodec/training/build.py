@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from llmcodec.adapters.registry import adaptable
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.data.clips import ClipDataset
 from llmcodec.data.loader import ClipLoader
-from llmcodec.data.manifest import find_blocks, find_missing, read_manifest
+from llmcodec.data.manifest import Clip, find_blocks, find_missing, read_manifest
 from llmcodec.data.sampler import ResumableSampler
 from llmcodec.io import audio
 from llmcodec.io.bad_rows import BadRows
@@ -208,14 +208,10 @@ def build_language(recipe: Recipe, codec: AdaptableCodec, fresh: bool = True) ->
     return language
 
 
-def build_dataset(recipe: Recipe, sample_rate: int) -> ClipDataset:
-    """Clips of the recipe's manifest after its filters; those that are missing count as bad already.
-
-    Raises:
-        ValueError: no clips, or more audio files are missing than `data.max_bad` allows.
-    """
+def clips_of(recipe: Recipe) -> Sequence[Clip]:
+    """Clips of the recipe's manifest after its filters. Raises ValueError if there are none."""
     data = recipe.data
-    clips = read_manifest(
+    return read_manifest(
         data.manifest,
         data.split,
         sources=data.sources,
@@ -223,6 +219,15 @@ def build_dataset(recipe: Recipe, sample_rate: int) -> ClipDataset:
         min_seconds=data.min_seconds,
         max_seconds=math.inf if data.max_seconds is None else data.max_seconds,
     )
+
+
+def build_dataset(recipe: Recipe, sample_rate: int) -> ClipDataset:
+    """Clips of the recipe; those that are missing count as bad already.
+
+    Raises:
+        ValueError: no clips, or more audio files are missing than `data.max_bad` allows.
+    """
+    clips, data = clips_of(recipe), recipe.data
     bad = BadRows(data.max_bad, len(clips))
     find_missing(clips, bad)  # told now, not hours later; they stay in the list, for the order hangs on all of it
     return ClipDataset(

@@ -18,13 +18,14 @@ import torch
 
 from llmcodec.codec.folder import check_any_folder
 from llmcodec.data.loader import ClipLoader
-from llmcodec.data.manifest import audio_sizes, manifest_hash
+from llmcodec.data.manifest import Clip, audio_sizes, manifest_hash
 from llmcodec.io import run_guard
 from llmcodec.io.digests import digest, digest_all, package_versions, source_commit
 from llmcodec.io.remote.paths import url_of
 from llmcodec.io.structured import read_object, write_json
 from llmcodec.io.tensor_check import WEIGHTS
 from llmcodec.training import checkpoint
+from llmcodec.training.build import clips_of
 from llmcodec.training.recipe import Recipe
 from llmcodec.training.tracking import read_log
 
@@ -86,11 +87,36 @@ def go_on(recipe: Recipe, loader: ClipLoader, step: int, allow_changes: bool = F
     return record_all
 
 
+def refuse_other_recipe(recipe: Recipe) -> None:
+    """Raise ValueError where a run was trained by another recipe or on other clips; the message names what differs."""
+    folder = Path(recipe.run)
+    changes = run_guard.changed_fields(read_object(folder / run_guard.RUN)["recipe"], recipe)
+    changes = {name: (old, new) for name, (old, new) in changes.items() if not (name in MAY_GROW and new >= old)}
+    if clips_changed(recipe):
+        changes["clips of data.manifest"] = ("as at its beginning", "others")
+    run_guard.refuse_changes(changes, {*MAY_DIFFER, "name", "data.manifest"}, folder)
+
+
+def clips_changed(recipe: Recipe) -> bool:
+    """Whether the recipe's clips, or the sizes of their files, are others than when its run was begun."""
+    begun = read_object(Path(recipe.run) / run_guard.RUN).get("manifest", {})
+    now = _manifest_facts(recipe, clips_of(recipe))
+    return any(begun.get(name, now[name]) != now[name] for name in ("hash", "audio_sizes"))
+
+
 def is_finished(recipe: Recipe) -> bool:
     """Whether the run has made all its steps and has its complete codec, not that of an earlier, shorter run.
 
-    The codec is written after the checkpoint of its step. Without checkpoints, the log says how far the run came.
+    Raises:
+        ValueError: it is finished, but by another recipe or on other clips.
     """
+    if finished := _is_complete(recipe):
+        refuse_other_recipe(recipe)
+    return finished
+
+
+def _is_complete(recipe: Recipe) -> bool:
+    """The codec is written after the checkpoint of its step. Without checkpoints, the log says how far the run came."""
     folder = Path(recipe.run)
     try:
         check_any_folder(folder / "codec")
@@ -105,17 +131,20 @@ def is_finished(recipe: Recipe) -> bool:
 
 def _facts(recipe: Recipe, loader: ClipLoader) -> dict[str, Any]:
     """Manifest, versions, commit and threads of this process."""
-    clips = loader.dataset.clips
     return {
-        "manifest": {
-            "path": str(recipe.data.manifest),
-            "hash": manifest_hash(clips),
-            "audio_sizes": digest_all(_as_list(audio_sizes(clips))),  # times change when a corpus is copied
-            "clips": len(clips),
-        },
+        "manifest": _manifest_facts(recipe, loader.dataset.clips),
         "versions": package_versions(*PACKAGES),
         "commit": source_commit(),
         "threads": torch.get_num_threads(),
+    }
+
+
+def _manifest_facts(recipe: Recipe, clips: Sequence[Clip]) -> dict[str, Any]:
+    return {
+        "path": str(recipe.data.manifest),
+        "hash": manifest_hash(clips),
+        "audio_sizes": digest_all(_as_list(audio_sizes(clips))),  # times change when a corpus is copied
+        "clips": len(clips),
     }
 
 
