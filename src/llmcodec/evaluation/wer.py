@@ -241,9 +241,9 @@ def _normaliser(code: str) -> Callable[[str], str]:
         return EnglishTextNormalizer({})
     optional = OPTIONAL_MARKS.get(code)
 
-    def clean(text: str) -> str:
+    def clean(s: str) -> str:
         """Whisper's `remove_symbols`, which takes marks for spaces too: Hindi loses its vowels, Thai its tones."""
-        text = unicodedata.normalize("NFKC", text)
+        text = unicodedata.normalize("NFKC", s)
         text = text if optional is None else optional.sub("", text)
         return "".join(" " if unicodedata.category(char)[0] in "SP" else char for char in text)
 
