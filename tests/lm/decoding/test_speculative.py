@@ -9,10 +9,12 @@ from itertools import product
 import pytest
 import torch
 
+from llmcodec.assets import lm_folder
 from llmcodec.lm.decoding.speculative import DraftCounts, accept, residual, speculative_steps
 from llmcodec.lm.prediction_heads import PredictionHeads
 from llmcodec.lm.prepare import draft_heads
 from llmcodec.lm.sampling import SamplingConfig, clips_of, filtered, sample, speech_prompt, text_prompt
+from llmcodec.lm.token_lm import load_token_lm
 
 from ..small_token_lm import CODEC, random_codes, token_lm
 
@@ -110,10 +112,22 @@ def chi_square(counts, expected):
 
 @pytest.mark.parametrize("options", [{"top_p": 0.9}, {"top_k": 12, "top_p": 1.0}, {"repetition_penalty": 3.0}])
 def test_the_third_code_is_distributed_as_in_plain_sampling(options):
-    """Chi-square over the real loop: the pairs of a second and third code against the LM's probabilities of them."""
-    lm = with_heads(num_heads=2)
     config = SamplingConfig(temperature=1.5, max_codes=3, min_codes=3, **{"top_p": 1.0, **options})
-    prompt, number = speech_prompt(lm, torch.tensor([3, 1, 4])), 800
+    check_third_codes(with_heads(num_heads=2), config, number=800, penalised="repetition_penalty" in options)
+
+
+def test_the_third_code_of_the_bundled_lm_is_distributed_as_in_plain_sampling():
+    """8,192 codes, told apart by their remainder of 24; the heads are copies of the LM's output."""
+    lm = load_token_lm(str(lm_folder()))
+    lm.heads = draft_heads(lm.model, lm.tokens, 2)
+    assert lm.num_codes == 8192
+    config = SamplingConfig(temperature=1.5, top_p=1.0, max_codes=3, min_codes=3)
+    check_third_codes(lm, config, number=600, cells=24)
+
+
+def check_third_codes(lm, config, number, cells=1 << 30, penalised=False):
+    """Chi-square over the real loop: the pairs of a second and third code against the LM's probabilities of them."""
+    prompt = speech_prompt(lm, torch.tensor([3, 1, 4]))
     counts = DraftCounts(2)
     codes_N3 = torch.stack(drafted(lm, [prompt] * number, config, counts))
     assert 0 < counts.accepted[1] <= counts.accepted[0] < counts.drafted[0]
@@ -122,12 +136,13 @@ def test_the_third_code_is_distributed_as_in_plain_sampling(options):
         ids = torch.cat([prompt, torch.tensor(pair) + lm.tokens.first])[None]
         logits = lm.model(input_ids=ids).logits[0, -1][lm.tokens.output_ids].detach()
         logits[0] = -torch.inf
-        if "repetition_penalty" in options:
+        if penalised:
             logits[torch.tensor(sorted({3, 1, 4, *pair})) + 1] -= torch.tensor(3.0).log()
         for column, share in enumerate(filtered(logits[None], config)[0].softmax(-1).tolist()):
-            expected[column - 1] += count * share
-    assert set(codes_N3[:, 2].tolist()) <= {code for code, share in expected.items() if share}
-    assert chi_square(Counter(codes_N3[:, 2].tolist()), expected) < 4.0
+            expected[(column - 1) % cells] += count * share
+    found = Counter((codes_N3[:, 2] % cells).tolist())
+    assert set(found) <= {cell for cell, share in expected.items() if share}
+    assert chi_square(found, expected) < 4.0
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
