@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
+from llmcodec.cli.main import main
 from llmcodec.cli.options import ClipOptions, CodecOptions, OutputOptions, ResumeOptions
 from llmcodec.cli.pages import page_of, render
 from llmcodec.cli.parser import function_parser, options_of, run_function
@@ -179,3 +180,10 @@ def test_an_output_behind_the_inputs_is_still_understood(capsys: pytest.CaptureF
     for wrong in ("a", "a b c", "a b -o c"):
         with pytest.raises(SystemExit):
             run_function(convert, "llmcodec it", wrong.split())
+
+
+def test_a_value_written_as_an_option_is_told_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["compare", "--codec", "bundled"])
+    told = "llmcodec compare: no option --codec: write its values without it, right after `llmcodec compare`\n"
+    assert capsys.readouterr().err.startswith(told)

@@ -41,6 +41,8 @@ class Parser(ArgumentParser):
             flags = [name for name in (*self._option_string_actions, *self.further_flags) if not name.endswith("+")]
             near = get_close_matches(f"--{wrong.lstrip('-')}", flags, 1)
             message = f"no option {wrong}" + (f"; did you mean {near[0]}?" if near else "")
+            if wrong.lstrip("-") in (action.dest for action in self._get_positional_actions()):
+                message = f"no option {wrong}: write its values without it, right after `{self.prog}`"
         elif unknown:
             word = unknown[0]
             flag = "--manifest" if word.endswith((".jsonl", ".parquet", ".tar")) else ""
