@@ -106,12 +106,32 @@ def test_recorded_heard_changed_and_continued(server: Server) -> None:
         page.locator("ab-player").nth(1).wait_for()
         before, after = told["codes"][0], codes_of(page.locator("ab-player").nth(1).locator(".ab-strip").nth(1))
         assert after == [*before[:10], 5, *before[11:]]
+        live = "[...document.querySelectorAll('ab-player')].every((one) => one.matches('.ab-live:has(.ab-bar)'))"
+        page.get_by_label("Code", exact=True).fill("6")  # into the player that is there already
+        page.get_by_role("button", name="Hear it changed").click()
+        changed = "document.querySelectorAll('ab-player')[1]?.querySelectorAll('.ab-strip')[1].dataset.tokens"
+        page.wait_for_function(f"JSON.parse({changed}).codes[0][10] === 6")
+        page.wait_for_function(live)
         page.get_by_role("button", name="Let the token LM go on").click()
         page.locator("ab-player").nth(2).wait_for()
         longer = codes_of(page.locator("ab-player").nth(2).locator(".ab-strip"))
         assert longer[: len(before)] == before and len(longer) > len(before)
+        page.get_by_role("button", name="Let the token LM go on").click()
+        page.wait_for_timeout(500)
+        page.wait_for_function(live)
         assert list(server.folder.rglob("*.wav")), "what is deleted at the end was there"
         assert foreign(requests) == [] and complaints == []
+
+
+def test_a_bundled_recording_is_played_wherever_the_package_lies(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # Gradio serves files below the working directory anyway
+    with open_browser() as browser:
+        page, _, complaints = open_demo(browser, server)
+        page.get_by_role("button", name="Take a bundled recording").click()
+        page.locator("ab-player .ab-bar").first.wait_for()
+        assert complaints == []
 
 
 def test_a_denied_microphone_is_one_line_and_files_still_work(server: Server, tmp_path: Path) -> None:

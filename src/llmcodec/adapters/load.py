@@ -27,6 +27,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import torch
+
 from llmcodec.adapters.adaptable import ADAPTED_CODEBOOKS
 from llmcodec.adapters.base import check_num_codebooks
 from llmcodec.adapters.catalogue import nearest
@@ -85,6 +87,10 @@ def load_codec(
     if not isinstance(name, (str, os.PathLike)):
         raise ValueError(f"load: name a codec (bundled, a folder, a hub id), not {name!r:.60}")
     name = os.fspath(name)
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"load: device {device!r} is not there ({str(error).partition(chr(10))[0]})") from error
     if search := SEARCH.fullmatch(name):
         weight = None if search[1] is None else float(search[1])
         return _searching(search[2], weight, *_search_options(name, search[3]), device)

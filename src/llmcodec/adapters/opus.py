@@ -45,6 +45,9 @@ class OpusCodec:
         self.kbits = kbits
         self.bitrate = 1000.0 * kbits
 
+    def __repr__(self) -> str:
+        return f"OpusCodec({SAMPLE_RATE:,} Hz, {self.kbits} kbit/s, no tokens)"
+
     def code_waveform(self, wav_S: np.ndarray) -> tuple[np.ndarray, bytes]:
         """Samples at 16 kHz -> as many samples, and the bytes of all packets."""
         file, share = io.BytesIO(), (HIGHEST - self.kbits) / (HIGHEST - LOWEST)

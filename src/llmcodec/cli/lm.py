@@ -288,6 +288,8 @@ def sample(
             print(f"{spoken.path}: not written, the LM ended at once; try another seed or --min-seconds 1")
             continue
         ended = "ended by itself" if spoken.ended else "stopped at --seconds"
+        if spoken.ended and spoken.seconds < 0.5:
+            ended += "; --min-seconds 1 makes it go on"
         print(f"{spoken.path}: {spoken.seconds:.2f} s of new audio, {ended}")
     print(sampled.in_words())
     if counts is not None:

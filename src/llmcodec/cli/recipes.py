@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
@@ -132,7 +133,7 @@ def find_recipe(place: str) -> str:
     """A file as it is; `rate` and `recipes/rate.yaml` as the path of the recipe in the package, if there is one.
 
     Raises:
-        ValueError: the file is too large, or no text.
+        ValueError: the file is too large, or no text; a single word that names no recipe.
     """
     name = place.removeprefix("recipes/").removesuffix(".yaml")
     if is_url(place):
@@ -140,6 +141,10 @@ def find_recipe(place: str) -> str:
     if Path(place).is_file():
         read_text(place)  # the parser would not name it
         return place
-    if name not in assets.recipe_names():
-        return place
-    return str(assets.shipped_recipe(name))
+    if name in assets.recipe_names():
+        return str(assets.shipped_recipe(name))
+    if place.isidentifier():  # no path
+        near = get_close_matches(place, assets.recipe_names(), 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(f"no recipe {place}: {meant}`llmcodec recipes` lists them; a file of your own ends with .yaml")
+    return place

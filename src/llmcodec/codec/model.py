@@ -158,9 +158,10 @@ class LLMCodec(Listening, HubCodec):
         """One line; `print(codec.encoder)` shows layers."""
         weights = sum(parameter.numel() for parameter in self.parameters())
         kept = f"{str(self.dtype).partition('.')[2]} on {self.device}"
+        streams = "causal, " if self.config.causal else ""
         return (
-            f"{type(self).__name__}({self.sample_rate:,} Hz, {self.frame_rate:g} tokens/s of {self.codebook_size:,}, "
-            f"{self.bitrate:.0f} bit/s, {weights / 1e6:.1f} M weights, {kept})"
+            f"{type(self).__name__}({streams}{self.sample_rate:,} Hz, {self.frame_rate:g} tokens/s of "
+            f"{self.codebook_size:,}, {self.bitrate:.0f} bit/s, {weights / 1e6:.1f} M weights, {kept})"
         )
 
     @property

@@ -36,6 +36,7 @@ from llmcodec.codec.inputs import Numbers, check_look_up, clips_of
 from llmcodec.codec.listening import Listening
 from llmcodec.codec.mel_distance import MelDistance, Wanted
 from llmcodec.codec.model import LLMCodec
+from llmcodec.codec.neural_prior import NeuralPrior
 from llmcodec.codec.outputs import LLMCodecDecoderOutput, LLMCodecEncoderOutput
 from llmcodec.precision import Precision
 from llmcodec.protocol import PairScorer, RateScorer
@@ -143,7 +144,8 @@ class SearchingCodec(Listening):
         self.distance = MelDistance(codec.sample_rate, codec.hop_samples, codec.device)
 
     def __repr__(self) -> str:
-        return f"SearchingCodec({self.plain!r}, weight {self.config.weight:g}, effort {self.config.effort})"
+        by = ", by a language model" if isinstance(self.prior, NeuralPrior) else ""
+        return f"SearchingCodec({self.plain!r}, weight {self.config.weight:g}, effort {self.config.effort}{by})"
 
     @torch.inference_mode()
     def encode(self, input_values: Numbers, padding_mask: Numbers | None = None) -> LLMCodecEncoderOutput:

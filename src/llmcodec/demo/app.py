@@ -68,9 +68,10 @@ NO_MICROPHONE = (
     "**The browser gives this page no microphone.** Allow it beside the address and record again, or choose a file."
 )
 PLAYER_HELP = (
-    "A button or a number key changes the version that is heard, without a gap; a click on a picture seeks. Under a "
-    "coded version a strip shows its tokens by their surprisal under a small language model, dark 0 bits, bright "
-    f"{MOST_BITS} bits or more; a click on it takes a token for the change below."
+    "*Nearest codes* is the codec as it is; *search* takes codes that sound alike and are easier to predict, on "
+    "average. A button or a number key changes the version that is heard, without a gap; a click on a picture seeks. "
+    "Under a coded version a strip shows its tokens by their surprisal under a small language model, dark 0 bits, "
+    f"bright {MOST_BITS} bits or more; a click on it takes a token for the change below."
 )
 
 
@@ -116,6 +117,7 @@ def serve(studio: Studio, port: int | None = None, host: str = LOOPBACK, wait: b
             mcp_server=False,
             ssr_mode=False,
             max_file_size="100mb",
+            allowed_paths=[str(_bundled_recording().parent)],
             theme=_theme(),
             css=part("player.css") + CSS,
             head=f"<script>{part('player.js')}</script>{HEAD}",
@@ -211,16 +213,22 @@ def build_page(studio: Studio) -> Blocks:
                 other = studio.change(take, *(int(number) for number in place))
             except (ValueError, TypeError) as error:
                 return _line(error), ""
-            return "", player_html(Example("One token changed", [take.track(), other.track()]))
+            at = int(place[0]) / take.version.runtime.identity.frame_rate
+            told = f"Token {int(place[0])}, {at:.2f} s after the beginning, has another code in *{other.name}*."
+            return told, player_html(Example("One token changed", [take.track(), other.track()]))
 
         change.click(hear_changed, [takes, version, frame, codebook, code], [changed_said, changed], **private)
 
         def hear_more(made: dict[str, Take], seconds: float, temperature: float, seed: int) -> tuple[str, str]:
             try:
-                longer = studio.go_on(_chosen(made, studio.speaker), seconds, temperature, int(seed or 0))
+                begun = _chosen(made, studio.speaker)
+                longer = studio.go_on(begun, seconds, temperature, int(seed or 0))
             except ValueError as error:
                 return _line(error), ""
-            return "", player_html(Example("Your recording, continued", [longer.track()]))
+            spoken = begun.codes_QT.shape[1] / begun.version.runtime.identity.frame_rate
+            return f"The token LM goes on from {spoken:.1f} s.", player_html(
+                Example("Your recording, continued", [longer.track()])
+            )
 
         if studio.lm is not None:
             go_on.click(hear_more, [takes, seconds, warmth, seed], [went_said, went], **private)

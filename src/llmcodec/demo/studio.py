@@ -167,9 +167,9 @@ class Studio:
                 f"the token LM was trained on {self.lm.context} tokens, too few for {seconds:g} s more: ask for less"
             )
         heard = flat[-room:]
-        (drawn,) = sample(
-            self.lm, [speech_prompt(self.lm, heard)], SamplingConfig(temperature, max_codes=wanted, seed=seed)
-        )
+        least = min(wanted, round(runtime.identity.frame_rate) * num_codebooks)  # a second, lest it end at once
+        config = SamplingConfig(temperature, max_codes=wanted, min_codes=least, seed=seed)
+        (drawn,) = sample(self.lm, [speech_prompt(self.lm, heard)], config)
         drawn = drawn[: len(drawn) // num_codebooks * num_codebooks]
         if not len(drawn):
             raise ValueError("the token LM ends the recording here and adds nothing: try another seed")

@@ -58,6 +58,8 @@ def surprisal(codes: Any, lm: str = BUNDLED) -> np.ndarray:
     Raises:
         ValueError: another shape, codes of another codec or that the LM does not have, or there is no such LM.
     """
+    if isinstance(codes, (str, Path)):
+        raise ValueError(f"surprisal: tokens, not a file; llmcodec.load({lm!r}).encode_file({str(codes)!r}) gives them")
     found = np.asarray(getattr(codes, "codes", codes))
     if found.ndim != 2 or found.dtype.kind not in "iu" or not found.size:
         raise ValueError(f"surprisal: codes must be integers (codebooks, frames), got {found.dtype} {found.shape}")

@@ -190,7 +190,9 @@ def _figure(picture: Curve | Scatter, inches: tuple[float, float]) -> Figure:
     return figure
 
 
-def spectrogram_png(wav_S: np.ndarray, sample_rate: int, floor_db: float = -75.0, height: int = 160) -> bytes:
+def spectrogram_png(
+    wav_S: np.ndarray, sample_rate: int, floor_db: float = -75.0, height: int = 160, top_hz: float | None = None
+) -> bytes:
     """Log-magnitude spectrogram (32 ms Hann, 8 ms hop), 0 Hz at the bottom, floor_db .. 0 dB below the loudest bin.
 
     No axes: the page's caption gives duration and bandwidth, so the picture can scale with its column.
@@ -200,6 +202,7 @@ def spectrogram_png(wav_S: np.ndarray, sample_rate: int, floor_db: float = -75.0
         sample_rate: in Hz.
         floor_db: bins at or below this level, in dB below the loudest bin, are black.
         height: of the picture, in pixels.
+        top_hz: highest frequency shown, None for half the sample rate; what the samples do not have is black.
     """
     from matplotlib import colormaps
     from matplotlib.image import imsave
@@ -210,7 +213,11 @@ def spectrogram_png(wav_S: np.ndarray, sample_rate: int, floor_db: float = -75.0
     frames_FW = padded[starts[:, None] + np.arange(window)] * np.hanning(window)
     magnitude_NF = np.abs(np.fft.rfft(frames_FW, axis=1)).T
     decibel_NF = 20 * np.log10(np.maximum(magnitude_NF, 1e-10) / max(float(magnitude_NF.max()), 1e-6))
-    rows = np.linspace(0, decibel_NF.shape[0] - 1, height).round().astype(int)
+    top_bin = decibel_NF.shape[0] - 1 if top_hz is None else top_hz * window / sample_rate
+    rows = np.linspace(0, top_bin, height).round().astype(int)
+    decibel_NF = np.pad(
+        decibel_NF, ((0, max(0, int(rows[-1]) + 1 - len(decibel_NF))), (0, 0)), constant_values=floor_db
+    )
     colours = colormaps["magma"](np.clip(1 - decibel_NF[rows] / floor_db, 0, 1), bytes=True)[::-1, :, :3]
     buffer = io.BytesIO()
     imsave(buffer, np.ascontiguousarray(colours), format="png")

@@ -12,8 +12,21 @@ if (!customElements.get("ab-player")) {
 
   customElements.define("ab-player", class extends HTMLElement {
     connectedCallback() {
+      if (!this.querySelector(".ab-bar")) this.build();
+      // A page may put other versions into this element instead of making a new one, as Gradio does.
+      this.watch = new MutationObserver(() => {
+        if (this.made !== this.dataset.made || (!this.failed && !this.querySelector(".ab-bar"))) this.build();
+      });
+      this.watch.observe(this, { childList: true, attributes: true, attributeFilter: ["data-made"] });
+    }
+
+    build() {
+      if (this.sources) this.stop();
+      this.querySelectorAll(".ab-bar, .ab-told, .ab-cursor").forEach((old) => old.remove());
+      this.classList.remove("ab-live", "ab-hidden");
+      this.made = this.dataset.made, this.failed = false, this.buffers = this.tokens = null;
       this.figures = [...this.querySelectorAll("figure")];
-      if (this.querySelector(".ab-bar") || !this.figures.length || !window.AudioContext) return;
+      if (!this.figures.length || !window.AudioContext) return (this.failed = true);
       this.active = 0, this.offset = 0, this.sources = null, this.order = this.figures.map((_, index) => index);
       this.seconds = Math.max(...this.figures.map((one) => parseFloat(one.querySelector(".ab-axis span:last-child").textContent)));
       const bar = make("div", "ab-bar");
@@ -46,6 +59,7 @@ if (!customElements.get("ab-player")) {
     }
 
     disconnectedCallback() {
+      this.watch.disconnect();
       if (this.sources) this.stop();
     }
 
@@ -95,6 +109,7 @@ if (!customElements.get("ab-player")) {
         try {
           this.buffers = await Promise.all(this.figures.map((figure) => context.decodeAudioData(bytesOf(figure.querySelector("audio").src))));
         } catch (error) {
+          this.failed = true;
           this.figures.forEach((figure) => ((figure.querySelector("audio").hidden = false), (figure.hidden = false)));
           this.querySelector(".ab-bar").remove();
           this.told.textContent = "This browser cannot decode the sounds in step; the players above work one by one.";

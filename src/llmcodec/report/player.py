@@ -21,6 +21,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from llmcodec.io.digests import digest
 from llmcodec.report.figures import spectrogram_png, strip_png
 
 MOST_BITS = 14
@@ -95,12 +96,16 @@ def player_html(example: Example) -> Markup:
 
 def embed(example: Example) -> dict[str, Any]:
     """What the template needs of an example: sounds and pictures as data URIs."""
-    tracks = [_embed(track) for track in example.tracks]
+    # One axis for all, up to what the versions have: an original of 44.1 kHz would be black but for the lowest part.
+    top_hz = max(track.sample_rate for track in example.tracks[1:] or example.tracks) / 2
+    tracks = [_embed(track, top_hz) for track in example.tracks]
     heights = [track["strip"]["height"] for track in tracks if track["strip"] is not None]
-    return {"title": example.title, "text": example.text, "tracks": tracks, "strip_height": max(heights, default=0)}
+    made = digest("".join(f"{track['name']}{track['sound']}" for track in tracks))
+    shown = {"title": example.title, "text": example.text, "tracks": tracks, "made": made}
+    return shown | {"strip_height": max(heights, default=0)}
 
 
-def _embed(track: Track) -> dict[str, Any]:
+def _embed(track: Track, top_hz: float) -> dict[str, Any]:
     import soundfile
 
     flac = io.BytesIO()
@@ -108,8 +113,8 @@ def _embed(track: Track) -> dict[str, Any]:
     return {
         "name": track.name,
         "seconds": f"{track.wav_S.size / track.sample_rate:.1f}",
-        "khz": f"{track.sample_rate / 2000:g}",
-        "picture": _uri("image/png", spectrogram_png(track.wav_S, track.sample_rate)),
+        "khz": f"{top_hz / 1000:g}",
+        "picture": _uri("image/png", spectrogram_png(track.wav_S, track.sample_rate, top_hz=top_hz)),
         "sound": _uri("audio/flac", flac.getvalue()),
         "strip": None if track.tokens is None else _strip(track.tokens, track.wav_S.size / track.sample_rate),
     }

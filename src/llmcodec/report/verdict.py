@@ -118,6 +118,8 @@ def _sentence(measure: Measure, result: PairedComparison, control: SystemRow, ad
     if kind == "same":
         if result.margin and result.difference.excludes(0.0):
             evidence += f", within the {result.margin:.1%} that the language-model seed alone may explain"
+        elif result.difference.excludes(0.0):
+            evidence += ", too few files for the t-test, which must agree"
         found = f"no difference shown between {adapted.name} and {control.name}"
     elif kind == "changed":
         return Statement("same", f"{measure.label}: {adapted.name} differs from {control.name}, {value} {evidence}.")

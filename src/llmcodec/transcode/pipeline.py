@@ -50,6 +50,8 @@ class Item:
     """Id in a corpus: the path below its folder, without ending."""
     seconds: float = 0.0
     """Seconds of audio according to the header."""
+    seconds_read: float | None = None
+    """Seconds that were read, fewer where the file is cut short; None: not read as audio."""
     header: Any = None
     """What `Work.measure` learnt."""
 
@@ -261,7 +263,7 @@ class Pipeline:
 
     def _count(self, item: Item) -> None:
         self.report.done += 1
-        self.report.seconds += item.seconds
+        self.report.seconds += item.seconds if item.seconds_read is None else item.seconds_read
 
     @contextmanager
     def _failing(self, item: Item) -> Iterator[None]:

@@ -54,6 +54,7 @@ class _FromAudio:
     def read(self, item: Item) -> Recording:
         wav, rate = audio.read(item.source, mono=not self.split)
         channels = [wav] if wav.ndim == 1 else list(wav.T)
+        item.seconds_read = len(wav) / rate * len(channels)
         wavs = [audio.resample(np.ascontiguousarray(one), rate, self.runtime.identity.sample_rate) for one in channels]
         return Recording(wavs, rate, len(wav), item.header.num_channels)
 
@@ -99,6 +100,7 @@ class EncodeWork(_FromAudio):
             blocks = coded.passing(self.blocks(item, channel, counted))
             rows.append(np.concatenate(list(self.runtime.encode_stream(blocks)), axis=1))
         header = item.header
+        item.seconds_read = counted.samples / header.sample_rate * len(rows)
         clip = TokenClip(np.stack(rows), coded.samples, header.sample_rate, counted.samples, header.num_channels)
         self.write(item, clip)
 
