@@ -136,6 +136,7 @@ def test_an_unknown_option_is_one_line_with_the_one_that_was_meant(capsys: pytes
     for typed, said in (
         ("--min-secnods 3", "no option --min-secnods; did you mean --min-seconds?"),
         ("--min_secnods=3", "no option --min_secnods; did you mean --min-seconds?"),
+        ("--min-second 3", "no option --min-second; did you mean --min-seconds?"),  # options are not abbreviated
         ("--zzzz", "no option --zzzz"),
         ("--kind a b c.jsonl", "one value too many: b; write its option before it: --OPTION b"),
     ):

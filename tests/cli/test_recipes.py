@@ -53,6 +53,8 @@ def test_recipes_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert find_recipe("{steps: 1}") == "{steps: 1}" and find_recipe("mine.yaml") == "mine.yaml"
     (tmp_path / "rate.yaml").write_text("steps: 1\n")
     assert find_recipe("rate.yaml") == "rate.yaml"
+    with pytest.raises(ValueError, match="no recipe raet: did you mean rate\\? `llmcodec recipes` lists them"):
+        find_recipe("raet")
     with pytest.raises(ValueError, match="no recipe 'loud' in the package; it has ablations/"):
         assets.shipped_recipe("loud")
 

@@ -62,6 +62,13 @@ def test_a_folder_forth_and_back_keeps_tree_lengths_and_rates(pcm, folder, tmp_p
     assert capsys.readouterr().out == ""
 
 
+def test_a_file_that_is_cut_short_counts_as_what_was_read(pcm, clip, tmp_path, capsys):
+    whole = clip("in/cut.wav", 3 * RATE).read_bytes()
+    (tmp_path / "in" / "cut.wav").write_bytes(whole[: len(whole) // 3])
+    run("encode", tmp_path / "in", "-o", tmp_path / "tokens")
+    assert "encoded 1 file, 1.0 s of audio" in capsys.readouterr().err
+
+
 def test_channels_can_be_kept_apart(pcm, clip, tmp_path):
     source = clip("a.wav", 5000, channels=7, subtype="FLOAT")
     assert run("encode", source, "--channels", "split") == 0

@@ -183,7 +183,7 @@ def new_parser(program: str, description: str, **settings: Any) -> Parser:
     """A parser that takes the help of dataclass fields from the strings below them."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     limit_yaml()
-    return Parser(prog=program, description=description.strip(), **settings)
+    return Parser(prog=program, description=description.strip(), allow_abbrev=False, **settings)
 
 
 @cache

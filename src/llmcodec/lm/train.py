@@ -177,7 +177,7 @@ def _dataset(
         plan = plan_rows(lengths, most, recipe.seed) if most else [[place] for place in range(len(lengths))]
         dataset, sizes = RowDataset(built.sequences, plan), (len(lengths), sum(lengths), len(plan))
     if built.left_out:
-        say(f"left out of {len(rows)} clips: {built.report()}")
+        say(f"left out or cut, of {len(rows)} clips: {built.report()}")
     say(f"{sizes[0]} sequences, {sizes[1]} tokens in {sizes[2]} rows")
     return dataset, built
 
