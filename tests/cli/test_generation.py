@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from llmcodec.cli import generation as generation_command
+from llmcodec.cli.generation import choose_clips
 from llmcodec.cli.main import main
 from llmcodec.data.manifest import Clip, read_manifest, write_manifest
 from llmcodec.evaluation import generation
@@ -162,3 +163,13 @@ def test_texts_of_other_clips_are_refused(place, tmp_path, hear, capsys):
         == 1
     )
     assert "units.jsonl: no text of clip3 and 2 more" in capsys.readouterr().err
+
+
+def test_clips_are_read_in_the_languages_that_are_asked_for():
+    words = {"en": "please leave your name", "de": "bitte nennen Sie Ihren Namen", "fr": ""}
+    clips = [Clip(code, f"{code}.wav", 3.0, text=text, language=code) for code, text in words.items()]
+    config = GenerationConfig("read")
+    assert [clip.id for clip in choose_clips(clips, config, None)] == ["en"]
+    assert [clip.id for clip in choose_clips(clips, config, None, ("de", "fr"))] == ["de"]
+    with pytest.raises(ValueError, match="none of 3 clips is with a transcript in fr, of at most 8 s"):
+        choose_clips(clips, config, None, ("fr",))

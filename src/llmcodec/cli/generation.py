@@ -54,6 +54,7 @@ def evaluate_generation(
     prompt_seconds: float = 2.0,
     metrics: tuple[str, ...] = METRICS,
     asr: str = OFFLINE,
+    asr_languages: tuple[str, ...] = ("en",),
     temperature: float = 0.8,
     top_p: float = 0.95,
     repetition_penalty: float = 1.0,
@@ -85,6 +86,7 @@ def evaluate_generation(
         prompt_seconds: continue, voice: what the LM hears of a clip.
         metrics: of wer, cer, speaker, dnsmos, joined by commas; each needs its package.
         asr: recogniser: `faster-whisper`, or a Hugging Face speech model.
+        asr_languages: read, voice: take clips of these languages, joined by commas; the recogniser must know them.
         temperature: of sampling; below 1 sharper, above 1 flatter.
         top_p: sample from the likeliest codes that together have this probability.
         repetition_penalty: divide the odds of recent codes by this; 1 does nothing.
@@ -105,7 +107,7 @@ def evaluate_generation(
         named[label].append(place)
     console = Console()
     config = GenerationConfig(task, draws, seconds, prompt_seconds, temperature, top_p, repetition_penalty, seed)
-    wanted = choose_clips(corpus.held_out_clips(), config, speakers)
+    wanted = choose_clips(corpus.held_out_clips(), config, speakers, asr_languages)
     chosen, bad = corpus.measured_clips(clips, wanted)
     passages = passages_of(chosen, texts)
     if task == "voice":
@@ -223,7 +225,12 @@ class FirstDraws:
         write_json(record, {**keys, self.label: self.key})
 
 
-def choose_clips(clips: Sequence[Clip], config: GenerationConfig, speakers: Sequence[str] | None) -> list[Clip]:
+def choose_clips(
+    clips: Sequence[Clip],
+    config: GenerationConfig,
+    speakers: Sequence[str] | None,
+    languages: Sequence[str] = ("en",),
+) -> list[Clip]:
     """Clips that the task can use: with a transcript of some words, or long enough to be continued.
 
     Raises:
@@ -231,8 +238,8 @@ def choose_clips(clips: Sequence[Clip], config: GenerationConfig, speakers: Sequ
     """
     found = [clip for clip in clips if speakers is None or clip.speaker in speakers]
     if config.task != "continue":
-        found = [clip for clip in spoken_clips(found) if clip.duration <= config.seconds]
-        lacking = f"with a transcript of some English words, of at most {config.seconds:g} s"
+        found = [clip for clip in spoken_clips(found, languages) if clip.duration <= config.seconds]
+        lacking = f"with a transcript in {', '.join(languages)}, of at most {config.seconds:g} s"
         if config.task == "voice":
             found = [clip for clip in found if other_recordings(clip, found, config.prompt_seconds)]
             lacking += f", with another one of the speaker of at least {config.prompt_seconds:g} s"
