@@ -76,7 +76,7 @@ def test_reconstruction_writes_tables_rows_and_json(run: Run, manifest: Path, tm
     page = out.with_suffix(".html").read_text("utf-8")
     assert page.index('id="listen"') < page.index('id="measurements"') < page.index('id="tables"')
     assert page.count("<audio") == 3 and page.count("data-tokens=") == 0, "original and two codecs"
-    assert "field (1 files)" in page and "Against loud: b " in page
+    assert "field (1 files)" in page and "Against loud: " in page and " b" in page.split("Against loud: ")[1][:60]
 
 
 def test_opus_stands_in_every_table_of_reconstruction_with_the_bytes_sent(run: Run, manifest: Path, tmp_path: Path):
@@ -173,7 +173,7 @@ def test_predictability_reports_and_does_not_train_twice(
     assert {(point["seed"]) for point in result["systems"]["loud"]["curve"]} == {0, 1}
     assert (tmp_path / "bits.frontier.png").stat().st_size > 5000 and (tmp_path / "bits.curves.png").exists()
     page = (tmp_path / "bits.html").read_text("utf-8")
-    assert page.count("data-tokens") == 2 * page.count("<article>") > 0 and page.index("<ab-player>") < page.index(
+    assert page.count("data-tokens") == 2 * page.count("<article>") > 0 and page.index("<ab-player ") < page.index(
         "<table>"
     )
     monkeypatch.setattr(system, "measure_predictability", None)  # a second training would fail

@@ -17,7 +17,7 @@ from llmcodec.cli.main import main
 from llmcodec.codec.neural_prior import NeuralPrior
 from llmcodec.codec.search import SearchConfig
 from llmcodec.data.manifest import read_manifest, write_manifest
-from llmcodec.experiments import sweep
+from llmcodec.experiments import sweep, sweep_job
 from llmcodec.experiments.sweep_config import PartsConfig, RowConfig, SweepConfig
 from llmcodec.experiments.sweep_table import budget_table
 from llmcodec.lm.embeddings import save_tensors
@@ -85,9 +85,9 @@ def test_from_tuning_to_the_reporting_table(reported, monkeypatch, capsys):
     assert sum(map(len, parts.values())) == 23 == len(set().union(*parts.values()))
 
     counted = []
-    count = sweep.count_prior
+    count = sweep_job.count_prior
     monkeypatch.setattr(
-        sweep, "count_prior", lambda codec, clips: (counted.append({c.id for c in clips}), count(codec, clips))[1]
+        sweep_job, "count_prior", lambda codec, clips: (counted.append({c.id for c in clips}), count(codec, clips))[1]
     )
     alone = yaml.safe_load((here / "sweep.yaml").read_text()) | {"line": [], "lm_sizes": {}}
     alone["rows"] = {"control": alone["rows"]["control"]}
@@ -184,16 +184,16 @@ def test_what_a_sweep_file_cannot_mean_is_refused():
 
 
 def test_a_row_searches_by_a_language_model_and_by_pairs_of_a_second_round(monkeypatch, tmp_path):
-    monkeypatch.setattr(sweep, "RATE_LM", replace(sweep.RATE_LM, audio_seconds=60.0))
+    monkeypatch.setattr(sweep_job, "RATE_LM", replace(sweep_job.RATE_LM, audio_seconds=60.0))
     codec = load_codec("bundled")
     clips = [clip for clip in read_manifest(speech_manifest("train")) if clip.duration < 2.0][:6]
     row = RowConfig(search=0.2, search_effort="fast", search_lm=True, search_rounds=2)
-    searching = sweep.searching(codec, clips, row, seed=0)
+    searching = sweep_job.searching(codec, clips, row, seed=0)
     assert searching.config == SearchConfig.of("fast", 0.2) and isinstance(searching.prior, NeuralPrior)
-    pairs, once = searching.prior.pairs, sweep.searching(codec, clips, RowConfig(search=0.2), seed=0).prior
+    pairs, once = searching.prior.pairs, sweep_job.searching(codec, clips, RowConfig(search=0.2), seed=0).prior
     assert (pairs.folds, once.folds) == (2, 10) and not torch.equal(pairs.pooled.keys_G, once.pooled.keys_G)
     codes = [codec.encode(clip.load(codec.sample_rate)[None, None]).audio_codes[0, 0] for clip in clips]
-    expected = train_scorer(codes, codec.codebook_size, codec.frame_rate, sweep.RATE_LM, seed=0)
+    expected = train_scorer(codes, codec.codebook_size, codec.frame_rate, sweep_job.RATE_LM, seed=0)
     for name, value in run_tensors(expected.model).items():
         torch.testing.assert_close(searching.prior.tensors[name], value)
     save_tensors(tmp_path / "audio_lm.safetensors", searching.prior.tensors)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,8 @@ def test_quickstart_trains_measures_and_reports(little_lm, few_clips, tmp_path, 
     assert any(not torch.equal(before[key], after[key]) for key in before)
     assert run_quickstart(recipe, str(tmp_path / "qs")) == report  # the second run trains nothing
     assert "--restart" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="begun with another recipe: seed was 0, is 1"):
+        run_quickstart(replace(recipe, seed=1), str(tmp_path / "qs"))
 
 
 def test_the_control_differs_in_the_language_terms_alone(little_lm):

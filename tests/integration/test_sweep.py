@@ -13,8 +13,8 @@ import pytest
 from llmcodec.assets import speech_manifest
 from llmcodec.cli.main import main
 from llmcodec.data.manifest import read_manifest, write_manifest
-from llmcodec.experiments import sweep
-from llmcodec.experiments.sweep import beside, claim
+from llmcodec.experiments import sweep_job
+from llmcodec.experiments.sweep_job import beside, claim
 from llmcodec.experiments.sweep_table import paired_difference
 from llmcodec.training.checkpoint import list_checkpoints
 from llmcodec.training.trainer import Trainer
@@ -187,7 +187,7 @@ def test_a_signal_ends_a_sweep_in_good_order(finished, tmp_path, capsys, monkeyp
         os.kill(os.getpid(), signal.SIGUSR1)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "measure_system", stopped)
+        patch.setattr(sweep_job, "measure_system", stopped)
         assert main(["sweep", str(file)]) == 128 + signal.SIGUSR1
     assert "llmcodec sweep: stopped by SIGUSR1: what is done is kept; start the same sweep again" in (
         capsys.readouterr().err

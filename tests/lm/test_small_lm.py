@@ -18,7 +18,13 @@ from llmcodec.lm.prepare import prepare_model
 from llmcodec.lm.recipe import LMModelConfig
 from llmcodec.lm.small_lm import SmallLM, SmallLMConfig, pad_batch
 from llmcodec.lm.small_lm_scorer import score_clips
-from llmcodec.lm.small_lm_training import LikelihoodConfig, plan_batches, train_small_lm
+from llmcodec.lm.small_lm_training import (
+    MINI_LIKELIHOOD,
+    LikelihoodConfig,
+    for_bundled_speech,
+    plan_batches,
+    train_small_lm,
+)
 from llmcodec.objectives.rate import RateConfig, small_lm_rate
 from llmcodec.protocol import CodecEncoding
 from llmcodec.training.language import audio_lm_path
@@ -241,3 +247,9 @@ def test_the_initial_rows_come_from_so_many_clips_evenly_spread() -> None:
     )
     for none in (replace(SMALL, start_clips=0), replace(SMALL, start_window=0)):
         assert none.start_rows(clips, VOCABULARY) is None
+
+
+def test_one_named_field_does_not_turn_the_small_budget_into_the_large_one() -> None:
+    assert for_bundled_speech(LikelihoodConfig()) == MINI_LIKELIHOOD
+    named = for_bundled_speech(LikelihoodConfig(seeds=(0, 1), audio_seconds=50.0))
+    assert named == replace(MINI_LIKELIHOOD, seeds=(0, 1), audio_seconds=50.0)

@@ -5,6 +5,7 @@ Test: tests/cli/test_compare.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -26,7 +27,7 @@ from llmcodec.experiments.comparison import (
 from llmcodec.io.cache import cache_folder
 from llmcodec.io.progress import status_line
 from llmcodec.io.run_guard import stopped_in_order
-from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD
+from llmcodec.lm.small_lm_training import for_bundled_speech
 from llmcodec.report.tables import system_table
 
 GO_ON = "codecs that are measured are kept, the same command goes on with the next"
@@ -58,7 +59,7 @@ def compare_codecs(
             every name of `llmcodec codecs`, with random weights where no others are here.
         output: write the page (.html), the table (.md), and values, intervals and per-file rows (.json) under this
             name; -o for short.
-        measurement: what to measure and with which budget; null takes the small budget for the bundled corpus.
+        measurement: what to measure and with which budget; the bundled corpus has a small one unless you name another.
         recordings: number of held-out recordings on the page.
         cache: folder of cached measurements; null takes the user's cache folder.
         fresh: measure again instead of using the cache.
@@ -69,8 +70,9 @@ def compare_codecs(
         raise ValueError(f"{place}: is a folder; give the name of the page, such as {place}/report.html")
     (train, valid, test), bad = corpus.without_bad(*corpus.three_splits())
     clips = Corpus(train, valid, test)
-    if measurement is None:
-        measurement = MeasurementConfig(MINI_LIKELIHOOD) if corpus.manifest == BUNDLED else MeasurementConfig()
+    measurement = measurement or MeasurementConfig()
+    if corpus.manifest == BUNDLED:
+        measurement = replace(measurement, likelihood=for_bundled_speech(measurement.likelihood))
     console = Console()
     kept = cache_folder("measurements") if cache is None else Path(cache)
     comparison = Comparison(clips, measurement, recordings if place is not None else 0, kept, fresh)

@@ -21,7 +21,7 @@ from llmcodec.io.bad_rows import BadRows, MaxBad
 from llmcodec.io.progress import status_line
 from llmcodec.io.structured import write_json
 from llmcodec.lm.small_lm_scorer import train_scorer
-from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD, LikelihoodConfig
+from llmcodec.lm.small_lm_training import LikelihoodConfig, for_bundled_speech
 from llmcodec.lm.speech import check_codec, own_codec
 from llmcodec.protocol import TokenScorer, deduplicates
 from llmcodec.report.files import write_results
@@ -77,7 +77,8 @@ def evaluate_salmon(
     open_suite(suite, parts)  # report errors in it before a language model is trained
     console = Console()
     results: dict[str, SalmonResult] = {}
-    config = likelihood or (MINI_LIKELIHOOD if corpus.manifest == BUNDLED else LikelihoodConfig())
+    config = likelihood or LikelihoodConfig()
+    config = for_bundled_speech(config) if corpus.manifest == BUNDLED else config
     clips: list[Clip] = []
     bad = BadRows()
     if spoken is None:

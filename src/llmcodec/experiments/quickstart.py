@@ -32,6 +32,7 @@ from llmcodec.report.page import ReportMeta, write_report
 from llmcodec.report.tables import system_table
 from llmcodec.report.verdict import Statement, verdict
 from llmcodec.training.recipe import Recipe, Weights
+from llmcodec.training.run_folder import is_finished
 from llmcodec.training.trainer import train_or_resume
 from llmcodec.transcode.prior import count_prior
 
@@ -59,7 +60,13 @@ def run_quickstart(
     if restart:
         shutil.rmtree(folder, ignore_errors=True)
     report = folder / "report.html"
+    runs = {
+        CONTROL: without_language(replace(recipe, name=CONTROL, run=str(folder / "control"))),
+        ADAPTED: replace(recipe, name=ADAPTED, run=str(folder / "adapted")),
+    }
     if report.exists():
+        for run in runs.values():
+            is_finished(run)  # refuses another recipe than that of the report
         console.print((folder / "table.md").read_text(encoding="utf-8"), highlight=False)
         console.print(f"\nAlready done: open {report}. To start over: {COMMAND} --restart")
         return report
@@ -67,10 +74,6 @@ def run_quickstart(
     check_needs(recipe, protocol)
     stages = Stages(console, started)
     corpus = corpus or bundled_corpus()
-    runs = {
-        CONTROL: without_language(replace(recipe, name=CONTROL, run=str(folder / "control"))),
-        ADAPTED: replace(recipe, name=ADAPTED, run=str(folder / "adapted")),
-    }
     folders = {BASE: assets.codec_folder()}
     for name, run in runs.items():
         folders[name] = stages.run(f"train {name}", lambda run=run: train_or_resume(run))

@@ -44,7 +44,7 @@ def sweep_table(done: Mapping[str, dict[int, Any]], reference: str) -> str:
             lines.append([f"{key} against {reference}", *cells])
     speeds = [mean_speed(results) for results in done.values()]
     if any(speeds):
-        lines.append(["Encoding, times real time, one thread of the CPU", *speeds])
+        lines.append(["Encoding, times real time, one thread", *speeds])
     table = TextTable(["", *(f"{name} ({len(results)})" for name, results in done.items())], lines)
     note = (
         "\nIn brackets: number of seeds; lowest to highest seed. Differences: paired by seed and file, 95 % interval\n"
