@@ -192,7 +192,14 @@ def test_a_signal_ends_a_sweep_in_good_order(finished, tmp_path, capsys, monkeyp
     assert "llmcodec sweep: stopped by SIGUSR1: what is done is kept; start the same sweep again" in (
         capsys.readouterr().err
     )
-    assert not lost.exists() and main(["sweep", str(file)]) == 0 and json.loads(lost.read_text()) == whole
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_job, "to_json", stopped)  # as soon as the clips are measured
+        assert main(["sweep", str(file)]) == 128 + signal.SIGUSR1
+    assert not lost.exists() and len(list((tmp_path / "runs" / "unfinished").iterdir())) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_job, "measure_system", None)  # what was measured is taken
+        assert main(["sweep", str(file)]) == 0
+    assert json.loads(lost.read_text()) == whole and not list((tmp_path / "runs" / "unfinished").iterdir())
 
 
 def test_a_signal_while_a_row_trains_saves_its_step(finished, tmp_path, capsys, monkeypatch):

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from llmcodec.codec import LLMCodec
 from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.codec.neural_prior import NeuralPrior
 from llmcodec.data.manifest import Clip, spread
-from llmcodec.evaluation.cache import code_digest, key_of
+from llmcodec.evaluation.cache import code_digest, kept, key_of
 from llmcodec.evaluation.effort import encoding_speed
 from llmcodec.evaluation.encoded_corpus import EncodedCorpus
 from llmcodec.evaluation.results import SystemRow
@@ -215,10 +215,12 @@ class Job:
         codec = searching(codec, self.speech.counted, self.row, self.seed) if searches else ready_to_run(codec)
         result: dict[str, Any] = {}
         with EncodedCorpus(codec) as encoded:
-            result |= to_json([measure_system(self.place.name, encoded, corpus, self.protocol)])[self.place.name]
+            row = self.keep("row", lambda: measure_system(self.place.name, encoded, corpus, self.protocol))
+            result |= to_json([row])[self.place.name]
             if lms := self.further_lms:
                 rows = [
-                    SystemRow(n, math.nan, predictability=measure_bits(encoded, corpus, lm)) for n, lm in lms.items()
+                    SystemRow(n, math.nan, predictability=self.keep(n, partial(measure_bits, encoded, corpus, lm)))
+                    for n, lm in lms.items()
                 ]
                 result["further_lms"] = to_json(rows)
             if count := self.config.effort_clips:
@@ -229,6 +231,20 @@ class Job:
         if self.speech.bad.reasons:
             result["left_out"] = self.speech.bad.reasons
         write_json(self.result, result, indent=None)
+        for what in ("row", *self.further_lms):
+            (self.unfinished / f"{self.kept_key(what)}.json").unlink(missing_ok=True)
+
+    @property
+    def unfinished(self) -> Path:
+        """Measurements of jobs that are not done: an LM of 20 M takes half an hour, and a sweep is often stopped."""
+        return self.folder / "unfinished"
+
+    def kept_key(self, what: str) -> str:
+        return key_of(json.dumps(self.made_from(), sort_keys=True, default=str), code_digest(), what)
+
+    def keep(self, what: str, measure: Callable[[], Any]) -> Any:
+        """One measurement of this job, from an earlier call that was stopped before the job was done."""
+        return kept(self.unfinished, self.kept_key(what), measure)
 
     def put_stale_run_aside(self, recipe: Recipe) -> None:
         """Rename the run folder where it was trained by another recipe, or on other speech; nothing is deleted."""
