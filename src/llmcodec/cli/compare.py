@@ -58,7 +58,7 @@ def compare_codecs(
         codec: `bundled`, a run or codec folder, a hub id, or NAME=one of these; the first is the reference. `all`:
             every name of `llmcodec codecs`, with random weights where no others are here.
         output: write the page (.html), the table (.md), and values, intervals and per-file rows (.json) under this
-            name; -o for short.
+            name.
         measurement: what to measure and with which budget; the bundled corpus has a small one unless you name another.
         recordings: number of held-out recordings on the page.
         cache: folder of cached measurements; null takes the user's cache folder.
