@@ -92,51 +92,53 @@ def _both_orders(errors: dict[tuple[str, str], dict[str, list[float]]]) -> dict[
 
 def triple_error(distances_MM: np.ndarray, a: Sequence[int], b: Sequence[int], x: Sequence[int]) -> float | None:
     """Mean error over all triples in which A is not X; None if there are none."""
-    total, count = 0.0, 0
-    for one in x:
-        same = distances_MM[[i for i in a if i != one], one]
-        other = distances_MM[b, one]
-        total += float((other < same[:, None]).sum() + 0.5 * (other == same[:, None]).sum())
-        count += same.size * other.size
-    return total / count if count else None
+    same_AX, other_BX = distances_MM[np.ix_(a, x)], distances_MM[np.ix_(b, x)]
+    valid_AX = np.not_equal.outer(a, x)
+    errors_AX = (other_BX < same_AX[:, None]).sum(1) + 0.5 * (other_BX == same_AX[:, None]).sum(1)
+    count = int(valid_AX.sum()) * len(b)
+    return float(errors_AX[valid_AX].sum()) / count if count else None
 
 
 def item_distances(items: Sequence[np.ndarray]) -> np.ndarray:
     """(M, M) distances between items of codes (T,) or features (T, D)."""
-    lengths = np.array([len(item) for item in items])
-    starts, flat = np.cumsum(lengths) - lengths, np.concatenate(items)
+    order = sorted(range(len(items)), key=lambda i: -len(items[i]))
+    lengths = np.array([len(items[i]) for i in order])
+    flat = np.concatenate([items[i] for i in order])
     if flat.ndim == 2:
         norms = np.linalg.norm(flat.astype(np.float32), axis=1, keepdims=True)
         flat = flat.astype(np.float32) / np.maximum(norms, 1e-12)
-    longest, num = int(lengths.max()), len(items)
-    places = np.minimum(starts[:, None] + np.arange(longest), len(flat) - 1)  # what lies behind an item is not read
-    distances = np.zeros((num, num))
-    for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-        own = flat[start : start + length]
+    distances = np.empty((len(items), len(items)))
+    for i, end, length in zip(order, lengths.cumsum(), lengths, strict=True):
+        own = flat[end - length : end]
         if flat.ndim == 2:
             frame_TN = np.arccos(np.clip(own @ flat.T, -1.0, 1.0)) / np.pi
         else:
             frame_TN = (own[:, None] != flat[None]).astype(np.float32)
-        distances[i] = warped(frame_TN[:, places].transpose(1, 0, 2).astype(np.float64), lengths)
+        distances[i, order] = warped(frame_TN.astype(np.float64), lengths)
     return (distances + distances.T) / 2  # paths of equal cost may differ in length by the order of the two
 
 
-def warped(frame_MTU: np.ndarray, lengths_M: np.ndarray) -> np.ndarray:
-    """Mean distance along the cheapest warping path from the first frames to (T, lengths[m]) of M pairs at once.
+def warped(frame_TN: np.ndarray, lengths_M: np.ndarray) -> np.ndarray:
+    """Mean distance along the cheapest warping path between T frames and each of M items, whose frames are joined to N.
 
-    Among steps of equal cost the diagonal comes first, then the one in U.
+    Items come longest first, so that those which have a frame U are the first ones. Among steps of equal cost the
+    diagonal comes first, then the one in U.
     """
-    num, rows, columns = frame_MTU.shape
-    every = np.arange(num)
-    above = np.full((2, columns + 1, num), np.inf)  # cost and steps of the frame before
-    above[:, 0] = 0.0
-    for t in range(rows):
-        row = np.full((2, columns + 1, num), np.inf)
-        for u in range(columns):
-            before = np.stack([above[:, u], row[:, u], above[:, u + 1]])
-            taken = before[:, 0].argmin(0)
-            row[0, u + 1] = before[taken, 0, every] + frame_MTU[:, t, u]
-            row[1, u + 1] = before[taken, 1, every] + 1
-        above = row
-    result: np.ndarray = above[0, lengths_M, every] / above[1, lengths_M, every]
+    rows, starts = len(frame_TN), lengths_M.cumsum() - lengths_M
+    result = np.empty(len(lengths_M))
+    cost, steps = np.full((2, rows + 1, len(lengths_M)), np.inf)  # of all pairs of frames up to here
+    cost[0] = steps[0] = 0.0
+    for u in range(lengths_M[0]):
+        num = int(np.searchsorted(-lengths_M, -u))  # items longer than u
+        frames = frame_TN[:, starts[:num] + u]
+        cost_now, steps_now = np.full((2, rows + 1, num), np.inf)
+        for t in range(rows):
+            diagonal, along, beside = cost[t, :num], cost[t + 1, :num], cost_now[t]
+            best = np.minimum(np.minimum(diagonal, along), beside)
+            cost_now[t + 1] = best + frames[t]
+            before = np.where(along == best, steps[t + 1, :num], steps_now[t])
+            steps_now[t + 1] = np.where(diagonal == best, steps[t, :num], before) + 1
+        cost, steps = cost_now, steps_now
+        done = int(np.searchsorted(-lengths_M, -u - 1))  # the others end here
+        result[done:num] = cost[rows, done:] / steps[rows, done:]
     return result
