@@ -52,7 +52,7 @@ part folder 220 folder_throughput.py --repeats 2 --json "$(figures folder)" --sm
 part onnx 80 onnx_parity.py --int8 --small --int8 --clips 1 --repeats 1
 part onnx_auv 80 onnx_parity.py --auv --int8 --clips 6 --small --auv --int8 --clips 1 --repeats 1
 part lm 280 lm_speed.py --json "$(figures lm)" --small --steps 1 --rounds 1 --batch-tokens 2048 --clips 2 --codes 4 --json "$(figures lm)"
-part train_step 330 train_step.py ${REFERENCE:+--reference "$REFERENCE"} --repeats 1 --no-r1 --json "$(figures train_step)" \
+part train_step 420 train_step.py ${REFERENCE:+--reference "$REFERENCE"} --repeats 1 --no-r1 --json "$(figures train_step)" \
     --small --precision bf16 --window 1 --gan off --repeats 1 --no-r1 --json "$(figures train_step)"
 part recipe_step 100 recipe_step.py --rounds 2 --steps 3 --small --recipes base --at 1 --steps 1 --rounds 1
 part search 180 search_speed.py -o "$(figures search)" --small --clips 1 --turns 1 -o "$(figures search)"

@@ -11,7 +11,7 @@ window, fp32, on the same clips and weights; see `reference_step.py` for what is
 taken at one step in 16 and timed apart (column "with R1": memory above static at such a step).
 
 static: weights (frozen ones too), one gradient per trained weight, optimizer states. above: peak resident memory of the
-steps, less the interpreter with its libraries, less static. Everything takes about 6 minutes on two free cores;
+steps after the first, less the interpreter with its libraries, less static. About 8 minutes on two free cores;
 `--precision`, `--window` and `--gan` choose a part, `--no-reference-gan` leaves out the longest row.
 """
 
@@ -155,7 +155,7 @@ def measure_all(fixture: Path, args: argparse.Namespace) -> dict[str, dict[str, 
     print(HEADER)
     for gan in args.gan if args.reference else ():
         if gan == "off" or not args.no_reference_gan:
-            steps = ("--gan", "--steps", 1) if gan == "on" else ("--steps", 2)
+            steps = ("--gan", "--steps", 2) if gan == "on" else ("--steps", 3)  # the first is not counted
             name = f"reference, fp32, full, GAN {gan}"
             measured(name, "reference_step.py", args.reference, fixture, *steps)
     for gan, precision, window in itertools.product(args.gan, args.precision, args.window):
@@ -163,7 +163,8 @@ def measure_all(fixture: Path, args: argparse.Namespace) -> dict[str, dict[str, 
         command += ["--adversary-seconds", args.adversary_seconds]
         # The slow corners: the instrumented step alone, and R1 is left out.
         slow = window == "full" and gan == "on"
-        command += ["--repeats", 0, "--no-r1"] if slow else ["--repeats", args.repeats]
+        command += ["--repeats", 0 if slow else args.repeats]
+        command += ["--no-r1"] if slow or args.no_r1 else []
         name = f"ours, {precision}, {'full' if window == 'full' else window + ' s'}, GAN {gan}"
         measured(name, "train_step.py", "--worker", "--fixture", fixture, *command)
     return rows
