@@ -150,6 +150,32 @@ def test_weights_that_are_cut_missing_or_of_another_model(saved, tmp_path):
     assert "cannot be read" in one_line(lambda: load_codec(str(folder)))
 
 
+@pytest.mark.parametrize(
+    ("name", "lost"), [("encodec", "embed"), ("mimi", "embed_sum"), ("mimi", "cluster_usage"), ("xcodec", "embed")]
+)
+def test_codebooks_that_are_missing_are_refused_though_they_are_buffers(saved, tmp_path, name, lost):
+    weights = broken(saved, tmp_path, name) / "model.safetensors"
+    tensors = load_file(weights)
+    kept = {key: tensor for key, tensor in tensors.items() if not key.endswith(f".{lost}")}
+    assert len(kept) < len(tensors)
+    save_file(kept, weights, metadata={"format": "pt"})
+    text = one_line(lambda: load_codec(str(weights.parent)))
+    assert f"lack {len(tensors) - len(kept)} tensors, such as " in text and f".{lost}: no " in text
+
+
+@pytest.mark.parametrize("name", ["encodec", "mimi", "xcodec"])
+def test_what_only_training_reads_may_be_missing(saved, tmp_path, name):
+    weights = broken(saved, tmp_path, name) / "model.safetensors"
+    spare = (".inited", ".initialized", ".cluster_size", ".embed_avg", ".masked_spec_embed")
+    tensors = load_file(weights)
+    kept = {key: tensor for key, tensor in tensors.items() if not key.endswith(spare)}
+    assert len(kept) < len(tensors)
+    save_file(kept, weights, metadata={"format": "pt"})
+    codec, original = load_codec(str(weights.parent)), tiny_codec(name)
+    wav = noise(12 * codec.hop_samples)[None, None]
+    assert torch.equal(codec.encode(wav).audio_codes, original.encode(wav).audio_codes)
+
+
 def test_a_pickle_that_would_run_code_is_refused(saved, tmp_path):
     class Evil:
         def __reduce__(self):
