@@ -1,6 +1,7 @@
 """Codecs by name: folders, hub ids, numbers of codebooks, and one clear line for everything that is wrong."""
 
 import json
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -254,6 +255,26 @@ def test_from_the_hub_only_what_is_needed_is_fetched(saved, monkeypatch):
     assert load_codec("someone/mimi:4").num_codebooks == 4
     assert load_codec("someone/snac").num_codebooks == 7
     assert asked == [load.FILES, (*load.FILES, "pytorch_model.bin")]
+
+
+def test_what_came_with_a_codec_from_the_hub_goes_with_the_adapted_one(saved, monkeypatch, tmp_path):
+    import huggingface_hub
+
+    repository = tmp_path / "repository"
+    shutil.copytree(saved / "mimi", repository)
+    (repository / "preprocessor_config.json").write_text("{}")
+
+    def snapshot(repo, allow_patterns):
+        kept = huggingface_hub.utils.filter_repo_objects(os.listdir(repository), allow_patterns=allow_patterns)
+        (place := tmp_path / "snapshot").mkdir()
+        for name in kept:
+            shutil.copy(repository / name, place)
+        return str(place)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, name: str(repository / name))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    load_codec("someone/mimi").save_pretrained(tmp_path / "adapted")
+    assert (tmp_path / "adapted" / "preprocessor_config.json").read_text() == "{}"
 
 
 def test_auv_from_the_hub_is_one_file(monkeypatch, tmp_path):
