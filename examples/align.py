@@ -62,8 +62,9 @@ def main() -> None:
     options = parser.parse_args()
     by_language: dict[str, list[Row]] = defaultdict(list)
     for row in read_rows(options.manifest):
-        if options.languages is None or row.get("language", "") in options.languages:
-            by_language[row.get("language", "")].append(row)
+        language, _ = key_of(row)
+        if options.languages is None or language in options.languages:
+            by_language[language].append(row)
     done = []
     for language, members in by_language.items():
         utterances = prepare(members, options.manifest.parent)
