@@ -81,8 +81,8 @@ def prepare(rows: list[Row], folder: Path) -> list[Utterance]:
     numbers: dict[str, int] = {PAUSE: 0}
     prepared = []
     for row in tqdm(rows, desc="features"):
-        clauses = spoken.get(key_of(row))
-        if not any(word for clause in clauses or () for word in clause):
+        clauses = spoken.get(key_of(row)) or []
+        if not any(word for clause in clauses for word in clause):
             continue
         features_TD = cepstra(audio.load(folder / row["audio"], RATE))
         one = Utterance(row, features_TD, *chain(clauses, numbers))
