@@ -62,8 +62,9 @@ def main() -> None:
     options = parser.parse_args()
     by_language: dict[str, list[Row]] = defaultdict(list)
     for row in read_rows(options.manifest):
-        if options.languages is None or row.get("language", "") in options.languages:
-            by_language[row.get("language", "")].append(row)
+        language, _ = key_of(row)
+        if options.languages is None or language in options.languages:
+            by_language[language].append(row)
     done = []
     for language, members in by_language.items():
         utterances = prepare(members, options.manifest.parent)
@@ -80,8 +81,8 @@ def prepare(rows: list[Row], folder: Path) -> list[Utterance]:
     numbers: dict[str, int] = {PAUSE: 0}
     prepared = []
     for row in tqdm(rows, desc="features"):
-        clauses = spoken.get(key_of(row))
-        if not any(word for clause in clauses or () for word in clause):
+        clauses = spoken.get(key_of(row)) or []
+        if not any(word for clause in clauses for word in clause):
             continue
         features_TD = cepstra(audio.load(folder / row["audio"], RATE))
         one = Utterance(row, features_TD, *chain(clauses, numbers))

@@ -127,8 +127,9 @@ def choose_clips(clips: Sequence[Clip], per_voice: int, min_seconds: float) -> d
     found: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
         speaker = ONE_PERSON.get(clip.speaker, clip.speaker)
-        if clip.duration >= min_seconds and len(found[speaker]) < per_voice:
-            found[speaker].append(clip)
+        chosen = found[speaker]  # also of a voice without a long clip, to be named below
+        if clip.duration >= min_seconds and len(chosen) < per_voice:
+            chosen.append(clip)
     few = sorted(speaker for speaker, own in found.items() if len(own) < 2)
     if few:
         print(f"left out, fewer than two clips of {min_seconds} s: {', '.join(few)}", file=sys.stderr)

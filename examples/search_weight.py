@@ -6,13 +6,15 @@
 Of the train split, every second clip is counted for the prior; the others train the judge, a small LM of nearest codes
 that prices all rows alike. `--lm-clips` adds an LM of its own for each row: trained on that many of the judge's clips,
 encoded as the row says. That is what a user of the tokens pays, and it takes longer. Weights are chosen on one split
-and reported on another. Every row is kept (OUTPUT/ROW.json), so the same command goes on where it was stopped.
+and reported on another. Every row is kept (OUTPUT/ROW.json), so the same command goes on where it was stopped;
+rows of another split, other clips, another codec or another budget are refused.
 Test: tests/examples/test_search_weight.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -36,6 +38,7 @@ from llmcodec.lm.small_lm_training import LikelihoodConfig
 from llmcodec.metrics.statistics import compare_paired
 from llmcodec.protocol import Codec
 from llmcodec.report.tables import TextTable
+from llmcodec.runtime.torch_runtime import fingerprint
 from llmcodec.transcode.prior import count_prior
 
 NEAREST = "nearest"
@@ -130,11 +133,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own_lm = spread(judging, given.lm_clips) if given.lm_clips else []
     parts = Parts(train[::2], judging, spread(held_out, given.clips), own_lm)
     lm = LikelihoodConfig(audio_seconds=given.lm_seconds, batch_seconds=10.0)
+    settings = {name: vars(given)[name] for name in ("split", "sources", "clips", "lm_clips", "lm_seconds", "codec")}
+    settings |= {"weights of the codec": fingerprint(codec)}
+    settings |= {f"{part} clips": digest([clip.id for clip in clips]) for part, clips in vars(parts).items()}
     plain = optimize_for_inference(codec, "fp32")
     judge = prior = None
     rows: dict[str, Any] = {}
-    for name in [NEAREST, *(f"weight {float(weight):g}" for weight in given.weights.split(","))]:
-        file = given.output / f"{name}.json"
+    names = [NEAREST, *(f"weight {float(weight):g}" for weight in given.weights.split(","))]
+    files = {name: given.output / f"{name}.json" for name in names}
+    for file in files.values():
+        refuse_other(file, settings)
+    for name, file in files.items():
         if not file.exists():
             if judge is None:
                 with EncodedCorpus(plain) as encoded:
@@ -142,11 +151,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 prior = count_prior(codec, parts.prior)
             near = rows[NEAREST]["tokens"] if rows else []
             row = measure(searching(codec, prior, name) if rows else plain, parts, judge, lm, near)
-            write_json(file, row, indent=None)
+            write_json(file, {"settings": settings} | row, indent=None)
             print(f"{name}: {row['cpu_seconds']:.0f} s of CPU", flush=True)
         rows[name] = read_object(file)
     print(f"prior: {len(parts.prior)} clips; judge: {len(parts.judge)}; LM of each row: {len(parts.own_lm)}\n")
     print(table(rows, parts.measured, codec.frame_rate))
+
+
+def digest(ids: Sequence[str]) -> str:
+    """Of clips in their order, in 16 digits."""
+    return hashlib.sha256(repr(list(ids)).encode()).hexdigest()[:16]
+
+
+def refuse_other(file: Path, settings: dict[str, Any]) -> None:
+    """End the program where a row that is kept was measured with other settings."""
+    found = read_object(file).get("settings") or {} if file.exists() else settings
+    for name, value in settings.items():
+        if (other := found.get(name, "unknown")) != value:
+            raise SystemExit(f"{file}: {name} was {other}, not {value}; choose another folder (-o), or delete the row")
 
 
 def searching(codec: LLMCodec, prior: FoldedPrior | None, name: str) -> SearchingCodec:

@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from llmcodec.io.atomic import atomic_folder
+
 
 def fetch(packages: Iterable[str], downloads: Path, roots: Path) -> None:
     """Download each package once to `downloads` and unpack it to `roots/NAME`."""
@@ -17,6 +19,6 @@ def fetch(packages: Iterable[str], downloads: Path, roots: Path) -> None:
             subprocess.run(command, cwd=downloads, check=True, stdout=subprocess.DEVNULL)
         root = roots / package
         if not root.is_dir():
-            root.mkdir(parents=True)
             archive = sorted(downloads.glob(f"{package}_*.deb"))[-1]
-            subprocess.run(["dpkg", "-x", str(archive), str(root)], check=True)
+            with atomic_folder(root) as unpacked:  # half a package would be taken for a small one at the next run
+                subprocess.run(["dpkg", "-x", str(archive), str(unpacked)], check=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -66,3 +68,19 @@ def test_bad_places_are_one_line(folder, tmp_path):
     save_file(weights | {name: weights[name][:, :-1].contiguous()}, bad / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=rf"{name} is \(12, \d+\), its configuration needs \(12, \d+\)"):
         ClapEncoder(str(bad))
+    name = "audio_model.audio_encoder.batch_norm.running_mean"
+    del weights[name]
+    save_file(weights, bad / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=f"the weights lack 1 tensors, such as {name}"):
+        ClapEncoder(str(bad))
+
+
+def test_a_checkpoint_may_lack_what_the_model_fills_in_by_itself(folder, tmp_path):
+    place = shutil.copytree(folder, tmp_path / "less")
+    weights = load_file(place / "model.safetensors")
+    constant = ("position_ids", "token_type_ids", "relative_position_index", "num_batches_tracked")
+    kept = {key: value for key, value in weights.items() if not key.endswith(constant)}
+    assert len(kept) < len(weights)
+    save_file(kept, place / "model.safetensors", {"format": "pt"})
+    wav_S = speech_like(1.5, 0)
+    assert torch.equal(ClapEncoder(str(place)).embed(wav_S, 48_000), ClapEncoder(str(folder)).embed(wav_S, 48_000))

@@ -1,6 +1,7 @@
 """Codecs by name: folders, hub ids, numbers of codebooks, and one clear line for everything that is wrong."""
 
 import json
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -150,6 +151,32 @@ def test_weights_that_are_cut_missing_or_of_another_model(saved, tmp_path):
     assert "cannot be read" in one_line(lambda: load_codec(str(folder)))
 
 
+@pytest.mark.parametrize(
+    ("name", "lost"), [("encodec", "embed"), ("mimi", "embed_sum"), ("mimi", "cluster_usage"), ("xcodec", "embed")]
+)
+def test_codebooks_that_are_missing_are_refused_though_they_are_buffers(saved, tmp_path, name, lost):
+    weights = broken(saved, tmp_path, name) / "model.safetensors"
+    tensors = load_file(weights)
+    kept = {key: tensor for key, tensor in tensors.items() if not key.endswith(f".{lost}")}
+    assert len(kept) < len(tensors)
+    save_file(kept, weights, metadata={"format": "pt"})
+    text = one_line(lambda: load_codec(str(weights.parent)))
+    assert f"lack {len(tensors) - len(kept)} tensors, such as " in text and f".{lost}: no " in text
+
+
+@pytest.mark.parametrize("name", ["encodec", "mimi", "xcodec"])
+def test_what_only_training_reads_may_be_missing(saved, tmp_path, name):
+    weights = broken(saved, tmp_path, name) / "model.safetensors"
+    spare = (".inited", ".initialized", ".cluster_size", ".embed_avg", ".masked_spec_embed")
+    tensors = load_file(weights)
+    kept = {key: tensor for key, tensor in tensors.items() if not key.endswith(spare)}
+    assert len(kept) < len(tensors)
+    save_file(kept, weights, metadata={"format": "pt"})
+    codec, original = load_codec(str(weights.parent)), tiny_codec(name)
+    wav = noise(12 * codec.hop_samples)[None, None]
+    assert torch.equal(codec.encode(wav).audio_codes, original.encode(wav).audio_codes)
+
+
 def test_a_pickle_that_would_run_code_is_refused(saved, tmp_path):
     class Evil:
         def __reduce__(self):
@@ -228,6 +255,26 @@ def test_from_the_hub_only_what_is_needed_is_fetched(saved, monkeypatch):
     assert load_codec("someone/mimi:4").num_codebooks == 4
     assert load_codec("someone/snac").num_codebooks == 7
     assert asked == [load.FILES, (*load.FILES, "pytorch_model.bin")]
+
+
+def test_what_came_with_a_codec_from_the_hub_goes_with_the_adapted_one(saved, monkeypatch, tmp_path):
+    import huggingface_hub
+
+    repository = tmp_path / "repository"
+    shutil.copytree(saved / "mimi", repository)
+    (repository / "preprocessor_config.json").write_text("{}")
+
+    def snapshot(repo, allow_patterns):
+        kept = huggingface_hub.utils.filter_repo_objects(os.listdir(repository), allow_patterns=allow_patterns)
+        (place := tmp_path / "snapshot").mkdir()
+        for name in kept:
+            shutil.copy(repository / name, place)
+        return str(place)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, name: str(repository / name))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    load_codec("someone/mimi").save_pretrained(tmp_path / "adapted")
+    assert (tmp_path / "adapted" / "preprocessor_config.json").read_text() == "{}"
 
 
 def test_auv_from_the_hub_is_one_file(monkeypatch, tmp_path):

@@ -68,6 +68,12 @@ def test_bitrates_that_it_does_not_have(name):
         load_codec(name)
 
 
+def test_it_has_one_codebook():
+    assert load_codec("opus:6", num_codebooks=1).kbits == 6
+    with pytest.raises(ValueError, match="^Opus here has 1 codebooks: 4 cannot be used"):
+        load_codec("opus:6", num_codebooks=4)
+
+
 def test_asked_for_tokens_it_says_in_one_line_what_it_is_for():
     import torch
 

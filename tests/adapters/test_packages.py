@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from llmcodec.adapters.auv import load_auv
+from llmcodec.adapters.bigcodec import load_bigcodec
 from llmcodec.adapters.torchaudio_stub import torchaudio_stub
 from llmcodec.codec.interop.auv import from_auv
 from llmcodec.io import audio
@@ -120,3 +122,15 @@ def test_bigcodec_in_a_batch(bigcodec):
     assert codes.shape == (3, 1, 4)
     for row in range(3):
         assert torch.equal(codes[row : row + 1], bigcodec.encode(wav[row : row + 1]).audio_codes)
+
+
+def test_a_bigcodec_without_some_of_its_weights_is_refused(bigcodec, monkeypatch, tmp_path):
+    monkeypatch.setattr(import_module("bigcodec"), "BigCodec", type(bigcodec.model))
+    bigcodec.model.save_pretrained(tmp_path)
+    wav = noise(800)[None, None]
+    assert torch.equal(load_bigcodec(tmp_path).encode(wav), bigcodec.model.encode(wav))
+    tensors = load_file(tmp_path / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("encoder.")}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RuntimeError, match="Missing key.*encoder"):
+        load_bigcodec(tmp_path)

@@ -11,11 +11,12 @@ from llmcodec.adapters import s3tokenizer
 from llmcodec.adapters.load import load_codec
 from llmcodec.adapters.networks.folder import CONFIG, WEIGHTS, fill, fold_norms, load_network, save_network
 from llmcodec.adapters.networks.s3_onnx import STRIDE
+from llmcodec.adapters.random_weights import random_codec
 from llmcodec.adapters.registry import FAMILIES
 from llmcodec.adapters.s3tokenizer import log_mels
 
 from ..golden.make_published import PLACE, made_up, made_up_wav
-from .tiny_codecs import noise, tiny_codec
+from .tiny_codecs import TINY, noise, tiny_codec
 
 GOLDEN = json.loads(PLACE.read_text())
 NAMES = ("wavtokenizer", "unicodec", "speechtokenizer", "soundstream", "s3tokenizer_v1", "s3tokenizer_v2")
@@ -130,6 +131,14 @@ def test_both_names_of_weight_norms_are_folded_exactly():
     expected = old["a.weight_v"] * (old["a.weight_g"] / old["a.weight_v"].norm(dim=(1, 2), keepdim=True))
     assert torch.equal(fold_norms(old)["a.weight"], fold_norms(new)["a.weight"])
     torch.testing.assert_close(fold_norms(old)["a.weight"], expected)
+
+
+@pytest.mark.parametrize("name", ["wavtokenizer", "unicodec"])
+def test_one_frame_is_decoded_by_a_model_whose_norms_have_a_channel_a_group(name):
+    family, sizes = TINY[name]
+    codec = random_codec(family, sizes | {"channels": 32})
+    codes = codec.encode(noise(codec.hop_samples)[None, None]).audio_codes
+    assert codes.shape == (1, 1, 1) and codec.decode(codes).audio_values.shape == (1, 1, codec.hop_samples)
 
 
 def test_unicodec_searches_the_quarter_of_its_domain():

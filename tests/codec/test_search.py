@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmcodec.adapters.load import load_codec, local_name
+from llmcodec.adapters.load import folder_of_codec, load_codec, local_name
 from llmcodec.assets import codec_folder, speech_manifest
 from llmcodec.codec.fast.engine import optimize_for_inference
 from llmcodec.codec.mel_distance import MelDistance
@@ -355,6 +355,11 @@ def test_efforts_by_name(codec, prior):
     assert local_name("search@0.1:bundled?effort=fast", "card") == "search@0.1:bundled?effort=fast"
     assert local_name("search@0.1:bundled?effort=fast,lm", "card") == "search@0.1:bundled?effort=fast,lm"
     assert open_runtime("search:bundled?lm").identity.codec == "search@0.1:bundled?effort=thorough,lm"
+    assert open_runtime("search:bundled:1?effort=fast").identity.codec == "search@0.1:bundled?effort=fast"
+    assert folder_of_codec("search:bundled:1") == folder_of_codec("bundled:1") == codec_folder()
+    for name, options in (("search:bundled", {"num_codebooks": 4}), ("search:bundled:4", {})):
+        with pytest.raises(ValueError, match="LLMCodec here has 1 codebooks: 4 cannot be used"):
+            load_codec(name, **options)
     with pytest.raises(ValueError, match="path goes by pairs of codes"):
         load_codec("search:bundled?effort=path,lm")
     runtime = open_runtime("search:bundled?effort=fast")

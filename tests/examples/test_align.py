@@ -13,6 +13,7 @@ from llmcodec.data.timed_text import timed_units
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import align  # noqa: E402
 import phonemes  # noqa: E402
+from corpus.listing import read_rows, write_rows  # noqa: E402
 
 
 def utterance(clauses, features_TD, numbers):
@@ -116,3 +117,27 @@ def test_phonemes_of_espeak():
     sounds = {sound for word in first + second for sound in word}
     assert not any("_" in sound or " " in sound for sound in sounds)
     assert phonemes.phonemes("xx", "hello") is None
+    assert phonemes.phonemes("", "hello") is None, "and not English"
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+def test_texts_that_espeak_would_spell_or_read_as_english_keep_their_spelling(tmp_path, monkeypatch, capsys):
+    read = [("en", "Hello."), ("en", "7"), ("fr", "le weekend"), ("ru", "Привет hello"), ("ru", "мир"), ("es", "el 1º")]
+    kept = [("", "guten Morgen"), (None, "Morgen"), ("xx", "hello"), ("xx", "мир"), ("en", "!!!")]
+    kept += [("en", "Tokyo 東京"), ("de", "мир")]
+    rows = [{"id": str(i), "language": one, "text": text} for i, (one, text) in enumerate(read + kept)]
+    rows.append({"id": "silent", "language": "en"})
+    write_rows(tmp_path / "m.jsonl", rows)
+    monkeypatch.setattr(sys, "argv", ["phonemes.py", str(tmp_path / "m.jsonl"), "-o", str(tmp_path / "p.jsonl")])
+    phonemes.main()
+    texts = [row.get("text") for row in read_rows(tmp_path / "p.jsonl")]
+    assert texts[len(read) :] == [text for _, text in kept] + [None]
+    assert all(text != found for (_, text), found in zip(read, texts, strict=False))
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path / 'p.jsonl'}: 14 clips, 6 texts as phonemes",
+        "no language: espeak-ng does not speak it; 2 clips keep their spelling",
+        "language 'xx': espeak-ng does not speak it; 2 clips keep their spelling",
+        "language 'en': letters of another script, or none; 2 clips keep their spelling",
+        "language 'de': letters of another script, or none; 1 clips keep their spelling",
+    ]
+    assert align.prepare([{"id": "a", "audio": "none.wav", "text": "hello"}], tmp_path) == [], "of no language"

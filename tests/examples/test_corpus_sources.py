@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
 
+debian = importlib.import_module("corpus.debian")
 readings = importlib.import_module("corpus.readings")
 sources = importlib.import_module("corpus.sources")
 
@@ -64,3 +66,24 @@ def test_librivox(tmp_path, sound):
     [(row, decode)] = sources.librivox(tmp_path)
     assert (row["id"], row["text"]) == ("lvx_en/sense-01", "he was a more amiable man")
     assert len(decode()) == 16000
+
+
+def test_half_a_package_is_unpacked_again(tmp_path, monkeypatch):
+    (tmp_path / "debs").mkdir()
+    (tmp_path / "debs/pack_1.deb").touch()
+    files = ["a", "b"]
+
+    def unpack(command, check):
+        assert command[:2] == ["dpkg", "-x"] and check
+        for name in files:
+            if name == "full":
+                raise subprocess.CalledProcessError(2, command)
+            Path(command[3], name).touch()
+
+    monkeypatch.setattr(debian.subprocess, "run", unpack)
+    files.insert(1, "full")
+    with pytest.raises(subprocess.CalledProcessError):
+        debian.fetch(["pack"], tmp_path / "debs", tmp_path / "x")
+    files.remove("full")
+    debian.fetch(["pack"], tmp_path / "debs", tmp_path / "x")
+    assert sorted(path.name for path in (tmp_path / "x").rglob("*")) == ["a", "b", "pack"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,3 +60,10 @@ def test_a_clip_is_not_compared_with_itself():
     same = np.tile(np.eye(8)[:1], (3, 1))
     shares = count_voices.identify({"first": same, "second": same.copy()})
     assert shares["first"] == 1.0 and shares["second"] == 0.0, "a tie goes to the first"
+
+
+def test_voices_without_enough_long_clips_are_named(capsys):
+    lengths = {"one": [3.0], "short": [1.0, 1.5], "long": [3.0, 1.0, 3.0]}
+    clips = [SimpleNamespace(speaker=name, duration=one) for name, all_of in lengths.items() for one in all_of]
+    assert list(count_voices.choose_clips(clips, 4, 2.0)) == ["long"]
+    assert capsys.readouterr().err == "left out, fewer than two clips of 2.0 s: one, short\n"

@@ -45,3 +45,12 @@ def test_rows_are_measured_once_and_differences_are_to_nearest_codes(tmp_path, c
     monkeypatch.setattr(search_weight, "measure", None)
     search_weight.main(arguments)
     assert capsys.readouterr().out.splitlines()[-4:] == lines[-4:]
+    refused = [(["--clips", "3"], "clips was 2, not 3"), (["--split", "train"], "split was valid, not train")]
+    refused += [(["--lm-seconds", "9"], "lm_seconds was 20.0, not 9.0")]
+    refused += [(["--codec", "causal_base"], "codec was bundled, not causal_base")]
+    for others, message in refused:
+        with pytest.raises(SystemExit, match=rf"nearest\.json: {message}.*; choose another folder"):
+            search_weight.main([*arguments, *others])
+    write_manifest(tmp_path / "m.jsonl", [clip for part in clips.values() for clip in part[1:]])
+    with pytest.raises(SystemExit, match=r"nearest\.json: prior clips was "):
+        search_weight.main(arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from html import escape
 
 import numpy as np
 import pytest
@@ -84,6 +85,16 @@ def test_scatter_and_curves_give_a_system_one_colour() -> None:
     assert "currentColor" in scatter and all(f">{name}<" in scatter for name in "abc")
     assert "#d9480f" in alone and "#6b7280" not in alone and ">c<" in alone  # the third colour, and a legend
     assert ">c<" not in to_svg(Curve("t", "x", "y", {"c": ([0, 1], [0, 1])}), "0")
+
+
+@pytest.mark.parametrize("names", [("_base", "_mine", "c"), ("a$x", "b$y"), ("lr=$1 vs $2", r"$\foo$"), ("<b>&", "b")])
+def test_every_name_is_in_the_legend_as_it_is_written(names: tuple[str, ...]) -> None:
+    curve = Curve("t", "x", "y", {name: ([0, 1], [1, 2]) for name in names})
+    scatter = Scatter("t", "x", "y", dict(zip(names, points("abc").series.values(), strict=False)))
+    for picture in (curve, scatter):
+        svg = to_svg(picture, "0")
+        assert all(f">{escape(name, quote=False)}</text>" in svg for name in names)
+        assert to_png(picture)
 
 
 def test_a_tone_is_a_line_at_its_height() -> None:

@@ -73,10 +73,14 @@ def build_bigcodec(**sizes: Any) -> nn.Module:
 
 
 def load_bigcodec(folder: Path) -> nn.Module:
-    """The model that the package's `save_pretrained` wrote (config.json, model.safetensors)."""
+    """The model that the package's `save_pretrained` wrote (config.json, model.safetensors).
+
+    Raises:
+        RuntimeError: weights that are missing or foreign, which the package itself passes over.
+    """
     with torchaudio_stub():
         from bigcodec import BigCodec
-    return BigCodec.from_pretrained(str(folder)).to(torch.float32)
+    return BigCodec.from_pretrained(str(folder), strict=True).to(torch.float32)
 
 
 FAMILY = CodecFamily(

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from llmcodec.adapters.base import CodecAdapter
-from llmcodec.adapters.networks.folder import load_network
+from llmcodec.adapters.networks.folder import lacking, load_network
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,7 @@ def transformers_family(
         model, report = getattr(transformers, f"{name}Model").from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, trust_remote_code=False
         )
-        parameters = {key for key, _ in model.named_parameters()}
-        missing = sorted(parameters & set(report["missing_keys"]))
-        if missing:
+        if missing := lacking(model, report["missing_keys"]):
             raise ValueError(
                 f"{folder}: the weights lack {len(missing)} tensors, such as {missing[0]}: no {name} checkpoint?"
             )

@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from llmcodec.adapters.adaptable import ADAPTED_CODEBOOKS
+from llmcodec.adapters.adaptable import ADAPTED_CODEBOOKS, PREPROCESSOR
 from llmcodec.adapters.base import check_num_codebooks
 from llmcodec.adapters.catalogue import nearest
 from llmcodec.adapters.features.units import UnitsCodec
@@ -54,7 +54,14 @@ NAMED = re.compile(r"(search(?:@\d*\.?\d+)?:|auv:|random:)?(.+?)(:\d+|\?[\w=,]+)
 OPUS = re.compile(r"opus:(\d{1,4})")
 CODEBOOKS = re.compile(r"(.+):(\d+)")
 # What a model needs; hub repositories often hold the same weights a second and third time in other formats.
-FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors", "digests.json")
+FILES = (
+    "config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*.safetensors",
+    "digests.json",
+    PREPROCESSOR,  # an adapted codec is saved with it
+)
 PICKLED = "pytorch_model.bin"
 NO_CODEC = (
     f"; llmcodec reads folders that `save_pretrained` writes (and AUV's own checkpoint: {AUV}{AUV_HUB}); `llmcodec "
@@ -93,8 +100,9 @@ def load_codec(
         raise ValueError(f"load: device {device!r} is not there ({str(error).partition(chr(10))[0]})") from error
     if search := SEARCH.fullmatch(name):
         weight = None if search[1] is None else float(search[1])
-        return _searching(search[2], weight, *_search_options(name, search[3]), device)
+        return _searching(search[2], weight, *_search_options(name, search[3]), device, num_codebooks)
     if opus := OPUS.fullmatch(name):
+        check_num_codebooks("Opus", num_codebooks, 1, 1)
         return OpusCodec(int(opus[1]))
     if name.endswith(DEDUPLICATE):
         codec = load_codec(name.removesuffix(DEDUPLICATE), device, num_codebooks=num_codebooks, seed=seed)
@@ -140,7 +148,7 @@ def local_name(name: str, said_by: object) -> str:
 def title_of_search(name: str, codec: SearchingCodec) -> str:
     """`name` with weight, effort and scorer spelt out, as token files keep it: defaults may change."""
     search = SEARCH.fullmatch(name)
-    place = search[2] if search else name
+    place, _ = _split_codebooks(search[2] if search else name)  # of ours: there is one codebook
     lm = ",lm" if isinstance(codec.prior, NeuralPrior) else ""
     return f"search@{codec.config.weight:g}:{place}?effort={codec.config.effort}{lm}"
 
@@ -162,10 +170,13 @@ def _search_options(name: str, options: str | None) -> tuple[str | None, bool]:
     return effort, lm
 
 
-def _searching(place: str, weight: float | None, effort: str | None, lm: bool, device: str) -> SearchingCodec:
-    codec = load_codec(place, device)
+def _searching(
+    place: str, weight: float | None, effort: str | None, lm: bool, device: str, num_codebooks: int | None
+) -> SearchingCodec:
+    codec = load_codec(place, device, num_codebooks=num_codebooks)
     if not isinstance(codec, LLMCodec):
         raise ValueError(f"codec search:{place}: a {type(codec).__name__}; only llmcodec's own codecs can search")
+    place, _ = _split_codebooks(place)
     folder = _folder(place)
     file = folder / PRIOR_FILE
     if not file.is_file():
@@ -184,7 +195,7 @@ def _searching(place: str, weight: float | None, effort: str | None, lm: bool, d
 def folder_of_codec(place: str) -> Path:
     """Folder of a codec's files; one that does not exist for a hub id."""
     search = SEARCH.fullmatch(place)
-    place = search[2] if search else place
+    place, _ = _split_codebooks(search[2] if search else place)
     folder = codec_folder(place) if place in CODECS else Path(place)
     return folder / "codec" if (folder / "codec" / "config.json").is_file() else folder
 

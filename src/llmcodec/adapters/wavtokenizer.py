@@ -138,6 +138,7 @@ class WavTokenizerCodec(CodecAdapterWithFeatures):
         else:
             size = model.quantizer.codebooks[0].codebook_size  # type: ignore[index,union-attr]
         super().__init__(model, SAMPLE_RATE, model.hop_samples, 1, size)
+        self.min_frames = model.backbone.min_frames
 
     def codes_of(self, wav_BS: Tensor) -> Tensor:
         return self.model.encode(wav_BS)

@@ -46,10 +46,12 @@ class Curve:
     def draw(self, axes: Any) -> None:
         """Draw the lines, with a legend if there are several names, on matplotlib axes."""
         order = list(self.order or self.series)
+        drawn = {}
         for name, (x, y) in self.series.items():
-            axes.plot(list(x), list(y), label=name, color=PALETTE[order.index(name) % len(PALETTE)], linewidth=1.8)
+            colour = PALETTE[order.index(name) % len(PALETTE)]
+            (drawn[name],) = axes.plot(list(x), list(y), color=colour, linewidth=1.8)
         if len(order) > 1:
-            axes.legend(frameon=False)
+            _legend(axes, drawn)
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,9 @@ class Scatter:
         points = {name: (x.value, y.value) for name, (x, y) in self.series.items()}
         joined = sorted((points[name] for name in self.line), key=lambda point: point[1])
         axes.plot(*zip(*(joined or _undominated(points.values())), strict=True), color="#9ca3af", linewidth=1, zorder=1)
+        drawn = {}
         for index, (name, (x, y)) in enumerate(self.series.items()):
-            axes.errorbar(
+            drawn[name] = axes.errorbar(
                 [x.value],
                 [y.value],
                 xerr=_bars(x),
@@ -83,10 +86,17 @@ class Scatter:
                 capsize=3,
                 elinewidth=1.2,
                 color=PALETTE[index % len(PALETTE)],
-                label=name,
             )
         axes.margins(0.15)
-        axes.legend(frameon=False, loc="best")
+        _legend(axes, drawn)
+
+
+def _legend(axes: Any, drawn: Mapping[str, Any]) -> None:
+    """Names as they are written: matplotlib leaves out those that begin with _, and reads formulas between two $."""
+    legend = axes.legend(list(drawn.values()), ["name"] * len(drawn), frameon=False)
+    for text, name in zip(legend.get_texts(), drawn, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name)
 
 
 def _bars(cell: Interval) -> list[list[float]] | None:

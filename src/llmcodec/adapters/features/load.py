@@ -22,6 +22,7 @@ import torch
 from llmcodec.adapters.features.base import SpeechEncoder
 from llmcodec.adapters.features.self_supervised import SelfSupervisedEncoder
 from llmcodec.adapters.features.whisper import CTranslate2WhisperEncoder, WhisperEncoder
+from llmcodec.adapters.networks.folder import lacking
 from llmcodec.io.hub_names import hub_answers, refuse_lost_path
 
 NAME = re.compile(r"([\w-]+):(.+?)(?::(\d+))?(?:\?seconds=(\d*\.?\d+))?")
@@ -34,8 +35,6 @@ KINDS = {
     CTRANSLATE2: "whisper-ct2:FOLDER, written by ct2-transformers-converter",
 }
 """What they are called, and where published weights are."""
-UNUSED = {"masked_spec_embed"}
-"""Weights that only masking reads, which is off outside training."""
 
 
 def load_encoder(
@@ -120,8 +119,7 @@ def from_transformers(kind: str, place: str) -> tuple[Any, Any]:
         raise ValueError(f"a model of type {model.config.model_type!r}, not {kind!r}")
     for key, found, wanted in sorted(report["mismatched_keys"]):
         raise ValueError(f"{key} is {tuple(found)}, its configuration needs {tuple(wanted)}")
-    missing = sorted({key for key, _ in model.named_parameters()} & set(report["missing_keys"]) - UNUSED)
-    if missing:
+    if missing := lacking(model, report["missing_keys"]):
         raise ValueError(f"the weights lack {len(missing)} tensors, such as {missing[0]}")
     broken = next((key for key, value in model.state_dict().items() if not value.isfinite().all()), None)
     if broken is not None:

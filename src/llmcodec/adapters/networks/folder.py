@@ -10,7 +10,7 @@ Test: tests/adapters/test_published.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,10 @@ from llmcodec.io.tensor_check import WEIGHTS, check_tensors, write_digests
 Network = TypeVar("Network", bound=nn.Module)
 NORMS = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
 """The two parts of a normed weight, as PyTorch has called them: lengths and directions."""
+SPARE = {"inited", "initialized", "cluster_size", "embed_avg", "num_batches_tracked", "masked_spec_embed"}
+"""Last parts of names of tensors that only training reads, so that a checkpoint may lack them."""
+CONSTANT = {"position_ids", "token_type_ids", "relative_position_index"}
+"""The same of tensors that models of transformers fill in by themselves."""
 
 
 def load_network(build: Callable[..., Network], folder: Path) -> Network:
@@ -61,6 +65,15 @@ def check_shapes(network: nn.Module, tensors: Mapping[str, Tensor], source: obje
         if wanted.get(name) != found.get(name):
             there, needed = found.get(name, "missing"), wanted.get(name, "none such")
             raise ValueError(f"{source}: {name[:80]} is {there}, the sizes of its configuration need {needed}")
+
+
+def lacking(network: nn.Module, missing: Iterable[str]) -> list[str]:
+    """Those of the `missing` tensors, by name, without which a model of transformers does something else.
+
+    Buffers count as parameters do: the codebooks of many codecs are buffers.
+    """
+    needed = set(network.state_dict()) & set(missing)
+    return sorted(name for name in needed if name.rpartition(".")[2] not in SPARE | CONSTANT)
 
 
 def save_network(folder: Path, model_type: str, sizes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MOST_MAGNITUDE = 1e2
+NORM_GROUPS = 32
 BANDWIDTH = 0
 """The row of the adaptive norms that is used; the released models were trained with four equal bandwidths."""
 
@@ -48,7 +49,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, channels, eps=1e-6)
+    return nn.GroupNorm(NORM_GROUPS, channels, eps=1e-6)
 
 
 class ConvBlock(nn.Module):
@@ -91,6 +92,7 @@ class VocosBackbone(nn.Module):
 
     def __init__(self, width: int, channels: int, inner: int, num_layers: int, num_bandwidths: int):
         super().__init__()
+        self.min_frames = 2 if channels == NORM_GROUPS else 1  # PyTorch's group norm refuses a single value per group
         self.embed = nn.Conv1d(width, channels, 7, padding=3)
         self.pos_net = nn.Sequential(
             ConvBlock(channels),
