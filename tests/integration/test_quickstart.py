@@ -17,7 +17,7 @@ from llmcodec.codec import LLMCodec
 from llmcodec.data.manifest import read_manifest, write_manifest
 from llmcodec.evaluation.predictability import LikelihoodConfig
 from llmcodec.evaluation.system import Corpus, MeasurementConfig
-from llmcodec.experiments.quickstart import bundled_corpus, run_quickstart, without_language
+from llmcodec.experiments.quickstart import bundled_corpus, run_quickstart, with_half_the_codes, without_language
 from llmcodec.io import audio
 from llmcodec.training.recipe import Recipe
 
@@ -59,8 +59,9 @@ def test_quickstart_trains_measures_and_reports(little_lm, few_clips, tmp_path, 
     for needed in (
         "base",
         "control",
+        "half the codes",
         "LLM-Codec",
-        "LLM-Codec, search",
+        "half the codes, search",
         "<audio",
         "data:audio/flac;base64",
         "llmcodec quickstart",
@@ -68,7 +69,7 @@ def test_quickstart_trains_measures_and_reports(little_lm, few_clips, tmp_path, 
         assert needed in page
     assert not re.search(r"(src|href)=[\"']https?://", page), "the page must not ask the network for anything"
     first = capsys.readouterr().out
-    assert "[1/6]" in first and "[6/6]" in first and "LM bits per second" in first
+    assert "[1/8]" in first and "[8/8]" in first and "LM bits per second" in first
     rows = [json.loads(line) for line in (tmp_path / "qs/adapted/log.jsonl").read_text().splitlines()]
     for term in ("lm/ftp", "lm/rate", "align/cosine", "align/contrast", "codes/marginal_entropy", "recon/multi_mel"):
         assert rows[-1][term] != 0.0, term
@@ -78,6 +79,8 @@ def test_quickstart_trains_measures_and_reports(little_lm, few_clips, tmp_path, 
     before = LLMCodec.from_pretrained(assets.codec_folder()).state_dict()
     after = LLMCodec.from_pretrained(tmp_path / "qs/adapted/codec").state_dict()
     assert any(not torch.equal(before[key], after[key]) for key in before)
+    half = LLMCodec.from_pretrained(tmp_path / "qs/half/codec")
+    assert half.codebook_size == len(before["quantizer.codebook"]) // 2
     assert run_quickstart(recipe, str(tmp_path / "qs")) == report  # the second run trains nothing
     assert "--restart" in capsys.readouterr().out
     with pytest.raises(ValueError, match="begun with another recipe: seed was 0, is 1"):
@@ -90,6 +93,10 @@ def test_the_control_differs_in_the_language_terms_alone(little_lm):
     assert control.language is None and control.weights.multi_mel == recipe.weights.multi_mel
     assert control.optimizer == recipe.optimizer and control.data == recipe.data and control.seed == recipe.seed
     assert set(control.weights.ever()) == {"recon/multi_mel", "vq/commit", "vq/codebook"}
+    half = with_half_the_codes(control)
+    assert replace(half, codec=control.codec) == control and half.codec.smaller_codebook == 4096
+    recommended = train_parser().read_recipe(["--config", "recommended"])
+    assert recommended.codec == half.codec and recommended.weights == half.weights and recommended.language is None
 
 
 @pytest.mark.slow

@@ -39,8 +39,8 @@ run.json (the resolved recipe), log.jsonl, checkpoints/, curves.png and codec/, 
 Of several processes each reads clips of its own: N of them with data.clips_per_batch B take the steps of one with N B.
 If one dies, all end; --resume continues from the newest checkpoint."""
 QUICKSTART_HELP = """\
-Adapt the bundled codec on the bundled speech through a pretrained LM, against a control: table, verdict, report.html.
-About ten minutes on two cores; a second run resumes. Recipe: quickstart.
+Adapt the bundled codec on the bundled speech, by the recommended recipe (half the codes) and through a pretrained LM,
+both against a control: table, verdict, report.html. About ten minutes on two cores; a second run resumes.
 
   llmcodec quickstart -o runs/quickstart"""
 GO_ON = "what has been trained is kept, measurements begin anew; start the same command again to go on"
