@@ -2,7 +2,8 @@
 
 Trains a control (the same steps without language terms), the recommended recipe (the control with half the codes) and
 the codec adapted through the LM; measures them, the base, and the recommended codec encoding by search, all the same
-way; prints the table and a verdict in words, and writes `report.html`. Every stage can be resumed. Test: tests/integration/test_quickstart.py.
+way; prints the table and a verdict in words, and writes `report.html`. Every stage can be resumed.
+Test: tests/integration/test_quickstart.py.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ def run_quickstart(
     """The whole quickstart; returns the path of the report.
 
     Args:
-        recipe: how to adapt (`recipes/quickstart.yaml`). The control is the same recipe with language weights of 0; with
-            half the codes it is `recipes/recommended.yaml` in this recipe's number of steps.
+        recipe: how to adapt (`recipes/quickstart.yaml`). The control is the same recipe with language weights of 0;
+            with half the codes it is `recipes/recommended.yaml` in this recipe's number of steps.
         output: folder for runs, table and report. restart: delete what an earlier quickstart left there.
         corpus: clips to measure on; default the bundled speech. measurement: protocol; default the small budget.
     """
