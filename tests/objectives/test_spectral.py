@@ -245,6 +245,18 @@ def test_a_padded_batch_equals_single_clips():
         assert full[name].item() == pytest.approx(value.item(), rel=1e-9)
 
 
+@pytest.mark.parametrize("level", [1e-2, 3e-3, 1e-3, 1e-4])
+def test_a_quiet_clip_has_the_same_value_however_far_it_is_padded(level):
+    losses = small()
+    generator = torch.Generator().manual_seed(3)
+    real = level * torch.randn(1, 600, generator=generator, dtype=torch.float64)
+    fake = real + level / 2 * torch.randn(1, 600, generator=generator, dtype=torch.float64)
+    alone = losses(fake, real)
+    padded = losses(*(torch.nn.functional.pad(one, (0, 4000)) for one in (fake, real)), torch.tensor([600]))
+    for name, value in alone.items():
+        assert padded[name].item() == pytest.approx(value.item(), rel=1e-9), name
+
+
 def test_an_empty_clip_counts_for_nothing():
     losses = small()
     fake, real = (torch.from_numpy(speechlike(2, 300, seed)) for seed in (1, 2))
