@@ -81,6 +81,29 @@ def test_batch_equals_single(window, lengths):
         assert not decoded[i, 0, len(clip) :].any() and not codec(wav, mask).audio_values[i, 0, len(clip) :].any()
 
 
+def test_decode_takes_the_mask_of_encode_however_far_it_is_padded():
+    codec = make()
+    _, wav, mask = batch_of((900, 641))
+    encoded, expected = codec.encode(wav, mask), codec(wav, mask).audio_values
+    wide_wav, wide_mask = (torch.nn.functional.pad(one, (0, 4100)) for one in (wav, mask))
+    assert torch.equal(codec.encode(wide_wav, wide_mask).audio_codes, encoded.audio_codes)
+    for wide in (
+        codec.decode(encoded.audio_codes, wide_mask).audio_values,
+        codec(wide_wav, wide_mask, audio_codes=encoded.audio_codes).audio_values,
+    ):
+        assert wide.shape == (2, 1, 5000) and torch.equal(wide[..., :900], expected) and not wide[..., 900:].any()
+    of_batch = codec.decode(encoded.audio_codes[1:], mask[1:]).audio_values  # with the frames of the longest clip
+    torch.testing.assert_close(of_batch, expected[1:], rtol=0, atol=1e-5)
+
+
+def test_decode_refuses_a_mask_that_contradicts_the_codes():
+    codec = make()
+    encoded = codec.encode(noise(16000)[None, None], torch.ones(1, 16000))
+    for mask in (torch.ones(1, 8000), encoded.audio_codes_mask, torch.ones(1, 17000)):
+        with pytest.raises(ValueError, match="audio_codes 50; give the mask that encode was given"):
+            codec.decode(encoded.audio_codes, mask)
+
+
 @given(samples=st.integers(1, 4000))
 @settings(max_examples=40, deadline=None)
 def test_every_length_is_kept(codec, samples):

@@ -5,7 +5,7 @@ Shapes: B batch, S samples, T frames, Q codebooks. Test: tests/codec/test_model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -136,6 +136,31 @@ def lengths_of(padding_mask: Numbers, batch: int, where: str, device: torch.devi
     if bool((real_BS != mask_of(lengths_B, samples)).any()):
         raise ValueError(f"{where}: padding_mask must be ones followed by zeros (pad on the right)")
     return lengths_B, samples
+
+
+def check_mask_fits(lengths_B: Tensor, covered: int, have: int, num_frames: Callable[[int], int]) -> int:
+    """Frames of all that a padding mask covers, after a look whether it is the mask of these codes.
+
+    Args:
+        lengths_B, covered: real samples of each clip, and samples with padding, as `lengths_of` gives them.
+        have: frames of the codes. A mask padded beyond its longest clip has codes of that clip alone; one clip of a
+            batch has the frames of the batch.
+        num_frames: of the codec.
+
+    Raises:
+        ValueError: the codes have fewer frames than the longest clip, or more than all that is covered (nothing is
+            looked at while `is_traced`).
+    """
+    if is_traced():
+        return have
+    longest = int(lengths_B.max()) if len(lengths_B) else 0
+    least, most = num_frames(longest), num_frames(covered)
+    if not least <= have <= most:
+        raise ValueError(
+            f"decode: the longest clip of padding_mask has {longest} of {covered} samples, {least} to {most} frames, "
+            f"and audio_codes {have}; give the mask that encode was given (a mask of frames is audio_codes_mask)"
+        )
+    return most
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:

@@ -30,6 +30,7 @@ from llmcodec.codec.inputs import (
     check_codes,
     check_length,
     check_look_up,
+    check_mask_fits,
     clips_of,
     is_traced,
     lengths_of,
@@ -263,15 +264,17 @@ class LLMCodec(Listening, HubCodec):
             length: samples wanted; default T * hop_samples.
 
         Raises:
-            ValueError: wrong shape, padding on the left, a code outside the codebook, a length that the codes cannot
-                cover.
+            ValueError: wrong shape, padding on the left, a mask of other clips, a code outside the codebook, a length
+                that the codes cannot cover.
         """
         length = check_length(length)
         quantized_BTD = self.decoder_input(audio_codes, quantized_representation)
         batch, num_frames = quantized_BTD.shape[:2]
         mask_BT = samples_B = None
+        reach = num_frames
         if padding_mask is not None:
             samples_B, covered = lengths_of(padding_mask, batch, "decode", self.device)
+            reach = check_mask_fits(samples_B, covered, num_frames, self.num_frames)
             samples_B = sent(samples_B, quantized_BTD.device)
             mask_BT = mask_of(frame_lengths(samples_B, self.config), num_frames)
             length = covered if length is None else length
@@ -282,7 +285,7 @@ class LLMCodec(Listening, HubCodec):
                     f"decode: audio_codes_mask {tuple(mask.shape)} does not fit {batch} clips of {num_frames} frames"
                 )
             mask_BT = mask.reshape(batch, num_frames).bool()
-        if length is not None and not is_traced() and self.num_frames(length) > num_frames:
+        if length is not None and not is_traced() and self.num_frames(length) > reach:
             have = num_frames * self.hop_samples
             raise ValueError(f"decode: {num_frames} frames give {have} samples, fewer than length={length}")
         return LLMCodecDecoderOutput(self._audio_values(quantized_BTD, mask_BT, samples_B, length))
