@@ -346,6 +346,23 @@ def test_silence_and_extremes_stay_finite(codec):
         assert codec(wav[None, None]).audio_values.isfinite().all()
 
 
+@pytest.mark.parametrize("level", [0.0, 1e-22, 1e-20, 10**-19.5, 1e-19, 1e-18, 1e-10])
+def test_gradients_of_the_faintest_audio_are_finite(codec, level):
+    wav = level * noise(1600)[None] / 0.1
+    plain = codec.encoder.frontend.features(wav)
+    features = codec.encoder.frontend.features(wav.requires_grad_())
+    assert torch.equal(features, plain)
+    features.sum().backward()
+    assert wav.grad.isfinite().all() and (wav.grad.any() or level < 1e-18)
+
+
+def test_gradients_of_a_fade_out_are_finite():
+    codec = make().train()
+    wav = (noise(3200) * torch.exp(-torch.arange(3200) / 30))[None, None].requires_grad_()
+    codec(wav).audio_values.square().mean().backward()
+    assert wav.grad.isfinite().all() and wav.grad.any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_saved_folder_gives_the_same_codec(codec, tmp_path, dtype):
     codec_to_save = make().to(dtype)
