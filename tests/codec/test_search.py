@@ -53,6 +53,14 @@ def searched(codec, prior, wav_S, **config):
     return found.audio_codes[0, 0]
 
 
+@pytest.mark.parametrize("effort", ["fast", "path"])
+def test_what_it_finds_can_be_trained_on(codec, prior, clips, effort):
+    found = SearchingCodec(codec, prior, SearchConfig.of(effort)).encode(torch.from_numpy(clips[0])[None, None, :8000])
+    torch.nn.Embedding(codec.codebook_size, 2)(found.audio_codes).sum().backward()
+    latent_BDT = found.quantized_representation
+    torch.nn.Linear(latent_BDT.shape[1], 1)(latent_BDT.transpose(1, 2)).sum().backward()
+
+
 def total_nats(prior, codes_T):
     before_T = torch.cat([torch.tensor([-1]), codes_T[:-1]])
     return float(prior.nats(before_T, codes_T).sum())

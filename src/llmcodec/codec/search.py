@@ -147,7 +147,7 @@ class SearchingCodec(Listening):
         by = ", by a language model" if isinstance(self.prior, NeuralPrior) else ""
         return f"SearchingCodec({self.plain!r}, weight {self.config.weight:g}, effort {self.config.effort}{by})"
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, input_values: Numbers, padding_mask: Numbers | None = None) -> LLMCodecEncoderOutput:
         """(B, 1, S) samples -> `audio_codes` (B, 1, T) and more, as `LLMCodec.encode`.
 
@@ -218,7 +218,7 @@ class SearchingCodec(Listening):
         prior = {f"prior.{name}": value for name, value in self.prior.state_dict().items()}
         return {**self.plain.state_dict(), **prior}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def search(self, wavs_S: Sequence[Tensor], queries_TC: Sequence[Tensor], codes_T: Sequence[Tensor]) -> list[Tensor]:
         """Better codes (T,) for clips, from their samples, their unit-norm queries and the codes to start from."""
         config, codebook_VC = self.config, self.plain.codebook_VC

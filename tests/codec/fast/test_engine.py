@@ -95,6 +95,15 @@ def test_fp32_equals_the_plain_codec(overrides, kernels):
     assert_same(plain, fast, wav[:, None], mask)
 
 
+def test_what_it_gives_can_be_trained_on(kernels):
+    fast = optimize_for_inference(make(), "fp32")
+    encoded = fast.encode(clip(3200)[None, None])
+    decoded = fast.decode(encoded.audio_codes).audio_values
+    torch.nn.Embedding(fast.codebook_size, 2)(encoded.audio_codes).sum().backward()
+    torch.nn.Linear(fast.latent_dim, 1)(encoded.quantized_representation.transpose(1, 2)).sum().backward()
+    torch.nn.Conv1d(1, 1, 1)(decoded).sum().backward()
+
+
 @pytest.mark.parametrize("precision", ["fp32", "mixed", "bf16", "int16", "int8"])
 @pytest.mark.parametrize("window", [None, 5])
 def test_a_batch_equals_its_clips(precision, window, kernels):

@@ -114,12 +114,12 @@ class InferenceCodec(LLMCodec):
             )
         return super().forward(input_values, padding_mask, audio_codes, **kwargs | states)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_latents(self, *args: Any, **kwargs: Any) -> Any:
         """As in `LLMCodec`, without gradients and without the losses."""
         return super().encode_latents(*args, **kwargs)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode_latents(self, *args: Any, **kwargs: Any) -> Tensor:
         """As in `LLMCodec`, without gradients."""
         return super().decode_latents(*args, **kwargs)
