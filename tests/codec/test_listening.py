@@ -81,6 +81,8 @@ def test_what_samples_come_as(bundled):
     codes = bundled.reconstruct(wav).codes
     for one in (wav[None], wav[:, None], torch.from_numpy(wav)[None, None], wav.tolist()):  # (1, S): torchaudio's shape
         assert np.array_equal(bundled.reconstruct(one).codes, codes)
+    half = torch.from_numpy(wav).bfloat16()
+    assert np.array_equal(bundled.reconstruct(half).codes, bundled.reconstruct(half.float().numpy()).codes)
     mistakes = {
         r"samples.mean\(1\)": lambda: bundled.reconstruct(np.stack([wav, wav], 1)),
         r"samples.mean\(0\)": lambda: bundled.reconstruct(np.stack([wav, wav])),

@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections import Counter
+from copy import deepcopy
 
 import librosa
 import numpy as np
@@ -51,6 +52,20 @@ def nearest(codec, wav_S):
 def searched(codec, prior, wav_S, **config):
     found = SearchingCodec(codec, prior, SearchConfig(**config)).encode(torch.from_numpy(wav_S)[None, None])
     return found.audio_codes[0, 0]
+
+
+@pytest.mark.parametrize("effort", ["fast", "path"])
+def test_samples_and_codecs_of_every_float_type_are_searched(codec, clips, effort):
+    counted = CountedClip("a", np.zeros(0, np.int64), nearest(codec, clips[1]))
+    prior = FoldedPrior.fit([counted, counted], codec.codebook_size)
+    wav = torch.from_numpy(clips[0])[None, None, :8000].bfloat16()
+    expected = searched(codec, prior, wav[0, 0].float().numpy(), **EFFORTS[effort])
+    searching = SearchingCodec(codec, prior, SearchConfig.of(effort))
+    for same in (wav, wav.double(), wav.double().numpy()):
+        assert torch.equal(searching.encode(same).audio_codes[0, 0], expected)
+    for dtype in (torch.bfloat16, torch.float64):
+        of_type = SearchingCodec(deepcopy(codec).to(dtype), prior, SearchConfig.of(effort))
+        assert of_type.encode(wav.double()).audio_codes.shape == (1, 1, 25)
 
 
 @pytest.mark.parametrize("effort", ["fast", "path"])

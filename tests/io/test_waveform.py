@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from llmcodec.io.waveform import check_waveform
 
@@ -24,6 +25,12 @@ from llmcodec.io.waveform import check_waveform
 def test_samples_are_scaled_by_their_full_range(given, expected):
     wav = check_waveform(given, "clip")
     assert wav.dtype == np.float32 and wav.tolist() == expected
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64, torch.int16])
+def test_tensors_are_taken_whatever_their_type(kind):
+    wav = check_waveform(torch.ones(3).to(kind).requires_grad_(kind.is_floating_point), "clip")
+    assert wav.dtype == np.float32 and wav.tolist() == [1.0 if kind.is_floating_point else 1 / 32768] * 3
 
 
 def test_floats_are_not_copied_and_not_changed():

@@ -119,8 +119,6 @@ class LLMCodecFeatureExtractor(SequenceFeatureExtractor):
         items: Sequence[Any] = raw_audio if several else [raw_audio]
         clips = []
         for index, item in enumerate(items):
-            if hasattr(item, "detach"):  # a tensor, wherever it is and whatever its type
-                item = (item.detach().float() if item.is_floating_point() else item.detach()).cpu()
             where = f"feature extractor: clip {index}"
             clip = check_waveform(item, where)
             warn_of_scale(clip, f"{where}: samples")

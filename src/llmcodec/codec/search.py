@@ -221,9 +221,9 @@ class SearchingCodec(Listening):
     @torch.no_grad()
     def search(self, wavs_S: Sequence[Tensor], queries_TC: Sequence[Tensor], codes_T: Sequence[Tensor]) -> list[Tensor]:
         """Better codes (T,) for clips, from their samples, their unit-norm queries and the codes to start from."""
-        config, codebook_VC = self.config, self.plain.codebook_VC
+        config, codebook_VC = self.config, self.plain.codebook_VC.float()  # the sketch's queries are float32
         clips = [
-            _Clip(wav_S, self.prior.leave_out(wav_S), (query_TC @ codebook_VC.T).topk(most), start_T.clone())
+            _Clip(wav_S.float(), self.prior.leave_out(wav_S), (query_TC @ codebook_VC.T).topk(most), start_T.clone())
             for wav_S, query_TC, start_T in zip(wavs_S, queries_TC, codes_T, strict=True)
             for most in [min(config.candidates, self.codebook_size)]
         ]

@@ -36,6 +36,14 @@ def scale_of(dtype: object, where: str) -> tuple[int, int]:
     return FULL_SCALE[name]
 
 
+def on_cpu(samples: Any) -> Any:
+    """Samples that numpy can read: a torch tensor, wherever it is and of whatever float type, as one of the CPU."""
+    if not hasattr(samples, "detach"):
+        return samples
+    detached = samples.detach()
+    return (detached.float() if detached.is_floating_point() else detached).cpu()  # numpy has no bfloat16
+
+
 def refuse_sample(where: str, sample: int) -> ValueError:
     """The error for a sample that is no number."""
     return ValueError(f"{where}: sample {sample} is NaN or infinite; repair or drop the audio")
@@ -56,14 +64,14 @@ def check_waveform(wav: Any, where: str, first: int = 0) -> np.ndarray:
     """One mono clip as float32 (S,), nominally in [-1, 1].
 
     Args:
-        wav: an array or a list (S,), S may be 0.
+        wav: an array, a tensor or a list (S,), S may be 0.
         where: which clip of what, for the message.
         first: position of its first sample in the signal, for the message.
 
     Raises:
         ValueError: another shape, a type that `scale_of` refuses, a sample that is NaN, infinite or beyond float32.
     """
-    given = np.asarray(wav)
+    given = np.asarray(on_cpu(wav))
     if given.ndim != 1:
         raise ValueError(f"{where} has shape {given.shape}; give mono (samples,), several clips as a list")
     silence, full = scale_of(given.dtype, where)
