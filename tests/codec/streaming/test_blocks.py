@@ -174,6 +174,20 @@ def test_any_codec_of_the_protocol():
         list(encode_blocks(codec, [wav], chunk_seconds=1.0))
 
 
+@pytest.mark.parametrize(("causal", "lookahead_seconds"), [(False, 0.0), (False, None), (True, None)])
+def test_what_has_no_frame_is_silent_at_the_end(causal, lookahead_seconds):
+    """`auv_floor_frames` has no frame for a last part of a hop."""
+    codec = small_codec(auv_floor_frames=True, causal=causal)
+    codes = torch.randint(0, 64, (1, 20), generator=torch.Generator().manual_seed(0))
+    for frames in (10, 20, 3):  # whole chunks, and one that is cut short
+        length = frames * HOP + 5
+        given = [codes[:, :frames]], length, 10 * HOP / codec.sample_rate
+        wav = torch.cat(list(decode_blocks(codec, *given, lookahead_seconds=lookahead_seconds)))
+        assert len(wav) == length and not wav[-5:].any() and wav[:-5].all()
+    with pytest.raises(ValueError, match="100 samples were decoded, fewer than length=101"):
+        list(decode_blocks(Foreign(), [codes[:, :10].repeat(2, 1)], 101, 0.1, lookahead_seconds=0.0))
+
+
 def test_the_partition_is_kept(codec):
     low, high = codec.config.codebook_partitions["other"]
     for kind in (codec, small_codec(causal=True)):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llmcodec.codec.inputs import check_samples, to_tensor
@@ -191,8 +192,15 @@ class DecoderSession(Session):
                 raise ValueError(
                     f"length={length}, but {self.emitted} samples were already returned; give the length at the start"
                 )
-        self.length = length
-        return self.cut(self.flush_tensor("codes"))
+        self.length, total = length, self.tail.stop * self.hop
+        wav = self.cut(self.flush_tensor("codes"))
+        if length is None or length <= total:
+            return wav
+        if not hasattr(self.codec, "num_frames"):
+            raise ValueError(f"{total} samples were decoded, fewer than length={length}")
+        missing = length - self.emitted  # `auv_floor_frames` drops the samples after the last whole hop
+        self.emitted = length
+        return F.pad(wav, (0, missing))
 
     def cut(self, wav: Tensor) -> Tensor:
         """Cut samples beyond `length`."""
