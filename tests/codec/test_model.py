@@ -9,7 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoConfig
 
+from llmcodec.assets import codec_folder
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.codec.conformer import ConvolutionModule, attention_mask, fast_attention
 from llmcodec.codec.fast.engine import optimize_for_inference
@@ -405,6 +407,29 @@ def test_tiny_fits_its_promises():
 def test_impossible_configurations_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         LLMCodecConfig(**changes)
+    changed = LLMCodecConfig(**SIZES)
+    for name, value in changes.items():
+        setattr(changed, name, value)
+    with pytest.raises(ValueError, match=message):
+        LLMCodec(changed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(attention_window=0), "at least 1"),
+        (dict(causal=True, attention_window=None), "causal needs attention_window"),
+        (dict(codebook_partitions={"speech": [0, 99999]}), "not inside"),
+        (dict(hop_samples=300), "multiple of hop_samples"),
+        (dict(hiden_size=100), "unknown setting 'hiden_size'; did you mean hidden_size"),
+    ],
+)
+def test_what_replaces_a_setting_of_a_folder_is_checked_too(changes, message):
+    folder = codec_folder("bundled")
+    for load in (LLMCodec.from_pretrained, LLMCodecConfig.from_pretrained, AutoConfig.from_pretrained):
+        with pytest.raises(ValueError, match=message):
+            load(folder, **changes)
+    assert LLMCodecConfig.from_pretrained(folder, attention_window=7).attention_window == 7
 
 
 def test_import_of_the_package_stays_light():

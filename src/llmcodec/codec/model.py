@@ -73,6 +73,7 @@ class LLMCodec(Listening, HubCodec):
 
     def __init__(self, config: LLMCodecConfig):
         super().__init__(config)
+        config.check()  # settings may have been changed since they were read
         with torch.random.fork_rng(devices=[]):  # `post_init` draws the same weights, module by module in this order
             self.encoder, self.quantizer, self.decoder = build_parts(config)
         self.post_init()  # type: ignore[no-untyped-call]
