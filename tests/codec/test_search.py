@@ -1,6 +1,7 @@
 """Rate-aware encoding against loops that follow the definition, and its promises on real speech."""
 
 import math
+import pickle
 import shutil
 from collections import Counter
 from copy import deepcopy
@@ -66,6 +67,18 @@ def test_samples_and_codecs_of_every_float_type_are_searched(codec, clips, effor
     for dtype in (torch.bfloat16, torch.float64):
         of_type = SearchingCodec(deepcopy(codec).to(dtype), prior, SearchConfig.of(effort))
         assert of_type.encode(wav.double()).audio_codes.shape == (1, 1, 25)
+
+
+@pytest.mark.parametrize("copied", [deepcopy, lambda codec: pickle.loads(pickle.dumps(codec))])
+@pytest.mark.parametrize("effort", ["fast", "path"])
+def test_a_copy_finds_the_same(codec, prior, clips, effort, copied):
+    searching, wav = (
+        SearchingCodec(codec, prior, SearchConfig.of(effort)),
+        torch.from_numpy(clips[0])[None, None, :8000],
+    )
+    again = copied(searching)
+    assert torch.equal(again.encode(wav).audio_codes, searching.encode(wav).audio_codes)
+    assert again.distance.kernels is searching.distance.kernels
 
 
 @pytest.mark.parametrize("effort", ["fast", "path"])
