@@ -69,6 +69,27 @@ def test_samples_and_codecs_of_every_float_type_are_searched(codec, clips, effor
         assert of_type.encode(wav.double()).audio_codes.shape == (1, 1, 25)
 
 
+@pytest.mark.parametrize("effort", ["fast", "balanced", "path"])
+def test_autocast_of_the_caller_changes_no_token(codec, prior, clips, effort):
+    searching, wav = (
+        SearchingCodec(codec, prior, SearchConfig.of(effort)),
+        torch.from_numpy(clips[0])[None, None, :8000],
+    )
+    expected = searching.encode(wav).audio_codes
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(searching.encode(wav).audio_codes, expected)
+
+
+def test_autocast_of_the_caller_does_not_reach_the_look_up_of_a_stream(codec, prior, clips):
+    stream = SearchingCodec(codec, prior, SearchConfig.of("path")).streaming()
+    asked = []
+    stream.encoder.path.push = lambda values, indices: asked.append(values) or indices[:, 0]
+    query_CT = torch.nn.functional.normalize(torch.randn(codec.config.codebook_dim, 20), dim=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        stream.encoder._codes(query_CT)
+    assert torch.equal(asked[0], (query_CT.T @ codec.codebook_VC.T).topk(16).values)
+
+
 @pytest.mark.parametrize("copied", [deepcopy, lambda codec: pickle.loads(pickle.dumps(codec))])
 @pytest.mark.parametrize("effort", ["fast", "path"])
 def test_a_copy_finds_the_same(codec, prior, clips, effort, copied):

@@ -221,19 +221,24 @@ class SearchingCodec(Listening):
     @torch.no_grad()
     def search(self, wavs_S: Sequence[Tensor], queries_TC: Sequence[Tensor], codes_T: Sequence[Tensor]) -> list[Tensor]:
         """Better codes (T,) for clips, from their samples, their unit-norm queries and the codes to start from."""
-        config, codebook_VC = self.config, self.plain.codebook_VC.float()  # the sketch's queries are float32
-        clips = [
-            _Clip(wav_S.float(), self.prior.leave_out(wav_S), (query_TC @ codebook_VC.T).topk(most), start_T.clone())
-            for wav_S, query_TC, start_T in zip(wavs_S, queries_TC, codes_T, strict=True)
-            for most in [min(config.candidates, self.codebook_size)]
-        ]
-        if not config.listen:
-            paths = [self._path(clip.prior) for clip in clips]
-            found = [torch.cat([path.push(*clip.near), path.finish()]) for path, clip in zip(paths, clips, strict=True)]
-            return [codes_T.to(self.device) for codes_T in found]
-        for first in range(0, max((len(clip.codes_T) for clip in clips), default=0), config.block):
-            self._search_block([clip for clip in clips if len(clip.codes_T) > first], first)
-        return [clip.codes_T for clip in clips]
+        with torch.autocast(self.device.type, enabled=False):  # costs and distances are compared in float32
+            config, codebook_VC = self.config, self.plain.codebook_VC.float()  # the sketch's queries are float32
+            clips = [
+                _Clip(
+                    wav_S.float(), self.prior.leave_out(wav_S), (query_TC @ codebook_VC.T).topk(most), start_T.clone()
+                )
+                for wav_S, query_TC, start_T in zip(wavs_S, queries_TC, codes_T, strict=True)
+                for most in [min(config.candidates, self.codebook_size)]
+            ]
+            if not config.listen:
+                paths = [self._path(clip.prior) for clip in clips]
+                found = [
+                    torch.cat([path.push(*clip.near), path.finish()]) for path, clip in zip(paths, clips, strict=True)
+                ]
+                return [codes_T.to(self.device) for codes_T in found]
+            for first in range(0, max((len(clip.codes_T) for clip in clips), default=0), config.block):
+                self._search_block([clip for clip in clips if len(clip.codes_T) > first], first)
+            return [clip.codes_T for clip in clips]
 
     def _path(self, prior: RateScorer, delay: int | None = None) -> CheapestPath:
         """ValueError: the prior is not one of pairs."""
