@@ -299,6 +299,20 @@ def test_codes_may_be_arrays_and_lists(codec):
     assert torch.equal(with_mask.audio_values, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+def test_latents_may_be_of_any_float_type_and_must_be_finite(dtype):
+    codec = make().to(dtype)
+    latent = codec.encode(noise(3200)[None, None]).quantized_representation.to(torch.float16)
+    for one in (codec, optimize_for_inference(codec, "fp32")):
+        expected = one.decode(quantized_representation=latent.to(one.dtype)).audio_values
+        for same in (latent, latent.double(), latent.float(), latent.double().numpy(), latent.tolist()):
+            assert torch.equal(one.decode(quantized_representation=same).audio_values, expected)
+        broken = latent.clone()
+        broken[0, 3, 7] = torch.nan
+        with pytest.raises(ValueError, match="quantized_representation: clip 0, frame 7 is NaN or infinite"):
+            one.decode(quantized_representation=broken)
+
+
 BROKEN = {
     "NaN weight": lambda c: c.encoder.frontend.input_proj.weight.fill_(torch.nan),
     "all weights zero": lambda c: [parameter.zero_() for parameter in c.parameters()],

@@ -214,6 +214,22 @@ def check_codes(
     return codes_BQT
 
 
+def check_latents(quantized_representation: Numbers, width: int, device: torch.device) -> Tensor:
+    """Decoder input (B, D, T), T at least 1; arrays and lists go to `device`.
+
+    Raises:
+        ValueError: another shape, NaN or infinite values (not looked for while `is_traced`).
+    """
+    where = "decode: quantized_representation"
+    latent_BDT = to_tensor(quantized_representation, where, device)
+    if latent_BDT.ndim != 3 or latent_BDT.shape[1] != width or latent_BDT.shape[2] < 1:
+        raise ValueError(f"{where} must be (batch, {width}, frames); got {tuple(latent_BDT.shape)}")
+    if not is_traced() and not bool(latent_BDT.isfinite().all()):
+        clip, _, frame = latent_BDT.isfinite().logical_not().nonzero()[0].tolist()
+        raise ValueError(f"{where}: clip {clip}, frame {frame} is NaN or infinite; what made these latents?")
+    return latent_BDT
+
+
 def check_look_up(codes_BT: Tensor, query_BTC: Tensor, codebook_VC: Tensor, mask_BT: Tensor | None = None) -> None:
     """Raise ValueError if a real frame has an invalid query (NaN or zero), which would silently give code 0.
 

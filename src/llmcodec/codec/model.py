@@ -28,6 +28,7 @@ from llmcodec.codec.hub import HubCodec, downloaded_folder
 from llmcodec.codec.inputs import (
     Numbers,
     check_codes,
+    check_latents,
     check_length,
     check_look_up,
     check_mask_fits,
@@ -259,14 +260,14 @@ class LLMCodec(Listening, HubCodec):
         Args:
             audio_codes: (B, 1, T) integers in [0, codebook_size), a tensor, an array or lists. Floats (B, D, T) in
                 their place are taken as `quantized_representation`, which is the first argument of DacModel.decode.
-            quantized_representation: (B, D, T) of `encode`, used when there are no codes.
+            quantized_representation: (B, D, T) of `encode`, of any float type, used when there are no codes.
             padding_mask: the one that `encode` was given; the result is as long and silent beyond each clip.
             audio_codes_mask: (B, 1, T), True at real frames (from `encode`), if there is no `padding_mask`.
             length: samples wanted; default T * hop_samples.
 
         Raises:
-            ValueError: wrong shape, padding on the left, a mask of other clips, a code outside the codebook, a length
-                that the codes cannot cover.
+            ValueError: wrong shape, padding on the left, a mask of other clips, a code outside the codebook, NaN or
+                infinite latents, a length that the codes cannot cover.
         """
         length = check_length(length)
         quantized_BTD = self.decoder_input(audio_codes, quantized_representation)
@@ -315,12 +316,8 @@ class LLMCodec(Listening, HubCodec):
         if audio_codes is None:
             if quantized_representation is None:
                 raise ValueError("decode: give audio_codes or quantized_representation")
-            where = "decode: quantized_representation"
-            quantized_representation = to_tensor(quantized_representation, where, self.device)
-            shape = tuple(quantized_representation.shape)
-            if len(shape) != 3 or shape[1] != self.config.hidden_size or shape[2] < 1:
-                raise ValueError(f"{where} must be (batch, {self.config.hidden_size}, frames); got {shape}")
-            return quantized_representation.transpose(1, 2)
+            latent_BDT = check_latents(quantized_representation, self.config.hidden_size, self.device)
+            return latent_BDT.transpose(1, 2).to(self.dtype)
         return self.quantizer.embed(check_codes(audio_codes, 1, self.codebook_size)[:, 0])
 
     @can_return_tuple  # type: ignore[untyped-decorator]
