@@ -20,7 +20,7 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
 from llmcodec.io.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, resample
-from llmcodec.io.waveform import check_waveform, on_cpu, warn_of_scale
+from llmcodec.io.waveform import check_waveform, on_cpu
 
 logger = logging.get_logger(__name__)
 
@@ -180,7 +180,6 @@ class LLMCodecFeatureExtractor(SequenceFeatureExtractor):
         for index, item in enumerate(items):
             where = f"feature extractor: clip {index}"
             clip = check_waveform(item, where)
-            warn_of_scale(clip, f"{where}: samples")
             if len(clip) == 0:
                 raise ValueError(f"{where} is empty; every clip needs at least one sample")
             clips.append(resample(clip, rate, self.sampling_rate))

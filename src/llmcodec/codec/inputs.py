@@ -12,12 +12,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmcodec.io.waveform import refuse_sample, scale_of
+from llmcodec.io.waveform import TOO_LOUD, refuse_sample, scale_of, sound_peaks
 
 Numbers = Tensor | np.ndarray | Sequence[Any]
 TORCH_HAS = {"bool", "float16", "float32", "float64"} | {
     f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
 }
+
+
+class ClipError(ValueError):
+    """What is wrong with one clip of a batch, for callers that know it by another number."""
+
+    clip = 0
+    """Its place in the batch."""
+    what = ""
+
+    @classmethod
+    def of(cls, clip: int, what: str) -> ClipError:
+        """The error "encode: clip 3 `what`". No constructor of its own: errors are pickled between processes."""
+        error = cls(f"encode: clip {clip} {what}")
+        error.clip, error.what = clip, what
+        return error
 
 
 def is_traced() -> bool:
@@ -59,17 +74,20 @@ def check_samples(wav: Tensor, where: str, first: int = 0) -> Tensor:
         first: position of the first sample in the signal, for the message.
 
     Raises:
-        ValueError: a type that `scale_of` rejects, a sample that is NaN, infinite or beyond float32.
+        ValueError: a type that `scale_of` rejects, a sample that is NaN, infinite or beyond TOO_LOUD.
     """
     silence, full = scale_of(wav.dtype, where)
     if full != 1:
         return (wav.float() - silence) / full
     if is_traced():
         return wav
-    finite = wav.float().isfinite()
-    if not bool(finite.all()):
-        *clip, sample = finite.logical_not().nonzero()[0].tolist()
-        raise refuse_sample(f"{where}: clip {clip[0]}" if clip else where, first + sample)
+    values = wav.detach().float()
+    if not values.numel():
+        return wav
+    if not sound_peaks(*torch.stack(values.aminmax()).tolist()):  # one wait for a GPU
+        place = (values.abs() <= TOO_LOUD).logical_not().nonzero()[0].tolist()
+        name = f"{where}: clip {place[0]}" if len(place) > 1 else where
+        raise refuse_sample(name, first + place[-1], float(values[tuple(place)]))
     return wav
 
 
@@ -231,7 +249,7 @@ def check_latents(quantized_representation: Numbers, width: int, device: torch.d
 
 
 def check_look_up(codes_BT: Tensor, query_BTC: Tensor, codebook_VC: Tensor, mask_BT: Tensor | None = None) -> None:
-    """Raise ValueError if a real frame has an invalid query (NaN or zero), which would silently give code 0.
+    """Raise ClipError where a real frame has an invalid query (NaN or zero), which would silently give code 0.
 
     Args:
         codes_BT: chosen codes.
@@ -247,9 +265,10 @@ def check_look_up(codes_BT: Tensor, query_BTC: Tensor, codebook_VC: Tensor, mask
     if not bool(compared_BT.all()):
         missing_B = compared_BT.logical_not().sum(1)
         clip = int(missing_B.argmax())
-        raise ValueError(
-            f"encode: clip {clip} has {int(missing_B[clip])} frames that cannot be compared with any code (NaN or all "
-            "zero): the codec's weights or the audio are broken"
+        raise ClipError.of(
+            clip,
+            f"has {int(missing_B[clip])} frames that cannot be compared with any code (NaN or all zero): the codec's "
+            "weights or the audio are broken",
         )
 
 

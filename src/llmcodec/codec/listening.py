@@ -25,7 +25,7 @@ from llmcodec.codec.coded_audio import CodedAudio
 from llmcodec.codec.token_prior import codebook_hash
 from llmcodec.io import audio
 from llmcodec.io.progress import ProgressBar
-from llmcodec.io.waveform import check_waveform, on_cpu, warn_of_scale
+from llmcodec.io.waveform import check_waveform, on_cpu
 
 MOST_CHANNELS = 16
 LONG_SECONDS = 60.0  # longer recordings are coded piece by piece, as `llmcodec encode` does
@@ -70,7 +70,6 @@ class Listening:
                 raise ValueError(f"reconstruct: {recording} knows its own sample rate; leave sample_rate out")
             return self._coded(self._load(recording), Path(recording).name, decodes=True)
         wav_S = check_waveform(_one_clip(on_cpu(recording)), "reconstruct: samples")
-        warn_of_scale(wav_S, "reconstruct: samples")
         if not len(wav_S):
             raise ValueError("reconstruct: no samples")
         if sample_rate is not None:
