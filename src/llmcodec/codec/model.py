@@ -159,12 +159,11 @@ class LLMCodec(Listening, HubCodec):
 
     def __repr__(self) -> str:
         """One line; `print(codec.encoder)` shows layers."""
-        weights = sum(parameter.numel() for parameter in self.parameters())
         kept = f"{str(self.dtype).partition('.')[2]} on {self.device}"
         streams = "causal, " if self.config.causal else ""
         return (
             f"{type(self).__name__}({streams}{self.sample_rate:,} Hz, {self.frame_rate:g} tokens/s of "
-            f"{self.codebook_size:,}, {self.bitrate:.0f} bit/s, {weights / 1e6:.1f} M weights, {kept})"
+            f"{self.codebook_size:,}, {self.bitrate:.0f} bit/s, {self.num_parameters() / 1e6:.1f} M weights, {kept})"
         )
 
     @property

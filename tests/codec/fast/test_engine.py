@@ -95,6 +95,15 @@ def test_fp32_equals_the_plain_codec(overrides, kernels):
     assert_same(plain, fast, wav[:, None], mask)
 
 
+@pytest.mark.parametrize("consume", [False, True])
+def test_it_counts_the_weights_of_the_codec_it_was_made_from(consume):
+    plain = make()
+    count, line, card = plain.num_parameters(), repr(plain), plain.card("name")
+    fast = optimize_for_inference(plain, "fp32", consume=consume)
+    assert count == fast.num_parameters() > 0 == fast.num_parameters(only_trainable=True)
+    assert repr(fast) == line.replace("LLMCodec", "InferenceCodec") and fast.card("name") == card
+
+
 def test_what_it_gives_can_be_trained_on(kernels):
     fast = optimize_for_inference(make(), "fp32")
     encoded = fast.encode(clip(3200)[None, None])
