@@ -182,6 +182,14 @@ def test_gradients_stay_finite_and_bounded(case):
         assert terms["recon/complex_stft"].item() == pytest.approx(2.0, rel=1e-5)
 
 
+def test_the_released_formula_has_a_gradient_where_both_are_equal():
+    real = torch.from_numpy(speechlike(1, 600, 3))
+    fake = real.clone().requires_grad_()
+    loss = MultiResolutionSTFTLoss(STFTLossConfig((64, 128), released=True))(fake, real)
+    loss.backward()
+    assert 0 <= loss.item() < 1e-100 and fake.grad.isfinite().all()
+
+
 def test_a_dead_bin_does_not_blow_up_the_phase_gradient():
     real = torch.from_numpy(speechlike(1, 600, 9))
     fake = (real * 1e-6).requires_grad_()

@@ -204,6 +204,7 @@ class STFTLoss(nn.Module):
         fake_BTF, real_BTF = fake.stft(n_fft, hop, True), real.stft(n_fft, hop, True)
         fake_size, real_size = (spectrum.abs().clamp(min=RELEASED_FLOOR) for spectrum in (fake_BTF, real_BTF))
         error = sum_over_frames((fake_size - real_size).square(), mask_BT).sum()
+        error = error.clamp(min=torch.finfo(error.dtype).tiny)  # the square root has no derivative at 0
         convergence = (error / sum_over_frames(real_size.square(), mask_BT).sum()).sqrt()
         log_magnitude = mean_over_frames((fake_size.log() - real_size.log()).abs(), mask_BT)
         phasors = torch.view_as_real(fake_BTF / fake_size), torch.view_as_real(real_BTF / real_size)
