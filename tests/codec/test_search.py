@@ -470,7 +470,11 @@ def test_saved_prior_comes_back_and_belongs_to_its_codec(codec, clips, tmp_path)
 
 @pytest.mark.parametrize(
     "config",
-    [{"weight": -1}, {"trials": 0}, {"spacing": 0}, {"passes": 0}, {"trials": 3, "candidates": 3}, {"block": 9}],
+    [
+        *({"weight": weight} for weight in (-1, math.nan, math.inf)),
+        *({name: math.nan} for name in ("repeat_nats", "trial_weight", "rate_factor", "path_similarity")),
+        *({"trials": 0}, {"spacing": 0}, {"passes": 0}, {"trials": 3, "candidates": 3}, {"block": 9}),
+    ],
 )
 def test_config_refuses(config):
     with pytest.raises(ValueError, match="search"):

@@ -103,13 +103,9 @@ class SearchConfig:
         return next((name for name in EFFORTS if SearchConfig.of(name, self.weight) == self), "custom")
 
     def __post_init__(self) -> None:
-        if (
-            min(self.weight, self.repeat_nats, self.trial_weight, self.reach, self.rate_factor, self.path_similarity)
-            < 0
-        ):
-            raise ValueError(
-                "search: weight, repeat_nats, trial_weight, reach, rate_factor and path_similarity cannot be negative"
-            )
+        for name in ("weight", "repeat_nats", "trial_weight", "reach", "rate_factor", "path_similarity"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"search: {name} must be a number, 0 or more, got {getattr(self, name)}")
         if min(self.trials, self.spacing, self.passes) < 1 or self.candidates <= self.trials or self.block < 100:
             raise ValueError(
                 "search: trials, spacing and passes must be at least 1, candidates more than trials, block at least "
