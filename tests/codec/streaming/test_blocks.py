@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from llmcodec import assets
 from llmcodec.codec import LLMCodec, LLMCodecConfig
+from llmcodec.codec.search import SearchingCodec
 from llmcodec.codec.streaming.api import open_decoder, open_encoder
 from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
 from llmcodec.codec.streaming.latency import latency, make_plan
+from llmcodec.codec.token_prior import BigramPrior
 from llmcodec.io import audio
 
 from ..small import HOP, RATE, noise, pieces, reach, small_codec, whole
@@ -195,6 +197,13 @@ def test_the_partition_is_kept(codec):
         assert int(codes.min()) >= low and int(codes.max()) < high
         with pytest.raises(ValueError, match="unknown audio kind 'opera'"):
             list(encode_blocks(kind, [noise(999)], 0.3, audio_kind="opera"))
+
+
+def test_a_codec_that_knows_no_kinds_says_so(codec):
+    searching = SearchingCodec(codec, BigramPrior.fit([torch.arange(64)], 64))
+    for unkind in (searching, Foreign()):
+        with pytest.raises(ValueError, match=f"audio_kind 'other': {type(unkind).__name__} codes no kinds apart"):
+            list(encode_blocks(unkind, [noise(999)], 0.3, audio_kind="other"))
 
 
 def test_an_hour_in_pieces_of_any_size_and_of_single_samples():

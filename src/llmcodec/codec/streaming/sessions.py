@@ -122,6 +122,8 @@ class EncoderSession(Session):
 
     def __init__(self, codec: Any, plan: Plan, audio_kind: str | None = None) -> None:
         super().__init__(codec, plan, unit=codec.hop_samples, wait=plan.lookahead_samples)
+        if audio_kind is not None and not hasattr(codec, "partitions_of"):
+            raise ValueError(f"audio_kind {audio_kind!r}: {type(codec).__name__} codes no kinds apart; leave it out")
         self.audio_kind, self.left_frames = audio_kind, plan.left_frames
 
     def code(self, wav: Tensor, first: int, last: int | None) -> Tensor:
@@ -190,7 +192,8 @@ class DecoderSession(Session):
             check_length(length, self.codec, self.tail.stop)
             if length < self.emitted:
                 raise ValueError(
-                    f"length={length}, but {self.emitted} samples were already returned; give the length at the start"
+                    f"length={length}, but {self.emitted} samples were already returned; finish without it and cut "
+                    "them, or give it at the start (decode_blocks)"
                 )
         self.length, total = length, self.tail.stop * self.hop
         wav = self.cut(self.flush_tensor("codes"))
