@@ -89,6 +89,18 @@ def test_clips_of_one_padded_length_run_together_others_apart(codec):
     assert codec.calls == [(2, 12), (2, 8)]
 
 
+def test_decode_takes_the_mask_of_encode_and_no_other(codec):
+    wav, mask = ragged([9, 5])
+    wide_wav, wide_mask = (torch.nn.functional.pad(one, (0, 20)) for one in (wav, mask))
+    codes = codec.encode(wide_wav, wide_mask).audio_codes
+    wide = codec.decode(codes, wide_mask).audio_values
+    assert codes.shape[-1] == 3 and wide.shape == wide_wav.shape and not wide[..., 9:].any()
+    assert torch.equal(wide[..., :9], codec.decode(codes, mask).audio_values)
+    for other in (torch.ones(2, 8), torch.ones(2, 13), torch.ones(2, 1, 3)):
+        with pytest.raises(ValueError, match="audio_codes 3; give the mask that encode was given"):
+            codec.decode(codes, other)
+
+
 def test_lengths_and_missing_samples(codec):
     codes = codec.encode(torch.full((1, 1, 12), 0.5)).audio_codes
     assert codec.decode(codes).audio_values[0, 0].tolist() == [0.5] * 10 + [0, 0]

@@ -261,3 +261,35 @@ def test_tuples_are_in_mimis_order():
         assert decoded[0].shape[:2] == (2, 1)
     ours.config.return_dict = False
     assert isinstance(ours(wav), tuple) and isinstance(ours.encode(wav), tuple)
+
+
+@pytest.mark.parametrize("given", [None, "np", "pt"])
+@pytest.mark.parametrize("padding", [True, False])
+def test_pad_makes_one_batch_of_what_it_gave(ours, given, padding):
+    clips = [np.linspace(-0.5, 0.5, samples, dtype=np.float32) for samples in (1000, 700, 321)]
+    expected = ours(clips, sampling_rate=16000, return_tensors="np")
+    outputs = [ours(clip, sampling_rate=16000, padding=padding, return_tensors=given) for clip in clips]
+    single = [{name: value[0] for name, value in output.items()} for output in outputs]  # as a data set's rows
+    pairs = [ours(clips[:2], sampling_rate=16000), outputs[2]]
+    raw = [{"input_values": clip} for clip in clips]
+    for features in (outputs, single, pairs, raw, ours(clips, sampling_rate=16000, padding=padding)):
+        padded = ours.pad(features, return_tensors="np")
+        assert padded.keys() == expected.keys()
+        assert all(np.array_equal(padded[name], expected[name]) for name in expected)
+    wide = ours.pad(outputs, "max_length", 1500, pad_to_multiple_of=320, return_tensors="pt")
+    assert wide["input_values"].shape == (3, 1, 1600) and wide["padding_mask"].sum(-1).tolist() == [1000, 700, 321]
+    short = ours.pad(outputs, max_length=500, truncation=True, return_attention_mask=False, return_tensors="np")
+    assert short["input_values"].shape == (3, 1, 500) and "padding_mask" not in short
+
+
+def test_pad_says_what_it_takes(ours):
+    for features, message in (
+        ([np.zeros(5)], "pad takes what a call returned"),
+        ([{"input_features": np.zeros(5)}], "pad takes what a call returned"),
+        ([{"input_values": np.zeros(5), "padding_mask": np.ones(4)}], "padding_mask does not fit input_values"),
+        ([{"input_values": np.zeros(0)}], "clip 0 is empty"),
+        ([], "nothing to pad"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            ours.pad(features)
+        assert "\n" not in str(error.value)

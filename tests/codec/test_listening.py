@@ -20,6 +20,7 @@ from llmcodec.codec import LLMCodec
 from llmcodec.codec.coded_audio import CodedAudio, token_strip
 from llmcodec.lm.small_lm_scorer import load_scorer
 from llmcodec.lm.small_lm_training import LikelihoodConfig
+from llmcodec.runtime.torch_runtime import TorchRuntime
 
 from .small import RATE, noise, small_codec
 
@@ -81,6 +82,8 @@ def test_what_samples_come_as(bundled):
     codes = bundled.reconstruct(wav).codes
     for one in (wav[None], wav[:, None], torch.from_numpy(wav)[None, None], wav.tolist()):  # (1, S): torchaudio's shape
         assert np.array_equal(bundled.reconstruct(one).codes, codes)
+    half = torch.from_numpy(wav).bfloat16()
+    assert np.array_equal(bundled.reconstruct(half).codes, bundled.reconstruct(half.float().numpy()).codes)
     mistakes = {
         r"samples.mean\(1\)": lambda: bundled.reconstruct(np.stack([wav, wav], 1)),
         r"samples.mean\(0\)": lambda: bundled.reconstruct(np.stack([wav, wav])),
@@ -96,8 +99,15 @@ def test_what_samples_come_as(bundled):
     for message, call in mistakes.items():
         with pytest.raises(ValueError, match=message):
             call()
-    for call in (bundled.reconstruct, lambda clip: bundled.feature_extractor()(clip, sampling_rate=16000)):
-        with pytest.warns(UserWarning, match=r"reach [\d,]+, but floats are taken to be in \[-1, 1\]"):
+    for call in (
+        bundled.reconstruct,
+        lambda clip: bundled.feature_extractor()(clip, sampling_rate=16000),
+        lambda clip: bundled.encode(clip[None, None]),
+        lambda clip: bundled.encode(torch.from_numpy(clip)[None, None]),
+        lambda clip: bundled.streaming().encode(clip),
+        lambda clip: TorchRuntime(bundled, "bundled").encode_batch([clip]),
+    ):
+        with pytest.warns(UserWarning, match=r"reach beyond 100, but floats are taken to be in \[-1, 1\]"):
             call(wav * 32768)
 
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoConfig
 
+from llmcodec.assets import codec_folder
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.codec.conformer import ConvolutionModule, attention_mask, fast_attention
 from llmcodec.codec.fast.engine import optimize_for_inference
@@ -79,6 +81,29 @@ def test_batch_equals_single(window, lengths):
         wav_alone = codec.decode(encoded.audio_codes[i : i + 1, :, :frames], length=len(clip)).audio_values
         torch.testing.assert_close(decoded[i, 0, : len(clip)], wav_alone[0, 0], rtol=0, atol=1e-5)
         assert not decoded[i, 0, len(clip) :].any() and not codec(wav, mask).audio_values[i, 0, len(clip) :].any()
+
+
+def test_decode_takes_the_mask_of_encode_however_far_it_is_padded():
+    codec = make()
+    _, wav, mask = batch_of((900, 641))
+    encoded, expected = codec.encode(wav, mask), codec(wav, mask).audio_values
+    wide_wav, wide_mask = (torch.nn.functional.pad(one, (0, 4100)) for one in (wav, mask))
+    assert torch.equal(codec.encode(wide_wav, wide_mask).audio_codes, encoded.audio_codes)
+    for wide in (
+        codec.decode(encoded.audio_codes, wide_mask).audio_values,
+        codec(wide_wav, wide_mask, audio_codes=encoded.audio_codes).audio_values,
+    ):
+        assert wide.shape == (2, 1, 5000) and torch.equal(wide[..., :900], expected) and not wide[..., 900:].any()
+    of_batch = codec.decode(encoded.audio_codes[1:], mask[1:]).audio_values  # with the frames of the longest clip
+    torch.testing.assert_close(of_batch, expected[1:], rtol=0, atol=1e-5)
+
+
+def test_decode_refuses_a_mask_that_contradicts_the_codes():
+    codec = make()
+    encoded = codec.encode(noise(16000)[None, None], torch.ones(1, 16000))
+    for mask in (torch.ones(1, 8000), encoded.audio_codes_mask, torch.ones(1, 17000)):
+        with pytest.raises(ValueError, match="audio_codes 50; give the mask that encode was given"):
+            codec.decode(encoded.audio_codes, mask)
 
 
 @given(samples=st.integers(1, 4000))
@@ -274,6 +299,20 @@ def test_codes_may_be_arrays_and_lists(codec):
     assert torch.equal(with_mask.audio_values, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+def test_latents_may_be_of_any_float_type_and_must_be_finite(dtype):
+    codec = make().to(dtype)
+    latent = codec.encode(noise(3200)[None, None]).quantized_representation.to(torch.float16)
+    for one in (codec, optimize_for_inference(codec, "fp32")):
+        expected = one.decode(quantized_representation=latent.to(one.dtype)).audio_values
+        for same in (latent, latent.double(), latent.float(), latent.double().numpy(), latent.tolist()):
+            assert torch.equal(one.decode(quantized_representation=same).audio_values, expected)
+        broken = latent.clone()
+        broken[0, 3, 7] = torch.nan
+        with pytest.raises(ValueError, match="quantized_representation: clip 0, frame 7 is NaN or infinite"):
+            one.decode(quantized_representation=broken)
+
+
 BROKEN = {
     "NaN weight": lambda c: c.encoder.frontend.input_proj.weight.fill_(torch.nan),
     "all weights zero": lambda c: [parameter.zero_() for parameter in c.parameters()],
@@ -323,6 +362,23 @@ def test_silence_and_extremes_stay_finite(codec):
         assert codec(wav[None, None]).audio_values.isfinite().all()
 
 
+@pytest.mark.parametrize("level", [0.0, 1e-22, 1e-20, 10**-19.5, 1e-19, 1e-18, 1e-10])
+def test_gradients_of_the_faintest_audio_are_finite(codec, level):
+    wav = level * noise(1600)[None] / 0.1
+    plain = codec.encoder.frontend.features(wav)
+    features = codec.encoder.frontend.features(wav.requires_grad_())
+    assert torch.equal(features, plain)
+    features.sum().backward()
+    assert wav.grad.isfinite().all() and (wav.grad.any() or level < 1e-18)
+
+
+def test_gradients_of_a_fade_out_are_finite():
+    codec = make().train()
+    wav = (noise(3200) * torch.exp(-torch.arange(3200) / 30))[None, None].requires_grad_()
+    codec(wav).audio_values.square().mean().backward()
+    assert wav.grad.isfinite().all() and wav.grad.any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_saved_folder_gives_the_same_codec(codec, tmp_path, dtype):
     codec_to_save = make().to(dtype)
@@ -365,6 +421,29 @@ def test_tiny_fits_its_promises():
 def test_impossible_configurations_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         LLMCodecConfig(**changes)
+    changed = LLMCodecConfig(**SIZES)
+    for name, value in changes.items():
+        setattr(changed, name, value)
+    with pytest.raises(ValueError, match=message):
+        LLMCodec(changed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(attention_window=0), "at least 1"),
+        (dict(causal=True, attention_window=None), "causal needs attention_window"),
+        (dict(codebook_partitions={"speech": [0, 99999]}), "not inside"),
+        (dict(hop_samples=300), "multiple of hop_samples"),
+        (dict(hiden_size=100), "unknown setting 'hiden_size'; did you mean hidden_size"),
+    ],
+)
+def test_what_replaces_a_setting_of_a_folder_is_checked_too(changes, message):
+    folder = codec_folder("bundled")
+    for load in (LLMCodec.from_pretrained, LLMCodecConfig.from_pretrained, AutoConfig.from_pretrained):
+        with pytest.raises(ValueError, match=message):
+            load(folder, **changes)
+    assert LLMCodecConfig.from_pretrained(folder, attention_window=7).attention_window == 7
 
 
 def test_import_of_the_package_stays_light():

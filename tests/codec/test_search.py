@@ -1,8 +1,10 @@
 """Rate-aware encoding against loops that follow the definition, and its promises on real speech."""
 
 import math
+import pickle
 import shutil
 from collections import Counter
+from copy import deepcopy
 
 import librosa
 import numpy as np
@@ -51,6 +53,61 @@ def nearest(codec, wav_S):
 def searched(codec, prior, wav_S, **config):
     found = SearchingCodec(codec, prior, SearchConfig(**config)).encode(torch.from_numpy(wav_S)[None, None])
     return found.audio_codes[0, 0]
+
+
+@pytest.mark.parametrize("effort", ["fast", "path"])
+def test_samples_and_codecs_of_every_float_type_are_searched(codec, clips, effort):
+    counted = CountedClip("a", np.zeros(0, np.int64), nearest(codec, clips[1]))
+    prior = FoldedPrior.fit([counted, counted], codec.codebook_size)
+    wav = torch.from_numpy(clips[0])[None, None, :8000].bfloat16()
+    expected = searched(codec, prior, wav[0, 0].float().numpy(), **EFFORTS[effort])
+    searching = SearchingCodec(codec, prior, SearchConfig.of(effort))
+    for same in (wav, wav.double(), wav.double().numpy()):
+        assert torch.equal(searching.encode(same).audio_codes[0, 0], expected)
+    for dtype in (torch.bfloat16, torch.float64):
+        of_type = SearchingCodec(deepcopy(codec).to(dtype), prior, SearchConfig.of(effort))
+        assert of_type.encode(wav.double()).audio_codes.shape == (1, 1, 25)
+
+
+@pytest.mark.parametrize("effort", ["fast", "balanced", "path"])
+def test_autocast_of_the_caller_changes_no_token(codec, prior, clips, effort):
+    searching, wav = (
+        SearchingCodec(codec, prior, SearchConfig.of(effort)),
+        torch.from_numpy(clips[0])[None, None, :8000],
+    )
+    expected = searching.encode(wav).audio_codes
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(searching.encode(wav).audio_codes, expected)
+
+
+def test_autocast_of_the_caller_does_not_reach_the_look_up_of_a_stream(codec, prior, clips):
+    stream = SearchingCodec(codec, prior, SearchConfig.of("path")).streaming()
+    asked = []
+    stream.encoder.path.push = lambda values, indices: asked.append(values) or indices[:, 0]
+    query_CT = torch.nn.functional.normalize(torch.randn(codec.config.codebook_dim, 20), dim=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        stream.encoder._codes(query_CT)
+    assert torch.equal(asked[0], (query_CT.T @ codec.codebook_VC.T).topk(16).values)
+
+
+@pytest.mark.parametrize("copied", [deepcopy, lambda codec: pickle.loads(pickle.dumps(codec))])
+@pytest.mark.parametrize("effort", ["fast", "path"])
+def test_a_copy_finds_the_same(codec, prior, clips, effort, copied):
+    searching, wav = (
+        SearchingCodec(codec, prior, SearchConfig.of(effort)),
+        torch.from_numpy(clips[0])[None, None, :8000],
+    )
+    again = copied(searching)
+    assert torch.equal(again.encode(wav).audio_codes, searching.encode(wav).audio_codes)
+    assert again.distance.kernels is searching.distance.kernels
+
+
+@pytest.mark.parametrize("effort", ["fast", "path"])
+def test_what_it_finds_can_be_trained_on(codec, prior, clips, effort):
+    found = SearchingCodec(codec, prior, SearchConfig.of(effort)).encode(torch.from_numpy(clips[0])[None, None, :8000])
+    torch.nn.Embedding(codec.codebook_size, 2)(found.audio_codes).sum().backward()
+    latent_BDT = found.quantized_representation
+    torch.nn.Linear(latent_BDT.shape[1], 1)(latent_BDT.transpose(1, 2)).sum().backward()
 
 
 def total_nats(prior, codes_T):
@@ -418,7 +475,11 @@ def test_saved_prior_comes_back_and_belongs_to_its_codec(codec, clips, tmp_path)
 
 @pytest.mark.parametrize(
     "config",
-    [{"weight": -1}, {"trials": 0}, {"spacing": 0}, {"passes": 0}, {"trials": 3, "candidates": 3}, {"block": 9}],
+    [
+        *({"weight": weight} for weight in (-1, math.nan, math.inf)),
+        *({name: math.nan} for name in ("repeat_nats", "trial_weight", "rate_factor", "path_similarity")),
+        *({"trials": 0}, {"spacing": 0}, {"passes": 0}, {"trials": 3, "candidates": 3}, {"block": 9}),
+    ],
 )
 def test_config_refuses(config):
     with pytest.raises(ValueError, match="search"):

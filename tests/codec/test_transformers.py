@@ -55,6 +55,16 @@ def test_calling_the_model_carries_gradients_and_the_samples_of_decode(with_mask
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in codec.parameters())
 
 
+def test_under_autocast_too_the_samples_are_those_of_decode():
+    codec, wav = make(), noise(2, 1, 1600)
+    codec.set_attn_implementation("eager")  # else with gradients in bf16 on a CPU it is `eager_attention`, without not
+    with torch.autocast("cpu", torch.bfloat16):
+        out = codec(wav)
+        assert torch.equal(codec.decode(out.audio_codes, length=1600).audio_values, out.audio_values)
+        with torch.no_grad():
+            assert torch.equal(codec(wav).audio_values, out.audio_values)
+
+
 def test_the_gradient_is_that_of_the_straight_through_latents():
     codec, wav = make(), noise(2, 1, 1600)
     codec(wav).audio_values.square().mean().backward()

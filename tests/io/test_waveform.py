@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+
 import numpy as np
 import pytest
+import torch
 
 from llmcodec.io.waveform import check_waveform
 
@@ -24,6 +28,12 @@ from llmcodec.io.waveform import check_waveform
 def test_samples_are_scaled_by_their_full_range(given, expected):
     wav = check_waveform(given, "clip")
     assert wav.dtype == np.float32 and wav.tolist() == expected
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64, torch.int16])
+def test_tensors_are_taken_whatever_their_type(kind):
+    wav = check_waveform(torch.ones(3).to(kind).requires_grad_(kind.is_floating_point), "clip")
+    assert wav.dtype == np.float32 and wav.tolist() == [1.0 if kind.is_floating_point else 1 / 32768] * 3
 
 
 def test_floats_are_not_copied_and_not_changed():
@@ -48,3 +58,21 @@ def test_the_first_sample_that_is_no_number_is_named(bad):
 def test_several_channels_are_refused():
     with pytest.raises(ValueError, match=r"clip 3 has shape \(4, 2\); give mono"):
         check_waveform(np.zeros((4, 2)), "clip 3")
+
+
+@pytest.mark.parametrize("loud", [1e16, -3e25])
+def test_what_no_recording_has_is_refused(loud):
+    with pytest.raises(ValueError, match=f"^clip 3: sample 101 is {re.escape(f'{loud:.3g}')}, absurdly loud") as error:
+        check_waveform([0.0, loud], "clip 3", first=100)
+    assert "\n" not in str(error.value)
+
+
+def test_floats_on_the_scale_of_integers_are_warned_of_once():
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")
+        for peak in (1.0, 99.0, 3000.0, -4000.0, 32767.0):
+            check_waveform(np.array([peak, 0.0]), "clip")
+        check_waveform(np.array([32767, 0], np.int16), "clip")
+        with pytest.raises(ValueError, match="NaN"):
+            check_waveform([3000.0, np.nan], "clip")
+    assert [str(one.message)[:25] for one in shown] == ["samples reach beyond 100,"]

@@ -77,6 +77,20 @@ def test_gradient_reaches_audio_and_never_text():
         assert text[layer].grad is None
 
 
+def test_a_text_state_that_is_nan_for_want_of_a_text_reaches_nothing():
+    text, keys = _states(3, 1), torch.tensor([5, -1, 6])
+    results = []
+    for missing in (0.5, torch.nan):
+        for layer in LAYERS:
+            text[layer][1] = missing
+        audio, module = {layer: state.requires_grad_() for layer, state in _states(3, 2).items()}, _module()
+        for _ in range(2):  # the second time with negatives
+            terms = module(audio, text, keys)
+        sum(terms.values()).backward()
+        results.append([*terms.values(), *(state.grad for state in audio.values()), module.bank_MQH])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
 def test_contrast_is_gradchecked():
     module = _module(bank_size=4)
     module(_states(3, 0), _states(3, 1), torch.tensor([1, 2, 3]))

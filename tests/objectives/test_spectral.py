@@ -182,6 +182,14 @@ def test_gradients_stay_finite_and_bounded(case):
         assert terms["recon/complex_stft"].item() == pytest.approx(2.0, rel=1e-5)
 
 
+def test_the_released_formula_has_a_gradient_where_both_are_equal():
+    real = torch.from_numpy(speechlike(1, 600, 3))
+    fake = real.clone().requires_grad_()
+    loss = MultiResolutionSTFTLoss(STFTLossConfig((64, 128), released=True))(fake, real)
+    loss.backward()
+    assert 0 <= loss.item() < 1e-100 and fake.grad.isfinite().all()
+
+
 def test_a_dead_bin_does_not_blow_up_the_phase_gradient():
     real = torch.from_numpy(speechlike(1, 600, 9))
     fake = (real * 1e-6).requires_grad_()
@@ -243,6 +251,18 @@ def test_a_padded_batch_equals_single_clips():
     plain = losses(fake[:1], real[:1])
     for name, value in plain.items():
         assert full[name].item() == pytest.approx(value.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("level", [1e-2, 3e-3, 1e-3, 1e-4])
+def test_a_quiet_clip_has_the_same_value_however_far_it_is_padded(level):
+    losses = small()
+    generator = torch.Generator().manual_seed(3)
+    real = level * torch.randn(1, 600, generator=generator, dtype=torch.float64)
+    fake = real + level / 2 * torch.randn(1, 600, generator=generator, dtype=torch.float64)
+    alone = losses(fake, real)
+    padded = losses(*(torch.nn.functional.pad(one, (0, 4000)) for one in (fake, real)), torch.tensor([600]))
+    for name, value in alone.items():
+        assert padded[name].item() == pytest.approx(value.item(), rel=1e-9), name
 
 
 def test_an_empty_clip_counts_for_nothing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from types import SimpleNamespace
 
@@ -42,6 +43,22 @@ def test_a_batch_gives_what_every_clip_gives_alone(runtime, lengths, seed):
         np.testing.assert_allclose(wav, runtime.decode_batch([one], [length])[0], atol=1e-4)
         direct = runtime.codec.decode(torch.from_numpy(one)[None]).audio_values[0, 0].numpy()
         np.testing.assert_allclose(wav, direct[:length], atol=1e-4)
+
+
+def test_an_error_names_the_clip_by_its_place_in_what_was_given(runtime, monkeypatch):
+    plain = runtime.codec.encode_latents
+
+    def broken(wav_BS, *rest):
+        encoding = plain(wav_BS, *rest)
+        encoding.query_BTC[wav_BS.abs().amax(1) > 5] = torch.nan
+        return encoding
+
+    monkeypatch.setattr(runtime.codec, "encode_latents", broken)
+    wavs = [speech_like(320 * (i + 1), seed=i) for i in range(4)]
+    wavs[1][7] = 9.0
+    with pytest.raises(ValueError, match="^encode: clip 1 has 2 frames that cannot be compared") as error:
+        runtime.encode_batch(wavs)
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
 
 
 def test_streams_give_what_the_whole_gives(runtime):

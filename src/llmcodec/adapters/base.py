@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec._compat import forward
-from llmcodec.codec.inputs import Numbers, check_codes, check_length, clips_of, lengths_of, mask_of
+from llmcodec.codec.inputs import Numbers, check_codes, check_length, check_mask_fits, clips_of, lengths_of, mask_of
 from llmcodec.codec.listening import Listening
 from llmcodec.codec.outputs import LLMCodecDecoderOutput, LLMCodecEncoderOutput
 
@@ -131,8 +131,8 @@ class CodecAdapter(Listening, nn.Module):
         `encode` gave it. `length`: samples wanted; default T * hop_samples.
 
         Raises:
-            ValueError: wrong shape, a code outside the codebook, a length that the codes cannot cover; a tokenizer
-                without decoder.
+            ValueError: wrong shape, a mask of other clips, a code outside the codebook, a length that the codes cannot
+                cover; a tokenizer without decoder.
         """
         if not self.can_decode:
             raise ValueError(
@@ -142,15 +142,16 @@ class CodecAdapter(Listening, nn.Module):
         codes_BQT = check_codes(audio_codes, self.num_codebooks, self.codebook_size).to(self.device)
         batch, _, total = codes_BQT.shape
         length = check_length(length)
-        lengths = [total * self.hop_samples] * batch
+        lengths, reach = [total * self.hop_samples] * batch, total
         if padding_mask is not None:
             samples_B, covered = lengths_of(padding_mask, batch, "decode")
             lengths, length = samples_B.tolist(), covered if length is None else length
+            reach = check_mask_fits(samples_B, covered, total, self.num_frames)
         elif audio_codes_mask is not None:
             lengths = [int(n) * self.hop_samples for n in audio_codes_mask.reshape(batch, -1).sum(-1)]
         length = max(lengths) if length is None else length
         lengths = [min(n, length) for n in lengths]
-        if self.num_frames(max(length, *lengths)) > total:
+        if self.num_frames(max(length, *lengths)) > reach:
             raise ValueError(
                 f"decode: {total} frames give {total * self.hop_samples} samples, fewer than length={length}"
             )

@@ -111,9 +111,23 @@ class LLMCodecConfig(PreTrainedConfig):
         # Out of the sight of transformers, which would quantise weights that the file holds as floats.
         self._written_quantization = kwargs.pop("quantization_config", None)
         super().__init__(**kwargs)
-        self._check()
+        self.check()
 
-    def _check(self) -> None:
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; settings that replace those of the file are checked like them.
+
+        Raises:
+            ValueError: as the constructor.
+        """
+        for name in kwargs:
+            cls.refuse_misspelt(name, "codec config")
+        made: Any = super().from_dict(config_dict, **kwargs)
+        (made[0] if isinstance(made, tuple) else made).check()  # a tuple with `return_unused_kwargs`
+        return made
+
+    def check(self) -> None:
+        """Raise ValueError for a setting that makes no sense."""
         sizes = ("sample_rate", "hop_samples", "n_fft", "hidden_size", "encoder_layers", "decoder_layers", "ffn_mult")
         for name in (*sizes, "head_dim", "conv_kernel_size", "codebook_size", "codebook_dim"):
             value = getattr(self, name)

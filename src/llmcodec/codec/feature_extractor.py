@@ -11,7 +11,7 @@ Shapes: B batch, S samples. Test: tests/codec/test_feature_extractor.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -20,7 +20,7 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
 from llmcodec.io.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, resample
-from llmcodec.io.waveform import check_waveform, warn_of_scale
+from llmcodec.io.waveform import check_waveform, on_cpu
 
 logger = logging.get_logger(__name__)
 
@@ -87,13 +87,71 @@ class LLMCodecFeatureExtractor(SequenceFeatureExtractor):
             )
         elif not isinstance(sampling_rate, Real) or not MIN_SAMPLE_RATE <= sampling_rate <= MAX_SAMPLE_RATE:
             raise ValueError(f"feature extractor: sampling_rate {sampling_rate} Hz cannot be right")
-        if padding not in PADDINGS:
-            raise ValueError(f"feature extractor: padding must be one of {PADDINGS}, not {padding!r}")
-        if max_length is None and (truncation or padding == "max_length"):
-            raise ValueError("feature extractor: truncation and padding='max_length' need max_length (samples)")
-        if max_length is not None and max_length < 1:
-            raise ValueError(f"feature extractor: max_length must be at least 1 sample, got {max_length}")
+        check_padding(padding, truncation, max_length)
         clips = self._waveforms(raw_audio, sampling_rate or self.sampling_rate)
+        return self._batch(clips, padding, truncation, max_length, return_tensors)
+
+    def pad(
+        self,
+        processed_features: Any,
+        padding: bool | str | None = True,
+        max_length: int | None = None,
+        truncation: bool | None = False,
+        pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        """What the extractor gave for several clips -> one batch, as data collators ask for it.
+
+        Args:
+            processed_features: a list of its outputs, or of `{"input_values": (S,) or (1, S)}` cut out of them, or one
+                output; at the codec's rate. What their `padding_mask` leaves out is padding and goes.
+            padding, max_length, truncation, return_tensors: as for a call.
+            pad_to_multiple_of: samples of which the batch has a multiple.
+            return_attention_mask: False leaves out `padding_mask`.
+
+        Returns:
+            As a call.
+
+        Raises:
+            ValueError: features without `input_values`, masks that do not fit them, and as a call.
+        """
+        check_padding(padding, truncation, max_length)
+        several = [processed_features] if isinstance(processed_features, Mapping) else list(processed_features)
+        clips: list[np.ndarray] = []
+        for features in several:
+            if not isinstance(features, Mapping) or "input_values" not in features:
+                raise ValueError("feature extractor: pad takes what a call returned, with input_values")
+            found, mask = rows_of(features["input_values"]), features.get("padding_mask")
+            if mask is not None:
+                masks = rows_of(mask)
+                if [len(row) for row in masks] != [len(row) for row in found]:
+                    raise ValueError("feature extractor: padding_mask does not fit input_values; give both of one call")
+                found = [row[real.astype(bool)] for row, real in zip(found, masks, strict=True)]
+            clips += found
+        if not clips:
+            raise ValueError("feature extractor: nothing to pad, the list of features is empty")
+        return self._batch(
+            self._waveforms(clips, self.sampling_rate),
+            padding,
+            truncation,
+            max_length,
+            return_tensors,
+            pad_to_multiple_of or 1,
+            return_attention_mask is not False,
+        )
+
+    def _batch(
+        self,
+        clips: Sequence[np.ndarray],
+        padding: bool | str | None,
+        truncation: bool | None,
+        max_length: int | None,
+        return_tensors: str | None,
+        multiple: int = 1,
+        with_mask: bool = True,
+    ) -> BatchFeature:
+        """Checked clips (S,) as `__call__` returns them."""
         if truncation:
             clips = [clip[:max_length] for clip in clips]
         if padding is False or padding == "do_not_pad":
@@ -102,13 +160,14 @@ class LLMCodecFeatureExtractor(SequenceFeatureExtractor):
         if padding == "max_length":
             assert max_length is not None
             samples = max(samples, max_length)
+        samples = -(-samples // multiple) * multiple
         values = np.full((len(clips), 1, samples), self.padding_value, np.float32)
         mask = np.zeros((len(clips), samples), np.int32)
         for row, clip in enumerate(clips):
             values[row, 0, : len(clip)] = clip
             mask[row, : len(clip)] = 1
         # As lists unless tensors are requested, as in transformers.
-        data = {"input_values": values, "padding_mask": mask}
+        data = {"input_values": values} | ({"padding_mask": mask} if with_mask else {})
         return BatchFeature(
             data if return_tensors else {name: list(value) for name, value in data.items()}, tensor_type=return_tensors
         )
@@ -119,12 +178,27 @@ class LLMCodecFeatureExtractor(SequenceFeatureExtractor):
         items: Sequence[Any] = raw_audio if several else [raw_audio]
         clips = []
         for index, item in enumerate(items):
-            if hasattr(item, "detach"):  # a tensor, wherever it is and whatever its type
-                item = (item.detach().float() if item.is_floating_point() else item.detach()).cpu()
             where = f"feature extractor: clip {index}"
             clip = check_waveform(item, where)
-            warn_of_scale(clip, f"{where}: samples")
             if len(clip) == 0:
                 raise ValueError(f"{where} is empty; every clip needs at least one sample")
             clips.append(resample(clip, rate, self.sampling_rate))
         return clips
+
+
+def check_padding(padding: bool | str | None, truncation: bool | None, max_length: int | None) -> None:
+    """Raise ValueError for a padding that makes no sense."""
+    if padding not in PADDINGS:
+        raise ValueError(f"feature extractor: padding must be one of {PADDINGS}, not {padding!r}")
+    if max_length is None and (truncation or padding == "max_length"):
+        raise ValueError("feature extractor: truncation and padding='max_length' need max_length (samples)")
+    if max_length is not None and max_length < 1:
+        raise ValueError(f"feature extractor: max_length must be at least 1 sample, got {max_length}")
+
+
+def rows_of(values: Any) -> list[np.ndarray]:
+    """Arrays, tensors and lists (..., S), also of different S -> their rows (S,)."""
+    if isinstance(values, (list, tuple)) and len(values) and np.ndim(values[0]) > 0:
+        return [row for value in values for row in rows_of(value)]
+    array = np.asarray(on_cpu(values))
+    return list(array.reshape(-1, array.shape[-1])) if array.ndim > 1 else [array]

@@ -37,7 +37,7 @@ class HubCodec(PreTrainedAudioTokenizerBase):
 
     def card(self, name: str, licence: str | None = None, measured: str | None = None, usage: str | None = None) -> str:
         """Text of the model card, see `model_card.model_card`."""
-        return model_card(self.config, name, sum(p.numel() for p in self.parameters()), licence, measured, usage)
+        return model_card(self.config, name, self.num_parameters(), licence, measured, usage)
 
     def save_pretrained(  # type: ignore[override]
         self,

@@ -5,19 +5,34 @@ Shapes: B batch, S samples, T frames, Q codebooks. Test: tests/codec/test_model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llmcodec.io.waveform import refuse_sample, scale_of
+from llmcodec.io.waveform import TOO_LOUD, refuse_sample, scale_of, sound_peaks
 
 Numbers = Tensor | np.ndarray | Sequence[Any]
 TORCH_HAS = {"bool", "float16", "float32", "float64"} | {
     f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
 }
+
+
+class ClipError(ValueError):
+    """What is wrong with one clip of a batch, for callers that know it by another number."""
+
+    clip = 0
+    """Its place in the batch."""
+    what = ""
+
+    @classmethod
+    def of(cls, clip: int, what: str) -> ClipError:
+        """The error "encode: clip 3 `what`". No constructor of its own: errors are pickled between processes."""
+        error = cls(f"encode: clip {clip} {what}")
+        error.clip, error.what = clip, what
+        return error
 
 
 def is_traced() -> bool:
@@ -59,17 +74,20 @@ def check_samples(wav: Tensor, where: str, first: int = 0) -> Tensor:
         first: position of the first sample in the signal, for the message.
 
     Raises:
-        ValueError: a type that `scale_of` rejects, a sample that is NaN, infinite or beyond float32.
+        ValueError: a type that `scale_of` rejects, a sample that is NaN, infinite or beyond TOO_LOUD.
     """
     silence, full = scale_of(wav.dtype, where)
     if full != 1:
         return (wav.float() - silence) / full
     if is_traced():
         return wav
-    finite = wav.float().isfinite()
-    if not bool(finite.all()):
-        *clip, sample = finite.logical_not().nonzero()[0].tolist()
-        raise refuse_sample(f"{where}: clip {clip[0]}" if clip else where, first + sample)
+    values = wav.detach().float()
+    if not values.numel():
+        return wav
+    if not sound_peaks(*torch.stack(values.aminmax()).tolist()):  # one wait for a GPU
+        place = (values.abs() <= TOO_LOUD).logical_not().nonzero()[0].tolist()
+        name = f"{where}: clip {place[0]}" if len(place) > 1 else where
+        raise refuse_sample(name, first + place[-1], float(values[tuple(place)]))
     return wav
 
 
@@ -138,6 +156,31 @@ def lengths_of(padding_mask: Numbers, batch: int, where: str, device: torch.devi
     return lengths_B, samples
 
 
+def check_mask_fits(lengths_B: Tensor, covered: int, have: int, num_frames: Callable[[int], int]) -> int:
+    """Frames of all that a padding mask covers, after a look whether it is the mask of these codes.
+
+    Args:
+        lengths_B, covered: real samples of each clip, and samples with padding, as `lengths_of` gives them.
+        have: frames of the codes. A mask padded beyond its longest clip has codes of that clip alone; one clip of a
+            batch has the frames of the batch.
+        num_frames: of the codec.
+
+    Raises:
+        ValueError: the codes have fewer frames than the longest clip, or more than all that is covered (nothing is
+            looked at while `is_traced`).
+    """
+    if is_traced():
+        return have
+    longest = int(lengths_B.max()) if len(lengths_B) else 0
+    least, most = num_frames(longest), num_frames(covered)
+    if not least <= have <= most:
+        raise ValueError(
+            f"decode: the longest clip of padding_mask has {longest} of {covered} samples, {least} to {most} frames, "
+            f"and audio_codes {have}; give the mask that encode was given (a mask of frames is audio_codes_mask)"
+        )
+    return most
+
+
 def sent(values: Tensor, device: torch.device) -> Tensor:
     """A small tensor on a device, which is not waited for; while `is_traced`, all are on one device."""
     return values if is_traced() else values.to(device, non_blocking=True)
@@ -189,8 +232,24 @@ def check_codes(
     return codes_BQT
 
 
+def check_latents(quantized_representation: Numbers, width: int, device: torch.device) -> Tensor:
+    """Decoder input (B, D, T), T at least 1; arrays and lists go to `device`.
+
+    Raises:
+        ValueError: another shape, NaN or infinite values (not looked for while `is_traced`).
+    """
+    where = "decode: quantized_representation"
+    latent_BDT = to_tensor(quantized_representation, where, device)
+    if latent_BDT.ndim != 3 or latent_BDT.shape[1] != width or latent_BDT.shape[2] < 1:
+        raise ValueError(f"{where} must be (batch, {width}, frames); got {tuple(latent_BDT.shape)}")
+    if not is_traced() and not bool(latent_BDT.isfinite().all()):
+        clip, _, frame = latent_BDT.isfinite().logical_not().nonzero()[0].tolist()
+        raise ValueError(f"{where}: clip {clip}, frame {frame} is NaN or infinite; what made these latents?")
+    return latent_BDT
+
+
 def check_look_up(codes_BT: Tensor, query_BTC: Tensor, codebook_VC: Tensor, mask_BT: Tensor | None = None) -> None:
-    """Raise ValueError if a real frame has an invalid query (NaN or zero), which would silently give code 0.
+    """Raise ClipError where a real frame has an invalid query (NaN or zero), which would silently give code 0.
 
     Args:
         codes_BT: chosen codes.
@@ -206,9 +265,10 @@ def check_look_up(codes_BT: Tensor, query_BTC: Tensor, codebook_VC: Tensor, mask
     if not bool(compared_BT.all()):
         missing_B = compared_BT.logical_not().sum(1)
         clip = int(missing_B.argmax())
-        raise ValueError(
-            f"encode: clip {clip} has {int(missing_B[clip])} frames that cannot be compared with any code (NaN or all "
-            "zero): the codec's weights or the audio are broken"
+        raise ClipError.of(
+            clip,
+            f"has {int(missing_B[clip])} frames that cannot be compared with any code (NaN or all zero): the codec's "
+            "weights or the audio are broken",
         )
 
 

@@ -25,7 +25,7 @@ from llmcodec.codec.coded_audio import CodedAudio
 from llmcodec.codec.token_prior import codebook_hash
 from llmcodec.io import audio
 from llmcodec.io.progress import ProgressBar
-from llmcodec.io.waveform import check_waveform, warn_of_scale
+from llmcodec.io.waveform import check_waveform, on_cpu
 
 MOST_CHANNELS = 16
 LONG_SECONDS = 60.0  # longer recordings are coded piece by piece, as `llmcodec encode` does
@@ -69,9 +69,7 @@ class Listening:
             if sample_rate is not None:
                 raise ValueError(f"reconstruct: {recording} knows its own sample rate; leave sample_rate out")
             return self._coded(self._load(recording), Path(recording).name, decodes=True)
-        samples = recording.detach().cpu().numpy() if isinstance(recording, Tensor) else recording
-        wav_S = check_waveform(_one_clip(samples), "reconstruct: samples")
-        warn_of_scale(wav_S, "reconstruct: samples")
+        wav_S = check_waveform(_one_clip(on_cpu(recording)), "reconstruct: samples")
         if not len(wav_S):
             raise ValueError("reconstruct: no samples")
         if sample_rate is not None:

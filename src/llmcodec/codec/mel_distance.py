@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +71,12 @@ class MelDistance:
             self.windows.append((torch.hann_window(size, device=device), hop, hop_samples // hop, filters_MN))
         self.kernels = library() if device.type == "cpu" else None
         self.bands = [MelBands(window_N, hop, filters_MN) for window_N, hop, _, filters_MN in self.windows]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"kernels": self.kernels is not None}  # a loaded library is not copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, kernels=library() if state["kernels"] else None)
 
     def spectra(self, wav_XS: Tensor) -> list[Tensor]:
         """Samples (X, S) -> mel magnitudes (X, M, F) of each window."""

@@ -28,8 +28,10 @@ from llmcodec.codec.hub import HubCodec, downloaded_folder
 from llmcodec.codec.inputs import (
     Numbers,
     check_codes,
+    check_latents,
     check_length,
     check_look_up,
+    check_mask_fits,
     clips_of,
     is_traced,
     lengths_of,
@@ -72,6 +74,7 @@ class LLMCodec(Listening, HubCodec):
 
     def __init__(self, config: LLMCodecConfig):
         super().__init__(config)
+        config.check()  # settings may have been changed since they were read
         with torch.random.fork_rng(devices=[]):  # `post_init` draws the same weights, module by module in this order
             self.encoder, self.quantizer, self.decoder = build_parts(config)
         self.post_init()  # type: ignore[no-untyped-call]
@@ -156,12 +159,11 @@ class LLMCodec(Listening, HubCodec):
 
     def __repr__(self) -> str:
         """One line; `print(codec.encoder)` shows layers."""
-        weights = sum(parameter.numel() for parameter in self.parameters())
         kept = f"{str(self.dtype).partition('.')[2]} on {self.device}"
         streams = "causal, " if self.config.causal else ""
         return (
             f"{type(self).__name__}({streams}{self.sample_rate:,} Hz, {self.frame_rate:g} tokens/s of "
-            f"{self.codebook_size:,}, {self.bitrate:.0f} bit/s, {weights / 1e6:.1f} M weights, {kept})"
+            f"{self.codebook_size:,}, {self.bitrate:.0f} bit/s, {self.num_parameters() / 1e6:.1f} M weights, {kept})"
         )
 
     @property
@@ -257,21 +259,23 @@ class LLMCodec(Listening, HubCodec):
         Args:
             audio_codes: (B, 1, T) integers in [0, codebook_size), a tensor, an array or lists. Floats (B, D, T) in
                 their place are taken as `quantized_representation`, which is the first argument of DacModel.decode.
-            quantized_representation: (B, D, T) of `encode`, used when there are no codes.
+            quantized_representation: (B, D, T) of `encode`, of any float type, used when there are no codes.
             padding_mask: the one that `encode` was given; the result is as long and silent beyond each clip.
             audio_codes_mask: (B, 1, T), True at real frames (from `encode`), if there is no `padding_mask`.
             length: samples wanted; default T * hop_samples.
 
         Raises:
-            ValueError: wrong shape, padding on the left, a code outside the codebook, a length that the codes cannot
-                cover.
+            ValueError: wrong shape, padding on the left, a mask of other clips, a code outside the codebook, NaN or
+                infinite latents, a length that the codes cannot cover.
         """
         length = check_length(length)
         quantized_BTD = self.decoder_input(audio_codes, quantized_representation)
         batch, num_frames = quantized_BTD.shape[:2]
         mask_BT = samples_B = None
+        reach = num_frames
         if padding_mask is not None:
             samples_B, covered = lengths_of(padding_mask, batch, "decode", self.device)
+            reach = check_mask_fits(samples_B, covered, num_frames, self.num_frames)
             samples_B = sent(samples_B, quantized_BTD.device)
             mask_BT = mask_of(frame_lengths(samples_B, self.config), num_frames)
             length = covered if length is None else length
@@ -282,7 +286,7 @@ class LLMCodec(Listening, HubCodec):
                     f"decode: audio_codes_mask {tuple(mask.shape)} does not fit {batch} clips of {num_frames} frames"
                 )
             mask_BT = mask.reshape(batch, num_frames).bool()
-        if length is not None and not is_traced() and self.num_frames(length) > num_frames:
+        if length is not None and not is_traced() and self.num_frames(length) > reach:
             have = num_frames * self.hop_samples
             raise ValueError(f"decode: {num_frames} frames give {have} samples, fewer than length={length}")
         return LLMCodecDecoderOutput(self._audio_values(quantized_BTD, mask_BT, samples_B, length))
@@ -311,12 +315,8 @@ class LLMCodec(Listening, HubCodec):
         if audio_codes is None:
             if quantized_representation is None:
                 raise ValueError("decode: give audio_codes or quantized_representation")
-            where = "decode: quantized_representation"
-            quantized_representation = to_tensor(quantized_representation, where, self.device)
-            shape = tuple(quantized_representation.shape)
-            if len(shape) != 3 or shape[1] != self.config.hidden_size or shape[2] < 1:
-                raise ValueError(f"{where} must be (batch, {self.config.hidden_size}, frames); got {shape}")
-            return quantized_representation.transpose(1, 2)
+            latent_BDT = check_latents(quantized_representation, self.config.hidden_size, self.device)
+            return latent_BDT.transpose(1, 2).to(self.dtype)
         return self.quantizer.embed(check_codes(audio_codes, 1, self.codebook_size)[:, 0])
 
     @can_return_tuple  # type: ignore[untyped-decorator]

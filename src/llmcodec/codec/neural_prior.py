@@ -116,7 +116,7 @@ class NeuralPrior:
         after_P = F.pad(codes_T, (0, 1), value=-1)[places_P + 1]
         return self._asked[2].gather(0, trials_XP) + pairs.nats(trials_XP, after_P)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def own_nats(self, codes_T: Tensor, places_P: Tensor) -> Tensor:
         """-ln p (V, P) of every code in every place, after the codes before it."""
         half = max(1, self.window // 2)

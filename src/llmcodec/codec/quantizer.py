@@ -97,8 +97,9 @@ class FactorizedQuantizer(nn.Module):
             return codes_BT, query_BTC, self.out_proj(straight_BTC), losses
 
     def embed(self, codes_BT: Tensor) -> Tensor:
-        """Codes -> decoder input (B, T, D)."""
-        return self.out_proj(F.embedding(codes_BT, self.codebook))
+        """Codes -> decoder input (B, T, D), as `forward` makes it under any autocast."""
+        with torch.autocast(codes_BT.device.type, enabled=False):
+            return self.out_proj(F.embedding(codes_BT, self.codebook))
 
 
 def code_counts(codes_BT: Tensor, mask_BT: Tensor, codebook_size: int) -> Tensor:

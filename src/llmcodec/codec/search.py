@@ -103,13 +103,9 @@ class SearchConfig:
         return next((name for name in EFFORTS if SearchConfig.of(name, self.weight) == self), "custom")
 
     def __post_init__(self) -> None:
-        if (
-            min(self.weight, self.repeat_nats, self.trial_weight, self.reach, self.rate_factor, self.path_similarity)
-            < 0
-        ):
-            raise ValueError(
-                "search: weight, repeat_nats, trial_weight, reach, rate_factor and path_similarity cannot be negative"
-            )
+        for name in ("weight", "repeat_nats", "trial_weight", "reach", "rate_factor", "path_similarity"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"search: {name} must be a number, 0 or more, got {getattr(self, name)}")
         if min(self.trials, self.spacing, self.passes) < 1 or self.candidates <= self.trials or self.block < 100:
             raise ValueError(
                 "search: trials, spacing and passes must be at least 1, candidates more than trials, block at least "
@@ -147,7 +143,7 @@ class SearchingCodec(Listening):
         by = ", by a language model" if isinstance(self.prior, NeuralPrior) else ""
         return f"SearchingCodec({self.plain!r}, weight {self.config.weight:g}, effort {self.config.effort}{by})"
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, input_values: Numbers, padding_mask: Numbers | None = None) -> LLMCodecEncoderOutput:
         """(B, 1, S) samples -> `audio_codes` (B, 1, T) and more, as `LLMCodec.encode`.
 
@@ -218,22 +214,27 @@ class SearchingCodec(Listening):
         prior = {f"prior.{name}": value for name, value in self.prior.state_dict().items()}
         return {**self.plain.state_dict(), **prior}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def search(self, wavs_S: Sequence[Tensor], queries_TC: Sequence[Tensor], codes_T: Sequence[Tensor]) -> list[Tensor]:
         """Better codes (T,) for clips, from their samples, their unit-norm queries and the codes to start from."""
-        config, codebook_VC = self.config, self.plain.codebook_VC
-        clips = [
-            _Clip(wav_S, self.prior.leave_out(wav_S), (query_TC @ codebook_VC.T).topk(most), start_T.clone())
-            for wav_S, query_TC, start_T in zip(wavs_S, queries_TC, codes_T, strict=True)
-            for most in [min(config.candidates, self.codebook_size)]
-        ]
-        if not config.listen:
-            paths = [self._path(clip.prior) for clip in clips]
-            found = [torch.cat([path.push(*clip.near), path.finish()]) for path, clip in zip(paths, clips, strict=True)]
-            return [codes_T.to(self.device) for codes_T in found]
-        for first in range(0, max((len(clip.codes_T) for clip in clips), default=0), config.block):
-            self._search_block([clip for clip in clips if len(clip.codes_T) > first], first)
-        return [clip.codes_T for clip in clips]
+        with torch.autocast(self.device.type, enabled=False):  # costs and distances are compared in float32
+            config, codebook_VC = self.config, self.plain.codebook_VC.float()  # the sketch's queries are float32
+            clips = [
+                _Clip(
+                    wav_S.float(), self.prior.leave_out(wav_S), (query_TC @ codebook_VC.T).topk(most), start_T.clone()
+                )
+                for wav_S, query_TC, start_T in zip(wavs_S, queries_TC, codes_T, strict=True)
+                for most in [min(config.candidates, self.codebook_size)]
+            ]
+            if not config.listen:
+                paths = [self._path(clip.prior) for clip in clips]
+                found = [
+                    torch.cat([path.push(*clip.near), path.finish()]) for path, clip in zip(paths, clips, strict=True)
+                ]
+                return [codes_T.to(self.device) for codes_T in found]
+            for first in range(0, max((len(clip.codes_T) for clip in clips), default=0), config.block):
+                self._search_block([clip for clip in clips if len(clip.codes_T) > first], first)
+            return [clip.codes_T for clip in clips]
 
     def _path(self, prior: RateScorer, delay: int | None = None) -> CheapestPath:
         """ValueError: the prior is not one of pairs."""

@@ -106,10 +106,10 @@ class STFTFrontEnd(nn.Module):
         edge = torch.zeros_like(imag[..., :1])
         imag = torch.cat((edge, imag[..., 1:-1], edge), dim=-1)
         power, phase = real.square() + imag.square(), torch.atan2(imag, real)
-        if frames.requires_grad:  # the same numbers; where there is no power, the gradient is 0 instead of NaN
-            silent = power == 0
+        if frames.requires_grad:  # the same numbers; where power is 0 or its inverse infinite, gradient 0, not NaN
+            silent = power < torch.finfo(power.dtype).tiny
             phase = torch.where(silent, phase.detach(), torch.atan2(imag, real.masked_fill(silent, 1)))
-            magnitude = power.masked_fill(silent, 1).sqrt().masked_fill(silent, 0)
+            magnitude = torch.where(silent, power.detach().sqrt(), power.masked_fill(silent, 1).sqrt())
         else:
             magnitude = power.sqrt()
         return torch.cat((magnitude.add(cfg.log_floor).log(), phase), dim=-1)

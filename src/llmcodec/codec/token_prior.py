@@ -220,7 +220,7 @@ class FoldedPrior:
 
     def leave_out(self, wav_S: Tensor) -> BigramPrior:
         """Everything that was counted, but for the folds that this clip is in; see `protocol.RateScorer`."""
-        return self.without(self.folds_of(wav_S.cpu().numpy()))
+        return self.without(self.folds_of(wav_S.detach().to("cpu", torch.float32).numpy()))
 
     def without(self, folds: tuple[int, ...]) -> BigramPrior:
         """The counts of all folds but these."""

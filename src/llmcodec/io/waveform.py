@@ -9,6 +9,7 @@ Test: tests/io/test_waveform.py.
 from __future__ import annotations
 
 import warnings
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ FULL_SCALE = {"uint8": (128, 1 << 7), "int16": (0, 1 << 15), "int32": (0, 1 << 3
 """Integer type -> the value that means silence, and full scale, as in WAV files."""
 LOUDEST = 100.0
 """No float recording is meant to be that loud, nominally [-1, 1]; speech in int16 is louder."""
+TOO_LOUD = 1e15
+"""The power of a spectrum of louder samples overflows float32."""
 
 
 def scale_of(dtype: object, where: str) -> tuple[int, int]:
@@ -36,34 +39,47 @@ def scale_of(dtype: object, where: str) -> tuple[int, int]:
     return FULL_SCALE[name]
 
 
-def refuse_sample(where: str, sample: int) -> ValueError:
-    """The error for a sample that is no number."""
-    return ValueError(f"{where}: sample {sample} is NaN or infinite; repair or drop the audio")
+def on_cpu(samples: Any) -> Any:
+    """Samples that numpy can read: a torch tensor, wherever it is and of whatever float type, as one of the CPU."""
+    if not hasattr(samples, "detach"):
+        return samples
+    detached = samples.detach()
+    return (detached.float() if detached.is_floating_point() else detached).cpu()  # numpy has no bfloat16
 
 
-def warn_of_scale(wav_S: np.ndarray, where: str) -> None:
-    """Warn of floats that only integer samples reach: int16 made into floats without dividing by 32,768."""
-    peak = max(float(wav_S.max(initial=0)), -float(wav_S.min(initial=0)))
-    if peak > LOUDEST:
+def sound_peaks(low: float, high: float) -> bool:
+    """Whether samples from `low` to `high` can be coded; False for NaN. Warns where only integer samples reach so far.
+
+    The warning has one text and one place, so that Python's filters show it once for all clips and pieces.
+    """
+    sound = low >= -TOO_LOUD and high <= TOO_LOUD
+    if sound and max(high, -low) > LOUDEST:
         warnings.warn(
-            f"{where} reach {peak:,.0f}, but floats are taken to be in [-1, 1]: give the integers themselves, or "
-            "divide by their full scale (32,768 for int16)",
-            stacklevel=3,
+            f"samples reach beyond {LOUDEST:g}, but floats are taken to be in [-1, 1]: give the integers themselves, "
+            "or divide by their full scale (32,768 for int16)",
+            stacklevel=1,
         )
+    return sound
+
+
+def refuse_sample(where: str, sample: int, value: float) -> ValueError:
+    """The error for a sample that is no number, or none that any recording has."""
+    kind = f"{value:.3g}, absurdly loud" if isfinite(value) else "NaN or infinite"
+    return ValueError(f"{where}: sample {sample} is {kind}; repair or drop the audio")
 
 
 def check_waveform(wav: Any, where: str, first: int = 0) -> np.ndarray:
     """One mono clip as float32 (S,), nominally in [-1, 1].
 
     Args:
-        wav: an array or a list (S,), S may be 0.
+        wav: an array, a tensor or a list (S,), S may be 0.
         where: which clip of what, for the message.
         first: position of its first sample in the signal, for the message.
 
     Raises:
-        ValueError: another shape, a type that `scale_of` refuses, a sample that is NaN, infinite or beyond float32.
+        ValueError: another shape, a type that `scale_of` refuses, a sample that is NaN, infinite or beyond TOO_LOUD.
     """
-    given = np.asarray(wav)
+    given = np.asarray(on_cpu(wav))
     if given.ndim != 1:
         raise ValueError(f"{where} has shape {given.shape}; give mono (samples,), several clips as a list")
     silence, full = scale_of(given.dtype, where)
@@ -71,7 +87,7 @@ def check_waveform(wav: Any, where: str, first: int = 0) -> np.ndarray:
         samples_S = given.astype(np.float32, copy=False)
     if full != 1:
         samples_S = (samples_S - np.float32(silence)) / np.float32(full)
-    finite_S = np.isfinite(samples_S)
-    if not finite_S.all():
-        raise refuse_sample(where, first + int(np.argmin(finite_S)))
+    if not sound_peaks(float(samples_S.min(initial=0)), float(samples_S.max(initial=0))):
+        bad = int(np.argmin(np.abs(samples_S) <= TOO_LOUD))
+        raise refuse_sample(where, first + bad, float(samples_S[bad]))
     return samples_S

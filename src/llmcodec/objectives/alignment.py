@@ -102,7 +102,8 @@ class SemanticAlignment(nn.Module):
         bank_MQH = self.bank_MQH.clone()
         for index, layer in enumerate(self.layers):
             audio_BH = nn.functional.normalize(at_least_float32(audio[layer]), dim=-1)
-            text_BH = nn.functional.normalize(at_least_float32(text[layer].detach()), dim=-1)
+            text_BH = torch.where(has_text_B[:, None], text[layer].detach(), 0)  # no text: its state may be NaN
+            text_BH = nn.functional.normalize(at_least_float32(text_BH), dim=-1)
             cosine_B = (audio_BH * text_BH).sum(-1)
             cosines.append(1.0 - cosine_B)
             bank_QH = bank_MQH[-1 if self.config.released_bank else index].to(audio_BH.dtype)

@@ -160,6 +160,11 @@ def sum_over_frames(values_BTX: Tensor, mask_BT: Tensor | None) -> Tensor:
     return values_BTX.sum((-2, -1))
 
 
+def num_frames(values_BTX: Tensor, mask_BT: Tensor | None) -> Tensor | int:
+    """Real frames of each clip (B,), at least 1; without a mask T."""
+    return values_BTX.shape[-2] if mask_BT is None else mask_BT.sum(-1).clamp(min=1).to(values_BTX.dtype)
+
+
 def as_spectra(fake: Tensor | Spectra, real: Tensor | Spectra, lengths_B: Tensor | None) -> tuple[Spectra, Spectra]:
     """Wrap waveforms; pass `Spectra` that several losses share."""
     fake = fake if isinstance(fake, Spectra) else Spectra(fake, lengths_B)

@@ -30,6 +30,7 @@ from llmcodec.objectives.spectra import (
     mean_over_clips,
     mean_over_frames,
     no_autocast,
+    num_frames,
     sum_over_frames,
 )
 
@@ -203,6 +204,7 @@ class STFTLoss(nn.Module):
         fake_BTF, real_BTF = fake.stft(n_fft, hop, True), real.stft(n_fft, hop, True)
         fake_size, real_size = (spectrum.abs().clamp(min=RELEASED_FLOOR) for spectrum in (fake_BTF, real_BTF))
         error = sum_over_frames((fake_size - real_size).square(), mask_BT).sum()
+        error = error.clamp(min=torch.finfo(error.dtype).tiny)  # the square root has no derivative at 0
         convergence = (error / sum_over_frames(real_size.square(), mask_BT).sum()).sqrt()
         log_magnitude = mean_over_frames((fake_size.log() - real_size.log()).abs(), mask_BT)
         phasors = torch.view_as_real(fake_BTF / fake_size), torch.view_as_real(real_BTF / real_size)
@@ -230,14 +232,12 @@ class MultiResolutionSTFTLoss(STFTLoss):
         error_B = sum_over_frames((fake_BTF - real_BTF).square(), mask_BT)
         # The square root has no derivative at 0: identical signals are held just above, with gradient 0.
         tiny = torch.finfo(error_B.dtype).tiny
-        norm_B = sum_over_frames(real_BTF.square(), mask_BT).clamp(min=self._floor(real_BTF, n_fft) ** 2)
+        # Norm of the magnitudes of noise at LEVEL_FLOOR: a Hann window has a power sum of 3/8 N.
+        floor = LEVEL_FLOOR**2 * 0.375 * n_fft * real_BTF.shape[-1] * num_frames(real_BTF, mask_BT)
+        norm_B = sum_over_frames(real_BTF.square(), mask_BT).clamp(min=floor)
         convergence = mean_over_clips((error_B.clamp(min=tiny) / norm_B).sqrt(), mask_BT)
         log_magnitude = mean_over_frames((fake_BTF.log() - real_BTF.log()).abs(), mask_BT)
         return convergence + log_magnitude + self.config.phase_weight * self._phase(fake, real, n_fft, hop)
-
-    def _floor(self, real_BTF: Tensor, n_fft: int) -> float:
-        """Norm of the magnitudes of noise at LEVEL_FLOOR: a Hann window has a power sum of 3/8 N."""
-        return LEVEL_FLOOR * math.sqrt(0.375 * n_fft * real_BTF.shape[-1] * real_BTF.shape[-2])
 
     def _phase(self, fake: Spectra, real: Spectra, n_fft: int, hop: int) -> Tensor:
         mask_BT = real.frame_mask(hop)
@@ -247,7 +247,7 @@ class MultiResolutionSTFTLoss(STFTLoss):
         # The floor is a third coordinate of both phasors: the cosine of two empty bins is 1, and it never exceeds 1.
         in_phase_BTF = fake_BTF.real * real_BTF.real + fake_BTF.imag * real_BTF.imag + MAGNITUDE_FLOOR**2
         distance_BTF = weight_BTF - weight_BTF * in_phase_BTF / (fake_size_BTF * real_size_BTF)
-        floor = LEVEL_FLOOR * math.sqrt(0.375 * n_fft) * real_size_BTF.shape[-1] * real_size_BTF.shape[-2]
+        floor = LEVEL_FLOOR * math.sqrt(0.375 * n_fft) * real_size_BTF.shape[-1] * num_frames(real_size_BTF, mask_BT)
         total_B = sum_over_frames(real_size_BTF, mask_BT).clamp(min=floor)
         return mean_over_clips(sum_over_frames(distance_BTF, mask_BT) / total_B, mask_BT)
 
@@ -262,7 +262,7 @@ class ComplexSTFTLoss(STFTLoss):
         mask_BT = real.frame_mask(hop)
         fake_BTX = torch.view_as_real(fake.stft(n_fft, hop)).flatten(-2)
         real_BTX = torch.view_as_real(real.stft(n_fft, hop)).flatten(-2)
-        floor = LEVEL_FLOOR * math.sqrt(0.375 * n_fft) * real_BTX.shape[-1] / 2 * real_BTX.shape[-2]
+        floor = LEVEL_FLOOR * math.sqrt(0.375 * n_fft) * real_BTX.shape[-1] / 2 * num_frames(real_BTX, mask_BT)
         total_B = sum_over_frames(real_BTX.abs(), mask_BT).clamp(min=floor)
         return mean_over_clips(sum_over_frames((fake_BTX - real_BTX).abs(), mask_BT) / total_B, mask_BT)
 

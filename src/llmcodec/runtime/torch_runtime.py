@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from llmcodec.codec.fast.engine import InferenceCodec
+from llmcodec.codec.inputs import ClipError
 from llmcodec.codec.search import SearchingCodec
 from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
 from llmcodec.codec.streaming.latency import CHUNK_SECONDS, make_plan
@@ -176,8 +177,11 @@ class TorchRuntime:
         results: dict[int, np.ndarray] = {}
 
         def run(indices: Sequence[int]) -> None:
-            with torch.inference_mode():
-                results.update(zip(indices, code(indices), strict=True))
+            try:
+                with torch.inference_mode():
+                    results.update(zip(indices, code(indices), strict=True))
+            except ClipError as error:  # its place among clips of like lengths
+                raise ClipError.of(indices[error.clip], error.what) from error
 
         with self.coders() as (pool, number):
             share = max(-(-sum(lengths) // number), SHORTEST_SHARE_SECONDS * self.identity.sample_rate)

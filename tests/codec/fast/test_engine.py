@@ -95,6 +95,24 @@ def test_fp32_equals_the_plain_codec(overrides, kernels):
     assert_same(plain, fast, wav[:, None], mask)
 
 
+@pytest.mark.parametrize("consume", [False, True])
+def test_it_counts_the_weights_of_the_codec_it_was_made_from(consume):
+    plain = make()
+    count, line, card = plain.num_parameters(), repr(plain), plain.card("name")
+    fast = optimize_for_inference(plain, "fp32", consume=consume)
+    assert count == fast.num_parameters() > 0 == fast.num_parameters(only_trainable=True)
+    assert repr(fast) == line.replace("LLMCodec", "InferenceCodec") and fast.card("name") == card
+
+
+def test_what_it_gives_can_be_trained_on(kernels):
+    fast = optimize_for_inference(make(), "fp32")
+    encoded = fast.encode(clip(3200)[None, None])
+    decoded = fast.decode(encoded.audio_codes).audio_values
+    torch.nn.Embedding(fast.codebook_size, 2)(encoded.audio_codes).sum().backward()
+    torch.nn.Linear(fast.latent_dim, 1)(encoded.quantized_representation.transpose(1, 2)).sum().backward()
+    torch.nn.Conv1d(1, 1, 1)(decoded).sum().backward()
+
+
 @pytest.mark.parametrize("precision", ["fp32", "mixed", "bf16", "int16", "int8"])
 @pytest.mark.parametrize("window", [None, 5])
 def test_a_batch_equals_its_clips(precision, window, kernels):

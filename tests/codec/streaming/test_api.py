@@ -18,7 +18,7 @@ from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
 from llmcodec.codec.streaming.latency import Latency, latency
 from llmcodec.io import audio
 
-from ..small import HOP, RATE, noise, pieces, small_codec
+from ..small import HOP, RATE, noise, pieces, small_codec, whole
 
 KINDS = {
     "window": dict(encoder_layers=1, decoder_layers=1),
@@ -182,6 +182,18 @@ def test_a_length_that_is_out_already_is_refused():
     with pytest.raises(ValueError, match="10 frames do not cover length=81 samples"):
         stream.finish_decode(81)
     assert len(stream.finish_decode(75)) == 7
+
+
+def test_a_stream_whose_length_is_out_already_can_be_finished_and_cut():
+    """With windows of two hops a causal codec gives all but half a hop at once: ends within the last hop are out."""
+    codec, wav = small_codec(torch.float32, causal=True, n_fft=2 * HOP), noise(9 * HOP + 1, 0, torch.float32)
+    codes, expected = whole(codec, wav)
+    stream = codec.streaming()
+    heard = [stream.decode(codes)]
+    with pytest.raises(ValueError, match="finish without it and cut them, or give it at the start"):
+        stream.finish_decode(len(wav))
+    heard.append(stream.finish_decode())
+    torch.testing.assert_close(torch.cat(heard)[: len(wav)], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

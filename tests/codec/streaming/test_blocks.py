@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from llmcodec import assets
 from llmcodec.codec import LLMCodec, LLMCodecConfig
+from llmcodec.codec.search import SearchingCodec
 from llmcodec.codec.streaming.api import open_decoder, open_encoder
 from llmcodec.codec.streaming.blocks import decode_blocks, encode_blocks
 from llmcodec.codec.streaming.latency import latency, make_plan
+from llmcodec.codec.token_prior import BigramPrior
 from llmcodec.io import audio
 
 from ..small import HOP, RATE, noise, pieces, reach, small_codec, whole
@@ -174,6 +176,20 @@ def test_any_codec_of_the_protocol():
         list(encode_blocks(codec, [wav], chunk_seconds=1.0))
 
 
+@pytest.mark.parametrize(("causal", "lookahead_seconds"), [(False, 0.0), (False, None), (True, None)])
+def test_what_has_no_frame_is_silent_at_the_end(causal, lookahead_seconds):
+    """`auv_floor_frames` has no frame for a last part of a hop."""
+    codec = small_codec(auv_floor_frames=True, causal=causal)
+    codes = torch.randint(0, 64, (1, 20), generator=torch.Generator().manual_seed(0))
+    for frames in (10, 20, 3):  # whole chunks, and one that is cut short
+        length = frames * HOP + 5
+        given = [codes[:, :frames]], length, 10 * HOP / codec.sample_rate
+        wav = torch.cat(list(decode_blocks(codec, *given, lookahead_seconds=lookahead_seconds)))
+        assert len(wav) == length and not wav[-5:].any() and wav[:-5].all()
+    with pytest.raises(ValueError, match="100 samples were decoded, fewer than length=101"):
+        list(decode_blocks(Foreign(), [codes[:, :10].repeat(2, 1)], 101, 0.1, lookahead_seconds=0.0))
+
+
 def test_the_partition_is_kept(codec):
     low, high = codec.config.codebook_partitions["other"]
     for kind in (codec, small_codec(causal=True)):
@@ -181,6 +197,13 @@ def test_the_partition_is_kept(codec):
         assert int(codes.min()) >= low and int(codes.max()) < high
         with pytest.raises(ValueError, match="unknown audio kind 'opera'"):
             list(encode_blocks(kind, [noise(999)], 0.3, audio_kind="opera"))
+
+
+def test_a_codec_that_knows_no_kinds_says_so(codec):
+    searching = SearchingCodec(codec, BigramPrior.fit([torch.arange(64)], 64))
+    for unkind in (searching, Foreign()):
+        with pytest.raises(ValueError, match=f"audio_kind 'other': {type(unkind).__name__} codes no kinds apart"):
+            list(encode_blocks(unkind, [noise(999)], 0.3, audio_kind="other"))
 
 
 def test_an_hour_in_pieces_of_any_size_and_of_single_samples():

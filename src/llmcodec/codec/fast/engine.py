@@ -55,6 +55,7 @@ class InferenceCodec(LLMCodec):
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder  # type: ignore[assignment]
         self.place = codec.device
         self.precisions = ("fp32", "fp32")
+        self.num_weights = 0
         super().train(False)
 
     @property
@@ -71,6 +72,10 @@ class InferenceCodec(LLMCodec):
     def keeps_caches(self) -> bool:
         """Streams are coded chunk by chunk: only the plain modules have the causal codec's caches."""
         return False
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Of the codec that it was made from; none can be trained."""
+        return 0 if only_trainable else self.num_weights
 
     def train(self, mode: bool = True) -> InferenceCodec:
         """Not supported: there are no gradients."""
@@ -114,12 +119,12 @@ class InferenceCodec(LLMCodec):
             )
         return super().forward(input_values, padding_mask, audio_codes, **kwargs | states)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_latents(self, *args: Any, **kwargs: Any) -> Any:
         """As in `LLMCodec`, without gradients and without the losses."""
         return super().encode_latents(*args, **kwargs)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode_latents(self, *args: Any, **kwargs: Any) -> Tensor:
         """As in `LLMCodec`, without gradients."""
         return super().decode_latents(*args, **kwargs)
@@ -153,6 +158,7 @@ def optimize_for_inference(
     if isinstance(codec, InferenceCodec) or codec.training:
         raise ValueError("optimize_for_inference takes a plain codec in evaluation mode: call codec.eval() first")
     check_weights(codec)
+    weights = codec.num_parameters()  # before they are consumed
     config: LLMCodecConfig = codec.config
     kernels = kernels_run(config, codec.device)
     automatic = automatic_sides(codec.device, kernels)
@@ -176,6 +182,7 @@ def optimize_for_inference(
         assert isinstance(codec.decoder, Decoder)
         parts["decoder"] = PackedDecoder(codec.decoder, config, PRECISIONS[sides["decoder"]], done)
     fast = InferenceCodec(codec, parts["encoder"], PackedQuantizer(codec.quantizer, done), parts["decoder"])
+    fast.num_weights = weights
     fast.precisions = (sides.get("encoder", "fp32"), sides.get("decoder", "fp32"))
     return fast
 

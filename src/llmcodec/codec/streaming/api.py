@@ -81,7 +81,8 @@ class PathEncoder:
     @torch.no_grad()
     def _codes(self, query_CT: Tensor) -> Tensor:
         codebook_VC = self.session.codec.codebook_VC
-        similar_TV = query_CT.T.to(codebook_VC) @ codebook_VC.T
+        with torch.autocast(codebook_VC.device.type, enabled=False):
+            similar_TV = query_CT.T.to(codebook_VC) @ codebook_VC.T
         return self.path.push(*similar_TV.topk(min(self.candidates, len(codebook_VC))))[None]
 
 

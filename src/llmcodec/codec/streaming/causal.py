@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from llmcodec.codec.inputs import check_look_up
@@ -62,6 +61,4 @@ class CausalDecoder(DecoderSession):
         self.hidden_BTD = self.hidden_BTD[:, max(0, self.hidden_BTD.shape[1] - self.kept) :].clone()
         self.next_frame = stop
         self.tail.drop(stop)
-        if final and self.length is not None:  # `auv_floor_frames` drops the samples after the last whole hop
-            wav = F.pad(wav, (0, max(0, self.length - self.emitted - len(wav))))
         return wav

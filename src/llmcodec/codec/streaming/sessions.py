@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llmcodec.codec.inputs import check_samples, to_tensor
@@ -121,6 +122,8 @@ class EncoderSession(Session):
 
     def __init__(self, codec: Any, plan: Plan, audio_kind: str | None = None) -> None:
         super().__init__(codec, plan, unit=codec.hop_samples, wait=plan.lookahead_samples)
+        if audio_kind is not None and not hasattr(codec, "partitions_of"):
+            raise ValueError(f"audio_kind {audio_kind!r}: {type(codec).__name__} codes no kinds apart; leave it out")
         self.audio_kind, self.left_frames = audio_kind, plan.left_frames
 
     def code(self, wav: Tensor, first: int, last: int | None) -> Tensor:
@@ -189,10 +192,18 @@ class DecoderSession(Session):
             check_length(length, self.codec, self.tail.stop)
             if length < self.emitted:
                 raise ValueError(
-                    f"length={length}, but {self.emitted} samples were already returned; give the length at the start"
+                    f"length={length}, but {self.emitted} samples were already returned; finish without it and cut "
+                    "them, or give it at the start (decode_blocks)"
                 )
-        self.length = length
-        return self.cut(self.flush_tensor("codes"))
+        self.length, total = length, self.tail.stop * self.hop
+        wav = self.cut(self.flush_tensor("codes"))
+        if length is None or length <= total:
+            return wav
+        if not hasattr(self.codec, "num_frames"):
+            raise ValueError(f"{total} samples were decoded, fewer than length={length}")
+        missing = length - self.emitted  # `auv_floor_frames` drops the samples after the last whole hop
+        self.emitted = length
+        return F.pad(wav, (0, missing))
 
     def cut(self, wav: Tensor) -> Tensor:
         """Cut samples beyond `length`."""
