@@ -50,6 +50,13 @@ def test_the_line_is_never_extended():
         assert found.interval is None and found.format() == f"{word} than the line"
 
 
+def test_a_line_whose_quality_does_not_fall_with_its_bits_is_none():
+    equal, better = results(450, 0.80), results(450, 0.70)
+    for line in ([CONTROL, equal, TINY], [CONTROL, better, TINY]):
+        found = saving(results(423, 0.80), line, "mel")
+        assert found.interval is None and found.format() == "no line: its quality does not fall with its bits"
+
+
 def test_the_interval_grows_with_the_spread_of_seeds():
     found = saving(results(423, 0.84, spread=0.01), [CONTROL, SMALL], "mel")
     half = 4.3026527 * 0.01 * 423 / 480 / np.sqrt(3)

@@ -99,7 +99,8 @@ def saving(row: Results, line: Sequence[Results], axis: str) -> Saving | None:
     """What a row saves against the line at its own quality; None where a measure is missing.
 
     The two points of the line on either side are chosen by the means over all seeds and clips. Single seeds and the
-    jackknife keep them, even where the row's quality then lies a little beyond.
+    jackknife keep them, even where the row's quality then lies a little beyond. Where a point of the line with fewer
+    bits is no worse than one with more, as word errors of few clips often have it, there is no line to compare with.
     """
     seeds, values = sums_of_clips([row, *line], axis)
     if 0 in values.shape:
@@ -109,6 +110,10 @@ def saving(row: Results, line: Sequence[Results], axis: str) -> Saving | None:
         return None
     wanted = float(quality(total, 0))
     points = sorted((float(quality(total, number)), number) for number in range(1, len(line) + 1))
+    bits = [float(rate(total, number)) for _, number in points]
+    rising = sorted(bits) if MEASURE[axis].higher_is_better else sorted(bits, reverse=True)
+    if bits != rising or len({value for value, _ in points}) < len(points):
+        return Saving(None, "no line: its quality does not fall with its bits")
     below = [number for value, number in points if value <= wanted]
     above = [number for value, number in points if value >= wanted]
     if not below or not above:
