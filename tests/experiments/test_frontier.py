@@ -65,6 +65,21 @@ def test_the_interval_grows_with_the_spread_of_seeds():
     assert one.format().endswith("(one seed)")
 
 
+def test_bars_are_of_the_difference_to_the_reference():
+    """Clips that differ ten times as much as the rows do leave the difference as certain as it is."""
+    control, row = results(500, 0.80), results(450, 0.90)
+    for one in (control, row):
+        for result in one.values():
+            for number, clip in enumerate(result["lm_clips"]):
+                clip["bits"] += 1000 * number
+    bits, mel = point(row, "mel", control)
+    alone, _ = point(row, "mel")
+    assert bits.value == alone.value and alone.high - alone.low > 1000
+    assert bits.high - bits.low == pytest.approx(0, abs=1e-6) and bits.low == pytest.approx(bits.value)
+    assert (mel.value, mel.low, mel.high) == pytest.approx((0.9, 0.9, 0.9))
+    assert not any(cell.has_bounds for cell in point(control, "mel", control))
+
+
 def test_measures_that_are_missing_have_no_figure():
     assert saving(CONTROL, [CONTROL, SMALL], "stoi") is None and point(CONTROL, "wer") is None
     assert saving({7: CONTROL[0]}, [CONTROL, SMALL], "mel") is None, "no seed in common"

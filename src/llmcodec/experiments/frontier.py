@@ -8,8 +8,10 @@ Test: tests/experiments/test_frontier.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,12 +133,30 @@ def saving(row: Results, line: Sequence[Results], axis: str) -> Saving | None:
     return Saving(two_level_interval(values, against_line), note)
 
 
-def point(row: Results, axis: str) -> tuple[Interval, Interval] | None:
-    """Bits per second and quality of a row, with intervals over seeds and clips."""
-    _, values = sums_of_clips([row], axis)
-    if 0 in values.shape or values[..., WEIGHT].sum() == 0:
+def difference(measure: Callable[[np.ndarray, int], np.ndarray], sums: np.ndarray) -> np.ndarray:
+    """`rate` or `quality` of the first row less that of the second."""
+    return np.asarray(measure(sums, 0) - measure(sums, 1))
+
+
+def point(row: Results, axis: str, reference: Results | None = None) -> tuple[Interval, Interval] | None:
+    """Bits per second and quality of a row; None where one of them is missing.
+
+    Intervals are over seeds and clips. With a reference they are those of the difference to it, paired by seed and
+    clip: clips differ far more than rows do. The reference itself has none.
+    """
+    _, values = sums_of_clips([row] if reference is None else [row, reference], axis)
+    if 0 in values.shape or (values.sum((0, 1))[WEIGHT::4] == 0).any():
         return None
-    return two_level_interval(values, lambda s: rate(s, 0)), two_level_interval(values, lambda s: quality(s, 0))
+    pair = []
+    for measure in (rate, quality):
+        if reference is None:
+            pair.append(two_level_interval(values, partial(measure, row=0)))
+            continue
+        value, against = (float(measure(values.sum((0, 1)), number)) for number in (0, 1))
+        found = two_level_interval(values, partial(difference, measure))
+        bounds = (math.nan, math.nan) if row is reference else (against + found.low, against + found.high)
+        pair.append(Interval(value, *bounds, found.num))
+    return pair[0], pair[1]
 
 
 def frontier_table(done: Mapping[str, Results], line: Sequence[str]) -> str:
@@ -172,12 +192,14 @@ def write_frontiers(done: Mapping[str, Results], line: Sequence[str], folder: Pa
 def frontiers(done: Mapping[str, Results], line: Sequence[str]) -> dict[str, Scatter]:
     """LM bits against every measure of quality that the rows have, by its name."""
     pictures = {}
+    reference = done.get(line[0]) if line else None
     for axis in AXES:
-        found = {name: pair for name, results in done.items() if (pair := point(results, axis)) is not None}
+        found = {name: pair for name, results in done.items() if (pair := point(results, axis, reference)) is not None}
         if len(found) > 1:
             corner = "upper left" if MEASURE[axis].higher_is_better else "lower left"
             joined = tuple(name for name in line if name in found)
             title = f"LM bits against {MEASURE[axis].label}"
             label = MEASURE[axis].label
-            pictures[axis] = Scatter(title, "LM bits per second", label, found, line=joined, better=corner)
+            caption = "" if reference is None else f"Bars: 95 % intervals of the difference to {line[0]}."
+            pictures[axis] = Scatter(title, "LM bits per second", label, found, caption, line=joined, better=corner)
     return pictures
