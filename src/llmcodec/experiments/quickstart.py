@@ -157,8 +157,10 @@ def without_language(recipe: Recipe) -> Recipe:
 
 def with_half_the_codes(recipe: Recipe) -> Recipe:
     """The same with the half of the codes that are used most."""
-    codec = recipe.codec
-    size = codec.smaller_codebook or LLMCodecConfig.from_pretrained(folder_of_codec(codec.start)).codebook_size
+    codec, size = recipe.codec, recipe.codec.smaller_codebook
+    if size is None:
+        folder = folder_of_codec(codec.start)
+        size = LLMCodecConfig.from_pretrained(folder, trust_remote_code=False).codebook_size
     return replace(recipe, codec=replace(codec, smaller_codebook=size // 2))
 
 
