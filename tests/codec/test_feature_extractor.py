@@ -282,6 +282,11 @@ def test_pad_makes_one_batch_of_what_it_gave(ours, given, padding):
     assert short["input_values"].shape == (3, 1, 500) and "padding_mask" not in short
 
 
+def test_flat_clips_in_one_dict_are_padded_as_in_transformers(ours):
+    padded = ours.pad({"input_values": [[0.1] * 5, [0.2] * 3]}, return_tensors="np")
+    assert padded["input_values"].shape == (2, 5) and padded["attention_mask"].tolist() == [[1] * 5, [1] * 3 + [0] * 2]
+
+
 def test_pad_says_what_it_takes(ours):
     for features, message in (
         ([np.zeros(5)], "pad takes what a call returned"),

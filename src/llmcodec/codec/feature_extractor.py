@@ -105,7 +105,8 @@ class LLMCodecFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             processed_features: a list of its outputs, or of `{"input_values": (S,) or (1, S)}` cut out of them, or one
-                output; at the codec's rate. What their `padding_mask` leaves out is padding and goes.
+                output; at the codec's rate. What their `padding_mask` leaves out is padding and goes. One dict with a
+                list of flat clips (S,) is padded as transformers does it, to (B, S) with `attention_mask`.
             padding, max_length, truncation, return_tensors: as for a call.
             pad_to_multiple_of: samples of which the batch has a multiple.
             return_attention_mask: False leaves out `padding_mask`.
@@ -116,6 +117,11 @@ class LLMCodecFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: features without `input_values`, masks that do not fit them, and as a call.
         """
+        if are_flat(processed_features):
+            return super().pad(
+                processed_features, padding, max_length, truncation, pad_to_multiple_of, return_attention_mask,
+                return_tensors,
+            )  # fmt: skip
         check_padding(padding, truncation, max_length)
         several = [processed_features] if isinstance(processed_features, Mapping) else list(processed_features)
         clips: list[np.ndarray] = []
@@ -194,6 +200,12 @@ def check_padding(padding: bool | str | None, truncation: bool | None, max_lengt
         raise ValueError("feature extractor: truncation and padding='max_length' need max_length (samples)")
     if max_length is not None and max_length < 1:
         raise ValueError(f"feature extractor: max_length must be at least 1 sample, got {max_length}")
+
+
+def are_flat(features: Any) -> bool:
+    """Whether features are one dict with a list of clips (S,), which the extractor never gives."""
+    values = features.get("input_values") if isinstance(features, Mapping) else None
+    return isinstance(values, (list, tuple)) and len(values) > 0 and all(np.ndim(on_cpu(one)) == 1 for one in values)
 
 
 def rows_of(values: Any) -> list[np.ndarray]:
