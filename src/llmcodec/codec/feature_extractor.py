@@ -118,10 +118,13 @@ class LLMCodecFeatureExtractor(SequenceFeatureExtractor):
             ValueError: features without `input_values`, masks that do not fit them, and as a call.
         """
         if are_flat(processed_features):
-            return super().pad(
-                processed_features, padding, max_length, truncation, pad_to_multiple_of, return_attention_mask,
-                return_tensors,
-            )  # fmt: skip
+            options: dict[str, Any] = {
+                "max_length": max_length,
+                "truncation": bool(truncation),
+                "return_tensors": return_tensors,
+            }
+            options |= {"pad_to_multiple_of": pad_to_multiple_of, "return_attention_mask": return_attention_mask}
+            return super().pad(processed_features, padding if padding is not None else False, **options)
         check_padding(padding, truncation, max_length)
         several = [processed_features] if isinstance(processed_features, Mapping) else list(processed_features)
         clips: list[np.ndarray] = []
