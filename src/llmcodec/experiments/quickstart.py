@@ -116,9 +116,8 @@ def run_quickstart(
     systems = [System(name, str(place)) for name, place in folders.items()]
     write_report(report, comparison.rows, comparison.examples, curves(comparison.rows, systems), meta)
     minutes = (time.monotonic() - started) / 60
-    console.print(
-        f"\n{minutes:.1f} min. Listen, look, compare: {report}. The codecs: {folders[HALF]}, {folders[ADAPTED]}"
-    )
+    console.print(f"\n{minutes:.1f} min. Listen, look, compare: {report}")
+    console.print(f"Recommended: {folders[HALF]}. Adapted through the LM: {folders[ADAPTED]}")
     return report
 
 
