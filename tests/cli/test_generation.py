@@ -90,6 +90,7 @@ def test_continuations_have_a_fixed_length_and_no_words(place, tmp_path, capsys)
     rows = json.loads((tmp_path / "on.json").read_text())["systems"]["run0"][0]
     assert len({row["seconds"] for row in rows}) == 1 and abs(rows[0]["seconds"] - 0.5) < 0.05
     assert all(row["words"] is None for row in rows)
+    assert "Ended by itself" not in (tmp_path / "on.md").read_text()
 
 
 def test_audio_is_that_of_its_label_and_as_much_as_is_asked_for(tmp_path, monkeypatch):

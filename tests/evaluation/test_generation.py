@@ -169,6 +169,7 @@ def test_recordings_through_the_codec_are_measured_from_where_the_prompt_ends(ta
         assert clip.duration - skipped - 1e-9 <= found.seconds <= clip.duration - skipped + frame
         assert found.words is None if task == "continue" else found.words.errors == 1
         assert found.characters is None if task == "continue" else found.characters == (4, 14)
+        assert found.ended is (None if task == "continue" else True), "the length of a continuation is fixed"
     assert len(heard) == (2 if task == "read" else 0)
 
 

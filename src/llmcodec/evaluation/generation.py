@@ -195,6 +195,7 @@ class Listeners:
             raise ValueError(f"generation: no figure {unknown[0]!r}: choose among {', '.join(METRICS)}")
         check_passages(passages, config)
         self.passages, self.metrics, self.identity = passages, set(metrics), runtime.identity
+        self.task = config.task
         if config.task == "continue":
             self.metrics -= {"wer", "cer"}  # nobody wrote down what it ought to say
         for name in sorted(self.metrics):
@@ -223,7 +224,7 @@ class Listeners:
             clip.id,
             draw,
             new_S.size / identity.sample_rate,
-            ended,
+            None if self.task == "continue" else ended,
             share_in_loops(codes_T, identity.frame_rate * identity.num_codebooks),
             share_of_silence(new_S, self.wavs[n], identity.sample_rate),
         )

@@ -39,7 +39,8 @@ class GeneratedRow:
     """Of the passage."""
     draw: int
     seconds: float
-    ended: bool
+    ended: bool | None
+    """None for continuations, whose length is fixed."""
     loops: float
     silence: float
     words: WordRow | None = None
@@ -54,7 +55,9 @@ class GeneratedRow:
             return self.words.errors, self.words.num_words
         if key == "cer" and self.characters is not None:
             return self.characters
-        if key in ("seconds", "ended", "loops", "silence"):
+        if key == "ended" and self.ended is not None:
+            return float(self.ended), 1.0
+        if key in ("seconds", "loops", "silence"):
             return float(getattr(self, key)), 1.0
         value = self.measured.get(key, Measured(None, "not measured")).value
         return (0.0, 0.0) if value is None else (value, 1.0)
