@@ -357,3 +357,28 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
     assert [utterance.path.name for _, utterance in utterances_of(tmp_path, report)] == ["a.wav"]
     assert list(report.skipped) == [str(tmp_path / "locked")]
     assert report.skipped[str(tmp_path / "locked")].endswith("locked: cannot be read (Permission denied)")
+
+
+@pytest.mark.parametrize("form", ["kaldi", "lhotse", "nemo", "audiofolder"])
+@pytest.mark.parametrize("place", ["elsewhere", "corpus/train/audio"])
+def test_the_folder_of_a_table_decides_the_split_wherever_the_audio_lies(tmp_path: Path, form: str, place: str) -> None:
+    root = tmp_path / "corpus"
+    for number, folder in enumerate(("train", "dev", "test") * 3):
+        file = tmp_path / place / f"{folder}{number}.wav"
+        speak(file)
+        name, put_row = f"{folder}{number}", root / folder / f"more{number}"
+        source = {"type": "file", "channels": [0], "source": str(file)}
+        cut = {"id": name, "duration": 0.2, "channel": 0, "recording": {"sources": [source], "duration": 0.2}}
+        table, text = {
+            "kaldi": ("wav.scp", f"{name} {file}"),
+            "lhotse": ("cuts.jsonl", json.dumps(cut)),
+            "nemo": ("manifest.json", json.dumps({"audio_filepath": str(file), "duration": 0.2})),
+            "audiofolder": ("metadata.jsonl", json.dumps({"file_name": str(file)})),
+        }[form]
+        put(put_row / table, text + "\n")
+    clips, summary = build(root, source_by="folder")
+    expected = {"train": "train", "dev": "valid", "test": "test"}
+    found = {clip.file.stem: clip.split for clip in clips.values() if clip.file.suffix == ".wav"}
+    assert len(found) == 9 and all(split == expected[name[:-1]] for name, split in found.items())
+    assert "by folder dev, folder test, folder train" in str(summary)
+    assert {clip.source for clip in clips.values()} == (set(expected) if place == "elsewhere" else {"train"})

@@ -206,7 +206,7 @@ def utterances_of(root: Path, report: Report) -> Iterator[tuple[str, Utterance]]
         _report_unread(folder, report)
         layout = next((one for one in LAYOUTS if one.recognises(folder)), plain)
         for utterance in layout.read(folder, report):
-            yield layout.NAME, utterance
+            yield layout.NAME, replace(utterance, listed_in=place)
         if layout is not plain and layout.WHOLE_TREE:
             for below in list(folder.below(report))[1:]:
                 _report_unread(below, report)
@@ -238,8 +238,8 @@ def _relative(path: Path, base: Path) -> str:
 
 
 def _source(utterance: Utterance, base: Path, source_by: str) -> str:
-    """The folder below the root that holds the clip, where that is asked for and there is one."""
-    inside = utterance.path.is_relative_to(base) and utterance.path.relative_to(base).parts[:-1]
+    """The folder below the root that holds the clip, else its table, where that is asked for and there is one."""
+    inside = _folders(utterance.path.parent, base) or _folders(utterance.listed_in, base)
     return audio.readable_name(inside[0]) if source_by == "folder" and inside else ""
 
 
@@ -255,9 +255,15 @@ def _split(utterance: Utterance, base: Path) -> tuple[str, str]:
     """Split and the rule that gives it; empty where a hash has to decide."""
     if utterance.split:
         return utterance.split, "table"
-    inside = utterance.path.relative_to(base).parts[:-1] if utterance.path.is_relative_to(base) else ()
-    split, name = split_of_folders((*inside, base.resolve().name))
+    # The folders of its table come first: Kaldi's `dev/wav.scp` may name files of `train`, or of another disk.
+    places = (*_folders(utterance.listed_in, base), *_folders(utterance.path.parent, base), base.resolve().name)
+    split, name = split_of_folders(places)
     return (split, f"folder {name}") if split else ("", "")
+
+
+def _folders(place: Path | None, base: Path) -> tuple[str, ...]:
+    """Names of the folders from the root down to `place`; none where it lies elsewhere."""
+    return place.relative_to(base).parts if place is not None and place.is_relative_to(base) else ()
 
 
 def _with_splits(

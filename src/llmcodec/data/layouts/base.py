@@ -65,6 +65,8 @@ class Utterance:
     """Seconds of the utterance where it is a stretch of the file; None means all of it."""
     said: float | None = None
     """Seconds that the corpus claims for all of the file, to compare with its header."""
+    listed_in: Path | None = None
+    """The folder where its layout was recognised (`corpus` fills it in); the audio may lie elsewhere."""
 
 
 @dataclass
