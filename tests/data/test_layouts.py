@@ -237,6 +237,48 @@ def test_kaldi_runs_no_commands(tmp_path):
     assert not (root / "hacked").exists() and "its command is not run" in str(summary) and "gone.wav" in str(summary)
 
 
+PLAIN = (
+    "cat a.wav",
+    "flac -c -d -s a.wav",
+    "flac -cds a.wav",
+    "sph2pipe -f wav -p a.wav",
+    "sph2pipe -p -f wav a.wav",
+    "sox a.wav -t wav -",
+    "sox -t wav a.wav -r 16k -b 16 -e signed-integer -c 1 -t wav - rate -v 16000",
+    "ffmpeg -nostdin -v error -i a.wav -f wav -ar 16000 -ac 1 -acodec pcm_s16le -",
+)
+DOING_MORE = (
+    "sph2pipe -f wav -p -c 2 a.wav",
+    "sph2pipe -f wav -t 1:2 a.wav",
+    "sox a.wav -t wav - remix 2",
+    "sox a.wav -t wav - trim 10 5",
+    "sox a.wav -t wav - speed 1.1",
+    "sox -v 0.5 a.wav -t wav -",
+    "sox -r 8000 a.wav -t wav -",
+    "sox a.wav b.wav -t wav -",
+    "cat a.wav b.wav",
+    "ffmpeg -ss 3 -i a.wav -f wav -",
+    "ffmpeg -i a.wav -af volume=2 -f wav -",
+    "ffmpeg -i a.wav -i b.wav -f wav -",
+    "flac -c -d -s --skip=100 a.wav",
+    "wav-reverberate a.wav -",
+    "sox a.wav -t wav - | sox -t wav - -t wav - tempo 0.9",
+    "cat a.wav > b.wav",
+)
+
+
+def test_kaldi_commands_that_do_more_than_give_their_file_are_reported(tmp_path: Path) -> None:
+    root = tmp_path / "data" / "train"
+    for name in ("a.wav", "b.wav"):
+        speak(root / name, 1.0)
+    for number, command in enumerate(PLAIN + DOING_MORE):
+        put(root / "wav.scp", f"u {command} |\nb b.wav\n")
+        clips, summary = build(tmp_path / "data")
+        plain = number < len(PLAIN)
+        assert set(clips) == ({"u", "b"} if plain else {"b"}), command
+        assert f"wav.scp: u: its command is not run: '{command} |'" in str(summary) or plain
+
+
 def test_lhotse_cut_sets(tmp_path):
     root = tmp_path / "lhotse"
     speak(root / "a.wav", 2.0)

@@ -1,7 +1,8 @@
 """Kaldi data folders: `wav.scp` (and `segments`), `text`, `utt2spk`, `spk2gender`.
 
-Commands in `wav.scp` (lines that end in `|`) are never run: `flac -c -d -s FILE |` and the like are read as their file,
-others are reported. The split is that of the folder's name.
+Commands in `wav.scp` (lines that end in `|`) are never run: `flac -c -d -s FILE |` and the like, which give their file as
+it is or at another rate, are read as that file; others (`sph2pipe -c 2`, `sox ... trim`, two files) are reported. The
+split is that of the folder's name.
 """
 
 from __future__ import annotations
@@ -11,11 +12,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmcodec.data.layouts.base import Folder, Report, Utterance, pairs_of, plain_text
-from llmcodec.io.audio import AUDIO_ENDINGS
 
 NAME = "Kaldi"
 WHOLE_TREE = True
-_PLAIN_COMMAND = re.compile(r"(?:flac|sox|sph2pipe|ffmpeg|cat)\b[^|;&<>`$]*")
+_FILE = r""" (?P<file>(?!-)[^\s|;&<>`$'"\\*?]+)"""
+_PLAIN_COMMANDS = [
+    re.compile(pattern.replace(" FILE", _FILE))
+    for pattern in (
+        r"cat FILE",
+        r"flac(?: -[cdsf]+| --(?:stdout|decode|silent|totally-silent))* FILE",
+        r"sph2pipe(?: -p| -f (?:wav|rif|sph))* FILE",
+        r"sox(?: -q| -D| -V\d?| -t [a-z0-9]+)* FILE(?: -[tbre] [\w.-]+| -c 1)* -(?: rate(?: -[qlmhv])? \d+k?)?",
+        r"ffmpeg(?: -(?:nostdin|hide_banner|y)| -(?:v|loglevel) \w+)* -i FILE"
+        r"(?: -(?:nostdin|hide_banner|y|vn)| -(?:v|loglevel|f|ar|ab|acodec|c:a|sample_fmt) \w+| -ac 1)* (?:-|pipe:1?)",
+    )
+]
+"""Commands whose output is the sound of their file, at most at another rate or in another format."""
 
 
 def recognises(folder: Folder) -> bool:
@@ -63,8 +75,8 @@ def _file(name: str, line: str, folder: Folder, report: Report) -> Path | None:
     """The audio file behind a line of wav.scp; relative paths are tried from the folder and from here."""
     place = line
     if line.endswith("|"):
-        words = line.rstrip("| ").split() if _PLAIN_COMMAND.fullmatch(line.rstrip("| ")) else []
-        place = next((word for word in words if word.lower().endswith((*AUDIO_ENDINGS, ".sph"))), "")
+        command = " ".join(line[:-1].split())
+        place = next((found["file"] for one in _PLAIN_COMMANDS if (found := one.fullmatch(command))), "")
     for path in (folder.path / place, Path(place)):
         if place and path.is_file():
             return path
