@@ -298,6 +298,35 @@ def test_lhotse_cut_sets(tmp_path):
     assert "MixedCut" in str(summary) and "audio of type 'url'" in str(summary)
 
 
+def test_lhotse_channels_and_transforms(tmp_path: Path) -> None:
+    """The file with the channel is read; never a mean of channels, another channel, or audio before its transform."""
+    root = tmp_path / "lhotse"
+    for name in ("ch0.wav", "ch1.wav", "both.wav"):
+        speak(root / name, 1.0)
+    apart = [{"type": "file", "channels": [number], "source": f"ch{number}.wav"} for number in (0, 1)]
+    both = [{"type": "file", "channels": [0, 1], "source": "both.wav"}]
+    cuts: list[dict[str, Any]] = [
+        {"id": "left", "channel": 0, "recording": {"sources": apart, "transforms": None}},
+        {"id": "right", "channel": 1, "recording": {"sources": apart, "transforms": [{"name": "Resample"}]}},
+        {"id": "third", "channel": 2, "recording": {"sources": apart}},
+        {"id": "none", "recording": {"sources": apart}},
+        {"id": "shared", "channel": 1, "recording": {"sources": both}},
+        {"id": "fast", "channel": 0, "recording": {"sources": apart, "transforms": [{"name": "Speed", "kwargs": {}}]}},
+    ]
+    for cut in cuts:
+        cut["duration"] = cut["recording"]["duration"] = 1.0
+    put(root / "cuts_dev.jsonl", "".join(json.dumps(cut) + "\n" for cut in cuts))
+    clips, summary = build(root)
+    assert {name: clip.file.name for name, clip in clips.items()} == {"left": "ch0.wav", "right": "ch1.wav"}
+    for line, why in (
+        (3, "no files of its recording have channel 2"),
+        (4, "2 files of its recording have channel None"),
+        (5, "channel 1 of a file with channels [0, 1] is not read"),
+        (6, "a recording that lhotse changes (Speed) is not read"),
+    ):
+        assert f"cuts_dev.jsonl:{line}: {why}" in str(summary)
+
+
 def test_several_corpora_below_one_folder_keep_their_layouts(tmp_path):
     root = tmp_path / "corpora"
     speak(root / "lj" / "wavs" / "LJ1.wav")

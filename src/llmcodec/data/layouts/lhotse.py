@@ -1,7 +1,8 @@
 """lhotse cut sets: `*cuts*.jsonl` or `.jsonl.gz`, each line a MonoCut with its recording and supervisions.
 
-Recordings are read from files; cuts of several supervisions join their texts. Mixed and padded cuts are reported. The
-split is that of the file's name (`cuts_dev.jsonl.gz`).
+Recordings are read from files, the one with the cut's channel; cuts of several supervisions join their texts. Mixed and
+padded cuts are reported, and so are channels that share a file, and recordings that lhotse would change (speed, ...).
+The split is that of the file's name (`cuts_dev.jsonl.gz`), else of a folder.
 """
 
 from __future__ import annotations
@@ -72,10 +73,25 @@ def spoken_in(cut: dict[str, Any]) -> dict[str, str]:
     return said
 
 
+def _source(channel: Any, recording: dict[str, Any]) -> dict[str, Any]:
+    """The file of a recording that has the channel, and nothing else. Raises ValueError where there is none."""
+    changes = [one["name"] for one in recording.get("transforms") or [] if one["name"] != "Resample"]
+    if changes:
+        raise ValueError(f"a recording that lhotse changes ({', '.join(changes)}) is not read; save its audio first")
+    sources: list[dict[str, Any]] = recording["sources"]
+    if channel is not None:
+        sources = [one for one in sources if channel in one.get("channels", [channel])]
+    if len(sources) != 1:
+        raise ValueError(f"{len(sources) or 'no'} files of its recording have channel {channel}, not one")
+    if len(channels := sources[0].get("channels", [])) > 1:
+        raise ValueError(f"channel {channel} of a file with channels {channels} is not read; give it a file of its own")
+    return sources[0]
+
+
 def _utterance(cut: dict[str, Any], path: Path, split: str) -> Utterance:
     said = spoken_in(cut)
     recording = cut["recording"]
-    source = recording["sources"][0]
+    source = _source(cut.get("channel"), recording)
     if source["type"] != "file":
         raise ValueError(f"audio of type {source['type']!r} is not read, only files")
     place = path.parent / source["source"]
