@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import re
 import shutil
 import sys
@@ -227,6 +228,50 @@ def test_rows_without_audio_are_bad_rows(tmp_path):
         ClipDataset(clips, 16_000).batch([2])
 
 
+def test_filters_keep_what_is_damaged_in_its_place(tmp_path: Path) -> None:
+    """Or `--languages de` takes a corpus with holes for a whole one, and a bad row changes its split."""
+    languages = ["en", "de"] * 3
+    columns = {"id": list("abcdef"), "language": languages, "speaker_id": languages, "source": languages}
+    columns |= {"split": ["train", "test"] * 3, "text": ["said"] * 6}
+    cells = [sound(), sound(seconds=0.6), b"broken", None, sound(), sound(seconds=0.7)]
+    path = table(tmp_path / "t.parquet", audio=cells, **columns)
+    content = bytearray(path.read_bytes())
+    where = pq.ParquetFile(path).metadata.row_group(2).column(0)
+    content[where.data_page_offset : where.data_page_offset + 20] = b"\xff" * 20
+    path.write_bytes(content)
+    facts = {name: {"language": language, "speaker": language, "source": language, "split": split, "text": "said"}
+             for name, language, split in zip("abcdef", languages, columns["split"], strict=True)}  # fmt: skip
+    members = {}
+    for name, cell in zip("abcdef", (sound(), sound(seconds=0.6), b"broken", b"", b"broken", b""), strict=True):
+        members |= {f"{name}.flac": cell, f"{name}.json": json.dumps(facts[name]).encode()}
+    for source in (path, tar_of(tmp_path / "t.tar", members)):
+        for filters in ({"split": "test"}, {"languages": ["de"]}, {"speakers": ["de"]}, {"sources": ["de"]}):
+            clips = read_manifest(source, **filters, with_text=True)
+            assert [clip.id for clip in clips] == ["b", "d", "f"] and set(problems(clips)) == {"d", "f"}
+
+
+def test_what_is_unknown_of_a_damaged_row_passes_every_filter(tmp_path: Path) -> None:
+    path = table(tmp_path / "train.parquet", audio=[sound()] * 4, id=list("abcd"), language=["de"] * 4)
+    content = bytearray(path.read_bytes())
+    for column in (0, 1, 2):
+        where = pq.ParquetFile(path).metadata.row_group(1).column(column)
+        content[where.data_page_offset : where.data_page_offset + 20] = b"\xff" * 20
+    path.write_bytes(content)
+    clips = read_manifest(path, "train", languages=["de"])
+    assert [clip.id for clip in clips] == ["a", "b", "train-00000002", "train-00000003"] and len(problems(clips)) == 2
+    assert len(problems(read_manifest(path, speakers=["ann"], sources=["x"], licenses=["y"], with_text=True))) == 2
+
+
+def test_a_recording_of_a_shar_that_is_cut_short_is_its_cut(corpora: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(corpora["shar"], tmp_path / "shar")
+    expected = list(read_manifest(tmp_path / "shar"))
+    path = sorted((tmp_path / "shar" / "train").glob("recording.*"))[1]
+    path.write_bytes(path.read_bytes()[: int(expected[-1].inside.partition("+")[0]) + 100])
+    clips = read_manifest(tmp_path / "shar", speakers=[expected[-1].speaker])
+    assert list(problems(clips)) == [expected[-1].id]
+    assert replace(clips[-1], duration=0, problem="") == replace(expected[-1], duration=0, inside="")
+
+
 def test_a_damaged_row_group_costs_its_rows_alone(tmp_path):
     path = table(tmp_path / "t.parquet", audio=[sound(seconds=0.3 + i / 10) for i in range(6)], id=list("abcdef"))
     content = bytearray(path.read_bytes())
@@ -237,7 +282,7 @@ def test_a_damaged_row_group_costs_its_rows_alone(tmp_path):
     path.write_bytes(content)
     clips = read_manifest(path)
     assert [clip.id for clip in clips if not clip.problem] == ["a", "b", "e", "f"]
-    assert set(problems(clips)) == {"t-00000002", "t-00000003"}
+    assert set(problems(clips)) == {"c", "d"}  # their other columns are there
     assert all("group 1 cannot be read" in reason for reason in problems(clips).values())
     path.write_bytes(content[:-30])
     with pytest.raises(ValueError, match="t.parquet: not a Parquet file, or damaged"):

@@ -73,8 +73,8 @@ def read_manifest(
 
     A folder means its `manifest.jsonl` or else the tables or tars in it, "bundled" the corpus in the package.
 
-    `split` is one name or several; `min_seconds` and `max_seconds` are inclusive (a clip that cannot be read has no
-    length and stays, to be counted as bad); `with_text` drops clips without text.
+    `split` is one name or several; `min_seconds` and `max_seconds` are inclusive; `with_text` drops clips without text.
+    A clip that cannot be read stays where what a filter asks for is unknown, to be counted as bad.
     Raises ValueError that names file and line for a broken row, and when nothing is left, which filter left nothing.
     """
     place = str(assets.speech_manifest()) if path == assets.BUNDLED else os.fspath(path)
@@ -106,8 +106,9 @@ def read_manifest(
 
 def _where_in(clips: Sequence[Clip], field: str, allowed: Sequence[str]) -> Sequence[Clip]:
     if isinstance(clips, ClipTable):
-        return clips.where(clips.is_in(field, allowed))
-    return [clip for clip in clips if getattr(clip, field) in allowed]
+        unknown = clips.is_in(field, [""]) & ~clips.is_in("problem", [""])
+        return clips.where(clips.is_in(field, allowed) | unknown)
+    return [clip for clip in clips if getattr(clip, field) in allowed or clip.problem and not getattr(clip, field)]
 
 
 def _where_seconds(clips: Sequence[Clip], low: float, high: float) -> Sequence[Clip]:
@@ -119,8 +120,9 @@ def _where_seconds(clips: Sequence[Clip], low: float, high: float) -> Sequence[C
 
 def _with_text(clips: Sequence[Clip]) -> Sequence[Clip]:
     if isinstance(clips, ClipTable):
-        return clips.where(np.fromiter((bool(text.strip()) for text in clips.column("text")), bool, len(clips)))
-    return [clip for clip in clips if clip.text.strip()]
+        said = (bool(text.strip() or problem) for text, problem in values_of(clips, "text", "problem"))
+        return clips.where(np.fromiter(said, bool, len(clips)))
+    return [clip for clip in clips if clip.text.strip() or clip.problem]
 
 
 def clips_by_split(clips: Sequence[Clip]) -> dict[str, Sequence[Clip]]:

@@ -31,7 +31,7 @@ from llmcodec.io.digests import digest
 from llmcodec.io.remote.paths import as_path, bring, fetch, is_url, shown
 from llmcodec.io.run_guard import lock_file
 
-VERSION = "1"
+VERSION = "2"
 """Of indices: another version of the readers makes them again."""
 LARGE_JSONL = 1 << 26
 """Bytes from which on a JSONL manifest is read into an index, too."""

@@ -103,31 +103,58 @@ class SourceFile:
         Raises:
             ValueError: no id, or a split that cannot name a folder.
         """
+        facts = self._facts(name, row, fields)
+        if not _names_folder(facts["split"]):
+            raise ValueError(f"split {facts['split']!r} cannot name a folder, which `tokenize` makes of every split")
+        return Clip(duration=round(seconds, 4) or 0.0001, **{**facts, **where})
+
+    def bad(
+        self,
+        name: str,
+        reason: object,
+        inside: str = "",
+        row: Mapping[str, Any] | None = None,
+        fields: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> Clip:
+        """A clip that cannot be read; it counts as a bad row where it is used.
+
+        Args:
+            name: its id in the file.
+            reason: why it cannot be read.
+            inside: its place in the file.
+            row: what is known of it, so that filters find it where it belongs.
+            fields: field -> names in `row`.
+        """
+        facts = self._facts(name, row or {}, fields or {})
+        if row is None:
+            facts["source"] = ""  # a row might have named another
+        if not _names_folder(facts["split"]):
+            facts["split"] = self._split_of(facts["id"])
+        told = str(reason) if str(self.path) in str(reason) else f"{self.path}[{name}]: {reason}"
+        return Clip(duration=0.0, inside=inside, problem=shown(told), **facts)
+
+    def _facts(self, name: str, row: Mapping[str, Any], fields: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
         said = {key: plain_text(first(row, fields.get(key, ()))) for key in ("text", "speaker", "language")}
         clip_id = self.full_id(name)
-        split = first(row, fields.get("split", ())) or self.split
-        if split in (".", "..") or "/" in split or "\0" in split:
-            raise ValueError(f"split {split!r} cannot name a folder, which `tokenize` makes of every split")
-        facts: dict[str, Any] = {"audio": self.relative, **said, **where}
-        return Clip(
-            **facts,
-            id=clip_id,
-            duration=round(seconds, 4) or 0.0001,
-            source=first(row, fields.get("source", ())) or self.root.resolve().name,
-            license=first(row, fields.get("license", ())),
-            split=split or hashed_split(clip_id, HELD_OUT_SHARE, HELD_OUT_SHARE),
-            folder=str(self.root),
-        )
+        return {
+            "id": clip_id,
+            "audio": self.relative,
+            **said,
+            "source": first(row, fields.get("source", ())) or self.root.resolve().name,
+            "license": first(row, fields.get("license", ())),
+            "split": first(row, fields.get("split", ())) or self._split_of(clip_id),
+            "folder": str(self.root),
+        }
 
-    def bad(self, name: str, reason: object, inside: str = "") -> Clip:
-        """A clip that cannot be read; it counts as a bad row where it is used."""
-        clip_id = self.full_id(name)
-        split = self.split or hashed_split(clip_id, HELD_OUT_SHARE, HELD_OUT_SHARE)
-        told = str(reason) if str(self.path) in str(reason) else f"{self.path}[{name}]: {reason}"
-        return Clip(clip_id, self.relative, 0.0, split=split, inside=inside, problem=shown(told), folder=str(self.root))
+    def _split_of(self, clip_id: str) -> str:
+        return self.split or hashed_split(clip_id, HELD_OUT_SHARE, HELD_OUT_SHARE)
 
     def full_id(self, name: str) -> str:
         return f"{self.stem}/{name}" if self.options.ids_by_file else name
+
+
+def _names_folder(split: str) -> bool:
+    return split not in (".", "..") and "/" not in split and "\0" not in split
 
 
 def seconds_of(content: bytes, where: object) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from llmcodec.data.clip import Clip
@@ -35,16 +36,26 @@ def read_table(file: SourceFile) -> Iterator[Clip]:
     others = tuple(dict.fromkeys(name for names in fields.values() for name in names))
     number, known = 0, False  # known: durations are those of their column, the audio is not looked at
     for group, size in enumerate(_group_sizes(table)):
-        try:
-            rows = read_group(file.path, group, others if known else (*others, column)).to_pylist()
-        except ValueError as error:
-            rows = [error] * size
-        for at, row in enumerate(rows):
-            clip = _clip(file, row, fields, column, f"{group}/{at}/{column}", number, known)
+        rows, problem = _rows(file.path, group, others, () if known else (column,))
+        for at, row in enumerate(rows or [None] * size):
+            clip = _clip(file, row, fields, column, f"{group}/{at}/{column}", number, known, problem)
             yield clip
             number += 1
             known = known or bool(fields["duration"] and clip.inside and not clip.problem)
-            rows[at] = None  # of a large row group, only the audio that is still to come stays
+            if rows:
+                rows[at] = None  # of a large row group, only the audio that is still to come stays
+
+
+def _rows(
+    path: Path, group: int, others: tuple[str, ...], audio: tuple[str, ...]
+) -> tuple[list[Any], ValueError | None]:
+    """Rows of a row group; those of its other columns alone with what is wrong with its audio; none where all fail."""
+    try:
+        return read_group(path, group, (*others, *audio)).to_pylist(), None
+    except ValueError as error:
+        if not audio:
+            return [], error
+        return _rows(path, group, others, ())[0], error
 
 
 def _clip(
@@ -55,14 +66,20 @@ def _clip(
     inside: str,
     number: int,
     known: bool,
+    problem: ValueError | None,
 ) -> Clip:
-    """A row as a clip. known: its audio is not in the row, its duration is that of its column."""
+    """A row as a clip, None where nothing is known of it.
+
+    known: its audio is not in the row, its duration is that of its column. problem: what is wrong with its row group.
+    """
     name = f"{file.stem}-{number:08d}"
-    if isinstance(row, ValueError):
-        return file.bad(name, row, inside)
+    if row is None:
+        return file.bad(name, problem, inside)
     name = next((str(row[key]) for key in fields["id"] if row[key] not in (None, "")), name)
     where = f"{file.path}[{name}]"
     outside = ""
+    if problem is not None:
+        return file.bad(name, problem, inside, row, fields)
     try:
         said = _said(row, fields["duration"], where)
         if known and said is not None:
@@ -73,7 +90,7 @@ def _clip(
             raise ValueError(f"{where}: no audio in this row")
         seconds = _seconds_outside(file, outside) if content is None else seconds_of(content, where)
     except ValueError as error:
-        bad = file.bad(name, error, inside)
+        bad = file.bad(name, error, inside, row, fields)
         return replace(bad, audio=outside, inside="") if outside else bad
     if said is not None:
         check_said(said, seconds, where)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import gzip
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llmcodec.data.clip import Clip
+from llmcodec.data.layouts.base import first
 from llmcodec.data.layouts.lhotse import spoken_in
 from llmcodec.data.member import BLOCK, read_range
 from llmcodec.data.sources.base import NAMES, SourceFile, check_said, seconds_of
@@ -27,6 +28,7 @@ from llmcodec.io.structured import parse_json
 ENDINGS = (".tar",)
 MOST_TEXT = 1 << 22
 """Bytes of a `.txt` or `.json` member."""
+_FIELDS_OF_CUT = {name: (name,) for name in ("text", "speaker", "language")}
 
 
 @dataclass
@@ -46,23 +48,32 @@ def read_webdataset(file: SourceFile) -> Iterator[Clip]:
         ValueError: no tar.
     """
     for sample in _samples(file.path, first_dot=True):
-        try:
-            yield _clip(file, sample)
-        except ValueError as error:
-            yield file.bad(sample.key, error)
+        yield _clip(file, sample)
 
 
 def _clip(file: SourceFile, sample: _Sample) -> Clip:
     where = f"{file.path}[{sample.key}]"
-    if sample.problem:
-        raise ValueError(sample.problem)
-    start, content = _audio_member(file, sample, where)
-    row = _facts(file, sample, where)
-    fields = {name: file.options.names(name, row, where) for name in NAMES if file.options.columns.get(name) != "txt"}
-    seconds = seconds_of(content, where)
-    return file.clip(
-        sample.key, row, fields | {"text": fields.get("text") or ("txt",)}, seconds, **_place(start, content)
-    )
+    name, problem = sample.key, sample.problem
+    row: dict[str, Any] | None = None
+    fields: dict[str, tuple[str, ...]] | None = None
+    try:
+        row = _facts(sample, where)
+        fields = {field: _names(file, field, row, where) for field in NAMES}
+        name = first(row, fields["id"]) or name
+        if not problem:
+            start, content = _audio_member(file, sample, where)
+            return file.clip(name, row, fields, seconds_of(content, where), **_place(start, content))
+    except ValueError as error:
+        problem = problem or str(error)
+    return file.bad(name, problem, row=row, fields=fields)
+
+
+def _names(file: SourceFile, field: str, row: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """What gives a field: keys of the `.json` member, or `txt`. The id is the sample's key unless an option names it."""
+    named = file.options.columns.get(field)
+    if named == "txt" or field == "id" and named is None:
+        return (named,) if named else ()
+    return file.options.names(field, row, where) or (("txt",) if field == "text" and named is None else ())
 
 
 def _place(start: int, content: bytes) -> dict[str, str]:
@@ -82,7 +93,7 @@ def _audio_member(file: SourceFile, sample: _Sample, where: str) -> tuple[int, b
     return sample.members[found[0]]
 
 
-def _facts(file: SourceFile, sample: _Sample, where: str) -> dict[str, Any]:
+def _facts(sample: _Sample, where: str) -> dict[str, Any]:
     """What the `.json` member says, and the transcript of `.txt` as `txt`."""
     row: dict[str, Any] = {}
     if "json" in sample.members:
@@ -108,29 +119,35 @@ def read_shar(file: SourceFile) -> Iterator[Clip]:
     """
     path = file.path.with_name(file.path.name.replace("recording.", "cuts.", 1)).with_suffix(".jsonl.gz")
     cuts = _cuts(path)
-    seen = False
+    cut, seen = next(cuts, None), False
     for sample in _samples(file.path, first_dot=False):
-        if sample.problem:
-            yield file.bad(sample.key, sample.problem)
-            continue
-        cut = next(cuts, None)
         where = f"{file.path}[{sample.key}]"
         if cut is None or cut.get("id") != sample.key:
+            if sample.problem:
+                yield file.bad(sample.key, sample.problem)
+                continue
             named = "no more cuts" if cut is None else f"the cut {cut.get('id')!r}"
             raise ValueError(f"{where}: {path.name} has {named} in its place: it is not of this tar")
+        row: dict[str, str] | None = None
         try:
-            clip = _clip_of_cut(file, sample, cut, where, known=seen)
+            row = spoken_in(cut)
+            if sample.problem:
+                raise ValueError(sample.problem)
+            clip = _clip_of_cut(file, sample, cut, row, where, known=seen)
         except (ValueError, KeyError, TypeError) as error:
-            clip = file.bad(sample.key, error if isinstance(error, ValueError) else "not a cut")
+            reason = error if isinstance(error, ValueError) else "not a cut"
+            clip = file.bad(sample.key, reason, row=row, fields=_FIELDS_OF_CUT)
         seen = seen or not clip.problem
         yield clip
-    if left := sum(1 for _ in cuts):
+        cut = next(cuts, None)
+    if left := (cut is not None) + sum(1 for _ in cuts):
         yield file.bad(f"{file.stem}-rest", f"{file.path}: {left} cuts of {path.name} have no audio in it: cut short?")
 
 
-def _clip_of_cut(file: SourceFile, sample: _Sample, cut: dict[str, Any], where: str, known: bool) -> Clip:
+def _clip_of_cut(
+    file: SourceFile, sample: _Sample, cut: dict[str, Any], row: dict[str, str], where: str, known: bool
+) -> Clip:
     """known: what the cut says of its recording's length is taken, as it was true of another."""
-    row = spoken_in(cut)
     sounds = {ending: member for ending, member in sample.members.items() if f".{ending}" in AUDIO_ENDINGS}
     if len(sounds) != 1:
         raise ValueError(f"{where}: no audio; there is {_listed(sample)}")
@@ -140,8 +157,7 @@ def _clip_of_cut(file: SourceFile, sample: _Sample, cut: dict[str, Any], where: 
     if not known:
         check_said(whole, seconds_of(content, where), where)
     stretch = {} if not start and abs(duration - whole) < 1e-3 else {"start": round(start, 4)}
-    fields = {name: (name,) for name in row}
-    return file.clip(sample.key, row, fields, duration, **stretch, **_place(start_byte, content))
+    return file.clip(sample.key, row, _FIELDS_OF_CUT, duration, **stretch, **_place(start_byte, content))
 
 
 def _cuts(path: Path) -> Iterator[dict[str, Any]]:
