@@ -215,6 +215,43 @@ def test_samples_of_webdataset(tmp_path):
     assert [clip.id for clip in named if not clip.problem] == ["e"]
 
 
+def test_options_of_a_tar_hold(tmp_path: Path) -> None:
+    said = json.dumps({"utt": "u1", "text": "json", "words": "more", "id": "x"}).encode()
+    path = tar_of(tmp_path / "a.tar", {"a.flac": sound(), "a.txt": b"txt", "a.json": said})
+    for option, name, text in (
+        ("", "a", "json"),
+        ("?id=utt", "u1", "json"),
+        ("?id=", "a", "json"),
+        ("?id=utt&ids=file", "a/u1", "json"),
+        ("?text=", "a", ""),
+        ("?text=txt", "a", "txt"),
+        ("?text=words", "a", "more"),
+    ):
+        (clip,) = read_manifest(f"{path}{option}")
+        assert (clip.id, clip.text, clip.problem) == (name, text, "")
+    (clip,) = read_manifest(f"{path}?speaker=txt")
+    assert clip.speaker == "txt"
+    assert "no column 'nobody' for speaker; there is id, text" in read_manifest(f"{path}?speaker=nobody")[0].problem
+
+
+@pytest.mark.parametrize(
+    ("form", "option", "words"),
+    [
+        ("folder", "text=words", "no option 'text' behind the . for a JSONL manifest; there is none"),
+        ("folder", "ids=file", "no option 'ids' behind the . for a JSONL manifest; there is none"),
+        ("tars", "duration=seconds", "no option 'duration' behind the . for WebDataset; there is only audio, text, "),
+        ("shar", "text=", "no option 'text' behind the . for lhotse shar; there is only ids"),
+        ("shar", "speaker=nobody", "no option 'speaker' behind the . for lhotse shar; there is only ids"),
+    ],
+)
+def test_options_that_a_source_does_not_know_are_refused(
+    corpora: dict[str, Path], form: str, option: str, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        read_manifest(f"{corpora[form]}?{option}")
+    assert "\n" not in str(caught.value) and str(corpora[form]) in str(caught.value)
+
+
 def test_rows_without_audio_are_bad_rows(tmp_path):
     cells = [{"bytes": sound(), "path": None}, {"bytes": None, "path": None}, None, {"bytes": b"xyz", "path": "a.wav"}]
     clips = read_manifest(table(tmp_path / "t.parquet", audio=cells, id=["a", "b", "c", None]), min_seconds=0.2)

@@ -1,8 +1,8 @@
 """Kaldi data folders: `wav.scp` (and `segments`), `text`, `utt2spk`, `spk2gender`.
 
-Commands in `wav.scp` (lines that end in `|`) are never run: `flac -c -d -s FILE |` and the like, which give their file as
-it is or at another rate, are read as that file; others (`sph2pipe -c 2`, `sox ... trim`, two files) are reported. The
-split is that of the folder's name.
+Commands in `wav.scp` (lines that end in `|`) are never run: `flac -c -d -s FILE |` and the like, which give their file
+as it is or at another rate, are read as that file; others (`sph2pipe -c 2`, `sox ... trim`, two files) are reported.
+The split is that of the folder's name.
 """
 
 from __future__ import annotations

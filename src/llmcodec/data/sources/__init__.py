@@ -23,7 +23,7 @@ from llmcodec.data.clip_table import ClipTable, is_of_clips, write_clips
 from llmcodec.data.files import find_files, walk
 from llmcodec.data.member import open_table
 from llmcodec.data.sources import tables, tars
-from llmcodec.data.sources.base import Options, SourceFile
+from llmcodec.data.sources.base import OPTIONS, Options, SourceFile
 from llmcodec.data.sources.jsonl import read_all_jsonl, read_jsonl
 from llmcodec.io.audio_formats import AUDIO_ENDINGS, UNREAD_ENDINGS
 from llmcodec.io.cache import cache_folder
@@ -45,12 +45,14 @@ class Kind:
     name: str
     endings: tuple[str, ...]
     read: Callable[[SourceFile], Iterator[Clip]]
+    options: tuple[str, ...]
+    """Options that it understands."""
 
 
-SHAR = Kind("lhotse shar", tars.ENDINGS, tars.read_shar)
+SHAR = Kind("lhotse shar", tars.ENDINGS, tars.read_shar, ("ids",))
 KINDS = (
-    Kind("Parquet or Arrow", tables.ENDINGS, tables.read_table),
-    Kind("WebDataset", tars.ENDINGS, tars.read_webdataset),
+    Kind("Parquet or Arrow", tables.ENDINGS, tables.read_table, OPTIONS),
+    Kind("WebDataset", tars.ENDINGS, tars.read_webdataset, tuple(name for name in OPTIONS if name != "duration")),
 )
 
 
@@ -61,22 +63,26 @@ def open_source(name: str | Path) -> Sequence[Clip]:
         name: with options of `base.OPTIONS` behind a `?`.
 
     Raises:
-        ValueError: nothing there that can be read, files of several kinds, columns that are not there, an id that
-            stands twice. Clips that cannot be read are there, with a `problem`.
+        ValueError: nothing there that can be read, files of several kinds, columns that are not there, an option that
+            this kind of source does not know, an id that stands twice. Clips that cannot be read are there, with a
+            `problem`.
     """
     text, options = _name_and_options(str(name))
     place = _brought(text)
     if place.is_dir() and (place / MANIFEST).is_file():
         place = place / MANIFEST
     if place.is_file() and place.suffix == ".arrow" and _is_index(place):
+        _check_options(options, "a table of clips", (), text)
         return ClipTable.open(fetch(place), str(place.parent))
     kind, files = _files(place)
     if kind is None:
         if not place.is_file():
             raise ValueError(f"{place}: no such manifest; `llmcodec data manifest FOLDER` makes one")
+        _check_options(options, "a JSONL manifest", (), text)
         if place.stat().st_size < LARGE_JSONL or not _has_pyarrow():
             return read_all_jsonl(place)
         return _indexed([place], place.parent, options, None, str(name))
+    _check_options(options, kind.name, kind.options, text)
     root = place if place.is_dir() else _common_folder(files)
     return _indexed(files, root, options, kind, str(name))
 
@@ -102,6 +108,13 @@ def _name_and_options(name: str) -> tuple[str, Options]:
         return name, Options()
     text, _, options = name.rpartition("?")
     return text, Options.parse(options, text)
+
+
+def _check_options(options: Options, kind: str, known: tuple[str, ...], where: str) -> None:
+    """Raise ValueError for an option that would do nothing."""
+    if without := [name for name in options.given if name not in known]:
+        there = f"only {', '.join(known)}" if known else "none"
+        raise ValueError(f"{where}: no option {without[0]!r} behind the ? for {kind}; there is {there}")
 
 
 def _brought(text: str) -> Path:

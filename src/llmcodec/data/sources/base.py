@@ -39,6 +39,11 @@ class Options:
     ids_by_file: bool = False
     """`ids=file`: ids are unique in their file only, and its name is put before them."""
 
+    @property
+    def given(self) -> list[str]:
+        """Names of the options that were typed."""
+        return [*self.columns, *["ids"] * self.ids_by_file]
+
     @classmethod
     def parse(cls, text: str, where: str) -> Options:
         """Options as they were typed. Raises ValueError for one that there is not."""
@@ -165,10 +170,7 @@ def seconds_of(content: bytes, where: object) -> float:
     return header.seconds
 
 
-def check_said(said: float, seconds: float, where: object) -> None:
-    """Raise ValueError where what a source says of a clip's length is not that of its audio."""
+def check_said(said: float, seconds: float, where: object, advice: str) -> None:
+    """Raise ValueError, which ends in `advice`, where a source says another length of a clip than that of its audio."""
     if abs(said - seconds) > max(0.1, 0.02 * seconds):
-        raise ValueError(
-            f"{where}: duration says {said:g} seconds, its audio lasts {seconds:.3f}; name another column "
-            "(?duration=NAME), or none (?duration=): then lengths are read from the audio"
-        )
+        raise ValueError(f"{where}: duration says {said:g} seconds, its audio lasts {seconds:.3f}; {advice}")

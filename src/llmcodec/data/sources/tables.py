@@ -18,6 +18,7 @@ from llmcodec.io import audio
 from llmcodec.io.remote.paths import is_url, shown
 
 ENDINGS = (".parquet", ".arrow")
+OTHER_DURATIONS = "name another column (?duration=NAME), or none (?duration=): then lengths are read from the audio"
 TEXT_FIELDS = ("id", "text", "speaker", "language", "split", "source", "license")
 
 
@@ -93,7 +94,7 @@ def _clip(
         bad = file.bad(name, error, inside, row, fields)
         return replace(bad, audio=outside, inside="") if outside else bad
     if said is not None:
-        check_said(said, seconds, where)
+        check_said(said, seconds, where, OTHER_DURATIONS)
     places = {"audio": outside} if outside else {"inside": inside}
     return file.clip(name, row, fields, seconds if said is None else said, **places)
 

@@ -69,7 +69,7 @@ def _clip(file: SourceFile, sample: _Sample) -> Clip:
 
 
 def _names(file: SourceFile, field: str, row: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """What gives a field: keys of the `.json` member, or `txt`. The id is the sample's key unless an option names it."""
+    """What gives a field: keys of the `.json` member, or `txt`. The id is the sample's key where no option names it."""
     named = file.options.columns.get(field)
     if named == "txt" or field == "id" and named is None:
         return (named,) if named else ()
@@ -155,7 +155,7 @@ def _clip_of_cut(
     recording = cut["recording"]
     whole, start, duration = float(recording["duration"]), float(cut.get("start") or 0), float(cut["duration"])
     if not known:
-        check_said(whole, seconds_of(content, where), where)
+        check_said(whole, seconds_of(content, where), where, "are these the cuts of other audio?")
     stretch = {} if not start and abs(duration - whole) < 1e-3 else {"start": round(start, 4)}
     return file.clip(sample.key, row, _FIELDS_OF_CUT, duration, **stretch, **_place(start_byte, content))
 
