@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import io
 import json
 import re
@@ -423,6 +424,17 @@ def test_an_index_is_made_once_and_again_after_a_change(tmp_path, monkeypatch, c
         write_jsonl(listed, [{"id": "a", "audio": "a.tar", "duration": 1, "inside": inside}])
         with pytest.raises(ValueError, match="m.jsonl:1: inside is FIRST_BYTE"):
             read_manifest(listed)
+
+
+def test_mended_cuts_of_a_shar_are_read(corpora: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(corpora["shar"], tmp_path / "shar")
+    before = read_manifest(tmp_path / "shar")
+    for path in (tmp_path / "shar" / "train").glob("cuts.*"):
+        cuts = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        for cut in cuts:
+            cut["supervisions"][0]["text"] += " mended"
+        path.write_bytes(gzip.compress("".join(json.dumps(cut) + "\n" for cut in cuts).encode()))
+    assert [clip.text for clip in read_manifest(tmp_path / "shar")] == [f"{clip.text} mended" for clip in before]
 
 
 def test_a_shar_whose_cuts_are_of_another_tar(corpora, tmp_path):

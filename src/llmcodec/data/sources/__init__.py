@@ -5,7 +5,7 @@
 
 Every source is a sequence of clips: a position in it is a number, so that what reads it can stop and go on exactly.
 All but small JSONL manifests are read once into an index, an Arrow file in the cache that is mapped from then on; it is
-made again when a file of the source has another size or time. Test: tests/data/test_sources.py.
+made again when a file of the source has another size or time (of a shar, its cuts too). Test: tests/data/test_sources.py.
 """
 
 from __future__ import annotations
@@ -170,7 +170,8 @@ def _common_folder(files: Sequence[Path]) -> Path:
 
 def _indexed(files: Sequence[Path], root: Path, options: Options, kind: Kind | None, named: str) -> ClipTable:
     """The index of a source, from the cache or made now; one process makes it, others wait."""
-    states = [(path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    looked_at = [*files, *(cuts for path in files if kind is SHAR and (cuts := tars.cuts_of(path)).is_file())]
+    states = [(path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in looked_at]
     reader = [VERSION, kind.name if kind else "jsonl", sorted(options.columns.items()), options.ids_by_file]
     key = digest(json.dumps([reader, shown(root.resolve()), states]), size=16)
     path = cache_folder("sources") / f"{key}.arrow"

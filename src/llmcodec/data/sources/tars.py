@@ -111,13 +111,18 @@ def _listed(sample: _Sample) -> str:
     return ", ".join(f".{ending}" for ending in sample.members) or "nothing"
 
 
+def cuts_of(recording: Path) -> Path:
+    """The file beside `recording.N.tar` that says what is spoken in it."""
+    return recording.with_name(recording.name.replace("recording.", "cuts.", 1)).with_suffix(".jsonl.gz")
+
+
 def read_shar(file: SourceFile) -> Iterator[Clip]:
     """Clips of `recording.N.tar`, with the facts of `cuts.N.jsonl.gz`, whose lines are in the order of the tar.
 
     Raises:
         ValueError: no tar, no cuts, or cuts that are damaged or of another tar.
     """
-    path = file.path.with_name(file.path.name.replace("recording.", "cuts.", 1)).with_suffix(".jsonl.gz")
+    path = cuts_of(file.path)
     cuts = _cuts(path)
     cut, seen = next(cuts, None), False
     for sample in _samples(file.path, first_dot=False):
