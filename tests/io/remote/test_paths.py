@@ -7,14 +7,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from llmcodec.io import audio
 from llmcodec.io.atomic import atomic_folder, remove_folder, write_bytes, write_text
+from llmcodec.io.digests import digest
 from llmcodec.io.remote import paths, store
 from llmcodec.io.remote.paths import as_path, bring, fetch, look_for, open_file, publish, shown, url_of
 from llmcodec.io.structured import read_json, read_lines, write_json
@@ -75,6 +78,43 @@ def test_a_url_is_never_a_folder_of_that_name(url: str, tmp_path: Path, monkeypa
     for bad in ("memory://a/../b", "memory://a//b", "memory://", "s3:///b", "memory://a::zip://b", "nope://a"):
         with pytest.raises(ValueError, match=bad.split(":")[0]):
             as_path(bad)
+
+
+class NoTimes(MemoryFileSystem):  # type: ignore[misc]
+    """A store that gives no times, versions in its listings alone: the Hub without `expand_info`."""
+
+    protocol = "notimes"
+    store: dict[str, Any] = {}
+    pseudo_dirs = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return MemoryFileSystem._strip_protocol(path.replace("notimes://", "memory://"))
+
+    def info(self, path: str, **more: Any) -> Any:
+        return {name: value for name, value in super().info(path, **more).items() if name in ("name", "size", "type")}
+
+    def find(self, path: str, detail: bool = False, **more: Any) -> Any:
+        names = super().find(path, **more)
+        return {name: self.info(name) | {"blob_id": digest(self.cat_file(name))} for name in names}
+
+
+def test_a_store_without_times_is_as_it_was_in_every_run(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("notimes", NoTimes, clobber=True)
+    place = url.replace("memory", "notimes")
+    put(f"{place}/a.wav", b"1" * 100)
+    times = []
+    for _ in range(2):
+        file = bring(place) / "a.wav"
+        times.append(file.stat().st_mtime_ns)
+        assert fetch(file).read_bytes() == b"1" * 100
+        times.append(file.stat().st_mtime_ns)
+        paths._stand_in(file, paths._seen[str(file)])  # what makes room for others
+        times.append(file.stat().st_mtime_ns)
+        paths.forget()
+    assert len(set(times)) == 1 and times[0] < 1.1e18  # older than whatever was made of it
+    put(f"{place}/a.wav", b"2" * 100)
+    assert (bring(place) / "a.wav").stat().st_mtime_ns != times[0]
 
 
 def test_names_of_audio_come_first_and_content_when_it_is_read(url: str, tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,31 @@ def test_what_is_stored_is_found_listed_and_read(file: Path, tmp_path: Path):
     delete("flaky://b/x/a")
     delete("flaky://b/x/a")
     assert look("flaky://b/x/a") is None
+
+
+def test_times_and_versions_of_many_stores() -> None:
+    moment = datetime(2025, 3, 4, tzinfo=timezone.utc)
+    for row in (
+        {"LastModified": moment, "ETag": '"v"'},
+        {"last_modified": moment, "etag": "v"},
+        {"updated": "2025-03-04T00:00:00Z", "md5Hash": "v"},
+        {"last_commit": {"oid": "x", "title": "y", "date": moment}, "blob_id": "v"},
+        {"last_commit": None, "mtime": moment.timestamp(), "ETag": "v"},
+        {"uploaded_at": moment, "etag": "v"},
+    ):
+        assert store._entry({"size": 3, **row}) == store.Entry(3, moment.timestamp(), "v")
+    assert store._entry({"size": 3, "last_commit": None}) == store.Entry(3)
+    without = [store.Entry(3), store.Entry(4), store.Entry(3, version="v"), store.Entry(3, version="w")]
+    assert len({one.moment for one in without}) == 4 and all(0 < one.moment < 1.1e9 for one in without)
+    assert store.Entry(3, 5.0, "v").moment == 5.0
+
+
+def test_the_hub_is_asked_for_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda url, **options: asked.append(options) or (None, url))
+    store._file_system("hf://datasets/a/b")
+    store._file_system("s3://a/b")
+    assert asked == [{"use_listings_cache": False, "expand_info": True}, {"use_listings_cache": False}]
 
 
 def test_failures_that_pass_are_tried_again(file: Path, flaky: type[Flaky]):

@@ -5,7 +5,8 @@
 
 Every source is a sequence of clips: a position in it is a number, so that what reads it can stop and go on exactly.
 All but small JSONL manifests are read once into an index, an Arrow file in the cache that is mapped from then on; it is
-made again when a file of the source has another size or time (of a shar, its cuts too). Test: tests/data/test_sources.py.
+made again when a file of the source (of a shar, its cuts too) has another size or time.
+Test: tests/data/test_sources.py.
 """
 
 from __future__ import annotations

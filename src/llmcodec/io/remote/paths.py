@@ -276,8 +276,7 @@ def _stand_in(path: Path, entry: Entry) -> None:
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise StoreError(f"{url_of(path)}: is an object, and so is something below it; rename one") from error
     path.chmod(stat.S_ISVTX)
-    if entry.time:
-        os.utime(path, (entry.time, entry.time))
+    os.utime(path, (entry.moment, entry.moment))
     with _lock:
         _seen[str(path)] = entry
         _saved[str(path)] = _state(path)

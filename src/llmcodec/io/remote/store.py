@@ -27,6 +27,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from llmcodec.io.digests import digest_number
 from llmcodec.io.remote import StoreError
 
 __all__ = ["FOLDER", "Entry", "StoreError", "delete", "download", "list_files", "look", "open_url", "upload"]
@@ -48,6 +49,8 @@ _DRIVER_ERRORS = {
     "google.auth.exceptions": ("GoogleAuthError",),
 }
 """Errors of drivers that are no OSError, by module; only of modules that are loaded."""
+_MOMENTS = ("LastModified", "last_modified", "mtime", "updated", "modified", "uploaded_at", "commit", "created")
+"""Names that drivers give to the time when an object was written."""
 _MD5 = re.compile("[0-9a-f]{32}")
 _NO_SECOND_TRY = (PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError, NotImplementedError)
 _REFUSED_NUMBERS = {errno.EINVAL, errno.EPERM, errno.ENAMETOOLONG, errno.ENOSYS}
@@ -63,6 +66,14 @@ class Entry:
     """Seconds since 1970 when it was written; 0 where the store does not say."""
     version: str = ""
     """Changes with the content: an ETag, a digest; empty where the store has none."""
+
+    @property
+    def moment(self) -> float:
+        """Time of the file that stands for it here; without `time` one of 1970 to 2001 that changes with the version.
+
+        So every run finds the same time, older than anything that was made of it, and another one for other content.
+        """
+        return self.time or float(1 + digest_number(self.version, self.size) % 10**9)
 
 
 FOLDER = Entry(-1)
@@ -146,8 +157,9 @@ def download(url: str, target: Path, expected: Entry | None = None) -> Entry:
 
     try:
         entry = _tried("read", url, once)
-        if entry.time:
-            os.utime(temporary, (entry.time, entry.time))
+        if expected is not None and not entry.version and not entry.time:
+            entry = expected  # some listings say more of an object than a look at it
+        os.utime(temporary, (entry.moment, entry.moment))
         os.replace(temporary, target)
         return entry
     finally:
@@ -259,7 +271,8 @@ def _file_system(url: str) -> tuple[Any, str]:
     """fsspec's file system and the path in it. Asked for anew every time, so that a forked process gets its own."""
     from fsspec.core import url_to_fs
 
-    fs, path = url_to_fs(url, use_listings_cache=False)
+    more = {"expand_info": True} if url.lower().startswith("hf://") else {}  # or the Hub tells no times
+    fs, path = url_to_fs(url, use_listings_cache=False, **more)
     return fs, path
 
 
@@ -288,9 +301,9 @@ def _entry(row: dict[str, Any]) -> Entry:
     version = next(
         (str(row[name]) for name in ("ETag", "etag", "md5Hash", "blob_id", "generation") if row.get(name)), ""
     )
-    moment = next(
-        (row[name] for name in ("LastModified", "mtime", "updated", "modified", "created") if row.get(name)), 0
-    )
+    commit = row.get("last_commit")  # of the Hub
+    moments = {**row, "commit": commit.get("date") if isinstance(commit, dict) else None}
+    moment = next((moments[name] for name in _MOMENTS if moments.get(name)), 0)
     if isinstance(moment, str):
         moment = datetime.fromisoformat(moment.replace("Z", "+00:00"))
     seconds = moment.timestamp() if isinstance(moment, datetime) else float(moment)
