@@ -12,6 +12,7 @@ import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 
+from llmcodec.data.clip import Clip
 from llmcodec.data.clip_table import ClipTable
 from llmcodec.data.clips import ClipDataset
 from llmcodec.data.loader import ClipLoader
@@ -33,6 +35,7 @@ from llmcodec.data.manifest import (
     total_seconds,
     write_manifest,
 )
+from llmcodec.data.member import without_mark
 from llmcodec.data.sampler import ResumableSampler
 from llmcodec.io.bad_rows import BadRows, TooManyBad
 from llmcodec.io.remote.paths import forget
@@ -124,6 +127,53 @@ def test_an_exported_manifest_points_into_the_tars(corpora, tmp_path):
     assert isinstance(again, ClipTable) and not list((tmp_path / "cache").rglob("*.jsonl"))
 
 
+@pytest.mark.parametrize("form", ["parquet", "known", "arrow", "tar"])
+def test_an_exported_manifest_notices_that_rows_changed_places(tmp_path: Path, form: str) -> None:
+    """Also where places and sizes are as they were; a manifest without marks is read as ever."""
+    rows = [(name, pcm(0.1 * number)) for number, name in enumerate(("a", "b", "c", "d"), start=1)]
+    path = tmp_path / ("t.tar" if form == "tar" else "t.arrow" if form == "arrow" else "t.parquet")
+
+    def write() -> None:
+        columns: dict[str, Any] = {"id": [name for name, _ in rows], "audio": [content for _, content in rows]}
+        columns |= {"duration": [0.5] * len(rows)} if form == "known" else {}
+        if form == "tar":
+            tar_of(path, {f"{name}.wav": content for name, content in rows})
+        elif form == "arrow":
+            written = pa.table(columns)
+            with pa.ipc.new_file(str(path), written.schema) as writer:
+                writer.write_table(written)
+        else:
+            table(path, row_group_size=4, **columns)
+
+    write()
+    clips = read_manifest(path)
+    listed = write_manifest(tmp_path / "list.jsonl", clips)
+    unmarked = [replace(clip, inside=without_mark(clip.inside)) for clip in clips]
+    assert all(one.inside != clip.inside for one, clip in zip(unmarked, clips, strict=True))
+    assert manifest_hash(unmarked) == manifest_hash(clips) == manifest_hash(read_manifest(listed))
+    old = write_manifest(tmp_path / "old.jsonl", unmarked)
+    before = [clip.read()[0] for clip in read_manifest(listed)]
+    assert all(np.array_equal(clip.read()[0], wav) for clip, wav in zip(read_manifest(old), before, strict=True))
+    write()
+    assert not problems(read_manifest(listed))  # the same again, at another time
+    size = path.stat().st_size
+    rows.sort(reverse=True)
+    write()
+    assert path.stat().st_size == size
+    assert len(reasons := problems(read_manifest(listed))) == 4
+    assert all(f"{path}[{name}]: " in reason for name, reason in reasons.items())
+    assert all("if the file has changed, make its manifest again" in reason for reason in reasons.values())
+    clips = {clip.id: clip for clip in read_manifest(path)}
+    assert all(np.array_equal(clips[name].read()[0], wav) for name, wav in zip("abcd", before, strict=True))
+
+
+def pcm(level: float) -> bytes:
+    """Half a second as a WAV file: all have one size."""
+    file = io.BytesIO()
+    sf.write(file, np.full(8000, level, np.float32), 16_000, format="WAV")
+    return file.getvalue()
+
+
 def tar_of(path: Path, members: dict[str, bytes], kind: bytes = tarfile.REGTYPE) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
@@ -146,6 +196,11 @@ def table(path: Path, row_group_size: int = 2, **columns) -> Path:
     return path
 
 
+def first_byte(clip: Clip) -> int:
+    """Of a member of a tar."""
+    return int(clip.inside.rpartition(":")[2].partition("+")[0])
+
+
 def problems(clips) -> dict[str, str]:
     """Ids and reasons of clips that cannot be read, as a command with `--max-bad` lists them."""
     bad = BadRows("100%", len(clips))
@@ -157,7 +212,7 @@ def problems(clips) -> dict[str, str]:
 def test_a_tar_that_is_cut_short_keeps_what_is_there_and_says_so(tmp_path):
     whole = tar_of(tmp_path / "a.tar", {f"{name}.flac": sound() for name in "abc"})
     content = whole.read_bytes()
-    start = {clip.id: int(clip.inside.partition("+")[0]) for clip in read_manifest(whole)}
+    start = {clip.id: first_byte(clip) for clip in read_manifest(whole)}
     for cut, words in (
         (start["c"] + 100, r"\[c.flac\]: the tar ends after 100 of its \d+ bytes"),
         (start["c"] - 512, r"ends at byte \d+ without a tar's last block; what may have followed 'b.flac' is lost"),
@@ -304,7 +359,7 @@ def test_a_recording_of_a_shar_that_is_cut_short_is_its_cut(corpora: dict[str, P
     shutil.copytree(corpora["shar"], tmp_path / "shar")
     expected = list(read_manifest(tmp_path / "shar"))
     path = sorted((tmp_path / "shar" / "train").glob("recording.*"))[1]
-    path.write_bytes(path.read_bytes()[: int(expected[-1].inside.partition("+")[0]) + 100])
+    path.write_bytes(path.read_bytes()[: first_byte(expected[-1]) + 100])
     clips = read_manifest(tmp_path / "shar", speakers=[expected[-1].speaker])
     assert list(problems(clips)) == [expected[-1].id]
     assert replace(clips[-1], duration=0, problem="") == replace(expected[-1], duration=0, inside="")
@@ -419,7 +474,9 @@ def test_an_index_is_made_once_and_again_after_a_change(tmp_path, monkeypatch, c
         ValueError, match=r"a.tar\[a\]: no member of the tar begins at byte 900 .*make its manifest again"
     ):
         read_manifest(listed)[0].read()
-    assert old[0].inside == read_manifest(tmp_path / "tars")[0].inside
+    assert without_mark(old[0].inside) == without_mark(read_manifest(tmp_path / "tars")[0].inside)
+    with pytest.raises(ValueError, match=r"a.tar\[a\]: another member of the tar is there; .*make its manifest again"):
+        old[0].read()
     for inside in ("1+", "../x", "1/2", "-1+5"):
         write_jsonl(listed, [{"id": "a", "audio": "a.tar", "duration": 1, "inside": inside}])
         with pytest.raises(ValueError, match="m.jsonl:1: inside is FIRST_BYTE"):

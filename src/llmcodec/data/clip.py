@@ -51,7 +51,8 @@ class Clip:
     start: float | None = None
     """Seconds into the file where the clip begins, if it is a stretch of `duration` seconds; None: all of the file."""
     inside: str = ""
-    """Place of the audio in a file of many clips: `FIRST_BYTE+BYTES` of a tar, `GROUP/ROW/COLUMN` of a table."""
+    """Place of the audio in a file of many clips: `FIRST_BYTE+BYTES` of a tar, `GROUP/ROW/COLUMN` of a table; before it
+    stands a mark (`data.member`), if what lies there is to be compared."""
     problem: str = ""
     """Why its audio cannot be read, where an index has found out; such a clip counts as bad."""
     folder: str = ""

@@ -28,6 +28,7 @@ import numpy as np
 from llmcodec import assets
 from llmcodec.data.clip import FIELDS, REQUIRED, STRETCH_TOLERANCE, Clip
 from llmcodec.data.clip_table import ClipTable, write_clips
+from llmcodec.data.member import without_mark
 from llmcodec.data.sources import open_source
 from llmcodec.io.atomic import write_text
 from llmcodec.io.bad_rows import MOST_LISTED, BadRows, TooManyBad
@@ -229,9 +230,13 @@ def _path_from(folder: Path, path: Path) -> str:
 def manifest_hash(clips: Iterable[Clip]) -> str:
     """16 hex digits that change with any clip, field or order, not with the folder where the corpus lies."""
     values = values_of(clips, *FIELDS)
-    # Fields that came later count where they say something.
+    # Fields that came later count where they say something, marks not at all.
     rows = (
-        [value for name, value in zip(FIELDS, row, strict=True) if name not in LATER or value not in (None, "")]
+        [
+            without_mark(value) if name == "inside" else value
+            for name, value in zip(FIELDS, row, strict=True)
+            if name not in LATER or value not in (None, "")
+        ]
         for row in values
     )
     return digest_all(json.dumps(row, ensure_ascii=True) + "\n" for row in rows)

@@ -4,6 +4,8 @@
     place = Member(Path("train.parquet"), "3/17/audio", "row 317")     # row group 3, row 17, column audio
     samples, rate = llmcodec.io.audio.read(place)
 
+A mark before the place (`0c4e91d7:3/17/audio`, as indices write it) tells whether the same audio still stands there: of
+a tar the member's name, of a table the whole file, whose rows may have been sorted or filtered.
 `io.audio` reads a `Member` as it reads a path. Row groups of Parquet that were read last stay in memory, Arrow files
 are mapped. Imports no torch; tables need pyarrow. Test: tests/data/test_sources.py.
 """
@@ -15,11 +17,12 @@ import re
 import tarfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmcodec.io.digests import digest, digest_all
 from llmcodec.io.remote.paths import fetch, open_file, url_of
 
 BLOCK = 512
@@ -28,8 +31,12 @@ GROUPS_KEPT = 16
 """Row groups of Parquet in memory: training shuffles clips within half as many at a time."""
 FILES_KEPT = 256
 """Arrow files that stay mapped."""
-_BYTES = re.compile(r"(\d{1,18})\+(\d{1,18})")
-_CELL = re.compile(r"(\d{1,9})/(\d{1,9})/([^\0]+)")
+MARKED_PIECES = (4096, 4096, 4096, 65536)
+"""Bytes of a table that its mark is made of, evenly spread; the last are its end, where Parquet lists its columns."""
+MARKS_KEPT = 1 << 16
+_MARK = re.compile("([0-9a-f]{8}):")
+_BYTES = re.compile(rf"(?:{_MARK.pattern})?(\d{{1,18}})\+(\d{{1,18}})")
+_CELL = re.compile(rf"(?:{_MARK.pattern})?(\d{{1,9}})/(\d{{1,9}})/([^\0]+)")
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Member:
     file: Path
     """The tar, Parquet or Arrow file."""
     inside: str
-    """`FIRST_BYTE+BYTES` of a tar, `GROUP/ROW/COLUMN` of a table."""
+    """`FIRST_BYTE+BYTES` of a tar, `GROUP/ROW/COLUMN` of a table; with or without a mark."""
     name: str
     """Of the recording, for messages."""
 
@@ -75,7 +82,7 @@ class Member:
         return Member(self.file.resolve(), self.inside, self.name)
 
     def _from_tar(self, found: re.Match[str]) -> bytes:
-        start, size = int(found[1]), int(found[2])
+        mark, start, size = found[1], int(found[2]), int(found[3])
         found_bytes = read_range(self.file, max(0, start - BLOCK), BLOCK + size)
         header, content = found_bytes[:BLOCK], found_bytes[BLOCK:]
         try:
@@ -84,6 +91,8 @@ class Member:
             raise ValueError(f"{self}: no member of the tar begins at byte {start} ({error}); {_REMAKE}") from error
         if claimed != size:
             raise ValueError(f"{self}: the tar has {claimed} bytes there, not {size}; {_REMAKE}")
+        if mark and mark != header_mark(header):
+            raise ValueError(f"{self}: another member of the tar is there; {_REMAKE}")
         if len(content) < size:
             raise ValueError(f"{self}: the tar ends after {len(content)} of its {size} bytes")
         return content
@@ -92,7 +101,9 @@ class Member:
         found = _CELL.fullmatch(self.inside)
         if found is None:
             raise ValueError(f"{self}: {self.inside!r} is no place in a file")
-        group, row, column = int(found[1]), int(found[2]), found[3]
+        mark, group, row, column = found[1], int(found[2]), int(found[3]), found[4]
+        if mark and mark != table_mark(self.file):
+            raise ValueError(f"{self}: its rows may be others than when its manifest was made; {_REMAKE}")
         cells = read_group(self.file, group, (column,)).column(column)
         if row >= len(cells):
             raise ValueError(f"{self}: group {group} has {len(cells)} rows, not {row + 1}; {_REMAKE}")
@@ -105,6 +116,11 @@ class Member:
 AudioPath = Path | Member
 """What a clip's audio may be."""
 _REMAKE = "if the file has changed, make its manifest again"
+
+
+def without_mark(inside: str) -> str:
+    """The place alone."""
+    return _MARK.sub("", inside, count=1) if _MARK.match(inside) else inside
 
 
 def check_inside(inside: str, where: str) -> None:
@@ -187,7 +203,33 @@ class _Kept:
             return self._kept[key]
 
 
-_files, _groups = _Kept(FILES_KEPT), _Kept(GROUPS_KEPT)
+_files, _groups, _marks = _Kept(FILES_KEPT), _Kept(GROUPS_KEPT), _Kept(MARKS_KEPT)
+
+
+def header_mark(header: bytes) -> str:
+    """8 hex digits of the name in the header of a tar's member."""
+    return digest(header[:100], header[345:500], size=4)
+
+
+def table_mark(path: Path) -> str:
+    """8 hex digits of the size of a table and pieces of it: others where rows came, went or changed places.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    state = path.stat()
+
+    def pieces() -> Iterator[bytes | str]:
+        yield str(state.st_size)
+        with open_file(path) as file:
+            raw: Any = getattr(file, "raw", file)
+            for number, size in enumerate(MARKED_PIECES, start=1):
+                raw.seek(max(0, state.st_size * number // len(MARKED_PIECES) - size))
+                buffer = bytearray(min(size, state.st_size))
+                yield bytes(buffer[: raw.readinto(buffer)])
+
+    mark: str = _marks.get((path, state.st_size, state.st_mtime_ns), lambda: digest_all(pieces(), size=4))
+    return mark
 
 
 def read_group(path: Path, group: int, columns: tuple[str, ...]) -> Any:

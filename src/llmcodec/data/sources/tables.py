@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcodec.data.clip import Clip
-from llmcodec.data.member import audio_bytes, open_table, pyarrow, read_group
+from llmcodec.data.member import audio_bytes, open_table, pyarrow, read_group, table_mark
 from llmcodec.data.sources.base import SourceFile, check_said, seconds_of
 from llmcodec.io import audio
 from llmcodec.io.remote.paths import is_url, shown
@@ -35,11 +35,12 @@ def read_table(file: SourceFile) -> Iterator[Clip]:
     column = _audio_column(file, schema)
     fields = {name: file.options.names(name, schema.names, file.path) for name in (*TEXT_FIELDS, "duration")}
     others = tuple(dict.fromkeys(name for names in fields.values() for name in names))
+    mark = table_mark(file.path)
     number, known = 0, False  # known: durations are those of their column, the audio is not looked at
     for group, size in enumerate(_group_sizes(table)):
         rows, problem = _rows(file.path, group, others, () if known else (column,))
         for at, row in enumerate(rows or [None] * size):
-            clip = _clip(file, row, fields, column, f"{group}/{at}/{column}", number, known, problem)
+            clip = _clip(file, row, fields, column, f"{mark}:{group}/{at}/{column}", number, known, problem)
             yield clip
             number += 1
             known = known or bool(fields["duration"] and clip.inside and not clip.problem)

@@ -19,7 +19,7 @@ from typing import Any
 from llmcodec.data.clip import Clip
 from llmcodec.data.layouts.base import first
 from llmcodec.data.layouts.lhotse import spoken_in
-from llmcodec.data.member import BLOCK, read_range
+from llmcodec.data.member import BLOCK, header_mark, read_range
 from llmcodec.data.sources.base import NAMES, SourceFile, check_said, seconds_of
 from llmcodec.io.audio import AUDIO_ENDINGS
 from llmcodec.io.remote.paths import open_file
@@ -36,8 +36,8 @@ class _Sample:
     """Members of one key."""
 
     key: str
-    members: dict[str, tuple[int, bytes]] = field(default_factory=dict)
-    """Ending -> first byte and content."""
+    members: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    """Ending -> place in the tar and content."""
     problem: str = ""
 
 
@@ -61,8 +61,8 @@ def _clip(file: SourceFile, sample: _Sample) -> Clip:
         fields = {field: _names(file, field, row, where) for field in NAMES}
         name = first(row, fields["id"]) or name
         if not problem:
-            start, content = _audio_member(file, sample, where)
-            return file.clip(name, row, fields, seconds_of(content, where), **_place(start, content))
+            inside, content = _audio_member(file, sample, where)
+            return file.clip(name, row, fields, seconds_of(content, where), inside=inside)
     except ValueError as error:
         problem = problem or str(error)
     return file.bad(name, problem, row=row, fields=fields)
@@ -76,11 +76,7 @@ def _names(file: SourceFile, field: str, row: Mapping[str, Any], where: str) -> 
     return file.options.names(field, row, where) or (("txt",) if field == "text" and named is None else ())
 
 
-def _place(start: int, content: bytes) -> dict[str, str]:
-    return {"inside": f"{start}+{len(content)}"}
-
-
-def _audio_member(file: SourceFile, sample: _Sample, where: str) -> tuple[int, bytes]:
+def _audio_member(file: SourceFile, sample: _Sample, where: str) -> tuple[str, bytes]:
     """The member with the audio: that of `?audio=ENDING`, or the only one with an ending of audio."""
     if (named := file.options.columns.get("audio")) is not None:
         if named not in sample.members:
@@ -156,13 +152,13 @@ def _clip_of_cut(
     sounds = {ending: member for ending, member in sample.members.items() if f".{ending}" in AUDIO_ENDINGS}
     if len(sounds) != 1:
         raise ValueError(f"{where}: no audio; there is {_listed(sample)}")
-    start_byte, content = next(iter(sounds.values()))
+    inside, content = next(iter(sounds.values()))
     recording = cut["recording"]
     whole, start, duration = float(recording["duration"]), float(cut.get("start") or 0), float(cut["duration"])
     if not known:
         check_said(whole, seconds_of(content, where), where, "are these the cuts of other audio?")
     stretch = {} if not start and abs(duration - whole) < 1e-3 else {"start": round(start, 4)}
-    return file.clip(sample.key, row, _FIELDS_OF_CUT, duration, **stretch, **_place(start_byte, content))
+    return file.clip(sample.key, row, _FIELDS_OF_CUT, duration, inside=inside, **stretch)
 
 
 def _cuts(path: Path) -> Iterator[dict[str, Any]]:
@@ -188,7 +184,7 @@ def _samples(path: Path, first_dot: bool) -> Iterator[_Sample]:
         first_dot: a key ends at the first dot of a name, else at the last.
     """
     sample = _Sample("")
-    for member, content in _members(path):
+    for member, inside, content in _members(path):
         key, ending = _split(member.name, first_dot)
         if not isinstance(content, str) and (not ending or member.name.rpartition("/")[2].startswith(".")):
             continue  # as WebDataset does
@@ -201,7 +197,7 @@ def _samples(path: Path, first_dot: bool) -> Iterator[_Sample]:
         elif ending in ("txt", "json") and len(content) > MOST_TEXT:
             sample.problem = f"{path}[{member.name}]: {len(content)} bytes of text"
         else:
-            sample.members[ending] = member.offset_data, content
+            sample.members[ending] = inside, content
     if sample.key:
         yield sample
 
@@ -213,8 +209,8 @@ def _split(name: str, first_dot: bool) -> tuple[str, str]:
     return (f"{folder}/{stem}" if folder else stem), ending.lower()
 
 
-def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | str]]:
-    """Files of a tar with their content, or with what is wrong with them; folders are passed over.
+def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, str, bytes | str]]:
+    """Files of a tar with their place and content, or with what is wrong with them; folders are passed over.
 
     tarfile ends without a word where a header is damaged or the tar is cut off: here that is a last member.
     """
@@ -228,7 +224,7 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | str]]:
             try:
                 member = tar.next()
             except tarfile.ReadError as error:
-                yield rest, f"{path}: cut short or damaged after {last.name!r} ({error}); what follows is lost"
+                yield rest, "", f"{path}: cut short or damaged after {last.name!r} ({error}); what follows is lost"
                 return
             if member is None:
                 break
@@ -237,21 +233,22 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | str]]:
             if member.isdir():
                 continue
             if problem := _refused(member):
-                yield member, f"{path}[{member.name}]: {problem}"
+                yield member, "", f"{path}[{member.name}]: {problem}"
                 continue
-            opened.seek(member.offset_data)
+            opened.seek(member.offset_data - BLOCK)
+            mark = header_mark(opened.read(BLOCK))
             content = opened.read(member.size)
             if len(content) < member.size:
-                yield member, f"{path}[{member.name}]: the tar ends after {len(content)} of its {member.size} bytes"
+                yield member, "", f"{path}[{member.name}]: the tar ends after {len(content)} of its {member.size} bytes"
                 return
-            yield member, content
+            yield member, f"{mark}:{member.offset_data}+{member.size}", content
         end = path.stat().st_size
-        mark = read_range(path, tar.offset, BLOCK)
-        if mark != bytes(BLOCK):
+        block = read_range(path, tar.offset, BLOCK)
+        if block != bytes(BLOCK):
             what = (
-                f"damaged at byte {tar.offset} of {end}" if mark else f"ends at byte {end} without a tar's last block"
+                f"damaged at byte {tar.offset} of {end}" if block else f"ends at byte {end} without a tar's last block"
             )
-            yield rest, f"{path}: {what}; what may have followed {last.name!r} is lost"
+            yield rest, "", f"{path}: {what}; what may have followed {last.name!r} is lost"
 
 
 def _refused(member: tarfile.TarInfo) -> str:
