@@ -163,8 +163,8 @@ def test_an_exported_manifest_notices_that_rows_changed_places(tmp_path: Path, f
     assert len(reasons := problems(read_manifest(listed))) == 4
     assert all(f"{path}[{name}]: " in reason for name, reason in reasons.items())
     assert all("if the file has changed, make its manifest again" in reason for reason in reasons.values())
-    clips = {clip.id: clip for clip in read_manifest(path)}
-    assert all(np.array_equal(clips[name].read()[0], wav) for name, wav in zip("abcd", before, strict=True))
+    now = {clip.id: clip for clip in read_manifest(path)}
+    assert all(np.array_equal(now[name].read()[0], wav) for name, wav in zip("abcd", before, strict=True))
 
 
 def pcm(level: float) -> bytes:
@@ -324,8 +324,8 @@ def test_rows_without_audio_are_bad_rows(tmp_path):
 def test_filters_keep_what_is_damaged_in_its_place(tmp_path: Path) -> None:
     """Or `--languages de` takes a corpus with holes for a whole one, and a bad row changes its split."""
     languages = ["en", "de"] * 3
-    columns = {"id": list("abcdef"), "language": languages, "speaker_id": languages, "source": languages}
-    columns |= {"split": ["train", "test"] * 3, "text": ["said"] * 6}
+    columns: dict[str, Any] = dict.fromkeys(("language", "speaker_id", "source"), languages)
+    columns |= {"id": list("abcdef"), "split": ["train", "test"] * 3, "text": ["said"] * 6}
     cells = [sound(), sound(seconds=0.6), b"broken", None, sound(), sound(seconds=0.7)]
     path = table(tmp_path / "t.parquet", audio=cells, **columns)
     content = bytearray(path.read_bytes())
@@ -334,7 +334,7 @@ def test_filters_keep_what_is_damaged_in_its_place(tmp_path: Path) -> None:
     path.write_bytes(content)
     facts = {name: {"language": language, "speaker": language, "source": language, "split": split, "text": "said"}
              for name, language, split in zip("abcdef", languages, columns["split"], strict=True)}  # fmt: skip
-    members = {}
+    members: dict[str, bytes] = {}
     for name, cell in zip("abcdef", (sound(), sound(seconds=0.6), b"broken", b"", b"broken", b""), strict=True):
         members |= {f"{name}.flac": cell, f"{name}.json": json.dumps(facts[name]).encode()}
     for source in (path, tar_of(tmp_path / "t.tar", members)):

@@ -89,7 +89,8 @@ class NoTimes(MemoryFileSystem):  # type: ignore[misc]
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
-        return MemoryFileSystem._strip_protocol(path.replace("notimes://", "memory://"))
+        plain: str = MemoryFileSystem._strip_protocol(path.replace("notimes://", "memory://"))
+        return plain
 
     def info(self, path: str, **more: Any) -> Any:
         return {name: value for name, value in super().info(path, **more).items() if name in ("name", "size", "type")}
