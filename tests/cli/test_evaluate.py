@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from rich.console import Console
 
-from llmcodec.cli import evaluate
+from llmcodec.cli import evaluate, output
 from llmcodec.cli.main import main
 from llmcodec.data.manifest import Clip, write_manifest
 from llmcodec.evaluation import system
@@ -196,6 +198,20 @@ def test_consistency_shows_slices_changes_and_chance(run: Run, manifest: Path, t
     assert result["loud"]["measures"]["slice of 0.2 s"]["value"] == 1.0
     assert result["dull"]["measures"]["slice of 0.2 s"]["value"] < 1.0
     assert len([row for row in result["loud"]["rows"] if "slice" not in row["change"]]) == 2 * 7
+
+
+def test_names_with_brackets_are_shown_as_they_are(run: Run, manifest: Path, tmp_path: Path, capsys) -> None:
+    names = ["a[en]", "b[/b]"]
+    codecs = [word for name in names for word in ("--codec", f"{name}=loud")]
+    shown = run("consistency", *codecs, "--manifest", manifest, "-o", tmp_path / "same[x].html")
+    assert all(name in shown for name in names) and "same[x].json" in shown
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with output.named_bar("b[/b] a[en]", console) as bar:
+        bar.update(0.5)
+    with output.stage_line(console) as tell:
+        tell("b[/b]: x[en]", 0.25)
+    drawn = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "b[/b] a[en]" in drawn and "b[/b]: x[en]" in drawn
 
 
 def test_robustness_shows_levels_and_silence(run: Run, manifest: Path, tmp_path: Path) -> None:

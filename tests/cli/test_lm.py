@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -22,6 +23,7 @@ from llmcodec.io import audio
 from llmcodec.io.token_shards import TokenRow, TokenShardWriter, read_token_shards
 from llmcodec.lm import sampling
 from llmcodec.lm.speech import SpeechRequest, stream_speech
+from llmcodec.report.tables import TextTable
 from llmcodec.runtime.torch_runtime import TorchRuntime
 from llmcodec.transcode.flat_rows import flat_rows
 
@@ -291,6 +293,27 @@ def test_score(house, tmp_path, capsys):
     )
     shards = {row["file"]: row["nats"] for row in csv.DictReader((tmp_path / "u.csv").open())}
     assert float(shards["clip0"]) == pytest.approx(float(rows[0]["nats"]), rel=1e-4)
+
+
+def test_score_shows_any_file_name_as_it_is_and_writes_before_it_shows(house, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    names = [tmp_path / "rec[en]_1.wav", tmp_path / "a[" / "b] :smile:.wav"]  # no style, no end of one, no emoji
+    for number, path in enumerate(names):
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(house / "speech" / f"{number}.wav", path)
+    options = ["--codec", str(house / "codec"), "--output", str(tmp_path / "s.csv")]
+    assert main(["lm", "score", str(house / "run"), *map(str, names), *options]) == 0
+    shown = capsys.readouterr().out
+    assert all(str(path) in shown for path in names)
+
+    def broken(table: TextTable) -> None:
+        assert (tmp_path / "s.csv").is_file()
+        raise ValueError("the terminal is gone")
+
+    (tmp_path / "s.csv").unlink()
+    monkeypatch.setattr(TextTable, "rich", broken)
+    assert main(["lm", "score", str(house / "run"), *map(str, names), *options]) == 1
+    assert "the terminal is gone" in capsys.readouterr().err
 
 
 def test_score_leaves_out_what_max_bad_allows(house, tmp_path, capsys):

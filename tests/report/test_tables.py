@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 
+from rich.console import Console
+
 from llmcodec.evaluation.results import MEASURES, SystemRow, table_cells
-from llmcodec.report.tables import system_table, to_json
+from llmcodec.report.tables import TextTable, system_table, to_json
 
 from .made_up import NUM, made_up_row
 
@@ -23,6 +26,14 @@ def test_markdown_and_rich_show_every_measure() -> None:
     assert [m.key for m in measures] == [m.key for m in MEASURES if m in measures]  # in the order of the table
     assert system_table(rows, "title").rich().row_count == len(measures)
     assert "[" in table and "[" not in system_table(rows, with_interval=False).markdown()
+
+
+def test_names_with_brackets_and_colons_stand_in_a_table_as_they_are() -> None:
+    table = TextTable(["", "mine[/b]"], [["rec[en] :smile:", "[red]1"]], "of [bold]a[/b]")
+    console = Console(file=io.StringIO(), width=80)
+    console.print(table.rich())
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(name in shown for name in ("mine[/b]", "rec[en] :smile:", "[red]1", "of [bold]a[/b]"))
 
 
 def test_missing_parts_are_dashes_not_numbers() -> None:

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from llmcodec.adapters.opus import KBITS as OPUS_KBITS
 from llmcodec.assets import BUNDLED
 from llmcodec.cli.options import ClipOptions, CorpusOptions, DeviceOptions, OutputOptions
-from llmcodec.cli.output import name_files, show
+from llmcodec.cli.output import name_files, named_bar, open_console, show, stage_line
 from llmcodec.evaluation.cache import Journal
 from llmcodec.evaluation.consistency import Change, ConsistencyResult, measure_consistency
 from llmcodec.evaluation.pairs import measure_pairs, read_pairs
@@ -33,7 +31,7 @@ from llmcodec.evaluation.system import (
 from llmcodec.evaluation.workers import Lengths
 from llmcodec.experiments.comparison import Recordings, choose_recordings, named_systems, open_systems, prefixed
 from llmcodec.io.atomic import write_bytes
-from llmcodec.io.progress import ProgressBar, status_line
+from llmcodec.io.progress import ProgressBar
 from llmcodec.io.structured import read_object, write_csv
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD, LikelihoodConfig
 from llmcodec.metrics.registry import CLAP, METRICS, SUPERB
@@ -45,6 +43,9 @@ from llmcodec.report.figures import Curve, Scatter, frontier, learning_curve, to
 from llmcodec.report.files import provenance, result_paths, wants_page, write_results
 from llmcodec.report.tables import system_table, to_json
 from llmcodec.report.verdict import seed_sentence, verdict
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 NOT_OF_PAIRS = "the corpus options", "--clips", "--domain", "--opus"
 PLAYERS = 3
@@ -97,7 +98,7 @@ def evaluate_reconstruction(
         per_file: write a row per file to this CSV.
         output: write NAME.md (tables) and NAME.json (everything); NAME.html also the page with players.
     """
-    console = Console()
+    console = open_console()
     names = _metric_names(metrics)
     place = output.output or per_file
     journal = Journal(
@@ -134,7 +135,7 @@ def evaluate_reconstruction(
         shared |= {"asr_languages": asr_languages, "domain": domain, "clap": clap}
         recordings = Recordings(choose_recordings(wanted, PLAYERS if wants_page(output.output) else 0))
         for name, encoded in open_systems(systems, device.torch_device()):
-            with ProgressBar(name, console=console) as bar:
+            with named_bar(name, console) as bar:
                 result = measure_reconstruction(encoded, wanted, on_progress=bar.update, **shared)
             rows.append(reconstruction_row(name, encoded, result))
             recordings.add(rows[-1], encoded)
@@ -223,13 +224,13 @@ def evaluate_predictability(
     config = MeasurementConfig(
         protocol, None if mel else 0, metrics=["mel"], consistency_clips=0, workers=workers, ngrams=ngrams
     )
-    console, rows = Console(), []
+    console, rows = open_console(), []
     recordings = Recordings(choose_recordings(clips.held_out, PLAYERS if wants_page(output.output) else 0))
     cache = Path(f"{output.output}.kept") if output.output is not None else None
     for name, encoded in open_systems(systems, device.torch_device()):
         if not has_tokens(encoded.codec):
             raise ValueError(f"{name}: has no tokens to predict; `llmcodec evaluate reconstruction` measures its sound")
-        with status_line(console) as tell:
+        with stage_line(console) as tell:
             row = look_up_system(name, encoded, clips, config, cache, on_progress=prefixed(tell, name))
             row = add_token_details(row, encoded)
             if probe and isinstance(encoded.codec, HasFeatures):
@@ -292,10 +293,10 @@ def evaluate_consistency(
     amounts = {"slice": slices, "shift": shifts, "phase": phases, "noise": noises}
     changes = [Change(kind, float(amount)) for kind, wanted in amounts.items() for amount in wanted]
     chosen, bad = corpus.measured_clips(clips)
-    console = Console()
+    console = open_console()
     results: dict[str, ConsistencyResult] = {}
     for name, encoded in open_systems(systems, device.torch_device()):
-        with ProgressBar(name, console=console) as bar:
+        with named_bar(name, console) as bar:
             results[name] = measure_consistency(encoded, chosen, changes, slices_per_clip, seed, bar.update)
     table, sentences = consistency_report.consistency_table(results), consistency_report.comparisons(results)
     show(console, [table], sentences)
@@ -342,10 +343,10 @@ def evaluate_robustness(
     wanted = [Condition(kind, float(amount)) for kind, amounts in spoken.items() for amount in amounts]
     wanted = list(dict.fromkeys([*wanted, *(c for c in CONDITIONS if c.silent)]))
     chosen, bad = corpus.measured_clips(clips)
-    console, names = Console(), _metric_names(metrics)
+    console, names = open_console(), _metric_names(metrics)
     results: dict[str, RobustnessResult] = {}
     for name, encoded in open_systems(systems, device.torch_device()):
-        with ProgressBar(name, console=console) as bar:
+        with named_bar(name, console) as bar:
             results[name] = measure_robustness(encoded, chosen, wanted, names, seed, workers, bar.update)
     tables = robustness_report.tables(results, names)
     sentences = robustness_report.sentences(results, names)

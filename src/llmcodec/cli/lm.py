@@ -91,6 +91,7 @@ LOG_NAMES = {"loss": "lm/loss", "grad_norm": "grad_norm", "learning_rate": "lr",
 
 def progress_callback(recipe: TokenLMRecipe) -> Any:
     """A trainer callback: bar, log.jsonl, curves.png."""
+    from rich.markup import escape
     from transformers import TrainerCallback
 
     from llmcodec.training.tracking import JSONLLog, TrainingBar, plot_curves, read_log
@@ -108,7 +109,7 @@ def progress_callback(recipe: TokenLMRecipe) -> Any:
                 for row in read_log(path)
                 if row["step"] == state.global_step
             ]
-            self.bar = TrainingBar(recipe.name, state.max_steps, state.global_step)
+            self.bar = TrainingBar(escape(recipe.name), state.max_steps, state.global_step)
             self.bar.__enter__()
 
         def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -159,12 +160,11 @@ def score(
         split: splits of manifests, joined by commas; default: valid, dev, test and the like, else everything.
         max_bad: leave out at most so many audio files that cannot be read, 20 or 1%, and list them; one more stops.
     """
-    from rich.console import Console
-    from rich.table import Table
-
+    from llmcodec.cli.output import open_console
     from llmcodec.io.structured import write_csv
     from llmcodec.lm.scoring import read_clips, score_clips
     from llmcodec.lm.token_lm import load_token_lm
+    from llmcodec.report.tables import TextTable
 
     place = device.torch_device()
     loaded = load_token_lm(lm, place, normalise=normalise)
@@ -172,29 +172,33 @@ def score(
     bad = BadRows(max_bad, what="files")
     clips = read_clips(loaded, inputs, codec, place, bad, split, lambda line: print(line, file=sys.stderr))
     rows = score_clips(loaded, clips)
-    table = Table("file", "seconds", "tokens", "nats/token", "bits/s", title=f"log-likelihood, softmax: {normalise}")
-    for row in rows[:40]:
-        figures = f"{row['seconds']:.2f}", f"{row['tokens']}", f"{row['nats_per_token']:.3f}"
-        table.add_row(row["file"], *figures, f"{row['bits_per_second']:.1f}")
-    console = Console()
-    console.print(table)
-    if len(rows) > 40:
-        console.print(f"and {len(rows) - 40} more files; --output writes all")
-    nats, count = sum(row["nats"] for row in rows), sum(row["tokens"] for row in rows)
-    rate = nats / count / math.log(2) * clips[-1].token_rate
-    console.print(f"all: {len(rows)} files, {count} tokens, {nats / count:.4f} nats/token, {rate:.1f} bits/s")
-    for line in bad.lines():
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    written = []
     if output.output:
         columns = [name for name in rows[0] if name != "log_likelihoods"]
-        print(f"written: {write_csv(output.place, columns, rows)}")
+        written.append(write_csv(output.place, columns, rows))
     if tokens:
         each = (
             {"file": row["file"], "position": position, "log_likelihood": value}
             for row in rows
             for position, value in enumerate(row["log_likelihoods"])
         )
-        print(f"written: {write_csv(tokens, ('file', 'position', 'log_likelihood'), each)}")
+        written.append(write_csv(tokens, ("file", "position", "log_likelihood"), each))
+    lines = []
+    for row in rows[:40]:
+        figures = f"{row['seconds']:.2f}", f"{row['tokens']}", f"{row['nats_per_token']:.3f}"
+        lines.append([row["file"], *figures, f"{row['bits_per_second']:.1f}"])
+    head = ["file", "seconds", "tokens", "nats/token", "bits/s"]
+    console = open_console()
+    console.print(TextTable(head, lines, f"log-likelihood, softmax: {normalise}").rich())
+    if len(rows) > 40:
+        console.print(f"and {len(rows) - 40} more files; --output writes all")
+    nats, count = sum(row["nats"] for row in rows), sum(row["tokens"] for row in rows)
+    rate = nats / count / math.log(2) * clips[-1].token_rate
+    console.print(f"all: {len(rows)} files, {count} tokens, {nats / count:.4f} nats/token, {rate:.1f} bits/s")
+    for line in bad.lines():
+        console.print(line, highlight=False, soft_wrap=True)
+    for path in written:
+        print(f"written: {path}")
 
 
 def sample(

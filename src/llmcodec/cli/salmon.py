@@ -9,16 +9,13 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-
 from llmcodec import assets
 from llmcodec.assets import BUNDLED
 from llmcodec.cli.options import CorpusOptions, DeviceOptions, OutputOptions
-from llmcodec.cli.output import name_files, show
+from llmcodec.cli.output import name_files, open_console, show, stage_line
 from llmcodec.data.manifest import Clip
 from llmcodec.experiments.comparison import named_systems, open_systems, prefixed
 from llmcodec.io.bad_rows import BadRows, MaxBad
-from llmcodec.io.progress import status_line
 from llmcodec.io.structured import write_json
 from llmcodec.lm.small_lm_scorer import train_scorer
 from llmcodec.lm.small_lm_training import LikelihoodConfig, for_bundled_speech
@@ -75,7 +72,7 @@ def evaluate_salmon(
     speaks = spoken is not None and spoken.card.codec is not None
     systems = named_systems(codec or [own_codec(spoken) if spoken is not None and speaks else BUNDLED])
     open_suite(suite, parts)  # report errors in it before a language model is trained
-    console = Console()
+    console = open_console()
     results: dict[str, SalmonResult] = {}
     config = likelihood or LikelihoodConfig()
     config = for_bundled_speech(config) if corpus.manifest == BUNDLED else config
@@ -83,7 +80,7 @@ def evaluate_salmon(
     bad = BadRows()
     if spoken is None:
         (clips,), bad = corpus.without_bad(corpus.read("train"))
-    with status_line(console) as tell:
+    with stage_line(console) as tell:
         for name, encoded in open_systems(systems, where):
             if deduplicates(encoded.codec):
                 raise ValueError(f"{name}: SALMon's pairs are scored on all frames; leave ?deduplicate out")
@@ -169,15 +166,15 @@ def make_salmon_suite(
         snr_db=snr_db,
         t60_seconds=t60_seconds,
     )
-    console = Console()
-    with status_line(console) as tell:
+    console = open_console()
+    with stage_line(console) as tell:
         summary = build_suite(
             paths, output, settings, speakers=speakers, noises=noises, rooms=rooms, max_bad=max_bad, on_progress=tell
         )
     console.print(str(summary), highlight=False, soft_wrap=True)
     if not check:
         return
-    with status_line(console) as tell:
+    with stage_line(console) as tell:
         result = check_cut(
             paths,
             settings,

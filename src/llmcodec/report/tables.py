@@ -26,14 +26,15 @@ class TextTable:
     title: str = ""
 
     def rich(self) -> Table:
-        """For `rich.print`."""
+        """For `rich.print`; its cells are no markup, whichever console prints them."""
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(title=self.title or None)
+        table = Table(title=Text(self.title, "table.title") if self.title else None)
         for number, name in enumerate(self.head):
-            table.add_column(name, justify="right" if number else "left")
+            table.add_column(Text(name), justify="right" if number else "left")
         for line in self.lines:
-            table.add_row(*line)
+            table.add_row(*map(Text, line))
         return table
 
     def markdown(self) -> str:
