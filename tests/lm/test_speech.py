@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import huggingface_hub
+import numpy as np
 import pytest
+import soundfile
 import torch
 
-from llmcodec.lm.speech import codec_of, own_codec
+from llmcodec.lm.sampling import text_prompt
+from llmcodec.lm.speech import codec_of, own_codec, requests_for
 from llmcodec.runtime.torch_runtime import identity_of
 
 from ..miniature import miniature_codec
@@ -77,3 +80,26 @@ def test_names_that_need_no_hub(tmp_path, monkeypatch):
     lm.card = dataclasses.replace(lm.card, codec=None)
     with pytest.raises(ValueError, match="does not say which codec it speaks: name it with --codec"):
         own_codec(lm)
+
+
+def test_what_a_request_would_not_read_is_refused(tmp_path):
+    codec = miniature_codec()
+    codec.save_pretrained(tmp_path)
+    lm, wav = speaks(codec, tmp_path), tmp_path / "one.wav"
+    runtime = codec_of(lm)
+    soundfile.write(wav, np.sin(np.arange(16000) / 9), 16000)
+    named = dataclasses.replace(lm.card, text_template="{speaker}|{language}: {text}")
+    heard, said = [str(wav)], ["hi"]
+    for card, prompts, texts, options, line in (
+        (lm.card, [], said, {"speaker": "al"}, "sampling: this LM reads no speaker; leave 'al' out"),
+        (lm.card, heard, [], {"language": "de"}, "sampling: this LM reads no language; leave 'de' out"),
+        (named, heard, [], {"speaker": "al"}, "sampling: a speaker is read before a text; give one"),
+        (named, [], said, {"speaker": "al", "language": "de", "prompt_seconds": 1}, "prompt_seconds 1 are of an audio"),
+    ):
+        lm.card = card
+        with pytest.raises(ValueError, match=line):
+            requests_for(lm, runtime, prompts, texts, **options)
+    lm.card = named
+    made = requests_for(lm, runtime, heard, said, prompt_seconds=0.5, speaker="al", language="de")
+    assert [one.name for one in made] == ["one", "text0"] and len(made[0].codes) == 25
+    assert torch.equal(made[1].prompt, text_prompt(lm, "hi", "al", "de"))

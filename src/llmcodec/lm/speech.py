@@ -97,8 +97,18 @@ def requests_for(
     An LM that was trained with voice prompts speaks every text in the voice of every audio file.
 
     Raises:
-        ValueError: `prompt_seconds` that are not above 0, or not those of an LM's voice prompts.
+        ValueError: `prompt_seconds` that are not above 0, without an audio file, or not those of an LM's voice prompts;
+            a speaker or a language that the LM does not read, or without a text.
     """
+    for name, value in (("speaker", speaker), ("language", language)):
+        if value and f"{{{name}}}" not in lm.card.text_template:
+            raise ValueError(f"sampling: this LM reads no {name}; leave {value!r} out")
+        if value and not texts:
+            raise ValueError(f"sampling: a {name} is read before a text; give one, or leave {value!r} out")
+    if prompt_seconds is not None and not prompts:
+        raise ValueError(
+            f"sampling: prompt_seconds {prompt_seconds:g} are of an audio prompt; give one, or leave them out"
+        )
     rate, voice_seconds = runtime.identity.sample_rate, lm.card.voice_seconds if texts else None
     if prompt_seconds is not None and not 0 < prompt_seconds < math.inf:
         raise ValueError(f"sampling: prompt_seconds must be above 0, got {prompt_seconds}")
