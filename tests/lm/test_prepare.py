@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+from llmcodec.data.manifest import read_manifest, write_manifest
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.io.token_shards import TokenRow, TokenShardWriter
+from llmcodec.lm import prepare
 from llmcodec.lm.audio_tokens import add_audio_tokens, byte_tokenizer
 from llmcodec.lm.embeddings import save_tensors
 from llmcodec.lm.prepare import prepare_model, prepare_rows
 from llmcodec.lm.recipe import LMDataConfig, LMModelConfig
 from llmcodec.lm.small_lm import SmallLMConfig
 
+from ..miniature import miniature_speech
+from ..transcode.test_merge import Loudness
 from .small_token_lm import NUM_CODES, causal, random_codes
 
 SMALL = SmallLMConfig(1, 16, 2, 24, dropout=0.0, max_positions=128)
@@ -69,3 +75,45 @@ def test_a_folder_of_held_out_tokens_may_have_another_corpus_name(tmp_path):
     assert [row.id for row in train] == ["train"] and [row.id for row in valid] == ["dev-clean", "validation"]
     with pytest.raises(ValueError, match="data.sources: tokens do not tell their source"):
         prepare_rows(LMDataConfig(tokens=[str(tmp_path)], sources=["a"]), tmp_path)
+
+
+def test_folders_of_tokens_that_are_not_used_are_named(tmp_path):
+    for split in ("train", "valid", "unsplit", "test"):
+        with TokenShardWriter(tmp_path / split, TokenProvenance("toy", "0" * 64, 16000, 320, 1, NUM_CODES)) as shards:
+            shards.add(TokenRow(np.zeros((1, 1, 5), int), 1600, id=split))
+    (tmp_path / "notes").mkdir()
+    said = []
+    train, _, _ = prepare_rows(LMDataConfig(tokens=[str(tmp_path)]), tmp_path, said.append)
+    assert [row.id for row in train] == ["train"]
+    assert said == [f"{tmp_path}: only train is trained on; not used: test, unsplit"]
+    said.clear()
+    data = LMDataConfig(tokens=[str(tmp_path)], valid_tokens=[str(tmp_path / "test")])
+    prepare_rows(data, tmp_path, said.append)
+    assert said == [f"{tmp_path}: only train is trained on; not used: unsplit, valid"]
+
+
+@pytest.mark.parametrize("most_in_memory", [100, 1])
+def test_a_run_that_goes_on_trains_on_no_clip_that_its_manifest_leaves_out_now(tmp_path, monkeypatch, most_in_memory):
+    monkeypatch.setattr(prepare, "open_runtime", lambda codec, only: Loudness())
+    manifest = miniature_speech(tmp_path / "speech", (0.4, 0.5, 0.6, 0.7, 0.8))
+    clips = [dataclasses.replace(clip, source="good", split="train") for clip in read_manifest(manifest)]
+
+    def ids(clips, **data):
+        write_manifest(manifest, clips)
+        said.clear()
+        config = LMDataConfig(manifest=str(manifest), most_in_memory=most_in_memory, **data)
+        train, valid, _ = prepare_rows(config, tmp_path / "run", said.append)
+        return [sorted(row.id for row in rows) for rows in (train[:], valid)]
+
+    said: list[str] = []
+    line = "the clips there that this manifest and its filters do not name are left out"
+    left_out = [f"{tmp_path}/run/tokens/{split}: {line}" for split in ("train", "valid")]
+    clips[3:] = [dataclasses.replace(clip, split="valid") for clip in clips[3:]]
+    assert ids(clips) == [["clip0", "clip1", "clip2"], ["clip3", "clip4"]] and not {*left_out} & {*said}
+    with TokenShardWriter(tmp_path / "run" / "tokens" / "train", Loudness().identity, resume=True) as shards:
+        for name in ("clip0#160", "clip1#160"):
+            shards.add(TokenRow(np.zeros((1, 1, 5), int), 1600, id=name))
+    wrong = dataclasses.replace(clips[1], source="wrong")
+    assert ids([clips[0], wrong, *clips[2:4]], sources=["good"]) == [["clip0", "clip0#160", "clip2"], ["clip3"]]
+    assert {*left_out} <= {*said}
+    assert ids(clips[:2]) == [["clip0", "clip0#160", "clip1", "clip1#160"], []]

@@ -11,7 +11,7 @@ from llmcodec.data.clip_table import write_clips
 from llmcodec.data.manifest import Clip, read_manifest
 from llmcodec.io import audio
 from llmcodec.io.token_shards import TokenRow, TokenShardWriter
-from llmcodec.transcode.tokenize import TokenJob
+from llmcodec.transcode.tokenize import TokenJob, split_folders
 
 from .test_merge import Loudness
 
@@ -44,3 +44,10 @@ def test_few_clips_are_in_memory(tmp_path, known, views):
     with pytest.raises(KeyboardInterrupt):
         job.run(tmp_path / "t")
     assert 1 < runtime.alive - others < 200
+
+
+def test_a_split_called_as_the_folder_of_clips_without_one_is_refused():
+    clips = [Clip(f"clip{n}", "a.wav", 1.0, split=split) for n, split in enumerate(("", "unsplit", "train"))]
+    with pytest.raises(ValueError, match="clips without a split go into a folder 'unsplit'.*rename it in the manifest"):
+        split_folders(clips)
+    assert split_folders(clips[::2]).keys() == {"unsplit", "train"} == split_folders(clips[1:]).keys()

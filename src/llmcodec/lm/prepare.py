@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcodec.data.clip import is_valid
-from llmcodec.data.manifest import read_manifest
+from llmcodec.data.manifest import read_manifest, values_of
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.bad_rows import BadRows
 from llmcodec.io.lm_card import TokenLMCard, full_path, remembered_codec
 from llmcodec.io.tensor_check import renewed_digests
 from llmcodec.io.token_file import TokenProvenance
+from llmcodec.io.token_shards import shards_in
 from llmcodec.lm.audio_tokens import AudioTokens, add_audio_tokens, byte_tokenizer
 from llmcodec.lm.backbone import DTYPES, checkpoint_layers
 from llmcodec.lm.bundled import load_causal_lm, load_tokenizer, resolve_lm
@@ -37,9 +38,9 @@ from llmcodec.lm.recipe import LMDataConfig, LMModelConfig, TokenLMRecipe
 from llmcodec.lm.small_lm import small_causal_lm, start_causal_lm
 from llmcodec.lm.token_lm import ADAPTER_WEIGHTS, AUDIO_ROWS, DRAFT_HEADS, TokenLM, load_token_lm
 from llmcodec.runtime.opening import open_runtime
-from llmcodec.transcode.flat_rows import FlatRow, read_rows
+from llmcodec.transcode.flat_rows import Chosen, FlatRow, read_rows
 from llmcodec.transcode.mapped_rows import MappedRows, count_rows
-from llmcodec.transcode.tokenize import describe, tokenize_splits
+from llmcodec.transcode.tokenize import describe, split_folders, tokenize_splits
 
 T = TypeVar("T")
 DraftLoss = Callable[[PredictionHeads, Tensor, Tensor, Tensor, int], Tensor]
@@ -142,6 +143,8 @@ def prepare_rows(
     if data.tokens and data.sources:
         raise ValueError("data.sources: tokens do not tell their source; choose by it when they are made (`--sources`)")
     folders, held_out = [Path(place) for place in data.tokens], [Path(place) for place in data.valid_tokens]
+    inside = {place: _folders_in(place) for place in folders}
+    chosen: dict[Path, frozenset[str]] = {}
     if not folders:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError("several processes: make the tokens first (`llmcodec tokenize`) and name data.tokens")
@@ -149,30 +152,39 @@ def prepare_rows(
         runtime = open_runtime(data.codec, only="encoder")
         folders = [run / "tokens"]
         bad = BadRows(data.max_bad, len(clips))
-        made = tokenize_splits(runtime, clips, folders[0], on_progress=on_progress, bad=bad)
+        told = {"precision": "auto", "runtime": "torch"}
+        made = tokenize_splits(runtime, clips, folders[0], on_progress=on_progress, bad=bad, settings=told)
         for line in (*describe(made), *bad.lines()):
             say(line)
+        inside = {folders[0]: list(made)}  # what else is there was made of the manifest as it was
+        for name, members in split_folders(clips).items():
+            if made[folder := folders[0] / name].others:
+                chosen[folder] = frozenset(clip_id for (clip_id,) in values_of(members, "id"))
+                say(f"{folder}: the clips there that this manifest and its filters do not name are left out")
+    split = [place for place in folders if place / "train" in inside[place]]
     if not data.valid_tokens:
-        held_out = [
-            path
-            for place in folders
-            if (place / "train").is_dir()
-            for path in sorted(place.iterdir())
-            if is_valid(path.name) and path.is_dir()
-        ]
-    folders = [place / "train" if (place / "train").is_dir() else place for place in folders]
-    rows, codec = open_rows(folders, data)
-    valid = read_rows(held_out, data.speakers, data.languages, codec)[0] if held_out else []
+        held_out = [path for place in split for path in inside[place] if is_valid(path.name)]
+    folders = [place / "train" if place in split else place for place in folders]
+    used = {path.resolve() for path in (*folders, *held_out)}
+    for place in split:
+        if unused := [path.name for path in inside[place] if path.resolve() not in used and shards_in(path)]:
+            say(f"{place}: only train is trained on; not used: {', '.join(unused)}")
+    rows, codec = open_rows(folders, data, chosen)
+    valid = read_rows(held_out, data.speakers, data.languages, codec, chosen)[0] if held_out else []
     if not rows:
         raise ValueError(f"{', '.join(map(str, folders))}: no clip is left after speakers and languages of the recipe")
     return rows, valid, codec
 
 
-def open_rows(folders: Sequence[Path], data: LMDataConfig) -> tuple[Sequence[FlatRow], TokenProvenance]:
+def _folders_in(place: Path) -> list[Path]:
+    return sorted(path for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
+
+
+def open_rows(folders: Sequence[Path], data: LMDataConfig, chosen: Chosen) -> tuple[Sequence[FlatRow], TokenProvenance]:
     """Rows in memory, or mapped into it where there are more than `data.most_in_memory`; ValueError as `read_rows`."""
     if count_rows(folders) <= data.most_in_memory:
-        return read_rows(folders, data.speakers, data.languages)
-    rows = MappedRows(folders, data.speakers, data.languages)
+        return read_rows(folders, data.speakers, data.languages, chosen=chosen)
+    rows = MappedRows(folders, data.speakers, data.languages, chosen)
     return rows, rows.codec
 
 

@@ -9,9 +9,10 @@ Shapes: Q codebooks, T frames. Test: tests/cli/test_lm.py.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -22,6 +23,10 @@ SEVERAL_CHANNELS = (
     "some clips have several channels (`encode --channels split`), of which a language model reads the first alone; "
     "mix them down to have all of each"
 )
+
+
+Chosen = Mapping[Path, Collection[str]]
+"""Ids of the clips that are wanted of a folder; of a folder that is not in it, all."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,14 @@ def read_rows(
     speakers: Collection[str] | None = None,
     languages: Collection[str] | None = None,
     codec: TokenProvenance | None = None,
+    chosen: Chosen = MappingProxyType({}),
 ) -> tuple[list[FlatRow], TokenProvenance]:
     """Rows of several folders of shards (at least one) and their codec.
 
     Args:
         speakers, languages: keep the rows of these; None keeps all.
         codec: reject tokens of other codecs; None takes the first folder's.
+        chosen: keep these clips of a folder, with all their views.
 
     Raises:
         ValueError: shards of different codecs, a folder or a clip in it named twice.
@@ -85,10 +92,17 @@ def read_rows(
         kept += [
             row
             for row in rows
-            if (speakers is None or row.speaker in speakers) and (languages is None or row.language in languages)
+            if (speakers is None or row.speaker in speakers)
+            and (languages is None or row.language in languages)
+            and is_chosen(row.id, chosen.get(folder))
         ]
     assert codec is not None
     return kept, codec
+
+
+def is_chosen(name: str, ids: Collection[str] | None) -> bool:
+    """Whether a row is a clip of these ids or a view of one (`ID#SAMPLES`); None takes all."""
+    return ids is None or name in ids or name.rpartition("#")[0] in ids
 
 
 def refuse_twice(folders: Sequence[Path]) -> None:

@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Collection, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, overload
 
 import numpy as np
@@ -22,7 +23,7 @@ import numpy as np
 from llmcodec.io.digests import digest_all, digest_number
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.io.token_shards import DamagedShard, checked_rows, in_a_line, open_shard, shards_in
-from llmcodec.transcode.flat_rows import FlatRow, check_one_codec, flat_row, refuse_twice
+from llmcodec.transcode.flat_rows import Chosen, FlatRow, check_one_codec, flat_row, is_chosen, refuse_twice
 from llmcodec.transcode.index import HERE, INDEX, read_index
 
 
@@ -33,6 +34,7 @@ class MappedRows(Sequence[FlatRow]):
         folders: at least one.
         speakers: keep the rows of these; None keeps all.
         languages: likewise.
+        chosen: keep these clips of a folder, with all their views.
 
     Raises:
         ValueError: no shards, shards of two codecs, Parquet, damage. Damage inside a shard comes when it is read.
@@ -43,6 +45,7 @@ class MappedRows(Sequence[FlatRow]):
         folders: Sequence[Path],
         speakers: Collection[str] | None = None,
         languages: Collection[str] | None = None,
+        chosen: Chosen = MappingProxyType({}),
     ) -> None:
         self.folders = list(folders)
         refuse_twice(self.folders)
@@ -60,7 +63,8 @@ class MappedRows(Sequence[FlatRow]):
         self.codec = codec
         self._ends = list(accumulate(counts))
         self._refuse_doubled()
-        self._kept = None if speakers is None and languages is None else self._choose(speakers, languages)
+        every = speakers is None and languages is None and not chosen
+        self._kept = None if every else self._choose(speakers, languages, chosen)
 
     def __len__(self) -> int:
         return (self._ends[-1] if self._ends else 0) if self._kept is None else len(self._kept)
@@ -114,16 +118,20 @@ class MappedRows(Sequence[FlatRow]):
             if len(np.unique(np.frombuffer(numbers, np.uint64))) != len(numbers):
                 raise ValueError(f"{folder}: a clip stands there twice; was a shard copied? Delete one")
 
-    def _choose(self, speakers: Collection[str] | None, languages: Collection[str] | None) -> np.ndarray:
+    def _choose(
+        self, speakers: Collection[str] | None, languages: Collection[str] | None, chosen: Chosen
+    ) -> np.ndarray:
         kept: list[int] = []
         for number, path in enumerate(self.shards):
             first = self._ends[number - 1] if number else 0
             for batch in sound(path):
-                who, tongue = batch["speaker"].to_pylist(), batch["language"].to_pylist()
+                facts = zip(*(batch[name].to_pylist() for name in ("id", "speaker", "language")), strict=True)
                 kept += [
                     first + place
-                    for place, (speaker, language) in enumerate(zip(who, tongue, strict=True))
-                    if (speakers is None or speaker in speakers) and (languages is None or language in languages)
+                    for place, (name, speaker, language) in enumerate(facts)
+                    if (speakers is None or speaker in speakers)
+                    and (languages is None or language in languages)
+                    and is_chosen(name, chosen.get(path.parent))
                 ]
                 first += batch.num_rows
         return np.array(kept, np.int64)

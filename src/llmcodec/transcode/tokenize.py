@@ -43,7 +43,7 @@ from llmcodec.transcode.views import (
     view_numbers,
 )
 
-NO_SPLIT = ""
+NO_SPLIT, UNSPLIT = "", "unsplit"
 Progress = Callable[[float], None]
 """Takes the share of the audio that is done, 0 to 1."""
 
@@ -67,11 +67,20 @@ class Tokenized:
 
 
 def split_folders(clips: Sequence[Clip]) -> dict[str, Sequence[Clip]]:
-    """One folder of shards per split, by name; or the output itself if the manifest has no splits."""
+    """One folder of shards per split, by name; or the output itself if the manifest has no splits.
+
+    Raises:
+        ValueError: a split is called as the folder of the clips that have none.
+    """
     splits = clips_by_split(clips)
     if splits.keys() == {NO_SPLIT}:
         return {HERE: clips}
-    return {name or "unsplit": members for name, members in splits.items()}
+    if {NO_SPLIT, UNSPLIT} <= splits.keys():
+        raise ValueError(
+            f"tokenize: clips without a split go into a folder {UNSPLIT!r}, and so would the split of that name; "
+            "rename it in the manifest, or give all clips a split"
+        )
+    return {name or UNSPLIT: members for name, members in splits.items()}
 
 
 @dataclass(frozen=True)
