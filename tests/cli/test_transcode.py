@@ -18,6 +18,7 @@ from llmcodec.io import tensor_file as tensorfile
 from llmcodec.io.token_file import load_token_file
 from llmcodec.io.token_shards import TokenShardWriter, read_token_shards
 from llmcodec.io.token_text import codes_to_text
+from llmcodec.transcode import files
 from llmcodec.transcode.index import read_index
 
 from ..pcm import HOP, LEVELS, RATE, PCMRuntime, speech_like
@@ -268,6 +269,63 @@ def test_resume_does_not_mix_reconstructions_of_other_codebooks_or_searches(pcm,
     kept = {name: record[name] for name in ("codec", "channels", "sample_rate")}
     (out / ".reconstructed.json").write_text(json.dumps(kept))
     assert run("reconstruct", tmp_path / "in", "-o", out, "--resume") == 0, "a record of before says less"
+
+
+@pytest.mark.parametrize("command", ["encode", "decode", "reconstruct"])
+def test_resume_does_not_mix_precisions_or_runtimes(pcm, clip, tmp_path, capsys, command):
+    source, out = clip("in/a.wav"), tmp_path / "out"
+    clip("in/b.wav")
+    if command == "decode":
+        assert run("encode", source.parent, "-o", tmp_path / "tokens") == 0
+        source = tmp_path / "tokens" / "a.safetensors"
+    record = {"encode": ".encoded.json", "decode": ".decoded.json"}.get(command, ".reconstructed.json")
+    words = [command, source.parent, "-o", out]
+    assert run(*words, "--precision", "fp32") == 0
+    (first,) = out.glob("a.*")
+    first.unlink()
+    for option, said in (
+        (["--precision", "int8"], "made with precision fp32, not int8; name another folder, or --overwrite"),
+        (["--precision", "fp32", "--runtime", "torch"], "made with runtime auto, not torch; name another folder"),
+    ):
+        capsys.readouterr()
+        assert run(*words, *option, "--resume") == 1
+        assert f"{out}: its results were {said}" in capsys.readouterr().err and not first.exists()
+    assert run(*words, "--precision", "fp32", "--resume") == 0 and first.exists()
+    (out / record).unlink()
+    first.unlink()
+    assert run(*words, "--precision", "int8", "--resume") == 0, "nobody knows how an earlier version made them"
+    assert not (out / record).exists()
+    assert run(*words, "--precision", "int8", "--overwrite") == 0
+    assert json.loads((out / record).read_text())["precision"] == "int8"
+    assert run(*words, "--precision", "fp32", "--resume") == 1
+
+
+def test_token_files_of_parts_do_not_mix_precisions(pcm, clip, tmp_path, capsys):
+    for name in ("in/a.wav", "in/b.wav"):
+        clip(name)
+    words = ["encode", tmp_path / "in", "-o", tmp_path / "t"]
+    assert run(*words, "--shard", "0/2", "--precision", "fp32") == 0
+    assert run(*words, "--shard", "1/2", "--precision", "int8") == 1
+    assert run(*words, "--resume", "--precision", "int8") == 1
+    assert capsys.readouterr().err.count("made with precision fp32, not int8") == 2
+    assert run(*words, "--shard", "1/2", "--precision", "fp32") == 0 == run("tokens", "merge", tmp_path / "t")
+    (tmp_path / "t" / ".encoded.json").unlink()  # the index knows, too
+    (tmp_path / "t" / "a.safetensors").unlink()
+    assert run(*words, "--resume", "--precision", "int8") == 1
+    assert "made with precision fp32, not int8" in capsys.readouterr().err
+
+
+def test_resume_does_not_mix_precisions_in_shards_without_an_index(pcm, clip, tmp_path, capsys, monkeypatch):
+    for name in ("in/a.wav", "in/b.wav"):
+        clip(name)
+    words = ["encode", tmp_path / "in", "-o", tmp_path / "t", "--format", "arrow", "--resume"]
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "describe_shards", lambda place: (_ for _ in ()).throw(OSError("killed")))
+        assert run(*words, "--precision", "fp32") == 1
+    assert run(*words, "--precision", "int8") == 1
+    assert "its tokens were made with precision fp32, not int8; name another folder" in capsys.readouterr().err
+    assert run(*words, "--precision", "fp32") == 0
+    assert read_index(tmp_path / "t")["settings"]["precision"] == "fp32" and not (tmp_path / "t/.begun.json").exists()
 
 
 def test_long_files_are_streamed_in_the_same_folder_run(pcm, clip, tmp_path):

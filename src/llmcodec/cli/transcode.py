@@ -68,11 +68,8 @@ def encode(
     part = None if shard is None else Shard.read(shard)
     if part is not None and (STANDARD_STREAM in inputs or output.output == STANDARD_STREAM):
         raise ValueError("--shard takes a part of files and folders, not of standard input or output")
-    own = {"shard": part, "settings": {"precision": codec.precision, "runtime": codec.runtime}}
-    with transcoding("encoding", inputs, TOKEN_FILE, output, codec, coding, channels=channels, **own) as (
-        transcoder,
-        files,
-    ):
+    own = {"channels": channels, "shard": part}
+    with transcoding("encoding", inputs, TOKEN_FILE, output, codec, coding, **own) as (transcoder, files):
         if format == "safetensors":
             transcoder.encode(files.inputs)
         elif files.writes_output:
@@ -180,6 +177,7 @@ def transcoding(
 
     with standard_streams(inputs, output.output, ending) as files:
         settings |= {"output": files.output, "resume": output.resume, "overwrite": output.overwrite, **vars(coding)}
+        settings |= {"settings": {"precision": codec.precision, "runtime": codec.runtime}}
         try:
             with stopped_in_order("files listed as done are complete, --resume continues"), FilesBar(doing) as bar:
                 one = Transcoder(open_codec, **settings, watcher=bar, report=report)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from llmcodec.io.token_file import (
     read_token_facts,
     search_of,
 )
-from llmcodec.io.token_shards import SHARD_ENDINGS, ShardFormat, TokenRow, TokenShardWriter, open_token_shards
+from llmcodec.io.token_shards import ShardFormat, TokenRow, TokenShardWriter
 from llmcodec.io.token_text import frames, parse_codec_text
 from llmcodec.precision import Side
 from llmcodec.runtime.base import Runtime
@@ -38,25 +38,27 @@ from llmcodec.transcode.freshness import audio_of, count_frames, why_stale_audio
 from llmcodec.transcode.index import (
     HERE,
     Plan,
+    begin_shards,
     describe_shards,
     refuse_other_settings,
     row_digest,
     row_of_file,
     write_index,
 )
-from llmcodec.transcode.inputs import TOKEN_ENDINGS, Found, Problem, find_clips, find_inputs
-from llmcodec.transcode.outputs import keep_record, plan_outputs, refuse_existing, remove_left_overs
+from llmcodec.transcode.inputs import TOKEN_ENDINGS, Found, expand_shards, find_clips, find_inputs
+from llmcodec.transcode.outputs import plan_outputs, recorded, refuse_existing, refuse_other_ways, remove_left_overs
 from llmcodec.transcode.pipeline import Item, Pipeline, Report, Watcher
 from llmcodec.transcode.sharding import Part, Shard, in_milliseconds, is_merged, merged_line, refuse_parts
 from llmcodec.transcode.work import DecodeWork, EncodeWork, ReconstructWork
 
 WAVE_ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
-TOKEN_FILE = ".safetensors"
+TOKEN_FILE, ENCODED = ".safetensors", ".encoded.json"
 CLIPS = 1000
 """Clips in a shard of `encode --format arrow`."""
 
 Channels = Literal["mix", "split"]
 AudioFormat = Literal["wav", "flac", "ogg", "opus", "mp3"]
+Work = EncodeWork | DecodeWork | ReconstructWork
 
 
 @dataclass
@@ -78,7 +80,7 @@ class Transcoder:
         report: what has been done so far, also after Ctrl-C.
         max_bad: files that may fail; one more stops the run.
         shard: what `encode` and `encode_corpus` take of the files, into a part of the output; implies `resume`.
-        settings: further ones that decide the tokens; parts with other settings are not merged.
+        settings: further ones that decide the results; those of other settings are neither merged nor resumed.
 
     Raises:
         ValueError: invalid settings; every method: problems that prevent the whole run.
@@ -113,6 +115,9 @@ class Transcoder:
     def encode(self, inputs: Sequence[str]) -> Report:
         """Audio files to token files."""
         items = self._plan(self._find(inputs, AUDIO_ENDINGS), (TOKEN_FILE,))
+        if self.output is not None and not self.overwrite and (self.resume or self.shard is not None):
+            refuse_other_settings(Path(self.output), self.settings)
+            refuse_other_ways(Path(self.output) / ENCODED, self.settings)  # before a part is begun
         if self.shard is not None:
             return self._encode_part(self.shard, items)
         pending, done = self.split_done(items, self._tokens_problem)  # raises before the codec is loaded
@@ -125,7 +130,7 @@ class Transcoder:
             runtime.identity.refuse_others(theirs, item.target)
             if searched := difference_of_search(runtime.identity.codec, theirs.codec):
                 raise ValueError(f"{item.target}: {searched}; name another folder, or --overwrite")
-        return self._run(EncodeWork(runtime, self.channels == "split"), pending)
+        return self._recorded(EncodeWork(runtime, self.channels == "split"), pending, done, ENCODED, {})
 
     def encode_corpus(self, inputs: Sequence[str], format: ShardFormat) -> Report:
         """Audio files to one folder of shards, rows named by the paths of the files."""
@@ -149,7 +154,7 @@ class Transcoder:
         runtime = self.open_codec("encoder")
         plan = self._plan_of(items, runtime, format)
         if self.shard is None and self.resume:
-            refuse_other_settings(output, plan)
+            refuse_other_settings(output, plan.settings)
         if self.shard is not None:
             if is_merged(output, plan):
                 self.report.warned.append(merged_line(output))
@@ -175,6 +180,8 @@ class Transcoder:
             others = len(shards.done) - self.report.skipped
             if part is not None and others:
                 raise ValueError(f"{place}: holds {others} clips that are not of this part; delete it")
+            if part is None:
+                begin_shards(output, plan)
             self._run(EncodeWork(runtime, self.channels == "split", shards), pending)
         if part is not None:
             part.finish({HERE: describe_shards(place)}, self._left_out(pending))
@@ -238,8 +245,9 @@ class Transcoder:
         items = self._plan(found, WAVE_ENDINGS, ".decoded")
         for item, row in zip(items, rows, strict=True):
             item.header = row
-        pending, _ = self.split_done(items, self._decoded_problem)
-        return self._run(DecodeWork(self.open_codec("decoder"), self.sample_rate), pending)
+        pending, done = self.split_done(items, self._decoded_problem)
+        work = DecodeWork(self.open_codec("decoder"), self.sample_rate)
+        return self._recorded(work, pending, done, ".decoded.json", {})
 
     def decode_text(self, text: str) -> Report:
         """Tokens as a language model prints them (<CODEC_17><CODEC_4>...) to one clip; other text is ignored."""
@@ -256,16 +264,11 @@ class Transcoder:
         items = self._plan(self._find(inputs, AUDIO_ENDINGS), WAVE_ENDINGS, ".reconstructed")
         pending, done = self.split_done(items, self._reconstructed_problem)
         runtime = self.open_codec(None)
-        record = None
-        if self.output is not None and all(item.target != Path(self.output) for item in items):
-            codec = runtime.identity
-            told = {"codec": codec.weights_sha256, "channels": self.channels, "sample_rate": self.sample_rate}
-            told |= {"num_codebooks": codec.num_codebooks, "search": search_of(codec.codec)}
-            record = keep_record(Path(self.output), told, self.resume, bool(done))
-        report = self._run(ReconstructWork(runtime, self.channels == "split", self.sample_rate), pending)
-        if record is not None and not any(item.target is not None and item.target.exists() for item in items):
-            record.unlink(missing_ok=True)  # of nothing
-        return report
+        codec = runtime.identity
+        told = {"codec": codec.weights_sha256, "channels": self.channels, "sample_rate": self.sample_rate}
+        told |= {"num_codebooks": codec.num_codebooks, "search": search_of(codec.codec)}
+        work = ReconstructWork(runtime, self.channels == "split", self.sample_rate)
+        return self._recorded(work, pending, done, ".reconstructed.json", told)
 
     def _find(self, inputs: Sequence[str], endings: Sequence[str]) -> list[Found]:
         sources = [name for name in inputs if endings is AUDIO_ENDINGS and is_source(name)]
@@ -352,7 +355,18 @@ class Transcoder:
                 return ""
         return reason
 
-    def _run(self, work: EncodeWork | DecodeWork | ReconstructWork, items: Sequence[Item]) -> Report:
+    def _recorded(
+        self, work: Work, pending: Sequence[Item], done: Sequence[Item], name: str, told: Mapping[str, Any]
+    ) -> Report:
+        """`_run` for a folder of results, with a record there of how they are made."""
+        targets = [item.target for item in (*pending, *done) if item.target is not None]
+        if self.output is None or Path(self.output) in targets:
+            return self._run(work, pending)
+        path = Path(self.output) / name
+        with recorded(path, {**told, **self.settings}, targets, self.resume, bool(done)):
+            return self._run(work, pending)
+
+    def _run(self, work: Work, items: Sequence[Item]) -> Report:
         self.report.first_target = items[0].target if items else None
         self.report.allow(self.max_bad, len(items) + len(self.report.failed) + self.report.skipped)
         settings = (self.watcher, self.threads, self.batch_seconds, self.long_seconds, self.report)
@@ -367,28 +381,6 @@ def item_of(found: Found, target: Path | None) -> Item:
 def is_finished(item: Item) -> bool:
     """Results are written atomically; a power failure may leave an empty file, which does not count."""
     return item.target is not None and item.target.exists() and item.target.stat().st_size > 0
-
-
-def expand_shards(
-    found: Sequence[Found], problems: list[Problem]
-) -> tuple[list[Found], list[tuple[TokenRow, TokenProvenance] | None]]:
-    """Every row of a shard as an input of its own, with the shard's provenance; everything else as it is."""
-    inputs: list[Found] = []
-    rows: list[tuple[TokenRow, TokenProvenance] | None] = []
-    for one in found:
-        shard = Path(one.source)
-        if shard.suffix.lower() not in SHARD_ENDINGS:
-            inputs.append(one)
-            rows.append(None)
-            continue
-        try:
-            provenance, clips = open_token_shards(shard)
-            for row in clips:
-                inputs.append(Found(shard, Path(f"{row.id}{shard.suffix}"), from_folder=True))
-                rows.append((row, provenance))
-        except ValueError as error:
-            problems.append(Problem(str(shard), str(error)))
-    return inputs, rows
 
 
 def row_of_text(text: str, identity: TokenProvenance) -> TokenRow:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from llmcodec.io.token_file import SIZES, TokenProvenance, difference_of_search,
 from llmcodec.io.token_shards import TokenRow, open_token_shards, shards_in
 
 INDEX = "index.json"
+BEGUN = ".begun.json"
+"""The plan of shards that are being made, until the index has it."""
 FORMAT = "llmcodec-index-1"
 MAX_BYTES = 1 << 32
 """Of an index; it names every token file where there is one for each clip."""
@@ -142,7 +145,9 @@ def write_index(place: Path, plan: Plan, folders: Mapping[str, Any], left_out: M
     """
     told = {"format": FORMAT, **dataclasses.asdict(plan), "folders": dict(folders)}
     told |= {"left_out": dict(sorted(left_out.items())), **more}
-    return write_json(place / INDEX, told, durable=True)
+    path = write_json(place / INDEX, told, durable=True)
+    (place / BEGUN).unlink(missing_ok=True)
+    return path
 
 
 def read_index(place: Path) -> dict[str, Any]:
@@ -162,19 +167,40 @@ def read_index(place: Path) -> dict[str, Any]:
     return found
 
 
-def refuse_other_settings(place: Path, plan: Plan) -> None:
-    """Raise ValueError where a folder has tokens that were made with other settings than those of a plan.
+def refuse_other_settings(place: Path, settings: Mapping[str, Any]) -> None:
+    """Raise ValueError where a folder has tokens, or unfinished shards, that were made with other settings.
 
     `SHAPE` may differ: it decides how many tokens there are and where they stand, not what they are.
     """
-    if not (place / INDEX).is_file():
+    if (place / INDEX).is_file():
+        before = Plan.read(read_index(place), place / INDEX).settings
+    elif (place / BEGUN).is_file() and _has_shards(place):
+        before = Plan.read(read_object(place / BEGUN), place / BEGUN).settings
+    else:
         return
-    before = Plan.read(read_index(place), place / INDEX).settings
-    for name in sorted((before.keys() & plan.settings.keys()) - SHAPE):
-        if before[name] != (now := plan.settings[name]):
+    for name in sorted((before.keys() & settings.keys()) - SHAPE):
+        if before[name] != (now := settings[name]):
             raise ValueError(
                 f"{place}: its tokens were made with {name} {before[name]}, not {now}; name another folder"
             )
+
+
+def begin_shards(place: Path, plan: Plan) -> None:
+    """Note how the shards of a folder are made, which they do not say themselves: a run may end before its index.
+
+    Those of earlier versions, without such a note, are taken as made alike; that is warned of.
+    """
+    if (place / INDEX).is_file():
+        return
+    if not (place / BEGUN).is_file() and "precision" in plan.settings and _has_shards(place):
+        taken = ", ".join(f"{name} {plan.settings[name]}" for name in ("precision", "runtime"))
+        warnings.warn(f"{place}: nobody noted how the shards there were made; taken as {taken}", stacklevel=2)
+    write_json(place / BEGUN, dataclasses.asdict(plan), durable=True)
+
+
+def _has_shards(place: Path) -> bool:
+    folders = [place, *(path for path in place.iterdir() if path.is_dir())] if place.is_dir() else []
+    return any(shards_in(folder) for folder in folders)
 
 
 def is_plain(name: object) -> bool:

@@ -1,4 +1,4 @@
-"""Which files a command reads: single files, folders with their tree, standard input. Nothing is opened here.
+"""What a command reads: single files, folders with their tree, clips of manifests, rows of shards.
 
     found, problems = find_inputs(["speech/", "a.wav"], AUDIO_ENDINGS)
 
@@ -18,7 +18,8 @@ from llmcodec.data.manifest import read_manifest
 from llmcodec.data.member import AudioPath
 from llmcodec.io.audio_formats import UNREAD_ENDINGS, why_unread
 from llmcodec.io.remote.paths import bring
-from llmcodec.io.token_shards import SHARD_ENDINGS
+from llmcodec.io.token_file import TokenProvenance
+from llmcodec.io.token_shards import SHARD_ENDINGS, TokenRow, open_token_shards
 
 TOKEN_ENDINGS = (".safetensors", *SHARD_ENDINGS)
 
@@ -103,3 +104,25 @@ def find_clips(name: str) -> tuple[list[Found], list[Problem]]:
         raise ValueError(f"{name}: clip {stretch.id!r} is a stretch of its file; `llmcodec tokenize` codes those")
     found = [Found(clip.path, Path(f"{clip.id}.clip"), from_folder=True) for clip in clips if not clip.problem]
     return found, [Problem(clip.id, clip.problem) for clip in clips if clip.problem]
+
+
+def expand_shards(
+    found: Sequence[Found], problems: list[Problem]
+) -> tuple[list[Found], list[tuple[TokenRow, TokenProvenance] | None]]:
+    """Every row of a shard as an input of its own, with the shard's provenance; everything else as it is."""
+    inputs: list[Found] = []
+    rows: list[tuple[TokenRow, TokenProvenance] | None] = []
+    for one in found:
+        shard = Path(one.source)
+        if shard.suffix.lower() not in SHARD_ENDINGS:
+            inputs.append(one)
+            rows.append(None)
+            continue
+        try:
+            provenance, clips = open_token_shards(shard)
+            for row in clips:
+                inputs.append(Found(shard, Path(f"{row.id}{shard.suffix}"), from_folder=True))
+                rows.append((row, provenance))
+        except ValueError as error:
+            problems.append(Problem(str(shard), str(error)))
+    return inputs, rows

@@ -6,7 +6,8 @@ Imports no torch. Test: tests/transcode/test_outputs.py.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,6 @@ from llmcodec.transcode.inputs import Found
 
 FILE_ENDINGS = {*SNDFILE_ENDINGS, *PYAV_ENDINGS, ".safetensors", ".arrow", ".parquet"}
 """Nobody means a folder by a name that ends so."""
-RECORD = ".reconstructed.json"
-"""How the results of `reconstruct` in a folder were made."""
 
 
 def plan_outputs(
@@ -95,31 +94,47 @@ def remove_left_overs(targets: Sequence[Path], own: bool = False) -> int:
     return len(files)
 
 
-def keep_record(folder: Path, told: Mapping[str, Any], resume: bool, some_done: bool) -> Path | None:
+@contextmanager
+def recorded(
+    path: Path, told: Mapping[str, Any], targets: Sequence[Path], resume: bool, some_done: bool
+) -> Iterator[None]:
+    """Keep a record beside results while they are made, as `keep_record`; none of nothing."""
+    record = keep_record(path, told, resume, some_done)
+    yield
+    if record is not None and not any(target.exists() for target in targets):
+        record.unlink(missing_ok=True)
+
+
+def keep_record(path: Path, told: Mapping[str, Any], resume: bool, some_done: bool) -> Path | None:
     """Write down in a folder of results how they are made, which the results themselves do not say; the new file.
 
     Args:
-        folder: of the results.
-        told: what decides them.
+        path: of the record, in that folder.
+        told: what decides the results.
         resume: whether results that are there are kept.
         some_done: whether there are such; without a record nobody knows how they were made, and none is written.
 
     Raises:
         ValueError: results are to be kept that were made in another way.
     """
-    path = folder / RECORD
     if resume and path.is_file():
-        before = read_object(path)
-        for name, now in told.items():
-            if before.get(name, now) != now:  # records of before say less
-                was, now = (str(one.get(name))[:16] for one in (before, told))
-                raise ValueError(
-                    f"{folder}: its results were made with {name} {was}, not {now}; name another folder, or --overwrite"
-                )
+        refuse_other_ways(path, told)
     elif not some_done:
         write_json(path, dict(told))
         return path
     return None
+
+
+def refuse_other_ways(path: Path, told: Mapping[str, Any]) -> None:
+    """Raise ValueError where the record at `path` says that results were made in another way."""
+    before = read_object(path) if path.is_file() else {}
+    for name, now in told.items():
+        if before.get(name, now) != now:  # records of before say less
+            was, now = (str(one.get(name))[:16] for one in (before, told))
+            raise ValueError(
+                f"{path.parent}: its results were made with {name} {was}, not {now}; name another folder, or "
+                "--overwrite"
+            )
 
 
 def _refuse_doubles(found: Sequence[Found], targets: Sequence[Path]) -> None:

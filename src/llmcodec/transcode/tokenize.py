@@ -27,7 +27,7 @@ from llmcodec.io.digests import digest
 from llmcodec.io.token_shards import ShardFormat, TokenRow, TokenShardWriter, shards_in
 from llmcodec.runtime.base import Runtime
 from llmcodec.transcode.freshness import refuse_moved
-from llmcodec.transcode.index import HERE, Plan, describe_shards, refuse_other_settings, write_index
+from llmcodec.transcode.index import HERE, Plan, begin_shards, describe_shards, refuse_other_settings, write_index
 from llmcodec.transcode.kept_rows import drop_stale, refuse_other_texts, text_of
 from llmcodec.transcode.sharding import Part, Shard, is_merged, refuse_parts
 from llmcodec.transcode.views import (
@@ -162,9 +162,10 @@ class TokenJob:
         """
         bad = BadRows(total=self.num_clips) if bad is None else bad
         refuse_parts(output)
-        refuse_other_settings(output, self.plan)
+        refuse_other_settings(output, self.plan.settings)
         numbers = self._numbers(self.folders)
         refuse_moved({output / name: known for name, known in numbers.items()}, output)
+        begin_shards(output, self.plan)
         results = self._run(self.folders, numbers, output, on_progress, bad)
         others = (path for path in output.iterdir() if path.is_dir() and shards_in(path))
         write_index(output, self.plan, _described(output, {*results, *others}), bad.reasons)
