@@ -200,7 +200,7 @@ def test_consistency_shows_slices_changes_and_chance(run: Run, manifest: Path, t
     assert len([row for row in result["loud"]["rows"] if "slice" not in row["change"]]) == 2 * 7
 
 
-def test_names_with_brackets_are_shown_as_they_are(run: Run, manifest: Path, tmp_path: Path, capsys) -> None:
+def test_names_with_brackets_are_shown_as_they_are(run: Run, manifest: Path, tmp_path: Path) -> None:
     names = ["a[en]", "b[/b]"]
     codecs = [word for name in names for word in ("--codec", f"{name}=loud")]
     shown = run("consistency", *codecs, "--manifest", manifest, "-o", tmp_path / "same[x].html")

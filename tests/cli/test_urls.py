@@ -46,6 +46,9 @@ def url() -> str:
     return f"memory://{uuid4().hex}"
 
 
+CLIPS = ("a/0", "a/2", "b/1")
+
+
 def names(url: str) -> list[str]:
     return [name[len(url) + 1 :] for name, _ in list_files(url)]
 
@@ -174,7 +177,7 @@ def test_encode_and_decode_from_a_url_to_a_url(url: str, tmp_path: Path, capsys:
     assert main(["encode", f"{url}/speech", "-o", f"{url}/tokens"]) == 0
     said = "".join(capsys.readouterr())
     assert f"{url}/tokens" in said and "llmcodec-urls" not in said
-    assert names(f"{url}/tokens") == ["a/0.safetensors", "a/2.safetensors", "b/1.safetensors"]
+    assert names(f"{url}/tokens") == [".encoded.json", "a/0.safetensors", "a/2.safetensors", "b/1.safetensors"]
     for name in names(f"{url}/tokens"):
         with fsspec.open(f"{url}/tokens/{name}") as file:
             assert file.read() == (tmp_path / "tokens" / name).read_bytes()
@@ -182,8 +185,12 @@ def test_encode_and_decode_from_a_url_to_a_url(url: str, tmp_path: Path, capsys:
     assert f"{url}/tokens/a/0.safetensors: is there already" in capsys.readouterr().err
     assert main(["encode", f"{url}/speech", "-o", f"{url}/tokens", "--resume"]) == 0
     assert "encoded 0 files" in capsys.readouterr().err
+    paths.forget()
+    assert main(["encode", f"{url}/speech", "-o", f"{url}/tokens", "--resume", "--precision", "int8"]) == 1
+    said = f"{url}/tokens: its results were made with precision auto, not int8"
+    assert said in capsys.readouterr().err
     assert main(["decode", f"{url}/tokens", "-o", f"{url}/again", "--format", "flac"]) == 0
-    assert names(f"{url}/again") == ["a/0.flac", "a/2.flac", "b/1.flac"]
+    assert names(f"{url}/again") == [".decoded.json", "a/0.flac", "a/2.flac", "b/1.flac"]
 
 
 def test_a_manifest_in_a_store_names_audio_in_it(url: str, capsys: pytest.CaptureFixture[str]):
@@ -277,7 +284,7 @@ def test_s3_every_tenth_request_fails_and_nothing_is_written_twice(s3: S3):
     s3.fail = lambda method, path, count: count % 10 == 0
     assert main(["encode", f"{s3.url}/speech", "-o", f"{s3.url}/tokens"]) == 0
     assert len(s3.requests) > 10
-    tokens = ["tokens/a/0.safetensors", "tokens/a/2.safetensors", "tokens/b/1.safetensors"]
+    tokens = [f"tokens/{name}" for name in (".encoded.json", *(f"{clip}.safetensors" for clip in CLIPS))]
     assert sorted(name for name in s3.written() if name.startswith("tokens/")) == tokens
 
 
@@ -291,7 +298,7 @@ def test_s3_a_store_that_fails_stops_the_run_in_a_line_and_it_resumes(s3: S3, ca
     s3.fail = lambda method, path, count: False
     assert main([*arguments, "--resume"]) == 0
     written = [name for name in s3.written() if name.startswith("tokens/")]
-    assert sorted(written) == ["tokens/a/0.safetensors", "tokens/a/2.safetensors", "tokens/b/1.safetensors"]
+    assert sorted(written) == ["tokens/.encoded.json", *(f"tokens/{clip}.safetensors" for clip in CLIPS)]
 
 
 @pytest.mark.parametrize("refusal", [(403, "AccessDenied"), (400, "ExpiredToken")])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from llmcodec.data.manifest import read_manifest, write_manifest
+from llmcodec.data.manifest import Clip, read_manifest, write_manifest
 from llmcodec.io.token_file import TokenProvenance
 from llmcodec.io.token_shards import TokenRow, TokenShardWriter
 from llmcodec.lm import prepare
@@ -98,7 +99,7 @@ def test_a_run_that_goes_on_trains_on_no_clip_that_its_manifest_leaves_out_now(t
     manifest = miniature_speech(tmp_path / "speech", (0.4, 0.5, 0.6, 0.7, 0.8))
     clips = [dataclasses.replace(clip, source="good", split="train") for clip in read_manifest(manifest)]
 
-    def ids(clips, **data):
+    def ids(clips: list[Clip], **data: Any) -> list[list[str]]:
         write_manifest(manifest, clips)
         said.clear()
         config = LMDataConfig(manifest=str(manifest), most_in_memory=most_in_memory, **data)
