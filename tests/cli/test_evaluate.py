@@ -13,11 +13,12 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from llmcodec.cli import evaluate, output
+from llmcodec.cli import evaluate
 from llmcodec.cli.main import main
 from llmcodec.data.manifest import Clip, write_manifest
 from llmcodec.evaluation import system
 from llmcodec.experiments import comparison
+from llmcodec.io.progress import ProgressBar, status_line
 
 from ..evaluation.test_probe import TINY_LM, ShownCodec
 from ..fake_codec import LoudnessCodec
@@ -206,9 +207,9 @@ def test_names_with_brackets_are_shown_as_they_are(run: Run, manifest: Path, tmp
     shown = run("consistency", *codecs, "--manifest", manifest, "-o", tmp_path / "same[x].html")
     assert all(name in shown for name in names) and "same[x].json" in shown
     console = Console(file=io.StringIO(), force_terminal=True, width=80)
-    with output.named_bar("b[/b] a[en]", console) as bar:
+    with ProgressBar("b[/b] a[en]", console=console) as bar:
         bar.update(0.5)
-    with output.stage_line(console) as tell:
+    with status_line(console) as tell:
         tell("b[/b]: x[en]", 0.25)
     drawn = console.file.getvalue()  # type: ignore[attr-defined]
     assert "b[/b] a[en]" in drawn and "b[/b]: x[en]" in drawn

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llmcodec.assets import BUNDLED
 from llmcodec.cli.options import CorpusOptions, DeviceOptions, OutputOptions
-from llmcodec.cli.output import name_files, open_console, show, stage_line
+from llmcodec.cli.output import name_files, open_console, show
 from llmcodec.evaluation.system import Corpus, MeasurementConfig
 from llmcodec.experiments.comparison import (
     ALL,
@@ -23,6 +23,7 @@ from llmcodec.experiments.comparison import (
     write_comparison,
 )
 from llmcodec.io.cache import cache_folder
+from llmcodec.io.progress import status_line
 from llmcodec.io.run_guard import stopped_in_order
 from llmcodec.lm.small_lm_training import for_bundled_speech
 from llmcodec.report.tables import system_table
@@ -74,7 +75,7 @@ def compare_codecs(
     kept = cache_folder("measurements") if cache is None else Path(cache)
     comparison = Comparison(clips, measurement, recordings if place is not None else 0, kept, fresh)
     left_out = [f"not measured: {line}" for line in (absent_codecs() if ALL in codec else [])]
-    with stopped_in_order(GO_ON), stage_line(console) as tell:
+    with stopped_in_order(GO_ON)(console) as tell:
         for system in systems:
             try:
                 for name, encoded in open_systems([system], device.torch_device()):
@@ -88,7 +89,7 @@ def compare_codecs(
     show(console, tables, [*(s.text for s in all_statements(rows)), *left_out])
     if place is not None:
         typed = ["compare", *codec, "--manifest", corpus.manifest, "--output", place]
-        with stage_line(console) as tell:
+        with status_line(console) as tell:
             tell("draw", 0.0)
             paths = write_comparison(place, comparison, systems, corpus.manifest, typed, [*bad.lines(), *left_out])
         name_files(console, paths)

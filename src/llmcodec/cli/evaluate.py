@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llmcodec.adapters.opus import KBITS as OPUS_KBITS
 from llmcodec.assets import BUNDLED
 from llmcodec.cli.options import ClipOptions, CorpusOptions, DeviceOptions, OutputOptions
-from llmcodec.cli.output import name_files, named_bar, open_console, show, stage_line
+from llmcodec.cli.output import name_files, open_console, show
 from llmcodec.evaluation.cache import Journal
 from llmcodec.evaluation.consistency import Change, ConsistencyResult, measure_consistency
 from llmcodec.evaluation.pairs import measure_pairs, read_pairs
@@ -31,7 +31,7 @@ from llmcodec.evaluation.system import (
 from llmcodec.evaluation.workers import Lengths
 from llmcodec.experiments.comparison import Recordings, choose_recordings, named_systems, open_systems, prefixed
 from llmcodec.io.atomic import write_bytes
-from llmcodec.io.progress import ProgressBar
+from llmcodec.io.progress import ProgressBar, status_line
 from llmcodec.io.structured import read_object, write_csv
 from llmcodec.lm.small_lm_training import MINI_LIKELIHOOD, LikelihoodConfig
 from llmcodec.metrics.registry import CLAP, METRICS, SUPERB
@@ -135,7 +135,7 @@ def evaluate_reconstruction(
         shared |= {"asr_languages": asr_languages, "domain": domain, "clap": clap}
         recordings = Recordings(choose_recordings(wanted, PLAYERS if wants_page(output.output) else 0))
         for name, encoded in open_systems(systems, device.torch_device()):
-            with named_bar(name, console) as bar:
+            with ProgressBar(name, console=console) as bar:
                 result = measure_reconstruction(encoded, wanted, on_progress=bar.update, **shared)
             rows.append(reconstruction_row(name, encoded, result))
             recordings.add(rows[-1], encoded)
@@ -230,7 +230,7 @@ def evaluate_predictability(
     for name, encoded in open_systems(systems, device.torch_device()):
         if not has_tokens(encoded.codec):
             raise ValueError(f"{name}: has no tokens to predict; `llmcodec evaluate reconstruction` measures its sound")
-        with stage_line(console) as tell:
+        with status_line(console) as tell:
             row = look_up_system(name, encoded, clips, config, cache, on_progress=prefixed(tell, name))
             row = add_token_details(row, encoded)
             if probe and isinstance(encoded.codec, HasFeatures):
@@ -296,7 +296,7 @@ def evaluate_consistency(
     console = open_console()
     results: dict[str, ConsistencyResult] = {}
     for name, encoded in open_systems(systems, device.torch_device()):
-        with named_bar(name, console) as bar:
+        with ProgressBar(name, console=console) as bar:
             results[name] = measure_consistency(encoded, chosen, changes, slices_per_clip, seed, bar.update)
     table, sentences = consistency_report.consistency_table(results), consistency_report.comparisons(results)
     show(console, [table], sentences)
@@ -346,7 +346,7 @@ def evaluate_robustness(
     console, names = open_console(), _metric_names(metrics)
     results: dict[str, RobustnessResult] = {}
     for name, encoded in open_systems(systems, device.torch_device()):
-        with named_bar(name, console) as bar:
+        with ProgressBar(name, console=console) as bar:
             results[name] = measure_robustness(encoded, chosen, wanted, names, seed, workers, bar.update)
     tables = robustness_report.tables(results, names)
     sentences = robustness_report.sentences(results, names)

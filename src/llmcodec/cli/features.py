@@ -9,11 +9,12 @@ from dataclasses import asdict
 
 from llmcodec.adapters.features.load import load_encoder
 from llmcodec.cli.options import ClipOptions, DeviceOptions, OutputOptions
-from llmcodec.cli.output import name_files, named_bar, open_console, show
+from llmcodec.cli.output import name_files, open_console, show
 from llmcodec.cli.summary import FilesBar
 from llmcodec.data.alignments import read_alignments
 from llmcodec.evaluation.phones import PAUSES, Context, PhoneConfig, PhoneResult, measure_encoder, measure_phones
 from llmcodec.experiments.comparison import named_systems, open_systems
+from llmcodec.io.progress import ProgressBar
 from llmcodec.report import phones as phone_report
 from llmcodec.report.files import provenance, write_results
 from llmcodec.transcode.units import write_units
@@ -65,11 +66,11 @@ def evaluate_phones(
     console = open_console()
     results: dict[str, PhoneResult] = {}
     for name, encoded in open_systems(systems, device.torch_device()):
-        with named_bar(name, console) as bar:
+        with ProgressBar(name, console=console) as bar:
             results[name] = measure_phones(encoded, chosen, spoken, config, bar.update)
     for name in features:
         encoder = load_encoder(name, device.torch_device())
-        with named_bar(name, console) as bar:
+        with ProgressBar(name, console=console) as bar:
             results[name] = measure_encoder(encoder, chosen, spoken, config, bar.update)
     table, said = phone_report.phone_table(results), phone_report.sentences(results)
     show(console, [table], said)

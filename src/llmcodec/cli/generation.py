@@ -18,7 +18,7 @@ import numpy as np
 
 from llmcodec import __version__
 from llmcodec.cli.options import ClipOptions, DeviceOptions, OutputOptions
-from llmcodec.cli.output import name_files, named_bar, open_console, show
+from llmcodec.cli.output import name_files, open_console, show
 from llmcodec.data.manifest import Clip, audio_states, manifest_hash, read_manifest
 from llmcodec.evaluation.cache import code_digest, kept, key_of, model_state
 from llmcodec.evaluation.generation import (
@@ -32,6 +32,7 @@ from llmcodec.evaluation.generation_results import METRICS, GeneratedRow
 from llmcodec.evaluation.wer import OFFLINE, spoken_clips
 from llmcodec.experiments.comparison import split_name
 from llmcodec.io import audio
+from llmcodec.io.progress import ProgressBar
 from llmcodec.io.structured import read_object, write_json
 from llmcodec.lm.speech import codec_of
 from llmcodec.lm.token_lm import TokenLM, load_token_lm
@@ -120,7 +121,7 @@ def evaluate_generation(
             runtime = codec_of(loaded, codec, bench.device)
             if runtime.identity.weights_sha256 not in recordings:
                 recordings[runtime.identity.weights_sha256] = bench.recordings(runtime)
-            with named_bar(label, console) as bar:
+            with ProgressBar(label, console=console) as bar:
                 systems[name].append(bench.generated(label, loaded, runtime, bar.update))
     title = f"{task}: {len(passages)} clips, {draws} draws"
     floors = {f"recordings {number or ''}".strip(): [rows] for number, rows in enumerate(recordings.values())}

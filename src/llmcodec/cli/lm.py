@@ -91,7 +91,6 @@ LOG_NAMES = {"loss": "lm/loss", "grad_norm": "grad_norm", "learning_rate": "lr",
 
 def progress_callback(recipe: TokenLMRecipe) -> Any:
     """A trainer callback: bar, log.jsonl, curves.png."""
-    from rich.markup import escape
     from transformers import TrainerCallback
 
     from llmcodec.training.tracking import JSONLLog, TrainingBar, plot_curves, read_log
@@ -109,7 +108,7 @@ def progress_callback(recipe: TokenLMRecipe) -> Any:
                 for row in read_log(path)
                 if row["step"] == state.global_step
             ]
-            self.bar = TrainingBar(escape(recipe.name), state.max_steps, state.global_step)
+            self.bar = TrainingBar(recipe.name, state.max_steps, state.global_step)
             self.bar.__enter__()
 
         def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

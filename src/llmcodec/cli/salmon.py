@@ -12,10 +12,11 @@ from pathlib import Path
 from llmcodec import assets
 from llmcodec.assets import BUNDLED
 from llmcodec.cli.options import CorpusOptions, DeviceOptions, OutputOptions
-from llmcodec.cli.output import name_files, open_console, show, stage_line
+from llmcodec.cli.output import name_files, open_console, show
 from llmcodec.data.manifest import Clip
 from llmcodec.experiments.comparison import named_systems, open_systems, prefixed
 from llmcodec.io.bad_rows import BadRows, MaxBad
+from llmcodec.io.progress import status_line
 from llmcodec.io.structured import write_json
 from llmcodec.lm.small_lm_scorer import train_scorer
 from llmcodec.lm.small_lm_training import LikelihoodConfig, for_bundled_speech
@@ -80,7 +81,7 @@ def evaluate_salmon(
     bad = BadRows()
     if spoken is None:
         (clips,), bad = corpus.without_bad(corpus.read("train"))
-    with stage_line(console) as tell:
+    with status_line(console) as tell:
         for name, encoded in open_systems(systems, where):
             if deduplicates(encoded.codec):
                 raise ValueError(f"{name}: SALMon's pairs are scored on all frames; leave ?deduplicate out")
@@ -167,14 +168,14 @@ def make_salmon_suite(
         t60_seconds=t60_seconds,
     )
     console = open_console()
-    with stage_line(console) as tell:
+    with status_line(console) as tell:
         summary = build_suite(
             paths, output, settings, speakers=speakers, noises=noises, rooms=rooms, max_bad=max_bad, on_progress=tell
         )
     console.print(str(summary), highlight=False, soft_wrap=True)
     if not check:
         return
-    with stage_line(console) as tell:
+    with status_line(console) as tell:
         result = check_cut(
             paths,
             settings,

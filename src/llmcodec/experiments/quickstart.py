@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from llmcodec import assets
 from llmcodec.adapters.load import folder_of_codec
@@ -58,7 +59,7 @@ def run_quickstart(
         output: folder for runs, table and report. restart: delete what an earlier quickstart left there.
         corpus: clips to measure on; default the bundled speech. measurement: protocol; default the small budget.
     """
-    console = Console()
+    console = Console(markup=False, emoji=False)
     folder, started = Path(output), time.monotonic()
     if restart:
         shutil.rmtree(folder, ignore_errors=True)
@@ -140,9 +141,8 @@ class Stages:
         elapsed = time.monotonic() - self.started
         finished = sum(self.SHARES[: self.done])
         left = f", about {elapsed * (1 - finished) / finished / 60:.0f} min left" if finished and elapsed > 5 else ""
-        self.console.print(
-            f"[bold]\\[{self.done + 1}/{len(self.SHARES)}] {title}[/bold]  {elapsed / 60:.1f} min so far{left}"
-        )
+        named = Text(f"[{self.done + 1}/{len(self.SHARES)}] {title}", style="bold")
+        self.console.print(named, f" {elapsed / 60:.1f} min so far{left}")
         self.done += 1
         return work()
 

@@ -5,8 +5,9 @@
     with status_line() as show:
         show("encode", 0.25)                    # encode 25%
 
-Both go to standard error, so that standard output stays free for results; a command that prints a table with a console
-of its own passes that. What only one command shows is a column that it passes. Test: tests/io/test_progress.py.
+Names are shown as they are, with brackets and colons. Both go to standard error, so that standard output stays free for
+results; a command that prints a table with a console of its own passes that. What only one command shows is a column
+that it passes. Test: tests/io/test_progress.py.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class ProgressBar:
         if columns is None:
             columns = (TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn())
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             *columns,
             console=self.console,
@@ -83,8 +84,10 @@ class ProgressBar:
 @contextmanager
 def status_line(console: Console | None = None) -> Iterator[OnProgress]:
     """One line that says stage and share while a command works."""
+    from rich.text import Text
+
     with (console or _standard_error()).status("") as status:
-        yield lambda stage, share: status.update(f"{stage} {share:.0%}")
+        yield lambda stage, share: status.update(Text(f"{stage} {share:.0%}"))
 
 
 def quiet_transformers() -> None:
@@ -104,4 +107,4 @@ def _draws_widgets(console: Console) -> bool:
 def _standard_error() -> Console:
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console(stderr=True, markup=False, emoji=False)

@@ -300,7 +300,7 @@ class Trainer:
         violated = self.recipe.floors.violated(self.statistics.summary(), usable)
         for line in violated:
             if self.bar_enabled:
-                bar.console.print(f"[yellow]warning, step {self.step}: {line}", highlight=False)
+                bar.console.print(f"warning, step {self.step}: {line}", style="yellow", highlight=False)
         if violated and self.recipe.floors.action == "stop":
             self.save()
             raise CollapseError(f"step {self.step}: tokens are collapsing: {'; '.join(violated)}")
