@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from llmcodec.codec import LLMCodec, LLMCodecConfig
 from llmcodec.codec.streaming.latency import latency
-from llmcodec.training.build import build_codec, with_other_reach
+from llmcodec.training import build
+from llmcodec.training.build import build_codec, partition_of, with_other_reach, with_smaller_codebook
 from llmcodec.training.recipe import CodecConfig, Recipe
 
 
@@ -57,3 +58,24 @@ def test_what_the_weights_decide_stays(codec, changes, tmp_path):
     recipe = replace(Recipe(), codec=CodecConfig(start=str(tmp_path / "codec"), overrides=changes))
     with pytest.raises(ValueError, match="of a pretrained codec are causal: true and attention_window, not "):
         build_codec(recipe)
+
+
+def test_every_code_that_a_smaller_codebook_keeps_can_be_reached(codec, monkeypatch):
+    spans = {"speech": [0, 40], "other": [24, 64], "all": [0, 64]}
+    config = LLMCodecConfig.from_dict(codec.config.to_dict() | {"codebook_partitions": spans})
+    whole = LLMCodec(config)
+    codes = torch.cat([torch.arange(20, 64), torch.arange(50, 60), torch.arange(30, 36)])
+    for kind, size, kept in (("speech", 5, range(30, 35)), ("other", 30, range(24, 64)), (None, 12, range(64))):
+        recipe = replace(Recipe(), codec=CodecConfig(audio_kind=kind, smaller_codebook=size))
+        low, high = spans[kind or "all"]
+        inside = codes[(codes >= low) & (codes < high)]
+        monkeypatch.setattr(build, "training_codes", lambda *_, inside=inside: iter([inside]))
+        smaller = with_smaller_codebook(whole, recipe, size)
+        assert partition_of(recipe, smaller) in ((0, size), None)
+        assert smaller.config.codebook_partitions == dict.fromkeys(spans, [0, size])
+        rows = (smaller.quantizer.codebook[:, None] == whole.quantizer.codebook).all(-1).nonzero()[:, 1].tolist()
+        assert len(rows) == size and set(rows) <= set(kept), kind
+    with pytest.raises(ValueError, match=r"must be below the 40 codes of codec\.audio_kind speech, got 40"):
+        with_smaller_codebook(whole, replace(Recipe(), codec=CodecConfig(audio_kind="speech")), 40)
+    with pytest.raises(ValueError, match="below the 64 codes of the codec, got 64"):
+        with_smaller_codebook(whole, Recipe(), 64)

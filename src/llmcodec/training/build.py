@@ -116,14 +116,23 @@ def with_other_reach(codec: LLMCodec, changes: Mapping[str, Any]) -> LLMCodec:
 
 @torch.no_grad()
 def with_smaller_codebook(codec: LLMCodec, recipe: Recipe, size: int) -> LLMCodec:
-    """The same codec with only its `size` most used codes on the training clips (most used first)."""
-    if not 0 < size < codec.codebook_size:
-        raise ValueError(f"recipe: smaller_codebook must be below the codec's {codec.codebook_size} codes, got {size}")
+    """The same codec with only its `size` most used codes on the training clips (most used first).
+
+    They are taken from the partition of the recipe's audio kind; every kind of audio may use all of them.
+    """
+    first, last = partition_of(recipe, codec) or (0, codec.codebook_size)
+    if not 0 < size < last - first:
+        of = "the codec" if recipe.codec.audio_kind is None else f"codec.audio_kind {recipe.codec.audio_kind}"
+        raise ValueError(
+            f"recipe: codec.smaller_codebook must be below the {last - first} codes of {of}, got {size}; "
+            "null keeps them all"
+        )
     counts_V = torch.zeros(codec.codebook_size, dtype=torch.int64)
     for codes_T in training_codes(codec, recipe):
         counts_V += torch.bincount(codes_T, minlength=codec.codebook_size)
-    keep = counts_V.argsort(descending=True, stable=True)[:size]
-    config = codec.config.to_dict() | {"codebook_size": size, "codebook_partitions": None}
+    keep = first + counts_V[first:last].argsort(descending=True, stable=True)[:size]
+    whole = {kind: [0, size] for kind in codec.config.codebook_partitions}
+    config = codec.config.to_dict() | {"codebook_size": size, "codebook_partitions": whole}
     smaller = LLMCodec(LLMCodecConfig.from_dict(config))
     state = codec.state_dict()
     smaller.load_state_dict(state | {"quantizer.codebook": state["quantizer.codebook"][keep]})
