@@ -52,6 +52,8 @@ def test_learning_rate_with_warmup_then_cosine():
         {"warmup": -1},
         {"steps": -5, "end": 0.0, "shape": "linear"},
         {"shape": "linear"},
+        {"end": 0.0, "shape": "cosine"},
+        {"end": 0.0, "shape": "linear", "warmup": 3},
         {"shape": "square"},
         {"end": 0.0},
         {"steps": 10},

@@ -61,6 +61,8 @@ class Schedule:
             raise ValueError(f"Schedule: shape {self.shape!r} needs an `end` to go to")
         if self.shape == "constant" and self.end is not None:
             raise ValueError("Schedule: an `end` needs a shape, linear or cosine")
+        if self.shape != "constant" and not self.steps:
+            raise ValueError(f"Schedule: shape {self.shape!r} needs `steps`, the optimizer steps from `value` to `end`")
         if self.shape == "constant" and self.steps:
             raise ValueError(
                 "Schedule: `steps` is the length of a linear or cosine curve; for a rise from 0 use `warmup`"
