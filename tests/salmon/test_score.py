@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from llmcodec.io import audio
 from llmcodec.metrics.statistics import wilson_interval
+from llmcodec.salmon import score
 from llmcodec.salmon.score import PairScore, PartScore, SalmonResult, compare_salmon, salmon_accuracy
 
 from ..fake_codec import LoudnessCodec
@@ -84,6 +85,14 @@ def test_clips_of_one_length_share_a_batch_and_codes_are_those_of_single_clips(s
     few = CountingCodec()
     salmon_accuracy(few, Likes(), suite, ["bg_all_consistency"], cache=suite / "elsewhere", batch_seconds=0.5)
     assert [shape[0] for shape in few.batches] == [2, 2, 2, 2, 2]
+
+
+def test_codes_of_another_version_are_not_taken(suite, monkeypatch):
+    salmon_accuracy(CountingCodec(), Likes(), suite)
+    monkeypatch.setattr(score, "__version__", "later")
+    later = CountingCodec()
+    salmon_accuracy(later, Likes(), suite)
+    assert later.batches
 
 
 def test_codes_are_kept_until_codec_or_suite_change(suite):

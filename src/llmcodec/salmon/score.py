@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmcodec import __version__
 from llmcodec.io.digests import digest
 from llmcodec.io.progress import OnProgress
 from llmcodec.io.tensor_file import read_arrays, write_arrays
@@ -143,8 +144,8 @@ def salmon_accuracy(
 
     suite_folder: official layout, a saved data set, or a hub id (`slprl/SALMon`). max_pairs: the first N of each part.
     cache: folder for the codes; default `.codes` inside a suite folder, none for a hub data set. Codes are looked up
-    by the codec's weights and the suite's files, so a changed codec or suite is encoded again. scorer: any model with
-    `token_log_likelihoods`.
+    by the codec's weights, the suite's files and llmcodec's version: what has changed is encoded again.
+    scorer: any model with `token_log_likelihoods`.
 
     Raises:
         ValueError: no such suite or part, unreadable audio, or a scorer that does not give one value per token.
@@ -213,7 +214,7 @@ def _place(codec: Codec, pairs: Sequence[SuitePair], cache: str | Path | None) -
     weights = fingerprint(codec) if cache is not None else None
     if cache is None or weights is None:
         return None
-    name = digest(weights, *(pair.fingerprint() for pair in pairs), size=12)
+    name = digest(__version__, weights, *(pair.fingerprint() for pair in pairs), size=12)
     return Path(cache) / f"{pairs[0].part if pairs else 'empty'}-{name}.safetensors"
 
 
