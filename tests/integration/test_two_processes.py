@@ -1,6 +1,6 @@
 """Two gloo processes == one process with the double batch, in float64, with every term on.
 
-Loss, gradients and, after two steps of SGD and of the discriminators, everything that a checkpoint holds.
+Loss, gradients, what is logged, and after two steps of SGD and of the discriminators everything in a checkpoint.
 """
 
 from __future__ import annotations
@@ -166,6 +166,8 @@ def test_two_processes_are_one_with_the_double_batch(name: str, tmp_path: Path):
             assert far(gradients, {n: one["gradients"][step][n] for n in zeros}, f"gradient of step {step}") == []
             unused = [g for n, g in rank["gradients"][step].items() if n not in zeros and g is not None]
             assert not any(g.any() for g in unused)
+        for step, row in enumerate(one["rows"]):  # the log is of all processes; its terms are float32
+            assert far(rank["rows"][step], row, f"figures of step {step}", 1e-5) == []
     state = {name: value for name, value in one["state"].items() if name not in ("rng", "sampler")}
     for rank in (first, second):
         assert far(state, {name: rank["state"][name] for name in state}) == []

@@ -176,6 +176,11 @@ def test_the_small_lm_of_the_rate_term_in_new_and_old_spelling():
     assert recipe_of("--language.rate.small_lm.ffn_size=7").language.rate.small_lm.intermediate_size == 7
 
 
+def test_the_step_before_a_line_of_the_log():
+    recipe = Recipe(steps=7, log_every=3)
+    assert [step for step in range(1, 8) if recipe.logs(step)] == [3, 6, 7]
+
+
 def test_weights_at_a_step_leave_out_what_is_zero():
     weights = Weights(mel=2, ftp=Schedule(0.2, delay=10, warmup=1), commit=0.0)
     assert weights.at(0) == {"recon/mel": 2.0, "vq/codebook": 1.0}

@@ -8,9 +8,10 @@ import math
 import os
 
 import pytest
+import torch
 from rich.console import Console
 
-from llmcodec.training.tracking import JSONLLog, TrainingBar, headline, plot_curves, read_log
+from llmcodec.training.tracking import JSONLLog, TrainingBar, as_floats, headline, plot_curves, read_log
 
 
 def rows(*steps: int) -> list[dict]:
@@ -106,3 +107,14 @@ def test_without_a_terminal_the_bar_prints_plain_lines():
     with TrainingBar("run", 4, 2, enabled=False, console=Console(file=quiet)) as bar:
         bar.update(4, {"recon/mel": 1.0})
     assert quiet.getvalue() == ""
+
+
+def test_figures_of_several_processes_are_means_over_them(two_ranks):
+    def figures(rank: int) -> dict[str, torch.Tensor]:
+        row = {"recon/mel": torch.tensor(1.0 + rank), "lr/codec": 0.5, "lm/rate": torch.tensor(4.0 * rank).double()}
+        found = {name: as_floats(row, over_ranks) for name, over_ranks in (("own", False), ("all", True))}
+        return {f"{name} {key}": torch.tensor(value) for name, one in found.items() for key, value in one.items()}
+
+    for rank, seen in enumerate(two_ranks(figures)):
+        assert (seen["all recon/mel"], seen["all lm/rate"], seen["all lr/codec"]) == (1.5, 2.0, 0.5)
+        assert (seen["own recon/mel"], seen["own lm/rate"]) == (1.0 + rank, 4.0 * rank)

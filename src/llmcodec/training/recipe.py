@@ -311,6 +311,10 @@ class Recipe:
         """Steps of warm-up and joint training together."""
         return self.warmup_steps + self.steps
 
+    def logs(self, step: int) -> bool:
+        """Whether a step, counted from 1 through the warm-up, is logged: its figures are then of all processes."""
+        return step % self.log_every == 0 or step == self.total_steps
+
     def _check_terms(self) -> None:
         """Check that every term with a weight has what it needs."""
         language = self.language

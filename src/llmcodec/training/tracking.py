@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from llmcodec.distributed import num_ranks, sum_over_ranks
 from llmcodec.io.atomic import atomic_path, write_text
 from llmcodec.io.progress import ProgressBar
 from llmcodec.io.structured import parse_json
@@ -68,11 +69,16 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def as_floats(row: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """The row as floats. All tensors are copied from their device together: one synchronisation instead of many."""
+def as_floats(row: Mapping[str, Tensor | float], over_ranks: bool = False) -> dict[str, float]:
+    """The row as floats. All tensors are copied from their device together: one synchronisation instead of many.
+
+    over_ranks: means over all processes, which must have the same tensors; a collective.
+    """
     tensors = {name: value for name, value in row.items() if isinstance(value, Tensor)}
-    numbers = torch.stack([value.detach().double() for value in tensors.values()]).tolist()
-    return {name: float(value) for name, value in {**row, **dict(zip(tensors, numbers, strict=True))}.items()}
+    numbers = torch.stack([value.detach().double() for value in tensors.values()])
+    if over_ranks:
+        numbers = sum_over_ranks(numbers) / num_ranks()
+    return {name: float(value) for name, value in {**row, **dict(zip(tensors, numbers.tolist(), strict=True))}.items()}
 
 
 class TrainingBar(ProgressBar):

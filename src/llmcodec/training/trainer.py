@@ -25,7 +25,7 @@ from llmcodec.codec.hub import remove_graphs
 from llmcodec.codec.quantizer import CodebookUsage
 from llmcodec.data.clips import ClipBatch
 from llmcodec.data.sampler import clip_seed
-from llmcodec.distributed import most_over_ranks, ranks_on_cpu, refuse_strangers
+from llmcodec.distributed import most_over_ranks, num_ranks, ranks_on_cpu, refuse_strangers
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.remote.paths import publish
 from llmcodec.io.run_guard import RunLock, Stopped, StopSignals
@@ -167,7 +167,8 @@ class Trainer:
         self.step += 1
         self.bad_steps = 0
         self.revived += revived
-        return as_floats({**self.figures(micro, norms, rates), **adversarial, "codes/revived": float(revived)})
+        row = {**self.figures(micro, norms, rates), **adversarial, "codes/revived": float(revived)}
+        return as_floats(row, over_ranks=self.recipe.logs(self.step))
 
     def clip(self) -> dict[str, Tensor]:
         """Clip every group; returns the norms before, on our device (a group without gradients gives a CPU tensor)."""
@@ -278,7 +279,7 @@ class Trainer:
         with StopSignals() as stop, bar, self.loader:
             while self.step < last:
                 row = self.train_step(self.read())
-                if row is not None and (self.step % self.recipe.log_every == 0 or self.step == last):
+                if row is not None and self.recipe.logs(self.step):
                     row = {"step": self.step, **row, "skipped": float(self.skipped)}
                     row["seconds_per_step"] = (time.monotonic() - started) / (self.step - told)
                     started, told = time.monotonic(), self.step
@@ -287,7 +288,7 @@ class Trainer:
                     if self.recipe.trackers:
                         self.accelerator.log(row, step=self.step)
                     self.guard(row, bar)
-                bar.update(self.step, row)
+                bar.update(self.step, row if self.recipe.logs(self.step) or num_ranks() == 1 else None)
                 asked = most_over_ranks(stop.received, self.device)  # the same step on all ranks
                 if asked or self.step % self.recipe.checkpoint_every == 0 or self.step == last:
                     self.save()
@@ -312,8 +313,7 @@ class Trainer:
             if self.objective.language is not None:
                 self.objective.language.save_parts(self.folder)
             plot_curves(read_log(self.folder / "log.jsonl"), self.folder / "curves.png", self.recipe.name)
-            codec: Any = self.codec if self.ema is None else self.ema.module
-            codec = codec.float()
+            codec: Any = (self.codec if self.ema is None else self.ema.module).float()
             # The codec comes last, since with it a run counts as finished. The card names its final folder.
             with atomic_folder(folder, merge=True) as temporary:
                 codec.save_pretrained(temporary, card=codec.card(f"{self.folder.resolve().name}/codec"))
