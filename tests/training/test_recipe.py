@@ -34,6 +34,8 @@ WHOLE = [
     for path in sorted(FOLDER.glob("*.yaml"))
     if "rows" not in yaml.safe_load(path.read_text()) and not path.stem.startswith("lm_")  # sweeps, token LMs
 ]
+OFF_AT_5 = Schedule(1.0, end=0.0, steps=5, shape="linear")
+AT_8 = Schedule(1.0, delay=8)
 DIFFERENCES = {"control": ["rate"], "paper_as_released": ["paper"], "paper_tiny": ["rate"]}
 
 
@@ -137,6 +139,19 @@ def language(**options):
         (lambda: CodecConfig(usage_decay=1.0), "usage_decay"),
         (lambda: GroupConfig(lr=-1e-3), "cannot be negative"),
         (lambda: Recipe(weights=Weights(feature=1.0)), "weights.feature needs an `adversary` section"),
+        (
+            lambda: Recipe(weights=Weights(feature=1.0), adversary=AdversaryConfig()),
+            "weights.feature needs weights.generator too: without it the discriminators never train",
+        ),
+        (
+            lambda: Recipe(weights=Weights(multi_mel=Schedule(1.0, delay=3), commit=0.0, codebook=0.0)),
+            "nothing to train at step 0: weights.multi_mel is 0 there",
+        ),
+        (
+            lambda: Recipe(steps=9, weights=Weights(mel=OFF_AT_5, view=AT_8, commit=0.0, codebook=0.0)),
+            "nothing to train at step 5: weights.mel, weights.view is 0 there",
+        ),
+        (lambda: Recipe(weights=Weights(commit=0.0, codebook=0.0)), "step 0: every weight is 0 there"),
         (lambda: Recipe(weights=Weights(distill_l1=1.0)), "weights.distill_l1 needs a `teacher` section"),
         (lambda: Recipe(weights=Weights(ftp=1.0)), "weights.ftp needs a `language` section"),
         (lambda: Recipe(weights=Weights(bridge_ce=1.0), language=language()), "bridge_ce teaches a projected bridge"),
@@ -174,6 +189,10 @@ def test_the_small_lm_of_the_rate_term_in_new_and_old_spelling():
     assert found[0] == found[1] and found[0].intermediate_size == 288 and found[0].max_positions == 512
     assert (found[0].family, found[0].num_heads, found[0].dropout) == ("qwen3", None, 0.0)
     assert recipe_of("--language.rate.small_lm.ffn_size=7").language.rate.small_lm.intermediate_size == 7
+
+
+def test_a_run_that_ends_before_its_weights_do_is_fine():
+    assert Recipe(steps=5, weights=Weights(mel=OFF_AT_5, view=AT_8, commit=0.0, codebook=0.0)).steps == 5
 
 
 def test_the_step_before_a_line_of_the_log():

@@ -161,3 +161,10 @@ def test_starting_from_tokens_needs_a_codec_that_has_some(folder):
     recipe = replace(recipe, codec=replace(recipe.codec, start="tiny"))
     with pytest.raises(ValueError, match="need the tokens of a trained codec, but codec.start is 'tiny'"):
         build_language(recipe, miniature_codec())
+
+
+def test_a_weight_that_grows_from_0_is_at_its_end_in_warm_up(tmp_path):
+    grows = "{value: 0.0, end: 0.3, steps: 100, shape: linear}"
+    recipe = everything_on("rate", tmp_path, "grows", language__warmup_steps=2, weights__rate=grows)
+    weights = warmup_recipe(recipe).weights
+    assert weights.at(0)["lm/rate"] == weights.at(1)["lm/rate"] == 0.3 and recipe.weights.at(50)["lm/rate"] == 0.15

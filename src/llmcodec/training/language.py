@@ -65,7 +65,7 @@ class LanguageConfig:
     warmup_steps: int = 0
     """Steps before the recipe's `steps` in which the codec is frozen and only rows, heads, bridge, alignment bank and
     small audio LM learn, from the language terms alone. Schedules count the steps after them; in warm-up a schedule
-    rises to its `value` and stays there. A recipe without a language term takes none."""
+    rises to its `value` (its `end` where that is 0) and stays there. A recipe without a language term takes none."""
     audio_lm: str | None = None
     """Start from the small audio LM of another run (`audio_lm.safetensors`) or from the `bundled` codec's; null starts
     from the co-occurrence of a pretrained codec's tokens (`rate.small_lm.start_clips`), else from random rows."""

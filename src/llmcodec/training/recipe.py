@@ -299,6 +299,7 @@ class Recipe:
             if not (weight.value >= 0 and (weight.end is None or weight.end >= 0)):
                 raise ValueError(f"recipe: weights.{name} cannot be negative, which would train the opposite")
         self._check_terms()
+        self._check_steps()
 
     @property
     def warmup_steps(self) -> int:
@@ -321,6 +322,10 @@ class Recipe:
         for term in self.weights.ever():
             if term.startswith("adv/") and self.adversary is None:
                 raise ValueError(f"recipe: weights.{TERMS[term]} needs an `adversary` section")
+            if term == "adv/feature" and "adv/generator" not in self.weights.ever():
+                raise ValueError(
+                    "recipe: weights.feature needs weights.generator too: without it the discriminators never train"
+                )
             if term == "codes/bigram" and self.bigram is None:
                 raise ValueError("recipe: weights.bigram needs a `bigram` section (bigram.prior: a file of its counts)")
             if term in TEACHER_TERMS and self.teacher is None:
@@ -344,3 +349,17 @@ class Recipe:
                     "recipe: with language.released_no_start the LM has read each code before it predicts it, which "
                     "makes the rate of the backbone meaningless; take language.rate.model small_lm"
                 )
+
+    def _check_steps(self) -> None:
+        """Check that some term has a weight at every step. Stretches without one begin where a schedule turns."""
+        schedules = {name: as_schedule(getattr(self.weights, name)) for name in TERMS.values()}
+        turns = {0}
+        for one in schedules.values():
+            turns |= {one.delay, one.delay + one.warmup, one.delay + one.warmup + one.steps}
+        idle = next((step for step in sorted(turns) if step < self.steps and not self.weights.at(step)), None)
+        if idle is not None:
+            named = ", ".join(f"weights.{name}" for name, one in schedules.items() if one.value or one.end)
+            raise ValueError(
+                f"recipe: nothing to train at step {idle}: {named or 'every weight'} is 0 there; let a weight of "
+                "another term (weights.commit, weights.codebook) be above 0 at that step"
+            )

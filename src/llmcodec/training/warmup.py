@@ -61,6 +61,6 @@ def warmup_recipe(recipe: Recipe) -> Recipe:
 
 
 def before_delay(weight: Weight) -> Schedule:
-    """A schedule's rise and its value: no delay before it and no decay after it."""
+    """A schedule's rise and its value: no delay before it and no decay after it. One that starts at 0 is at its end."""
     schedule = as_schedule(weight)
-    return Schedule(schedule.value, warmup=schedule.warmup)
+    return Schedule(schedule.value or schedule.end or 0.0, warmup=schedule.warmup)
