@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,15 +16,24 @@ import yaml
 from llmcodec import assets
 from llmcodec.adapters.load import load_codec
 from llmcodec.assets import speech_manifest
+from llmcodec.cli.experiments import train_parser
 from llmcodec.cli.main import main
 from llmcodec.codec.neural_prior import NeuralPrior
 from llmcodec.codec.search import SearchConfig
 from llmcodec.data.manifest import read_manifest, write_manifest
+from llmcodec.evaluation.system import Corpus, MeasurementConfig
 from llmcodec.experiments import sweep, sweep_job
+from llmcodec.experiments.parts import Speech
+from llmcodec.experiments.sweep import finished, is_frozen, read_settings
 from llmcodec.experiments.sweep_config import PartsConfig, RowConfig, SweepConfig
+from llmcodec.experiments.sweep_job import Job
 from llmcodec.experiments.sweep_table import budget_table
+from llmcodec.io.bad_rows import BadRows
 from llmcodec.lm.embeddings import save_tensors
 from llmcodec.lm.small_lm_scorer import load_scorer, run_tensors, train_scorer
+from llmcodec.training.named_files import named_files
+
+from ..miniature import miniature_codec, miniature_speech
 
 SWEEP = """
 folder: {folder}
@@ -181,6 +193,107 @@ def test_what_a_sweep_file_cannot_mean_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             SweepConfig(**plain | wrong)
+
+
+def job_of(here: Path, row: RowConfig, name: str = "control", **more: Any) -> Job:
+    """A job of a sweep in `here`, on speech that nobody reads."""
+    rows = {"control": row, "searched": RowConfig(of="control", search=0.1)}
+    measurement = MeasurementConfig(salmon=str(here / "suite"))
+    config = SweepConfig(str(here), str(here / "speech" / "train.jsonl"), rows, measurement=measurement, **more)
+    speech = Speech(Corpus([], [], []), [], None, {"manifest": "of this content"}, BadRows(0, 0), "")
+    return Job(config, name, 0, here, speech, here, train_parser().read_recipe)
+
+
+def write_result(job: Job, **changes: Any) -> dict[str, Any]:
+    """The result that a job would have, without its measurement."""
+    kept = {"measures": {}, "made_from": job.made_from(), "settings": job.settings} | changes
+    job.result.parent.mkdir(exist_ok=True)
+    job.result.write_text(json.dumps(kept))
+    return kept
+
+
+def test_an_existing_codec_and_files_of_the_protocol_cannot_be_exchanged_behind_frozen_settings(tmp_path, capsys):
+    miniature_codec(1).save_pretrained(tmp_path / "own")
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "a.wav").write_text("one")
+    row = RowConfig(codec=str(tmp_path / "own"))
+    jobs = [job_of(tmp_path, row), job_of(tmp_path, row, "searched")]
+    frozen = {job.place.name: job.settings for job in jobs}
+    written = write_result(jobs[0])
+    assert all(is_frozen(frozen, job) for job in jobs) and not jobs[0].find_stale()
+    assert list(finished(jobs, frozen)[0]) == ["control"]
+
+    for path in (tmp_path / "own").iterdir():  # a copy
+        os.utime(path, (1e9, 1e9))
+    assert job_of(tmp_path, row).settings == frozen["control-0"]
+    (tmp_path / "suite" / "a.wav").write_text("another")
+    assert job_of(tmp_path, row).find_stale().startswith("other weights, file measurement.salmon")
+    (tmp_path / "suite" / "a.wav").write_text("one")
+
+    miniature_codec(2).save_pretrained(tmp_path / "own")
+    exchanged = [job_of(tmp_path, row), job_of(tmp_path, row, "searched")]
+    assert not any(is_frozen(frozen, job) for job in exchanged), "the row and the one that is of it"
+    assert "file codec" in exchanged[0].find_stale() and finished(exchanged, frozen)[0] == {}
+
+    older = {name: settings.split(" ")[0] for name, settings in frozen.items()}
+    assert all(is_frozen(older, job) for job in exchanged), "of a version that did not look into files"
+    without = {name: fact for name, fact in written["made_from"].items() if not name.startswith(("file ", "weights"))}
+    write_result(exchanged[0], made_from=without, settings=older["control-0"])
+    capsys.readouterr()
+    assert not exchanged[0].find_stale() and list(finished(exchanged, older)[0]) == ["control"]
+    said = "does not say which files of codec, measurement.salmon it is made of; it is kept"
+    assert f"sweep: control, seed 0: the result of an older version {said}" in capsys.readouterr().out
+
+
+def test_settings_that_an_older_version_froze_are_taken_with_a_line(tmp_path, capsys):
+    miniature_codec(1).save_pretrained(tmp_path / "own")
+    parts = PartsConfig("a", "b", "c", "d", "e")
+    job = job_of(tmp_path, RowConfig(codec=str(tmp_path / "own")), parts=parts)
+    (tmp_path / "settings.json").write_text(json.dumps({"control-0": job.settings.split(" ")[0]}))
+    assert is_frozen(read_settings(job.config, [job]), job)
+    said = "is of an older version: whether the files of control-0 are the same is unknown"
+    assert said in capsys.readouterr().out
+    (tmp_path / "settings.json").unlink()
+    assert is_frozen(read_settings(job.config, [job]), job) and not capsys.readouterr().out
+    bundled = job_of(tmp_path, RowConfig(codec="bundled"))
+    assert bundled.files == {} and " " not in bundled.settings
+
+
+def trained(here: Path, steps: int, *, taken: int, start: Path, resumed: Sequence[int] = ()) -> Job:
+    """The job of a row of `steps`, and its run folder after so many steps, begun with 2 and then lengthened."""
+    options = [f"--codec.start={start}", "--weights.multi_mel=1", "--data.min_seconds=0.1"]
+    jobs = [job_of(here, RowConfig(options=[*options, f"--steps={n}"])) for n in (2, *resumed, steps)]
+    first, *others, job = [one.recipe for one in jobs]
+    assert job is not None and first is not None
+    rows = [{"changes": {"steps": []}, "recipe": asdict(one)} for one in others if one is not None]
+    described = {"recipe": asdict(first), "files": named_files(first), "resumed": rows}
+    (jobs[-1].place / "checkpoints" / f"step_{taken:08d}").mkdir(parents=True, exist_ok=True)
+    (jobs[-1].place / "run.json").write_text(json.dumps(described))
+    return jobs[-1]
+
+
+def test_a_run_that_went_further_or_from_another_file_is_put_aside(tmp_path, capsys):
+    miniature_codec(1).save_pretrained(tmp_path / "start")
+    miniature_speech(tmp_path / "speech")
+    for number, (steps, taken, resumed, why) in enumerate(
+        ((2, 2, (), ""), (6, 2, (), ""), (6, 6, (6,), ""), (2, 6, (6,), "steps"), (2, 6, (), "steps")), start=1
+    ):
+        job = trained(tmp_path / str(number), steps, taken=taken, start=tmp_path / "start", resumed=resumed)
+        assert job.recipe is not None
+        job.recipe = replace(job.recipe, data=replace(job.recipe.data, manifest=str(tmp_path / "speech/train.jsonl")))
+        job.put_stale_run_aside(job.recipe)
+        assert job.place.exists() is not bool(why), (steps, taken, resumed)
+        assert (f"was trained with other {why};" in capsys.readouterr().out) is bool(why)
+    job = trained(tmp_path / "1", 2, taken=2, start=tmp_path / "start")
+    assert job.recipe is not None
+    job.recipe = replace(job.recipe, data=replace(job.recipe.data, manifest=str(tmp_path / "speech/train.jsonl")))
+    write_result(job)
+    miniature_codec(2).save_pretrained(tmp_path / "start")
+    again = job_of(tmp_path / "1", job.row)
+    again.recipe = job.recipe
+    assert again.find_stale() == "other file codec.start than its result"
+    again.put_stale_run_aside(job.recipe)
+    assert "was trained with other codec.start (its files);" in capsys.readouterr().out and not job.place.exists()
 
 
 def test_a_row_searches_by_a_language_model_and_by_pairs_of_a_second_round(monkeypatch, tmp_path):

@@ -16,9 +16,10 @@ import soundfile
 from llmcodec.data.manifest import read_manifest, write_manifest
 from llmcodec.training import run_folder
 from llmcodec.training import trainer as trainer_module
+from llmcodec.training.run_folder import is_finished
 from llmcodec.training.trainer import Trainer
 
-from ..miniature import everything_on
+from ..miniature import everything_on, miniature_codec
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,6 +64,58 @@ def test_what_no_computation_reads_may_differ(folder, run):
     after = json.loads((run / "run.json").read_text())
     (row,) = after.pop("resumed")
     assert after == before and row["step"] == 2 and row["changes"]["steps"] == [2, 3]
+    ours = replace(recipe(folder), run=str(run))
+    assert is_finished(replace(ours, steps=3))
+    with pytest.raises(ValueError, match="steps was 3, is 2"):  # the codec is that of three steps
+        is_finished(ours)
+    (run / "run.json").write_text(json.dumps(before))
+    with pytest.raises(ValueError, match="steps was 3, is 2"):  # the checkpoint says so, too
+        is_finished(ours)
+
+
+def test_a_run_on_its_way_by_another_recipe_is_told_before_anything_is_built(folder, run):
+    shutil.rmtree(run / "codec")
+    ours = replace(recipe(folder), run=str(run), steps=3)
+    assert not is_finished(ours)
+    with pytest.raises(ValueError, match="seed was 0, is 1"):
+        is_finished(replace(ours, seed=1))
+
+
+def test_a_change_that_was_accepted_is_the_recipe_of_a_finished_run(folder, run):
+    ours = replace(recipe(folder), run=str(run))
+    resumed(folder, run, allow_changes=True, seed=5)
+    assert is_finished(replace(ours, seed=5))
+    with pytest.raises(ValueError, match="seed was 5, is 0"):
+        is_finished(ours)
+
+
+def test_a_file_that_the_recipe_names_and_that_was_replaced_makes_another_run(folder, run, capsys):
+    ours = replace(recipe(folder), run=str(run))
+    described = json.loads((run / "run.json").read_text())
+    assert set(described["files"]) == {"codec.start", "language.backbone.name", "bigram.prior", "teacher.name"}
+    weights = folder / "codec" / "model.safetensors"
+    whole = weights.read_bytes()
+    os.utime(weights, (1e9, 1e9))
+    assert is_finished(ours), "a copy of the same codec"
+    try:
+        miniature_codec(seed=7).save_pretrained(folder / "codec")
+        with pytest.raises(ValueError, match=r"codec\.start \(its files\) was '\w+', is '\w+'"):
+            is_finished(ours)
+        (run / "run.json").write_text(json.dumps({name: fact for name, fact in described.items() if name != "files"}))
+        assert is_finished(ours)
+        assert "an older version, which kept no digests of files, began this run" in capsys.readouterr().err
+    finally:
+        miniature_codec().save_pretrained(folder / "codec")
+    assert weights.read_bytes() == whole
+    (run / "run.json").write_text(json.dumps(described))
+    settings = folder / "lm" / "config.json"
+    text = settings.read_text()
+    try:
+        settings.write_text(text + "\n")
+        with pytest.raises(ValueError, match=r"language\.backbone\.name \(its files\) was '\w+', is '\w+'"):
+            resumed(folder, run)
+    finally:
+        settings.write_text(text)
 
 
 def test_anything_else_is_refused_with_old_and_new_value_or_accepted_on_demand(folder, run):

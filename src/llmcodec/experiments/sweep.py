@@ -18,7 +18,16 @@ from llmcodec.experiments.comparison import System, curves
 from llmcodec.experiments.frontier import frontier_table, frontiers, write_frontiers
 from llmcodec.experiments.parts import Speech
 from llmcodec.experiments.sweep_config import SweepConfig
-from llmcodec.experiments.sweep_job import GO_ON, MISSING, Job, ReadRecipe, beside, claim, read_result
+from llmcodec.experiments.sweep_job import (
+    GO_ON,
+    MISSING,
+    Job,
+    ReadRecipe,
+    beside,
+    claim,
+    read_result,
+    same_settings,
+)
 from llmcodec.experiments.sweep_table import lm_tables, sweep_table, write_page
 from llmcodec.io.atomic import write_text
 from llmcodec.io.run_guard import stopped_in_order
@@ -52,7 +61,7 @@ def run_sweep(config: SweepConfig, here: Path, read_recipe: ReadRecipe) -> Path:
             return config.results / "parts.md"
         frozen = read_settings(config, jobs)
         for job in jobs:
-            if frozen is None or frozen.get(job.place.name) == job.settings:
+            if is_frozen(frozen, job):
                 do_job(job)
             else:
                 print(f"sweep: {job.name}, seed {job.seed}, is not measured on the reporting clips: {NOT_FROZEN}")
@@ -61,7 +70,7 @@ def run_sweep(config: SweepConfig, here: Path, read_recipe: ReadRecipe) -> Path:
     if config.line:
         table += frontier_table(done, config.line)
         write_frontiers(done, config.line, config.results)
-    if left_out := sorted({job.place.name for job in jobs if frozen and frozen.get(job.place.name) != job.settings}):
+    if left_out := sorted({job.place.name for job in jobs if not is_frozen(frozen, job)}):
         table += f"\nLeft out, because {NOT_FROZEN}: {', '.join(left_out)}.\n"
     if outdated:
         reasons = "; ".join(f"{job.name}, seed {job.seed}, {reason}" for job, reason in outdated)
@@ -93,7 +102,18 @@ def read_settings(config: SweepConfig, jobs: Sequence[Job]) -> dict[str, str] | 
     path = Path(config.folder) / SETTINGS
     if not path.exists():
         write_json(path, {job.place.name: job.settings for job in jobs})
-    return read_object(path)
+    frozen = read_object(path)
+    unknown = [job.place.name for job in jobs if " " in job.settings and " " not in frozen.get(job.place.name, " ")]
+    if unknown:
+        print(
+            f"sweep: {path} is of an older version: whether the files of {', '.join(unknown)} are the same is unknown"
+        )
+    return frozen
+
+
+def is_frozen(frozen: Mapping[str, str] | None, job: Job) -> bool:
+    """Whether a job may be measured on the reporting clips: its settings are those of `read_settings`."""
+    return frozen is None or same_settings(frozen.get(job.place.name), job.settings)
 
 
 def do_job(job: Job) -> None:
@@ -126,9 +146,9 @@ def finished(
         jobs, key=lambda job: (list(job.config.rows).index(job.name), job.config.seeds_of(job.row).index(job.seed))
     ):
         result = read_result(job.config.results, job.name, job.seed)
-        if result is None or not (
-            frozen is None or result.get("settings") == job.settings == frozen.get(job.place.name)
-        ):
+        if result is None or not is_frozen(frozen, job):
+            continue
+        if frozen is not None and not same_settings(result.get("settings"), job.settings):
             continue
         if "made_from" in result and (changed := job.changed_facts(result)):
             outdated.append((job, f"made of other {', '.join(changed)}"))

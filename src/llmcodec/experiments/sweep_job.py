@@ -30,7 +30,7 @@ from llmcodec.evaluation.system import MeasurementConfig, measure_bits, measure_
 from llmcodec.experiments.parts import Speech
 from llmcodec.experiments.sweep_config import MAIN_LM, RowConfig, SweepConfig
 from llmcodec.io.digests import digest
-from llmcodec.io.run_guard import RUN, Stopped, changed_fields, flat_fields, lock_file
+from llmcodec.io.run_guard import RUN, Stopped, flat_fields, lock_file
 from llmcodec.io.structured import read_object, write_json
 from llmcodec.io.tensor_check import WEIGHTS
 from llmcodec.lm.small_lm import SmallLMConfig
@@ -39,8 +39,9 @@ from llmcodec.lm.small_lm_training import LikelihoodConfig
 from llmcodec.protocol import Codec, RateScorer, device_of
 from llmcodec.report.tables import to_json
 from llmcodec.runtime.opening import pick_device
+from llmcodec.training.named_files import content_of, named_files
 from llmcodec.training.recipe import Recipe
-from llmcodec.training.run_folder import MAY_DIFFER, MAY_GROW, clips_changed
+from llmcodec.training.run_folder import MAY_DIFFER, changed_recipe, clips_changed
 from llmcodec.training.trainer import train_or_resume
 from llmcodec.transcode.prior import count_prior
 
@@ -49,6 +50,8 @@ NOT_COMPARED = {"name", "data.manifest", *MAY_DIFFER} - {"data.clips_per_batch"}
 """Fields of a recipe that do not decide what is trained; of the manifest the content counts."""
 GO_ON = "what is done is kept; start the same sweep again to go on"
 MISSING = "not done"
+FILE = "file "
+"""Before the field that names it: a file's content in what a result is made of."""
 RATE_LM = LikelihoodConfig(
     model=SmallLMConfig(
         family="qwen3", num_layers=2, hidden_size=96, num_heads=None, head_dim=32, intermediate_size=288
@@ -170,15 +173,46 @@ class Job:
             facts["effort_clips"] = self.config.effort_clips
         if weights.is_file():
             facts["weights"] = [weights.stat().st_size, weights.stat().st_mtime_ns]
-        return facts
+        return facts | {f"{FILE}{name}": content for name, content in self.files.items()}
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """Digests of the files here that recipe, row and protocol name, by field."""
+        named = {
+            "codec": self.row.codec,
+            "measurement.asr": self.protocol.asr,
+            "measurement.salmon": self.protocol.salmon,
+        }
+        found = {name: content for name, path in named.items() if (content := content_of(path)) is not None}
+        return found if self.recipe is None else found | named_files(self.recipe)
 
     @cached_property
     def settings(self) -> str:
-        """Digest of all that was chosen for this result: recipe, codec, clips and protocol, not what came of it."""
-        facts = {name: fact for name, fact in self.made_from().items() if name not in ("weights", "audio")}
+        """Digest of all that was chosen for this result: recipe, codec, clips and protocol, not what came of it.
+
+        Where these name files, a digest of their contents follows, which an older version did not write.
+        """
+        chosen, files = self._chosen(), self.files
         if self.row.of is not None:
-            facts["of"] = replace(self, name=self.row.of).settings
+            files = files | {f"of {name}": content for name, content in self._source.files.items()}
+        return f"{chosen} {digest(json.dumps(files, sort_keys=True))}" if files else chosen
+
+    def _chosen(self) -> str:
+        """Digest of the settings by their names."""
+        facts = {
+            name: fact
+            for name, fact in self.made_from().items()
+            if name not in ("weights", "audio") and not name.startswith(FILE)
+        }
+        if self.row.of is not None:
+            facts["of"] = self._source._chosen()
         return digest(json.dumps(facts, sort_keys=True, default=str))
+
+    @property
+    def _source(self) -> Job:
+        """The row that this one is of."""
+        assert self.row.of is not None
+        return replace(self, name=self.row.of)
 
     def find_stale(self) -> str:
         """Why the job has to be done; empty where its result is what it would be again."""
@@ -191,13 +225,22 @@ class Job:
             )
             return ""
         changed = self.changed_facts(result)
+        if not changed and (unknown := [name for name in self.files if f"{FILE}{name}" not in result["made_from"]]):
+            print(
+                f"sweep: {self.name}, seed {self.seed}: the result of an older version does not say which files of "
+                f"{', '.join(unknown)} it is made of; it is kept"
+            )
         return f"other {', '.join(changed)} than its result" if changed else ""
 
     def changed_facts(self, result: Mapping[str, Any]) -> list[str]:
         """Names of what differs from what a result was made of."""
         before, now = result["made_from"], self.made_from()
-        names = [name for name in {**now, **before} if name != "weights" or (name in before and name in now)]
-        return [name for name in names if before.get(name) != now.get(name)]
+        return [
+            name
+            for name in {**now, **before}
+            if before.get(name) != now.get(name)
+            and (name in before and name in now or name != "weights" and not name.startswith(FILE))
+        ]
 
     def run(self) -> None:
         """Train and measure."""
@@ -248,18 +291,15 @@ class Job:
 
     def put_stale_run_aside(self, recipe: Recipe) -> None:
         """Rename the run folder where it was trained by another recipe, or on other speech; nothing is deleted."""
-        path = self.place / RUN
-        if not path.is_file():
+        if not (self.place / RUN).is_file():
             return
-        changes = changed_fields(read_object(path)["recipe"], recipe)
-        changed = [
-            name for name, (old, new) in changes.items() if name not in NOT_COMPARED and not _grew(name, old, new)
-        ]
+        changed = [name for name in changed_recipe(recipe) if name not in NOT_COMPARED]
         for folder in (self.folder, self.folder / "tuning"):  # of either stage: the training is the same
             result = read_result(folder, self.name, self.seed)
             if result is None or result.get("made_from", {}).get("weights") != self.made_from().get("weights"):
                 continue  # of an older run
-            facts = ("manifest", "audio", "part codec")
+            facts = ["manifest", "audio", "part codec"]
+            facts += [] if changed else [f"{FILE}{name}" for name in named_files(recipe)]
             changed += [name for name in self.changed_facts(result) if name in facts and name not in changed]
         if clips_changed(recipe) and not changed:
             changed.append("clips")
@@ -270,9 +310,10 @@ class Job:
             print(f"sweep: {self.place} was trained with other {', '.join(changed)}; it is called {aside.name} now")
 
 
-def _grew(name: str, old: Any, new: Any) -> bool:
-    """Whether a run may go on with the new value."""
-    return name in MAY_GROW and isinstance(old, (int, float)) and new >= old
+def same_settings(before: object, now: str) -> bool:
+    """Whether settings are those of `before`; where one of them names no files, of what else was chosen."""
+    parts = [str(before).split(" "), now.split(" ")]
+    return all(one == other for one, other in zip(*parts, strict=False))
 
 
 def ready_to_run(codec: Codec) -> Codec:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from llmcodec.io.structured import read_object, write_json
 from llmcodec.io.tensor_check import WEIGHTS
 from llmcodec.training import checkpoint
 from llmcodec.training.build import clips_of
+from llmcodec.training.named_files import named_files
 from llmcodec.training.recipe import Recipe
 from llmcodec.training.tracking import read_log
 
@@ -64,6 +65,7 @@ def go_on(recipe: Recipe, loader: ClipLoader, step: int, allow_changes: bool = F
         ValueError: recipe, clips or audio files differ; the message names old and new values.
     """
     audio, other = _compare_audio(recipe, _audio_files(loader))
+    files = _changed_files(recipe)
     record = run_guard.go_on(
         Path(recipe.run),
         recipe,
@@ -76,7 +78,7 @@ def go_on(recipe: Recipe, loader: ClipLoader, step: int, allow_changes: bool = F
         content_field="data.manifest",
         may_differ=MAY_DIFFER,
         may_grow=MAY_GROW,
-        changed={"data.manifest (its audio files)": ("as at its beginning", other)} if other else {},
+        changed=files | ({"data.manifest (its audio files)": ("as at its beginning", other)} if other else {}),
         allow_changes=allow_changes,
     )
 
@@ -89,17 +91,29 @@ def go_on(recipe: Recipe, loader: ClipLoader, step: int, allow_changes: bool = F
 
 def refuse_other_recipe(recipe: Recipe) -> None:
     """Raise ValueError where a run was trained by another recipe or on other clips; the message names what differs."""
-    folder = Path(recipe.run)
-    changes = run_guard.changed_fields(read_object(folder / run_guard.RUN)["recipe"], recipe)
-    changes = {name: (old, new) for name, (old, new) in changes.items() if not (name in MAY_GROW and new >= old)}
+    changes = changed_recipe(recipe)
     if clips_changed(recipe):
         changes["clips of data.manifest"] = ("as at its beginning", "others")
-    run_guard.refuse_changes(changes, {*MAY_DIFFER, "name", "data.manifest"}, folder)
+    run_guard.refuse_changes(changes, {*MAY_DIFFER, "name", "data.manifest"}, Path(recipe.run))
+
+
+def changed_recipe(recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+    """What differs between the recipe of a run (the last that was accepted) and `recipe`: name -> (old, new).
+
+    A run may grow. One that has made more steps than `recipe` takes is another run, as is one whose recipe names files
+    that have been replaced.
+    """
+    folder = Path(recipe.run)
+    changes = run_guard.changed_fields(_accepted(folder)["recipe"], recipe)
+    changes = {name: (old, new) for name, (old, new) in changes.items() if not (name in MAY_GROW and new >= old)}
+    if (taken := steps_taken(folder)) > recipe.total_steps:
+        changes.setdefault("steps", (taken - recipe.warmup_steps, recipe.steps))
+    return changes | _changed_files(recipe)
 
 
 def clips_changed(recipe: Recipe) -> bool:
     """Whether the recipe's clips, or the sizes of their files, are others than when its run was begun."""
-    begun = read_object(Path(recipe.run) / run_guard.RUN).get("manifest", {})
+    begun = _accepted(Path(recipe.run)).get("manifest", {})
     now = _manifest_facts(recipe, clips_of(recipe))
     return any(begun.get(name, now[name]) != now[name] for name in ("hash", "audio_sizes"))
 
@@ -108,11 +122,22 @@ def is_finished(recipe: Recipe) -> bool:
     """Whether the run has made all its steps and has its complete codec, not that of an earlier, shorter run.
 
     Raises:
-        ValueError: it is finished, but by another recipe or on other clips.
+        ValueError: it is finished, or on its way, but by another recipe or on other clips.
     """
-    if finished := _is_complete(recipe):
+    folder = Path(recipe.run)
+    finished = _is_complete(recipe)
+    if finished or ((folder / run_guard.RUN).is_file() and checkpoint.list_checkpoints(folder / "checkpoints")):
         refuse_other_recipe(recipe)
     return finished
+
+
+def steps_taken(folder: Path) -> int:
+    """Steps of the newest checkpoint of a run, of its warm-up too; without checkpoints, those of the log's last row."""
+    if saved := checkpoint.list_checkpoints(folder / "checkpoints"):
+        return int(saved[-1].name.removeprefix("step_"))
+    log = folder / "log.jsonl"
+    rows = read_log(log) if log.exists() else []
+    return int(rows[-1]["step"]) if rows else 0
 
 
 def _is_complete(recipe: Recipe) -> bool:
@@ -124,15 +149,41 @@ def _is_complete(recipe: Recipe) -> bool:
         return False
     if saved := checkpoint.list_checkpoints(folder / "checkpoints"):
         written = [path.stat().st_mtime_ns for path in (folder / "codec" / WEIGHTS, saved[-1] / "state.json")]
-        return int(saved[-1].name.removeprefix("step_")) >= recipe.total_steps and written[0] >= written[1]
-    log = folder / "log.jsonl"
-    return log.exists() and bool(rows := read_log(log)) and rows[-1]["step"] >= recipe.total_steps
+        if written[0] < written[1]:
+            return False
+    return steps_taken(folder) >= recipe.total_steps
+
+
+def _accepted(folder: Path) -> dict[str, Any]:
+    """What run.json says of a run: its beginning, or the last resumption for which a change was accepted."""
+    described = read_object(folder / run_guard.RUN)
+    return next((row for row in reversed(described.get("resumed", [])) if row["changes"]), described)
+
+
+def _changed_files(recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Files that the recipe names and that are others than those of its run; a line where nobody knows."""
+    path = Path(recipe.run) / run_guard.RUN
+    if not path.is_file() or not (now := named_files(recipe)):
+        return {}
+    rows = [_accepted(path.parent), *read_object(path).get("resumed", [])]
+    known = next((row["files"] for row in rows if "files" in row), None)
+    if known is None:
+        older = "an older version, which kept no digests of files, began this run"
+        _tell_once(f"{recipe.run}: {older}: whether those of {', '.join(now)} are the same is unknown")
+        return {}
+    return {f"{name} (its files)": (known[name], new) for name, new in now.items() if known.get(name, new) != new}
+
+
+@cache
+def _tell_once(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _facts(recipe: Recipe, loader: ClipLoader) -> dict[str, Any]:
-    """Manifest, versions, commit and threads of this process."""
+    """Manifest, files that the recipe names, versions, commit and threads of this process."""
     return {
         "manifest": _manifest_facts(recipe, loader.dataset.clips),
+        "files": named_files(recipe),
         "versions": package_versions(*PACKAGES),
         "commit": source_commit(),
         "threads": torch.get_num_threads(),
