@@ -177,3 +177,21 @@ def test_the_quickstart_looks_for_all_it_needs_before_it_trains(little_lm, tmp_p
     needs = MeasurementConfig(metrics=["mel", "loudness"])
     with pytest.raises(ValueError, match="loudness"):
         run_quickstart(quickstart_recipe(little_lm), str(tmp_path / "out"), measurement=needs)
+
+
+def test_the_quickstart_is_done_when_all_its_runs_are(little_lm, tmp_path, monkeypatch, capsys):
+    (tmp_path / "report.html").write_text("old")
+    (tmp_path / "table.md").write_text("the old table")
+
+    def train(run: Recipe) -> Path:
+        raise AssertionError("training has begun")
+
+    monkeypatch.setattr("llmcodec.experiments.quickstart.train_or_resume", train)
+    monkeypatch.setattr("llmcodec.experiments.quickstart.is_finished", lambda run: run.run.endswith("control"))
+    with pytest.raises(AssertionError, match="training has begun"):
+        run_quickstart(quickstart_recipe(little_lm), str(tmp_path))
+    assert "Already done" not in capsys.readouterr().out
+    monkeypatch.setattr("llmcodec.experiments.quickstart.is_finished", lambda run: True)
+    assert run_quickstart(quickstart_recipe(little_lm), str(tmp_path)) == tmp_path / "report.html"
+    out = capsys.readouterr().out
+    assert "the old table" in out and "Already done" in out

@@ -70,9 +70,8 @@ def run_quickstart(
         HALF: with_half_the_codes(replace(control, name=HALF, run=str(folder / "half"))),
         ADAPTED: replace(recipe, name=ADAPTED, run=str(folder / "adapted")),
     }
-    if report.exists():
-        for run in runs.values():
-            is_finished(run)  # refuses another recipe than that of the report
+    finished = [is_finished(run) for run in runs.values()]  # refuses another recipe than that of a run
+    if report.exists() and all(finished):
         console.print((folder / "table.md").read_text(encoding="utf-8"), highlight=False)
         console.print(f"\nAlready done: open {report}. To start over: {COMMAND} --restart")
         return report
