@@ -195,6 +195,33 @@ def test_a_run_that_ends_before_its_weights_do_is_fine():
     assert Recipe(steps=5, weights=Weights(mel=OFF_AT_5, view=AT_8, commit=0.0, codebook=0.0)).steps == 5
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--steps=160"], ""),
+        (
+            ["--steps=800"],
+            "lr is 0 from step 160 of 800 on: nothing is learnt in the rest; set optimizer.codec.lr.steps 770",
+        ),
+        (
+            ["--steps=50"],
+            "lr is still 0.00028 at the last of 50 steps, its curve takes more; set optimizer.codec.lr.steps 20",
+        ),
+        (["--steps=20"], "at the last of 20 steps, its curve takes more; set optimizer.codec.lr.warmup and .steps"),
+        (["--steps=800", "--optimizer.codec.lr.steps=770"], ""),
+        (["--steps=800", "--optimizer.codec.lr.end=1e-5"], ""),
+    ],
+)
+def test_a_learning_rate_that_does_not_fit_the_steps_is_told(options: list[str], told: str):
+    lines = recipe_of("--config", "rate", *options).rate_lines()
+    assert (told in lines[0] and len(lines) == 1) if told else lines == []
+
+
+@pytest.mark.parametrize("names", stacks())
+def test_the_learning_rates_of_shipped_recipes_fit_their_steps(names: tuple[str, ...]):
+    assert recipe_of(*configs(names)).rate_lines() == []
+
+
 def test_the_step_before_a_line_of_the_log():
     recipe = Recipe(steps=7, log_every=3)
     assert [step for step in range(1, 8) if recipe.logs(step)] == [3, 6, 7]

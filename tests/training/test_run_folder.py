@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from llmcodec.data.manifest import read_manifest, write_manifest
+from llmcodec.schedule import Schedule
 from llmcodec.training import run_folder
 from llmcodec.training import trainer as trainer_module
 from llmcodec.training.run_folder import is_finished
@@ -116,6 +117,14 @@ def test_a_file_that_the_recipe_names_and_that_was_replaced_makes_another_run(fo
             resumed(folder, run)
     finally:
         settings.write_text(text)
+
+
+def test_a_learning_rate_that_does_not_fit_the_steps_is_told(folder, run, capsys):
+    optimizer = recipe(folder).optimizer
+    short = replace(optimizer, codec=replace(optimizer.codec, lr=Schedule(1e-3, end=0.0, steps=1, shape="linear")))
+    resumed(folder, run, allow_changes=True, optimizer=short)
+    told = "optimizer.codec.lr is 0 from step 1 of 2 on: nothing is learnt in the rest; set optimizer.codec.lr.steps 2"
+    assert f"warning, {run}: {told}" in capsys.readouterr().err
 
 
 def test_anything_else_is_refused_with_old_and_new_value_or_accepted_on_demand(folder, run):

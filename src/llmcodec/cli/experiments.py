@@ -27,7 +27,8 @@ Train a codec: from scratch, or adapt a pretrained one through a frozen language
 
   llmcodec train --config rate --manifest corpus/manifest.jsonl -o runs/mine
   llmcodec train --config rate --config control                  recipes stack, later ones win
-  llmcodec train --config rate --weights.rate 0.2 --steps 800    options win over recipes
+  llmcodec train --config rate --weights.rate 0.2                options win over recipes
+  llmcodec train --config rate --steps 800 --optimizer.codec.lr.steps 770    longer, to the end of the learning rate
   llmcodec train --config rate --resume                          resume
   llmcodec train --config rate --print_config                    show the whole recipe, train nothing
   torchrun --nproc-per-node 4 -m llmcodec train --config paper   several processes, GPUs or CPUs

@@ -316,6 +316,25 @@ class Recipe:
         """Whether a step, counted from 1 through the warm-up, is logged: its figures are then of all processes."""
         return step % self.log_every == 0 or step == self.total_steps
 
+    def rate_lines(self) -> list[str]:
+        """A line for each learning rate that is 0 before the last step, or not at its end then."""
+        language = self.language is not None and any(term in LANGUAGE_TERMS for term in self.weights.ever())
+        lines = []
+        for group in ("codec", *(("bridge", "audio", "audio_lm") if language else ())):
+            lr, option = as_schedule(getattr(self.optimizer, group).lr), f"optimizer.{group}.lr"
+            before = lr.delay + lr.warmup
+            if lr.end is None or before + lr.steps == self.steps:
+                continue
+            if before + lr.steps > self.steps:
+                what = f"is still {lr(self.steps - 1):.2g} at the last of {self.steps} steps, its curve takes more"
+            elif lr.end == 0:
+                what = f"is 0 from step {before + lr.steps} of {self.steps} on: nothing is learnt in the rest"
+            else:
+                continue
+            fit = f"{option}.steps {self.steps - before}" if self.steps > before else f"{option}.warmup and .steps"
+            lines.append(f"{option} {what}; set {fit}")
+        return lines
+
     def _check_terms(self) -> None:
         """Check that every term with a weight has what it needs."""
         language = self.language

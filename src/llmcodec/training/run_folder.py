@@ -54,6 +54,7 @@ PACKAGES = ("python", "llmcodec", "torch", "transformers", "accelerate", "numpy"
 
 def begin_run(recipe: Recipe, loader: ClipLoader) -> None:
     """Write `run.json` of a new run, enough to run it again, and what its audio files are."""
+    _warn_of_rates(recipe)
     _write_audio(recipe, _look_at_audio(_audio_files(loader)))
     write_json(Path(recipe.run) / run_guard.RUN, {"recipe": asdict(recipe), **_facts(recipe, loader)})
 
@@ -83,6 +84,7 @@ def go_on(recipe: Recipe, loader: ClipLoader, step: int, allow_changes: bool = F
     )
 
     def record_all() -> None:
+        _warn_of_rates(recipe)
         record()
         _write_audio(recipe, audio)
 
@@ -172,6 +174,11 @@ def _changed_files(recipe: Recipe) -> dict[str, tuple[Any, Any]]:
         _tell_once(f"{recipe.run}: {older}: whether those of {', '.join(now)} are the same is unknown")
         return {}
     return {f"{name} (its files)": (known[name], new) for name, new in now.items() if known.get(name, new) != new}
+
+
+def _warn_of_rates(recipe: Recipe) -> None:
+    for line in recipe.rate_lines():
+        print(f"warning, {recipe.run}: {line}", file=sys.stderr)
 
 
 @cache
