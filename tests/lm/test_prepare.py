@@ -68,12 +68,13 @@ def test_heads_that_do_not_divide_the_width():
         prepare_model(LMModelConfig(small=SmallLMConfig(hidden_size=18, num_heads=4)), NUM_CODES, True)
 
 
-def test_a_folder_of_held_out_tokens_may_have_another_corpus_name(tmp_path):
-    for number, split in enumerate(("train", "dev-clean", "validation", "test-clean")):
+def test_folders_of_tokens_may_have_another_corpus_name(tmp_path):
+    for number, split in enumerate(("train-clean-100", "train_360", "dev-clean", "validation", "test-clean")):
         with TokenShardWriter(tmp_path / split, TokenProvenance("toy", "0" * 64, 16000, 320, 1, NUM_CODES)) as shards:
             shards.add(TokenRow(np.full((1, 1, 5), number), 1600, id=split))
     train, valid, _ = prepare_rows(LMDataConfig(tokens=[str(tmp_path)]), tmp_path)
-    assert [row.id for row in train] == ["train"] and [row.id for row in valid] == ["dev-clean", "validation"]
+    assert [row.id for row in train] == ["train-clean-100", "train_360"]
+    assert [row.id for row in valid] == ["dev-clean", "validation"]
     with pytest.raises(ValueError, match="data.sources: tokens do not tell their source"):
         prepare_rows(LMDataConfig(tokens=[str(tmp_path)], sources=["a"]), tmp_path)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from llmcodec.data.clip import is_valid
 from llmcodec.data.manifest import read_manifest, values_of
+from llmcodec.data.splits import split_of_name
 from llmcodec.io.atomic import atomic_folder
 from llmcodec.io.bad_rows import BadRows
 from llmcodec.io.lm_card import TokenLMCard, full_path, remembered_codec
@@ -132,7 +133,8 @@ def prepare_rows(
 ) -> tuple[Sequence[FlatRow], list[FlatRow], TokenProvenance]:
     """Training rows, held-out rows and their codec; a folder with `train` and `valid` inside gives both.
 
-    If the recipe names no tokens, its manifest is tokenised into `run/tokens` first.
+    Names such as `train-clean-100` and `dev-clean` are understood. If the recipe names no tokens, its manifest is
+    tokenised into `run/tokens` first.
 
     Args:
         say: called with messages about that. on_progress: called with the share done.
@@ -161,14 +163,16 @@ def prepare_rows(
             if made[folder := folders[0] / name].others:
                 chosen[folder] = frozenset(clip_id for (clip_id,) in values_of(members, "id"))
                 say(f"{folder}: the clips there that this manifest and its filters do not name are left out")
-    split = [place for place in folders if place / "train" in inside[place]]
+    trains = {place: [path for path in inside[place] if split_of_name(path.name) == "train"] for place in folders}
+    split = [place for place in folders if trains[place]]
     if not data.valid_tokens:
         held_out = [path for place in split for path in inside[place] if is_valid(path.name)]
-    folders = [place / "train" if place in split else place for place in folders]
+    folders = [path for place in folders for path in trains[place] or (place,)]
     used = {path.resolve() for path in (*folders, *held_out)}
     for place in split:
         if unused := [path.name for path in inside[place] if path.resolve() not in used and shards_in(path)]:
-            say(f"{place}: only train is trained on; not used: {', '.join(unused)}")
+            names = ", ".join(path.name for path in trains[place])
+            say(f"{place}: only {names} is trained on; not used: {', '.join(unused)}")
     rows, codec = open_rows(folders, data, chosen)
     valid = read_rows(held_out, data.speakers, data.languages, codec, chosen)[0] if held_out else []
     if not rows:
