@@ -75,7 +75,7 @@ def compare_codecs(
     kept = cache_folder("measurements") if cache is None else Path(cache)
     comparison = Comparison(clips, measurement, recordings if place is not None else 0, kept, fresh)
     left_out = [f"not measured: {line}" for line in (absent_codecs() if ALL in codec else [])]
-    with stopped_in_order(GO_ON)(console) as tell:
+    with stopped_in_order(GO_ON), status_line(console) as tell:
         for system in systems:
             try:
                 for name, encoded in open_systems([system], device.torch_device()):
