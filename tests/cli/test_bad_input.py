@@ -28,8 +28,9 @@ CLOSE = 3e-3
 
 
 def left(folder: Path) -> list[str]:
-    """Everything under `folder`, hidden and temporary files included."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    """Everything under `folder`, hidden and temporary files included, but for the record of how results were made."""
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    return [name for name in found if name not in (".encoded.json", ".decoded.json")]
 
 
 def one_line(capsys, start: str) -> str:

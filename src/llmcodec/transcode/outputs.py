@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +98,17 @@ def remove_left_overs(targets: Sequence[Path], own: bool = False) -> int:
 def recorded(
     path: Path, told: Mapping[str, Any], targets: Sequence[Path], resume: bool, some_done: bool
 ) -> Iterator[None]:
-    """Keep a record beside results while they are made, as `keep_record`; none of nothing."""
+    """Keep a record beside results while they are made, as `keep_record`; where there are none in the end, none."""
+    new = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     record = keep_record(path, told, resume, some_done)
-    yield
-    if record is not None and not any(target.exists() for target in targets):
-        record.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        if record is not None and not any(target.exists() for target in targets):
+            record.unlink(missing_ok=True)
+            for folder in new:
+                with suppress(OSError):
+                    folder.rmdir()
 
 
 def keep_record(path: Path, told: Mapping[str, Any], resume: bool, some_done: bool) -> Path | None:
