@@ -212,7 +212,9 @@ def write_result(job: Job, **changes: Any) -> dict[str, Any]:
     return kept
 
 
-def test_an_existing_codec_and_files_of_the_protocol_cannot_be_exchanged_behind_frozen_settings(tmp_path, capsys):
+def test_an_existing_codec_and_files_of_the_protocol_cannot_be_exchanged_behind_frozen_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     miniature_codec(1).save_pretrained(tmp_path / "own")
     (tmp_path / "suite").mkdir()
     (tmp_path / "suite" / "a.wav").write_text("one")
@@ -245,7 +247,9 @@ def test_an_existing_codec_and_files_of_the_protocol_cannot_be_exchanged_behind_
     assert f"sweep: control, seed 0: the result of an older version {said}" in capsys.readouterr().out
 
 
-def test_settings_that_an_older_version_froze_are_taken_with_a_line(tmp_path, capsys):
+def test_settings_that_an_older_version_froze_are_taken_with_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     miniature_codec(1).save_pretrained(tmp_path / "own")
     parts = PartsConfig("a", "b", "c", "d", "e")
     job = job_of(tmp_path, RowConfig(codec=str(tmp_path / "own")), parts=parts)
@@ -272,7 +276,9 @@ def trained(here: Path, steps: int, *, taken: int, start: Path, resumed: Sequenc
     return jobs[-1]
 
 
-def test_a_run_that_went_further_or_from_another_file_is_put_aside(tmp_path, capsys):
+def test_a_run_that_went_further_or_from_another_file_is_put_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     miniature_codec(1).save_pretrained(tmp_path / "start")
     miniature_speech(tmp_path / "speech")
     for number, (steps, taken, resumed, why) in enumerate(

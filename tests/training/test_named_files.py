@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -14,14 +15,14 @@ from ..miniature import everything_on, recipe_of
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     (tmp_path / "model" / "inner").mkdir(parents=True)
     (tmp_path / "model" / "config.json").write_text("{}")
     (tmp_path / "model" / "inner" / "weights.bin").write_bytes(b"1234")
     return tmp_path / "model"
 
 
-def test_another_content_is_seen_and_a_copy_is_the_same(folder, tmp_path):
+def test_another_content_is_seen_and_a_copy_is_the_same(folder: Path, tmp_path: Path) -> None:
     before = content_of(str(folder))
     assert before is not None and content_of(str(folder / "config.json")) not in (before, None)
     shutil.copytree(folder, tmp_path / "copy")
@@ -36,7 +37,7 @@ def test_another_content_is_seen_and_a_copy_is_the_same(folder, tmp_path):
     assert content_of(str(tmp_path / "copy")) != before
 
 
-def test_a_place_is_found_in_every_spelling(folder):
+def test_a_place_is_found_in_every_spelling(folder: Path) -> None:
     plain = content_of(str(folder))
     for name in ("{}:4", "wavlm:{}", "whisper-ct2:{}?seconds=4", "hubert:{}:9", "search:{}?weight=1"):
         assert content_of(name.format(folder)) == plain, name
@@ -45,7 +46,7 @@ def test_a_place_is_found_in_every_spelling(folder):
     assert content_of(str(folder)) == content_of(str(folder / "codec")), "a run folder is its codec"
 
 
-def test_a_name_that_is_no_file_here_has_no_content(monkeypatch, tmp_path):
+def test_a_name_that_is_no_file_here_has_no_content(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bundled").mkdir()
     for name in (
@@ -62,10 +63,11 @@ def test_a_name_that_is_no_file_here_has_no_content(monkeypatch, tmp_path):
         assert content_of(name) is None, name
 
 
-def test_a_long_file_is_read_in_pieces(monkeypatch, tmp_path):
+def test_a_long_file_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "WHOLE_BYTES", 100)
     monkeypatch.setattr(module, "PIECE_BYTES", 10)
-    path, seen = tmp_path / "long", set()
+    path = tmp_path / "long"
+    seen: set[tuple[str | None, int | None]] = set()
     for place in (None, 0, 500_000, 999_999):
         content = bytearray(1_000_000)
         if place is not None:
@@ -76,7 +78,7 @@ def test_a_long_file_is_read_in_pieces(monkeypatch, tmp_path):
     assert len({content for content, place in seen if place != 500_000}) == 3
 
 
-def test_every_file_of_a_recipe_is_named(tmp_path):
+def test_every_file_of_a_recipe_is_named(tmp_path: Path) -> None:
     recipe = everything_on("paper", tmp_path, "run")
     assert list(named_files(recipe)) == ["codec.start", "language.backbone.name", "bigram.prior", "teacher.name"]
     (tmp_path / "rows").write_text("1")

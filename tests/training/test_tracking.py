@@ -6,6 +6,8 @@ import io
 import json
 import math
 import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -109,9 +111,13 @@ def test_without_a_terminal_the_bar_prints_plain_lines():
     assert quiet.getvalue() == ""
 
 
-def test_figures_of_several_processes_are_means_over_them(two_ranks):
+def test_figures_of_several_processes_are_means_over_them(two_ranks: Callable[..., Any]) -> None:
     def figures(rank: int) -> dict[str, torch.Tensor]:
-        row = {"recon/mel": torch.tensor(1.0 + rank), "lr/codec": 0.5, "lm/rate": torch.tensor(4.0 * rank).double()}
+        row: dict[str, torch.Tensor | float] = {
+            "recon/mel": torch.tensor(1.0 + rank),
+            "lr/codec": 0.5,
+            "lm/rate": torch.tensor(4.0 * rank).double(),
+        }
         found = {name: as_floats(row, over_ranks) for name, over_ranks in (("own", False), ("all", True))}
         return {f"{name} {key}": torch.tensor(value) for name, one in found.items() for key, value in one.items()}
 
