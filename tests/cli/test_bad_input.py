@@ -28,9 +28,9 @@ CLOSE = 3e-3
 
 
 def left(folder: Path) -> list[str]:
-    """Everything under `folder`, hidden and temporary files included, but for the record of how results were made."""
+    """Everything under `folder`, hidden and temporary files included; beside results, not the record of how made."""
     found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    return [name for name in found if name not in (".encoded.json", ".decoded.json")]
+    return [name for name in found if name not in (".encoded.json", ".decoded.json")] or found
 
 
 def one_line(capsys, start: str) -> str:

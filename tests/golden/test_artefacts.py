@@ -58,9 +58,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """All files but the record of how they were made, which version 0.2 added."""
-    found = [path for path in folder.rglob("*") if path.is_file() and path.name != ".encoded.json"]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def close(rows: list[dict[str, float]], tolerance: float) -> list[Any]:
@@ -129,6 +127,9 @@ def test_a_command_writes_the_same_bytes(name: str, place: Path):
     after = files_in(place / name)
     where = after.pop("codec.json", None)  # newer than the artefacts: where the codec is
     assert where is None or json.loads(where)["codec_path"] == str((place / "run" / "codec").resolve())
+    record = after.pop(".encoded.json", None)  # newer too: how token files were made
+    assert (record is not None) == (name in TOKEN_FOLDERS)
+    assert record is None or json.loads(record).keys() == {"precision", "runtime"}
     index = after.pop("index.json", None)  # newer than the artefacts: what is there
     assert index is None or not any(is_damaged for _, _, is_damaged in check_index(place / name))
     assert before and after == before
